@@ -42,13 +42,13 @@ from benchmarks.trained import (
     read_images,
     train_dense,
 )
+from nsopt.compression.choice import choose_method
 from nsopt.compute.placement import place_images
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.latency.linear import fit_linear
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.trace import trace
-from nsopt.reports.choice import choose_method
-from nsopt.study.presets import get_preset
+from nsopt.session.presets import get_preset
 from nsopt.tasks.supervision import evaluate
 
 ISOMORPHIC = {"torch-pruning": False, "isomorphic": True}  # the arms of Torch-Pruning
@@ -197,7 +197,8 @@ def compress(
     for seed, rows in trained.groupby("seed"):
         by_method = rows.set_index("method", drop=False)
         uniform = by_method.loc["uniform"]
-        chosen = by_method.loc[choose_method(by_method["score"].to_dict(), images)]
+        scores = {method: [score] for method, score in by_method["score"].items()}
+        chosen = by_method.loc[choose_method(scores, images)]
         for arm, row in (("compressed", chosen), ("inherited", uniform)):
             yield {
                 "arm": arm,

@@ -43,11 +43,11 @@ from nsopt.models import vgg
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.vgg import vgg11
 from nsopt.reports.results import read_results
+from nsopt.session import timing
 from nsopt.storage import engine, opening
 from nsopt.storage.studies import load_studies
 from nsopt.storage.trials import is_settled
 from nsopt.storage.weights_file import read_weights
-from nsopt.study import timing
 
 _TASK = (
     *("--preset=smoke", "--per-class=12", "--batch-size=32", "--epochs=1", "--pretrain-epochs=1"),

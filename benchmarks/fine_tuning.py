@@ -17,7 +17,7 @@ import pandas as pd
 import nsopt
 from benchmarks.trained import Dense, Results, add_arguments, rank_dense, read_images, train_dense
 from nsopt.pruning.inherited import inherit_network
-from nsopt.study.presets import get_preset
+from nsopt.session.presets import get_preset
 
 _DEFAULTS = get_preset("compress").settings.training
 _VARIANTS: dict[str, dict[str, Any]] = {

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from nsopt.cli.app import main
-from nsopt.study import processes
+from nsopt.session import processes
 
 _fork = multiprocessing.get_context("fork")
 _HALF = b"PK\x03\x04 the rest was never written"

@@ -29,7 +29,7 @@ from nsopt.scaling.fit_error import FitError
 from nsopt.scaling.law import PowerLaw, floor_widths
 from nsopt.scaling.record import Iteration, Trajectory
 from nsopt.scaling.solve import WidthFit, solve_widths
-from nsopt.study.presets import get_preset
+from nsopt.session.presets import get_preset
 
 _PUBLISHED = (
     ("vgg11", "cifar10", 10),

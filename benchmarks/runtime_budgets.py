@@ -18,19 +18,20 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 import pandas as pd
 
 from benchmarks.trained import Dense, add_arguments, read_images, train_dense
-from nsopt.compression.classifier_compression import make_task, prepare_budgets, run_compression
 from nsopt.compression.compress import PRESET
+from nsopt.compression.pipeline import prepare, run_compression
 from nsopt.latency.runtime import choose_runtime
-from nsopt.methods.registry import SCORED, get_methods
+from nsopt.methods.registry import get_methods
 from nsopt.reports.results import read_results
 from nsopt.reports.tables import with_deviation
 from nsopt.reports.words import paired_difference
-from nsopt.storage.schema import width_key
+from nsopt.session.presets import get_preset, override
+from nsopt.session.session import start_session
+from nsopt.session.subject import Subject, with_precision
+from nsopt.session.workspace import Workspace
+from nsopt.storage.schema import SCORED, width_key
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import Comparison, Size
-from nsopt.study.presets import get_preset, override
-from nsopt.study.task import with_precision
-from nsopt.study.workspace import Workspace
 from nsopt.terminal import show_progress
 
 _LAWS = get_methods(("neuralscale", "neuralscale-latency"))
@@ -44,14 +45,16 @@ def compare(dense: Dense, options: argparse.Namespace) -> pd.DataFrame:
     runtime = choose_runtime(options.runtime, None, options.batch)
     settings = override(get_preset(PRESET).settings, {"training": {"epochs": options.epochs}})
     with show_progress(None) as progress:
-        task = make_task(dense.model, dense.data, dense.arch, settings, runtime)
-        task = with_precision(task, workspace)
-        word = f"latency={options.share}"
-        task, budgets = prepare_budgets(task, [word], workspace, progress)
-        run_compression(task, budgets, options.candidates, options.seeds, workspace, progress)
+        subject = Subject.of(dense.arch, dense.data, settings, dense.model, runtime)
+        subject = with_precision(subject, workspace)
+        words = [f"latency={options.share}"]
+        run_compression(subject, words, options.candidates, options.seeds, workspace, progress)
+        with start_session(subject, workspace, progress) as begun:
+            session, _, budgets = prepare(begun, words)
         sizes = tuple(Size(budget.metric, budget.limit) for budget in budgets)
-        run_comparison(Comparison(task, _LAWS, sizes, options.seeds), workspace, progress)
-    rows = read_results(workspace.url, task.name).outcomes
+        comparison = Comparison(session.subject, _LAWS, sizes, options.seeds)
+        run_comparison(comparison, workspace, progress)
+    rows = read_results(workspace.url, subject.name).outcomes
     return rows.assign(network=dense.name, widths=rows["widths"].map(width_key))
 
 
@@ -61,7 +64,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     for network, found in rows.groupby("network", sort=False):
         tests = found.pivot_table(index="seed", columns="method", values="test_score")
         for method, own in found.groupby("method", sort=False):
-            ahead = paired_difference(tests[SCORED.name], tests[method])
+            ahead = paired_difference(tests[SCORED], tests[method])
             lead = f"{ahead.mean:+.2f} ({ahead.interval})" if ahead else ""
             test = own["test_score"]
             lines.append(
@@ -70,7 +73,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
                     "widths by": method,
                     "n": len(own),
                     "test %": with_deviation(test.mean(), test.std()),
-                    "scored is ahead by": "" if method == SCORED.name else lead,
+                    "scored is ahead by": "" if method == SCORED else lead,
                     "MACs": f"{own['macs'].mean():,.0f}",
                     "ms": f"{own['latency_ms'].mean():.2f}",
                     "widths": own["widths"].iloc[0],

@@ -23,7 +23,7 @@ import nsopt
 from benchmarks.trained import Dense, Results, add_arguments, rank_dense, read_images, train_dense
 from nsopt.pruning.inherited import SCORE_STEPS, inherit_network, score
 from nsopt.scaling.law import PowerLaw
-from nsopt.study.presets import get_preset
+from nsopt.session.presets import get_preset
 from nsopt.tasks.agreement import Agreement
 
 _STEPS = (0, 10, SCORE_STEPS)

@@ -38,10 +38,10 @@ from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.distance import law_distance
 from nsopt.scaling.law import PowerLaw, floor_widths, uniform_curve
 from nsopt.scaling.solve import solve_widths
+from nsopt.session.presets import get_preset
 from nsopt.storage.opening import existing_storage
 from nsopt.storage.studies import load_studies, only_comparison
 from nsopt.storage.trials import read_iterations
-from nsopt.study.presets import get_preset
 
 _RATIO = 0.25  # of the uniform network whose parameters a training may have
 _BASE = SearchSettings(

@@ -42,8 +42,8 @@ from .scaling.law import uniform_curve as uniform_curve
 from .scaling.metric import Metric as Metric
 from .scaling.solve import WidthFit as WidthFit
 from .scaling.solve import solve_widths as solve_widths
-from .study.presets import StudySettings as StudySettings
-from .study.presets import get_preset as get_preset
+from .session.presets import StudySettings as StudySettings
+from .session.presets import get_preset as get_preset
 from .tasks.task import Task as Task
 from .training.loop import train as train
 from .training.outcome import Epoch as Epoch

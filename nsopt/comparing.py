@@ -8,9 +8,7 @@ from pathlib import Path
 import pandas as pd
 from torch import nn
 
-from nsopt.compute.checkpoint import weights_checksum
 from nsopt.data.images import ImageData
-from nsopt.data.source import Source
 from nsopt.deployment.artifacts import BestNetworks, best_trials
 from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.errors import NsoptError, unknown_name
@@ -24,15 +22,14 @@ from nsopt.reports.results import Results, read_results
 from nsopt.reports.tables import summary
 from nsopt.reports.words import Verdict, answer
 from nsopt.scaling.metric import PARAMS, Metric, get_metric, read_budgets
+from nsopt.session.presets import StudySettings, get_preset
+from nsopt.session.subject import Subject, with_precision
+from nsopt.session.workspace import Workspace
 from nsopt.storage.studies import quiet_optuna
 from nsopt.storage.urls import sqlite_url
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import Comparison, Size, check_sizes, sizes_of_ratios
 from nsopt.study.learned_latency import with_latency_if_needed
-from nsopt.study.presets import StudySettings, get_preset
-from nsopt.study.task import Task as Subject
-from nsopt.study.task import check_outputs, with_precision
-from nsopt.study.workspace import Workspace
 from nsopt.tasks.supervise import check_task
 from nsopt.tasks.task import Task
 from nsopt.terminal import show_progress
@@ -157,7 +154,8 @@ def compare(
         if out is not None:
             check_writable(folder, "out=")
         workspace = Workspace(storage or sqlite_url(folder / "study.db"), folder)
-        subject = _describe_subject(arch, task, settings or chosen.settings, start)
+        start = None if start is None else copy_model(start).cpu().eval()
+        subject = Subject.of(arch, task, settings or chosen.settings, start)
         limits = get_metric(metric)
         with show_progress(progress) as display, quiet_optuna():
             subject = with_precision(subject, workspace)
@@ -167,20 +165,6 @@ def compare(
             run_comparison(comparison, workspace, display)
             results = read_results(workspace.url, subject.name)
         return ComparisonResult(results, folder, subject.arch, workspace)
-
-
-def _describe_subject(
-    arch: Architecture, task: Task | ImageData, settings: StudySettings, start: nn.Module | None
-) -> Subject:
-    if isinstance(task, ImageData):
-        check_outputs(arch, task)
-    else:
-        search = settings.search.updated(search_images=None)
-        settings = settings.updated(search=search)
-    if start is not None:
-        start = copy_model(start).cpu().eval()
-        settings = settings.updated(start=weights_checksum(start))
-    return Subject(arch, task, Source(task.name), settings, start)
 
 
 def _read_sizes(

@@ -1,6 +1,6 @@
 """`nsopt compress`: a trained network in, smaller ones at budgets out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from nsopt.compression.result import Compressed
-    from nsopt.data.images import ImageSet
+    from nsopt.deployment.kept import KeptNetwork
+    from nsopt.session.subject import Subject
 
 
 @Parameter(name="*")
@@ -67,24 +68,20 @@ def compress(options: CompressOptions) -> None:
     from nsopt.cli.console import console, live_progress, print_storage
     from nsopt.cli.preparation import announce, apply_changes, prepare, with_known_multiple
     from nsopt.compression.budgets import check_words, split_budgets
-    from nsopt.compression.classifier_compression import prepare_budgets, run_compression
-    from nsopt.compression.compress import PRESET
-    from nsopt.methods.registry import DENSE
+    from nsopt.compression.compress import PRESET, get_settings
+    from nsopt.compression.pipeline import run_compression
     from nsopt.reports.page import write_report
     from nsopt.reports.words import doubt_latencies
+    from nsopt.session.presets import get_preset
     from nsopt.storage import schema
-    from nsopt.study.presets import get_preset
 
     budgets = split_budgets(options.budgets)
     check_words(budgets)
-    if options.task.task is not None:
-        _compress_task(options, budgets)
-        return
-    preset = get_preset(PRESET)
+    preset = replace(get_preset(PRESET), settings=get_settings(options.task.task is None))
     rounding = with_known_multiple(options.rounding, options.sgd.device, options.timing).rounding
     changed = changes(options.search, options.training, options.sgd, **rounding)
     settings = apply_changes(preset, changed)
-    task, workspace = prepare(
+    subject, workspace = prepare(
         options.task,
         options.place,
         settings,
@@ -93,90 +90,84 @@ def compress(options: CompressOptions) -> None:
         compresses=True,
         timing=options.timing,
     )
-    announce(task, preset, options.place.verbose)
+    announce(subject, preset, options.place.verbose)
+    forms = _choose_forms(subject)
     with live_progress() as progress:
-        task, found = prepare_budgets(task, budgets, workspace, progress)
         result = run_compression(
-            task, found, options.candidates, options.seeds, workspace, progress
+            subject, budgets, options.candidates, options.seeds, workspace, progress
         )
     rows, folder = result.rows(), workspace.folder
     rows[0]["files"] = ""
     for row, compressed in zip(rows[1:], result.networks.values(), strict=True):
-        row["files"] = _export(compressed, folder, task.images.test)
-    schema.write_networks(workspace.studies(task.name)[DENSE.name], rows)
-    _print_table(rows, f"{task.name}; {result.results.latency_unit}")
-    if doubt := doubt_latencies(result.results):
+        row["files"] = _export(compressed, folder, subject, forms)
+    schema.write_networks(workspace.studies(subject.name)[schema.DENSE], rows)
+    results = result.results
+    _print_table(rows, f"{subject.name}; {results.latency_unit}")
+    if doubt := doubt_latencies(results):
         console.print(doubt)
     console.print(f"files:   {folder}", soft_wrap=True)
-    page = write_report(result.results, folder / "report", rows)
+    page = write_report(results, folder / "report", rows)
     console.print(f"report:  {page}", soft_wrap=True)
     print_storage(workspace.url)
-
-
-def _compress_task(options: CompressOptions, budgets: "Sequence[str]") -> None:
-    """Make a network of the user's task smaller; write its networks and its report."""
-    import torch
-
-    from nsopt.cli.console import console, live_progress
-    from nsopt.cli.preparation import prepare, with_known_multiple
-    from nsopt.compression.compress import PRESET, compress_subject
-    from nsopt.study.presets import get_preset, override
-
-    if options.workers > 1:
-        raise NsoptError("a task of yours is compressed in one process: leave --workers out")
-    rounding = with_known_multiple(options.rounding, options.sgd.device, options.timing).rounding
-    settings = override(get_preset(PRESET).settings, {"training": {"distillation": None}})
-    changed = changes(options.search, options.training, options.sgd, **rounding)
-    settings = override(settings, changed)
-    subject, workspace = prepare(
-        options.task,
-        options.place,
-        settings,
-        start=options.weights,
-        compresses=True,
-        timing=options.timing,
-    )
-    with live_progress() as progress:
-        result = compress_subject(
-            subject, budgets, options.candidates, options.seeds, workspace.folder, progress
-        )
-    rows, folder = result.rows(), workspace.folder
-    for row, network in zip(rows[1:], result.networks.values(), strict=True):
-        file = folder / f"{_name_file(network.budget)}.pt"
-        torch.save(network.model.state_dict(), file)
-        row["files"] = file.name
-    rows[0]["files"] = ""
-    _print_table(rows, subject.name)
-    console.print(f"files:   {folder}", soft_wrap=True)
-    console.print(f"report:  {result.report(folder / 'report')}", soft_wrap=True)
 
 
 def _name_file(budget: str) -> str:
     return budget.replace("=", "-").replace("%", "-percent")
 
 
-def _export(compressed: "Compressed", folder: Path, test: "ImageSet") -> str:
-    """Write a network's weights, and ONNX if it then computes the same on the test images.
+def _choose_forms(subject: "Subject") -> list[str]:
+    """Return the formats in which networks are exported; say now which ones fail, and why."""
+    from nsopt.cli.console import console
+    from nsopt.cli.extras import has_extra, install_command
+    from nsopt.compression.compress import make_example
+    from nsopt.deployment.export import find_obstacles
+
+    forms = ["onnx", "pt2"]
+    if not has_extra("export"):
+        console.print(f"no ONNX files: {install_command('export')}", markup=False, soft_wrap=True)
+        forms.remove("onnx")
+    assert subject.start is not None
+    found = find_obstacles(subject.start, make_example(subject.data), forms)
+    for form, reason in found.items():
+        console.print(f"no {form} files: {reason}", markup=False, soft_wrap=True)
+    return [form for form in forms if form not in found]
+
+
+def _export(
+    compressed: "Compressed", folder: Path, subject: "Subject", forms: "Sequence[str]"
+) -> str:
+    """Write a network's weights, and what other tools run if it then computes the same.
 
     Returns:
-        The names of the files, and why there is none in ONNX.
+        The names of the files, and why one is missing.
     """
-    from nsopt.cli.extras import has_extra, install_command
-    from nsopt.deployment.check import compare_export
     from nsopt.deployment.export import export
-    from nsopt.files import written_beside
 
     name = _name_file(compressed.budget)
     export(compressed.network, folder / f"{name}.pt", "state_dict")
-    if not has_extra("export"):
-        return f"{name}.pt (ONNX: {install_command('export')})"
-    try:
-        with written_beside(folder / f"{name}.onnx") as unfinished:
-            export(compressed.network, unfinished, "onnx")
-            compare_export(compressed.network, unfinished, "onnx", test)
-    except NsoptError as error:
-        return f"{name}.pt (no ONNX: {error})"
-    return f"{name}.onnx, {name}.pt"
+    written = []
+    for form in forms:
+        try:
+            _export_checked(compressed.network, folder / f"{name}.{form}", form, subject)
+            written.append(f"{name}.{form}")
+        except NsoptError as error:
+            written.append(f"(no {form}: {error})")
+    return ", ".join([*written, f"{name}.pt"])
+
+
+def _export_checked(network: "KeptNetwork", path: Path, form: str, subject: "Subject") -> None:
+    """Write a file if it then computes the same; raise NsoptError otherwise."""
+    from nsopt.data.images import ImageData
+    from nsopt.deployment.check import compare_export, compare_outputs
+    from nsopt.deployment.export import export
+    from nsopt.files import written_beside
+
+    with written_beside(path) as unfinished:
+        export(network, unfinished, form, subject.inputs)
+        if isinstance(subject.data, ImageData):
+            compare_export(network, unfinished, form, subject.data.test)
+        else:
+            compare_outputs(network, unfinished, form, subject.arch, subject.inputs)
 
 
 def _print_table(rows: "Sequence[Mapping[str, str]]", title: str) -> None:

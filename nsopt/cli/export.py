@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from nsopt.data.images import ImageData
     from nsopt.deployment.kept import KeptNetwork
+    from nsopt.models.architecture import Architecture
     from nsopt.reports.results import Results
 
 _SUFFIXES = {"onnx": "onnx", "pt2": "pt2", "state_dict": "pt"}
@@ -61,13 +62,13 @@ def export(options: ExportOptions = ExportOptions()) -> None:
     Example: nsopt export --study vgg11-digits-smoke/uniform --ratio 0.25 --out small.onnx
     """
     from nsopt.cli.console import console, tell_what_is_fixed
-    from nsopt.deployment.check import check_export
+    from nsopt.deployment.check import check_export, compare_outputs
     from nsopt.deployment.export import export as write
     from nsopt.errors import NsoptError
     from nsopt.files import check_writable, written_beside
     from nsopt.storage import schema
 
-    if options.int8 and (options.format != "onnx" or options.unchecked):
+    if options.int8 and (options.format != "onnx" or options.unchecked or options.task):
         raise NsoptError("--int8 is for --format onnx, and reads the images of the study")
     out = options.out or Path(f"network.{_SUFFIXES[options.format]}")
     check_writable(out.parent, "--out")
@@ -77,7 +78,12 @@ def export(options: ExportOptions = ExportOptions()) -> None:
     tell_what_is_fixed(chosen.fixed)
     figures = None
     with written_beside(out) as unfinished:
-        write(chosen.network, unfinished, options.format)
+        write(chosen.network, unfinished, options.format, chosen.inputs)
+        if chosen.arch is not None:
+            apart = compare_outputs(
+                chosen.network, unfinished, options.format, chosen.arch, chosen.inputs
+            )
+            console.print(f"the outputs of the file differ from PyTorch's by {apart:.0e}")
         if chosen.data is not None:
             check = check_export(chosen.network, unfinished, options.format, chosen.data.test)
             console.print(
@@ -147,7 +153,9 @@ class _Chosen:
         url: of the storage.
         study, trial: that trained it.
         batch_size: images per batch of the study's latencies.
-        data: None if the user wants no check.
+        data: None if the user wants no check, or if they are not images.
+        arch: of the network.
+        inputs: a batch of the task; None for images.
     """
 
     network: "KeptNetwork"
@@ -157,6 +165,8 @@ class _Chosen:
     trial: "FrozenTrial"
     batch_size: int
     data: "ImageData | None"
+    arch: "Architecture | None" = None
+    inputs: Any = None
 
 
 def _load(options: ExportOptions) -> _Chosen:
@@ -165,6 +175,7 @@ def _load(options: ExportOptions) -> _Chosen:
     from nsopt.deployment.artifacts import BestNetworks, best_trials, describe_network
     from nsopt.deployment.kept import load_network
     from nsopt.errors import NsoptError, unknown_name
+    from nsopt.session.subject import load_images, read_architecture
     from nsopt.settings import BATCH_SIZE
     from nsopt.storage import schema
     from nsopt.storage.opening import (
@@ -172,7 +183,7 @@ def _load(options: ExportOptions) -> _Chosen:
         existing_storage,
         newest_storage,
     )
-    from nsopt.study.task import load_images
+    from nsopt.tasks.imported import import_task
 
     url = options.storage or newest_storage()
     storage = existing_storage(url)
@@ -189,12 +200,16 @@ def _load(options: ExportOptions) -> _Chosen:
     folder = artifacts_beside(url, options.artifacts)
     if folder is None:
         raise NsoptError(f"give the folder with {describe_network(study, trial)} as --artifacts")
-    network = load_network(BestNetworks(folder).file(study, trial), options.arch)
-    fixed, data = schema.read_task(study).fixed, None
+    file, fixed = BestNetworks(folder).file(study, trial), schema.read_task(study).fixed
     batch_size = schema.read_settings(study).get("latency_batch_size", BATCH_SIZE)
-    if not options.unchecked:
-        data = load_images(study, options.data, options.data_dir)
-    return _Chosen(network, fixed, url, study, trial, batch_size, data)
+    chosen = partial(_Chosen, fixed=fixed, url=url, study=study, trial=trial, batch_size=batch_size)
+    if options.task is not None:
+        task = import_task(options.task)
+        arch = read_architecture(schema.read_task(study), (), options.arch, task)
+        network = load_network(file, arch)
+        return chosen(network=network, data=None, arch=arch, inputs=task.inputs)
+    data = None if options.unchecked else load_images(study, options.data, options.data_dir)
+    return chosen(network=load_network(file, options.arch), data=data)
 
 
 def _with_answer(options: ExportOptions, url: str) -> ExportOptions:
@@ -215,12 +230,14 @@ def _with_answer(options: ExportOptions, url: str) -> ExportOptions:
 def _without_shares(options: ExportOptions, study: "Study") -> ExportOptions:
     """Return the options with numbers in place of percentages of what the base network costs."""
     from nsopt.compression.budgets import read_compression_budgets
+    from nsopt.session.subject import read_architecture
     from nsopt.storage.schema import read_task
-    from nsopt.study.task import read_architecture
+    from nsopt.tasks.imported import import_given_task
 
     if "%" not in (options.budget or ""):
         return options
-    arch = read_architecture(read_task(study), [study], options.arch)
+    own = import_given_task(options.task)
+    arch = read_architecture(read_task(study), [study], options.arch, own)
     (budget,) = read_compression_budgets([str(options.budget)], arch)
     name = budget.metric.name
     is_joint = len(budget.metric.parts) > 1

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 from cyclopts import Parameter
 
-from nsopt.cli.options import Count, OptionalStorageUrl, RuntimeOptions, StoredArch
+from nsopt.cli.options import Count, OptionalStorageUrl, RuntimeOptions, StoredArch, StoredTask
 
 if TYPE_CHECKING:
     from nsopt.latency.sittings import Latency
-    from nsopt.study.timing import Trained
+    from nsopt.session.timing import Trained
 
 
 @Parameter(name="*")
@@ -22,6 +22,7 @@ class LatencyOptions:
     name: str | None = None
     """The study as ARCH-DATA-PRESET, if several are stored."""
     arch: StoredArch = None
+    task: StoredTask = None
     batch_size: str = "1,100"
     """Images per batch, for one timing each."""
     device: str = "auto"
@@ -35,8 +36,9 @@ def latency(options: LatencyOptions = LatencyOptions()) -> None:
     """Time the trained networks of a study side by side; `nsopt report` shows all timings."""
     from nsopt.cli.console import live_progress
     from nsopt.cli.preparation import read_runtime
+    from nsopt.session.timing import measure_again
     from nsopt.storage.opening import newest_storage
-    from nsopt.study.timing import measure_again
+    from nsopt.tasks.imported import import_given_task
 
     sizes, runtime = _read_batch_sizes(options.batch_size), read_runtime(options.timing)
     url = options.storage or newest_storage()
@@ -50,6 +52,7 @@ def latency(options: LatencyOptions = LatencyOptions()) -> None:
             device=options.device,
             threads=options.threads,
             runtime=runtime,
+            task=import_given_task(options.task),
         )
     _print(measured)
 
@@ -67,7 +70,8 @@ def _print(measured: "list[tuple[Trained, Latency]]") -> None:
     from nsopt.cli.console import console, make_table
     from nsopt.latency.sittings import distrust
     from nsopt.methods.registry import method_label
-    from nsopt.reports.tables import format_ms, name_runtime, share
+    from nsopt.reports.tables import name_runtime, share
+    from nsopt.scaling.metric import format_ms
 
     latencies = [latency for _, latency in measured]
     first = latencies[0]

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from nsopt.errors import NsoptError
-from nsopt.study.processes import STORAGE_VARIABLE
+from nsopt.session.processes import STORAGE_VARIABLE
 
 Count = Annotated[int, Parameter(validator=Number(gte=1))]
 CountFrom0 = Annotated[int, Parameter(validator=Number(gte=0))]
@@ -32,6 +32,10 @@ OptionalStorageUrl = Annotated[str | None, _storage_variable]
 StoredArch = Annotated[
     str | None,
     Parameter(help="Network of the stored study; needed only if it is package.module:factory."),
+]
+StoredTask = Annotated[
+    str | None,
+    Parameter(help="Task of the stored study, package.module:function, if it is not of images."),
 ]
 
 
@@ -292,8 +296,7 @@ class StoredDataOptions:
     arch: StoredArch = None
     data: str | None = None
     """folder:PATH, if the images are in another folder on this machine."""
-    task: str | None = None
-    """The task of the study, package.module:function, if it is not of images."""
+    task: StoredTask = None
     data_dir: Path = Path("data")
     """Folder of downloaded data sets."""
 

@@ -18,7 +18,6 @@ from nsopt.cli.options import (
     TimingOptions,
     split_words,
 )
-from nsopt.compute.checkpoint import weights_checksum
 from nsopt.compute.device import resolve_compute
 from nsopt.data.images import ImageData, Splits
 from nsopt.data.registry import load_source
@@ -34,13 +33,12 @@ from nsopt.models.registry import get_architecture, is_own
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.progress import Progress
 from nsopt.scaling.metric import PARAMS, Metric, get_metric, read_budgets
+from nsopt.session.presets import Preset, StudySettings, override
+from nsopt.session.subject import Subject, with_precision
+from nsopt.session.workspace import Workspace
 from nsopt.storage.opening import RUNS, is_empty
 from nsopt.storage.urls import sqlite_url, storage_file
 from nsopt.study.comparison import Size, check_sizes, sizes_of_ratios
-from nsopt.study.presets import Preset, StudySettings, override
-from nsopt.study.task import Task as Subject
-from nsopt.study.task import check_outputs, with_precision
-from nsopt.study.workspace import Workspace
 from nsopt.tasks.imported import import_task
 from nsopt.tasks.task import Task
 
@@ -111,22 +109,17 @@ def prepare(
         raise NsoptError(f"give the file with the trained weights of {options.arch} as --weights")
     _check_start(settings, compresses or start is not None)
     runtime = choose_timing(timing)
-    settings = settings.updated(runtime=runtime.name, latency_batch_size=runtime.batch_size)
     check_writable(place.out or RUNS, "--out")
     file = storage_file(place.storage) if place.storage else None
     if file is not None:
         check_writable(file.parent, "--storage")
     source, data, arch = _load_data(options)
-    if isinstance(data, Task):
-        settings = settings.updated(search=settings.search.updated(search_images=None))
     trained = None if start is None else load_trained(start, arch)
     if compresses and trained is None:
         assert isinstance(arch, TracedArchitecture)
         trained = copy_traced(arch)
-    if trained is not None:
-        settings = settings.updated(start=weights_checksum(trained))
-    task = Subject(arch, data, source, settings, trained, runtime)
-    folder = place.out or RUNS / task.name
+    subject = Subject.of(arch, data, settings, trained, runtime, source)
+    folder = place.out or RUNS / subject.name
     url = place.storage or sqlite_url(folder / "study.db")
     if is_empty(url):
         console.print(
@@ -136,7 +129,7 @@ def prepare(
         )
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     workspace = Workspace(url, folder, options.data_dir, workers)
-    return with_precision(task, workspace), workspace
+    return with_precision(subject, workspace), workspace
 
 
 def _load_data(options: NetworkOptions) -> tuple[Source, ImageData | Task, Architecture]:
@@ -149,7 +142,6 @@ def _load_data(options: NetworkOptions) -> tuple[Source, ImageData | Task, Archi
     if data.skipped:
         console.print(f"left out: {'; '.join(data.skipped)}", soft_wrap=True)
     arch = get_architecture(options.arch, len(data.classes), data.image_size, data.channels)
-    check_outputs(arch, data)
     return source, data, arch
 
 
@@ -224,7 +216,7 @@ def apply_changes(preset: Preset, *changes: dict[str, Any]) -> StudySettings:
 
 
 def announce(
-    task: Subject, preset: Preset, verbose: bool = False, searches_only: bool = False
+    subject: Subject, preset: Preset, verbose: bool = False, searches_only: bool = False
 ) -> None:
     """Print what will run.
 
@@ -234,9 +226,9 @@ def announce(
     """
     parts = ("search",) if searches_only else ("search", "training")
     question = "" if searches_only else f": {preset.question}"
-    console.print(Text.assemble((task.name, "bold"), question))
-    tell_what_is_fixed(task.arch.summary())
-    search, training = task.settings.search, task.settings.training
+    console.print(Text.assemble((subject.name, "bold"), question))
+    tell_what_is_fixed(subject.arch.summary())
+    search, training = subject.settings.search, subject.settings.training
     every = "batch" if search.prune_every == 1 else f"{search.prune_every} batches"
     summaries = {
         "search": f"{_format_epochs(search.pretrain_epochs)}, then a prune step every {every} "
@@ -245,10 +237,10 @@ def announce(
         f"learning rate {training.lr:g}",
     }
     console.print("; ".join(f"{part}: {summaries[part]}" for part in parts), style="dim")
-    if task.start is not None and isinstance(task.data, ImageData):
-        console.print(_describe_normalisation(task.splits), style="dim")
+    if subject.start is not None and isinstance(subject.data, ImageData):
+        console.print(_describe_normalisation(subject.splits), style="dim")
     for part in parts if verbose else ():
-        values = getattr(task.settings, part).model_dump(exclude_none=True)
+        values = getattr(subject.settings, part).model_dump(exclude_none=True)
         text = ", ".join(f"{name} {_format(value)}" for name, value in values.items())
         console.print(f"{part}: {text}", style="dim")
 

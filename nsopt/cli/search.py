@@ -31,21 +31,21 @@ def search(options: LawOptions = LawOptions()) -> None:
     from nsopt.cli.console import live_progress, print_storage
     from nsopt.cli.preparation import announce, apply_changes, prepare
     from nsopt.scaling.metric import PARAMS
+    from nsopt.session.presets import get_preset
+    from nsopt.session.searching import continue_searches
+    from nsopt.session.session import start_session
     from nsopt.study.learned_latency import with_latency_if_needed
-    from nsopt.study.presets import get_preset
-    from nsopt.study.searching import continue_searches
-    from nsopt.study.session import start_session
 
     preset = get_preset(options.task.preset, options.task.data)
     settings = apply_changes(preset, changes(options.search, TrainingOptions(), options.sgd))
-    task, workspace = prepare(options.task, options.place, settings, timing=options.timing)
-    announce(task, preset, options.place.verbose, searches_only=True)
-    search_settings = task.settings.search
+    subject, workspace = prepare(options.task, options.place, settings, timing=options.timing)
+    announce(subject, preset, options.place.verbose, searches_only=True)
+    search_settings = subject.settings.search
     with live_progress() as progress:
-        task = with_latency_if_needed(task, PARAMS, (), workspace, progress)
-        with start_session(task, workspace, progress, search_settings.device) as session:
+        subject = with_latency_if_needed(subject, PARAMS, (), workspace, progress)
+        with start_session(subject, workspace, progress, search_settings.device) as session:
             found = continue_searches(session, {search_settings.price: search_settings.iterations})
-    _print_law(task.arch.layer_names, found[search_settings.price][-1])
+    _print_law(subject.arch.layer_names, found[search_settings.price][-1])
     print_storage(workspace.url)
 
 

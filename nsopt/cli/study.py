@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from nsopt.methods.base import Method
     from nsopt.reports.results import Results
     from nsopt.scaling.metric import Metric
-    from nsopt.study.presets import Preset, StudySettings
-    from nsopt.study.workspace import Workspace
+    from nsopt.session.presets import Preset, StudySettings
+    from nsopt.session.workspace import Workspace
 
 _LEFT_OUT_FIRST = ("MACs", "predicted", "n", "params", "val %")  # columns, on a narrow terminal
 
@@ -65,16 +65,16 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     methods = _read_methods(options)
     from nsopt.cli import preparation
     from nsopt.cli.console import console, live_progress
+    from nsopt.session.presets import get_preset
     from nsopt.study.compare import preview_comparison, run_comparison
     from nsopt.study.comparison import Comparison
     from nsopt.study.learned_latency import with_latency_if_needed
-    from nsopt.study.presets import get_preset
 
     metrics = preparation.read_metrics(options.sizes)
     sizes = preparation.with_known_multiple(options.sizes, options.sgd.device, options.timing)
     options = replace(options, sizes=sizes)
     preset = get_preset(options.task.preset, options.task.data)
-    task, workspace = preparation.prepare(
+    subject, workspace = preparation.prepare(
         options.task,
         options.place,
         _make_settings(options, preset, methods, metrics),
@@ -82,15 +82,15 @@ def study(options: StudyOptions = StudyOptions()) -> None:
         start=options.start,
         timing=options.timing,
     )
-    preparation.announce(task, preset, options.place.verbose)
+    preparation.announce(subject, preset, options.place.verbose)
     with live_progress() as progress:
         for metric in metrics:
-            task = with_latency_if_needed(task, metric, methods, workspace, progress)
-        timed = task.settings.eta is None and not options.dry_run
+            subject = with_latency_if_needed(subject, metric, methods, workspace, progress)
+        timed = subject.settings.eta is None and not options.dry_run
         comparison = Comparison(
-            task,
+            subject,
             methods,
-            preparation.read_sizes(options.sizes, task.arch, preset.ratios, timed),
+            preparation.read_sizes(options.sizes, subject.arch, preset.ratios, timed),
             options.seeds or preset.seeds,
             preset.references if options.references is None else options.references,
         )
@@ -102,7 +102,7 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     for label, widths in known.items():
         console.print(f"{label}: {'-'.join(map(str, widths))}", soft_wrap=True)
     if not options.dry_run:
-        _report(task.name, workspace)
+        _report(subject.name, workspace)
 
 
 def _make_settings(
@@ -179,7 +179,7 @@ def _export_command(results: "Results", workspace: "Workspace") -> str:
 def _read_tuned_settings(options: StudyOptions) -> dict[str, dict[str, object]]:
     """Return the best settings of the study --tuned, as changes of the preset."""
     from nsopt.errors import NsoptError
-    from nsopt.study.workspace import Workspace
+    from nsopt.session.workspace import Workspace
     from nsopt.tuning.settings import best_settings
 
     if options.tuned is None:
@@ -218,11 +218,11 @@ def _make_summary_rows(results: "Results") -> list[dict[str, str]]:
         name_binding,
         needed_bytes,
         predicted_latency,
-        short_number,
         size_of,
         summary,
         with_deviation,
     )
+    from nsopt.scaling.metric import short_number
 
     task = results.task
     validation, test = (task.score_name, "test") if task.score_name else ("val %", "test %")

@@ -40,9 +40,9 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
     options = replace(options, sizes=sizes)
     from nsopt.cli.console import live_progress, print_storage
     from nsopt.errors import NsoptError
+    from nsopt.session.presets import get_preset
     from nsopt.storage.urls import hide_password
     from nsopt.study.learned_latency import with_latency_if_needed
-    from nsopt.study.presets import get_preset
     from nsopt.tuning.settings import PRETRAIN_EPOCHS, Tuning, run_tuning
 
     preset = get_preset(options.task.preset, options.task.data)
@@ -53,16 +53,16 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
         raise NsoptError("Algorithm 3 takes no --multiple-of or --min-width: leave them out")
     changed = changes(options.search, options.training, options.sgd, **rounding)
     settings = preparation.apply_changes(preset, changed)
-    task, workspace = preparation.prepare(
+    subject, workspace = preparation.prepare(
         options.task, options.place, settings, timing=options.timing
     )
     with live_progress() as progress:
-        task = with_latency_if_needed(task, metric, (), workspace, progress)
+        subject = with_latency_if_needed(subject, metric, (), workspace, progress)
         timed = options.over != "eta"
-        (size,) = preparation.read_sizes(options.sizes, task.arch, (0.25,), timed)
-        preparation.announce(task, preset, options.place.verbose)
+        (size,) = preparation.read_sizes(options.sizes, subject.arch, (0.25,), timed)
+        preparation.announce(subject, preset, options.place.verbose)
         tuning = Tuning(
-            task=task,
+            subject=subject,
             metric=metric,
             budget=size.budget,
             over=options.over,

@@ -10,8 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from nsopt.cli.options import Count, CountFrom2, OptionalStorageUrl, SizeOptions, TimingOptions
-from nsopt.study.processes import STORAGE_VARIABLE
+from nsopt.cli.options import (
+    Count,
+    CountFrom2,
+    OptionalStorageUrl,
+    SizeOptions,
+    StoredTask,
+    TimingOptions,
+)
+from nsopt.session.processes import STORAGE_VARIABLE
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -24,6 +31,7 @@ if TYPE_CHECKING:
     from nsopt.scaling.solve import WidthFit
     from nsopt.study.comparison import Size
     from nsopt.study.stored_law import NetworkLaw
+    from nsopt.tasks.task import Task
 
 _RATIOS = (0.25, 1.0)
 
@@ -49,6 +57,7 @@ class WidthsOptions:
     arch: str | None = None
     """Network of the law. With --law: vgg11 by default. With --storage: needed only if it is
     package.module:factory."""
+    task: StoredTask = None
     classes: CountFrom2 = 10
     """With --law: classes of the network."""
     image_size: Count = 32
@@ -75,23 +84,27 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
     from nsopt.latency.learn import learn_latency
     from nsopt.latency.runtime import TORCH
     from nsopt.progress import Silent
+    from nsopt.session.subject import write_latency_once
     from nsopt.settings import batch_unit
-    from nsopt.study.task import write_latency_once
+    from nsopt.tasks.imported import import_given_task
 
     in_time = any(metric.is_timed for metric in read_metrics(options.sizes))
-    found = _find_law(options)
+    task = import_given_task(options.task)
+    found, inputs = _find_law(options, task), task and task.inputs
     is_timed = in_time or options.sizes.multiple_of == "auto" or options.timing.runtime
     runtime = _choose_runtime(options, found.studies) if is_timed else TORCH
     with nullcontext(Silent()) if options.as_json else live_progress() as progress:
         sizes = resolve_multiple(options.sizes, options.device, runtime, progress)
         if in_time and found.arch.latency is None:
             with sharing(resolve_compute(options.device, "fp32"), progress) as compute:
-                model = learn_latency(found.arch, compute, progress, runtime)
+                model = learn_latency(found.arch, compute, progress, runtime, inputs)
             arch = found.arch.with_latency(model)
             found = replace(found, arch=arch)
             for study in found.studies[:1]:
                 write_latency_once(study, arch.latency)
-        correct = partial(_correct_latency, options.device, runtime, found.studies, progress)
+        correct = partial(
+            _correct_latency, options.device, runtime, inputs, found.studies, progress
+        )
         rows = _propose_widths(found, sizes, correct)
     if options.as_json:
         print(json.dumps(rows, indent=1))
@@ -120,6 +133,7 @@ def _choose_runtime(options: WidthsOptions, studies: "Sequence[Study]") -> "Runt
 def _correct_latency(
     device: str,
     runtime: "Runtime",
+    inputs: Any,
     studies: "Sequence[Study]",
     progress: "Progress",
     asked: "MeasuredBudget",
@@ -137,7 +151,7 @@ def _correct_latency(
         return asked.arch
     store = StoredTimings(studies[0], lambda: studies) if studies else Memory()
     with sharing(resolve_compute(device, "fp32"), progress) as compute:
-        return Timer(compute, runtime, progress, store=store).correct(asked)
+        return Timer(compute, runtime, progress, inputs, store=store).correct(asked)
 
 
 def _propose_widths(
@@ -199,7 +213,7 @@ def _describe(size: "Size", arch: "Architecture", fit: "WidthFit") -> dict[str, 
     }
 
 
-def _find_law(options: WidthsOptions) -> "NetworkLaw":
+def _find_law(options: WidthsOptions, task: "Task | None" = None) -> "NetworkLaw":
     from nsopt.errors import NsoptError
     from nsopt.models.registry import get_architecture
     from nsopt.scaling.law_file import read_law
@@ -212,20 +226,20 @@ def _find_law(options: WidthsOptions) -> "NetworkLaw":
     if options.law is not None and url is not None:
         raise NsoptError("give --law FILE or --storage URL, not both")
     if options.law is None:
-        return _read_stored(options, url or newest_storage())
+        return _read_stored(options, url or newest_storage(), task)
     arch = get_architecture(
         options.arch or "vgg11", options.classes, options.image_size, options.channels
     )
     return NetworkLaw(read_law(options.law, options.iteration), arch)
 
 
-def _read_stored(options: WidthsOptions, url: str) -> "NetworkLaw":
+def _read_stored(options: WidthsOptions, url: str, task: "Task | None") -> "NetworkLaw":
     from nsopt.errors import NsoptError
     from nsopt.methods.registry import LAW_OF_SEARCH, get_method
+    from nsopt.session.workspace import Workspace
     from nsopt.storage.studies import only_comparison
     from nsopt.storage.urls import hide_password
     from nsopt.study.stored_law import read_stored_law
-    from nsopt.study.workspace import Workspace
 
     workspace = Workspace(url, Path())
     if not workspace.has_storage:
@@ -233,7 +247,7 @@ def _read_stored(options: WidthsOptions, url: str) -> "NetworkLaw":
     method = get_method(options.method) if options.method else LAW_OF_SEARCH
     name = options.name or only_comparison(workspace.storage)
     return read_stored_law(
-        workspace, name, method, iteration=options.iteration, arch_name=options.arch
+        workspace, name, method, iteration=options.iteration, arch_name=options.arch, task=task
     )
 
 

@@ -31,24 +31,29 @@ class WorkerOptions(StoredDataOptions):
 
 def worker(options: WorkerOptions) -> None:
     """Join a study from any machine: run its waiting trials until none is left."""
-    from nsopt.study.processes import end_with_starter
+    from nsopt.session.processes import end_with_starter
 
     if options.child:
         end_with_starter()
     import optuna
 
     from nsopt.cli.console import console, live_progress
+    from nsopt.compression.fine_tuning import run_fine_tunings
     from nsopt.files import check_writable
+    from nsopt.session.cleanup import clear_finished
+    from nsopt.session.joining import join_session
+    from nsopt.session.workspace import Workspace
     from nsopt.storage.opening import RUNS
-    from nsopt.study.worker import join
-    from nsopt.study.workspace import Workspace
+    from nsopt.storage.schema import SCORED
+    from nsopt.study.laws import Laws
+    from nsopt.study.worker import Worker
 
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     folder = options.out or RUNS / options.study
     check_writable(folder, "--out")
     workspace = Workspace(options.storage, folder, options.data_dir)
     with live_progress(options.child) as progress:
-        done = join(
+        joined = join_session(
             options.study,
             workspace,
             progress,
@@ -58,7 +63,15 @@ def worker(options: WorkerOptions) -> None:
             task=options.task,
             device=options.device,
             threads=options.threads,
-            child=options.child,
         )
+        with joined as session:
+            if not options.child and session.subject.arch.summary():
+                progress.message(session.subject.arch.summary())
+            compresses = SCORED in session.studies()
+            done = (
+                run_fine_tunings(session) if compresses else Worker(session, Laws(session)).work()
+            )
+            if not options.child:  # else the study's command cleans up
+                clear_finished(session)
     if not options.child:
         console.print(f"this worker ran {done} trainings of {options.study}")

@@ -13,8 +13,8 @@ from nsopt.scaling.cost import LinearCost
 from nsopt.scaling.law import PowerLaw, uniform_curve
 from nsopt.scaling.metric import LATENCY, MACS, Joint, Metric, read_percentage, split_limits
 from nsopt.scaling.solve import Limits, solve_widths
+from nsopt.session.presets import StudySettings
 from nsopt.storage import schema, trials
-from nsopt.study.presets import StudySettings
 
 _EXAMPLE = "macs=50%, params=600k or latency=5ms"
 

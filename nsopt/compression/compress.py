@@ -1,27 +1,20 @@
-"""Make a trained network smaller.
+"""Make a trained network smaller: `nsopt.compress`."""
 
-A search starts from its weights and yields laws. Scores after a few training steps choose the
-widths at every budget. The network of these widths and the uniform one inherit the most important
-filters and are fine-tuned; their validation accuracies can overrule the scores. Every step is an
-Optuna study, so that the same call continues after an interruption.
-"""
-
+import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from nsopt.arguments import checked
 from nsopt.compression.budgets import check_words
-from nsopt.compression.classifier_compression import make_task, prepare_budgets, run_compression
-from nsopt.compression.own_compression import run_own_compression
-from nsopt.compression.own_task import OwnTask, make_own_task
+from nsopt.compression.pipeline import run_compression
 from nsopt.compression.result import Compression
 from nsopt.compute.random_state import restore_at_end
-from nsopt.compute.sharing import sharing
 from nsopt.data.images import ImageData
 from nsopt.deployment.trained import check_finite, check_has_weights, describe_differences
 from nsopt.errors import NsoptError, shorten
@@ -29,14 +22,14 @@ from nsopt.files import check_writable
 from nsopt.latency.runtime import TORCH, Measure, choose_runtime
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.originals import copy_model
+from nsopt.models.tracing.trace import trace
 from nsopt.progress import Progress
+from nsopt.session.presets import StudySettings, get_preset, override
+from nsopt.session.subject import Subject, with_precision
+from nsopt.session.workspace import Workspace
 from nsopt.settings import BATCH_SIZE
 from nsopt.storage.studies import quiet_optuna
 from nsopt.storage.urls import sqlite_url
-from nsopt.study.presets import StudySettings, get_preset, override
-from nsopt.study.task import Task as Subject
-from nsopt.study.task import with_precision
-from nsopt.study.workspace import Workspace
 from nsopt.tasks.supervise import check_task
 from nsopt.tasks.task import Task
 from nsopt.terminal import show_progress
@@ -110,67 +103,45 @@ def compress(
             raise NsoptError("out is empty: name a folder, or leave it out")
         check_writable(Path(out), "out=")
     timed_in = choose_runtime(runtime, measure, latency_batch_size)
-    arch = arch and arch.with_latency(None)  # measured as timed_in does, beside the trained network
     check_has_weights(model)
     model = copy_model(model).cpu().eval()
     check_finite(model, "the model")
     if arch is not None:
         _check_weights(model, arch)
-    settings = settings or get_settings(task)
-    settings = override(settings, {"training": {"epochs": epochs}})
-    with ExitStack() as stack:
-        stack.enter_context(quiet_optuna())
-        stack.enter_context(restore_at_end())
-        if out is None:
-            out = stack.enter_context(tempfile.TemporaryDirectory(prefix="nsopt-"))
-        display = stack.enter_context(show_progress(progress))
-        if isinstance(task, ImageData):
-            subject = make_task(model, task, arch, settings, timed_in)
-            workspace = Workspace(sqlite_url(Path(out) / "study.db"), Path(out))
-            subject = with_precision(subject, workspace)
-            subject, found = prepare_budgets(subject, budgets, workspace, display)
-            return run_compression(subject, found, candidates, seeds, workspace, display)
+        arch = arch.with_latency(None)  # measured as timed_in does, beside the trained network
+    else:
+        arch = trace(model, make_example(task))
+    if isinstance(task, Task):
         task = replace(task, trainer=trainer or task.trainer)
-        own_task = make_own_task(model, task, arch, settings, timed_in, Path(out), display)
-        return _run(own_task, budgets, candidates, seeds)
+    settings = settings or get_settings(isinstance(task, ImageData))
+    settings = override(settings, {"training": {"epochs": epochs}})
+    subject = Subject.of(arch, task, settings, model, timed_in)
+    folder = Path(out if out is not None else tempfile.mkdtemp(prefix="nsopt-"))
+    workspace = Workspace(sqlite_url(folder / "study.db"), folder)
+    try:
+        with restore_at_end(), quiet_optuna(), show_progress(progress) as display:
+            subject = with_precision(subject, workspace)
+            result = run_compression(subject, budgets, candidates, seeds, workspace, display)
+    except BaseException:
+        if out is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if out is None:  # the report of the result reads it
+        weakref.finalize(result, shutil.rmtree, folder, ignore_errors=True)
+    return result
 
 
-def compress_subject(
-    subject: Subject,
-    budgets: Sequence[str],
-    candidates: int,
-    seeds: int,
-    folder: Path,
-    progress: Progress,
-) -> Compression:
-    """Return smaller networks of a subject that is not of images, whose `start` is the model."""
-    assert subject.start is not None
-    assert isinstance(subject.data, Task)
-    own_task = make_own_task(
-        subject.start,
-        subject.data,
-        subject.arch,
-        subject.settings,
-        subject.runtime,
-        folder,
-        progress,
-    )
-    return _run(own_task, budgets, candidates, seeds)
+def make_example(task: Task | ImageData) -> object:
+    """Return inputs with which a network of a task can be traced."""
+    if isinstance(task, Task):
+        return task.inputs
+    return torch.zeros(2, task.channels, task.image_size, task.image_size)
 
 
-def _run(own_task: OwnTask, budgets: Sequence[str], candidates: int, seeds: int) -> Compression:
-    with sharing(own_task.compute, own_task.progress) as shared:
-        shared_task = replace(own_task, compute=shared)
-        return run_own_compression(shared_task, budgets, candidates, seeds)
-
-
-def get_settings(task: Task | ImageData) -> StudySettings:
+def get_settings(images: bool) -> StudySettings:
     """Return the settings of a compression: those of the preset; only images are distilled."""
     settings = get_preset(PRESET).settings
-    if isinstance(task, ImageData):
-        return settings
-    changes = {"training": {"distillation": None}, "search": {"search_images": None}}
-    return override(settings, changes)
+    return settings if images else override(settings, {"training": {"distillation": None}})
 
 
 def _check_arguments(

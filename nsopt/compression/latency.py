@@ -14,8 +14,8 @@ from nsopt.latency.timer import Timer
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.law import PowerLaw, uniform_curve
 from nsopt.scaling.metric import LATENCY
-from nsopt.study.presets import StudySettings
-from nsopt.study.task import with_stored_latency
+from nsopt.session.presets import StudySettings
+from nsopt.session.subject import with_stored_latency
 
 
 def with_latency_for(

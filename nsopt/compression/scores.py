@@ -2,13 +2,13 @@
 
 Each trial is a law of a family. A network with the law's widths inherits from the trained network
 and is trained for a few steps. Its score is how closely its outputs then follow those of the
-trained network.
+trained network, or the score of a task without a distance.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, TypeVar
 
 from optuna.samplers import BaseSampler
 from optuna.study import Study
@@ -16,12 +16,11 @@ from optuna.trial import FrozenTrial, Trial
 from torch import nn
 
 from nsopt.compression.budgets import Budget
-from nsopt.compression.latency import solve_candidate
+from nsopt.compression.latency import ask, solve_as_timed, solve_candidate
 from nsopt.compute.device import Compute
 from nsopt.errors import DeterministicError, NoWidthsError
 from nsopt.latency.bisection import Widths
-from nsopt.methods.registry import BASELINE, SCORED
-from nsopt.models.architecture import Architecture
+from nsopt.latency.timer import Timer
 from nsopt.progress import Progress
 from nsopt.pruning.inherited import SCORE_STEPS, score
 from nsopt.samplers.candidates import (
@@ -34,19 +33,16 @@ from nsopt.samplers.candidates import (
 from nsopt.scaling.family import LawFamily
 from nsopt.scaling.law import PowerLaw, uniform_curve
 from nsopt.scaling.metric import counted_costs
-from nsopt.scaling.record import Iteration
-from nsopt.settings import Price
+from nsopt.session.points import PointReader, open_tuning, run_points
+from nsopt.session.searching import run_searches
+from nsopt.session.session import Session
 from nsopt.storage import schema, trials
 from nsopt.storage.trials import TuningPoint
-from nsopt.study.searching import run_searches
-from nsopt.study.session import Session
-from nsopt.study.widths_in_time import correct_latency
-from nsopt.study.workspace import Workspace
 from nsopt.tasks.agreement import Agreement, is_closer
-from nsopt.tuning.points import PointReader, open_tuning, run_points
+from nsopt.tasks.supervision import evaluate
 
+Found = TypeVar("Found")
 _AS_TIMED = 2**31 - 1  # index of the trial whose widths were timed; candidates count from 0
-METRIC_NAME = "agreement with the trained network before fine-tuning (%)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,60 +84,81 @@ class ScoreRunner(PointReader):
 
 def _read_score(trial: FrozenTrial) -> tuple[float, dict[str, Any]]:
     """Return the score of a trial, and the numbers that are stored with it."""
-    stored = trials.read_outcome(trial)
-    return trial.values[0], {name: value for name, value in stored.items() if value is not None}
+    return trial.values[0], trials.read_outcome(trial)
 
 
 @dataclass(frozen=True, eq=False)
-class _AgreementScore:
-    """Scores widths of a session by agreement with its trained network."""
+class _Scorer:
+    """Scores widths of a session, whose trained network they inherit from."""
 
     session: Session
 
     @cached_property
-    def _compare_with_start(self) -> Callable[[nn.Module], Agreement]:
-        session, start = self.session, self.session.task.start
+    def _compare_with_start(self) -> Callable[[nn.Module], Agreement] | None:
+        session, start = self.session, self.session.subject.start
         assert start is not None
-        compare = session.supervision.comparison(start, session.compute)
-        assert compare is not None, "images have a distance"
-        return compare
+        return session.supervision.comparison(start, session.compute)
 
-    def _compare(self, widths: Widths) -> Agreement:
+    @property
+    def by(self) -> str:
+        """What is scored, with its unit."""
+        if self._compare_with_start is not None:
+            return "agreement with the trained network before fine-tuning (%)"
+        return f"{self.session.subject.description.score_name} before fine-tuning"
+
+    def _score(self, widths: Widths, found: Callable[[nn.Module], Found]) -> Found:
         session = self.session
         assert session.start is not None
-        compare = self._compare_with_start
-        return score(session.start, widths, session.supervision, compare, session.compute)
+        return score(session.start, widths, session.supervision, found, session.compute)
 
     def measure(self, widths: Widths) -> tuple[float, dict[str, Any]]:
-        """Return the agreement (%), and costs and validation accuracy."""
-        found = self._compare(widths)
-        costs = counted_costs(self.session.task.arch, widths)
-        return found.percentage, costs | {"score": found.score}
+        """Return the score, and what is stored with it: costs, and the score of the task."""
+        session, compare = self.session, self._compare_with_start
+        costs = counted_costs(session.subject.arch, widths)
+        if compare is not None:
+            found = self._score(widths, compare)
+            before = found.percentage if found.score is None else found.score
+            return found.percentage, costs | {"score": before}
 
-    def judge(self, best: FrozenTrial, uniform: FrozenTrial | None = None) -> str:
-        """Return in words whether the images distinguish the best widths from uniform ones."""
-        agree = "agreement with the trained network before fine-tuning"
+        def validate(model: nn.Module) -> float:
+            return evaluate(session.supervision.validation(session.compute), model, session.compute)
+
+        value = self._score(widths, validate)
+        return value, costs | {"score": value}
+
+    def judge(self, best: FrozenTrial, uniform: FrozenTrial | None) -> str:
+        """Return in words how the best widths score beside uniform ones, and how surely."""
+        what, unit = self.by.removesuffix(" (%)"), " %" if self.by.endswith("(%)") else ""
         if uniform is None:
-            return f"{agree}: {best.values[0]:.1f} % for the best widths"
+            return f"{what}: {best.values[0]:.1f}{unit} for the best widths"
         if best.number == uniform.number:
-            return f"{agree}: {best.values[0]:.1f} % for uniform widths, the best"
+            return f"{what}: {best.values[0]:.1f}{unit} for uniform widths, the best"
         verdict = (
-            f"{agree}: {best.values[0]:.1f} % for the best widths, {uniform.values[0]:.1f} % for "
-            "uniform ones"
+            f"{what}: {best.values[0]:.1f}{unit} for the best widths, "
+            f"{uniform.values[0]:.1f}{unit} for uniform ones"
         )
-        keys = (trials.read_scored_widths(trial) or "" for trial in (best, uniform))
-        one, other = (self._compare(schema.read_width_key(key)) for key in keys)
+        compare = self._compare_with_start
+        if compare is None:
+            return verdict
+        one, other = (self._score(_read_widths(trial), compare) for trial in (best, uniform))
         if is_closer(one, other):
             return verdict
-        images = len(one.distances)
-        return f"{verdict}; {images:,} validation images are too few to tell which are closer"
+        examples = f"{len(one.distances):,} validation examples"
+        return f"{verdict}; {examples} are too few to tell which are closer"
 
 
-def store_scored_law(session: Session, budget: Budget, candidates: int) -> None:
-    """Run the missing scores at a budget, and store the best law.
+def _read_widths(trial: FrozenTrial) -> Widths:
+    key = trials.read_scored_widths(trial)
+    assert key is not None
+    return schema.read_width_key(key)
+
+
+def choose_widths(session: Session, timer: Timer, budget: Budget, candidates: int) -> Widths:
+    """Run the missing scores at a budget; return the widths with the best score.
 
     Args:
         session: the trained network and its data.
+        timer: for budgets in milliseconds.
         budget: the budget.
         candidates: number of laws to score: first uniform scaling, the laws of the searches, the
             widths that pruning had at the budget, and the laws halfway between uniform scaling and
@@ -151,65 +168,79 @@ def store_scored_law(session: Session, budget: Budget, candidates: int) -> None:
         NsoptError: if a search fails, or if other settings wrote the storage.
         NoWidthsError: if no law has widths at this budget.
     """
-    task, arch = session.task, correct_for_uniform(session, budget)
-    family = make_score_family(arch, run_searches(session, budget.metric), budget)
-    name = schema.study_name(schema.tuning_name(task.name), budget.scores_kind)
-    tuned = {
-        "metric": budget.metric.name,
-        "budget": budget.limit,
-        "steps": SCORE_STEPS,
-        "by": "agreement",
-    }
-    study = open_tuning(session, name, tuned, [METRIC_NAME])
-    scorer = _AgreementScore(session)
-    solve = partial(_solve_candidate, session, budget)
-    runner = ScoreRunner(family, solve, scorer.measure, session.compute, session.progress)
-    done = score_laws(study, runner, budget, candidates, task.settings.training.seed)
-    trained = _read_trained_widths(session, budget)
-    verdict = _store_best(study, done, family, scorer, trained)
-    session.progress.message(f"{budget.word}: {verdict}")
-    if not trained:
-        score_as_timed(study, runner, partial(_solve_as_timed, session, budget), budget, done)
-
-
-def _store_best(
-    study: Study,
-    done: Sequence[FrozenTrial],
-    family: LawFamily,
-    scorer: _AgreementScore,
-    trained: Collection[str | None],
-) -> str:
-    """Store the law with the best score if it is a new one; return the verdict in words.
-
-    Args:
-        trained: widths that were fine-tuned before as the best ones; the law then stays.
-    """
+    settings, scorer = session.subject.settings, _Scorer(session)
+    family = _make_family(session, timer, budget)
+    study = _open_scores(session, budget, scorer)
+    limits = budget, session.subject.arch, settings, timer
+    runner = ScoreRunner(
+        family,
+        partial(solve_candidate, *limits),
+        scorer.measure,
+        session.compute,
+        session.progress,
+    )
+    done = score_laws(study, runner, budget, candidates, settings.training.seed)
     best = find_best(done)
-    law = family.law(best.params)
-    known, verdict = schema.read_law(study), schema.read_verdict(study)
-    if verdict is not None and known is not None and known.to_dict() == law.to_dict():
-        return verdict
-    if trained and trials.read_scored_widths(best) not in trained:
-        return (
-            "other widths score best among these candidates, but a network with the first was "
-            "trained already: give another --out"
+    trained = _find_trained(session, budget)
+    if trained is None:
+        uniform = [trial for trial in done if trials.read_tuning_point(trial).index == 0]
+        _tell_verdict(study, budget, scorer, best, *uniform)
+        score_as_timed(study, runner, partial(solve_as_timed, *limits), budget, done)
+        return _read_widths(best) if not budget.metric.is_timed else _find_timed(study)
+    if not budget.metric.is_timed and trained != _read_widths(best):
+        session.progress.message(
+            f"{budget.word}: other widths score best among these candidates, but a network with "
+            "the first was trained already: give another --out"
         )
-    uniform = [trial for trial in done if trials.read_tuning_point(trial).index == 0]
-    verdict = scorer.judge(best, *uniform)
-    schema.write_verdict(study, verdict)
-    schema.write_law(study, law)  # last, so that an interruption repeats the judgement
-    return verdict
+    return trained
 
 
-def _read_trained_widths(session: Session, budget: Budget) -> set[str | None]:
+def _make_family(session: Session, timer: Timer, budget: Budget) -> LawFamily:
+    """Return the family whose laws are scored at a budget.
+
+    They are those of a search as published and of one by importance per cost. The widths of the
+    second at the budget are a member, too. For milliseconds the latency model is first made right
+    for the uniform network at this budget.
+    """
+    subject, arch = session.subject, session.subject.arch
+    searches = run_searches(session, budget.metric)
+    if budget.metric.is_timed:
+        uniform = uniform_curve(arch.base_widths)
+        arch = timer.correct(ask(budget, arch, subject.settings, timer, uniform))
+    family = make_family(arch, {price: search.law for price, search in searches.items()})
+    *_, priced = searches.values()
+    return with_recorded(family, arch, priced.record, budget.metric, budget.limit)
+
+
+def _open_scores(session: Session, budget: Budget, scorer: _Scorer) -> Study:
+    subject = session.subject
+    name = schema.study_name(schema.tuning_name(subject.name), budget.scores_kind)
+    tuned = {"metric": budget.metric.name, "budget": budget.limit, "steps": SCORE_STEPS}
+    return open_tuning(session, name, tuned | {"by": scorer.by}, [scorer.by])
+
+
+def _find_trained(session: Session, budget: Budget) -> Widths | None:
     """Return the widths at a budget that were fine-tuned before as the best ones."""
-    study = session.studies().get(SCORED.name)
+    study = session.studies().get(schema.SCORED)
     done = [] if study is None else trials.read_completed(study)
-    return {
-        schema.width_key(trials.read_widths(trial, session.task.arch.layer_names))
-        for trial in done
-        if budget.holds(trial)
-    }
+    names = session.subject.arch.layer_names
+    found = (trials.read_widths(trial, names) for trial in done if budget.holds(trial))
+    return next(found, None)
+
+
+def _tell_verdict(
+    study: Study,
+    budget: Budget,
+    scorer: _Scorer,
+    best: FrozenTrial,
+    uniform: FrozenTrial | None = None,
+) -> None:
+    """Report and store in words how good the best widths are, unless that is stored already."""
+    verdict = schema.read_verdict(study, best.number)
+    if verdict is None:
+        verdict = scorer.judge(best, uniform)
+        schema.write_verdict(study, best.number, verdict)
+    scorer.session.progress.message(f"{budget.word}: {verdict}")
 
 
 def score_laws(
@@ -263,15 +294,11 @@ def score_as_timed(
         run_points(study, {point: best.params}, replace(runner, solve=solve), runner.progress)
 
 
-def _solve_candidate(session: Session, budget: Budget, law: PowerLaw) -> Widths:
-    task = session.task
-    return solve_candidate(budget, task.arch, task.settings, session.timer, law)
-
-
-def _solve_as_timed(session: Session, budget: Budget, law: PowerLaw) -> Widths:
-    base, study = session.task.arch.base_widths, session.open_study(SCORED.name)
-    arch = correct_latency(session, study, law, budget.metric, budget.limit, base)
-    return budget.solve(law, arch, session.task.settings)
+def _find_timed(study: Study) -> Widths:
+    """Return the widths of `score_as_timed`."""
+    done = trials.read_completed(study)
+    (timed,) = (t for t in done if trials.read_tuning_point(t).index == _AS_TIMED)
+    return _read_widths(timed)
 
 
 def find_best(done: Sequence[FrozenTrial]) -> FrozenTrial:
@@ -279,49 +306,16 @@ def find_best(done: Sequence[FrozenTrial]) -> FrozenTrial:
     return max(done, key=lambda trial: trial.values[0])
 
 
-def correct_for_uniform(session: Session, budget: Budget) -> Architecture:
-    """Return the network. If the budget limits milliseconds, correct its latency model.
-
-    The model is then right for the uniform network at this budget, which is timed once.
-
-    Raises:
-        NoWidthsError: if no uniform network is within the budget, as timed.
-    """
-    arch, metric = session.task.arch, budget.metric
-    if not metric.is_timed:
-        return arch
-    study, law = session.open_study(BASELINE.name), uniform_curve(arch.base_widths)
-    return correct_latency(session, study, law, metric, budget.limit, arch.base_widths)
-
-
-def make_score_family(
-    arch: Architecture, searches: Mapping[Price, Iteration], budget: Budget
-) -> LawFamily:
-    """Return the family whose laws are scored at a budget.
-
-    Args:
-        arch: the network.
-        searches: by price: first the published search, then the search by importance per cost. The
-            widths of the last one at the budget are a member of the family.
-        budget: the budget.
-    """
-    family = make_family(arch, {price: search.law for price, search in searches.items()})
-    *_, priced = searches.values()
-    return with_recorded(family, arch, priced.record, budget.metric, budget.limit)
-
-
-def read_accuracies(workspace: Workspace, name: str, budget: Budget) -> dict[str, float]:
-    """Return validation accuracies (%) before fine-tuning, by the `width_key` of their widths.
-
-    Args:
-        workspace: the storage.
-        name: ARCH-DATA-PRESET.
-        budget: the budget.
-    """
-    studies = workspace.studies(schema.tuning_name(name))
-    study = studies.get(budget.scores_kind)
+def read_scores(session: Session, budget: Budget) -> dict[Widths, float]:
+    """Return the task's scores at a budget before fine-tuning, after a few steps, by widths."""
+    study = session.workspace.studies(schema.tuning_name(session.subject.name)).get(
+        budget.scores_kind
+    )
     done = {} if study is None else trials.read_completed_by_widths(study)
-    return {key: trials.read_outcome(trial)["score"] for key, trial in done.items()}
+    return {
+        schema.read_width_key(key): trials.read_outcome(trial)["score"]
+        for key, trial in done.items()
+    }
 
 
 def list_first_candidates(family: LawFamily) -> list[dict[str, float]]:

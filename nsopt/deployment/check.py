@@ -2,18 +2,23 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from nsopt.data.images import ImageSet
-from nsopt.deployment.export import WithNormalisation, load_exported
+from nsopt.deployment.export import load_exported, make_whole
 from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import NsoptError
+from nsopt.models.architecture import Architecture
+from nsopt.models.inputs import call_network
 
 _BATCH = 100
-_LOGITS_APART = 1e-3  # of the largest logit
+_LOGITS_APART = 1e-3  # of the largest output
 _POINTS_APART = 1.0  # trainings may have evaluated in bfloat16
 
 
@@ -56,7 +61,7 @@ def check_export(network: KeptNetwork, path: Path, format: str, test: ImageSet) 
 def compare_export(network: KeptNetwork, path: Path, format: str, test: ImageSet) -> ExportCheck:  # noqa: A002
     """Return what `check_export` does, whatever the accuracy; raise NsoptError for other logits."""
     exported = load_exported(path, format, network.arch)
-    original = WithNormalisation(network).eval()
+    original = make_whole(network)
     right, furthest, largest = 0, 0.0, 0.0
     for pixels, labels in _split_batches(test):
         found, expected = exported(pixels), original(pixels)
@@ -64,12 +69,49 @@ def compare_export(network: KeptNetwork, path: Path, format: str, test: ImageSet
         furthest = max(furthest, float((found - expected).abs().max()))
         largest = max(largest, float(expected.abs().max()))
     check = ExportCheck(100 * right / len(test), network.test_accuracy, furthest / largest)
-    if check.difference > _LOGITS_APART:
-        raise NsoptError(
-            f"the exported network is wrong: its logits differ from PyTorch's by "
-            f"{check.difference:.1e}; export it in another --format"
-        )
+    _check_close(check.difference)
     return check
+
+
+@torch.no_grad()
+def compare_outputs(
+    network: KeptNetwork,
+    path: Path,
+    format: str,  # noqa: A002
+    arch: Architecture,
+    inputs: Any,
+) -> float:
+    """Return how far the first output of an exported file is from the network's, on a batch.
+
+    The difference is relative to the largest number. Raises NsoptError if it is too large.
+
+    Args:
+        arch: of the network.
+        inputs: the batch.
+    """
+    found, expected = (
+        _first_output(function(inputs))
+        for function in (
+            load_exported(path, format, arch),
+            partial(call_network, make_whole(network)),
+        )
+    )
+    difference = float((found - expected).abs().max() / expected.abs().max())
+    _check_close(difference)
+    return difference
+
+
+def _first_output(outputs: Any) -> Tensor:
+    tensors = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+    return tensors[0].double()
+
+
+def _check_close(difference: float) -> None:
+    if not difference <= _LOGITS_APART:
+        raise NsoptError(
+            f"the exported network is wrong: its outputs differ from PyTorch's by "
+            f"{difference:.1e}; export it in another --format"
+        )
 
 
 def _split_batches(images: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,11 +1,14 @@
 """Export a stored network to a file that other tools run.
 
-Exported networks take images such as `torchvision.transforms.ToTensor` makes: float32 from 0 to 1,
-(N, C, H, W) for any N. The normalisation is part of the network. The output is logits (N, K).
+Exported classifiers take images such as `torchvision.transforms.ToTensor` makes: float32 from 0 to
+1, (N, C, H, W) for any N. The normalisation is part of the network. The output is logits (N, K).
+Networks of other tasks take what their module takes, with any number of examples.
 """
 
 import json
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +18,20 @@ from torch import Tensor, nn
 from nsopt.arguments import checked
 from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.deployment.trained import explain_exported
-from nsopt.errors import unknown_name
+from nsopt.errors import NsoptError, unknown_name
 from nsopt.files import written_beside
 from nsopt.models.architecture import Architecture
+from nsopt.models.inputs import call_network
 from nsopt.models.onnx import (
     OnnxNetwork,
+    explain_export,
     export_to_onnx,
     make_batch_variable,
     quiet_exporters,
     split_arguments,
 )
 
-Predict = Callable[[Tensor], Tensor]
+Predict = Callable[[Any], Any]
 _FACTS = "nsopt.json"
 _EXAMPLES = 2
 
@@ -48,7 +53,12 @@ class WithNormalisation(nn.Module):
 
 
 @checked
-def export(network: KeptNetwork, path: Path | str, format: str = "onnx") -> None:  # noqa: A002
+def export(
+    network: KeptNetwork,
+    path: Path | str,
+    format: str = "onnx",  # noqa: A002
+    inputs: Any = None,
+) -> None:
     """Write a network for other tools.
 
     Args:
@@ -56,18 +66,24 @@ def export(network: KeptNetwork, path: Path | str, format: str = "onnx") -> None
         path: of the file. A link there is replaced, not followed.
         format: `onnx`; `pt2`, for `torch.export.load`; or `state_dict`, for `nsopt.load_network`.
             All include the network's facts (`KeptNetwork.facts`).
+        inputs: a batch of at least two examples, such as `task.inputs`; needed for onnx and pt2
+            unless the network takes images.
 
     Raises:
-        NsoptError: for an unknown format, or if a package is missing that the format needs.
+        NsoptError: for an unknown format, if a package is missing that the format needs, or if
+            PyTorch cannot export the network.
 
     Examples:
         >>> nsopt.export(nsopt.load_network("small.pt"), "small.onnx")
     """
-    if format not in _FORMATS:
-        raise unknown_name("format", format, _FORMATS)
-    write, _ = _FORMATS[format]
+    if format not in _READERS:
+        raise unknown_name("format", format, _READERS)
     with written_beside(Path(path)) as unfinished:
-        write(network, unfinished)
+        if format in _WRITERS:
+            example = _choose_example(network, inputs)
+            _WRITERS[format](make_whole(network), example, network.facts, unfinished)
+        else:
+            network.save(unfinished)
 
 
 @checked
@@ -78,8 +94,9 @@ def load_exported(
 ) -> Predict:
     """Return an exported file as a function on the CPU.
 
-    It maps images from 0 to 1, (N, C, H, W), to logits (N, K). Use it only for files that you
-    trust: onnxruntime and torch.export do not check them.
+    It maps images from 0 to 1, (N, C, H, W), to logits (N, K); a network of another task maps its
+    inputs to its outputs, in ONNX to the first of them. Use it only for files that you trust:
+    onnxruntime and torch.export do not check them.
 
     Args:
         path: of the file.
@@ -94,55 +111,73 @@ def load_exported(
         >>> predict = nsopt.load_exported("small.onnx", "onnx")
         >>> predict(data.test.images / 255).argmax(1)
     """
-    if format not in _FORMATS:
-        raise unknown_name("format", format, _FORMATS)
-    _, read = _FORMATS[format]
+    if format not in _READERS:
+        raise unknown_name("format", format, _READERS)
     with explain_exported(Path(path)):
-        return read(Path(path), arch)
+        return _READERS[format](Path(path), arch)
 
 
-def _write_onnx(network: KeptNetwork, path: Path) -> None:
-    module, images = WithNormalisation(network), _sample(network)
-    export_to_onnx(module, images, network.facts, path, outputs=["logits"])
+def make_whole(network: KeptNetwork) -> nn.Module:
+    """Return the module of a network as it is exported: for images it normalises them."""
+    return (WithNormalisation(network) if network.input_shape else network.model).eval()
 
 
-def _read_onnx(path: Path, arch: str | Architecture | None) -> Predict:
-    run = OnnxNetwork(path)
-    return lambda images: torch.from_numpy(run(run.name_inputs(images)))
+def _choose_example(network: KeptNetwork, inputs: Any) -> Any:
+    """Return the batch with which a network is exported. Raises NsoptError if it needs `inputs`."""
+    if network.input_shape:
+        return torch.rand(_EXAMPLES, *network.input_shape)
+    if inputs is None:
+        raise NsoptError(f"{network.arch} takes no images: give a batch as inputs=task.inputs")
+    return inputs
 
 
-def _write_pt2(network: KeptNetwork, path: Path) -> None:
-    export_to_pt2(WithNormalisation(network), _sample(network), network.facts, path)
+def find_obstacles(module: nn.Module, inputs: Any, forms: Sequence[str]) -> dict[str, str]:
+    """Return the formats that a network cannot be exported to, each with the reason.
+
+    Args:
+        module: the network.
+        inputs: a batch of at least two examples.
+        forms: `onnx`, `pt2` or both.
+    """
+    found = {}
+    for form in forms:
+        with tempfile.TemporaryDirectory(prefix="nsopt-") as folder:
+            try:
+                _WRITERS[form](module, inputs, {}, Path(folder) / "network")
+            except NsoptError as error:
+                found[form] = str(error)
+    return found
 
 
-def export_to_pt2(module: nn.Module, inputs: Any, facts: Mapping[str, Any], path: Path) -> None:
-    """Write a network for `torch.export.load`, with a variable batch size; see `export_to_onnx`."""
+def _write_onnx(module: nn.Module, inputs: Any, facts: Mapping[str, Any], path: Path) -> None:
+    outputs = ["logits"] if isinstance(module, WithNormalisation) else []
+    export_to_onnx(module, inputs, facts, path, outputs)
+
+
+def _write_pt2(module: nn.Module, inputs: Any, facts: Mapping[str, Any], path: Path) -> None:
+    """Write a network for `torch.export.load`, with a variable batch size."""
     args, keywords = split_arguments(inputs)
-    with quiet_exporters():
+    with quiet_exporters(), explain_export("pt2"):
         program = torch.export.export(
             module.eval(), args, keywords, dynamic_shapes=make_batch_variable(inputs)
         )
         torch.export.save(program, path, extra_files={_FACTS: json.dumps(facts)})
 
 
+def _read_onnx(path: Path, arch: str | Architecture | None) -> Predict:
+    run = OnnxNetwork(path)
+    return lambda inputs: torch.from_numpy(run(run.name_inputs(inputs)))
+
+
 def _read_pt2(path: Path, arch: str | Architecture | None) -> Predict:
     with quiet_exporters():
-        module: Predict = torch.export.load(path).module()
-    return module
+        module = torch.export.load(path).module()
+    return partial(call_network, module)
 
 
 def _read_state(path: Path, arch: str | Architecture | None) -> Predict:
-    return WithNormalisation(load_network(path, arch)).eval()
+    return partial(call_network, make_whole(load_network(path, arch)))
 
 
-_Write = Callable[[KeptNetwork, Path], None]
-_Read = Callable[[Path, str | Architecture | None], Predict]
-_FORMATS: dict[str, tuple[_Write, _Read]] = {
-    "onnx": (_write_onnx, _read_onnx),
-    "pt2": (_write_pt2, _read_pt2),
-    "state_dict": (KeptNetwork.save, _read_state),
-}
-
-
-def _sample(network: KeptNetwork) -> Tensor:
-    return torch.rand(_EXAMPLES, *network.input_shape)
+_WRITERS = {"onnx": _write_onnx, "pt2": _write_pt2}
+_READERS = {"onnx": _read_onnx, "pt2": _read_pt2, "state_dict": _read_state}

@@ -28,7 +28,6 @@ class LawInputs:
         iterations: of architecture descent with the method's price: at least as many as it needs,
             or fewer if descent converged.
         trained: the network of base widths, trained with the trial's seed, if the method needs it.
-        scored: the law that scored best at the budget, if the method needs it.
     """
 
     arch: "Architecture"
@@ -36,7 +35,6 @@ class LawInputs:
     budget: float
     iterations: Sequence[Iteration] = ()
     trained: "nn.Module | None" = None
-    scored: ScalingLaw | None = None
 
 
 class Method(ABC):
@@ -47,7 +45,6 @@ class Method(ABC):
         label: name in reports.
         needs_trained_network: whether it needs `LawInputs.trained`.
         price: of the search that it needs; None takes the price of the study's settings.
-        needs_scored_law: whether it needs `LawInputs.scored` from the scores of `nsopt compress`.
         keeps_weights: whether its network is the one from which the study starts, which is measured
             but not trained.
     """
@@ -56,19 +53,22 @@ class Method(ABC):
     label: str
     needs_trained_network: bool = False
     price: Price | None = None
-    needs_scored_law: bool = False
     keeps_weights: bool = False
 
     @abstractmethod
     def law(self, inputs: LawInputs) -> ScalingLaw:
         """Return the law, which the study solves for `inputs.budget`.
 
-        The law may depend on the budget only if `needs_trained_network` or `needs_scored_law`: any
-        other law is also read without a budget (`read_stored_law`).
+        The law may depend on the budget only if `needs_trained_network`: any other law is also
+        read without a budget (`read_stored_law`).
 
         Raises:
             NoWidthsError: if there is no law.
         """
+
+    def search_price(self, settings: SearchSettings) -> Price:
+        """Return the price of the search that it needs."""
+        return self.price or settings.price
 
     def search_iterations(self, settings: SearchSettings) -> int:
         """Return how many iterations of architecture descent it needs.

@@ -2,12 +2,13 @@
 
 from nsopt.methods.base import LawInputs, Method
 from nsopt.scaling.law import ScalingLaw, uniform_curve
+from nsopt.storage import schema
 
 
 class Dense(Method):
     """Measures the trained network, to compare smaller ones with it. It has only its own size."""
 
-    name = "dense"
+    name = schema.DENSE
     label = "Trained network"
     keeps_weights = True
 

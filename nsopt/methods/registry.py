@@ -15,16 +15,14 @@ from nsopt.methods.dense import Dense
 from nsopt.methods.magnitude import Magnitude
 from nsopt.methods.morphnet import MorphNet
 from nsopt.methods.neuralscale import NeuralScale
-from nsopt.methods.scored import Scored
 from nsopt.methods.uniform import Uniform
-from nsopt.storage.schema import is_reserved
+from nsopt.storage import schema
 
 _GROUP = "nsopt.methods"
 COMPARED = ("uniform", "neuralscale")  # by `nsopt.compare`, if the user names no methods
 BASELINE: Method = Uniform()  # to which reports compare the others
 LAW_OF_SEARCH: Method = NeuralScale()  # its law is that of the search
 DENSE: Method = Dense()  # its network is the trained one that a study starts from
-SCORED: Method = Scored()  # its law scored best at a budget
 _registered: dict[str, Method] = {}
 
 
@@ -82,13 +80,20 @@ def is_method(name: str) -> bool:
 
 def method_label(name: str) -> str:
     """Return a method's label in reports; its name if it is not installed here."""
+    if name == schema.SCORED:
+        return "Scored law"
     return get_method(name).label if is_method(name) else name
 
 
 def method_order(names: Sequence[str]) -> list[str]:
-    """Sort `names` as reports do: those of `methods`, then variants and others."""
-    known = [name for name in methods() if name in names]
+    """Sort `names` as reports do: those of `report_order`, then variants and others."""
+    known = [name for name in report_order() if name in names]
     return known + sorted(set(names) - set(known))
+
+
+def report_order() -> list[str]:
+    """Return all methods, baselines first, and `scored`: the best widths of a compression."""
+    return [*_built_in(), schema.SCORED, *_load_entry_points(), *_registered]
 
 
 def _find(name: str, known: Mapping[str, Method]) -> Method | None:
@@ -103,7 +108,7 @@ def _check_name(name: str, known: Mapping[str, Method]) -> None:
     """Raise NsoptError if a new method cannot have this name beside the `known` ones."""
     if not name or set(name) & set("/, "):
         raise NsoptError(f"a method cannot be named {name!r}: no slash, comma or space")
-    if is_reserved(name):
+    if schema.is_reserved(name):
         raise NsoptError(f"a method cannot be named {name!r}: nsopt uses this name itself")
     if _find(name, known) is not None:
         raise NsoptError(f"a method {name!r} already exists: give another name")
@@ -111,7 +116,7 @@ def _check_name(name: str, known: Mapping[str, Method]) -> None:
 
 @cache
 def _built_in() -> dict[str, Method]:
-    built_in = (BASELINE, Magnitude(), MorphNet(), LAW_OF_SEARCH, DENSE, SCORED)
+    built_in = (BASELINE, Magnitude(), MorphNet(), LAW_OF_SEARCH, DENSE)
     return {method.name: method for method in built_in}
 
 

@@ -2,12 +2,13 @@
 
 from nsopt.methods.base import LawInputs, Method
 from nsopt.scaling.law import ScalingLaw, uniform_curve
+from nsopt.storage import schema
 
 
 class Uniform(Method):
     """Scales every layer by the same factor."""
 
-    name = "uniform"
+    name = schema.UNIFORM
     label = "Uniform"
 
     def law(self, inputs: LawInputs) -> ScalingLaw:

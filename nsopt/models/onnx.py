@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from nsopt.errors import NsoptError
+from nsopt.errors import NsoptError, short_reason
 from nsopt.models.inputs import count_examples
 
 Array = NDArray[Any]
@@ -39,18 +39,21 @@ def export_to_onnx(
         facts: metadata of the file, JSON-safe.
         path: the new file.
         outputs: names of the outputs; by default PyTorch names them.
+
+    Raises:
+        NsoptError: if a package is missing, or if PyTorch cannot export the network.
     """
     for package in ("onnx", "onnxscript"):
         import_for_export(package)
     args, keywords = split_arguments(inputs)
-    with quiet_exporters():
+    with quiet_exporters(), explain_export("onnx"):
         program = torch.onnx.export(
             module.eval(),
             args,
             kwargs=keywords,
             dynamo=True,
-            output_names=list(outputs) or None,
             dynamic_shapes=make_batch_variable(inputs),
+            output_names=list(outputs) or None,
             verbose=False,
         )
     assert program is not None
@@ -115,3 +118,13 @@ def quiet_exporters() -> Iterator[None]:
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
+
+
+@contextlib.contextmanager
+def explain_export(form: str) -> Iterator[None]:
+    """Raise an NsoptError of one line in place of an exporter's error, which fills pages."""
+    try:
+        yield
+    except Exception as error:  # PyTorch raises anything
+        reason = short_reason(error)
+        raise NsoptError(f"PyTorch cannot export this network as {form}: {reason}") from None

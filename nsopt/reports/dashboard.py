@@ -22,11 +22,11 @@ from nsopt.reports.tables import (
 )
 from nsopt.reports.widths import draw_widths, widths_info
 from nsopt.reports.words import answer, doubt_latencies
+from nsopt.session.presets import get_preset
 from nsopt.storage import schema
 from nsopt.storage.opening import artifacts_beside, existing_storage, open_storage
 from nsopt.storage.studies import load_studies
 from nsopt.storage.urls import check_address
-from nsopt.study.presets import get_preset
 
 _CARD_HEIGHT = 450
 _ABOVE_OUTCOMES = (

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.latency.sittings import choose_latencies
-from nsopt.methods.registry import DENSE, method_order
+from nsopt.methods.registry import method_order
 from nsopt.scaling.record import Iteration
 from nsopt.settings import BATCH_SIZE, batch_unit
 from nsopt.storage import schema, trials
@@ -28,26 +28,6 @@ CONDITIONS = [
 ]
 _OF_LATENCY = ["lower_quartile_ms", "upper_quartile_ms", "spread", "waited"]
 LATENCY_COLUMNS = ["method", "widths", *CONDITIONS, "repeats", "median_ms", *_OF_LATENCY, "sitting"]
-
-
-@dataclass(frozen=True)
-class Origin:
-    """How the networks of a compression with the user's score were made.
-
-    Attributes:
-        name: of the architecture.
-        score_name: of the score of the task.
-        layer_names: of its searched layers.
-        latency_unit: unit of milliseconds; "" if no network was timed.
-        provenance: versions, device and commit.
-    """
-
-    name: str
-    score_name: str
-    layer_names: tuple[str, ...]
-    latency_unit: str
-    settings: dict[str, Any]
-    provenance: dict[str, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +156,7 @@ def read_results(url: str, name: str | None = None) -> Results:
             for kind, study in studies.items()
             if schema.is_search(kind) and (iterations := trials.read_iterations(study))
         },
-        networks=schema.read_networks(studies[DENSE.name]) if DENSE.name in studies else (),
+        networks=schema.read_networks(studies[schema.DENSE]) if schema.DENSE in studies else (),
     )
 
 

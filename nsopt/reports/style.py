@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 
-from nsopt.methods.registry import methods
-from nsopt.reports.tables import short_number
+from nsopt.methods.registry import report_order
+from nsopt.scaling.metric import short_number
 
 _GREY = "#666666"
 TEXT = "#6e7781"
@@ -48,7 +48,7 @@ _OTHER_SYMBOLS = ("triangle-down", "cross", "x", "pentagon", "hexagon", "hourgla
 
 def method_styles(names: Sequence[str]) -> dict[str, MethodStyle]:
     """Return a distinct style for each method; built-in methods look the same in all reports."""
-    known = dict(zip(methods(), _STYLES, strict=False))
+    known = dict(zip(report_order(), _STYLES, strict=False))
     looks = cycle(zip(cycle(_OTHER_COLOURS), _OTHER_SYMBOLS, strict=False))
     others = [name for name in dict.fromkeys(names) if name not in known]
     return known | {name: MethodStyle(*look) for name, look in zip(others, looks, strict=False)}

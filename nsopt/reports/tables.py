@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from nsopt.reports.results import Results
-from nsopt.scaling.metric import IN_BYTES, LATENCY, METRICS, Joint, get_metric
+from nsopt.scaling.metric import IN_BYTES, LATENCY, METRICS, Joint, format_ms, get_metric
 from nsopt.scaling.record import Iteration
 from nsopt.storage.schema import price_of_search, width_key
 from nsopt.storage.trials import size_label
@@ -65,11 +65,6 @@ def size_of(row: Mapping[str, Any]) -> str:
     return size_label(row["budget"], get_metric(row["metric"]), ratio)
 
 
-def format_ms(milliseconds: float) -> str:
-    """Format `11.14`, or `0.068` below a millisecond."""
-    return f"{milliseconds:.{2 if milliseconds >= 1 else 3}f}"
-
-
 def format_measured(row: Mapping[str, Any], unit: str = "") -> str:
     """Format the measured latency of a row, in milliseconds, with its unit if one is given."""
     measured = row["latency_ms"]
@@ -112,14 +107,6 @@ def name_runtime(runtime: str, torch_version: str) -> str:
 def share(part: float | None) -> str:
     """Format `3%`, or "" if unknown."""
     return "" if pd.isna(part) else f"{part:.0%}"
-
-
-def short_number(value: float) -> str:
-    """Format three digits and a unit: 450k, 2.5M."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= 0.9995 * size:  # smaller values could round to 1000 of the smaller unit
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.3g}"
 
 
 def search_label(kind: str) -> str:

@@ -11,15 +11,15 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from nsopt.compression.choice import choose_method, is_near_chance
 from nsopt.latency.sittings import distrust
-from nsopt.methods.registry import DENSE, SCORED, method_label
-from nsopt.reports.choice import choose_method, is_near_chance
+from nsopt.methods.registry import DENSE, method_label
 from nsopt.reports.results import Results
 from nsopt.reports.tables import name_binding, summary
 from nsopt.scaling.metric import LATENCY, get_metric
 from nsopt.scaling.record import describe_reach
 from nsopt.scaling.t_test import run_t_test
-from nsopt.storage.schema import width_key
+from nsopt.storage.schema import SCORED, width_key
 
 _REFERENCE = 0  # index of the reference: reports begin with uniform scaling
 _COVERAGE = 0.9
@@ -177,7 +177,7 @@ def _choose(results: Results, rows: pd.DataFrame, reference: str) -> _Choice:
     difference, taken, gain, seeds = None, best, "", None
     if rival is not None:
         difference = _find_difference(results, best, rival)
-        compresses = SCORED.name in results.methods
+        compresses = SCORED in results.methods
         if not (difference is None or difference.is_certain or compresses):
             costs = ["macs"] if doubt_latencies(results) else ["latency_ms", "macs"]
             taken, gain = _choose_cheaper(best, rival, costs)
@@ -229,9 +229,11 @@ def _find_difference(results: Results, best: pd.Series, rival: pd.Series) -> Dif
 
 def _find_best(results: Results, rows: pd.DataFrame) -> pd.Series:
     """Return the row of the method that `choose_method` names."""
-    accuracies = rows.set_index("method")["val_mean"]
-    images = results.image_counts.get("validation")
-    method = choose_method(accuracies.to_dict(), images) if images else accuracies.idxmax()
+    scores = {
+        row["method"]: _select_outcomes(results, row, row["method"])["score"].tolist()
+        for _, row in rows.iterrows()
+    }
+    method = choose_method(scores, results.image_counts.get("validation"))
     return rows[rows["method"] == method].iloc[0]
 
 

@@ -290,3 +290,16 @@ def split_limits(text: str, example: str) -> list[tuple[Metric, str]]:
             raise NsoptError(f"{shorten(word.strip())} is not a budget: write {example}")
         limits.append((get_single_metric(name), limit))
     return limits
+
+
+def format_ms(milliseconds: float) -> str:
+    """Format `11.14`, or `0.068` below a millisecond."""
+    return f"{milliseconds:.{2 if milliseconds >= 1 else 3}f}"
+
+
+def short_number(value: float) -> str:
+    """Format three digits and a unit: 450k, 2.5M."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * size:  # smaller values could round to 1000 of the smaller unit
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"

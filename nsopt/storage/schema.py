@@ -16,10 +16,8 @@ from optuna.study import Study, StudyDirection
 from pydantic import Field, PositiveInt
 
 from nsopt.data.source import Source
-from nsopt.errors import NsoptError
 from nsopt.latency.sittings import Latency
 from nsopt.scaling.law import PowerLaw
-from nsopt.settings import differences
 from nsopt.storage.reading import damage, read, read_optional
 
 T = TypeVar("T")
@@ -29,6 +27,9 @@ SEARCH = "search"
 # Folders of networks, beside those with the names of methods.
 BASE = "base"  # the networks from which methods start
 PRETRAINED = "pretrained"  # the network from which searches with several prices start
+# Networks of a compression: the trained one, and the two kinds of widths that it fine-tunes. The
+# first two are methods, too.
+DENSE, UNIFORM, SCORED = "dense", "uniform", "scored"
 _OTHER_SEARCH = "search-"
 _TUNING = "-tune"
 _SCORES = "scores-"
@@ -43,11 +44,18 @@ _REFERENCES = "references:"
 _SOURCE = "source"
 _LAW = "law"
 _VERDICT = "verdict"
-_OWN_TASK = "own_task"
 _INT8 = "int8:"
 _NETWORKS = "networks"
 
 WidthKey = Annotated[str, Field(pattern=r"^[1-9]\d*(-[1-9]\d*)*$")]
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """What scores say, and the number of the best trial."""
+
+    best: int
+    text: str
 
 
 @dataclass(frozen=True)
@@ -152,7 +160,7 @@ def is_search(kind: str) -> bool:
 
 def is_reserved(kind: str) -> bool:
     """Return whether nsopt uses a kind itself; no method can have such a name."""
-    return is_search(kind) or kind in (BASE, PRETRAINED)
+    return is_search(kind) or kind in (BASE, PRETRAINED, SCORED)
 
 
 def price_of_search(kind: str) -> str | None:
@@ -201,30 +209,6 @@ def read_settings(study: Study) -> dict[str, Any]:
 def is_ours(attributes: Mapping[str, Any]) -> bool:
     """Return whether nsopt created the study with these attributes."""
     return _SETTINGS in attributes
-
-
-def claim_for_own_task(study: Study, settings: Mapping[str, Any]) -> None:
-    """Write the settings of a user's own task to a new study. Reports do not read such studies.
-
-    Raises:
-        NsoptError: if the study exists with other settings.
-    """
-    theirs = read_optional(study, _OWN_TASK, dict[str, Any])
-    if theirs is None:
-        study.set_user_attr(_OWN_TASK, dict(settings))
-    elif found := differences(dict(settings), theirs):
-        raise NsoptError(
-            f"{study.study_name} was written by other settings ({'; '.join(found)}): "
-            "give the same settings, or another out="
-        )
-
-
-def read_own_settings(study: Study) -> dict[str, Any]:
-    """Return the settings that `claim_for_own_task` wrote; empty if it did not."""
-    found: dict[str, Any] = (read_optional(study, _OWN_TASK, dict[str, Any]) or {}).get(
-        "settings", {}
-    )
-    return found
 
 
 def read_provenance(study: Study) -> dict[str, Any]:
@@ -355,13 +339,15 @@ def write_law(study: Study, law: PowerLaw) -> None:
     study.set_user_attr(_LAW, law.to_dict())
 
 
-def write_verdict(study: Study, verdict: str) -> None:
-    """Store the result of scores as a sentence."""
-    study.set_user_attr(_VERDICT, verdict)
+def write_verdict(study: Study, best: int, verdict: str) -> None:
+    """Store the result of scores as a sentence, with the number of the best trial."""
+    study.set_user_attr(_VERDICT, asdict(_Verdict(best, verdict)))
 
 
-def read_verdict(study: Study) -> str | None:
-    return read_optional(study, _VERDICT, str)
+def read_verdict(study: Study, best: int | None = None) -> str | None:
+    """Return what `write_verdict` stored; None if it did not, or for another best trial."""
+    stored: _Verdict | None = read_optional(study, _VERDICT, _Verdict)
+    return None if stored is None or best not in (None, stored.best) else stored.text
 
 
 def read_law(study: Study) -> PowerLaw | None:

@@ -58,7 +58,6 @@ _WORKER = "worker"
 _PLACE = "network_at"
 _PROVENANCE = "provenance"
 _INDEX = "index"
-_TRAININGS = "trainings"
 _PRETRAIN_EPOCHS = "pretrain_epochs"
 
 
@@ -301,21 +300,6 @@ def read_failure(trial: FrozenTrial) -> str | None:
 def write_duplicate(study: Study, trial: FrozenTrial, original: FrozenTrial) -> None:
     """Write that a trial has the same point as an earlier one."""
     internals.write_attribute(study, trial, _DUPLICATE, original.number)
-
-
-def training_key(widths: Sequence[int], seed: int) -> str:
-    """Return a key that identifies a training among those with equal settings."""
-    return f"{schema.width_key(widths)}-seed{seed}"
-
-
-def write_trainings(trial: Trial, accuracies: Mapping[str, float]) -> None:
-    """Write the validation accuracy of each training; a trial's value is their mean."""
-    trial.set_user_attr(_TRAININGS, dict(accuracies))
-
-
-def read_trainings(trial: FrozenTrial) -> dict[str, float]:
-    """Return the validation accuracy of each training; empty without any."""
-    return read_optional(trial, _TRAININGS, dict[str, _Number]) or {}
 
 
 def is_settled(trial: FrozenTrial) -> bool:

@@ -3,18 +3,18 @@
 from dataclasses import replace
 
 from nsopt.progress import Progress
-from nsopt.study.cleanup import clear_finished
+from nsopt.session.cleanup import clear_finished
+from nsopt.session.other_workers import run_other_workers
+from nsopt.session.searching import continue_searches
+from nsopt.session.session import start_session
+from nsopt.session.start import keep_start
+from nsopt.session.timing import time_together
+from nsopt.session.workspace import Workspace
 from nsopt.study.comparison import Comparison
 from nsopt.study.estimate import tell_duration, tell_progress
 from nsopt.study.laws import Laws
-from nsopt.study.other_workers import run_other_workers
 from nsopt.study.plan import make_plan
-from nsopt.study.searching import continue_searches
-from nsopt.study.session import start_session
-from nsopt.study.start import keep_start
-from nsopt.study.timing import time_together
 from nsopt.study.worker import Worker
-from nsopt.study.workspace import Workspace
 
 
 def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progress) -> None:
@@ -28,11 +28,11 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
         NsoptError: for invalid requests, before anything is written.
     """
     searches = comparison.searches
-    with start_session(comparison.task, workspace, progress) as session:
+    with start_session(comparison.subject, workspace, progress) as session:
         plan = make_plan(comparison, session)
         missing = plan.find_missing()
         tell_progress(plan, missing)
-        keep_start(comparison.task, workspace)
+        keep_start(comparison.subject, workspace)
         if workspace.shared:
             plan.enqueue_missing()
         with run_other_workers(session):
@@ -56,7 +56,7 @@ def preview_comparison(
         The widths that are known already, by a label of method and budget: those of methods that
         need no search, or whose search is stored.
     """
-    with start_session(comparison.task, workspace, progress) as session:
+    with start_session(comparison.subject, workspace, progress) as session:
         plan = replace(make_plan(comparison, session), laws=Laws(session, timed=False))
         tell_duration(plan, plan.find_missing())
         plan.laws.read(session.studies())

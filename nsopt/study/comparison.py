@@ -1,4 +1,4 @@
-"""A comparison: methods, budgets and seeds, on one task."""
+"""A comparison: methods, budgets and seeds, on one subject."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from nsopt.models.architecture import Architecture
 from nsopt.scaling.law import floor_widths, uniform_curve
 from nsopt.scaling.metric import MACS, Metric
 from nsopt.scaling.solve import solve_widths
+from nsopt.session.presets import MinWidth, Multiple, rounding_for
+from nsopt.session.subject import Subject
 from nsopt.settings import Price
 from nsopt.storage.trials import Point
-from nsopt.study.presets import MinWidth, Multiple, rounding_for
-from nsopt.study.task import Task
 
 _APART = 1.1  # sizes that differ by less are about the same
 
@@ -38,7 +38,7 @@ class Comparison:
             latencies of the other networks, so that reports can compare with uniform scaling there.
     """
 
-    task: Task
+    subject: Subject
     methods: tuple[Method, ...]
     sizes: tuple[Size, ...]
     seeds: int
@@ -51,10 +51,10 @@ class Comparison:
         Raises:
             NsoptError: if a method needs more iterations than the search runs.
         """
-        task, needed = self.task, dict[Price, int]()
+        subject, needed = self.subject, dict[Price, int]()
         for method in self.methods:
-            price = task.search_price(method)
-            iterations = method.search_iterations(task.settings.search)
+            price = method.search_price(subject.settings.search)
+            iterations = method.search_iterations(subject.settings.search)
             needed[price] = max(needed.get(price, 0), iterations)
         return {price: iterations for price, iterations in needed.items() if iterations}
 
@@ -68,7 +68,7 @@ class Comparison:
 
     @property
     def all_seeds(self) -> range:
-        first = self.task.settings.training.seed
+        first = self.subject.settings.training.seed
         return range(first, first + self.seeds)
 
 
@@ -140,7 +140,7 @@ def choose_reference_budgets(
 
     budgets = np.geomspace(low, high, comparison.references + (not is_new(low))).astype(np.int64)
     new = [budget for budget in budgets.tolist() if is_new(budget)]
-    smallest = MACS.cost(comparison.task.arch)([1] * len(comparison.task.arch.base_widths))
+    smallest = MACS.cost(comparison.subject.arch)([1] * len(comparison.subject.arch.base_widths))
     return [budget for budget in new if budget >= smallest]
 
 

@@ -38,17 +38,17 @@ def tell_duration(plan: Plan, missing: Points) -> None:
 
 def estimate(plan: Plan, missing: Points) -> tuple[float, float]:
     """Return the seconds of the missing searches and trainings. Raises OutOfMemoryError."""
-    session, task, search = plan.session, plan.session.task, 0.0
-    if not isinstance(task.data, ImageData):
+    session, subject, search = plan.session, plan.session.subject, 0.0
+    if not isinstance(subject.data, ImageData):
         return 0.0, 0.0
-    arch, settings, images = task.arch, task.settings, len(task.splits.train)
+    arch, settings, images = subject.arch, subject.settings, len(subject.splits.train)
     time = cache(lambda widths, batch: time_step(arch, widths, batch, session.compute))
     for price, iterations in plan.comparison.searches.items():
         own = settings.search.updated(price=price, iterations=iterations)
-        study = session.studies().get(task.search_kind(price))
+        study = session.studies().get(subject.search_kind(price))
         history = trials.read_iterations(study) if study else []
         if not is_complete(history, own):
-            epoch = len(task.splits.with_train_images(own.search_images).train) / own.batch_size
+            epoch = len(subject.splits.with_train_images(own.search_images).train) / own.batch_size
             steps = make_rule(arch, arch.base_widths, own).steps
             batches = PruneSchedule(steps, math.ceil(epoch), own).batches
             search += (iterations - len(history)) * batches * time(arch.base_widths, own.batch_size)
@@ -57,7 +57,7 @@ def estimate(plan: Plan, missing: Points) -> tuple[float, float]:
         training = settings.fine_tuning_for if method.inherits_weights else settings.training_for
         if not method.keeps_weights:
             work += [(training(point.seed), _solve_uniform(arch, point)) for point in points]
-        for seed in {p.seed for p in points if method.needs_trained_network and not task.start}:
+        for seed in {p.seed for p in points if method.needs_trained_network and not subject.start}:
             work.append((settings.base_training_for(seed), arch.base_widths))
     took = [s.epochs * math.ceil(images / s.batch_size) * time(w, s.batch_size) for s, w in work]
     return search, sum(took)

@@ -15,11 +15,10 @@ from nsopt.scaling.law import ScalingLaw
 from nsopt.scaling.metric import Metric
 from nsopt.scaling.record import Iteration, describe_reach
 from nsopt.scaling.solve import solve_widths
+from nsopt.session.session import Session
 from nsopt.storage import schema, trials
 from nsopt.storage.trials import Point
 from nsopt.storage.urls import hide_password
-from nsopt.study.session import Session
-from nsopt.study.stored_law import read_scored_law
 from nsopt.study.trained import train_base_network
 from nsopt.study.widths_in_time import correct_latency
 
@@ -54,13 +53,15 @@ class Laws:
 
     def find_history(self, method: Method) -> Sequence[Iteration]:
         """Return the iterations of the search that a method uses."""
-        task = self._session.task
-        _, found = self._searches.get(task.search_kind(task.search_price(method)), (0, []))
+        subject = self._session.subject
+        _, found = self._searches.get(
+            subject.search_kind(method.search_price(subject.settings.search)), (0, [])
+        )
         return found
 
     def is_ready(self, method: Method) -> bool:
         """Return whether a method can make its law, or can say why it has none."""
-        settings, history = self._session.task.settings.search, self.find_history(method)
+        settings, history = self._session.subject.settings.search, self.find_history(method)
         return len(history) >= method.search_iterations(settings) or is_complete(history, settings)
 
     def find_sampler(self, method: Method, point: Point) -> NeuralScaleSampler:
@@ -85,7 +86,7 @@ class Laws:
         None if the budget is inside the record, or if the method has no record.
         """
         fitted = method.fitted_to(self.find_history(method))
-        cost = point.metric.cost(self._session.task.arch)
+        cost = point.metric.cost(self._session.subject.arch)
         return None if fitted is None else fitted.beyond(cost, point.budget)
 
     def describe_extrapolations(self, points: Mapping[Method, Sequence[Point]]) -> list[str]:
@@ -105,7 +106,7 @@ class Laws:
         self, method: Method, points: Sequence[Point], study: Study
     ) -> Iterator[str]:
         """Yield a warning if the law has changed since networks of the study were trained."""
-        names = self._session.task.arch.layer_names
+        names = self._session.subject.arch.layer_names
         done = trials.read_completed(study)
         trained = {trials.read_point(t): trials.read_widths(t, names) for t in done if t.params}
         with suppress(NoWidthsError):  # its trials fail, and say why
@@ -124,12 +125,12 @@ class Laws:
 
     def _make_sampler(self, method: Method, point: Point) -> NeuralScaleSampler:
         session = self._session
-        arch, settings = session.task.arch, session.task.settings
+        arch, settings = session.subject.arch, session.subject.settings
         law, cost = self._make_law(method, point), point.metric.cost(arch)
         fitted = method.fitted_to(self.find_history(method))
         eta = None if fitted is None else settings.eta
         multiple_of, min_width = (1, 1) if method.keeps_weights else settings.rounding(point.metric)
-        inherits = session.task.start is not None
+        inherits = session.subject.start is not None
         max_width = arch.base_widths if inherits else None
         is_timed = self._timed and eta is None and not method.keeps_weights
         if is_timed and point.metric.is_timed:
@@ -151,13 +152,11 @@ class Laws:
         )
 
     def _make_law(self, method: Method, point: Point) -> ScalingLaw:
-        session, trained, scored = self._session, None, None
-        arch, name = session.task.arch, session.task.name
+        session, trained = self._session, None
+        arch = session.subject.arch
         cost, history = point.metric.cost(arch), self.find_history(method)
         if method.needs_trained_network:
             trained = train_base_network(session, point.seed)
-        if method.needs_scored_law:
-            scored = read_scored_law(session.workspace, name, point.metric, point.budget)
-        inputs = LawInputs(arch, cost, point.budget, history, trained, scored)
+        inputs = LawInputs(arch, cost, point.budget, history, trained)
         with session.compute.computing():
             return method.law(inputs)

@@ -1,4 +1,4 @@
-"""The latency model of a task: read from its storage, or learned now."""
+"""The latency model of a subject: read from its storage, or learned now."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,29 +10,33 @@ from nsopt.latency.timer import Timer
 from nsopt.methods.base import Method
 from nsopt.progress import Progress
 from nsopt.scaling.metric import LATENCY, Metric
-from nsopt.study.task import Task, list_studies, with_stored_latency
-from nsopt.study.workspace import Workspace
+from nsopt.session.subject import Subject, list_studies, with_stored_latency
+from nsopt.session.workspace import Workspace
 
 
 def with_latency_if_needed(
-    task: Task, metric: Metric, methods: Sequence[Method], workspace: Workspace, progress: Progress
-) -> Task:
-    """Return `task` with a latency model, if the metric or a price is latency.
+    subject: Subject,
+    metric: Metric,
+    methods: Sequence[Method],
+    workspace: Workspace,
+    progress: Progress,
+) -> Subject:
+    """Return `subject` with a latency model, if the metric or a price is latency.
 
     A stored model has priority, so that budgets keep their meaning. Otherwise nsopt uses the model
-    of this device, and learns it if necessary. If the task starts from a trained network, the model
-    is then made exact for this one, so that percentages of its latency hold.
+    of this device, and learns it if necessary. If the subject starts from a trained network, the
+    model is then made exact for this one, so that percentages of its latency hold.
     """
-    prices = {task.settings.search.price, *(method.price for method in methods)}
+    prices = {subject.settings.search.price, *(method.price for method in methods)}
     if not metric.is_timed and LATENCY.name not in prices:
-        return task
-    arch = with_stored_latency(task.arch, list_studies(task, workspace))
+        return subject
+    arch = with_stored_latency(subject.arch, list_studies(subject, workspace))
     if arch.latency is None:
-        compute = resolve_compute(task.settings.training.device, "fp32")
+        compute = resolve_compute(subject.settings.training.device, "fp32")
         with sharing(compute, progress) as shared:
-            if task.start is not None:
-                arch = Timer(shared, task.runtime, progress, task.inputs).learn(arch)
+            if subject.start is not None:
+                arch = Timer(shared, subject.runtime, progress, subject.inputs).learn(arch)
             else:
-                model = learn_latency(arch, shared, progress, task.runtime, task.inputs)
+                model = learn_latency(arch, shared, progress, subject.runtime, subject.inputs)
                 arch = arch.with_latency(model)
-    return replace(task, arch=arch)
+    return replace(subject, arch=arch)

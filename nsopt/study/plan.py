@@ -11,13 +11,13 @@ from nsopt.latency.sittings import Latency
 from nsopt.methods.base import Method
 from nsopt.methods.registry import BASELINE
 from nsopt.scaling.metric import MACS
+from nsopt.session.session import Session
+from nsopt.session.timing import Network, find_latencies
 from nsopt.storage import schema, trials
 from nsopt.storage.engine import missing_points
 from nsopt.storage.trials import Point
 from nsopt.study.comparison import Comparison, choose_reference_budgets, make_reference_points
 from nsopt.study.laws import Laws
-from nsopt.study.session import Session
-from nsopt.study.timing import Network, find_latencies
 
 Points = Mapping[Method, Sequence[Point]]
 
@@ -43,7 +43,7 @@ class Plan:
         Raises:
             NsoptError: if other settings wrote the storage.
         """
-        stored = self.session.task.stored_studies(self.session.workspace)
+        stored = self.session.subject.stored_studies(self.session.workspace)
         return {
             method: missing_points(stored.get(method.name), points, trials.read_point)
             for method, points in self.points.items()
@@ -55,7 +55,7 @@ class Plan:
         They name budgets at which a law is extrapolated, and methods whose law has changed since
         their networks were trained.
         """
-        studies = self.session.task.stored_studies(self.session.workspace)
+        studies = self.session.subject.stored_studies(self.session.workspace)
         self.laws.read(studies)
         warnings = self.laws.describe_extrapolations(self.points)
         for method in self._methods_with_law:
@@ -81,7 +81,9 @@ class Plan:
         missing = {method: points for method, points in self.find_missing().items() if points}
         if not missing:
             return False
-        studies = self.session.open_studies([*missing, *self._methods_with_law])
+        studies = self.session.open_studies(
+            method.name for method in (*missing, *self._methods_with_law)
+        )
         self._find_latencies(self._propose_networks(self._methods_with_law, studies))
         for method, points in missing.items():
             for point in points:
@@ -132,10 +134,10 @@ class Plan:
 
         They are chosen once, because the latencies may be measured again.
         """
-        studies = self.session.open_studies(methods)
+        studies = self.session.open_studies(method.name for method in methods)
         uniform = self._propose_networks(methods[:1], studies)
         networks = uniform + self._propose_networks(methods[1:], studies)
-        macs = [MACS.cost(self.session.task.arch)(widths) for _, widths in networks]
+        macs = [MACS.cost(self.session.subject.arch)(widths) for _, widths in networks]
         asked = [self.comparison.references, *macs]
         study = studies[methods[0].name]
         budgets = schema.read_references(study, asked)
@@ -164,11 +166,11 @@ def make_plan(comparison: Comparison, session: Session) -> Plan:
 
 
 def _select_points(comparison: Comparison, method: Method, session: Session) -> list[Point]:
-    if method.keeps_weights and session.task.start is None:
+    if method.keeps_weights and session.subject.start is None:
         raise NsoptError(f"{method.name} is a trained network: give its weights with --start")
     points = comparison.points(method)
     for metric in dict.fromkeys(size.metric for size in comparison.sizes):
-        base = metric.cost(session.task.arch)(session.task.arch.base_widths)
+        base = metric.cost(session.subject.arch)(session.subject.arch.base_widths)
         budgets = {point.budget for point in points if point.metric == metric}
         left_out = sorted(budget for budget in budgets if not method.supports(budget, base))
         if left_out:

@@ -1,4 +1,4 @@
-"""Read the laws that searches and scores of a task stored."""
+"""Read the laws that searches and scores of a subject stored."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,15 +9,16 @@ from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.methods.base import LawInputs, Method
 from nsopt.models.architecture import Architecture
 from nsopt.pruning.settings import SearchSettings
-from nsopt.scaling.law import PowerLaw, ScalingLaw
+from nsopt.scaling.law import ScalingLaw
 from nsopt.scaling.metric import PARAMS, Metric
 from nsopt.scaling.record import Iteration
 from nsopt.scaling.solve import Limits
+from nsopt.session.presets import MinWidth, Multiple, rounding_for
+from nsopt.session.subject import read_architecture
+from nsopt.session.workspace import Workspace
 from nsopt.storage import schema, trials
 from nsopt.storage.urls import hide_password
-from nsopt.study.presets import MinWidth, Multiple, rounding_for
-from nsopt.study.task import read_architecture
-from nsopt.study.workspace import Workspace
+from nsopt.tasks.task import Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +63,7 @@ def read_stored_law(
     *,
     iteration: int | None = None,
     arch_name: str | None = None,
+    task: Task | None = None,
 ) -> NetworkLaw:
     """Return a method's law.
 
@@ -69,6 +71,7 @@ def read_stored_law(
         name: ARCH-DATA-PRESET.
         iteration: number of the iteration; None for the method's own choice.
         arch_name: the name of the architecture, if the user gave one (`stored_architecture`).
+        task: the task, if it is not of images.
 
     Raises:
         NsoptError: if the storage has no such law.
@@ -81,11 +84,7 @@ def read_stored_law(
         )
     if method.needs_trained_network:
         raise NoWidthsError(f"{method.name} has one law per trained network, so none is stored")
-    if method.needs_scored_law:
-        raise NoWidthsError(
-            f"{method.name} has one law per budget of a compression: see the widths in its report"
-        )
-    arch = read_architecture(schema.read_task(ours[0]), ours, arch_name)
+    arch = read_architecture(schema.read_task(ours[0]), ours, arch_name, task)
     # The settings of a search by another price name that price.
     usual = next((s for s in ours if schema.price_of_search(_kind(s)) is None), None)
     stored = schema.read_settings(usual or ours[0])["search"]
@@ -113,23 +112,3 @@ def read_stored_law(
 
 def _kind(study: Study) -> str:
     return schema.split_name(study.study_name)[1]
-
-
-def read_scored_law(workspace: Workspace, name: str, metric: Metric, budget: float) -> PowerLaw:
-    """Return the law with the best score at a budget.
-
-    Args:
-        name: ARCH-DATA-PRESET.
-
-    Raises:
-        NoWidthsError: if nothing was scored.
-    """
-    kind = schema.scores_kind(metric.name, budget)
-    study = workspace.studies(schema.tuning_name(name)).get(kind)
-    law = schema.read_law(study) if study else None
-    if law is None:
-        raise NoWidthsError(
-            f"no widths of {name} were scored at this budget of {metric.name}: "
-            "run nsopt compress first"
-        )
-    return law

@@ -13,8 +13,8 @@ from nsopt.models.architecture import Architecture
 from nsopt.scaling.law import ScalingLaw
 from nsopt.scaling.metric import Metric
 from nsopt.scaling.solve import Limits, solve_widths
+from nsopt.session.session import Session
 from nsopt.storage.timings import StoredTimings
-from nsopt.study.session import Session
 
 
 def correct_latency(
@@ -29,7 +29,7 @@ def correct_latency(
 
     The widths at this budget are found once, by at most 12 timed networks, whatever machine or
     process asks. No network is timed again under the same conditions, unless the machine was busy.
-    If the task starts from a trained network, each is timed beside it (`MeasuredBudget`).
+    If the subject starts from a trained network, each is timed beside it (`MeasuredBudget`).
 
     Args:
         study: where to store them.
@@ -37,13 +37,13 @@ def correct_latency(
     Raises:
         NoWidthsError: if no network that was timed is within the budget.
     """
-    task = session.task
+    subject = session.subject
     if not metric.is_timed:
-        return task.arch
-    inherits = task.start is not None
-    limits = Limits(*task.settings.rounding(metric), max_width=max_width, fill=inherits)
-    beside = inherits and task.runtime.is_here
-    asked = MeasuredBudget(task.arch, law, metric, budget, limits, beside)
+        return subject.arch
+    inherits = subject.start is not None
+    limits = Limits(*subject.settings.rounding(metric), max_width=max_width, fill=inherits)
+    beside = inherits and subject.runtime.is_here
+    asked = MeasuredBudget(subject.arch, law, metric, budget, limits, beside)
     store = StoredTimings(study, lambda: session.studies().values())
     return replace(session.timer, store=store).correct(asked)
 
@@ -60,6 +60,6 @@ def solve_in_time(
         NoWidthsError: if no widths are within the budget.
     """
     arch = correct_latency(session, study, law, metric, budget)
-    rounding = session.task.settings.rounding(metric)
+    rounding = session.subject.settings.rounding(metric)
     fit = solve_widths(law, metric.cost(arch), budget, *rounding, warn=False)
     return tuple(fit.widths.tolist())

@@ -29,3 +29,8 @@ def import_task(name: str) -> Task:
         kind = type(made).__name__
         raise NsoptError(f"{name} returns a {kind}, not an nsopt.Task: name a function that does")
     return made
+
+
+def import_given_task(name: str | None) -> Task | None:
+    """Return the task of `name` as `import_task` does; None without a name."""
+    return None if name is None else import_task(name)

@@ -21,15 +21,15 @@ from nsopt.scaling.algorithm3 import SgdFit, solve_widths_sgd
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.metric import Metric, counted_costs
 from nsopt.scaling.record import Iteration
+from nsopt.session.points import PointRunner, open_tuning, run_points
+from nsopt.session.searching import hold_search, search_task
+from nsopt.session.session import Session, start_session
+from nsopt.session.subject import Subject
+from nsopt.session.workspace import Workspace
 from nsopt.storage import schema, trials
 from nsopt.storage.trials import TuningPoint
 from nsopt.storage.urls import hide_password
-from nsopt.study.searching import hold_search, search_task
-from nsopt.study.session import Session, start_session
-from nsopt.study.task import Task
 from nsopt.study.widths_in_time import solve_in_time
-from nsopt.study.workspace import Workspace
-from nsopt.tuning.points import PointRunner, open_tuning, run_points
 
 Over = Literal["pretrain-epochs", "eta"]
 PRETRAIN_EPOCHS = (0, 2, 5, 10, 30, 60)
@@ -53,7 +53,7 @@ class Tuning:
         pretrain_epochs: the values of P.
     """
 
-    task: Task
+    subject: Subject
     metric: Metric
     budget: int | float
     over: Over
@@ -64,7 +64,7 @@ class Tuning:
     @property
     def study_name(self) -> str:
         kind = f"{self.over}-pareto" if self.trains else self.over
-        return schema.study_name(schema.tuning_name(self.task.name), kind)
+        return schema.study_name(schema.tuning_name(self.subject.name), kind)
 
     @property
     def trains(self) -> bool:
@@ -74,7 +74,7 @@ class Tuning:
     @property
     def points(self) -> list[TuningPoint]:
         """What the trials run."""
-        first = self.task.settings.training.seed
+        first = self.subject.settings.training.seed
         if not self.trains:
             return [TuningPoint(seed=first, index=index) for index in range(self.trials)]
         return [
@@ -100,7 +100,7 @@ def run_tuning(tuning: Tuning, workspace: Workspace, progress: Progress) -> Stud
     Raises:
         NsoptError: if a search fails, or if other settings wrote the storage.
     """
-    with start_session(tuning.task, workspace, progress) as session:
+    with start_session(tuning.subject, workspace, progress) as session:
         tuned = {"budget": tuning.budget, "metric": tuning.metric.name}
         study = open_tuning(
             session, tuning.study_name, tuned, tuning.metric_names, tuning.directions
@@ -215,12 +215,12 @@ class TuningRunner(PointRunner):
 
     def _train(self, trial: Trial, law: PowerLaw, seed: int) -> float:
         """Return the validation accuracy of the law's network at the budget."""
-        tuning, arch = self.tuning, self.tuning.task.arch
+        tuning, arch = self.tuning, self.tuning.subject.arch
         widths = solve_in_time(self.session, trial.study, law, tuning.metric, tuning.budget)
         folder = self.session.workspace.checkpoints(tuning.study_name)
         outcome = self.session.train(
             widths,
-            tuning.task.settings.training_for(seed),
+            tuning.subject.settings.training_for(seed),
             folder / f"training-{schema.width_key(widths)}-seed{seed}.pt",
             f"training, seed {seed}",
         )
@@ -238,7 +238,7 @@ class TuningRunner(PointRunner):
         """Run Algorithm 3 with a proposed eta. Prune the trial if the algorithm diverges."""
         tuning = self.tuning
         eta = trial.suggest_float("eta", *_ETA, log=True)
-        fit = solve_widths_sgd(law, tuning.metric.cost(tuning.task.arch), tuning.budget, eta)
+        fit = solve_widths_sgd(law, tuning.metric.cost(tuning.subject.arch), tuning.budget, eta)
         trial.set_constraint(trials.BUDGET, fit.error)
         numbers = {
             "budget_error": fit.error,
@@ -259,6 +259,6 @@ def _search(tuning: Tuning, session: Session, checkpoint: str, **changes: int) -
         checkpoint: the name of its file.
         changes: of the search's settings.
     """
-    settings = tuning.task.settings.search.updated(**changes)
+    settings = tuning.subject.settings.search.updated(**changes)
     path = session.workspace.checkpoints(tuning.study_name) / checkpoint
     return list(search_task(session, settings, (), path))

@@ -32,8 +32,8 @@ from nsopt.reports.style import log_axis, method_styles, new_figure
 from nsopt.reports.tables import format_latency, with_deviation
 from nsopt.reports.template import fragment, render_template
 from nsopt.scaling.metric import PARAMS
+from nsopt.session.presets import get_preset
 from nsopt.storage.schema import SEARCH
-from nsopt.study.presets import get_preset
 from studies.paper.published import (
     PublishedLine,
     PublishedTable,

@@ -21,9 +21,9 @@ from nsopt.errors import NsoptError, StorageError
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import get_architecture
 from nsopt.scaling.metric import get_metric
+from nsopt.session.subject import Subject
 from nsopt.storage import schema
 from nsopt.storage.trials import Point
-from nsopt.study.task import Task
 from tests.conftest import first_digits
 from tests.study.test_comparison import SETTINGS
 
@@ -73,7 +73,7 @@ def test_a_share_of_the_base_network_names_a_budget_as_for_compress(
 
 @pytest.fixture
 def digits_study(narrow: TableArchitecture) -> Study:
-    task = Task(narrow, first_digits(100, 20), Source("digits"), SETTINGS)
+    task = Subject(narrow, first_digits(100, 20), Source("digits"), SETTINGS)
     return task.open_study(InMemoryStorage(), "uniform", Compute(torch.device("cpu"), "fp32"))
 
 

@@ -12,7 +12,7 @@ from nsopt.cli import options
 from nsopt.cli.app import app
 from nsopt.cli.options import PruneOptions, SearchOptions, SgdOptions, TrainingOptions, changes
 from nsopt.pruning.settings import SearchSettings
-from nsopt.study.presets import Preset, get_preset, override
+from nsopt.session.presets import Preset, get_preset, override
 from nsopt.training.settings import TrainSettings
 from tests.conftest import REPOSITORY, call_nsopt
 

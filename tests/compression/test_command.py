@@ -10,16 +10,16 @@ import torch
 
 from nsopt.cli.compress import _export
 from nsopt.compression.budgets import Budget
-from nsopt.compression.classifier_compression import _find_best
+from nsopt.compression.pipeline import _find_best
 from nsopt.compression.result import Compressed
-from nsopt.data.images import ImageSet
 from nsopt.deployment.kept import load_network
 from nsopt.errors import NsoptError
 from nsopt.models.registry import get_architecture
-from nsopt.reports.results import Results, read_results
+from nsopt.reports.results import read_results
 from nsopt.scaling.metric import PARAMS
-from nsopt.study.task import Task
-from nsopt.study.workspace import Workspace
+from nsopt.session.session import Session
+from nsopt.session.subject import Subject
+from nsopt.session.workspace import Workspace
 from tests.conftest import call_nsopt
 from tests.deployment.test_artifacts import make_network
 from tests.e2e.test_user_errors import assert_fails
@@ -66,17 +66,15 @@ def test_invalid_options_fail_before_anything_runs(
 
 
 def test_the_export_of_compress_replaces_a_symbolic_link(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("nsopt.cli.extras.has_extra", lambda name: False)
     victim, folder = tmp_path / "victim", tmp_path / "out"
     victim.write_text("precious")
     folder.mkdir()
     (folder / "macs-50-percent.pt").symlink_to(victim)
     compressed = SimpleNamespace(budget="macs=50%", network=make_network(50.0))
-    data = cast(ImageSet, None)  # nothing is exported to ONNX
-    files = _export(cast(Compressed, compressed), folder, data)
-    assert files.startswith("macs-50-percent.pt ")
+    files = _export(cast(Compressed, compressed), folder, cast(Subject, None), [])
+    assert files == "macs-50-percent.pt"
     assert victim.read_text() == "precious"
     (file,) = folder.iterdir()
     assert not file.is_symlink()
@@ -84,11 +82,11 @@ def test_the_export_of_compress_replaces_a_symbolic_link(
 
 
 def test_the_error_of_failed_trainings_hides_the_password(tmp_path: Path) -> None:
-    task = SimpleNamespace(stored_studies=lambda workspace: {})
-    workspace = Workspace("postgresql://me:sesame@h/d", tmp_path)
+    place = Workspace("postgresql://me:sesame@h/d", tmp_path)
+    session = SimpleNamespace(studies=dict, subject=None, workspace=place)
     budget = Budget("macs=50%", PARAMS, 1)
     with pytest.raises(NsoptError, match=r"succeeded: see postgresql://me:\*\*\*@h/d$"):
-        _find_best(cast(Task, task), workspace, budget, (), cast(Results, None))
+        _find_best(cast(Session, session), budget, ())
 
 
 TRAINED = """

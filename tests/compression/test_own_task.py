@@ -4,7 +4,6 @@ import html
 import math
 import shutil
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,11 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 import nsopt
-from nsopt.compression.own_compression import choose_method
+from nsopt.compression.choice import choose_method
 from nsopt.errors import NonFiniteLossError, NsoptError
-from nsopt.latency.measure import measure_latencies
-from nsopt.study.presets import StudySettings, get_preset, override
+from nsopt.session.presets import StudySettings, get_preset, override
+from nsopt.session.workspace import Workspace
+from nsopt.storage.urls import sqlite_url
 from tests.forked import Forked
 from tests.models.tracing.awkward import UpAndDown
 
@@ -39,7 +39,7 @@ SETTINGS: StudySettings = override(
 )
 SETTINGS = SETTINGS.updated(search=SETTINGS.search.updated(search_images=None))
 BUDGETS = ["macs=60%", "params=50%"]
-PARTS = {"train", "loss", "score", "test", "distance"}
+NAME = "upanddown-task-compress"
 
 
 def make_examples(count: int, seed: int) -> TensorDataset:
@@ -65,9 +65,9 @@ def right_pixels(model: nn.Module) -> float:
 
 @pytest.fixture(scope="module", autouse=True)
 def _few_passes() -> Iterator[None]:
-    few = partial(measure_latencies, warmup=1, repeats=2, rounds=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nsopt.compression.own_compression.measure_latencies", few)
+        for name, passes in (("_WARMUP", 1), ("_REPEATS", 2), ("_ROUNDS", 1)):
+            patch.setattr(f"nsopt.session.timing.{name}", passes)
         yield
 
 
@@ -127,8 +127,8 @@ def test_the_same_call_again_trains_nothing(
     kept: tuple[nsopt.Compression, Path], trained: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, out = kept
-    monkeypatch.setattr("nsopt.compression.own_compression.train_configuration", None)
-    monkeypatch.setattr("nsopt.compression.own_task.score", None)
+    monkeypatch.setattr("nsopt.session.session.train_configuration", None)
+    monkeypatch.setattr("nsopt.compression.scores.score", None)
     again = run(trained, out=out)
     for budget, own in again.networks.items():
         assert (own.widths, own.score) == (first[budget].widths, first[budget].score)
@@ -143,13 +143,10 @@ def test_the_report_shows_all_networks(
     text = page.read_text()
     assert all(html.escape(cell) in text for row in result.rows() for cell in row.values())
     assert "ms per batch of 100" in text
-    table = pd.read_csv(page.with_name("networks.csv"))
-    assert table["budget"].tolist() == ["100%", *BUDGETS]
-    assert table["score"].tolist() == [
-        result.dense.score,
-        *(small.score for small in result.networks.values()),
-    ]
-    assert table["widths"].tolist()[0] == "-".join(map(str, result.dense.widths))
+    table = pd.read_csv(page.with_name("outcomes.csv")).set_index(["method", "metric"])["score"]
+    assert table["dense"].tolist() == [result.dense.score]
+    for small, metric in zip(result.networks.values(), ("macs", "params"), strict=True):
+        assert table[small.method, metric] == small.score
 
 
 @pytest.mark.parametrize("calls", [3, 6])
@@ -176,7 +173,7 @@ def test_damaged_networks_are_trained_again(
 ) -> None:
     first, out = kept
     shutil.copytree(out, tmp_path / "copy")
-    for file in (tmp_path / "copy" / "upanddown").iterdir():
+    for file in (tmp_path / "copy" / "artifacts").iterdir():
         content = bytearray(file.read_bytes())
         content[len(content) // 2] ^= 1
         file.write_bytes(content)
@@ -253,18 +250,18 @@ def test_searches_and_fine_tunings_are_stored_as_optuna_studies(
     kept: tuple[nsopt.Compression, Path],
 ) -> None:
     names = optuna.get_all_study_names(f"sqlite:///{kept[1] / 'study.db'}")
-    assert {"upanddown/search", "upanddown/search-macs", "upanddown/fine-tuned"} < set(names)
+    kinds = {name.rpartition("/")[2] for name in names if name.startswith("upanddown-")}
+    assert {"search", "search-macs", "uniform", "scored", "dense"} < kinds
 
 
 def test_two_processes_share_a_compression(trained: nn.Module, tmp_path: Path) -> None:
     with Forked(run_briefly, trained, tmp_path) as other:
         run_briefly(trained, tmp_path)
         assert other.wait() == 0
-    for kind, count in (("search", 1), ("search-macs", 1), ("fine-tuned", 2)):
-        study = optuna.load_study(
-            study_name=f"upanddown/{kind}", storage=f"sqlite:///{tmp_path / 'study.db'}"
-        )
-        assert len(study.trials) <= count, f"a {kind} ran twice"
+    studies = Workspace(sqlite_url(tmp_path / "study.db"), tmp_path).studies(NAME)
+    for kind in ("search", "search-macs", "uniform", "scored", "dense"):
+        states = [trial.state.name for trial in studies[kind].trials]
+        assert states.count("COMPLETE") <= 1, f"a {kind} ran twice"
 
 
 def test_a_compression_continues_in_its_precision(
@@ -279,7 +276,7 @@ def test_a_compression_continues_in_its_precision(
 def test_a_compression_with_other_settings_is_not_continued(
     kept: tuple[nsopt.Compression, Path], trained: nn.Module
 ) -> None:
-    with pytest.raises(NsoptError, match=r"was written by other settings \(settings.training.epo"):
+    with pytest.raises(NsoptError, match=r"was written by other settings \(training.epo"):
         run(trained, out=kept[1], epochs=3)
 
 
@@ -309,8 +306,12 @@ def test_a_latency_budget_holds_as_the_given_function_measures_it(
     whole = count_parameters(trained, torch.empty(0))
     assert first.dense.latency == pytest.approx(whole)
     assert 0.6 * whole < count_parameters(own.model, torch.empty(0)) <= 0.7 * whole
-    for file in (tmp_path / "upanddown").iterdir():
-        state = torch.load(file, weights_only=True)
+    for file in (tmp_path / "artifacts").iterdir():
+        state = torch.load(file, weights_only=True)["state"]
+        if sum(map(torch.numel, state.values())) == sum(
+            map(torch.numel, trained.state_dict().values())
+        ):
+            continue  # the trained network itself
         weights = [
             value for name, value in state.items() if name in dict(trained.named_parameters())
         ]
@@ -376,7 +377,7 @@ def test_a_trainer_replaces_the_fine_tuning(trained: nn.Module, tmp_path: Path) 
     small = run(trained, **asked, trainer=shift)[BUDGETS[0]]
     assert {context.seed for context in seen} == {0, 1}
     assert all(context.epochs == 2 and context.teacher is not None for context in seen)
-    assert all(context.folder.is_dir() for context in seen)
+    assert all(context.folder.name.endswith(".trainer") for context in seen)
     weights = dict(small.model.named_parameters())
     assert all(float(values.detach().mean()) > 0.5 for values in weights.values())
     count = len(seen)

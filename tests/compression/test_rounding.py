@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from nsopt.compression.budgets import read_compression_budgets
-from nsopt.compression.classifier_compression import prepare_budgets
 from nsopt.compression.latency import ask, with_fast_multiple
+from nsopt.compression.pipeline import prepare
 from nsopt.data.images import ImageData
-from nsopt.data.source import Source
 from nsopt.latency.bisection import Tried, bisect_widths
 from nsopt.latency.linear import MacsLatency
 from nsopt.latency.measure import CPU
@@ -20,15 +19,13 @@ from nsopt.latency.measured_budget import MeasuredBudget
 from nsopt.latency.multiples import _count_macs, choose_multiples, multiple_per_layer
 from nsopt.latency.runtime import TORCH, Runtime, choose_runtime
 from nsopt.latency.timer import Timer
-from nsopt.methods.registry import DENSE
 from nsopt.models.architecture import Architecture, TableArchitecture
 from nsopt.progress import Silent
 from nsopt.scaling.law import uniform_curve
-from nsopt.scaling.metric import LATENCY, MACS, PARAMS
-from nsopt.study.compare import run_comparison
-from nsopt.study.comparison import Comparison, Size
-from nsopt.study.presets import StudySettings
-from nsopt.study.task import Task
+from nsopt.scaling.metric import LATENCY, MACS
+from nsopt.session.presets import StudySettings
+from nsopt.session.session import start_session
+from nsopt.session.subject import Subject
 from tests.compression.test_compress import SETTINGS
 from tests.study.test_comparison import Listener, make_workspace
 
@@ -159,12 +156,15 @@ def test_the_same_command_rounds_to_the_same_multiple(
     arch: Architecture, digits: ImageData, tmp_path: Path, block: list[int]
 ) -> None:
     model = arch.build(arch.base_widths).eval()
-    task = Task(arch, digits, Source(digits.name), SETTINGS.updated(start=1), model, TORCH)
+    subject = Subject.of(arch, digits, SETTINGS, model)
     place, asked = make_workspace(tmp_path), ["latency=50%"]
-    first, _ = prepare_budgets(task, asked, place, Silent())
-    assert first.settings.multiple_of == {"latency": (8, *[16] * 7)}
-    whole = Size(PARAMS, PARAMS.cost(arch)(arch.base_widths), 1.0)
-    run_comparison(Comparison(first, (DENSE,), (whole,), 1), place, Silent())
+
+    def read_settings() -> StudySettings:
+        with start_session(subject, place, Silent()) as begun:
+            session, _, _ = prepare(begun, asked)
+            return session.subject.settings
+
+    first = read_settings()
+    assert first.multiple_of == {"latency": (8, *[16] * 7)}
     block[0] = 1
-    again, _ = prepare_budgets(task, asked, place, Silent())
-    assert again.settings == first.settings
+    assert read_settings() == first

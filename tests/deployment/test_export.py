@@ -124,7 +124,7 @@ def test_check_export_detects_wrong_labels_and_wrong_weights(
     export(kept, tmp_path / "network", "state_dict")
     with pytest.raises(NsoptError, match="give the images of the study"):
         check_export(kept, tmp_path / "network", "state_dict", shifted(digits.test))
-    with pytest.raises(NsoptError, match="logits differ from PyTorch"):
+    with pytest.raises(NsoptError, match="outputs differ from PyTorch"):
         check_export(other_weights(kept), tmp_path / "network", "state_dict", digits.test)
 
 

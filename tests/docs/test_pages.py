@@ -28,8 +28,8 @@ from nsopt.models.registry import get_architecture
 from nsopt.reports.results import Results
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.metric import PARAMS, read_budgets
+from nsopt.session.presets import get_preset
 from nsopt.storage.schema import TaskDescription, width_key
-from nsopt.study.presets import get_preset
 from tests.compression.test_compress import SETTINGS
 from tests.conftest import first_digits
 from tests.forked import Forked

@@ -15,7 +15,7 @@ import torch
 
 import nsopt
 from nsopt.compression import compress
-from nsopt.study.presets import get_preset
+from nsopt.session.presets import get_preset
 from nsopt.torchvision_import import import_torchvision
 from tests.compression.test_compress import SETTINGS
 from tests.conftest import first_digits

@@ -15,8 +15,8 @@ from nsopt.progress import Silent
 from nsopt.reports.dashboard import publish
 from nsopt.reports.page import write_report
 from nsopt.reports.results import read_results
+from nsopt.session.workspace import Workspace
 from nsopt.study.compare import run_comparison
-from nsopt.study.workspace import Workspace
 from tests.conftest import free_port
 from tests.forked import start_nsopt
 from tests.study.test_comparison import (

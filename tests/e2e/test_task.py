@@ -1,5 +1,6 @@
 """A task of the user on the command line: sound, which nsopt knows nothing about."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -83,14 +84,26 @@ def test_two_workers_compare_methods_on_a_task_of_the_user() -> None:
     assert second == first
 
 
-def test_a_network_of_a_task_is_compressed() -> None:
+def test_two_workers_compress_a_network_of_a_task_and_every_command_reads_it() -> None:
     options = "--budgets=macs=50%", "--epochs=1", "--warmup-epochs=0", "--candidates=2", "--out=out"
-    done = call_nsopt("compress", *NAMES, *FEW, *options, "--averaging=0")
+    done = call_nsopt("compress", *NAMES, *FEW, *options, "--averaging=0", "--workers=2")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "macs-50-percent.pt" in done.stdout
-    state = torch.load("out/macs-50-percent.pt", weights_only=True)
+    assert "macs-50-percent.onnx, macs-50-percent.pt2, macs-50-percent.pt" in done.stdout
+    state = torch.load("out/macs-50-percent.pt", weights_only=True)["state"]
     assert state["layers.0.weight"].shape[0] < 24
     assert Path("out/report/index.html").is_file()
+    stored = "--storage=sqlite:///out/study.db", *NAMES[:2]
+    timed = call_nsopt("latency", *stored, "--batch-size=4", "--device=cpu")
+    assert timed.returncode == 0, timed.stderr
+    assert "Trained network" in timed.stdout
+    found = call_nsopt("widths", *stored, "--budgets=20k", "--metric=macs", "--json")
+    assert found.returncode == 0, found.stderr
+    assert len(json.loads(found.stdout)[0]["widths"]) == 2
+    written = call_nsopt("export", *stored, "--out=again.pt2", "--format=pt2")
+    assert written.returncode == 0, written.stderr
+    assert "the outputs of the file differ from PyTorch's by" in written.stdout
+    without = call_nsopt("export", *stored[:1], "--out=again.pt2")
+    assert_fails(without, "takes no images: give the function of its task as --task")
 
 
 @pytest.mark.parametrize(

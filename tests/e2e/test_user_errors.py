@@ -14,8 +14,8 @@ from PIL import Image
 from nsopt.cli.options import PlaceOptions, TaskOptions
 from nsopt.cli.preparation import prepare
 from nsopt.deployment.kept import load_network
+from nsopt.session.presets import get_preset
 from nsopt.storage.opening import open_storage
-from nsopt.study.presets import get_preset
 from tests.conftest import call_nsopt, run_nsopt
 from tests.forked import Forked, run_module
 

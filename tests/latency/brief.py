@@ -7,7 +7,7 @@ import pytest
 
 from nsopt.compute import memory
 from nsopt.latency import kernel_model, kernel_times, multiples, runtime, timer
-from nsopt.study import timing
+from nsopt.session import timing
 from nsopt.training import step
 
 

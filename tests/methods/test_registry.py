@@ -23,7 +23,7 @@ from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.law import PowerLaw, uniform_curve
 from nsopt.scaling.record import Iteration, Trajectory
 
-BUILT_IN = ["uniform", "magnitude", "morphnet", "neuralscale", "dense", "scored"]
+BUILT_IN = ["uniform", "magnitude", "morphnet", "neuralscale", "dense"]
 
 
 @pytest.fixture

@@ -27,8 +27,6 @@ from nsopt.reports.page import render
 from nsopt.reports.results import Results, read_results
 from nsopt.reports.style import log_axis, method_styles
 from nsopt.reports.tables import (
-    format_ms,
-    short_number,
     size_of,
     summary,
     with_deviation,
@@ -37,6 +35,7 @@ from nsopt.reports.tables import (
 )
 from nsopt.reports.widths import draw_widths, widths_info
 from nsopt.reports.words import answer
+from nsopt.scaling.metric import format_ms, short_number
 
 
 def test_small_milliseconds_keep_their_digits() -> None:

@@ -13,7 +13,7 @@ from nsopt.cli.study import _export_command
 from nsopt.reports.page import render
 from nsopt.reports.results import Results
 from nsopt.reports.words import Verdict, answer, doubt_latencies, paired_difference
-from nsopt.study.workspace import Workspace
+from nsopt.session.workspace import Workspace
 
 WORKSPACE = Workspace("sqlite:///study.db", Path())
 
@@ -159,7 +159,7 @@ def test_methods_that_share_the_best_widths_win_together(results: Results) -> No
     three = dataclasses.replace(results, outcomes=pd.concat([behind, scored], ignore_index=True))
     for sentence in map(str, answer_for(three)):
         assert (
-            "Uniform and Scored law win by 2.0 points of test accuracy over NeuralScale" in sentence
+            "Scored law and Uniform win by 2.0 points of test accuracy over NeuralScale" in sentence
         )
         assert "They cost 0.5x the time." in sentence
         assert "Widths of Uniform and Scored law: " in sentence

@@ -9,7 +9,7 @@ import torch
 import nsopt
 from nsopt.latency import kernel_model, kernel_times
 from nsopt.reports.results import read_results
-from nsopt.study import timing
+from nsopt.session import timing
 from tests.conftest import call_nsopt
 from tests.simulated_device.networks import small
 from tests.simulated_device.simulation import SimulatedDevices

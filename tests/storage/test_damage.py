@@ -25,14 +25,15 @@ from nsopt.progress import Silent
 from nsopt.reports.results import read_results
 from nsopt.reports.tuning import tuning_note
 from nsopt.scaling.law import uniform_curve
+from nsopt.session import subject, timing, workspace
+from nsopt.session.joining import _choose_study
+from nsopt.session.session import Session
+from nsopt.session.workspace import Workspace
 from nsopt.storage import opening, schema
 from nsopt.storage.opening import open_storage
 from nsopt.storage.trials import TuningPoint, enqueue_point
-from nsopt.study import task, timing, workspace
 from nsopt.study.laws import Laws
-from nsopt.study.session import Session
-from nsopt.study.worker import Worker, _choose_study
-from nsopt.study.workspace import Workspace
+from nsopt.study.worker import Worker
 from tests.conftest import call_nsopt
 from tests.e2e.test_user_errors import assert_fails
 
@@ -84,7 +85,7 @@ def write_tuning(storage: InMemoryStorage) -> None:
     settings = schema.read_settings(study) | {"tuning": {"epochs": 1}}
     schema.write_identity(tuned, about, source, settings, schema.read_provenance(study), ["value"])
     schema.write_law(tuned, uniform_curve(about.base_widths))
-    schema.write_verdict(tuned, "no law is better")
+    schema.write_verdict(tuned, 0, "no law is better")
     enqueue_point(tuned, TuningPoint(0, index=1))
     trial = tuned.ask()
     trial.suggest_float("slope", 0.0, 1.0)
@@ -164,7 +165,7 @@ def read_timed(storage: InMemoryStorage) -> None:
 def read_work(storage: InMemoryStorage) -> None:
     """As worker does."""
     place = Workspace(URL, Path())
-    own = task.load_task(_choose_study(PREFIX, place), None, Path(), None)
+    own = subject.load_subject(_choose_study(PREFIX, place), None, Path(), None)
     session = Session(own, place, resolve_compute("cpu", "fp32"), Silent())
     Worker(session, Laws(session))._look()
 
@@ -183,7 +184,7 @@ def test_a_damaged_value_ends_in_one_line(
     stored: InMemoryStorage,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(task, "load_source", cache(load_source))
+    monkeypatch.setattr(subject, "load_source", cache(load_source))
     told = dict[str, str | int]()
     for attributes in attributes_of(stored, name):
         for path, value in damages(attributes):

@@ -16,9 +16,9 @@ from nsopt.deployment.artifacts import BestNetworks
 from nsopt.deployment.kept import load_network
 from nsopt.errors import NsoptError
 from nsopt.samplers.candidates import make_sampler
+from nsopt.session.workspace import Workspace
 from nsopt.storage.opening import open_storage
 from nsopt.storage.weights_file import read_weights, write_weights
-from nsopt.study.workspace import Workspace
 from tests.conftest import call_nsopt
 from tests.deployment.test_artifacts import make_network
 from tests.e2e.test_user_errors import assert_fails

@@ -6,8 +6,8 @@ import pytest
 
 from nsopt.data.images import ImageData
 from nsopt.models.architecture import TableArchitecture
+from nsopt.session.workspace import Workspace
 from nsopt.study.comparison import Comparison
-from nsopt.study.workspace import Workspace
 from tests.conftest import first_digits
 from tests.study.test_comparison import make_comparison, make_workspace
 

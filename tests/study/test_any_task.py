@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import nsopt
 from nsopt.errors import NsoptError
-from nsopt.study.presets import StudySettings, get_preset, override
+from nsopt.session.presets import StudySettings, get_preset, override
 
 SETTINGS: StudySettings = override(
     get_preset("smoke").settings,
@@ -114,7 +114,7 @@ def test_the_same_call_continues_and_the_best_networks_can_be_loaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first, out = study
-    monkeypatch.setattr("nsopt.study.session.train_configuration", None)
+    monkeypatch.setattr("nsopt.session.session.train_configuration", None)
     again = compare(arch, make_task(), out=out)
     pd.testing.assert_frame_equal(again.table, first.table)
     row, uniform = first.table.iloc[0], first.results.outcomes.query("method == 'uniform'")

@@ -35,27 +35,23 @@ from nsopt.reports.results import Results, read_results
 from nsopt.scaling.law import ScalingLaw, uniform_curve
 from nsopt.scaling.metric import LATENCY, MACS, PARAMS
 from nsopt.scaling.solve import solve_widths
+from nsopt.session.presets import StudySettings
+from nsopt.session.searching import continue_searches
+from nsopt.session.session import Session
+from nsopt.session.subject import Subject
+from nsopt.session.workspace import Workspace
 from nsopt.storage import engine, schema, trials
 from nsopt.storage.opening import open_storage
 from nsopt.storage.studies import load_studies
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import Comparison, Size, sizes_of_ratios
 from nsopt.study.laws import Laws
-from nsopt.study.presets import StudySettings
-from nsopt.study.searching import continue_searches
-from nsopt.study.session import Session
 from nsopt.study.stored_law import read_stored_law
-from nsopt.study.task import Task
 from nsopt.study.worker import Worker
-from nsopt.study.workspace import Workspace
 from nsopt.tasks.evaluation import AccuracyEvaluation
 from nsopt.training.settings import TrainSettings
 
-METHODS = tuple(
-    name
-    for name, method in methods().items()
-    if not (method.needs_scored_law or method.keeps_weights)
-)
+METHODS = tuple(name for name, method in methods().items() if not method.keeps_weights)
 optuna.logging.set_verbosity(optuna.logging.CRITICAL)
 
 SETTINGS = StudySettings(
@@ -92,7 +88,7 @@ class Listener(Silent):
 
 def make_comparison(arch: TableArchitecture, data: ImageData) -> Comparison:
     return Comparison(
-        task=Task(arch, data, Source("digits"), SETTINGS),
+        subject=Subject(arch, data, Source("digits"), SETTINGS),
         methods=get_methods(METHODS),
         sizes=sizes_of_ratios(arch, PARAMS, [0.5]),
         seeds=2,
@@ -100,8 +96,8 @@ def make_comparison(arch: TableArchitecture, data: ImageData) -> Comparison:
 
 
 def with_settings(comparison: Comparison, settings: StudySettings) -> Comparison:
-    task = dataclasses.replace(comparison.task, settings=settings)
-    return dataclasses.replace(comparison, task=task)
+    task = dataclasses.replace(comparison.subject, settings=settings)
+    return dataclasses.replace(comparison, subject=task)
 
 
 def only(comparison: Comparison, *names: str, **changes: Any) -> Comparison:
@@ -154,7 +150,7 @@ def test_every_point_has_one_trial_within_the_budget(
     assert sorted(points.itertuples(index=False, name=None)) == [
         (method, 0.5, seed) for method in sorted(METHODS) for seed in (0, 1)
     ]
-    params = comparison.task.arch.cost("params")
+    params = comparison.subject.arch.cost("params")
     for row in results.outcomes.to_dict("records"):
         assert params(row["widths"]) == row["params"] <= row["budget"]
         assert row["feasible"]
@@ -203,12 +199,12 @@ def test_weights_of_the_best_network_are_kept(
             continue
         (path,) = BestNetworks(folder).files(study)
         kept = nsopt.load_network(path)
-        splits, compute = comparison.task.splits, Compute(torch.device("cpu"), bf16=False)
+        splits, compute = comparison.subject.splits, Compute(torch.device("cpu"), bf16=False)
         evaluation = AccuracyEvaluation(splits.validation, splits, compute)
         evaluation.advance(kept.model)
         own = [t for t in study.trials if t.user_attrs["budget"] == kept.budget]
         assert evaluation.score == kept.val_accuracy == max(t.values[0] for t in own)
-        assert kept.classes == comparison.task.data.classes
+        assert kept.classes == comparison.subject.data.classes
 
 
 def test_the_widths_of_neuralscale_follow_the_stored_law(
@@ -218,7 +214,7 @@ def test_the_widths_of_neuralscale_follow_the_stored_law(
     law = results.searches["search"][-1].law
     outcome = results.outcomes.query("method == 'neuralscale'").iloc[0]
     expected = solve_widths(
-        law, PARAMS.cost(comparison.task.arch), outcome["budget"], warn=False
+        law, PARAMS.cost(comparison.subject.arch), outcome["budget"], warn=False
     ).widths
     assert outcome["widths"] == tuple(expected.tolist())
 
@@ -307,7 +303,7 @@ def with_latency_of_filters(arch: Architecture) -> Architecture:
 
 def timed_by_filters(comparison: Comparison) -> Comparison:
     """Return a comparison whose clock measures a tenth more than this model predicts."""
-    base = sum(comparison.task.arch.base_widths)
+    base = sum(comparison.subject.arch.base_widths)
 
     def clock(module: nn.Module, images: torch.Tensor) -> float:
         assert len(images) == 100
@@ -316,11 +312,11 @@ def timed_by_filters(comparison: Comparison) -> Comparison:
 
     runtime = OwnMeasure("tests:clock", clock)
     task = dataclasses.replace(
-        comparison.task,
-        settings=comparison.task.settings.updated(runtime=runtime.name),
+        comparison.subject,
+        settings=comparison.subject.settings.updated(runtime=runtime.name),
         runtime=runtime,
     )
-    return dataclasses.replace(comparison, task=task)
+    return dataclasses.replace(comparison, subject=task)
 
 
 def test_a_command_runs_latency_budgets_that_another_command_enqueued(
@@ -328,14 +324,14 @@ def test_a_command_runs_latency_budgets_that_another_command_enqueued(
 ) -> None:
     """This command has no latency model and no budgets in milliseconds of its own."""
     comparison = timed_by_filters(comparison)
-    arch = with_latency_of_filters(comparison.task.arch)
+    arch = with_latency_of_filters(comparison.subject.arch)
     in_time = dataclasses.replace(
         only(comparison, "uniform", seeds=1),
-        task=dataclasses.replace(comparison.task, arch=arch),
+        subject=dataclasses.replace(comparison.subject, arch=arch),
         sizes=sizes_of_ratios(arch, LATENCY, [0.5]),
     )
     (uniform,) = in_time.methods
-    study = in_time.task.open_study(
+    study = in_time.subject.open_study(
         place.storage, uniform.name, Compute(torch.device("cpu"), bf16=False)
     )
     for point in in_time.points(uniform):
@@ -355,11 +351,13 @@ def test_other_settings_are_refused_and_named(comparison: Comparison, done: Work
 
 
 def test_other_test_images_are_refused(comparison: Comparison, done: Workspace) -> None:
-    images = comparison.task.data.test.images.clone()
+    images = comparison.subject.data.test.images.clone()
     images[0] = 255 - images[0]
-    test = ImageSet(images, comparison.task.data.test.labels)
-    data = dataclasses.replace(comparison.task.data, test=test)
-    other = dataclasses.replace(comparison, task=dataclasses.replace(comparison.task, data=data))
+    test = ImageSet(images, comparison.subject.data.test.labels)
+    data = dataclasses.replace(comparison.subject.data, test=test)
+    other = dataclasses.replace(
+        comparison, subject=dataclasses.replace(comparison.subject, data=data)
+    )
     with pytest.raises(NsoptError, match=r"data\.test_crc32: \d+ now"):
         run_comparison(other, done, Silent())
 
@@ -400,7 +398,7 @@ def test_iterations_of_descent_are_compared_as_methods(
     run_comparison(only(with_settings(comparison, settings), *names, seeds=1), place, Silent())
     results = load_results(place)
     assert results.methods == list(names)
-    params = PARAMS.cost(comparison.task.arch)
+    params = PARAMS.cost(comparison.subject.arch)
     for iteration, method in zip(results.searches["search"], names, strict=True):
         (outcome,) = results.outcomes.query(f"method == '{method}'").to_dict("records")
         expected = solve_widths(iteration.law, params, outcome["budget"], warn=False).widths
@@ -439,7 +437,7 @@ def test_a_trial_without_a_law_fails_with_its_reason_and_the_worker_continues(
     comparison: Comparison, place: Workspace
 ) -> None:
     late = only(make_converging(comparison), "neuralscale-iter9", "uniform", seeds=1)
-    task, compute = late.task, Compute(torch.device("cpu"), bf16=False)
+    task, compute = late.subject, Compute(torch.device("cpu"), bf16=False)
     continue_searches(Session(task, place, compute, Silent()), {"filters": 9})
     for method in late.methods:
         study = task.open_study(place.storage, method.name, compute)
@@ -496,7 +494,7 @@ def test_an_interrupted_descent_continues_after_its_last_iteration(
 def test_magnitude_is_left_out_if_there_is_nothing_to_prune(
     comparison: Comparison, place: Workspace
 ) -> None:
-    sizes = sizes_of_ratios(comparison.task.arch, PARAMS, [1.0])
+    sizes = sizes_of_ratios(comparison.subject.arch, PARAMS, [1.0])
     listener = Listener()
     run_comparison(only(comparison, "magnitude", "uniform", sizes=sizes, seeds=1), place, listener)
     assert "magnitude starts from a network of" in listener.messages[0]

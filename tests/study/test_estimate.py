@@ -11,13 +11,13 @@ from nsopt.progress import Silent
 from nsopt.pruning import engine
 from nsopt.scaling.cost import LinearCost
 from nsopt.scaling.metric import LATENCY
+from nsopt.session.searching import continue_searches
+from nsopt.session.session import Session
+from nsopt.session.workspace import Workspace
 from nsopt.study import estimate
 from nsopt.study.compare import preview_comparison, run_comparison
 from nsopt.study.comparison import Comparison, Size
 from nsopt.study.plan import Plan, make_plan
-from nsopt.study.searching import continue_searches
-from nsopt.study.session import Session
-from nsopt.study.workspace import Workspace
 from nsopt.training import loop, step
 from tests.conftest import call_nsopt
 from tests.study.test_comparison import Listener, only
@@ -25,7 +25,7 @@ from tests.study.test_workspace import CPU
 
 
 def plan_of(comparison: Comparison, place: Workspace) -> Plan:
-    return make_plan(comparison, Session(comparison.task, place, CPU, Silent()))
+    return make_plan(comparison, Session(comparison.subject, place, CPU, Silent()))
 
 
 def test_searches_and_trainings_are_counted_in_steps(
@@ -45,8 +45,8 @@ def test_searches_and_trainings_are_counted_in_steps(
     continue_searches(plan.session, two.searches)
     assert search == ran[0]
     assert estimate.estimate(plan_of(two, place), {}) == (0, 0)
-    settings, path = two.task.settings.training, place.folder / "training.pt"
-    plan.session.train(two.task.arch.base_widths, settings, path, "training")
+    settings, path = two.subject.settings.training, place.folder / "training.pt"
+    plan.session.train(two.subject.arch.base_widths, settings, path, "training")
     assert training == 2 * (ran[0] - search)
 
 
@@ -63,10 +63,10 @@ def test_the_estimated_duration_is_reported_before_the_work(
 def test_a_budget_that_only_measurements_can_keep_is_estimated_with_the_narrowest_widths(
     comparison: Comparison, place: Workspace
 ) -> None:
-    arch = comparison.task.arch
+    arch = comparison.subject.arch
     slow = arch.with_latency(LinearCost("latency", arch.cost("macs"), 0.0, 9.0))
-    task = replace(comparison.task, arch=slow)
-    in_time = only(comparison, "uniform", task=task, sizes=(Size(LATENCY, 5.0),))
+    task = replace(comparison.subject, arch=slow)
+    in_time = only(comparison, "uniform", subject=task, sizes=(Size(LATENCY, 5.0),))
     (point, *_) = in_time.points(in_time.methods[0])
     assert estimate._solve_uniform(slow, point) == (1,) * len(arch.base_widths)
 

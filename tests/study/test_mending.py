@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 import nsopt
-from nsopt.study import session
+from nsopt.session import session
+from nsopt.session.workspace import Workspace
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import Comparison
-from nsopt.study.workspace import Workspace
 from nsopt.training.loop import train_configuration
 from tests.study.test_comparison import Listener, only
 

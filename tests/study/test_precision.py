@@ -11,24 +11,24 @@ from nsopt.cli.preparation import prepare
 from nsopt.compute import device
 from nsopt.compute.device import Compute
 from nsopt.errors import NsoptError
+from nsopt.session.presets import get_preset
+from nsopt.session.subject import Subject, with_precision
+from nsopt.session.workspace import Workspace
 from nsopt.settings import Precision
 from nsopt.storage import schema
 from nsopt.storage.studies import open_study
 from nsopt.study.comparison import Comparison
-from nsopt.study.presets import get_preset
-from nsopt.study.task import Task, with_precision
-from nsopt.study.workspace import Workspace
 
 CPU = Compute(torch.device("cpu"), bf16=False)
 
 
-def ask_for(comparison: Comparison, precision: Precision) -> Task:
-    own = comparison.task.settings
+def ask_for(comparison: Comparison, precision: Precision) -> Subject:
+    own = comparison.subject.settings
     parts = {p: getattr(own, p).updated(precision=precision) for p in ("search", "training")}
-    return replace(comparison.task, settings=own.updated(**parts))
+    return replace(comparison.subject, settings=own.updated(**parts))
 
 
-def read_precisions(task: Task) -> set[str]:
+def read_precisions(task: Subject) -> set[str]:
     return {task.settings.search.precision, task.settings.training.precision}
 
 

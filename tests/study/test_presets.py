@@ -3,8 +3,8 @@ import json
 import pytest
 
 from nsopt.errors import NsoptError
+from nsopt.session.presets import get_preset, override
 from nsopt.settings import differences
-from nsopt.study.presets import get_preset, override
 
 
 def test_the_paper_preset_follows_the_papers_protocol() -> None:

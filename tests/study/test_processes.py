@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from nsopt.compute.locks import is_being_done
-from nsopt.study import processes
-from nsopt.study.processes import run_local_workers
+from nsopt.session import processes
+from nsopt.session.processes import run_local_workers
 from tests.study.test_comparison import Listener
 
 STARTER = """
 import signal, sys, time
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # it may be ignored here
-import nsopt.study.processes as processes
+import nsopt.session.processes as processes
 from nsopt.progress import Silent
 class Told(Silent):
     def message(self, text):
@@ -30,7 +30,7 @@ WORKER = """
 import sys, time
 from pathlib import Path
 from nsopt.compute.locks import hold_lock
-from nsopt.study.processes import end_with_starter
+from nsopt.session.processes import end_with_starter
 end_with_starter()
 folder = Path(sys.argv[1])
 with hold_lock(folder):

@@ -10,6 +10,7 @@ from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Silent
 from nsopt.reports.words import answer
 from nsopt.scaling.metric import MACS, PARAMS
+from nsopt.session.workspace import Workspace
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import (
     Comparison,
@@ -17,7 +18,6 @@ from nsopt.study.comparison import (
     make_reference_points,
     sizes_of_ratios,
 )
-from nsopt.study.workspace import Workspace
 from tests.study.test_comparison import load_results, make_comparison, make_workspace, open_studies
 
 

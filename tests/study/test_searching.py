@@ -17,13 +17,13 @@ from nsopt.pruning import iterations
 from nsopt.pruning.engine import iterative_prune
 from nsopt.scaling.record import Iteration
 from nsopt.scaling.solve import solve_widths
+from nsopt.session.cleanup import clear_pretrained
+from nsopt.session.searching import continue_searches
+from nsopt.session.session import Session
+from nsopt.session.workspace import Workspace
 from nsopt.settings import Price
-from nsopt.study.cleanup import clear_pretrained
 from nsopt.study.comparison import Comparison
-from nsopt.study.searching import continue_searches
-from nsopt.study.session import Session
 from nsopt.study.stored_law import read_stored_law
-from nsopt.study.workspace import Workspace
 from tests.pruning.test_resume import EndedError
 from tests.study.test_comparison import make_workspace
 
@@ -48,7 +48,7 @@ def began_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def run_searches(
     comparison: Comparison, folder: Path, searches: Mapping[Price, int]
 ) -> dict[Price, list[Iteration]]:
-    session = Session(comparison.task, make_workspace(folder), CPU, Silent())
+    session = Session(comparison.subject, make_workspace(folder), CPU, Silent())
     found = continue_searches(session, searches)
     clear_pretrained(session)
     return found
@@ -62,7 +62,7 @@ def test_the_law_of_a_single_search_by_a_price_is_read(
     comparison: Comparison, tmp_path: Path
 ) -> None:
     found = run_searches(comparison, tmp_path, {"macs": 1})
-    place, name = make_workspace(tmp_path), comparison.task.name
+    place, name = make_workspace(tmp_path), comparison.subject.name
     law = read_stored_law(place, name, get_method("neuralscale-macs"))
     assert law.iteration is not None
     assert law.iteration.to_dict() == found["macs"][0].to_dict()
@@ -81,7 +81,7 @@ def test_the_second_search_reuses_the_pre_training_of_the_first(
     assert began_at == [0, 0]
     together = run_searches(comparison, tmp_path / "both", BOTH)
     assert describe(together) == describe(apart[0] | apart[1])
-    images, search = len(comparison.task.splits.train), comparison.task.settings.search
+    images, search = len(comparison.subject.splits.train), comparison.subject.settings.search
     assert began_at[2:] == [0, search.pretrain_epochs * ceil(images / search.batch_size)]
     assert list_checkpoints(make_workspace(tmp_path / "both")) == []
     first, second = (own[0].seconds for own in together.values())

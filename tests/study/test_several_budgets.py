@@ -11,10 +11,10 @@ from nsopt.reports.page import render
 from nsopt.reports.tables import predicted_latency
 from nsopt.reports.words import answer
 from nsopt.scaling.metric import MACS, PARAMS, read_budgets
+from nsopt.session.presets import rounding_for
+from nsopt.session.workspace import Workspace
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import Comparison, Size
-from nsopt.study.presets import rounding_for
-from nsopt.study.workspace import Workspace
 from tests.conftest import call_nsopt
 from tests.study.test_comparison import (
     Listener,
@@ -75,10 +75,10 @@ def test_a_network_at_a_joint_budget_with_latency_stores_its_predicted_latency(
     joint: Comparison, place: Workspace
 ) -> None:
     joint = timed_by_filters(joint)
-    arch = with_latency_of_filters(joint.task.arch)
+    arch = with_latency_of_filters(joint.subject.arch)
     ((metric, share),) = read_budgets("params=20k,latency=0.5ms", PARAMS)
-    task = dataclasses.replace(joint.task, arch=arch)
-    in_time = only(joint, "uniform", task=task, sizes=(Size(metric, share),))
+    task = dataclasses.replace(joint.subject, arch=arch)
+    in_time = only(joint, "uniform", subject=task, sizes=(Size(metric, share),))
     run_comparison(in_time, place, Listener())
     (row,) = load_results(place).outcomes.to_dict("records")
     assert row["binding"] == "latency"

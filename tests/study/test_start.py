@@ -14,11 +14,11 @@ from nsopt.errors import NsoptError
 from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Silent
 from nsopt.scaling.metric import PARAMS
+from nsopt.session.session import Session
+from nsopt.session.start import keep_start, with_start
+from nsopt.session.workspace import Workspace
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import Comparison, sizes_of_ratios
-from nsopt.study.session import Session
-from nsopt.study.start import keep_start, with_start
-from nsopt.study.workspace import Workspace
 from nsopt.tasks.classification import Classification
 from nsopt.tasks.supervision import evaluate
 from nsopt.training.loop import train
@@ -51,10 +51,10 @@ def started(comparison: Comparison, trained: nn.Module) -> Comparison:
     """All methods at half the parameters, gently fine-tuned for an epoch."""
     gentle = SETTINGS.training.updated(batch_size=32, lr=0.01, schedule="linear", distillation=0.5)
     settings = SETTINGS.updated(start=weights_checksum(trained), training=gentle)
-    task = replace(comparison.task, settings=settings, start=trained)
+    task = replace(comparison.subject, settings=settings, start=trained)
     sizes = sizes_of_ratios(task.arch, PARAMS, [0.75, 1.0])
     return only(
-        replace(comparison, task=task, sizes=sizes, seeds=1), "dense", "uniform", "neuralscale"
+        replace(comparison, subject=task, sizes=sizes, seeds=1), "dense", "uniform", "neuralscale"
     )
 
 
@@ -63,13 +63,15 @@ def test_methods_inherit_weights_and_the_trained_network_has_a_row(
 ) -> None:
     run_comparison(started, place, Silent())
     outcomes = load_results(place).outcomes.set_index(["method", "ratio"])
-    splits = started.task.splits
+    splits = started.subject.splits
     dense = outcomes.loc["dense"]
     assert dense.index.tolist() == [1.0]  # it has no other size
     own = evaluate(Classification(splits).test(CPU), trained, CPU)
     assert dense.loc[1.0, "test_score"] == pytest.approx(own)
-    assert dense.loc[1.0, "params"] == PARAMS.cost(started.task.arch)(started.task.arch.base_widths)
-    base = started.task.arch.base_widths
+    assert dense.loc[1.0, "params"] == PARAMS.cost(started.subject.arch)(
+        started.subject.arch.base_widths
+    )
+    base = started.subject.arch.base_widths
     for method in ("uniform", "neuralscale"):
         row = outcomes.loc[(method, 0.75)]
         assert all(width <= most for width, most in zip(row["widths"], base, strict=True))
@@ -81,10 +83,12 @@ def test_methods_inherit_weights_and_the_trained_network_has_a_row(
 def test_an_inherited_start_beats_one_from_scratch(
     started: Comparison, place: Workspace, trained: nn.Module
 ) -> None:
-    session = Session(started.task, place, CPU, Silent())
-    scratch = replace(started.task, start=None, settings=started.task.settings.updated(start=None))
+    session = Session(started.subject, place, CPU, Silent())
+    scratch = replace(
+        started.subject, start=None, settings=started.subject.settings.updated(start=None)
+    )
     settings = SETTINGS.training.updated(batch_size=32, lr=0.01)
-    widths = tuple(3 * width // 4 for width in started.task.arch.base_widths)
+    widths = tuple(3 * width // 4 for width in started.subject.arch.base_widths)
     file = place.folder / "training.pt"
     inherited = session.train(widths, settings, file, "inherited").val_accuracy
     fresh = Session(scratch, place, CPU, Silent()).train(widths, settings, file, "fresh")
@@ -94,8 +98,8 @@ def test_an_inherited_start_beats_one_from_scratch(
 def test_workers_read_the_network_that_was_kept(
     started: Comparison, trained: nn.Module, place: Workspace, tmp_path: Path
 ) -> None:
-    keep_start(started.task, place)
-    stored = replace(started.task, start=None)
+    keep_start(started.subject, place)
+    stored = replace(started.subject, start=None)
     found = with_start(stored, place).start
     assert found is not None
     torch.testing.assert_close(found.state_dict(), trained.state_dict(), rtol=0, atol=0)
@@ -114,9 +118,9 @@ def test_workers_read_the_network_that_was_kept(
 def test_a_study_that_starts_from_weights_is_not_continued_from_scratch(
     started: Comparison, comparison: Comparison, place: Workspace
 ) -> None:
-    started.task.open_study(place.storage, "uniform", CPU)
+    started.subject.open_study(place.storage, "uniform", CPU)
     with pytest.raises(NsoptError, match="start: None now, "):
-        comparison.task.stored_studies(place)
+        comparison.subject.stored_studies(place)
 
 
 def test_the_dense_method_needs_weights(comparison: Comparison, place: Workspace) -> None:

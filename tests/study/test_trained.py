@@ -7,10 +7,10 @@ import torch
 
 from nsopt.compute.device import Compute
 from nsopt.progress import Silent
+from nsopt.session.session import Session
+from nsopt.session.workspace import Workspace
 from nsopt.study.comparison import Comparison
-from nsopt.study.session import Session
 from nsopt.study.trained import train_base_network
-from nsopt.study.workspace import Workspace
 from tests.study.test_comparison import SETTINGS, with_settings
 
 
@@ -28,7 +28,7 @@ def test_concurrent_requests_for_a_base_network_share_one_training(
 ) -> None:
     longer = with_settings(comparison, SETTINGS.updated(magnitude_epochs=2))
     starts = Starts()
-    session = Session(longer.task, place, Compute(torch.device("cpu"), bf16=False), starts)
+    session = Session(longer.subject, place, Compute(torch.device("cpu"), bf16=False), starts)
 
     def ask() -> dict[str, torch.Tensor]:
         return train_base_network(dataclasses.replace(session), 0).state_dict()

@@ -22,15 +22,15 @@ from nsopt.scaling.cost import LinearCost
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import LATENCY, MACS, PARAMS
 from nsopt.scaling.solve import solve_widths
+from nsopt.session.timing import measure_again
+from nsopt.session.workspace import Workspace
 from nsopt.storage.timings import StoredTimings
 from nsopt.study.compare import preview_comparison, run_comparison
 from nsopt.study.comparison import Comparison, Size
 from nsopt.study.learned_latency import with_latency_if_needed
 from nsopt.study.stored_law import NetworkLaw
-from nsopt.study.timing import measure_again
-from nsopt.study.worker import join
-from nsopt.study.workspace import Workspace
 from nsopt.tuning.settings import Tuning, run_tuning
+from tests.study.joined import join
 from tests.study.test_comparison import Listener, load_results, only, open_studies
 from tests.study.test_workspace import CPU
 
@@ -61,11 +61,13 @@ def in_milliseconds(
 ) -> Comparison:
     """Return a comparison of two methods at 5 ms, as a clock measures them."""
     runtime = OwnMeasure("tests:clock", clock, batch_size)
-    settings = comparison.task.settings.updated(runtime=runtime.name, latency_batch_size=batch_size)
-    task = dataclasses.replace(comparison.task, settings=settings, runtime=runtime)
+    settings = comparison.subject.settings.updated(
+        runtime=runtime.name, latency_batch_size=batch_size
+    )
+    task = dataclasses.replace(comparison.subject, settings=settings, runtime=runtime)
     task = with_latency_if_needed(task, LATENCY, (), place, Silent())
     return only(
-        comparison, "uniform", "neuralscale", task=task, sizes=(Size(LATENCY, 5.0),), seeds=1
+        comparison, "uniform", "neuralscale", subject=task, sizes=(Size(LATENCY, 5.0),), seeds=1
     )
 
 
@@ -74,7 +76,7 @@ def test_a_budget_in_milliseconds_holds_as_measured(
 ) -> None:
     clock = Parameters()
     in_time = in_milliseconds(comparison, clock, place)
-    assert isinstance(in_time.task.arch.latency, MacsLatency)
+    assert isinstance(in_time.subject.arch.latency, MacsLatency)
     run_comparison(in_time, place, Silent())
     rows = load_results(place).outcomes.to_dict("records")
     assert {row["method"] for row in rows} == {"uniform", "neuralscale"}
@@ -84,7 +86,7 @@ def test_a_budget_in_milliseconds_holds_as_measured(
     assert len(set(clock.timed)) <= 2 * MOST_TIMED
     assert load_results(place).latency_unit == "ms per batch of 100, tests:clock"
     timed = measure_again(
-        place.url, Silent(), batch_sizes=[100], device="cpu", runtime=in_time.task.runtime
+        place.url, Silent(), batch_sizes=[100], device="cpu", runtime=in_time.subject.runtime
     )
     assert {latency.runtime for _, latency in timed} == {"tests:clock"}
     with pytest.raises(NsoptError, match="give --measure tests:clock"):
@@ -113,11 +115,16 @@ def test_a_tuning_trains_networks_at_the_measured_latency_budget(
     comparison: Comparison, place: Workspace
 ) -> None:
     clock = Parameters()
-    task = in_milliseconds(comparison, clock, place).task
+    task = in_milliseconds(comparison, clock, place).subject
     tuning = Tuning(
-        task=task, metric=LATENCY, budget=5.0, over="pretrain-epochs", trials=0, seeds=1,
+        subject=task,
+        metric=LATENCY,
+        budget=5.0,
+        over="pretrain-epochs",
+        trials=0,
+        seeds=1,
         pretrain_epochs=(0, 1),
-    )  # fmt: skip
+    )
     study = run_tuning(tuning, place, Silent())
     tried = [trial.user_attrs["params"] for trial in study.trials]
     assert len(tried) == 2
@@ -175,12 +182,12 @@ def test_stored_widths_hold_with_another_latency_model(
     in_time = only(in_milliseconds(comparison, Parameters(), place), "uniform")
     run_comparison(in_time, place, Silent())
     (widths,) = load_results(place).outcomes["widths"]
-    arch, studies = in_time.task.arch, open_studies(place)
+    arch, studies = in_time.subject.arch, open_studies(place)
     other = arch.with_latency(LinearCost(LATENCY.name, MACS.cost(arch), 1.0, 7.0))
     law = uniform_curve(arch.base_widths)
     asked = MeasuredBudget(other, law, LATENCY, 5.0, NetworkLaw(law, other).limits(LATENCY))
     store = StoredTimings(studies["uniform"], studies.values)
-    timer = Timer(CPU, in_time.task.runtime, Silent(), store=store)
+    timer = Timer(CPU, in_time.subject.runtime, Silent(), store=store)
     cost = LATENCY.cost(timer.correct(asked))
     assert tuple(solve_widths(law, cost, 5.0, warn=False).widths.tolist()) == widths
 
@@ -188,7 +195,7 @@ def test_stored_widths_hold_with_another_latency_model(
 def test_a_stored_law_is_rounded_and_bounded_as_its_comparison(
     comparison: Comparison, place: Workspace
 ) -> None:
-    task = comparison.task
+    task = comparison.subject
     settings = task.settings.updated(multiple_of=4, min_width={"macs": 2}, start=1)
     task = dataclasses.replace(task, settings=settings)
     studies = [task.open_study(place.storage, kind, CPU) for kind in ("search", "uniform")]
@@ -201,9 +208,9 @@ def test_a_stored_law_is_rounded_and_bounded_as_its_comparison(
 def test_a_worker_does_not_import_the_function_that_a_storage_names(
     comparison: Comparison, place: Workspace
 ) -> None:
-    settings = comparison.task.settings.updated(runtime="tests:clock")
+    settings = comparison.subject.settings.updated(runtime="tests:clock")
     arch = table_architecture("vgg11", in_channels=1)
-    task = dataclasses.replace(comparison.task, arch=arch, settings=settings)
+    task = dataclasses.replace(comparison.subject, arch=arch, settings=settings)
     task.open_study(place.storage, "uniform", Compute(torch.device("cpu"), bf16=False))
     with pytest.raises(NsoptError, match="give --measure tests:clock"):
         join(task.name, place, Silent(), device="cpu", threads=1)

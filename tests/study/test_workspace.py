@@ -23,22 +23,23 @@ from nsopt.latency.sittings import Latency, choose_latencies
 from nsopt.progress import Silent
 from nsopt.reports.dashboard import describe_outcomes
 from nsopt.reports.results import read_results
+from nsopt.session import joining, other_workers, timing
+from nsopt.session.cleanup import clear_finished
+from nsopt.session.searching import continue_searches
+from nsopt.session.session import Session
+from nsopt.session.subject import load_images
+from nsopt.session.timing import find_latencies
+from nsopt.session.workspace import Workspace
 from nsopt.storage import schema, trials
 from nsopt.storage.engine import run_next
-from nsopt.study import compare, other_workers, timing, worker
-from nsopt.study.cleanup import clear_finished
+from nsopt.study import compare, worker
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import Comparison
 from nsopt.study.laws import Laws
-from nsopt.study.searching import continue_searches
-from nsopt.study.session import Session
-from nsopt.study.task import load_images
-from nsopt.study.timing import find_latencies
-from nsopt.study.trial import TrialRunner
-from nsopt.study.worker import join
-from nsopt.study.workspace import Workspace
+from nsopt.study.trial import MethodRunner
 from tests.data.test_folder import write_images
 from tests.forked import Forked
+from tests.study.joined import join
 from tests.study.test_comparison import (
     SETTINGS,
     Listener,
@@ -55,7 +56,7 @@ def test_images_that_are_normalised_or_mirrored_otherwise_do_not_continue_a_stud
     comparison: Comparison, place: Workspace
 ) -> None:
     task = dataclasses.replace(
-        comparison.task, data=dataclasses.replace(comparison.task.data, mirror=True)
+        comparison.subject, data=dataclasses.replace(comparison.subject.data, mirror=True)
     )
     normalised = task.data.normalised_by([0.485], [0.5])
     task.open_study(place.storage, "uniform", CPU)
@@ -74,7 +75,9 @@ def test_images_are_known_under_the_name_of_their_study(
     """A worker finds its study though the folder has another name on its machine."""
     folder = write_images(tmp_path / "photos", ("train", "val", "test"))
     source = Source(f"folder:{folder}")
-    task = dataclasses.replace(comparison.task, data=load_source(source, tmp_path), source=source)
+    task = dataclasses.replace(
+        comparison.subject, data=load_source(source, tmp_path), source=source
+    )
     study = task.open_study(place.storage, "uniform", CPU)
     folder.rename(tmp_path / "moved")
     images = load_images(study, f"folder:{tmp_path / 'moved'}", tmp_path)
@@ -95,7 +98,7 @@ def test_workers_share_the_threads_only_while_they_run(
         yield
 
     monkeypatch.setattr(other_workers, "run_local_workers", note)
-    session = Session(comparison.task, dataclasses.replace(place, workers=2), CPU, Silent())
+    session = Session(comparison.subject, dataclasses.replace(place, workers=2), CPU, Silent())
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
@@ -128,7 +131,7 @@ def write_unfinished_work(place: Workspace) -> list[Path]:
 
 def start_method(comparison: Comparison, place: Workspace, name: str) -> None:
     """Leave the study of a method like a command that is killed during a training."""
-    study = comparison.task.open_study(place.storage, name, CPU)
+    study = comparison.subject.open_study(place.storage, name, CPU)
     (method,) = only(comparison, name).methods
     trials.enqueue_point(study, comparison.points(method)[0])
 
@@ -142,10 +145,10 @@ def started(comparison: Comparison, place: Workspace) -> list[Path]:
 def test_a_finished_study_keeps_the_checkpoints_of_other_work(
     comparison: Comparison, place: Workspace, started: list[Path]
 ) -> None:
-    session = Session(comparison.task, place, CPU, Silent())
+    session = Session(comparison.subject, place, CPU, Silent())
     uniform = only(comparison, "uniform", seeds=1)
-    own = TrialRunner(session, Laws(session), uniform.methods[0])
-    study = comparison.task.open_study(place.storage, "uniform", CPU)
+    own = MethodRunner(session, Laws(session), uniform.methods[0])
+    study = comparison.subject.open_study(place.storage, "uniform", CPU)
     trials.enqueue_point(study, uniform.points(uniform.methods[0])[0])
     leftover = place.checkpoints("vgg11-digits-test/uniform") / "params-1-seed0.pt"
     leftover.parent.mkdir(parents=True)
@@ -161,7 +164,7 @@ def test_a_finished_search_keeps_the_checkpoints_of_other_work(
 ) -> None:
     search, *others = started
     search.unlink()
-    continue_searches(Session(comparison.task, place, CPU, Silent()), {"filters": 1})
+    continue_searches(Session(comparison.subject, place, CPU, Silent()), {"filters": 1})
     assert all(file.exists() for file in others)
     assert not search.parent.exists()
 
@@ -174,7 +177,7 @@ def test_a_worker_that_joined_keeps_the_checkpoints_of_other_work(
     files = write_unfinished_work(place)
     start_method(comparison, place, "neuralscale")
     monkeypatch.setattr(worker, "is_method", lambda name: name != "neuralscale")
-    monkeypatch.setattr(worker, "load_task", lambda *arguments: comparison.task)
+    monkeypatch.setattr(joining, "load_subject", lambda *arguments: comparison.subject)
     join("vgg11-digits-test", place, Silent(), device="cpu")
     assert all(file.exists() for file in files)
 
@@ -188,10 +191,10 @@ def test_a_command_waits_for_the_search_of_another_command(
         while other.written()[0] != "inside\n":
             assert other.poll() is None, other.written()
             time.sleep(0.01)
-        continue_searches(Session(comparison.task, place, CPU, listener), {"filters": 1})
+        continue_searches(Session(comparison.subject, place, CPU, listener), {"filters": 1})
     assert listener.messages[0] == "waiting for the search of another command in this folder"
     again = Listener()
-    continue_searches(Session(comparison.task, place, CPU, again), {"filters": 1})
+    continue_searches(Session(comparison.subject, place, CPU, again), {"filters": 1})
     assert again.messages == []
 
 
@@ -206,7 +209,7 @@ def test_the_iterations_of_the_first_of_two_searches_count(
     comparison: Comparison, place: Workspace
 ) -> None:
     """Commands on two machines do not wait for each other: both add their iterations."""
-    task = comparison.task
+    task = comparison.subject
     (found,) = continue_searches(Session(task, place, CPU, Silent()), {"filters": 1})["filters"]
     study = open_studies(place)[schema.SEARCH]
     late = dataclasses.replace(found, seconds=1e6)
@@ -244,8 +247,8 @@ def test_a_latency_counts_only_for_the_device_and_version_that_measured_it(
     measured: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    session = Session(comparison.task, place, CPU, Silent())
-    network = session.open_study("uniform"), comparison.task.arch.base_widths
+    session = Session(comparison.subject, place, CPU, Silent())
+    network = session.open_study("uniform"), comparison.subject.arch.base_widths
 
     def latency_now() -> float:
         (found,) = find_latencies(session, [network])
@@ -265,10 +268,10 @@ def test_a_latency_counts_only_for_the_device_and_version_that_measured_it(
 def test_a_network_that_several_methods_propose_is_measured_once(
     comparison: Comparison, place: Workspace, measured: list[str]
 ) -> None:
-    session = Session(comparison.task, place, CPU, Silent())
-    base = comparison.task.arch.base_widths
+    session = Session(comparison.subject, place, CPU, Silent())
+    base = comparison.subject.arch.base_widths
     uniform, tuned, other = (
-        comparison.task.open_study(place.storage, name, CPU)
+        comparison.subject.open_study(place.storage, name, CPU)
         for name in ("uniform", "tuned", "neuralscale")
     )
     narrow = tuple(width - 1 for width in base)
@@ -312,8 +315,8 @@ def test_all_networks_of_a_comparison_are_finally_timed_side_by_side(
 def test_a_latency_under_other_conditions_does_not_count(
     comparison: Comparison, place: Workspace, measured: list[str], other: dict[str, Any]
 ) -> None:
-    session = Session(comparison.task, place, CPU, Silent())
-    network = session.open_study("uniform"), comparison.task.arch.base_widths
+    session = Session(comparison.subject, place, CPU, Silent())
+    network = session.open_study("uniform"), comparison.subject.arch.base_widths
     (found,) = find_latencies(session, [network])
     assert find_latencies(session, [network]) == [found]
     (stored,) = schema.read_latencies(network[0])
@@ -330,7 +333,7 @@ def test_the_calmest_complete_sitting_counts_in_tables_and_for_new_trials(
     smoke = with_settings(comparison, SETTINGS.updated(preset="smoke"))
     one = only(smoke, "uniform", seeds=1)
     run_comparison(one, place, Silent())
-    study = place.studies(one.task.name)["uniform"]
+    study = place.studies(one.subject.name)["uniform"]
     (stored,) = schema.read_latencies(study)
     for name in [name for name in study.user_attrs if name.startswith("latency:")]:
         noisy = dataclasses.asdict(stored) | {"spread": 9.0}  # the machine may be quiet now
@@ -348,7 +351,7 @@ def test_the_calmest_complete_sitting_counts_in_tables_and_for_new_trials(
         results = load_results(place)
         assert set(results.outcomes["latency_ms"]) == {counts}
         assert f"| {counts:.2f} |" in describe_outcomes(results)
-    session = Session(one.task, place, CPU, Silent())
+    session = Session(one.subject, place, CPU, Silent())
     (found,) = find_latencies(session, [(study, stored.widths)])
     assert found.median_ms == 11.0
 
@@ -358,7 +361,7 @@ def test_of_equally_many_latencies_the_latest_conditions_count(
 ) -> None:
     one = only(comparison, "uniform", seeds=1)
     run_comparison(one, place, Silent())
-    study = place.studies(one.task.name)["uniform"]
+    study = place.studies(one.subject.name)["uniform"]
     stored = schema.read_latencies(study)
     for sitting, device, ms in (("3", "fast", 1.0), ("4", "slow", 2.0), ("5", "fast", 1.0)):
         for timed in stored:
@@ -379,7 +382,7 @@ def test_a_foreign_study_in_the_storage_is_not_taken_for_a_comparison(
 def test_a_report_on_an_unknown_study_names_those_that_are_stored(
     comparison: Comparison, place: Workspace
 ) -> None:
-    comparison.task.open_study(place.storage, "uniform", CPU)
+    comparison.subject.open_study(place.storage, "uniform", CPU)
     with pytest.raises(NsoptError, match=r"unknown study 'vgg11': .*known are vgg11-digits-test"):
         read_results(place.url, "vgg11")
 
@@ -388,11 +391,11 @@ def test_a_worker_leaves_methods_that_are_not_installed_to_others(
     comparison: Comparison, place: Workspace
 ) -> None:
     start_method(comparison, place, "uniform")
-    study = comparison.task.open_study(place.storage, "elsewhere", CPU)
+    study = comparison.subject.open_study(place.storage, "elsewhere", CPU)
     point = comparison.points(comparison.methods[0])[0]
     trials.enqueue_point(study, dataclasses.replace(point, method="elsewhere"))
     listener = Listener()
-    session = Session(comparison.task, place, CPU, listener)
+    session = Session(comparison.subject, place, CPU, listener)
     assert worker.Worker(session, Laws(session)).work() == 1
     assert listener.messages[0] == "methods not installed here, left to other workers: elsewhere"
     assert [trial.state for trial in study.trials] == [TrialState.WAITING]

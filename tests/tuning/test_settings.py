@@ -20,13 +20,13 @@ from nsopt.progress import Silent
 from nsopt.reports.tuning import publish_tuning
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import LATENCY, PARAMS
+from nsopt.session.presets import override
+from nsopt.session.session import Session, start_session
+from nsopt.session.subject import Subject
+from nsopt.session.workspace import Workspace
 from nsopt.storage import engine, schema
 from nsopt.study.comparison import sizes_of_ratios
 from nsopt.study.learned_latency import with_latency_if_needed
-from nsopt.study.presets import override
-from nsopt.study.session import Session, start_session
-from nsopt.study.task import Task
-from nsopt.study.workspace import Workspace
 from nsopt.tuning import settings
 from nsopt.tuning.settings import Tuning, TuningRunner, best_settings, best_trial, run_tuning
 from tests.study.test_comparison import SETTINGS, make_workspace
@@ -37,7 +37,7 @@ optuna.logging.set_verbosity(optuna.logging.CRITICAL)
 @pytest.fixture
 def tuning(narrow: TableArchitecture, digits: ImageData) -> Tuning:
     return Tuning(
-        task=Task(narrow, digits, Source("digits"), SETTINGS),
+        subject=Subject(narrow, digits, Source("digits"), SETTINGS),
         metric=PARAMS,
         budget=sizes_of_ratios(narrow, PARAMS, [0.5])[0].budget,
         over="eta",
@@ -124,7 +124,7 @@ def test_a_repeated_trial_does_not_search_again(
     again = create_study()
     again.enqueue_trial(done.params, user_attrs=done.user_attrs)
     monkeypatch.setattr(TuningRunner, "_search", None)
-    with start_session(one.task, place, Silent()) as session:
+    with start_session(one.subject, place, Silent()) as session:
         found = TuningRunner(session, one, None).run(again.ask())
     assert found == done.values
 
@@ -132,7 +132,7 @@ def test_a_repeated_trial_does_not_search_again(
 def test_a_command_takes_the_law_that_another_command_searched_meanwhile(
     tuning: Tuning, place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    law = uniform_curve(tuning.task.arch.base_widths)
+    law = uniform_curve(tuning.subject.arch.base_widths)
 
     @contextmanager
     def wait(session: Session, folder: Path) -> Iterator[None]:
@@ -157,11 +157,11 @@ def test_a_trial_that_a_user_enqueued_is_pruned_and_the_tuning_goes_on(
 
 
 def test_a_tuning_stores_its_latency_model(tuning: Tuning, place: Workspace) -> None:
-    arch = tuning.task.arch
+    arch = tuning.subject.arch
     model = MacsLatency("latency", arch.cost("macs"), 1e-6, 1.0)
-    task = dataclasses.replace(tuning.task, arch=arch.with_latency(model))
-    run_tuning(dataclasses.replace(tuning, task=task, trials=1), place, Silent())
-    again = with_latency_if_needed(tuning.task, LATENCY, (), place, Silent())
+    task = dataclasses.replace(tuning.subject, arch=arch.with_latency(model))
+    run_tuning(dataclasses.replace(tuning, subject=task, trials=1), place, Silent())
+    again = with_latency_if_needed(tuning.subject, LATENCY, (), place, Silent())
     assert again.arch.cost("latency")(arch.base_widths) == model(arch.base_widths)
 
 

@@ -8,8 +8,8 @@ import torch
 from nsopt.compute.device import nth_device
 from nsopt.data.images import ImageData
 from nsopt.latency.runtime import RUNTIMES
-from nsopt.study.processes import run_local_workers
-from nsopt.study.session import Session
+from nsopt.session.processes import run_local_workers
+from nsopt.session.session import Session
 
 
 @contextmanager
@@ -22,17 +22,17 @@ def run_other_workers(session: Session) -> Iterator[None]:
     cores = torch.get_num_threads()
     threads = max(1, cores // workspace.workers)
     same = [
-        f"--study={session.task.name}",
-        f"--arch={session.task.arch.name}",
+        f"--study={session.subject.name}",
+        f"--arch={session.subject.arch.name}",
         f"--data-dir={workspace.data_dir}",
         f"--out={workspace.folder}",
         f"--threads={threads}",
         "--child",
     ]
-    if not isinstance(session.task.data, ImageData):
-        same.append(f"--task={session.task.source.name}")
-    if session.task.runtime.name not in RUNTIMES:
-        same.append(f"--measure={session.task.runtime.name}")
+    if not isinstance(session.subject.data, ImageData):
+        same.append(f"--task={session.subject.source.name}")
+    if session.subject.runtime.name not in RUNTIMES:
+        same.append(f"--measure={session.subject.runtime.name}")
     options = [
         [*same, f"--device={nth_device(session.compute.device, number)}"]
         for number in range(1, workspace.workers)

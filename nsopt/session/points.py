@@ -11,13 +11,13 @@ from optuna.trial import FrozenTrial
 from nsopt.compute.device import Compute
 from nsopt.errors import DeterministicError
 from nsopt.progress import Progress
+from nsopt.session.session import Session
+from nsopt.session.subject import write_latency_once
 from nsopt.storage import trials
 from nsopt.storage.engine import Work, run_trials
 from nsopt.storage.provenance import provenance
 from nsopt.storage.studies import open_study
 from nsopt.storage.trials import TuningPoint
-from nsopt.study.session import Session
-from nsopt.study.task import write_latency_once
 
 
 class PointReader:
@@ -56,29 +56,29 @@ def open_tuning(
     metric_names: Sequence[str],
     directions: Sequence[StudyDirection] = (StudyDirection.MAXIMIZE,),
 ) -> Study:
-    """Open or create a tuning study of a session's task.
+    """Open or create a tuning study of a session's subject.
 
     Args:
         name: of the study.
-        tuned: settings that decide its numbers, besides those of the task.
+        tuned: settings that decide its numbers, besides those of the subject.
         metric_names: one per direction.
         directions: of the values of its trials.
 
     Raises:
         NsoptError: if other settings wrote the study.
     """
-    task = session.task
+    subject = session.subject
     study = open_study(
         session.workspace.storage,
         name,
-        task.description,
-        task.source,
-        task.identity | {"tuning": dict(tuned)},
+        subject.description,
+        subject.source,
+        subject.identity | {"tuning": dict(tuned)},
         provenance(session.compute),
         metric_names,
         directions,
     )
-    write_latency_once(study, task.arch.latency)
+    write_latency_once(study, subject.arch.latency)
     return study
 
 

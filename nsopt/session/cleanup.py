@@ -2,22 +2,22 @@
 
 from nsopt.compute.checkpoint import Checkpoint
 from nsopt.deployment.artifacts import BestNetworks
+from nsopt.session.searching import find_pretrained_file, is_searching
+from nsopt.session.session import Session
 from nsopt.storage import schema
 from nsopt.storage.studies import is_unfinished
-from nsopt.study.searching import find_pretrained_file, is_searching
-from nsopt.study.session import Session
 
 
 def clear_finished(session: Session) -> None:
     """Delete checkpoints of a session's finished studies, and networks that are not best."""
-    task, workspace = session.task, session.workspace
-    studies = task.stored_studies(workspace)
+    subject, workspace = session.subject, session.workspace
+    studies = subject.stored_studies(workspace)
     busy = {m for m, study in studies.items() if is_unfinished(study.get_trials(deepcopy=False))}
     for method in {m for m in studies.keys() - busy if not schema.is_search(m)}:
-        workspace.clear(task.study_name(method))
+        workspace.clear(subject.study_name(method))
         BestNetworks(workspace.artifacts).clear(studies[method])
     if not busy:
-        workspace.clear(task.study_name(schema.BASE))
+        workspace.clear(subject.study_name(schema.BASE))
     clear_pretrained(session)
 
 

@@ -1,17 +1,18 @@
-"""The task of a study: everything that a result depends on, except its own point."""
+"""The subject of a study: everything that a result depends on, except its own point."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from optuna.storages import BaseStorage
 from optuna.study import Study
 from torch import Tensor, nn
 
+from nsopt.compute.checkpoint import weights_checksum
 from nsopt.compute.device import Compute
 from nsopt.data.images import ImageData, Splits
 from nsopt.data.registry import load_source
@@ -19,25 +20,25 @@ from nsopt.data.source import Source
 from nsopt.errors import NsoptError
 from nsopt.latency.linear import MacsLatency, is_linear, read_linear
 from nsopt.latency.model import LatencyModel
-from nsopt.latency.runtime import TORCH, Runtime, stored_runtime
-from nsopt.methods.base import Method
+from nsopt.latency.runtime import TORCH, Runtime, are_images, stored_runtime, with_batch_size
 from nsopt.models.architecture import Architecture
+from nsopt.models.inputs import count_examples
 from nsopt.models.registry import own_architecture, stored_architecture
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.scaling.cost import CostModel
 from nsopt.scaling.metric import MACS, PARAMS
+from nsopt.session.presets import StudySettings
+from nsopt.session.workspace import Workspace
 from nsopt.settings import Price, batch_unit
 from nsopt.storage import schema
 from nsopt.storage.provenance import provenance
 from nsopt.storage.studies import check_settings, open_study
-from nsopt.study.presets import StudySettings
-from nsopt.study.workspace import Workspace
-from nsopt.tasks.task import Task as UserTask
+from nsopt.tasks.task import Task
 from nsopt.training.precision import choose_compute
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class Subject:
     """Network, data and settings.
 
     Attributes:
@@ -49,11 +50,39 @@ class Task:
     """
 
     arch: Architecture
-    data: ImageData | UserTask
+    data: ImageData | Task
     source: Source
     settings: StudySettings
     start: nn.Module | None = None
     runtime: Runtime = TORCH
+
+    @classmethod
+    def of(
+        cls,
+        arch: Architecture,
+        data: ImageData | Task,
+        settings: StudySettings,
+        start: nn.Module | None = None,
+        runtime: Runtime = TORCH,
+        source: Source | None = None,
+    ) -> Self:
+        """Make a new one; data, trained network and runtime complete the settings.
+
+        Raises:
+            NsoptError: if the network does not return logits for the classes of images.
+        """
+        if isinstance(data, ImageData):
+            check_outputs(arch, data)
+        else:
+            settings = settings.updated(search=settings.search.updated(search_images=None))
+            if not are_images(data.inputs):
+                runtime = with_batch_size(runtime, count_examples(data.inputs))
+        settings = settings.updated(
+            start=None if start is None else weights_checksum(start),
+            runtime=runtime.name,
+            latency_batch_size=runtime.batch_size,
+        )
+        return cls(arch, data, source or Source(data.name), settings, start, runtime)
 
     @property
     def name(self) -> str:
@@ -98,10 +127,6 @@ class Task:
         if self.settings.search.iterations == 1:
             settings["search"]["convergence"] = None
         return settings | {"data": self.fingerprint}
-
-    def search_price(self, method: Method) -> Price:
-        """Return the price of the search that a method needs."""
-        return method.price or self.settings.search.price
 
     def search_kind(self, price: Price) -> str:
         """Return the kind of the study of a search with `price`."""
@@ -177,15 +202,15 @@ class Task:
         return study
 
 
-def load_task(
+def load_subject(
     study: Study,
     data: str | None,
     data_dir: Path,
     arch_name: str | None,
     measure: str | None = None,
-    own: UserTask | None = None,
-) -> Task:
-    """Return the task of a stored study.
+    own: Task | None = None,
+) -> Subject:
+    """Return the subject of a stored study.
 
     Args:
         data: where its images are on this machine; None for where the study was started.
@@ -211,11 +236,11 @@ def load_task(
     source = schema.read_source(study)
     if own is None:
         source, found = _read_images(study, data, data_dir)
-        task = Task(arch, found, source, settings, runtime=runtime)
+        subject = Subject(arch, found, source, settings, runtime=runtime)
     else:
-        task = Task(arch, replace(own, name=stored.data), source, settings, runtime=runtime)
-    _check_data(study, source, task.fingerprint)
-    return task
+        subject = Subject(arch, replace(own, name=stored.data), source, settings, runtime=runtime)
+    _check_data(study, source, subject.fingerprint)
+    return subject
 
 
 def load_images(study: Study, data: str | None, data_dir: Path) -> ImageData:
@@ -245,22 +270,22 @@ def _check_data(study: Study, source: Source, fingerprint: Mapping[str, Any]) ->
         raise NsoptError(f"{source.name} differs here from the data of {study.study_name}")
 
 
-def with_precision(task: Task, workspace: Workspace) -> Task:
-    """Return `task` with a precision in place of `auto`.
+def with_precision(subject: Subject, workspace: Workspace) -> Subject:
+    """Return `subject` with a precision in place of `auto`.
 
     That of its stored studies and tunings has priority. A new study gets the precision in which a
     step of its network is faster on this device.
     """
-    stored = read_all_settings(task, workspace)
-    settings = resolve_precision(task.settings, stored, task.arch, task.data)
-    return replace(task, settings=settings)
+    stored = read_all_settings(subject, workspace)
+    settings = resolve_precision(subject.settings, stored, subject.arch, subject.data)
+    return replace(subject, settings=settings)
 
 
 def resolve_precision(
     settings: StudySettings,
     stored: Sequence[Mapping[str, Any]],
     arch: Architecture,
-    task: UserTask | ImageData,
+    subject: Task | ImageData,
 ) -> StudySettings:
     """Return settings with a precision in place of `auto`: that of stored ones, or the faster one
     for the network."""
@@ -269,19 +294,19 @@ def resolve_precision(
         if sgd.precision == "auto":
             known = [each[part]["precision"] for each in stored if part in each]
             if not known:
-                known = [choose_compute(sgd, arch, arch.base_widths, task).precision]
+                known = [choose_compute(sgd, arch, arch.base_widths, subject).precision]
             settings = settings.updated(**{part: sgd.updated(precision=known[0])})
     return settings
 
 
-def read_all_settings(task: Task, workspace: Workspace) -> list[dict[str, Any]]:
-    """Return the settings of the task's stored studies and tunings."""
-    return [schema.read_settings(study) for study in list_studies(task, workspace)]
+def read_all_settings(subject: Subject, workspace: Workspace) -> list[dict[str, Any]]:
+    """Return the settings of the subject's stored studies and tunings."""
+    return [schema.read_settings(study) for study in list_studies(subject, workspace)]
 
 
-def list_studies(task: Task, workspace: Workspace) -> list[Study]:
-    """Return the task's stored studies and tunings."""
-    names = task.name, schema.tuning_name(task.name)
+def list_studies(subject: Subject, workspace: Workspace) -> list[Study]:
+    """Return the subject's stored studies and tunings."""
+    names = subject.name, schema.tuning_name(subject.name)
     return [study for name in names for study in workspace.studies(name).values()]
 
 
@@ -298,27 +323,27 @@ def _read_settings(study: Study) -> StudySettings:
 
 
 def read_architecture(
-    task: schema.TaskDescription,
+    subject: schema.TaskDescription,
     studies: Iterable[Study],
     arch_name: str | None,
-    own: UserTask | None = None,
+    own: Task | None = None,
 ) -> Architecture:
-    """Return the network of a stored task, with the latency model of one of the studies.
+    """Return the network of a stored subject, with the latency model of one of the studies.
 
     Args:
         arch_name: the name of its architecture, if the user gave one (`stored_architecture`).
-        own: the task, if it is not of images.
+        own: the subject, if it is not of images.
 
     Raises:
         NsoptError: if it is not of images and `own` is None.
     """
     if own is not None:
-        arch: Architecture = own_architecture(task.arch, arch_name, own.inputs)
-    elif task.classes is None or task.image_size is None or task.channels is None:
-        raise NsoptError(f"{task.arch} takes no images: give the function of its task as task")
+        arch: Architecture = own_architecture(subject.arch, arch_name, own.inputs)
+    elif subject.classes is None or subject.image_size is None or subject.channels is None:
+        raise NsoptError(f"{subject.arch} takes no images: give the function of its task as task")
     else:
         arch = stored_architecture(
-            task.arch, arch_name, task.classes, task.image_size, task.channels
+            subject.arch, arch_name, subject.classes, subject.image_size, subject.channels
         )
     return with_stored_latency(arch, studies)
 

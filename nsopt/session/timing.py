@@ -15,13 +15,15 @@ from nsopt.latency.measure import latency_conditions, measure_latencies
 from nsopt.latency.runtime import Runtime, choose_inputs, stored_runtime, with_batch_size
 from nsopt.latency.sittings import Latency, choose_latencies
 from nsopt.models.architecture import Architecture, build_to_fill
+from nsopt.models.inputs import resize_batch
 from nsopt.progress import Progress
+from nsopt.session.session import Session
+from nsopt.session.subject import read_architecture
 from nsopt.storage import schema, trials
 from nsopt.storage.opening import existing_storage
 from nsopt.storage.studies import load_studies, only_comparison
 from nsopt.storage.urls import hide_password
-from nsopt.study.session import Session
-from nsopt.study.task import read_architecture
+from nsopt.tasks.task import Task
 
 _WARMUP, _REPEATS, _ROUNDS = 20, 80, 5  # passes of the paper (section 4.2), over all rounds
 Network = tuple[Study, tuple[int, ...]]
@@ -63,9 +65,9 @@ def find_latencies(session: Session, networks: Sequence[Network]) -> list[Latenc
     A network has one latency, whichever methods propose it: a latency in one study of the
     comparison also counts for the others.
     """
-    known, task = _read_latencies(session), session.task
+    known, subject = _read_latencies(session), session.subject
     if any(widths not in known for _, widths in networks):
-        time_networks(task.arch, networks, session.compute, task.runtime, task.inputs)
+        time_networks(subject.arch, networks, session.compute, subject.runtime, subject.inputs)
         known = _read_latencies(session)
     for study, widths in networks:
         schema.write_latency(study, known[widths])
@@ -79,15 +81,15 @@ def time_together(session: Session) -> None:
     device.
     """
     networks = [
-        each.network for each in _find_trained(session.workspace.storage, session.task.name)
+        each.network for each in _find_trained(session.workspace.storage, session.subject.name)
     ]
     known = _read_latencies(session, [widths for _, widths in networks])
     own = [known.get(widths) for _, widths in networks]
     sittings = {latency.sitting if latency else None for latency in own}
     if any(own) and (len(sittings) > 1 or None in sittings):
         session.progress.start("measuring all latencies side by side", 1)
-        task = session.task
-        time_networks(task.arch, networks, session.compute, task.runtime, task.inputs)
+        subject = session.subject
+        time_networks(subject.arch, networks, session.compute, subject.runtime, subject.inputs)
 
 
 class Trained(NamedTuple):
@@ -118,6 +120,7 @@ def measure_again(
     device: str = "auto",
     threads: int | None = None,
     runtime: Runtime | None = None,
+    task: Task | None = None,
 ) -> list[tuple[Trained, Latency]]:
     """Time all trained networks of a comparison side by side, and store the latencies.
 
@@ -131,6 +134,7 @@ def measure_again(
         arch_name: the name of the architecture, if the user gave one (`stored_architecture`).
         threads: number of CPU threads; None for torch's own.
         runtime: what times them; by default that of the study.
+        task: the task, if it is not of images.
 
     Raises:
         NsoptError: if nothing is stored.
@@ -141,7 +145,8 @@ def measure_again(
     if not trained:
         raise NsoptError(f"no completed trial of {name} at {hide_password(url)}: nothing to time")
     study = trained[0].study
-    arch = read_architecture(schema.read_task(study), (), arch_name)
+    arch = read_architecture(schema.read_task(study), (), arch_name, task)
+    inputs = None if task is None else task.inputs
     networks = [each.network for each in trained]
     if runtime is None:
         runtime = stored_runtime(schema.read_settings(study)["runtime"], None)
@@ -151,7 +156,9 @@ def measure_again(
     with sharing(resolve_compute(device, "fp32"), progress) as compute:
         progress.start("measuring latency", len(batch_sizes))
         for batch_size in batch_sizes:
-            latencies = time_networks(arch, networks, compute, with_batch_size(runtime, batch_size))
+            resized = None if inputs is None else resize_batch(inputs, batch_size)
+            sized = with_batch_size(runtime, batch_size)
+            latencies = time_networks(arch, networks, compute, sized, resized)
             found += [(each, latencies[each.widths]) for each in trained]
             progress.advance()
     return found
@@ -166,7 +173,7 @@ def _read_latencies(
         networks: those that a complete sitting has timed; by default all that were timed.
     """
     with session.compute.all_threads():
-        conditions = latency_conditions(session.compute.device, session.task.runtime)
+        conditions = latency_conditions(session.compute.device, session.subject.runtime)
     stored = [
         each
         for study in session.studies().values()

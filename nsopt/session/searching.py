@@ -1,4 +1,4 @@
-"""The searches of a task: stored iterations, and missing ones."""
+"""The searches of a subject: stored iterations, and missing ones."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -16,10 +16,10 @@ from nsopt.pruning.settings import SearchSettings
 from nsopt.samplers.candidates import list_prices
 from nsopt.scaling.metric import Metric
 from nsopt.scaling.record import Iteration
+from nsopt.session.session import Session
 from nsopt.settings import Price
 from nsopt.storage import schema, trials
 from nsopt.storage.provenance import provenance
-from nsopt.study.session import Session
 
 
 def continue_searches(
@@ -62,7 +62,7 @@ def run_searches(session: Session, metric: Metric) -> dict[Price, Iteration]:
 
 def find_pretrained_file(session: Session) -> Path:
     """Return the file of the pre-trained network that searches of several prices share."""
-    folder = session.workspace.checkpoints(session.task.study_name(schema.PRETRAINED))
+    folder = session.workspace.checkpoints(session.subject.study_name(schema.PRETRAINED))
     return folder / "network.pt"
 
 
@@ -77,8 +77,8 @@ def hold_search(session: Session, folder: Path) -> AbstractContextManager[None]:
 
 def is_searching(session: Session) -> bool:
     """Return whether a process is searching in the folder of a session."""
-    kinds = {session.task.search_kind(price) for price in get_args(Price)}
-    folders = [session.workspace.checkpoints(session.task.study_name(kind)) for kind in kinds]
+    kinds = {session.subject.search_kind(price) for price in get_args(Price)}
+    folders = [session.workspace.checkpoints(session.subject.study_name(kind)) for kind in kinds]
     return any(is_being_done(folder) for folder in folders)
 
 
@@ -90,20 +90,20 @@ def search_task(
     pretrained: Path | None = None,
 ) -> Iterator[Iteration]:
     """Run a search with the device, precision and validation images of `settings`."""
-    task = session.task
+    subject = session.subject
     compute = replace(
         resolve_compute(settings.device, settings.precision), lock=session.compute.lock
     )
     return run_iterations(
-        task.arch,
-        supervise_search(task.data, settings, compute),
+        subject.arch,
+        supervise_search(subject.data, settings, compute),
         settings,
         history,
         compute,
         session.progress,
         checkpoint,
-        task.start,
-        None if task.start else pretrained,
+        subject.start,
+        None if subject.start else pretrained,
     )
 
 
@@ -118,13 +118,13 @@ def _continue_search(
     Raises:
         NsoptError: if other settings wrote the stored iterations.
     """
-    task, workspace = session.task, session.workspace
-    kind = task.search_kind(price)
-    folder = workspace.checkpoints(task.study_name(kind))
+    subject, workspace = session.subject, session.workspace
+    kind = subject.search_kind(price)
+    folder = workspace.checkpoints(subject.study_name(kind))
     with hold_search(session, folder):
-        study = task.stored_search(workspace, kind)
+        study = subject.stored_search(workspace, kind)
         history = trials.read_iterations(study) if study else []
-        settings = task.settings.search.updated(price=price, iterations=iterations)
+        settings = subject.settings.search.updated(price=price, iterations=iterations)
         missing = search_task(session, settings, history, folder / "search.pt", pretrained)
         for number, iteration in enumerate(missing, start=len(history) + 1):
             history = _store_iteration(session, kind, number, iteration)
@@ -135,7 +135,7 @@ def _store_iteration(
     session: Session, kind: str, number: int, iteration: Iteration
 ) -> list[Iteration]:
     """Store a finished iteration; return all stored ones."""
-    layers = session.task.arch.layer_names
+    layers = session.subject.arch.layer_names
     study = session.open_study(kind)
     study.add_trial(trials.search_trial(iteration, number, layers, provenance(session.compute)))
     how = ", fitted layer by layer" if iteration.record.by_layer else ""

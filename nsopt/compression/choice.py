@@ -1,0 +1,51 @@
+"""Which widths to take after fine-tuning, and whether a network does better than a guess."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from nsopt.storage.schema import SCORED
+
+_NEAR_CHANCE = 3.0  # standard errors of the accuracy of a guess
+
+
+def is_near_chance(accuracy: float, classes: int, images: int) -> bool:
+    """Return whether an accuracy (%) on so many images may be that of a guess."""
+    chance = 1 / classes
+    error = math.sqrt(chance * (1 - chance) / images)
+    return accuracy <= 100 * (chance + _NEAR_CHANCE * error)
+
+
+def choose_method(scores: Mapping[str, Sequence[float]], images: int | None = None) -> str:
+    """Return the method whose network to take, by its scores after fine-tuning, one for each seed.
+
+    Scores before fine-tuning rank networks as well as these, or better
+    (`benchmarks/score_ranks.py`). So the scored widths are the answer, unless other ones have a
+    mean that is higher by more than the standard error of the difference:
+
+    - of accuracies p on independent images, `sqrt(2 p (1 - p) / images)`, which is larger than that
+      on the same images;
+    - of other scores, that of the means over seeds. A single seed has no error: the higher score is
+      the answer.
+
+    Args:
+        scores: by method; for images their accuracies (%).
+        images: number of validation images; None for other scores.
+    """
+    means = {method: float(np.mean(values)) for method, values in scores.items()}
+    best = max(means, key=means.__getitem__)
+    if best == SCORED or SCORED not in means:
+        return best
+    if images is not None:
+        share = means[best] / 100
+        error = 100 * math.sqrt(2 * share * (1 - share) / images)
+    elif len(scores[SCORED]) > 1:
+        error = math.hypot(*(_standard_error(scores[method]) for method in (SCORED, best)))
+    else:
+        return best
+    return best if means[best] > means[SCORED] + error else SCORED
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=1)) / math.sqrt(len(values))

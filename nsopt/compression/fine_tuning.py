@@ -1,0 +1,81 @@
+"""Fine-tune the networks of a compression, together with any number of other processes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from nsopt.session.other_workers import run_other_workers
+from nsopt.session.runner import TrialRunner, count_points
+from nsopt.session.session import Session
+from nsopt.session.timing import find_latencies, time_together
+from nsopt.storage import trials
+from nsopt.storage.engine import Job, drain, missing_points, run_missing
+from nsopt.storage.schema import DENSE, SCORED, UNIFORM
+from nsopt.storage.trials import Point, width_parameter
+from nsopt.training.outcome import Outcome
+
+Widths = tuple[int, ...]
+_KINDS = DENSE, UNIFORM, SCORED
+
+
+@dataclass(frozen=True, eq=False)
+class _FineTuning(TrialRunner):
+    """Fine-tunes networks that inherit from the trained one, which is only scored itself."""
+
+    def train(self, point: Point, widths: Widths) -> Outcome:
+        session = self.session
+        if point.method == DENSE:
+            return session.evaluate_start()
+        settings = session.subject.settings.training_for(point.seed)
+        return session.train(widths, settings, self.find_checkpoint(point), point.label)
+
+
+def fine_tune(session: Session, networks: Mapping[Point, Widths]) -> None:
+    """Fine-tune every network that is not stored, and time all of them side by side.
+
+    The same call continues after an interruption. Networks whose files here are damaged are trained
+    again.
+    """
+    studies = session.open_studies(_KINDS)  # all of them: they mark a compression
+
+    def enqueue_missing() -> bool:
+        missing = [
+            point
+            for method, study in studies.items()
+            for point in missing_points(
+                study, [each for each in networks if each.method == method], trials.read_point
+            )
+        ]
+        for point in missing:
+            names = map(width_parameter, session.subject.arch.layer_names)
+            parameters = dict(zip(names, networks[point], strict=True))
+            trials.enqueue_point(studies[point.method], point, parameters)
+        return bool(missing)
+
+    session.progress.start("measuring latency", 1)
+    different = dict.fromkeys((studies[each.method], widths) for each, widths in networks.items())
+    find_latencies(session, list(different))
+    enqueue_missing()
+    with run_other_workers(session):
+        run_missing(enqueue_missing, partial(run_fine_tunings, session))
+    for study in studies.values():
+        _FineTuning(session).mend(study)
+    time_together(session)
+
+
+def run_fine_tunings(session: Session) -> int:
+    """Run waiting trials until none waits or runs; return how many ran here."""
+    runner, waited = _FineTuning(session), list[str]()
+
+    def look() -> list[Job]:
+        stored = session.studies()
+        studies = [stored[kind] for kind in _KINDS if kind in stored]
+        session.progress.overall(*count_points(studies))
+        return [Job(study, runner) for study in studies]
+
+    def wait(running: bool) -> None:
+        if running and not waited:
+            waited.append("waiting for another process to finish its training")
+            session.progress.message(waited[0])
+
+    return drain(look, wait)

@@ -1,0 +1,194 @@
+"""The steps of a compression. Each is an Optuna study, so that the same call continues them.
+
+A search starts from the trained network and yields laws. Scores after a few training steps choose
+the widths at every budget. The network of these widths and the uniform one inherit the most
+important units and are fine-tuned; their scores on validation data can overrule those before.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from nsopt.compression.budgets import (
+    Budget,
+    check_budgets,
+    limits_time,
+    naming,
+    read_compression_budgets,
+)
+from nsopt.compression.choice import choose_method, is_near_chance
+from nsopt.compression.fine_tuning import Widths, fine_tune
+from nsopt.compression.latency import solve_as_timed, with_fast_multiple, with_latency_for
+from nsopt.compression.result import Compressed, Compression
+from nsopt.compression.scores import choose_widths, read_scores
+from nsopt.data.images import ImageData
+from nsopt.deployment.artifacts import BestNetworks, best_trials
+from nsopt.deployment.kept import load_network
+from nsopt.errors import NsoptError
+from nsopt.latency.timer import Timer
+from nsopt.progress import Progress
+from nsopt.scaling.law import uniform_curve
+from nsopt.scaling.metric import PARAMS, counted_costs
+from nsopt.session.cleanup import clear_finished
+from nsopt.session.session import Session, start_session
+from nsopt.session.start import keep_start
+from nsopt.session.subject import Subject, list_studies
+from nsopt.session.timing import find_latencies
+from nsopt.session.workspace import Workspace
+from nsopt.storage import schema, trials
+from nsopt.storage.schema import DENSE, SCORED, UNIFORM
+from nsopt.storage.timings import StoredTimings
+from nsopt.storage.trials import Point
+from nsopt.storage.urls import hide_password
+
+
+def run_compression(
+    subject: Subject,
+    words: Sequence[str],
+    candidates: int,
+    seeds: int,
+    workspace: Workspace,
+    progress: Progress,
+) -> Compression:
+    """Run the missing steps of a compression, and return its networks.
+
+    Args:
+        subject: the trained network, its data and settings.
+        words: the budgets, as the user wrote them.
+        candidates: number of widths to score at each budget.
+        seeds: number of fine-tunings.
+        workspace: where all is stored.
+        progress: receives steps and messages.
+
+    Raises:
+        NoWidthsError: if no widths meet a budget.
+        NsoptError: for invalid budgets, if the score is not a number, if other settings wrote the
+            storage, or if every training at a budget failed.
+    """
+    check_budgets(words, subject.arch, subject.settings)
+    with start_session(subject, workspace, progress) as begun:
+        _tell_score(begun)
+        session, timer, budgets = prepare(begun, words)
+        networks = _choose_networks(session, timer, budgets, candidates, seeds)
+        keep_start(session.subject, workspace)
+        fine_tune(session, networks)
+        result = _collect(session, budgets)
+        clear_finished(session)
+    return result
+
+
+def _tell_score(session: Session) -> None:
+    """Report first how good the trained network is: a wrong normalisation shows there."""
+    subject, value = session.subject, read_score(session.subject, session.workspace)
+    if value is None:
+        value = session.validate_start()
+    if not isinstance(subject.data, ImageData):
+        session.progress.message(f"the trained network: {subject.data.score_name} {value:g}")
+        return
+    classes, images = len(subject.images.classes), len(subject.splits.validation)
+    text = f"the trained network is right for {value:.1f} % of the validation images"
+    if is_near_chance(value, classes, images):
+        text += (
+            f", and guessing for {100 / classes:.1f} %: are these its trained weights, and are "
+            "--mean and --std those of its training?"
+        )
+    session.progress.message(text)
+
+
+def read_score(subject: Subject, workspace: Workspace) -> float | None:
+    """Return the stored score of the trained network on the same validation data."""
+    study = workspace.studies(subject.name).get(DENSE)
+    done = trials.read_completed(study) if study else []
+    if study is None or not done:
+        return None
+    stored = schema.read_settings(study)
+    asked = subject.settings.start, subject.identity["data"]
+    return float(done[0].values[0]) if (stored["start"], stored["data"]) == asked else None
+
+
+def prepare(session: Session, words: Sequence[str]) -> tuple[Session, Timer, tuple[Budget, ...]]:
+    """Return the session with a latency model and rounding if a budget needs them, a timer, and the
+    budgets.
+
+    Raises:
+        NsoptError: for invalid budgets; most are found before nsopt measures anything.
+    """
+    subject, timer = session.subject, session.timer
+    studies = list_studies(subject, session.workspace)
+    arch = with_latency_for(words, subject.arch, studies, timer)
+    budgets = read_compression_budgets(words, arch)
+    stored = [schema.read_settings(study) for study in studies]
+    settings = with_fast_multiple(subject.settings, budgets, arch, stored, timer)
+    session = replace(session, subject=replace(subject, arch=arch, settings=settings))
+    if limits_time(words):
+        store = StoredTimings(session.open_study(UNIFORM), lambda: session.studies().values())
+        timer = replace(timer, store=store)
+    return session, timer, budgets
+
+
+def _choose_networks(
+    session: Session, timer: Timer, budgets: Sequence[Budget], candidates: int, seeds: int
+) -> dict[Point, Widths]:
+    """Return the widths to fine-tune: the trained network, and at each budget the uniform ones and
+    those with the best score.
+
+    Raises:
+        NoWidthsError: if no widths meet a budget. Uniform ones are solved for all, first.
+    """
+    arch, settings = session.subject.arch, session.subject.settings
+    law, first = uniform_curve(arch.base_widths), settings.training.seed
+    uniform = []
+    for budget in budgets:
+        with naming(budget, settings):
+            uniform.append(solve_as_timed(budget, arch, settings, timer, law))
+    whole = PARAMS.cost(arch)(arch.base_widths)
+    networks = {Point(DENSE, PARAMS, whole, first, ratio=1.0): arch.base_widths}
+    for budget, widths in zip(budgets, uniform, strict=True):
+        with naming(budget, settings):
+            best = choose_widths(session, timer, budget, candidates)
+        for seed in range(first, first + seeds):
+            networks[Point(UNIFORM, budget.metric, budget.limit, seed)] = widths
+            if best != widths:
+                networks[Point(SCORED, budget.metric, budget.limit, seed)] = best
+    return networks
+
+
+def _collect(session: Session, budgets: Sequence[Budget]) -> Compression:
+    """Return the networks of a compression, and store their table."""
+    subject, workspace = session.subject, session.workspace
+    whole = Budget("100%", PARAMS, PARAMS.cost(subject.arch)(subject.arch.base_widths))
+    result = Compression(
+        _find_best(session, whole, (DENSE,)),
+        {budget.word: _find_best(session, budget, (UNIFORM, SCORED)) for budget in budgets},
+        subject.name,
+        subject.description,
+        workspace,
+    )
+    schema.write_networks(session.studies()[DENSE], result.rows())
+    return result
+
+
+def _find_best(session: Session, budget: Budget, methods: Sequence[str]) -> Compressed:
+    """Return the network at a budget that `choose_method` names, of its best seed."""
+    subject, studies = session.subject, session.studies()
+    scores = dict[str, list[float]]()
+    for method in methods:
+        done = trials.read_completed(studies[method]) if method in studies else []
+        found = [trial.values[0] for trial in done if budget.holds(trial)]
+        if found:
+            scores[method] = found
+    if not scores:
+        url = hide_password(session.workspace.url)
+        raise NsoptError(f"no training at {budget.word} succeeded: see {url}")
+    images = isinstance(subject.data, ImageData)
+    name = choose_method(scores, len(subject.splits.validation) if images else None)
+    best = best_trials(studies[name])[budget.metric.name, budget.limit]
+    file = BestNetworks(session.workspace.artifacts).file(studies[name], best)
+    network = load_network(file, subject.arch)
+    (latency,) = find_latencies(session, [(studies[name], network.widths)])
+    return Compressed(
+        budget=budget.word,
+        network=network,
+        before=read_scores(session, budget).get(network.widths),
+        cost=counted_costs(subject.arch, network.widths),
+        latency=latency.median_ms,
+    )

@@ -1,0 +1,72 @@
+"""Join a study that another process started, on any machine."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from optuna.study import Study
+
+from nsopt.errors import NsoptError
+from nsopt.progress import Progress
+from nsopt.session.session import Session, start_session
+from nsopt.session.start import with_start
+from nsopt.session.subject import load_subject
+from nsopt.session.workspace import Workspace
+from nsopt.storage import schema
+from nsopt.storage.studies import comparisons, load_studies
+from nsopt.storage.urls import hide_password
+from nsopt.tasks.imported import import_given_task
+
+
+@contextmanager
+def join_session(
+    name: str,
+    workspace: Workspace,
+    progress: Progress,
+    *,
+    data: str | None = None,
+    arch_name: str | None = None,
+    measure: str | None = None,
+    task: str | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+) -> Iterator[Session]:
+    """Yield the session of a stored subject.
+
+    Args:
+        name: ARCH-DATA-PRESET.
+        workspace: storage and folder.
+        progress: receives steps and messages.
+        data: where its images are on this machine; None for where the study was started.
+        arch_name: the name of its architecture, if the user gave one.
+        measure: the name of the function that measures its networks, if the user gave one.
+        task: the name of the function that returns its task, if it is not of images.
+        device: as PyTorch names it.
+        threads: number of CPU threads; None for torch's own.
+
+    Raises:
+        NsoptError: if there is nothing to join.
+    """
+    study = _choose_study(name, workspace)
+    own = import_given_task(task)
+    subject = load_subject(study, data, workspace.data_dir, arch_name, measure, own)
+    with start_session(with_start(subject, workspace), workspace, progress, device) as session:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        yield session
+
+
+def _choose_study(name: str, workspace: Workspace) -> Study:
+    """Return one of the comparison's studies, which all have the same settings."""
+    if not workspace.has_storage:
+        raise NsoptError(
+            f"nothing is stored at {hide_password(workspace.url)}: start a study first"
+        )
+    studies = load_studies(workspace.storage, name)
+    ready = [s for m, s in studies.items() if not schema.is_search(m) and schema.read_settings(s)]
+    if not ready:
+        known = ", ".join(comparisons(workspace.storage)) or "none"
+        raise NsoptError(
+            f"no study {name!r} to work on at {hide_password(workspace.url)}: stored are {known}"
+        )
+    return ready[0]

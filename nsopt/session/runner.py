@@ -1,0 +1,168 @@
+"""Run one trial: train a network of its widths, keep it if it is the best, store its numbers."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from optuna.exceptions import TrialPruned
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial
+
+from nsopt.compute.device import Compute
+from nsopt.data.images import ImageData
+from nsopt.deployment.artifacts import BestNetworks
+from nsopt.deployment.kept import KeptNetwork
+from nsopt.errors import DeterministicError
+from nsopt.latency.sittings import Latency
+from nsopt.samplers.neuralscale import suggest_widths
+from nsopt.scaling.metric import LATENCY, counted_costs
+from nsopt.session.session import Session
+from nsopt.session.timing import find_latencies
+from nsopt.storage import trials
+from nsopt.storage.trials import Point
+from nsopt.training.outcome import Epoch, Outcome
+
+
+@dataclass(frozen=True, eq=False)
+class TrialRunner:
+    """Runs the trials of a study of trainings; the `Work` of their queue.
+
+    The widths of a trial are those with which it was enqueued. Subclasses may propose them, and say
+    how a network is trained.
+    """
+
+    session: Session
+
+    @property
+    def compute(self) -> Compute:
+        return self.session.compute
+
+    def point(self, trial: FrozenTrial) -> Point | None:
+        return trials.read_point(trial)
+
+    def sampler(self, trial: FrozenTrial) -> BaseSampler:
+        """Return what proposes the widths of a trial, unless it was enqueued with them."""
+        return RandomSampler()
+
+    def train(self, point: Point, widths: tuple[int, ...]) -> Outcome:
+        """Return the trained network of a point."""
+        raise NotImplementedError
+
+    def measure_extrapolation(self, point: Point) -> float | None:
+        """Return the factor between a budget and the record of its law; None within the record."""
+        return None
+
+    def run(self, trial: Trial) -> tuple[float, float]:
+        """Return score and latency. All results become attributes of the trial."""
+        point = trials.read_point(trial)
+        if point is None:
+            raise TrialPruned("the trial has no method, metric, budget and seed")
+        arch = self.session.subject.arch
+        widths = suggest_widths(trial, arch, 1, trials.LARGEST_WIDTH, log=False)
+        (latency,) = find_latencies(self.session, [(trial.study, widths)])
+        outcome = self.train(point, widths)
+        self._open_networks().keep_if_best(trial, self._make_kept(point, outcome).content)
+        self._report(point, outcome, f"{outcome.seconds:.0f} s")
+        columns = self._list_columns(point, outcome, latency)
+        trials.write_outcome(trial, columns, _list_epochs(outcome))
+        return outcome.score, latency.median_ms
+
+    def handle_failure(self, trial: FrozenTrial, error: DeterministicError) -> None:
+        """Report why a trial failed."""
+        point = trials.read_point(trial)
+        self.session.progress.message(f"{point.label if point else trial.number}: {error}")
+
+    def mend(self, study: Study) -> None:
+        """Train the networks of a study again whose files here are damaged."""
+        for trial in self._open_networks().damaged(study):
+            point = trials.read_point(trial)
+            assert point is not None
+            self.session.progress.message(
+                f"{point.label}: its file is damaged; training the network again"
+            )
+            widths = trials.read_widths(trial, self.session.subject.arch.layer_names)
+            outcome = self.train(point, widths)
+            if outcome.score == trial.values[0]:
+                self._open_networks().mend(study, trial, self._make_kept(point, outcome))
+            else:
+                self._report(point, outcome, "other results than before: the file stays damaged")
+
+    def find_checkpoint(self, point: Point) -> Path:
+        """Return the file in which the training of a point can be continued."""
+        session = self.session
+        folder = session.workspace.checkpoints(session.subject.study_name(point.method))
+        return folder / f"{point.metric.name}-{point.budget}-seed{point.seed}.pt"
+
+    def _make_kept(self, point: Point, outcome: Outcome) -> KeptNetwork:
+        subject = self.session.subject
+        if isinstance(subject.data, ImageData):
+            return KeptNetwork.of(
+                subject.arch.name, point, outcome, subject.splits, subject.data.classes
+            )
+        return KeptNetwork.of(subject.arch.name, point, outcome)
+
+    def _report(self, point: Point, outcome: Outcome, how: str) -> None:
+        about = self.session.subject.description
+        test = "" if outcome.test_score is None else f", test {outcome.test_score:.2f}{about.unit}"
+        name = about.score_name or "validation"
+        self.session.progress.message(
+            f"{point.label}: {name} {outcome.score:.2f}{about.unit}{test}, {how}"
+        )
+
+    def _open_networks(self) -> BestNetworks:
+        return BestNetworks(self.session.workspace.artifacts)
+
+    def _list_columns(self, point: Point, outcome: Outcome, latency: Latency) -> dict[str, Any]:
+        """Return the columns of a trial."""
+        arch = self.session.subject.arch
+        costs = counted_costs(arch, outcome.widths)
+        beyond = self.measure_extrapolation(point)
+        return costs | {
+            "cost": point.metric.cost(arch)(outcome.widths),
+            "latency_ms": latency.median_ms,
+            "latency_lower_quartile_ms": latency.lower_quartile_ms,
+            "latency_upper_quartile_ms": latency.upper_quartile_ms,
+            "latency_spread": latency.spread,
+            "latency_waited": latency.waited,
+            "tau": costs["params"],
+            "score": outcome.score,
+            "test_score": outcome.test_score,
+            "test_score_best_epoch": outcome.test_score_best_epoch,
+            "epochs": len(outcome.epochs),
+            "seconds": outcome.seconds,
+            "feasible": self._is_feasible(point, outcome.widths, latency),
+            **({} if beyond is None else {"beyond_record": beyond}),
+        }
+
+    def _is_feasible(self, point: Point, widths: tuple[int, ...], latency: Latency) -> bool:
+        """Return whether a network is within its budget; milliseconds are the measured ones."""
+        arch = self.session.subject.arch
+        return all(
+            (latency.median_ms if metric == LATENCY else metric.cost(arch)(widths)) <= limit
+            for metric, limit in point.metric.limits_at(point.budget)
+        )
+
+
+def count_points(studies: Iterable[Study]) -> tuple[int, int]:
+    """Return the number of ended points of studies, and of all points."""
+    settled = [
+        trial
+        for study in studies
+        for trial in study.get_trials(deepcopy=False)
+        if trials.read_point(trial) is not None and trials.is_settled(trial)
+    ]
+    return sum(trial.state.is_finished() for trial in settled), len(settled)
+
+
+def _list_epochs(outcome: Outcome) -> dict[str, Any]:
+    """Return the numbers of every epoch; nothing for a network that was not trained."""
+    if any(map(math.isnan, outcome.losses)):
+        return {}
+    columns = {
+        field.name: [getattr(epoch, field.name) for epoch in outcome.epochs]
+        for field in fields(Epoch)
+    }
+    return {name: values for name, values in columns.items() if None not in values}

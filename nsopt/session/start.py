@@ -1,0 +1,66 @@
+"""The trained network that a study starts from: its file beside the results, and its ranking.
+
+Every process of the study reads that file. Its checksum is part of the settings.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from nsopt.compute.checkpoint import weights_checksum
+from nsopt.compute.device import Compute
+from nsopt.deployment.trained import load_trained
+from nsopt.errors import NsoptError
+from nsopt.pruning.inherited import TrainedStart, rank_by_importance
+from nsopt.session.subject import Subject
+from nsopt.session.workspace import Workspace
+from nsopt.storage.weights_file import write_weights
+from nsopt.tasks.classification import Classification
+from nsopt.tasks.supervision import Supervision
+
+
+def keep_start(subject: Subject, workspace: Workspace) -> None:
+    """Write the network that a subject starts from, if any, for workers and later runs."""
+    path = _find_file(subject, workspace)
+    if subject.start is None or path.is_file():
+        return
+    write_weights(path, {"state_dict": subject.start.state_dict()})
+
+
+def with_start(subject: Subject, workspace: Workspace) -> Subject:
+    """Return a stored subject with the network of its settings' `start`, if any.
+
+    Raises:
+        NsoptError: if its file is missing, or holds other weights.
+    """
+    wanted, path = subject.settings.start, _find_file(subject, workspace)
+    if wanted is None:
+        return subject
+    if not path.is_file():
+        raise NsoptError(
+            f"{subject.name} starts from a trained network: copy {path.name} from the folder of "
+            f"the study to {path.parent}"
+        )
+    model = load_trained(path, subject.arch)
+    if weights_checksum(model) != wanted:
+        raise NsoptError(f"{path} has other weights than {subject.name} starts from")
+    return replace(subject, start=model)
+
+
+def rank_start(subject: Subject, supervision: Supervision, compute: Compute) -> TrainedStart | None:
+    """Return the network that a subject starts from, with its units ranked; None without one.
+
+    Args:
+        supervision: its data on the device of `compute`.
+    """
+    if subject.start is None:
+        return None
+    search = subject.settings.search
+    if isinstance(supervision, Classification):
+        supervision = replace(supervision, resized_crop=search.resized_crop)
+    ranking = rank_by_importance(subject.arch, subject.start, supervision, search, compute)
+    return TrainedStart(subject.arch, subject.start, ranking, search.batch_size)
+
+
+def _find_file(subject: Subject, workspace: Workspace) -> Path:
+    """Return the file, named by its checksum: a folder may hold studies of several networks."""
+    return workspace.folder / f"trained-{subject.settings.start}.pt"

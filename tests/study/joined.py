@@ -1,0 +1,18 @@
+"""Work on a stored comparison as `nsopt worker` does."""
+
+from typing import Any
+
+from nsopt.progress import Progress
+from nsopt.session.cleanup import clear_finished
+from nsopt.session.joining import join_session
+from nsopt.session.workspace import Workspace
+from nsopt.study.laws import Laws
+from nsopt.study.worker import Worker
+
+
+def join(name: str, place: Workspace, progress: Progress, **options: Any) -> int:
+    """Run the waiting trials; return how many ran here."""
+    with join_session(name, place, progress, **options) as session:
+        done = Worker(session, Laws(session)).work()
+        clear_finished(session)
+    return done
