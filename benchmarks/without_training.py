@@ -72,7 +72,11 @@ def main() -> None:
                     "norms": (norms, uniform, True),
                     "importance": (start.ranking, uniform, True),
                     "fit": (own, uniform, True),
-                    "fit, own widths": (own, widths_by_fit(arch, own, "macs", budget), True),
+                    "fit, own widths": (
+                        own,
+                        widths_by_fit(arch, own, cost, budget),
+                        True,
+                    ),
                 }
                 for arm, (ranking, widths, is_fitted) in arms.items():
                     key = {"network": name, "share": share, "seed": seed, "arm": arm}

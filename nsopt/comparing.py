@@ -2,19 +2,25 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from torch import nn
 
 from nsopt.data.images import ImageData
+from nsopt.data.registry import load_data
+from nsopt.data.source import Source
 from nsopt.deployment.artifacts import BestNetworks, best_trials
+from nsopt.deployment.export import export
 from nsopt.deployment.kept import KeptNetwork, load_network
-from nsopt.errors import NsoptError, unknown_name
+from nsopt.errors import NsoptError, shorten, unknown_name
 from nsopt.files import check_writable
 from nsopt.methods.registry import COMPARED, get_methods
 from nsopt.models.architecture import Architecture
+from nsopt.models.imported import import_for_inputs
+from nsopt.models.registry import get_architecture
 from nsopt.models.tracing.originals import copy_model
 from nsopt.progress import Progress
 from nsopt.reports.page import write_report
@@ -30,6 +36,7 @@ from nsopt.storage.urls import sqlite_url
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import Comparison, Size, check_sizes, sizes_of_ratios
 from nsopt.study.learned_latency import with_latency_if_needed
+from nsopt.tasks.imported import import_task
 from nsopt.tasks.supervise import check_task
 from nsopt.tasks.task import Task
 from nsopt.terminal import show_progress
@@ -50,6 +57,7 @@ class ComparisonResult:
     folder: Path
     arch: Architecture
     _workspace: Workspace
+    _inputs: Any
 
     @property
     def table(self) -> pd.DataFrame:
@@ -89,10 +97,29 @@ class ComparisonResult:
         networks = BestNetworks(self._workspace.artifacts)
         return load_network(networks.file(studies[method], best[budget]), self.arch)
 
+    def export(
+        self,
+        path: Path | str,
+        format: str = "onnx",  # noqa: A002
+        method: str | None = None,
+        budget: float | None = None,
+    ) -> None:
+        """Write a network for other tools: see `nsopt.export`.
+
+        Args:
+            path: of the file.
+            format: `onnx`, `pt2` or `state_dict`.
+            method: by default that which the answer names at the largest budget.
+            budget: see `network`; by default the largest.
+        """
+        taken = self.answer[-1].row
+        network = self.network(method or taken["method"], budget or taken["budget"])
+        export(network, path, format, self._inputs)
+
 
 def compare(
-    arch: Architecture,
-    task: Task | ImageData,
+    arch: Architecture | str,
+    task: Task | ImageData | str,
     methods: Sequence[str] = COMPARED,
     ratios: Sequence[float] | None = None,
     budgets: str | None = None,
@@ -103,6 +130,7 @@ def compare(
     settings: StudySettings | None = None,
     start: nn.Module | None = None,
     trainer: Trainer | None = None,
+    workers: int = 1,
     out: Path | str | None = None,
     storage: str | None = None,
     progress: Progress | None = None,
@@ -110,8 +138,10 @@ def compare(
     """Compare methods of choosing widths at equal budgets, as `nsopt study` does.
 
     Args:
-        arch: the network.
-        task: batches, loss and score; or images with labels.
+        arch: the network, or a name as the command line takes it: `vgg11`, or
+            `package.module:factory`.
+        task: batches, loss and score; or images with labels; or a name: `package.module:function`
+            of a function that returns a task, or a data set as for `nsopt.load_data`.
         methods: their names, uniform scaling first.
         ratios: width ratios whose uniform networks give the budgets; by default the preset's.
         budgets: in place of ratios, as on the command line: `600k,2M`, or `macs=20M`.
@@ -121,7 +151,9 @@ def compare(
         settings: in place of those of the preset.
         start: a trained network of base widths that all methods inherit from.
         trainer: `trainer(model, task, context)` returns the trained network: used in place of
-            nsopt's own trainings, but not in the search. Only for tasks that are not images.
+            nsopt's own trainings, but not in the search.
+        workers: processes on this machine that share the trainings. Above one, they need the names
+            of the network and the task, not the objects.
         out: a folder for all results, from which the same call continues. By default only what is
             returned is kept, and networks are not.
         storage: URL of an Optuna storage; by default a file in `out`.
@@ -141,21 +173,22 @@ def compare(
         >>> print(study.answer[0])
         >>> study.report("report")
     """
-    check_task(task)
-    if trainer is not None:
-        if isinstance(task, ImageData):
-            raise NsoptError("trainer= needs an nsopt.Task with your own batches, loss and score")
-        task = replace(task, trainer=trainer)
+    arch, data, source = _load(arch, task, workers)
+    if trainer is not None and not callable(trainer):
+        raise NsoptError(f"trainer must be a function, not {shorten(trainer)}")
     if seeds is not None and not (isinstance(seeds, int) and seeds >= 1):
         raise NsoptError("seeds must be a whole number of at least 1")
     chosen, found = get_preset(preset), get_methods(list(methods))
+    if not (settings or chosen.settings).training.epochs:
+        raise NsoptError("epochs must be at least 1: only nsopt.compress works without training")
     with tempfile.TemporaryDirectory(prefix="nsopt-") as temporary:
         folder = Path(out) if out is not None else Path(temporary)
         if out is not None:
             check_writable(folder, "out=")
-        workspace = Workspace(storage or sqlite_url(folder / "study.db"), folder)
+        workspace = Workspace(storage or sqlite_url(folder / "study.db"), folder, workers=workers)
         start = None if start is None else copy_model(start).cpu().eval()
-        subject = Subject.of(arch, task, settings or chosen.settings, start)
+        wanted = settings or chosen.settings
+        subject = Subject.of(arch, data, wanted, start, source=source, trainer=trainer)
         limits = get_metric(metric)
         with show_progress(progress) as display, quiet_optuna():
             subject = with_precision(subject, workspace)
@@ -164,7 +197,35 @@ def compare(
             comparison = Comparison(subject, found, sizes, seeds or chosen.seeds, chosen.references)
             run_comparison(comparison, workspace, display)
             results = read_results(workspace.url, subject.name)
-        return ComparisonResult(results, folder, subject.arch, workspace)
+        return ComparisonResult(results, folder, subject.arch, workspace, subject.inputs)
+
+
+def _load(
+    arch: Architecture | str, task: Task | ImageData | str, workers: int
+) -> tuple[Architecture, Task | ImageData, Source]:
+    """Return the network and the task, loaded where they are names.
+
+    Raises:
+        NsoptError: if several workers would need a name.
+    """
+    if not isinstance(workers, int) or workers < 1:
+        raise NsoptError("workers must be a whole number of at least 1")
+    if workers > 1 and not (isinstance(arch, str) and isinstance(task, str)):
+        raise NsoptError(
+            "several workers load the network and the task by their names: give "
+            "arch='package.module:factory' and task='package.module:function'"
+        )
+    source = Source(task if isinstance(task, str) else getattr(task, "name", ""))
+    if isinstance(task, str):
+        is_data = task.startswith("folder:") or ":" not in task
+        task = load_data(task) if is_data else import_task(task)
+    check_task(task)
+    if not isinstance(arch, str):
+        return arch, task, source
+    if isinstance(task, Task):
+        return import_for_inputs(arch, task.inputs), task, source
+    size = len(task.classes), task.image_size, task.channels
+    return get_architecture(arch, *size), task, source
 
 
 def _read_sizes(

@@ -46,8 +46,8 @@ class PlainConsole(Console):
 class LiveProgress:
     """A `Progress` drawn with Rich: one bar for the whole, one for the current task."""
 
-    def __init__(self, bars: RichBars) -> None:
-        self._bars = bars
+    def __init__(self, bars: RichBars, reword: Callable[[str], str] = str) -> None:
+        self._bars, self._reword = bars, reword
         self._whole = bars.add_task("", total=None, detail="", visible=False)
         self._piece = bars.add_task("preparing", total=None, detail="")
 
@@ -67,7 +67,7 @@ class LiveProgress:
         self._bars.update(self._piece, advance=1, detail=escape(detail))
 
     def message(self, text: str) -> None:
-        self._bars.console.print(text)
+        self._bars.console.print(self._reword(text))
 
 
 class LineProgress:
@@ -115,8 +115,13 @@ def describe_task(done: int, total: int) -> str:
 
 
 @contextmanager
-def show_bars(console: PlainConsole) -> Iterator[LiveProgress]:
-    """Show progress on a terminal until the block ends; messages stay on the screen."""
+def show_bars(console: PlainConsole, reword: Callable[[str], str] = str) -> Iterator[LiveProgress]:
+    """Show progress on a terminal until the block ends; messages stay on the screen.
+
+    Args:
+        console: where to draw.
+        reword: changes every message.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=16),
@@ -125,7 +130,7 @@ def show_bars(console: PlainConsole) -> Iterator[LiveProgress]:
         TextColumn("[dim]{task.fields[detail]}"),
     )
     with RichBars(*columns, console=console, transient=True) as bars:
-        yield LiveProgress(bars)
+        yield LiveProgress(bars, reword)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Packages import only from those above them in FLOORS; light commands load little."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -154,3 +155,23 @@ def test_every_public_name_has_a_docstring() -> None:
     name = "nothing"
     with pytest.raises(AttributeError, match=name):
         getattr(nsopt, name)
+
+
+def test_only_the_command_line_names_options() -> None:
+    """The library names arguments, `out=`, which the command line shows as options."""
+    elsewhere = {"other_workers.py", "provenance.py"}  # they write command lines
+    named = {
+        (path.name, option)
+        for path in MODULES
+        if path.relative_to(PACKAGE).parts[0] != "cli" and path.name not in elsewhere
+        for text in strings(path) - docstrings(path)
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)
+    }
+    assert named == {("laws.py", "--study-name"), ("laws.py", "--storage")}  # of Optuna's command
+
+
+def docstrings(path: Path) -> set[str]:
+    """Return the docstrings of a file as written."""
+    owners = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = (ast.get_docstring(n, clean=False) for n in nodes(path) if isinstance(n, owners))
+    return {text for text in found if text}

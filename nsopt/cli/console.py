@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import sys
 import time
@@ -27,6 +28,13 @@ _NARROW = 80  # columns of a terminal
 _UNLIMITED = 10_000
 
 console = PlainConsole()
+# Arguments that messages of the library name, as words of their own; not in what a user wrote.
+_NAMED = (
+    *("arch", "artifacts", "batch_size", "classes", "data", "device", "filters_per_step", "format"),
+    *("host", "image_size", "iterations", "lr", "mean", "measure", "metric", "name", "out"),
+    *("per_class", "port", "pretrain_epochs", "skip_corrupt", "split", "start", "std", "storage"),
+)
+_ARGUMENT = re.compile(rf"(?<![^\s(])({'|'.join(_NAMED)})=(?=([\w'.]?))")
 
 
 def is_narrow() -> bool:
@@ -76,6 +84,16 @@ def print_line(text: str) -> None:
     print(text, flush=True)
 
 
+def name_options(text: str) -> str:
+    """Return a message of the library with options in place of arguments: `out=` is `--out`.
+
+    `try batch_size=32` becomes `try --batch-size 32`.
+    """
+    return _ARGUMENT.sub(
+        lambda found: f"--{found[1].replace('_', '-')}{' ' if found[2] else ''}", text
+    )
+
+
 @contextmanager
 def live_progress(for_another: bool = False) -> Iterator[LiveProgress | LineProgress]:
     """Show progress until the block ends; messages stay on the screen.
@@ -84,9 +102,9 @@ def live_progress(for_another: bool = False) -> Iterator[LiveProgress | LineProg
         for_another: whether another process started this one and prints its messages.
     """
     if for_another or not console.is_terminal:
-        yield LineProgress(print_line, steps=not for_another)
+        yield LineProgress(lambda text: print_line(name_options(text)), steps=not for_another)
         return
-    with show_bars(console) as bars:
+    with show_bars(console, name_options) as bars:
         yield bars
 
 
@@ -105,7 +123,7 @@ def user_errors(keeps_results: bool) -> Iterator[None]:
     try:
         yield
     except NsoptError as error:
-        _stop(f"error: {error}")
+        _stop(f"error: {name_options(str(error))}")
     except BrokenPipeError:  # the reader, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for the flush at exit
         raise SystemExit(_READER_LEFT) from None
@@ -122,7 +140,7 @@ def _format_warning(
 ) -> str:
     """Show a warning as one line, without its place in the code."""
     name = "warning" if category is UserWarning else category.__name__
-    return printable(f"{name}: {' '.join(str(message).split())}") + "\n"
+    return printable(f"{name}: {' '.join(name_options(str(message)).split())}") + "\n"
 
 
 def _stop(message: str) -> NoReturn:

@@ -22,11 +22,11 @@ app = App(name="data", help="List, fetch and check data sets.")
 @app.command(name="list")
 def list_names() -> None:
     """Print the names that --data takes."""
-    from nsopt.cli.console import console
+    from nsopt.cli.console import console, name_options
     from nsopt.data.source import DESCRIPTIONS
 
     for name, description in DESCRIPTIONS.items():
-        console.print(f"{name:24} {description}", soft_wrap=True)
+        console.print(f"{name:24} {name_options(description)}", soft_wrap=True)
 
 
 @app.command

@@ -191,9 +191,9 @@ class SearchOptions(DescentOptions):
 class TrainingOptions:
     """Settings of a training."""
 
-    epochs: Count | None = None
+    epochs: CountFrom0 | None = None
     """Epochs of each training. By default smoke 4, tiny 8, quick 12, fast and paper 300, compress
-    10."""
+    10. With 0, compress fits networks to the trained one without training."""
     schedule: Literal["linear", "steps"] | None = None
     """Decrease the learning rate linearly to zero, as compress does, or in steps."""
     warmup_epochs: Annotated[float, Parameter(validator=Number(gte=0))] | None = None

@@ -108,6 +108,8 @@ def prepare(
     if compresses and start is None and not is_own(options.arch):
         raise NsoptError(f"give the file with the trained weights of {options.arch} as --weights")
     _check_start(settings, compresses or start is not None)
+    if not (settings.training.epochs or compresses):
+        raise NsoptError("--epochs must be at least 1: only nsopt compress works without training")
     runtime = choose_timing(timing)
     check_writable(place.out or RUNS, "--out")
     file = storage_file(place.storage) if place.storage else None

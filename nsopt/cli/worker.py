@@ -39,6 +39,7 @@ def worker(options: WorkerOptions) -> None:
 
     from nsopt.cli.console import console, live_progress
     from nsopt.compression.fine_tuning import run_fine_tunings
+    from nsopt.compression.fits import Fits
     from nsopt.files import check_writable
     from nsopt.session.cleanup import clear_finished
     from nsopt.session.joining import join_session
@@ -67,10 +68,10 @@ def worker(options: WorkerOptions) -> None:
         with joined as session:
             if not options.child and session.subject.arch.summary():
                 progress.message(session.subject.arch.summary())
-            compresses = SCORED in session.studies()
-            done = (
-                run_fine_tunings(session) if compresses else Worker(session, Laws(session)).work()
-            )
+            if SCORED in session.studies():  # it compresses
+                done = run_fine_tunings(session, Fits(session))
+            else:
+                done = Worker(session, Laws(session)).work()
             if not options.child:  # else the study's command cleans up
                 clear_finished(session)
     if not options.child:

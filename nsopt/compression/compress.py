@@ -4,7 +4,6 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from torch import nn
 
 from nsopt.arguments import checked
 from nsopt.compression.budgets import check_words
+from nsopt.compression.fits import with_agreement
 from nsopt.compression.pipeline import run_compression
 from nsopt.compression.result import Compression
 from nsopt.compute.random_state import restore_at_end
@@ -67,10 +67,12 @@ def compress(
             `latency_batch_size` images, measured on this device. Several limits of one network are
             one budget: `macs=50%,latency=5ms`.
         trainer: `trainer(model, task, context)` returns the trained network: used in place of
-            nsopt's own fine-tuning, see `nsopt.TrainerContext`. Only for tasks that are not images.
+            nsopt's own fine-tuning, see `nsopt.TrainerContext`.
         arch: the architecture of `model`, if nsopt built it at its base widths; by default nsopt
             traces the model.
-        epochs: number of epochs of fine-tuning.
+        epochs: number of epochs of fine-tuning. 0: no training. Networks are fitted to the trained
+            one, layer after layer, on some of the task's inputs. A task then needs neither targets
+            nor a loss, and without a score it is the agreement with the trained network.
         candidates: number of widths to score at each budget, each after a few training steps.
         seeds: number of fine-tunings; the result is the best by the score of the validation.
         settings: settings of the search, of fine-tuning, and of rounding (`multiple_of`,
@@ -111,11 +113,11 @@ def compress(
         arch = arch.with_latency(None)  # measured as timed_in does, beside the trained network
     else:
         arch = trace(model, make_example(task))
-    if isinstance(task, Task):
-        task = replace(task, trainer=trainer or task.trainer)
+    if isinstance(task, Task) and not epochs:
+        task = with_agreement(task, model)
     settings = settings or get_settings(isinstance(task, ImageData))
     settings = override(settings, {"training": {"epochs": epochs}})
-    subject = Subject.of(arch, task, settings, model, timed_in)
+    subject = Subject.of(arch, task, settings, model, timed_in, trainer=trainer)
     folder = Path(out if out is not None else tempfile.mkdtemp(prefix="nsopt-"))
     workspace = Workspace(sqlite_url(folder / "study.db"), folder)
     try:
@@ -162,12 +164,12 @@ def _check_arguments(
         raise NsoptError(
             "settings must be those of a preset: nsopt.get_preset('compress').settings"
         )
-    if not all(isinstance(number, int) and number >= 1 for number in numbers):
-        raise NsoptError("epochs, candidates and seeds must be at least 1, and whole numbers")
+    if not all(isinstance(number, int) and number >= 1 for number in numbers[1:]):
+        raise NsoptError("candidates and seeds must be at least 1, and whole numbers")
+    if not isinstance(numbers[0], int) or numbers[0] < 0:
+        raise NsoptError("epochs must be a whole number; 0 fits networks without training")
     if trainer is not None and not callable(trainer):
         raise NsoptError(f"trainer must be a function, not {shorten(trainer)}")
-    if trainer is not None and isinstance(task, ImageData):
-        raise NsoptError("trainer= needs an nsopt.Task with your own batches, loss and score")
     check_words(budgets)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from nsopt.compression.fits import Fits
 from nsopt.session.other_workers import run_other_workers
 from nsopt.session.runner import TrialRunner, count_points
 from nsopt.session.session import Session
@@ -20,17 +21,24 @@ _KINDS = DENSE, UNIFORM, SCORED
 
 @dataclass(frozen=True, eq=False)
 class _FineTuning(TrialRunner):
-    """Fine-tunes networks that inherit from the trained one, which is only scored itself."""
+    """Fine-tunes networks that inherit from the trained one, which is only scored itself.
+
+    Without epochs, networks are fitted to the trained one instead.
+    """
+
+    fits: Fits
 
     def train(self, point: Point, widths: Widths) -> Outcome:
         session = self.session
         if point.method == DENSE:
             return session.evaluate_start()
         settings = session.subject.settings.training_for(point.seed)
-        return session.train(widths, settings, self.find_checkpoint(point), point.label)
+        if not settings.epochs:
+            return self.fits.fit(point, widths)
+        return session.train(widths, settings, session.find_checkpoint(point), point.label)
 
 
-def fine_tune(session: Session, networks: Mapping[Point, Widths]) -> None:
+def fine_tune(session: Session, networks: Mapping[Point, Widths], fits: Fits) -> None:
     """Fine-tune every network that is not stored, and time all of them side by side.
 
     The same call continues after an interruption. Networks whose files here are damaged are trained
@@ -57,15 +65,15 @@ def fine_tune(session: Session, networks: Mapping[Point, Widths]) -> None:
     find_latencies(session, list(different))
     enqueue_missing()
     with run_other_workers(session):
-        run_missing(enqueue_missing, partial(run_fine_tunings, session))
+        run_missing(enqueue_missing, partial(run_fine_tunings, session, fits))
     for study in studies.values():
-        _FineTuning(session).mend(study)
+        _FineTuning(session, fits).mend(study)
     time_together(session)
 
 
-def run_fine_tunings(session: Session) -> int:
+def run_fine_tunings(session: Session, fits: Fits) -> int:
     """Run waiting trials until none waits or runs; return how many ran here."""
-    runner, waited = _FineTuning(session), list[str]()
+    runner, waited = _FineTuning(session, fits), list[str]()
 
     def look() -> list[Job]:
         stored = session.studies()

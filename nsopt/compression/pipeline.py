@@ -17,6 +17,7 @@ from nsopt.compression.budgets import (
 )
 from nsopt.compression.choice import choose_method, is_near_chance
 from nsopt.compression.fine_tuning import Widths, fine_tune
+from nsopt.compression.fits import Fits
 from nsopt.compression.latency import solve_as_timed, with_fast_multiple, with_latency_for
 from nsopt.compression.result import Compressed, Compression
 from nsopt.compression.scores import choose_widths, read_scores
@@ -68,9 +69,10 @@ def run_compression(
     with start_session(subject, workspace, progress) as begun:
         _tell_score(begun)
         session, timer, budgets = prepare(begun, words)
-        networks = _choose_networks(session, timer, budgets, candidates, seeds)
+        fits = Fits(session)
+        networks = _choose_networks(session, timer, fits, budgets, candidates, seeds)
         keep_start(session.subject, workspace)
-        fine_tune(session, networks)
+        fine_tune(session, networks, fits)
         result = _collect(session, budgets)
         clear_finished(session)
     return result
@@ -89,7 +91,7 @@ def _tell_score(session: Session) -> None:
     if is_near_chance(value, classes, images):
         text += (
             f", and guessing for {100 / classes:.1f} %: are these its trained weights, and are "
-            "--mean and --std those of its training?"
+            "mean= and std= those of its training?"
         )
     session.progress.message(text)
 
@@ -126,10 +128,15 @@ def prepare(session: Session, words: Sequence[str]) -> tuple[Session, Timer, tup
 
 
 def _choose_networks(
-    session: Session, timer: Timer, budgets: Sequence[Budget], candidates: int, seeds: int
+    session: Session,
+    timer: Timer,
+    fits: Fits,
+    budgets: Sequence[Budget],
+    candidates: int,
+    seeds: int,
 ) -> dict[Point, Widths]:
     """Return the widths to fine-tune: the trained network, and at each budget the uniform ones and
-    those with the best score.
+    those with the best score; without epochs those that a fit loses least by.
 
     Raises:
         NoWidthsError: if no widths meet a budget. Uniform ones are solved for all, first.
@@ -144,7 +151,10 @@ def _choose_networks(
     networks = {Point(DENSE, PARAMS, whole, first, ratio=1.0): arch.base_widths}
     for budget, widths in zip(budgets, uniform, strict=True):
         with naming(budget, settings):
-            best = choose_widths(session, timer, budget, candidates)
+            if settings.training.epochs:
+                best = choose_widths(session, timer, budget, candidates)
+            else:
+                best = fits.choose_widths(timer, budget)
         for seed in range(first, first + seeds):
             networks[Point(UNIFORM, budget.metric, budget.limit, seed)] = widths
             if best != widths:

@@ -190,7 +190,7 @@ def choose_widths(session: Session, timer: Timer, budget: Budget, candidates: in
     if not budget.metric.is_timed and trained != _read_widths(best):
         session.progress.message(
             f"{budget.word}: other widths score best among these candidates, but a network with "
-            "the first was trained already: give another --out"
+            "the first was trained already: give another out="
         )
     return trained
 

@@ -107,7 +107,7 @@ def resolve_compute(device: str, precision: str) -> Compute:
     except (RuntimeError, AssertionError, NotImplementedError):
         here = "cpu" + "".join(f", cuda:{i}" for i in range(torch.cuda.device_count()))
         raise NsoptError(
-            f"device {device!r} is not available: use --device auto ({here})"
+            f"device {device!r} is not available: use device='auto' ({here})"
         ) from None
     native = precision == "auto" and _multiplies_bf16(chosen)
     return Compute(chosen, bf16=precision == "bf16" or native)

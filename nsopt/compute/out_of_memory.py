@@ -66,7 +66,7 @@ def explain_out_of_memory(
         advice = no_memory_for(device, f"batches of {batch_size}")
     else:
         smaller = max(_SMALLEST_BATCH, batch_size // 2)
-        advice = f"out of memory with batches of {batch_size}: try --batch-size {smaller}"
+        advice = f"out of memory with batches of {batch_size}: try batch_size={smaller}"
     return _explain(device, advice)
 
 
@@ -79,7 +79,7 @@ def no_memory_for(device: torch.device, what: str) -> str:
     """Return the error message for cases in which no batch size would help."""
     return (
         f"device {device} has no memory left for {what}: "
-        "stop other programs on it, or choose another with --device"
+        "stop other programs on it, or choose another with device="
     )
 
 

@@ -105,8 +105,7 @@ def common_size(groups: Sequence[Sequence[Place]], path: Path) -> int:
 def _other_size(where: Place) -> NsoptError:
     """Return the error for images that need `image_size`; `where` is one of them or a folder."""
     return NsoptError(
-        f"{where}: images are not all square and of one size: give a size with --image-size, "
-        "or image_size= in Python"
+        f"{where}: images are not all square and of one size: give a size with image_size="
     )
 
 

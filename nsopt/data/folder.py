@@ -73,7 +73,7 @@ def _load(
             sets[part], more = decode(grouped, size, left_out, resize=bool(image_size))
             damaged += more
     if not skip_corrupt:
-        refuse_damaged(damaged, path, "replace or remove what is damaged, or give --skip-corrupt")
+        refuse_damaged(damaged, path, "replace or remove what is damaged, or give skip_corrupt=")
     for part, images in sets.items():
         counts = images.labels.bincount(minlength=len(classes))
         if not counts.all():
@@ -93,7 +93,7 @@ def _find_splits(root: Place, path: Path, left_out: LeftOut) -> dict[str, dict[s
     if not (root / "train").is_dir():
         raise NsoptError(
             f"{path} has no train/ folder: expected train/CLASS/IMAGE and test/CLASS/IMAGE, or "
-            "CLASS/IMAGE and --split 0.8"
+            "CLASS/IMAGE and split=0.8"
         )
     splits = {
         part: _list_class_files(root / part, path, left_out)
@@ -110,9 +110,9 @@ def _divide(
 ) -> dict[str, dict[str, list[Place]]]:
     """Divide every class into training and test images."""
     if not 0 < fraction < 1:
-        raise NsoptError(f"--split must be between 0 and 1, got {fraction:g}")
+        raise NsoptError(f"split= must be between 0 and 1, got {fraction:g}")
     if any((root / part).is_dir() for part in ("test", "val")):
-        raise NsoptError(f"{path} has test/ or val/ already: leave --split out")
+        raise NsoptError(f"{path} has test/ or val/ already: leave split= out")
     if (root / "train").is_dir():
         _count_others(root, _PARTS, left_out)
         root = root / "train"
@@ -120,7 +120,7 @@ def _divide(
     generator, train, test = np.random.default_rng(seed), {}, {}
     for name, entries in files.items():
         if len(entries) < 2:
-            raise NsoptError(f"{path}: {name} has a single image, and --split needs two")
+            raise NsoptError(f"{path}: {name} has a single image, and split= needs two")
         order = generator.permutation(len(entries))
         count = min(max(round(fraction * len(entries)), 1), len(entries) - 1)
         train[name] = [entries[place] for place in sorted(order[:count])]
@@ -161,7 +161,7 @@ def _check_classes(splits: dict[str, dict[str, list[Place]]], path: Path) -> Non
     """Raise NsoptError unless there are at least two parts with the same classes."""
     if len(splits) == 1:
         raise NsoptError(
-            f"{path} has train/ but neither test/ nor val/ beside it: divide it with --split 0.8"
+            f"{path} has train/ but neither test/ nor val/ beside it: divide it with split=0.8"
         )
     classes = set(splits["train"])
     for part, files in splits.items():

@@ -252,9 +252,9 @@ class ImageData:
         shows the subset.
         """
         if classes is not None and not 2 <= classes <= len(self.classes):
-            raise NsoptError(f"--classes must be from 2 to {len(self.classes)}, got {classes}")
+            raise NsoptError(f"classes= must be from 2 to {len(self.classes)}, got {classes}")
         if per_class is not None and per_class < 1:
-            raise NsoptError(f"--per-class must be at least 1, got {per_class}")
+            raise NsoptError(f"per_class= must be at least 1, got {per_class}")
         kept = classes or len(self.classes)
         train = self.train.of_classes(kept)
         if per_class is not None:

@@ -72,7 +72,7 @@ def load_source(source: Source, directory: Path) -> ImageData:
         size, split = source.image_size, source.split
         data = load_folder(path, size, split, source.split_seed, source.skip_corrupt)
     elif source.split is not None or source.skip_corrupt:
-        raise NsoptError(f"--split and --skip-corrupt are for folders, not for {name}")
+        raise NsoptError(f"split= and skip_corrupt= are for folders, not for {name}")
     else:
         data = _load(name, directory.expanduser(), source.image_size)
     data = data.subset(source.subset.classes, source.subset.per_class)
@@ -98,9 +98,7 @@ def _load(name: str, directory: Path, image_size: int | None) -> ImageData:
     if name == "tiny-imagenet":
         return load_tiny_imagenet(directory, image_size or 64)
     if image_size not in (None, 32):
-        raise NsoptError(
-            f"the images of {name} are 32x32: leave --image-size, or image_size= in Python, out"
-        )
+        raise NsoptError(f"the images of {name} are 32x32: leave image_size= out")
     if name == STAND_IN:
         small = load_tiny_imagenet(directory, _STAND_IN_SIZE).subset(_STAND_IN_CLASSES, None)
         return replace(small, name=STAND_IN)

@@ -12,7 +12,7 @@ DESCRIPTIONS = {
     "cifar100": "60,000 photographs, 100 classes, 32x32, read by torchvision",
     "tiny-imagenet": "110,000 photographs, 200 classes, 64x64, original zip or folder",
     STAND_IN: "first 100 classes of Tiny ImageNet, 32x32: the shape of CIFAR-100",
-    "folder:PATH": "train/ and test/ (or val/) of class folders, or class folders with --split 0.8",
+    "folder:PATH": "train/ and test/ (or val/) of class folders, or class folders with split=0.8",
 }
 DATA_SETS = tuple(DESCRIPTIONS)
 

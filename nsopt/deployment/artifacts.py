@@ -100,7 +100,7 @@ class BestNetworks:
             raise NsoptError(f"{path} is damaged: run the study's command again to repair it")
         raise NsoptError(
             f"{self.folder} does not contain {describe_network(study, trial)}: run this there, or "
-            "copy that folder and give it as --artifacts"
+            "copy that folder and give it as artifacts="
         )
 
     def files(self, study: Study) -> list[Path]:

@@ -52,7 +52,7 @@ def check_export(network: KeptNetwork, path: Path, format: str, test: ImageSet) 
     if abs(check.exported - check.stored) > _POINTS_APART:
         raise NsoptError(
             f"the exported network reaches {check.exported:.2f} % on the test images, but "
-            f"{check.stored:.2f} % in the study: give the images of the study as --data"
+            f"{check.stored:.2f} % in the study: give the images of the study as data="
         )
     return check
 
@@ -110,7 +110,7 @@ def _check_close(difference: float) -> None:
     if not difference <= _LOGITS_APART:
         raise NsoptError(
             f"the exported network is wrong: its outputs differ from PyTorch's by "
-            f"{difference:.1e}; export it in another --format"
+            f"{difference:.1e}; export it in another format="
         )
 
 

@@ -43,7 +43,7 @@ _FLAT = 1.2  # if base widths take less than this times the floor, nsopt warns
 _FORMAT = 7
 _BUSY = (
     "the machine was busy while its latency was learned, so predicted milliseconds are too large: "
-    "nsopt does not cache this latency model, and a new study with its own --out learns it again"
+    "nsopt does not cache this latency model, and a new study with its own out= learns it again"
 )
 
 
@@ -93,7 +93,7 @@ def _warn_if_flat(arch: Architecture, model: LatencyModel, progress: Progress) -
     if base < _FLAT * model.floor:
         progress.message(
             f"latency hardly depends on widths here: {arch.name} takes {base:.3g} ms per batch, "
-            f"and {model.floor:.3g} ms with one filter per layer; use --metric params or macs "
+            f"and {model.floor:.3g} ms with one filter per layer; use metric=params or macs "
             "instead"
         )
 

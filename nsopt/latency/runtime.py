@@ -244,7 +244,7 @@ def stored_runtime(stored: str, given: str | None, batch_size: int = BATCH_SIZE)
     if given is None:
         raise NsoptError(
             f"the stored study is measured by {stored!r}, which would run code of that module: if "
-            f"you trust it, give --measure {shlex.quote(stored)}"
+            f"you trust it, give measure={shlex.quote(stored)}"
         )
     if given != stored:
         raise NsoptError(f"the stored study is measured by {stored!r}, not {given!r}")

@@ -40,8 +40,7 @@ class NeuralScale(Method):
             return settings.iterations
         if self.iteration > settings.iterations:
             raise NsoptError(
-                f"{self.name} needs --iterations {self.iteration} or more, "
-                f"not {settings.iterations}"
+                f"{self.name} needs iterations={self.iteration} or more, not {settings.iterations}"
             )
         return self.iteration
 

@@ -97,7 +97,7 @@ def stored_architecture(
     if given is None and is_own(stored):
         raise NsoptError(
             f"the stored network {stored!r} would run code of that module: if you trust it, give "
-            f"--arch {shlex.quote(stored)}, in Python arch={stored!r}"
+            f"arch={shlex.quote(stored)}"
         )
     if given is None and stored not in _FACTORIES and not is_imported(stored):
         raise NsoptError(
@@ -107,8 +107,7 @@ def stored_architecture(
         )
     if given not in (None, stored):
         raise NsoptError(
-            f"the stored network is {stored!r}, not {given!r}: give --arch {shlex.quote(stored)}, "
-            f"in Python arch={stored!r}"
+            f"the stored network is {stored!r}, not {given!r}: give arch={shlex.quote(stored)}"
         )
     return get_architecture(stored, num_classes, image_size, in_channels)
 

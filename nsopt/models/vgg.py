@@ -32,8 +32,7 @@ def vgg11(num_classes: int, image_size: int, in_channels: int) -> TableArchitect
     if image_size < _SMALLEST_IMAGE:
         raise NsoptError(
             f"vgg11 halves its maps {len(_POOL_AFTER)} times and needs images of at least "
-            f"{_SMALLEST_IMAGE}x{_SMALLEST_IMAGE}: use --image-size {_SMALLEST_IMAGE} or more "
-            "(in Python image_size=)"
+            f"{_SMALLEST_IMAGE}x{_SMALLEST_IMAGE}: use image_size={_SMALLEST_IMAGE} or more"
         )
     operations: list[Operation] = []
     inputs, resolution = Channels(None, in_channels), image_size

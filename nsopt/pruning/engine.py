@@ -219,7 +219,7 @@ class ShrinkingNetwork:
             rate = self._optimizer.param_groups[0]["lr"]
             raise NonFiniteLossError(
                 f"the loss became {mean} during the search, at a learning rate of {rate:g}: try "
-                "smaller ones (--lr, and prune_lr of SearchSettings)"
+                "smaller ones (lr=, and prune_lr of SearchSettings)"
             )
         return mean
 

@@ -40,7 +40,7 @@ def write_tuning_report(url: str, name: str | None, folder: Path) -> Path:
         name = found[0]
     if name not in found:
         known = ", ".join(found) or "none"
-        raise NsoptError(f"choose a tuning with --name: at {hide_password(url)} are {known}")
+        raise NsoptError(f"choose a tuning with name=: at {hide_password(url)} are {known}")
     studies = [study for study in load_studies(storage, name).values() if study.trials]
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "index.html"

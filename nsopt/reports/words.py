@@ -192,7 +192,7 @@ def _describe_choice(results: Results, choice: _Choice, reference: str) -> str:
         classes = results.task.classes or 1
         return (
             f"nothing learned. Every network is near {100 / classes:.3g} %, chance for {classes} "
-            "classes. Train longer (--epochs)."
+            "classes. Train for more epochs."
         )
     if rival is None:
         score = results.show_score(best["final_mean"])
@@ -201,7 +201,7 @@ def _describe_choice(results: Results, choice: _Choice, reference: str) -> str:
     if choice.is_certain:
         found += _compare_at_equal_accuracy(results, best, reference)
     found += f" Take {choice.taken_label}: {choice.gain}." if choice.gain else ""
-    return found + (f" More seeds: --seeds {choice.seeds}." if choice.seeds else "")
+    return found + (f" {choice.seeds} seeds would tell more." if choice.seeds else "")
 
 
 def _describe_limits(results: Results, rows: pd.DataFrame, taken: pd.Series) -> str:

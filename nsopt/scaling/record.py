@@ -63,7 +63,7 @@ class PruneRecord:
         if len(self.tau) < MIN_ROWS:
             raise ShortRecordError(
                 f"the prune record has {len(self.tau)} rows and a law needs {MIN_ROWS}: prune in "
-                "smaller steps (--filters-per-step) or pre-train longer (--pretrain-epochs)"
+                "smaller steps (filters_per_step=) or pre-train longer (pretrain_epochs=)"
             )
         ends = self.widths[[self.tau.argmin(), self.tau.argmax()]]
         return replace(_flatten_falls(self._fit(), self.widths), recorded=ends.astype(np.float64))
@@ -146,7 +146,7 @@ class Trajectory:
         if enough.size == 0:
             raise NoWidthsError(
                 f"pruning stopped with {filters[-1] / filters[0]:.0%} of the filters left, before "
-                f"{fraction:.0%}: prune in smaller steps (--filters-per-step)"
+                f"{fraction:.0%}: prune in smaller steps (filters_per_step=)"
             )
         return tuple(self.widths[enough[0]].tolist())
 

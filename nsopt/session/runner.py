@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from optuna.exceptions import TrialPruned
@@ -89,12 +88,6 @@ class TrialRunner:
                 self._open_networks().mend(study, trial, self._make_kept(point, outcome))
             else:
                 self._report(point, outcome, "other results than before: the file stays damaged")
-
-    def find_checkpoint(self, point: Point) -> Path:
-        """Return the file in which the training of a point can be continued."""
-        session = self.session
-        folder = session.workspace.checkpoints(session.subject.study_name(point.method))
-        return folder / f"{point.metric.name}-{point.budget}-seed{point.seed}.pt"
 
     def _make_kept(self, point: Point, outcome: Outcome) -> KeptNetwork:
         subject = self.session.subject

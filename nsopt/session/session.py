@@ -22,9 +22,9 @@ from nsopt.pruning.inherited import TrainedStart, inherit_network
 from nsopt.session.start import rank_start
 from nsopt.session.subject import Subject, with_stored_latency, write_latency_once
 from nsopt.session.workspace import Workspace
+from nsopt.storage.trials import Point
 from nsopt.tasks.supervise import supervise
 from nsopt.tasks.supervision import Supervision, evaluate
-from nsopt.tasks.task import Task
 from nsopt.training.loop import train_configuration
 from nsopt.training.outcome import Epoch, Outcome
 from nsopt.training.settings import TrainSettings
@@ -104,8 +104,8 @@ class Session:
         subject, trained = self.subject, self.start
         if start is None and trained is not None:
             start = partial(inherit_network, trained, widths, self.supervision, self.compute)
-        if isinstance(subject.data, Task) and subject.data.trainer is not None:
-            return self._train_by(subject.data.trainer, widths, settings, checkpoint, name, start)
+        if subject.trainer is not None:
+            return self._train_by(subject.trainer, widths, settings, checkpoint, name, start)
         return train_configuration(
             self.subject.arch,
             widths,
@@ -143,26 +143,40 @@ class Session:
         shutil.rmtree(folder)
         return outcome
 
+    def find_checkpoint(self, point: Point) -> Path:
+        """Return the file from which the training of a point continues."""
+        folder = self.workspace.checkpoints(self.subject.study_name(point.method))
+        return folder / f"{point.metric.name}-{point.budget}-seed{point.seed}.pt"
+
     def validate_start(self) -> float:
-        """Return the validation accuracy (%) of the network that the subject starts from."""
-        assert self.subject.start is not None
+        """Return the validation score of the network that the subject starts from."""
         with self.compute.computing():
-            model = place(self.subject.start, self.compute.device, self.subject.arch.layout)
+            model = place(self._get_start(), self.compute.device, self.subject.arch.layout)
             return evaluate(self.supervision.validation(self.compute), model, self.compute)
 
     def evaluate_start(self) -> Outcome:
-        """Return the accuracies of the network that the subject starts from, without training."""
-        subject, model = self.subject, self.subject.start
-        assert model is not None
-        began = time.perf_counter()
-        validation = self.validate_start()
+        """Return the scores of the network that the subject starts from, without training."""
+        return self.evaluate(self._get_start(), self.subject.arch.base_widths, time.perf_counter())
+
+    def evaluate(self, model: nn.Module, widths: tuple[int, ...], began: float) -> Outcome:
+        """Return the scores of a network that nsopt does not train.
+
+        Args:
+            model: the network.
+            widths: of the network.
+            began: when work on it began, by `time.perf_counter`.
+        """
         with self.compute.computing():
-            model = place(model, self.compute.device, subject.arch.layout)
+            placed = place(model, self.compute.device, self.subject.arch.layout)
+            validation = evaluate(self.supervision.validation(self.compute), placed, self.compute)
             evaluation = self.supervision.test(self.compute)
-            test = None if evaluation is None else evaluate(evaluation, model, self.compute)
-        seconds = time.perf_counter() - began
+            test = None if evaluation is None else evaluate(evaluation, placed, self.compute)
         epoch = Epoch(math.nan, validation, test)
-        return Outcome(subject.arch.base_widths, (epoch,), seconds, epoch, model)
+        return Outcome(widths, (epoch,), time.perf_counter() - began, epoch, model)
+
+    def _get_start(self) -> nn.Module:
+        assert self.subject.start is not None
+        return self.subject.start
 
     def with_latency_of(self, studies: Iterable[Study]) -> "Session":
         """Return this session with the latency model of one of the studies.

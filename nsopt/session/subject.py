@@ -33,8 +33,9 @@ from nsopt.settings import Price, batch_unit
 from nsopt.storage import schema
 from nsopt.storage.provenance import provenance
 from nsopt.storage.studies import check_settings, open_study
-from nsopt.tasks.task import Task
+from nsopt.tasks.task import Task, name_function
 from nsopt.training.precision import choose_compute
+from nsopt.training.trainer import Trainer
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +48,7 @@ class Subject:
         start: the trained network of base widths that all methods start from; None to train from
             scratch.
         runtime: in which its networks are timed, named by the settings.
+        trainer: the user's function that trains its networks; None for nsopt's own training.
     """
 
     arch: Architecture
@@ -55,6 +57,7 @@ class Subject:
     settings: StudySettings
     start: nn.Module | None = None
     runtime: Runtime = TORCH
+    trainer: Trainer | None = None
 
     @classmethod
     def of(
@@ -65,6 +68,7 @@ class Subject:
         start: nn.Module | None = None,
         runtime: Runtime = TORCH,
         source: Source | None = None,
+        trainer: Trainer | None = None,
     ) -> Self:
         """Make a new one; data, trained network and runtime complete the settings.
 
@@ -82,7 +86,11 @@ class Subject:
             runtime=runtime.name,
             latency_batch_size=runtime.batch_size,
         )
-        return cls(arch, data, source or Source(data.name), settings, start, runtime)
+        source = source or Source(data.name)
+        if isinstance(data, Task):
+            trainer = trainer or data.trainer
+            data = replace(data, trainer=trainer)
+        return cls(arch, data, source, settings, start, runtime, trainer)
 
     @property
     def name(self) -> str:
@@ -108,9 +116,10 @@ class Subject:
     @property
     def fingerprint(self) -> dict[str, Any]:
         """What identifies its data."""
-        if isinstance(self.data, ImageData):
-            return self.splits.fingerprint
-        return self.data.fingerprint
+        if not isinstance(self.data, ImageData):
+            return self.data.fingerprint
+        named = {} if self.trainer is None else {"trainer": name_function(self.trainer)}
+        return self.splits.fingerprint | named
 
     @property
     def inputs(self) -> Any:
@@ -238,7 +247,8 @@ def load_subject(
         source, found = _read_images(study, data, data_dir)
         subject = Subject(arch, found, source, settings, runtime=runtime)
     else:
-        subject = Subject(arch, replace(own, name=stored.data), source, settings, runtime=runtime)
+        own = replace(own, name=stored.data)
+        subject = Subject(arch, own, source, settings, runtime=runtime, trainer=own.trainer)
     _check_data(study, source, subject.fingerprint)
     return subject
 
@@ -259,6 +269,8 @@ def load_images(study: Study, data: str | None, data_dir: Path) -> ImageData:
 
 
 def _read_images(study: Study, data: str | None, data_dir: Path) -> tuple[Source, ImageData]:
+    if schema.read_task(study).classes is None:
+        raise NsoptError(f"{study.study_name} is of a task of yours: give its function as task")
     source = schema.read_source(study)
     source = replace(source, name=data or source.name)
     return source, replace(load_source(source, data_dir), name=schema.read_task(study).data)
@@ -318,7 +330,7 @@ def _read_settings(study: Study) -> StudySettings:
     except NsoptError as error:
         raise NsoptError(
             f"{study.study_name} was written by another version of nsopt ({error}): use that "
-            "version, or start again with another --out or --storage"
+            "version, or start again with another out= or storage="
         ) from None
 
 

@@ -76,7 +76,7 @@ def newest_storage(folder: Path = RUNS) -> str:
     """Return the URL of the newest study.db in `folder`. Raises NsoptError if there is none."""
     found = max(folder.glob("*/study.db"), key=lambda path: path.stat().st_mtime, default=None)
     if found is None:
-        raise NsoptError(f"no study is in {folder}/: give --storage")
+        raise NsoptError(f"no study is in {folder}/: give storage=")
     return sqlite_url(found)
 
 

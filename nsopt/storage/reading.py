@@ -32,7 +32,7 @@ def damage(owner: Study | FrozenTrial | Trial, name: str) -> Iterator[None]:
         )
         raise NsoptError(
             f"{where}: its {name!r} is damaged ({_describe(error)}): restore the storage from a "
-            "copy, or start again with another --out or --storage"
+            "copy, or start again with another out= or storage="
         ) from None
 
 

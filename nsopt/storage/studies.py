@@ -73,7 +73,7 @@ def only_comparison(storage: BaseStorage) -> str:
     if not found:
         raise NsoptError("the storage has no study of nsopt: run nsopt study first")
     if len(found) > 1:
-        raise NsoptError(f"choose a study with --name: stored are {', '.join(found)}")
+        raise NsoptError(f"choose a study with name=: stored are {', '.join(found)}")
     return found[0]
 
 
@@ -112,7 +112,7 @@ def check_settings(study: Study, ours: Mapping[str, Any]) -> bool:
         found = differences(_as_given(ours), _as_given(theirs)) or found
         raise NsoptError(
             f"{study.study_name} was written by other settings ({'; '.join(found)}): "
-            "give the same settings, or another --out or --storage"
+            "give the same settings, or another out= or storage="
         )
     return True
 

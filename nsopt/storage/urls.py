@@ -97,7 +97,7 @@ def hide_values(url: str, text: str) -> str:
 def check_address(host: str, port: int) -> None:
     """Raise NsoptError if nsopt cannot serve on an address."""
     if not 0 < port <= _LARGEST_PORT:
-        raise NsoptError(f"--port must be from 1 to {_LARGEST_PORT}, got {port}")
+        raise NsoptError(f"port= must be from 1 to {_LARGEST_PORT}, got {port}")
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family) as probe:
@@ -105,7 +105,7 @@ def check_address(host: str, port: int) -> None:
             probe.bind(address)
     except (OSError, UnicodeError) as error:
         is_taken = getattr(error, "errno", None) in (errno.EADDRINUSE, errno.EACCES)
-        option = "--port" if is_taken else "--host"
+        option = "port=" if is_taken else "host="
         reason = getattr(error, "strerror", None) or error
         raise NsoptError(
             f"cannot serve on {host}:{port} ({reason}): try another {option}"

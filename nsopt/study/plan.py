@@ -167,7 +167,7 @@ def make_plan(comparison: Comparison, session: Session) -> Plan:
 
 def _select_points(comparison: Comparison, method: Method, session: Session) -> list[Point]:
     if method.keeps_weights and session.subject.start is None:
-        raise NsoptError(f"{method.name} is a trained network: give its weights with --start")
+        raise NsoptError(f"{method.name} is a trained network: give its weights with start=")
     points = comparison.points(method)
     for metric in dict.fromkeys(size.metric for size in comparison.sizes):
         base = metric.cost(session.subject.arch)(session.subject.arch.base_widths)

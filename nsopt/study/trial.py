@@ -35,7 +35,7 @@ class MethodRunner(TrialRunner):
         method, subject = self.method, self.session.subject
         if method.keeps_weights:
             return self.session.evaluate_start()
-        checkpoint = self.find_checkpoint(point)
+        checkpoint = self.session.find_checkpoint(point)
         if not method.inherits_weights:
             training = subject.settings.training_for(point.seed)
             return self.session.train(widths, training, checkpoint, point.label)

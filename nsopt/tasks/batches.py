@@ -18,13 +18,16 @@ def split_batch(batch: Any) -> tuple[Any, Any]:
     """Return the inputs and targets of a batch.
 
     A batch is a pair of inputs and targets; a dictionary with `labels` is such a pair, too: the
-    labels are the targets, and its other entries the inputs.
+    labels are the targets, and its other entries the inputs. A tensor, or a dictionary without
+    `labels`, is inputs alone: enough for work without training. Its targets are None.
 
     Raises:
         NsoptError: for anything else.
     """
-    if isinstance(batch, Mapping) and _LABELS in batch:
-        return {name: value for name, value in batch.items() if name != _LABELS}, batch[_LABELS]
+    if isinstance(batch, Tensor):
+        return batch, None
+    if isinstance(batch, Mapping):
+        return {k: value for k, value in batch.items() if k != _LABELS}, batch.get(_LABELS)
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise NsoptError(
             "every batch of the loader must be a pair of inputs and targets, or a dictionary with "

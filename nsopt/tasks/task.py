@@ -92,7 +92,7 @@ class Task:
     def fingerprint(self) -> dict[str, Any]:
         """What identifies the task: batches, the first of them at seed 0, functions and version."""
         functions = {
-            name: getattr(function, "__qualname__", type(function).__qualname__)
+            name: name_function(function)
             for name in ("loss", "score", "test", "distance", "trainer")
             if (function := getattr(self, name)) is not None
         }
@@ -106,6 +106,11 @@ class Task:
     @cached_property
     def _first_batch(self) -> tuple[Any, Any]:
         return LoaderBatches(self.train, 0, torch.device("cpu")).next()
+
+
+def name_function(function: Callable[..., Any]) -> str:
+    """Return the name by which a function of the user is recognised."""
+    return getattr(function, "__qualname__", type(function).__qualname__)
 
 
 class ScoreEvaluation:
@@ -156,6 +161,8 @@ class TaskSupervision:
     def loss(self, outputs: Any, targets: Any) -> Tensor:
         if self.task.loss is None:
             raise NsoptError("training needs a loss: nsopt.Task(..., loss=...)")
+        if targets is None:
+            raise NsoptError("training needs targets: give batches of inputs and targets")
         value = self.task.loss(outputs, targets)
         if not isinstance(value, Tensor) or value.ndim or not value.requires_grad:
             raise NsoptError("the loss must be a tensor of one number that depends on the outputs")

@@ -129,6 +129,8 @@ def train_configuration(
         after_epoch: gets the epochs so far, and may end the training for good with an exception.
         origin: what the checkpoint depends on besides the other arguments.
     """
+    if not settings.epochs:
+        raise NsoptError("epochs must be at least 1: only nsopt.compress works without training")
     identity = identify_training(arch, widths, supervision, settings) if checkpoint else {}
     file = Checkpoint(checkpoint, {**identity, "format": _FORMAT, **origin})
     limit = explain_out_of_memory(compute.device, supervision.batch_size(settings.batch_size))

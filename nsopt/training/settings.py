@@ -14,7 +14,8 @@ class TrainSettings(SgdSettings):
     It has the settings of `SgdSettings`, too: batch size, learning rate, seed, device and others.
 
     Attributes:
-        epochs: passes over the training images.
+        epochs: passes over the training images; 0 only for a compression, which then fits networks
+            to the trained one without training.
         decay_after: fractions of the epochs after which the learning rate is multiplied by `decay`.
         decay: see `decay_after`.
         schedule: `linear` decreases the learning rate linearly to zero, instead of in steps.
@@ -27,7 +28,7 @@ class TrainSettings(SgdSettings):
             training began with if they are better, instead of the last ones.
     """
 
-    epochs: int = Field(default=300, ge=1)
+    epochs: int = Field(default=300, ge=0)
     decay_after: tuple[Fraction, ...] = (1 / 3, 2 / 3, 5 / 6)
     decay: float = Field(default=0.1, gt=0, le=1)
     schedule: Literal["linear"] | None = None
@@ -41,7 +42,7 @@ class TrainSettings(SgdSettings):
     def _check_warmup(self) -> Self:
         if self.warmup_epochs is not None and self.schedule is None:
             raise NsoptError("warmup_epochs needs schedule = 'linear'")
-        if (self.warmup_epochs or 0.0) >= self.epochs:
+        if self.epochs and (self.warmup_epochs or 0.0) >= self.epochs:
             raise NsoptError("warmup_epochs must be below epochs")
         return self
 

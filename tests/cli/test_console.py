@@ -12,6 +12,7 @@ from rich.table import Table
 from nsopt.cli.console import (
     console,
     describe_rest,
+    name_options,
     print_line,
     tell_what_is_fixed,
     user_errors,
@@ -158,3 +159,16 @@ def test_a_reader_that_leaves_early_causes_no_traceback() -> None:
         assert process.stderr is not None
         assert process.stderr.read() == b""
     assert process.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("give another out= or storage=", "give another --out or --storage"),
+        ("try batch_size=32", "try --batch-size 32"),
+        ("smaller steps (filters_per_step=)", "smaller steps (--filters-per-step)"),
+        ("macs=50%: give x/out=5 another name=", "macs=50%: give x/out=5 another --name"),
+    ],
+)
+def test_the_command_line_shows_arguments_as_options(text: str, shown: str) -> None:
+    assert name_options(text) == shown

@@ -87,7 +87,9 @@ def test_a_storage_that_fails_after_quantising_leaves_the_file(
     chosen = _Chosen(None, "", "sqlite:///s.db", None, TRIALS[0], 100, data)
     passed = ExportCheck(exported=90.0, stored=90.0, difference=0.0)
     monkeypatch.setattr(export, "_load", lambda options: chosen)
-    monkeypatch.setattr(writing, "export", lambda network, path, form: path.write_text("float"))
+    monkeypatch.setattr(
+        writing, "export", lambda network, path, form, inputs: path.write_text("float")
+    )
     monkeypatch.setattr(check, "check_export", lambda *arguments: passed)
     monkeypatch.setattr(export, "_quantise", lambda *arguments: {"form": "QDQ"})
     monkeypatch.setattr(schema, "write_int8", fail)

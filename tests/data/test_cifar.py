@@ -158,5 +158,5 @@ def test_unknown_data_set_suggests_the_nearest(tmp_path: Path) -> None:
 
 
 def test_cifar_takes_no_image_size(tmp_path: Path) -> None:
-    with pytest.raises(NsoptError, match="--image-size"):
+    with pytest.raises(NsoptError, match="image_size="):
         load_data("cifar10", tmp_path, image_size=64)

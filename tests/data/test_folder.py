@@ -197,7 +197,7 @@ def test_a_folder_is_mirrored_unless_the_user_forbids_it(tmp_path: Path) -> None
 
 def test_images_are_cropped_and_resized_on_demand(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "x", size=(12, 20))
-    with pytest.raises(NsoptError, match="--image-size, or image_size= in Python"):
+    with pytest.raises(NsoptError, match="image_size="):
         load_data(f"folder:{folder}")
     assert load_data(f"folder:{folder}", image_size=16).image_size == 16
 
@@ -207,7 +207,7 @@ def test_images_are_cropped_and_resized_on_demand(tmp_path: Path) -> None:
 def test_an_image_of_another_size_is_named(odd: str, size: tuple[int, int], tmp_path: Path) -> None:
     folder = write_images(tmp_path / "x")
     Image.new("RGB", size).save(folder / odd)
-    with pytest.raises(NsoptError, match=rf"{odd}: images are not all .* --image-size"):
+    with pytest.raises(NsoptError, match=rf"{odd}: images are not all .* image_size="):
         load_data(f"folder:{folder}")
     assert load_data(f"folder:{folder}", image_size=8).image_size == 8
 
@@ -243,7 +243,7 @@ def test_a_folder_with_only_train_is_split_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("split", "message"),
-    [(1.5, "--split must be between 0 and 1, got 1.5"), (0.5, "has test/ or val/ already")],
+    [(1.5, "split= must be between 0 and 1, got 1.5"), (0.5, "has test/ or val/ already")],
 )
 def test_an_invalid_split_raises_an_error(tmp_path: Path, split: float, message: str) -> None:
     folder = write_images(tmp_path / "x")
@@ -265,7 +265,7 @@ def damage(root: Path, *names: str) -> Path:
 def test_damaged_images_are_all_listed_or_skipped(tmp_path: Path) -> None:
     names = ("train/ant/0.png", "train/bee/2.png", "test/bee/1.png")
     name = f"folder:{damage(write_images(tmp_path / 'x'), *names)}"
-    with pytest.raises(NsoptError, match="or give --skip-corrupt") as caught:
+    with pytest.raises(NsoptError, match="or give skip_corrupt=") as caught:
         load_data(name)
     assert all(name in str(caught.value) for name in names)
     for _ in ("decoded", "from the cache"):
@@ -363,8 +363,8 @@ def no_zip(root: Path) -> Path:
     ("make", "message"),
     [
         (missing, "no folder or zip"),
-        (without_train, "no train/ folder.*or CLASS/IMAGE and --split 0.8"),
-        (without_test, "neither test/ nor val/ beside it: divide it with --split 0.8"),
+        (without_train, "no train/ folder.*or CLASS/IMAGE and split=0.8"),
+        (without_test, "neither test/ nor val/ beside it: divide it with split=0.8"),
         (empty_class, "no images in train/bee"),
         (single_class, "at least 2 class folders"),
         (odd_class, "'bee' is not both in train/ and in test/"),

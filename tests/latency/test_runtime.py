@@ -79,7 +79,7 @@ def test_a_function_that_a_storage_names_is_not_imported(
 ) -> None:
     (tmp_path / "hostile_clock.py").write_text("raise SystemExit('ran')")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(NsoptError, match=r"would run code of that module.*--measure hostile_clock"):
+    with pytest.raises(NsoptError, match=r"would run code of that module.*measure=hostile_clock"):
         stored_runtime("hostile_clock:time", None)
     with pytest.raises(NsoptError, match="is measured by 'hostile_clock:time', not 'mine:time'"):
         stored_runtime("hostile_clock:time", "mine:time")

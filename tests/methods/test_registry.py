@@ -78,7 +78,7 @@ def test_each_iteration_of_neuralscale_is_a_method(
     settings = SearchSettings(iterations=3)
     assert second.search_iterations(settings) == 2
     assert get_method("neuralscale").search_iterations(settings) == 3
-    with pytest.raises(NsoptError, match="neuralscale-iter4 needs --iterations 4 or more, not 3"):
+    with pytest.raises(NsoptError, match="neuralscale-iter4 needs iterations=4 or more, not 3"):
         get_method("neuralscale-iter4").search_iterations(settings)
     with pytest.raises(NoWidthsError, match="descent converged at iteration 2"):
         law_of("neuralscale-iter3", narrow, history)

@@ -246,5 +246,5 @@ def test_unknown_names_suggest_the_nearest() -> None:
 
 
 def test_images_too_small_for_the_network_are_refused() -> None:
-    with pytest.raises(NsoptError, match="--image-size 32"):
+    with pytest.raises(NsoptError, match="image_size=32"):
         table_architecture("vgg11", image_size=28)

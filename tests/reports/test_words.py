@@ -118,7 +118,7 @@ def test_the_answer_recommends_the_cheaper_method_if_no_difference_is_shown(
     lead = frame["method"].eq("neuralscale") * np.where(frame["seed"] == 0, 5.0, -4.0)
     for verdict in answer_for(results, test_score=50 + lead):
         assert "no difference shown. NeuralScale 50.5 %, Uniform 50.0 % (+0.5; " in verdict.text
-        assert "Take Uniform: 0.5x the time. More seeds: --seeds 5." in verdict.text
+        assert "Take Uniform: 0.5x the time. 5 seeds would tell more." in verdict.text
         assert verdict.method == "Uniform"
         assert not verdict.is_certain
     apart = dataclasses.replace(results, outcomes=frame.assign(test_score=50 + lead))
@@ -162,7 +162,7 @@ def test_methods_that_share_the_best_widths_win_together(results: Results) -> No
             "Scored law and Uniform win by 2.0 points of test accuracy over NeuralScale" in sentence
         )
         assert "They cost 0.5x the time." in sentence
-        assert "Widths of Uniform and Scored law: " in sentence
+        assert "Widths of Scored law and Uniform: " in sentence
 
 
 def test_the_answer_reports_a_latency_above_its_budget(results: Results) -> None:

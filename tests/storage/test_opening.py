@@ -33,7 +33,7 @@ def test_the_folder_of_a_new_storage_is_created(tmp_path: Path) -> None:
 
 
 def test_the_newest_study_is_found(tmp_path: Path) -> None:
-    with pytest.raises(NsoptError, match=r"no study is in .*: give --storage"):
+    with pytest.raises(NsoptError, match=r"no study is in .*: give storage="):
         newest_storage(tmp_path)
     for place, name in enumerate(("b", "a")):
         path = tmp_path / name / "study.db"

@@ -120,6 +120,9 @@ def test_the_same_call_continues_and_the_best_networks_can_be_loaded(
     row, uniform = first.table.iloc[0], first.results.outcomes.query("method == 'uniform'")
     kept = again.network("uniform", row["budget"])
     assert right_pitches(kept.model) == kept.score == uniform["score"].max()
+    again.export(out / "best.pt2", "pt2")
+    predict = nsopt.load_exported(out / "best.pt2", "pt2")
+    assert predict(make_sounds(3, 2)[0]).shape == (3, 4)
     with pytest.raises(NsoptError, match="was not trained at a budget of 7: give"):
         again.network("uniform", 7)
     with pytest.raises(NsoptError, match=r"'uniforn'.*uniform"):
@@ -165,6 +168,9 @@ def test_a_test_is_reported_and_the_trainer_of_the_user_trains(
         ({"ratios": [0]}, "a width ratio must be above 0"),
         ({"budgets": "3"}, "budget"),
         ({"metric": "mac"}, "macs"),
+        ({"workers": 2}, "several workers load the network and the task by their names"),
+        ({"workers": 0}, "workers must be a whole number of at least 1"),
+        ({"trainer": 5}, "trainer must be a function, not 5"),
     ],
 )
 def test_an_invalid_call_is_one_line_and_writes_nothing(

@@ -423,7 +423,7 @@ def test_widths_of_all_methods_are_rounded(comparison: Comparison, place: Worksp
 def test_a_method_of_an_iteration_that_is_not_run_is_refused(
     comparison: Comparison, place: Workspace
 ) -> None:
-    with pytest.raises(NsoptError, match="needs --iterations 3 or more, not 1"):
+    with pytest.raises(NsoptError, match="needs iterations=3 or more, not 1"):
         run_comparison(only(comparison, "neuralscale-iter3"), place, Silent())
 
 

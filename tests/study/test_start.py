@@ -125,7 +125,7 @@ def test_a_study_that_starts_from_weights_is_not_continued_from_scratch(
 
 def test_the_dense_method_needs_weights(comparison: Comparison, place: Workspace) -> None:
     with pytest.raises(
-        NsoptError, match="dense is a trained network: give its weights with --start"
+        NsoptError, match="dense is a trained network: give its weights with start="
     ):
         run_comparison(only(comparison, "dense"), place, Silent())
     assert not place.has_storage

@@ -89,7 +89,7 @@ def test_a_budget_in_milliseconds_holds_as_measured(
         place.url, Silent(), batch_sizes=[100], device="cpu", runtime=in_time.subject.runtime
     )
     assert {latency.runtime for _, latency in timed} == {"tests:clock"}
-    with pytest.raises(NsoptError, match="give --measure tests:clock"):
+    with pytest.raises(NsoptError, match="give measure=tests:clock"):
         measure_again(place.url, Silent(), batch_sizes=[100], device="cpu")
     studies = open_studies(place)
     networks = [*studies["uniform"].trials, *studies["neuralscale"].trials]
@@ -212,7 +212,7 @@ def test_a_worker_does_not_import_the_function_that_a_storage_names(
     arch = table_architecture("vgg11", in_channels=1)
     task = dataclasses.replace(comparison.subject, arch=arch, settings=settings)
     task.open_study(place.storage, "uniform", Compute(torch.device("cpu"), bf16=False))
-    with pytest.raises(NsoptError, match="give --measure tests:clock"):
+    with pytest.raises(NsoptError, match="give measure=tests:clock"):
         join(task.name, place, Silent(), device="cpu", threads=1)
 
 

@@ -104,7 +104,7 @@ def test_settings_are_immutable() -> None:
 
 def test_running_out_of_memory_suggests_a_smaller_batch() -> None:
     with (
-        pytest.raises(OutOfMemoryError, match="try --batch-size 64"),
+        pytest.raises(OutOfMemoryError, match="try batch_size=64"),
         explain_out_of_memory(torch.device("cpu"), batch_size=128),
     ):
         torch.empty(2**55)
@@ -128,7 +128,7 @@ def test_other_errors_are_not_reported_as_out_of_memory() -> None:
 
 @pytest.mark.parametrize("device", ["cuda:99", "warp", "meta-physical"])
 def test_unavailable_devices_are_refused(device: str) -> None:
-    with pytest.raises(NsoptError, match="is not available: use --device auto"):
+    with pytest.raises(NsoptError, match="is not available: use device='auto'"):
         resolve_compute(device, "fp32")
 
 

@@ -18,6 +18,7 @@ from nsopt.pruning.fitting.fit import Fitted, fit_network
 from nsopt.pruning.fitting.inputs import Inputs
 from nsopt.pruning.fitting.rank import rank_by_fit
 from nsopt.pruning.ranking import UnitRanking
+from nsopt.scaling.cost import CostModel
 
 SHARES = tuple(round(0.1 * i, 1) for i in range(1, 11))
 Score = Callable[[nn.Module], float]
@@ -81,20 +82,19 @@ def check_widths(arch: Architecture, widths: Sequence[int]) -> tuple[int, ...]:
 
 
 def widths_by_fit(
-    arch: Architecture, ranking: UnitRanking, metric: str, budget: float
+    arch: Architecture, ranking: UnitRanking, cost: CostModel, budget: float
 ) -> tuple[int, ...]:
     """Return the widths at a budget that lose least per cost.
 
     Args:
         arch: the architecture.
         ranking: by `rank_by_fit`.
-        metric: what the budget limits.
+        cost: what the budget limits.
         budget: the limit.
 
     Raises:
         NoWidthsError: if no widths meet the budget.
     """
-    cost = arch.cost(metric)
     base = np.array(arch.base_widths)
     prices = np.maximum(np.asarray(cost.marginal(base), np.float64), 1e-12)
     scores = [s / float(price) for s, price in zip(ranking.scores, prices, strict=True)]
@@ -153,7 +153,7 @@ def fit_curve(
         fitted, widths = None, arch.base_widths
         if share < 1:
             try:
-                widths = widths_by_fit(arch, ranking, metric, share * whole)
+                widths = widths_by_fit(arch, ranking, cost, share * whole)
             except NoWidthsError:
                 continue
             kept = ranking.pick_strongest(widths)

@@ -1,0 +1,110 @@
+"""Networks without training: widths that a fit loses least by, and the fit of their layers.
+
+Inputs are enough: no targets, no loss. Some batches of the task fit the layers, others compare the
+outputs with those of the trained network where the task has no score.
+"""
+
+import time
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+from nsopt.compression.budgets import Budget
+from nsopt.compression.latency import solve_as_timed
+from nsopt.compute.device import resolve_compute
+from nsopt.latency.bisection import Widths
+from nsopt.latency.timer import Timer
+from nsopt.models.inputs import count_examples
+from nsopt.pruning.fitting.curve import Agreement, widths_by_fit
+from nsopt.pruning.fitting.fit import fit_network
+from nsopt.pruning.fitting.inputs import Inputs
+from nsopt.pruning.fitting.rank import rank_by_fit
+from nsopt.pruning.ranking import UnitRanking
+from nsopt.scaling.law import uniform_curve
+from nsopt.session.session import Session
+from nsopt.storage.trials import Point
+from nsopt.tasks.supervision import Batches
+from nsopt.tasks.task import Task, TaskSupervision
+from nsopt.training.outcome import Outcome
+
+MOST = 1024  # examples to fit to
+_COMPARED = 256  # examples on which outputs are compared
+_BATCH = 64  # images
+AGREEMENT = "agreement with the trained network (%)"
+
+
+@dataclass(frozen=True, eq=False)
+class Fits:
+    """The fits of a session: its inputs, and the ranking of the trained network's units."""
+
+    session: Session
+
+    @cached_property
+    def ranking(self) -> UnitRanking:
+        session, start = self.session, self._start
+        inputs = self._read_inputs(session.subject.settings.training.seed)
+        with session.compute.computing():
+            return rank_by_fit(session.subject.arch, start, inputs, session.progress)
+
+    @property
+    def _start(self) -> nn.Module:
+        start = self.session.subject.start
+        assert start is not None
+        return start
+
+    def _read_inputs(self, seed: int) -> Inputs:
+        return Inputs(read_batches(self.session.supervision.batches(_BATCH, seed), MOST))
+
+    def choose_widths(self, timer: Timer, budget: Budget) -> Widths:
+        """Return the widths at a budget that lose least by the fit, for what they cost.
+
+        Raises:
+            NoWidthsError: if no widths meet the budget.
+        """
+        subject = self.session.subject
+        cost = budget.metric.cost(subject.arch)
+        recorded = widths_by_fit(subject.arch, self.ranking, cost, budget.limit)
+        law = uniform_curve(recorded)
+        return solve_as_timed(budget, subject.arch, subject.settings, timer, law)
+
+    def fit(self, point: Point, widths: Widths) -> Outcome:
+        """Return a network that is fitted to the trained one, with its scores."""
+        session, began = self.session, time.perf_counter()
+        kept = self.ranking.pick_strongest(widths)
+        with session.compute.computing():
+            fitted = fit_network(
+                session.subject.arch,
+                self._start,
+                kept,
+                self._read_inputs(point.seed),
+                seed=point.seed,
+                progress=session.progress,
+                checkpoint=session.find_checkpoint(point),
+            )
+        return session.evaluate(fitted.model, widths, began)
+
+
+def read_batches(batches: Batches, most: int) -> list[Any]:
+    """Return the inputs of batches: at most an epoch, and enough for `most` examples."""
+    found = list[Any]()
+    for _ in range(batches.per_epoch):
+        if sum(map(count_examples, found)) >= most:
+            break
+        found.append(batches.next()[0])
+    return found
+
+
+def with_agreement(task: Task, model: nn.Module) -> Task:
+    """Return a task without a score with one: how closely outputs follow those of a network."""
+    if task.score is not None:
+        return task
+    device = resolve_compute("cpu", "fp32").device
+    batches = TaskSupervision(task, device).batches(0, seed=1)
+    compare = Agreement(model, Inputs(read_batches(batches, _COMPARED)))
+
+    def agreement(network: nn.Module) -> float:
+        return compare(network)
+
+    return replace(task, score=agreement, score_name=AGREEMENT)

@@ -1,0 +1,148 @@
+"""Compression without training: inputs alone, at exact budgets."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+import nsopt
+from nsopt.compression.fits import AGREEMENT
+from nsopt.data.images import ImageData
+from nsopt.errors import NsoptError
+from nsopt.models.architecture import TableArchitecture
+from nsopt.training.loop import train
+from nsopt.training.settings import TrainSettings
+from tests.study.test_any_task import Pitch, make_sounds, make_task, right_pitches
+
+BUDGETS = ["macs=70%", "macs=40%"]
+
+
+@pytest.fixture(scope="module")
+def trained() -> nn.Module:
+    torch.manual_seed(0)
+    model, task = Pitch(), make_task()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(10):
+        for sounds, pitches in task.train:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(sounds), pitches).backward()
+            optimizer.step()
+    return model.eval()
+
+
+def compress(model: nn.Module, task: nsopt.Task, **changes: Any) -> nsopt.Compression:
+    asked: dict[str, Any] = {"budgets": BUDGETS, "epochs": 0, "progress": nsopt.Silent()}
+    return nsopt.compress(model, task, **asked | changes)
+
+
+def test_inputs_alone_are_enough(trained: nn.Module, tmp_path: Path) -> None:
+    sounds = [make_sounds(16, seed)[0] for seed in range(12)]
+    task = nsopt.Task(sounds, name="sounds")
+    result = compress(trained, task, out=tmp_path)
+    assert result.dense.score == pytest.approx(100)
+    whole = result.dense.cost["macs"]
+    for small, share in zip(result.networks.values(), (0.7, 0.4), strict=True):
+        assert 0.8 * share * whole < small.cost["macs"] <= share * whole
+        assert right_pitches(small.model) >= right_pitches(trained) - 10
+        assert small.score > 80
+    first, second = (result[budget].score for budget in BUDGETS)
+    assert second < first < 100
+    assert AGREEMENT in result.rows()[0]
+    page = result.report(tmp_path / "report")
+    table = pd.read_csv(page.with_name("outcomes.csv"))
+    assert set(table["method"]) <= {"dense", "uniform", "scored"}
+    again = compress(trained, task, out=tmp_path)
+    assert [again[budget].score for budget in BUDGETS] == [first, second]
+
+
+def test_a_fit_beats_inherited_weights(trained: nn.Module) -> None:
+    fitted = compress(trained, make_task(), budgets=BUDGETS[1:])[BUDGETS[1]]
+    arch = nsopt.trace(trained, make_sounds(2, 0)[0])
+    norms = arch.filter_norms(trained)
+    kept = [n.topk(w).indices.sort().values for n, w in zip(norms, fitted.widths, strict=True)]
+    inherited = arch.inherit(trained, kept, fitted.widths).eval()
+    sounds = make_sounds(64, 5)[0]
+
+    @torch.no_grad()
+    def distance(model: nn.Module) -> float:
+        return float((model(sounds) - trained(sounds)).square().mean())
+
+    assert distance(fitted.model) < distance(inherited) / 2
+
+
+def test_a_score_of_the_user_decides(trained: nn.Module) -> None:
+    scored: list[nn.Module] = []
+
+    def score(model: nn.Module) -> float:
+        scored.append(model)
+        return right_pitches(model)
+
+    sounds = [make_sounds(16, seed)[0] for seed in range(4)]
+    task = nsopt.Task(sounds, score=score, score_name="right pitches (%)")
+    result = compress(trained, task, budgets=BUDGETS[:1])
+    assert result[BUDGETS[0]].score == right_pitches(result[BUDGETS[0]].model)
+    assert scored
+
+
+def test_a_classifier_of_images_is_fitted(narrow: TableArchitecture, digits: ImageData) -> None:
+    settings = TrainSettings(epochs=4, batch_size=32, lr=0.05, device="cpu", precision="fp32")
+    model = train(narrow, narrow.base_widths, digits, settings).model.eval()
+    result = nsopt.compress(
+        model, digits, ["macs=60%"], arch=narrow, epochs=0, progress=nsopt.Silent()
+    )
+    small = result["macs=60%"]
+    assert small.cost["macs"] <= 0.6 * result.dense.cost["macs"]
+    assert small.val_accuracy > result.dense.val_accuracy - 15
+
+
+class Twice(nn.Module):
+    """A network that calls a layer twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.twice, self.last = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = self.last(self.twice(self.twice(self.first(x).relu()).relu()).relu())
+        return outputs
+
+
+def test_a_layer_that_is_called_twice_is_fitted() -> None:
+    torch.manual_seed(0)
+    task = nsopt.Task([torch.randn(32, 8) for _ in range(4)])
+    result = compress(Twice().eval(), task, budgets=["params=80%"])
+    assert result["params=80%"].score > 50
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([torch.randn(4, 8)] * 2, "give at least 16 inputs"),
+        ([torch.full((32, 8), torch.nan)], "contains NaN or infinite numbers"),
+        ([torch.randn(32, 9)], "mat1 and mat2|shapes|9"),
+    ],
+)
+def test_inputs_that_a_fit_cannot_use_are_one_line(
+    batches: list[Tensor], message: str, tmp_path: Path
+) -> None:
+    task = nsopt.Task(batches)
+    with pytest.raises(NsoptError, match=message) as caught:
+        compress(Twice().eval(), task, budgets=["params=80%"], out=tmp_path)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_training_needs_epochs_and_targets(trained: nn.Module) -> None:
+    sounds = nsopt.Task([make_sounds(16, 0)[0]], loss=nn.functional.cross_entropy, score=id)
+    with pytest.raises(NsoptError, match="training needs targets"):
+        compress(trained, sounds, epochs=1)
+    arch = nsopt.trace(trained, make_sounds(2, 0)[0])
+    with pytest.raises(NsoptError, match="epochs must be at least 1"):
+        nsopt.train(arch, arch.base_widths, make_task(), TrainSettings(epochs=0))
+    settings = nsopt.get_preset("smoke").settings
+    none = settings.updated(training=settings.training.updated(epochs=0))
+    with pytest.raises(NsoptError, match="epochs must be at least 1"):
+        nsopt.compare(arch, make_task(), settings=none)
