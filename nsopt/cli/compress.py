@@ -38,9 +38,9 @@ class CompressOptions:
     wrote. Not needed if your own function, --arch package.module:factory, returns the network with
     its trained weights."""
     budgets: Annotated[str, Parameter(group="Budgets")]
-    """What the smaller networks may cost: macs=50%,params=600k,latency=5ms makes three networks.
-    With a semicolon, it separates the networks, and commas join budgets that hold at once:
-    "macs=50%,latency=5ms; params=600k" makes two."""
+    """What the smaller networks may cost: macs=50%,params=600k,latency=5ms makes three networks;
+    curve makes nine from 90 to 10 % of the MACs. With a semicolon, it separates the networks, and
+    commas join budgets that hold at once: "macs=50%,latency=5ms; params=600k" makes two."""
     candidates: Annotated[int, Parameter(group="Budgets", validator=Number(gte=1))] = 16
     """Sets of widths to try for each budget. A few training steps give each a score."""
     seeds: Count = 1
@@ -71,7 +71,7 @@ def compress(options: CompressOptions) -> None:
     from nsopt.compression.compress import PRESET, get_settings
     from nsopt.compression.pipeline import run_compression
     from nsopt.reports.page import write_report
-    from nsopt.reports.words import doubt_latencies
+    from nsopt.reports.words import describe_fits, doubt_latencies
     from nsopt.session.presets import get_preset
     from nsopt.storage import schema
 
@@ -103,8 +103,9 @@ def compress(options: CompressOptions) -> None:
     schema.write_networks(workspace.studies(subject.name)[schema.DENSE], rows)
     results = result.results
     _print_table(rows, f"{subject.name}; {results.latency_unit}")
-    if doubt := doubt_latencies(results):
-        console.print(doubt)
+    for sentence in (describe_fits(results), doubt_latencies(results)):
+        if sentence:
+            console.print(sentence)
     console.print(f"files:   {folder}", soft_wrap=True)
     page = write_report(results, folder / "report", rows)
     console.print(f"report:  {page}", soft_wrap=True)

@@ -16,6 +16,7 @@ from nsopt.scaling.solve import Limits, solve_widths
 from nsopt.session.presets import StudySettings
 from nsopt.storage import schema, trials
 
+CURVE = "curve"  # in place of budgets: shares of the MACs, from 90 % to 10 %
 _EXAMPLE = "macs=50%, params=600k or latency=5ms"
 
 
@@ -109,6 +110,8 @@ def check_words(words: Sequence[str]) -> None:
     """
     if not words:
         raise NsoptError("give at least one budget, such as macs=50%")
+    if list(words) == [CURVE]:
+        return
     for word in words:
         if not isinstance(word, str):
             raise NsoptError(f"{shorten(word)} is not a budget: write a word such as 'macs=50%'")
@@ -116,6 +119,28 @@ def check_words(words: Sequence[str]) -> None:
         if not all(limit.number for limit in limits):
             raise NsoptError(f"{shorten(word)}: a budget must be above 0")
         Joint.of([(limit.metric, limit.number) for limit in limits])
+
+
+def expand_curve(
+    words: Sequence[str], arch: Architecture, settings: StudySettings
+) -> Sequence[str]:
+    """Return `words`; in place of `curve` those shares of the MACs for which there are widths.
+
+    Raises:
+        NoWidthsError: if there are widths for none of them.
+    """
+    if list(words) != [CURVE]:
+        return words
+    found = list[str]()
+    for share in range(90, 0, -10):
+        try:
+            check_budgets([f"macs={share}%"], arch, settings)
+        except NoWidthsError:
+            if not found:
+                raise
+            break
+        found.append(f"macs={share}%")
+    return found
 
 
 def check_budgets(words: Sequence[str], arch: Architecture, settings: StudySettings) -> None:

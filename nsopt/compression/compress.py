@@ -5,12 +5,13 @@ import tempfile
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
 
 from nsopt.arguments import checked
-from nsopt.compression.budgets import check_words
+from nsopt.compression.budgets import CURVE, check_words
 from nsopt.compression.fits import with_agreement
 from nsopt.compression.pipeline import run_compression
 from nsopt.compression.result import Compression
@@ -42,7 +43,7 @@ PRESET = "compress"
 def compress(
     model: nn.Module,
     task: Task | ImageData,
-    budgets: Sequence[str],
+    budgets: Sequence[str] | Literal["curve"],
     *,
     trainer: Trainer | None = None,
     arch: Architecture | None = None,
@@ -65,7 +66,8 @@ def compress(
             normalises as in the training of the model.
         budgets: such as `macs=50%` of the model, `params=600k`, or `latency=5ms` for a batch of
             `latency_batch_size` images, measured on this device. Several limits of one network are
-            one budget: `macs=50%,latency=5ms`.
+            one budget: `macs=50%,latency=5ms`. "curve" is nine budgets from 90 to 10 % of the MACs,
+            to see where a network becomes worse: best without training, `epochs=0`.
         trainer: `trainer(model, task, context)` returns the trained network: used in place of
             nsopt's own fine-tuning, see `nsopt.TrainerContext`.
         arch: the architecture of `model`, if nsopt built it at its base widths; by default nsopt
@@ -100,6 +102,7 @@ def compress(
         >>> result.report("report")
     """
     _check_arguments(model, task, budgets, settings, (epochs, candidates, seeds), trainer)
+    words = [CURVE] if budgets == CURVE else budgets
     if out is not None:
         if not str(out):
             raise NsoptError("out is empty: name a folder, or leave it out")
@@ -123,7 +126,7 @@ def compress(
     try:
         with restore_at_end(), quiet_optuna(), show_progress(progress) as display:
             subject = with_precision(subject, workspace)
-            result = run_compression(subject, budgets, candidates, seeds, workspace, display)
+            result = run_compression(subject, words, candidates, seeds, workspace, display)
     except BaseException:
         if out is None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -158,7 +161,7 @@ def _check_arguments(
     if not isinstance(model, nn.Module):
         raise NsoptError(f"give a torch.nn.Module with its weights, not {shorten(model)}")
     check_task(task)
-    if isinstance(budgets, str) or not isinstance(budgets, Sequence):
+    if budgets != CURVE and (isinstance(budgets, str) or not isinstance(budgets, Sequence)):
         raise NsoptError("budgets must be a list of words: ['macs=50%', 'latency=5ms']")
     if not isinstance(settings, StudySettings | None):
         raise NsoptError(
@@ -170,7 +173,8 @@ def _check_arguments(
         raise NsoptError("epochs must be a whole number; 0 fits networks without training")
     if trainer is not None and not callable(trainer):
         raise NsoptError(f"trainer must be a function, not {shorten(trainer)}")
-    check_words(budgets)
+    if budgets != CURVE:
+        check_words(budgets)
 
 
 def _check_weights(model: nn.Module, arch: Architecture) -> None:

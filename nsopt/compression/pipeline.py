@@ -11,6 +11,7 @@ from dataclasses import replace
 from nsopt.compression.budgets import (
     Budget,
     check_budgets,
+    expand_curve,
     limits_time,
     naming,
     read_compression_budgets,
@@ -54,7 +55,7 @@ def run_compression(
 
     Args:
         subject: the trained network, its data and settings.
-        words: the budgets, as the user wrote them.
+        words: the budgets, as the user wrote them, or `curve`.
         candidates: number of widths to score at each budget.
         seeds: number of fine-tunings.
         workspace: where all is stored.
@@ -65,6 +66,7 @@ def run_compression(
         NsoptError: for invalid budgets, if the score is not a number, if other settings wrote the
             storage, or if every training at a budget failed.
     """
+    words = expand_curve(words, subject.arch, subject.settings)
     check_budgets(words, subject.arch, subject.settings)
     with start_session(subject, workspace, progress) as begun:
         _tell_score(begun)

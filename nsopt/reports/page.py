@@ -28,7 +28,7 @@ from nsopt.reports.tables import (
 )
 from nsopt.reports.template import flatten, fragment, render_template
 from nsopt.reports.widths import draw_widths, widths_info
-from nsopt.reports.words import answer, doubt_latencies
+from nsopt.reports.words import answer, describe_fits, doubt_latencies
 from nsopt.scaling.metric import IN_BYTES, MACS, PARAMS
 from nsopt.scaling.record import describe_reach
 
@@ -76,6 +76,7 @@ def render(
         figures={key: fragment(figure, key) for key, figure in figures.items()},
         answer=answer(results),
         doubt=doubt_latencies(results),
+        fits=describe_fits(results),
         rows=_make_rows(summary(results)),
         unit=results.latency_unit,
         shows_base=results.task.base_params

@@ -28,6 +28,7 @@ _AS_MUCH = 1.05  # ratios of costs below this are not worth a word
 _ABOVE = 1.005  # of a budget: a latency that is not above it when rounded to a percent
 _MORE_SEEDS = 5
 _COSTS = {"params": "parameters", "macs": "MACs", "latency_ms": "time"}
+_LITTLE = 0.01  # of a score: a network without training is still good
 
 
 class Difference(NamedTuple):
@@ -165,6 +166,30 @@ def _judge_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdi
         widths=width_key(*widths) if len(widths) == 1 else "",
         is_certain=choice.is_certain,
         row=choice.taken,
+    )
+
+
+def describe_fits(results: Results) -> str:
+    """Say down to which share of the MACs a compression without training is good; else ""."""
+    if SCORED not in results.methods and not results.networks:
+        return ""
+    if (results.settings.get("training") or {}).get("epochs") != 0:
+        return ""
+    rows = results.outcomes.set_index("method")
+    whole, rest = rows.loc[DENSE.name], rows.drop(index=DENSE.name)
+    whole = whole if isinstance(whole, pd.Series) else whole.iloc[0]
+    best = rest.groupby(["metric", "budget"]).agg({"macs": "min", "score": "max"})
+    least = whole["score"] - _LITTLE * abs(whole["score"])
+    name = results.task.score_name or "accuracy"
+    good, bad = (best[best["score"].ge(least) == is_good]["macs"] for is_good in (True, False))
+    if bad.empty:
+        return f"Without training, every {name} is within {_LITTLE:.0%} of the whole network's."
+    above = good[good > bad.max()]
+    if above.empty:
+        return f"Without training, every {name} is more than {_LITTLE:.0%} below: train them."
+    return (
+        f"Without training, {name} stays within {_LITTLE:.0%} of the whole network's down to "
+        f"{above.min() / whole['macs']:.0%} of its MACs: train smaller ones."
     )
 
 

@@ -13,6 +13,7 @@ from nsopt.compression.fits import AGREEMENT
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import TableArchitecture
+from nsopt.reports.words import describe_fits
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
 from tests.study.test_any_task import Pitch, make_sounds, make_task, right_pitches
@@ -56,6 +57,19 @@ def test_inputs_alone_are_enough(trained: nn.Module, tmp_path: Path) -> None:
     assert set(table["method"]) <= {"dense", "uniform", "scored"}
     again = compress(trained, task, out=tmp_path)
     assert [again[budget].score for budget in BUDGETS] == [first, second]
+
+
+def test_the_curve_says_where_to_train(trained: nn.Module) -> None:
+    result = compress(trained, make_task(), budgets="curve")
+    shares = [
+        network.cost["macs"] / result.dense.cost["macs"] for network in result.networks.values()
+    ]
+    assert next(iter(result.networks)) == "macs=90%"
+    assert len(shares) >= 5
+    assert shares == sorted(shares, reverse=True)
+    sentence = describe_fits(result.results)
+    assert sentence.startswith("Without training, ")
+    assert "right pitches (%)" in sentence
 
 
 def test_a_fit_beats_inherited_weights(trained: nn.Module) -> None:
