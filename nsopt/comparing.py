@@ -17,17 +17,18 @@ from nsopt.deployment.export import export
 from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.errors import NsoptError, shorten, unknown_name
 from nsopt.files import check_writable
-from nsopt.methods.registry import COMPARED, get_methods
+from nsopt.methods.registry import COMPARED, get_methods, method_label
 from nsopt.models.architecture import Architecture
 from nsopt.models.imported import import_for_inputs
 from nsopt.models.registry import get_architecture
 from nsopt.models.tracing.originals import copy_model
+from nsopt.notebook import make_html_table
 from nsopt.progress import Progress
 from nsopt.reports.page import write_report
 from nsopt.reports.results import Results, read_results
-from nsopt.reports.tables import summary
+from nsopt.reports.tables import format_measured, size_of, summary, with_deviation
 from nsopt.reports.words import Verdict, answer
-from nsopt.scaling.metric import PARAMS, Metric, get_metric, read_budgets
+from nsopt.scaling.metric import PARAMS, Metric, get_metric, read_budgets, short_number
 from nsopt.session.presets import StudySettings, get_preset
 from nsopt.session.subject import Subject, with_precision
 from nsopt.session.workspace import Workspace
@@ -72,6 +73,23 @@ class ComparisonResult:
     def __repr__(self) -> str:
         """Return the verdicts in words."""
         return "\n".join(map(str, self.answer))
+
+    def _repr_html_(self) -> str:
+        """Return the table, with the verdicts above it, for a notebook."""
+        rows = [
+            {
+                "method": method_label(row["method"]),
+                "size": size_of(row),
+                "n": row["n"],
+                "params": short_number(row["params"]),
+                "MACs": short_number(row["macs"]),
+                "validation": with_deviation(row["val_mean"], row["val_std"]),
+                "test": with_deviation(row["test_mean"], row["test_std"]),
+                self.results.latency_unit: format_measured(row),
+            }
+            for row in self.table.to_dict("records")
+        ]
+        return make_html_table(rows, repr(self))
 
     def report(self, folder: Path | str) -> Path:
         """Write the report, with its numbers as CSV; return the path of its page."""

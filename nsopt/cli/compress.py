@@ -70,8 +70,9 @@ def compress(options: CompressOptions) -> None:
     from nsopt.compression.budgets import check_words, split_budgets
     from nsopt.compression.compress import PRESET, get_settings
     from nsopt.compression.pipeline import run_compression
+    from nsopt.reports.fits import describe_fits
     from nsopt.reports.page import write_report
-    from nsopt.reports.words import describe_fits, doubt_latencies
+    from nsopt.reports.words import doubt_latencies
     from nsopt.session.presets import get_preset
     from nsopt.storage import schema
 
@@ -91,6 +92,8 @@ def compress(options: CompressOptions) -> None:
         timing=options.timing,
     )
     announce(subject, preset, options.place.verbose)
+    if doubt := _doubt_split(options):
+        console.print(doubt, markup=False)
     forms = _choose_forms(subject)
     with live_progress() as progress:
         result = run_compression(
@@ -103,7 +106,7 @@ def compress(options: CompressOptions) -> None:
     schema.write_networks(workspace.studies(subject.name)[schema.DENSE], rows)
     results = result.results
     _print_table(rows, f"{subject.name}; {results.latency_unit}")
-    for sentence in (describe_fits(results), doubt_latencies(results)):
+    for sentence in (doubt, describe_fits(results), doubt_latencies(results)):
         if sentence:
             console.print(sentence)
     console.print(f"files:   {folder}", soft_wrap=True)
@@ -114,6 +117,16 @@ def compress(options: CompressOptions) -> None:
 
 def _name_file(budget: str) -> str:
     return budget.replace("=", "-").replace("%", "-percent")
+
+
+def _doubt_split(options: CompressOptions) -> str:
+    """Return a warning if nsopt divides a folder on which the network was trained."""
+    if options.task.split is None:
+        return ""
+    return (
+        "--split: nsopt chose the test images. Those with which the network was trained make its "
+        "own accuracy too high: put your test images into test/ of the folder instead"
+    )
 
 
 def _choose_forms(subject: "Subject") -> list[str]:

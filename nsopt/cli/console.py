@@ -34,7 +34,7 @@ _NAMED = (
     *("host", "image_size", "iterations", "lr", "mean", "measure", "metric", "name", "out"),
     *("per_class", "port", "pretrain_epochs", "skip_corrupt", "split", "start", "std", "storage"),
 )
-_ARGUMENT = re.compile(rf"(?<![^\s(])({'|'.join(_NAMED)})=(?=([\w'.]?))")
+_ARGUMENT = re.compile(rf"(?<![^\s(])({'|'.join(_NAMED)})=('?[\w.]*'?)")
 
 
 def is_narrow() -> bool:
@@ -89,9 +89,12 @@ def name_options(text: str) -> str:
 
     `try batch_size=32` becomes `try --batch-size 32`.
     """
-    return _ARGUMENT.sub(
-        lambda found: f"--{found[1].replace('_', '-')}{' ' if found[2] else ''}", text
-    )
+
+    def name(found: re.Match[str]) -> str:
+        value = found[2].strip("'")
+        return f"--{found[1].replace('_', '-')}{' ' if value else ''}{value}"
+
+    return _ARGUMENT.sub(name, text)
 
 
 @contextmanager

@@ -27,10 +27,11 @@ def doctor() -> None:
 
 
 def _find_newest_study() -> str:
+    from nsopt.cli.console import name_options
     from nsopt.errors import NsoptError
     from nsopt.storage.opening import newest_storage
 
     try:
         return newest_storage()
     except NsoptError as error:
-        return str(error)
+        return name_options(str(error))

@@ -17,7 +17,9 @@ def is_near_chance(accuracy: float, classes: int, images: int) -> bool:
     return accuracy <= 100 * (chance + _NEAR_CHANCE * error)
 
 
-def choose_method(scores: Mapping[str, Sequence[float]], images: int | None = None) -> str:
+def choose_method(
+    scores: Mapping[str, Sequence[float]], images: int | None = None, trained: bool = True
+) -> str:
     """Return the method whose network to take, by its scores after fine-tuning, one for each seed.
 
     Scores before fine-tuning rank networks as well as these, or better
@@ -32,10 +34,12 @@ def choose_method(scores: Mapping[str, Sequence[float]], images: int | None = No
     Args:
         scores: by method; for images their accuracies (%).
         images: number of validation images; None for other scores.
+        trained: whether networks were fine-tuned. Without training there are no scores before: the
+            higher mean is the answer.
     """
     means = {method: float(np.mean(values)) for method, values in scores.items()}
     best = max(means, key=means.__getitem__)
-    if best == SCORED or SCORED not in means:
+    if best == SCORED or SCORED not in means or not trained:
         return best
     if images is not None:
         share = means[best] / 100

@@ -6,6 +6,7 @@ important units and are fine-tuned; their scores on validation data can overrule
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from nsopt.compression.budgets import (
@@ -25,12 +26,15 @@ from nsopt.compression.scores import choose_widths, read_scores
 from nsopt.data.images import ImageData
 from nsopt.deployment.artifacts import BestNetworks, best_trials
 from nsopt.deployment.kept import load_network
-from nsopt.errors import NsoptError
+from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.latency.timer import Timer
 from nsopt.progress import Progress
+from nsopt.pruning.inherited import SCORE_STEPS
+from nsopt.samplers.candidates import list_prices
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import PARAMS, counted_costs
 from nsopt.session.cleanup import clear_finished
+from nsopt.session.durations import Durations, format_duration
 from nsopt.session.session import Session, start_session
 from nsopt.session.start import keep_start
 from nsopt.session.subject import Subject, list_studies
@@ -72,6 +76,7 @@ def run_compression(
         _tell_score(begun)
         session, timer, budgets = prepare(begun, words)
         fits = Fits(session)
+        _tell_duration(session, budgets, candidates, seeds)
         networks = _choose_networks(session, timer, fits, budgets, candidates, seeds)
         keep_start(session.subject, workspace)
         fine_tune(session, networks, fits)
@@ -96,6 +101,42 @@ def _tell_score(session: Session) -> None:
             "mean= and std= those of its training?"
         )
     session.progress.message(text)
+
+
+def _tell_duration(
+    session: Session, budgets: Sequence[Budget], candidates: int, seeds: int
+) -> None:
+    """Say how long a new compression takes, phase by phase; networks are as wide as uniform ones.
+
+    Nothing is said where steps cannot be counted: without training, or by the user's trainer.
+    """
+    subject, workspace = session.subject, session.workspace
+    stored = workspace.studies(subject.name).keys() & {DENSE, SCORED}
+    training = subject.settings.training
+    if stored or not training.epochs or subject.trainer is not None:
+        return
+    durations, search = Durations(session), subject.settings.search
+    prices = dict.fromkeys(price for budget in budgets for price in list_prices(budget.metric))
+    law = uniform_curve(subject.arch.base_widths)
+    sizes = []
+    for budget in budgets:
+        with suppress(NoWidthsError):  # of predicted milliseconds; the measured ones decide
+            sizes.append(budget.solve(law, subject.arch, subject.settings))
+    seconds = {
+        "searches": sum(durations.estimate_search(price, 1) for price in prices),
+        "scores": sum(
+            candidates * SCORE_STEPS * durations.time_step(widths, search.batch_size)
+            for widths in sizes
+        ),
+        "fine-tuning": sum(
+            2 * seeds * durations.estimate_training(training, widths) for widths in sizes
+        ),
+    }
+    parts = ", ".join(f"{name} {format_duration(own)}" for name, own in seconds.items())
+    timing = ", and at most 5 min of timings" if limits_time([b.word for b in budgets]) else ""
+    session.progress.message(
+        f"takes about {format_duration(sum(seconds.values()))} here ({parts}){timing}"
+    )
 
 
 def read_score(subject: Subject, workspace: Workspace) -> float | None:
@@ -192,7 +233,8 @@ def _find_best(session: Session, budget: Budget, methods: Sequence[str]) -> Comp
         url = hide_password(session.workspace.url)
         raise NsoptError(f"no training at {budget.word} succeeded: see {url}")
     images = isinstance(subject.data, ImageData)
-    name = choose_method(scores, len(subject.splits.validation) if images else None)
+    validation = len(subject.splits.validation) if images else None
+    name = choose_method(scores, validation, bool(subject.settings.training.epochs))
     best = best_trials(studies[name])[budget.metric.name, budget.limit]
     file = BestNetworks(session.workspace.artifacts).file(studies[name], best)
     network = load_network(file, subject.arch)

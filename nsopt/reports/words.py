@@ -5,7 +5,7 @@ if there is no test. Differences are paired by seed, with an interval at 90 %: S
 seeds, or for images that of a sample of so many test images if it is wider.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,8 +27,8 @@ _QUANTILE = 1.645  # of the normal distribution, for this coverage
 _AS_MUCH = 1.05  # ratios of costs below this are not worth a word
 _ABOVE = 1.005  # of a budget: a latency that is not above it when rounded to a percent
 _MORE_SEEDS = 5
+_TOO_SHORT = ("smoke",)  # presets that rank nothing
 _COSTS = {"params": "parameters", "macs": "MACs", "latency_ms": "time"}
-_LITTLE = 0.01  # of a score: a network without training is still good
 
 
 class Difference(NamedTuple):
@@ -169,30 +169,6 @@ def _judge_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdi
     )
 
 
-def describe_fits(results: Results) -> str:
-    """Say down to which share of the MACs a compression without training is good; else ""."""
-    if SCORED not in results.methods and not results.networks:
-        return ""
-    if (results.settings.get("training") or {}).get("epochs") != 0:
-        return ""
-    rows = results.outcomes.set_index("method")
-    whole, rest = rows.loc[DENSE.name], rows.drop(index=DENSE.name)
-    whole = whole if isinstance(whole, pd.Series) else whole.iloc[0]
-    best = rest.groupby(["metric", "budget"]).agg({"macs": "min", "score": "max"})
-    least = whole["score"] - _LITTLE * abs(whole["score"])
-    name = results.task.score_name or "accuracy"
-    good, bad = (best[best["score"].ge(least) == is_good]["macs"] for is_good in (True, False))
-    if bad.empty:
-        return f"Without training, every {name} is within {_LITTLE:.0%} of the whole network's."
-    above = good[good > bad.max()]
-    if above.empty:
-        return f"Without training, every {name} is more than {_LITTLE:.0%} below: train them."
-    return (
-        f"Without training, {name} stays within {_LITTLE:.0%} of the whole network's down to "
-        f"{above.min() / whole['macs']:.0%} of its MACs: train smaller ones."
-    )
-
-
 def _choose(results: Results, rows: pd.DataFrame, reference: str) -> _Choice:
     """Return which method to take at a budget, and why."""
     best = _find_best(results, rows)
@@ -202,10 +178,12 @@ def _choose(results: Results, rows: pd.DataFrame, reference: str) -> _Choice:
     difference, taken, gain, seeds = None, best, "", None
     if rival is not None:
         difference = _find_difference(results, best, rival)
-        compresses = SCORED in results.methods
-        if not (difference is None or difference.is_certain or compresses):
+        decided = SCORED in results.methods or results.settings["preset"] in _TOO_SHORT
+        if not (difference is None or difference.is_certain or decided):
             costs = ["macs"] if doubt_latencies(results) else ["latency_ms", "macs"]
-            taken, gain = _choose_cheaper(best, rival, costs)
+            cheaper, saves = _choose_cheaper(best, rival, costs)
+            if not _is_behind(cheaper, rows, costs):
+                taken, gain = cheaper, saves
             seeds = max(_MORE_SEEDS, 2 * difference.n)
     return _Choice(best, equals, is_chance, rival, difference, taken, gain, seeds)
 
@@ -258,7 +236,8 @@ def _find_best(results: Results, rows: pd.DataFrame) -> pd.Series:
         row["method"]: _select_outcomes(results, row, row["method"])["score"].tolist()
         for _, row in rows.iterrows()
     }
-    method = choose_method(scores, results.image_counts.get("validation"))
+    images, training = results.image_counts.get("validation"), results.settings.get("training")
+    method = choose_method(scores, images, trained=(training or {}).get("epochs") != 0)
     return rows[rows["method"] == method].iloc[0]
 
 
@@ -359,6 +338,12 @@ def _choose_cheaper(
             row, share = (best, factor) if factor < 1 else (rival, 1 / factor)
             return row, f"{share:.2g}x the {_COSTS[column]}"
     return best, ""
+
+
+def _is_behind(taken: pd.Series, rows: pd.DataFrame, costs: Sequence[str]) -> bool:
+    """Return whether another row has a higher score at no higher cost."""
+    better = rows[rows["final_mean"] > taken["final_mean"]]
+    return bool((better[list(costs)] <= taken[list(costs)]).all(axis=1).any())
 
 
 def _find_equals(results: Results, best: pd.Series, methods: Iterable[str]) -> list[str]:

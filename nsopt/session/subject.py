@@ -1,7 +1,7 @@
 """The subject of a study: everything that a result depends on, except its own point."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -288,32 +288,16 @@ def with_precision(subject: Subject, workspace: Workspace) -> Subject:
     That of its stored studies and tunings has priority. A new study gets the precision in which a
     step of its network is faster on this device.
     """
-    stored = read_all_settings(subject, workspace)
-    settings = resolve_precision(subject.settings, stored, subject.arch, subject.data)
-    return replace(subject, settings=settings)
-
-
-def resolve_precision(
-    settings: StudySettings,
-    stored: Sequence[Mapping[str, Any]],
-    arch: Architecture,
-    subject: Task | ImageData,
-) -> StudySettings:
-    """Return settings with a precision in place of `auto`: that of stored ones, or the faster one
-    for the network."""
+    stored = [schema.read_settings(study) for study in list_studies(subject, workspace)]
+    settings, arch = subject.settings, subject.arch
     for part in ("search", "training"):
         sgd = getattr(settings, part)
         if sgd.precision == "auto":
             known = [each[part]["precision"] for each in stored if part in each]
             if not known:
-                known = [choose_compute(sgd, arch, arch.base_widths, subject).precision]
+                known = [choose_compute(sgd, arch, arch.base_widths, subject.data).precision]
             settings = settings.updated(**{part: sgd.updated(precision=known[0])})
-    return settings
-
-
-def read_all_settings(subject: Subject, workspace: Workspace) -> list[dict[str, Any]]:
-    """Return the settings of the subject's stored studies and tunings."""
-    return [schema.read_settings(study) for study in list_studies(subject, workspace)]
+    return replace(subject, settings=settings)
 
 
 def list_studies(subject: Subject, workspace: Workspace) -> list[Study]:

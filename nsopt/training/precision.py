@@ -33,13 +33,24 @@ def choose_compute(
     """
 
     def time(compute: Compute) -> float:
-        if not isinstance(task, Task):
-            return time_step(arch, widths, settings.batch_size, compute)
-        own = TaskSupervision(task, compute.device)
-        return time_batch(arch, widths, own.batches(0, seed=0).next(), own.loss, compute)
+        return time_training_step(arch, widths, settings.batch_size, task, compute)
 
     compute = resolve_compute(settings.device, settings.precision)
     return faster(compute, time) if settings.precision == "auto" and compute.bf16 else compute
+
+
+def time_training_step(
+    arch: Architecture,
+    widths: Widths,
+    batch_size: int,
+    task: Task | ImageData,
+    compute: Compute,
+) -> float:
+    """Return the seconds of a training step: on random images, or on the first batch of a task."""
+    if not isinstance(task, Task):
+        return time_step(arch, widths, batch_size, compute)
+    own = TaskSupervision(task, compute.device)
+    return time_batch(arch, widths, own.batches(0, seed=0).next(), own.loss, compute)
 
 
 def faster(compute: Compute, time: Callable[[Compute], float]) -> Compute:

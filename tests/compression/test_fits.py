@@ -13,7 +13,7 @@ from nsopt.compression.fits import AGREEMENT
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import TableArchitecture
-from nsopt.reports.words import describe_fits
+from nsopt.reports.fits import describe_fits
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
 from tests.study.test_any_task import Pitch, make_sounds, make_task, right_pitches

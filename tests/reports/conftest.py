@@ -43,7 +43,7 @@ def results() -> Results:
     return Results(
         name="net-<b>data</b>-smoke",
         task=TaskDescription("net", "<b>data</b>", ("first", "second"), (90, 36), 2, 32, 3),
-        settings={"preset": "smoke", "training": {"epochs": 3}},
+        settings={"preset": "quick", "training": {"epochs": 3}},
         provenance={"uniform": {"device": "<script>alert(1)</script>"}},
         outcomes=pd.DataFrame(rows),
         latencies=pd.DataFrame(columns=LATENCY_COLUMNS),

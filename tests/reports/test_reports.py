@@ -277,7 +277,7 @@ def test_the_page_escapes_names_that_users_chose(results: Results) -> None:
 
 def test_the_page_loads_no_other_page_and_warns_of_a_short_protocol(results: Results) -> None:
     page = render(results, [])
-    assert "short protocol <b>smoke</b>" in page
+    assert "short protocol <b>quick</b>" in page
     for key in ("pareto", "params", "widths", "search"):
         assert f'id="figure-{key}"' in page
     visible = page[page.index("<body>") :]
@@ -307,7 +307,7 @@ def test_a_report_on_a_missing_storage_raises_an_error(tmp_path: Path) -> None:
 
 def test_notes_contain_question_protocol_and_numbers(results: Results) -> None:
     text = note(results, "neuralscale", describe_outcomes(results))
-    assert "Too short to rank methods." in text
+    assert "Which method is ahead at a small size?" in text
     assert "**Protocol** (smoke): epochs 3" in text
     row = "| 0.25x | Uniform | 2 | 990 | 0.01 M | 1.00 | 51.50 ± 0.71 | 50.50 ± 0.71 |"
     assert row in text.splitlines()

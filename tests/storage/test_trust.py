@@ -154,7 +154,7 @@ def test_a_storage_cannot_make_nsopt_import_a_module(
     if not command.startswith("report"):
         assert_fails(done, f"the stored network '{TRAP}' would run code", f"--arch {TRAP}")
         other = call_nsopt(*command.split(), f"--storage={planted}", "--arch=vgg11")
-        assert_fails(other, f"the stored network is '{TRAP}', not 'vgg11': give arch= {TRAP}")
+        assert_fails(other, f"the stored network is '{TRAP}', not 'vgg11': give --arch {TRAP}")
     assert not sprung.exists()
 
 

@@ -97,6 +97,9 @@ def test_the_answer_and_the_report_name_the_score_and_say_that_there_is_no_test(
     study: tuple[nsopt.ComparisonResult, Path], tmp_path: Path
 ) -> None:
     (verdict,) = study[0].answer
+    html = study[0]._repr_html_()
+    assert "<td>NeuralScale</td>" in html
+    assert verdict.text.split(".")[0] in html
     assert "right pitches (%)" in verdict.text or "no difference shown" in verdict.text
     assert "test accuracy" not in verdict.text
     page = study[0].report(tmp_path)

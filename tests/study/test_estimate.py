@@ -11,6 +11,7 @@ from nsopt.progress import Silent
 from nsopt.pruning import engine
 from nsopt.scaling.cost import LinearCost
 from nsopt.scaling.metric import LATENCY
+from nsopt.session import durations
 from nsopt.session.searching import continue_searches
 from nsopt.session.session import Session
 from nsopt.session.workspace import Workspace
@@ -37,7 +38,9 @@ def test_searches_and_trainings_are_counted_in_steps(
         ran[0] += 1
         return step.train_step(*arguments, **options)
 
-    monkeypatch.setattr(estimate, "time_step", lambda *arguments: 1.0)  # seconds are steps
+    monkeypatch.setattr(
+        durations, "time_training_step", lambda *arguments: 1.0
+    )  # seconds are steps
     for module in (engine, loop):
         monkeypatch.setattr(module, "train_step", train_step)
     plan = plan_of(two, place)
@@ -76,7 +79,7 @@ def test_a_budget_that_only_measurements_can_keep_is_estimated_with_the_narrowes
     [(0.2, "1 s"), (89, "89 s"), (100, "2 min"), (7200, "2.0 h"), (500_000, "6 days")],
 )
 def test_a_duration_has_one_unit(seconds: float, words: str) -> None:
-    assert estimate._format_duration(seconds) == words
+    assert durations.format_duration(seconds) == words
 
 
 def test_a_preview_knows_the_widths_that_need_no_search(

@@ -122,7 +122,9 @@ def test_a_batch_is_a_pair_or_a_dictionary_with_labels() -> None:
     assert split_batch(({"ids": x}, y)) == ({"ids": x}, y)
     assert split_batch({"ids": x, "labels": y}) == ({"ids": x}, y)
     assert split_batch((UserDict(ids=x), y)) == ({"ids": x}, y)
-    for wrong in (x, (x,), {"ids": x}, (x, y, y)):
+    assert split_batch(x) == (x, None)
+    assert split_batch({"ids": x}) == ({"ids": x}, None)
+    for wrong in ((x,), (x, y, y), 5):
         with pytest.raises(NsoptError, match="a pair of inputs and targets, or a dictionary with"):
             split_batch(wrong)
 

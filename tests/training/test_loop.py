@@ -84,7 +84,7 @@ def test_the_learning_rate_falls_at_a_milestone(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epochs": 0}, "epochs = 0"),
+        ({"epochs": -1}, "epochs = -1"),
         ({"lr": -1}, "lr = -1"),
         ({"val_fraction": 1}, "val_fraction = 1"),
         ({"epoch": 3}, "epoch = 3"),

@@ -1,0 +1,33 @@
+"""What a compression without training says about its networks."""
+
+import pandas as pd
+
+from nsopt.methods.registry import DENSE
+from nsopt.reports.results import Results
+from nsopt.storage.schema import SCORED
+
+_LITTLE = 0.01  # of a score: a network without training is still good
+
+
+def describe_fits(results: Results) -> str:
+    """Say down to which share of the MACs a compression without training is good; else ""."""
+    if SCORED not in results.methods and not results.networks:
+        return ""
+    if (results.settings.get("training") or {}).get("epochs") != 0:
+        return ""
+    rows = results.outcomes.set_index("method")
+    whole, rest = rows.loc[DENSE.name], rows.drop(index=DENSE.name)
+    whole = whole if isinstance(whole, pd.Series) else whole.iloc[0]
+    best = rest.groupby(["metric", "budget"]).agg({"macs": "min", "score": "max"})
+    least = whole["score"] - _LITTLE * abs(whole["score"])
+    name = results.task.score_name or "accuracy"
+    good, bad = (best[best["score"].ge(least) == is_good]["macs"] for is_good in (True, False))
+    if bad.empty:
+        return f"Without training, every {name} is within {_LITTLE:.0%} of the whole network's."
+    above = good[good > bad.max()]
+    if above.empty:
+        return f"Without training, every {name} is more than {_LITTLE:.0%} below: train them."
+    return (
+        f"Without training, {name} stays within {_LITTLE:.0%} of the whole network's down to "
+        f"{above.min() / whole['macs']:.0%} of its MACs: train smaller ones."
+    )
