@@ -15,11 +15,12 @@ from nsopt.models.tracing.tracer import Tracer, rule
 
 @rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes")
 def split(tracer: Tracer, results: Sequence[Tensor], x: Tensor, sizes: Any, dim: int = 0) -> None:
-    """Label the parts of a dimension."""
+    """Label the parts of a dimension. Only parts of one size are joined, as queries with keys."""
     start, labels = 0, list(tracer.get(x))
     whole = labels[dim]
+    even = tracer.choose(lambda: len({part.shape[dim] for part in results}) == 1)
     for part in results:
-        labels[dim] = _cut_label(tracer, whole, start, part.shape[dim])
+        labels[dim] = _cut_label(tracer, whole, start, part.shape[dim], even)
         start += part.shape[dim]
         tracer.put(part, labels)
 
@@ -49,18 +50,21 @@ def cut(
     tracer.put(result, labels)
 
 
-def _cut_label(tracer: Tracer, label: Label, start: int, length: int) -> Label:
+def _cut_label(tracer: Tracer, label: Label, start: int, length: int, even: bool = True) -> Label:
     """Return the label of a part of a dimension.
 
-    Join equal parts index by index, so that halves stay halves and thirds stay thirds.
+    Join equal parts index by index, so that halves stay halves and thirds stay thirds. If all parts
+    are known but not `even`, a smaller network shows whether the code adapts their sizes.
     """
     if not isinstance(label, np.ndarray) or length == len(label):
         return label
-    if length and len(label) % length == 0 and start % length == 0:
+    part: Atoms = label[start : start + length]
+    if not even:
+        tracer.check_part(label, part)
+    elif length and len(label) % length == 0 and start % length == 0:
         tracer.join_rows(label.reshape(-1, length))
     else:
         tracer.freeze("is cut into unequal parts", label)
-    part: Atoms = label[start : start + length]
     return part
 
 

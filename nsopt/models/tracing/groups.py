@@ -157,6 +157,11 @@ class Family:
         result: Atoms = sizes - self.factors @ np.array(self.widths, np.int64)
         return result
 
+    @cached_property
+    def single(self) -> NDArray[np.bool_]:
+        """Whether all indices of a dimension belong to one group, (dimensions,)."""
+        return ((self.factors > 0).sum(axis=1) == 1) & (self.constants == 0)
+
     def sizes(self, widths: Atoms) -> Atoms:
         """Return the size of every dimension (dimensions,) in a network of `widths` (groups,)."""
         result: Atoms = self.factors @ widths + self.constants
@@ -202,20 +207,15 @@ def _make_groups(dimensions: tuple[Dimension, ...], units: Units) -> list[Group]
     counts.sort_indices()
     first = np.full(len(units.fixed), _LATE)
     np.minimum.at(first, of_index, atoms)
-    members: dict[tuple[bytes, bytes], list[int]] = {}
-    for unit in np.unique(of_index[~units.fixed[of_index]]).tolist():
-        row = slice(counts.indptr[unit], counts.indptr[unit + 1])
-        key = counts.indices[row].tobytes(), counts.data[row].tobytes()
-        members.setdefault(key, []).append(unit)
+    free = np.unique(of_index[~units.fixed[of_index]])
+    # Units in the same dimensions, equally often, have the same sum of random numbers.
+    drawn = np.random.default_rng(0).integers(np.iinfo(np.int64).max, size=shape[1])
+    _, group, sizes = np.unique((counts @ drawn)[free], return_inverse=True, return_counts=True)
     result = []
-    for found in members.values():
-        row = slice(counts.indptr[found[0]], counts.indptr[found[0] + 1])
-        per_dimension = dict(
-            zip(counts.indices[row].tolist(), counts.data[row].tolist(), strict=True)
-        )
-        result.append(
-            _make_group(per_dimension, np.array(sorted(found, key=first.__getitem__)), units)
-        )
+    for members in np.split(free[np.argsort(group, kind="stable")], np.cumsum(sizes))[:-1]:
+        row = slice(*counts.indptr[members[0] : members[0] + 2])
+        in_row = zip(counts.indices[row].tolist(), counts.data[row].tolist(), strict=True)
+        result.append(_make_group(dict(in_row), members[np.argsort(first[members])], units))
     return result
 
 

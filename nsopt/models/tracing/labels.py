@@ -45,7 +45,6 @@ class TraceError(NsoptError):
 
     Attributes:
         step: number of operations that ran before the failure.
-        training: whether the network ran in training mode.
         optional: whether training mode may be left out; a larger example might help instead.
     """
 
@@ -53,7 +52,6 @@ class TraceError(NsoptError):
         super().__init__(message)
         self.atoms = np.zeros(0, np.int64) if atoms is None else atoms
         self.step = math.inf
-        self.training = False
         self.optional = True
 
 
@@ -109,6 +107,7 @@ class Trace:
         norms: pairs of the atoms of normalised channels and the atoms of the norm's scale.
         plain_norms: atoms of normalised channels, by the path of a norm without a scale.
         notes: what users should know, with the paths of the modules.
+        failed: why the network does not run in training mode, if it runs in evaluation mode only.
     """
 
     count: int = 0
@@ -126,6 +125,7 @@ class Trace:
     norms: list[tuple[Atoms, Atoms]] = field(default_factory=list)
     plain_norms: dict[str, Atoms] = field(default_factory=dict)
     notes: dict[str, dict[str, None]] = field(default_factory=dict)
+    failed: str = ""
 
     @property
     def steps(self) -> int:

@@ -9,11 +9,11 @@ A *lift* frees a width that the code of the network would otherwise fix:
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from nsopt.models.tracing.groups import Dimension, Family
 from nsopt.models.tracing.labels import Labels, Trace, select_atoms
@@ -21,8 +21,12 @@ from nsopt.models.tracing.originals import original_weight
 from nsopt.models.tracing.run import tensors_of
 
 _SIZES = re.compile(
-    "(features|channels|planes|filters|hidden|hidden_size|embed|chs|chans|dims?|d_model)$"
+    "(features|channels|planes|filters|hidden|hidden_size|embed|chs|chans|dims?|d_model|^c)$"
 )
+
+
+Size = tuple[str, int, int | None]  # an attribute, the size in it, and the length of a list
+Less = tuple[tuple[str, int, int], ...]  # tensors, axes, and how often their sizes count
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,9 @@ class Number:
         name: name of the attribute.
         tensor: the parameter or buffer whose size it stores.
         axis: the dimension of this tensor.
-        divisor: the attribute is the size of the dimension divided by this.
+        less: other dimensions, whose sizes are first subtracted: queries and keys are what the
+            values leave of a projection.
+        divisor: the attribute is the rest divided by this.
         parts: length of the attribute if it is a list or tuple of equal sizes, as for `split`; else
             None.
     """
@@ -45,6 +51,12 @@ class Number:
     axis: int
     divisor: int
     parts: int | None = None
+    less: Less = ()
+
+    def read(self, tensors: Mapping[str, Tensor]) -> int:
+        """Return the size in a network with these tensors."""
+        rest = sum(tensors[name].shape[axis] * times for name, axis, times in self.less)
+        return (tensors[self.tensor].shape[self.axis] - rest) // self.divisor
 
 
 @dataclass(frozen=True)
@@ -86,7 +98,7 @@ class Lifts:
         tensors = tensors_of(model) if self.numbers or self.unread else {}
         for number in (*self.unread, *self.numbers):
             module = model.get_submodule(number.path)
-            size = tensors[number.tensor].shape[number.axis] // number.divisor
+            size = number.read(tensors)
             kind = type(getattr(module, number.name))
             value = size if number.parts is None else kind([size] * number.parts)
             setattr(module, number.name, value)
@@ -108,7 +120,9 @@ def find_norms(
                 break
 
 
-def find_sizes(template: nn.Module, dimensions: Iterable[Dimension], known: Lifts) -> list[Number]:
+def find_sizes(
+    template: nn.Module, dimensions: Iterable[Dimension], taken: Container[tuple[str, str]]
+) -> list[Number]:
     """Return attributes that by their names and values are sizes of the tensors in their modules.
 
     They follow the last used dimension of this size: `num_features` is the input of the classifier.
@@ -116,13 +130,12 @@ def find_sizes(template: nn.Module, dimensions: Iterable[Dimension], known: Lift
     Args:
         template: the traced network.
         dimensions: those whose size can change, in the order of their first use.
-        known: lifts that the network already has.
+        taken: paths and names of attributes that are none of these.
     """
     sized: dict[str, dict[int, Dimension]] = {}
     for dimension in dimensions:
         for path in _list_holders(dimension.tensor):
             sized.setdefault(path, {})[len(dimension.atoms)] = dimension
-    taken = {(number.path, number.name) for number in (*known.numbers, *known.unread)}
     return [
         Number(path, name, own[value].tensor, own[value].axis, 1)
         for path, own in sized.items()
@@ -133,8 +146,19 @@ def find_sizes(template: nn.Module, dimensions: Iterable[Dimension], known: Lift
     ]
 
 
+def list_sizes(template: nn.Module) -> dict[str, list[Size]]:
+    """Return the sizes above 1 that modules store, by path, but not of layers with one weight."""
+    holders = {path for name in tensors_of(template) for path in _list_holders(name)}
+    found = {path: list(_list_sizes(m, path in holders)) for path, m in template.named_modules()}
+    return {path: sizes for path, sizes in found.items() if sizes}
+
+
 def propose_numbers(
-    template: nn.Module, family: Family, groups: Iterable[int], known: Lifts
+    template: nn.Module,
+    family: Family,
+    groups: Iterable[int],
+    known: Lifts,
+    read: Container[tuple[str, str]],
 ) -> Iterator[Lifts]:
     """Yield numbers that may store sizes of these groups.
 
@@ -147,11 +171,17 @@ def propose_numbers(
         family: its groups.
         groups: indices of the groups that should shrink.
         known: lifts that the network already has.
+        read: paths and names of the attributes that code reads.
     """
     modules = dict(template.named_modules())
-    plain = [path for path, module in modules.items() if not tensors_of(module)]
+    holders = {path for name in tensors_of(template) for path in _list_holders(name)}
+    sizes = {
+        path: [size for size in own if (path, size[0]) in read]
+        for path, own in list_sizes(template).items()
+    }
+    plain = [path for path in sizes if path not in holders]
     found = [
-        list(_find_numbers(modules, family, group, plain)) for group in range(len(family.groups))
+        list(_find_numbers(sizes, family, group, plain)) for group in range(len(family.groups))
     ]
     followed: dict[type[nn.Module], dict[str, str]] = {}  # by type and attribute, the tensor
     for group in groups:
@@ -182,7 +212,7 @@ def propose_ties(
     """Yield ties of square weights between one of these groups and another group.
 
     A proposal covers the weights of one name in one type of module, then all square weights in a
-    type of module. The arguments are those of `propose_numbers`.
+    type of module. The arguments are as for `propose_numbers`.
     """
     modules = dict(template.named_modules())
     own = set(groups)
@@ -192,44 +222,54 @@ def propose_ties(
         if Tie(tensor) not in known.ties
     }
 
-    def kind(tensor: str) -> tuple[type[nn.Module], str]:
-        path, _, name = tensor.rpartition(".")
-        parent, _, module = path.rpartition(".")
-        return type(modules[parent]), f"{module}.{name}"
-
-    kinds = dict.fromkeys(kind(tensor) for tensor, sides in square.items() if own & sides)
+    owners = {tensor: _find_owner(modules, tensor) for tensor in square}
+    kinds = dict.fromkeys(owners[tensor] for tensor, sides in square.items() if own & sides)
     for each in kinds:
-        yield Lifts(ties=tuple(Tie(tensor) for tensor in square if kind(tensor) == each))
+        yield Lifts(ties=tuple(Tie(tensor) for tensor in square if owners[tensor] == each))
     for user in dict.fromkeys(user for user, _ in kinds):
-        yield Lifts(ties=tuple(Tie(tensor) for tensor in square if kind(tensor)[0] is user))
+        yield Lifts(ties=tuple(Tie(tensor) for tensor in square if owners[tensor][0] is user))
+
+
+def _find_owner(modules: dict[str, nn.Module], tensor: str) -> tuple[type[nn.Module], str]:
+    """Return the type of the innermost module that also holds another weight, and the name in it.
+
+    It is the attention around a projection, even if the projection is a convolution with a norm.
+    """
+    names = tensor.split(".")
+    for i in range(len(names) - 1, 0, -1):
+        owner = modules[".".join(names[:i])]
+        if sum(p.ndim > 1 for p in owner.parameters()) > 1:
+            return type(owner), ".".join(names[i:])
+    return type(modules[""]), tensor
 
 
 def _find_numbers(
-    modules: dict[str, nn.Module], family: Family, group: int, plain: Iterable[str]
+    sizes: dict[str, list[Size]], family: Family, group: int, plain: Iterable[str]
 ) -> Iterator[Number]:
     """Yield attributes equal to a group's width, or to the size of one of its dimensions.
 
     It searches modules that hold tensors of the group, the modules around them, and those at the
     paths `plain`, which hold no tensors; but no layers of PyTorch: resize.py sets their sizes.
     """
-    width = family.groups[group].width
-    sized = [
-        family.dimensions[d]
-        for d in family.groups[group].per_dimension
-        if _is_alone(family, d, group)
-    ]
-    around = (path for d in sized for path in _list_holders(d.tensor))
+    width, own = family.groups[group].width, family.groups[group].per_dimension
+    sized = [(d, ()) for d in own if family.single[d]] or list(_find_mixed(family, group))[:1]
+    around = (path for d, _ in sized for path in _list_holders(family.dimensions[d].tensor))
     for path in dict.fromkeys((*around, *plain)) if sized else ():
-        has_weight = path in plain or original_weight(modules[path]) is not None
-        if has_weight and _is_layer(modules[path]):
-            continue
-        for name, value in vars(modules[path]).items():
+        for name, size, parts in sizes.get(path, ()):
+            exact = [pair for pair in sized if own[pair[0]] * width == size and not pair[1]]
+            if exact or size == width:
+                d, less = (exact or sized)[0]
+                dimension, divisor = family.dimensions[d], own[d] * width // size
+                yield Number(path, name, dimension.tensor, dimension.axis, divisor, parts, less)
+
+
+def _list_sizes(module: nn.Module, holds_tensors: bool) -> Iterator[Size]:
+    """Yield the sizes above 1 in a module, unless it is a layer with one weight or none."""
+    if not _is_layer(module) or (holds_tensors and original_weight(module) is None):
+        for name, value in vars(module).items():
             size, parts = _read_size(value)
-            exact = [d for d in sized if len(d.atoms) == size]
-            if size > 1 and (exact or size == width):
-                dimension = (exact or sized)[0]
-                divisor = len(dimension.atoms) // size
-                yield Number(path, name, dimension.tensor, dimension.axis, divisor, parts)
+            if size > 1:
+                yield name, size, parts
 
 
 def _is_layer(module: nn.Module) -> bool:
@@ -257,10 +297,22 @@ def _name_within(number: Number) -> str:
     return number.tensor.removeprefix(f"{number.path}.")
 
 
-def _is_alone(family: Family, dimension: int, group: int) -> bool:
-    """Return whether all indices of a dimension belong to this group."""
-    factors = family.factors[dimension]
-    return bool(factors[group] and (factors > 0).sum() == 1 and not family.constants[dimension])
+def _find_mixed(family: Family, group: int) -> Iterator[tuple[int, Less]]:
+    """Yield dimensions of a group, and dimensions whose sizes are what other groups have there."""
+    for dimension in family.groups[group].per_dimension:
+        less = []
+        for other in set(np.flatnonzero(family.factors[dimension]).tolist()) - {group}:
+            count = int(family.factors[dimension, other])
+            for d, times in family.groups[other].per_dimension.items():
+                if family.single[d] and count % times == 0:
+                    alone = family.dimensions[d]
+                    less.append((alone.tensor, alone.axis, count // times))
+                    break
+            else:
+                break
+        else:
+            if not family.constants[dimension]:
+                yield dimension, tuple(less)
 
 
 def _list_holders(tensor: str) -> list[str]:

@@ -13,7 +13,7 @@ from nsopt.errors import NsoptError
 from nsopt.models.activations import PeakActivations
 from nsopt.models.tracing.groups import Dimension, Family, Units
 from nsopt.models.tracing.labels import Atoms, Labels, Product, Trace, TraceError
-from nsopt.models.tracing.lifts import Lifts, Number, find_norms
+from nsopt.models.tracing.lifts import Lifts, find_norms, list_sizes
 from nsopt.models.tracing.resize import (
     copy_with_tensors,
     describe_shapes,
@@ -21,7 +21,7 @@ from nsopt.models.tracing.resize import (
     select_indices,
 )
 from nsopt.models.tracing.run import LabelledRun, tensors_of
-from nsopt.models.tracing.states import restore_modules
+from nsopt.models.tracing.states import restore_modules, watch_attributes
 
 T = TypeVar("T")
 _FEW = 1000  # elements of a tensor that a copy keeps
@@ -41,6 +41,7 @@ class TracedNetwork:
         family: the groups, and the sizes of tensors as functions of the widths.
         order: the place of each tensor's first use, by its name.
         lifts: attributes and square weights that change with the widths (lifts.py).
+        read: paths and names of the sizes in attributes that `forward` reads.
     """
 
     template: nn.Module
@@ -51,6 +52,7 @@ class TracedNetwork:
     family: Family
     order: dict[str, int]
     lifts: Lifts
+    read: frozenset[tuple[str, str]]
 
     @classmethod
     def of(
@@ -75,7 +77,10 @@ class TracedNetwork:
             ]
         if not dimensions:
             raise TraceError("the network has no parameters")
-        outputs = run(template, trace, labels, like.trace.choices if like else None)
+        sizes = {} if like else list_sizes(template)
+        stored = {path: [name for name, *_ in own] for path, own in sizes.items()}
+        with watch_attributes(template, stored) as read:
+            outputs = run(template, trace, labels, like.trace.choices if like else None)
         names = {id(tensor): name for name, tensor in tensors.items()}
         order = {names[key]: place for place, key in enumerate(trace.read) if key in names}
         norms = () if like else tuple(find_norms(template, trace, dimensions))
@@ -83,10 +88,13 @@ class TracedNetwork:
         unread = [d for d in dimensions if d.tensor not in order]
         units = Units.of(lifts.join_ties(trace, labels), unread)
         family = Family.of(tuple(dimensions), units, order)
-        return cls(template, run, trace, labels, outputs, family, order, lifts)
+        seen = like.read if like else frozenset(read)
+        return cls(template, run, trace, labels, outputs, family, order, lifts, seen)
 
     def with_lifts(self, lifts: Lifts) -> "TracedNetwork":
         """Return a copy with these lifts instead of its own. Fixed units stay fixed."""
+        if lifts.ties == self.lifts.ties:
+            return replace(self, lifts=lifts)
         before = self.family.units
         joined = Units.of(lifts.join_ties(self.trace, self.labels), [])
         units = joined.with_fixed(joined.of_atom[before.fixed[before.of_atom]])
@@ -336,22 +344,6 @@ class TracedNetwork:
             outputs = self._quick_run(model, trace, labels, same=lambda *_: True)
         self._check_outputs(outputs)
         return trace
-
-    def reads(self, numbers: Sequence[Number]) -> bool:
-        """Return whether `forward` does anything else if these attributes are smaller by one."""
-        trace = Trace(count=len(self.family.units.of_atom))
-        with restore_modules(self.template):
-            for number in numbers:
-                module = self.template.get_submodule(number.path)
-                setattr(module, number.name, getattr(module, number.name) - 1)
-            try:
-                outputs = self._quick_run(self.template, trace, self.labels, same=lambda *_: True)
-            except TraceError:
-                return True
-        before = self.trace.operations[: len(trace.operations)]
-        return (
-            (outputs, trace.numbers, trace.operations) != (self.outputs, self.trace.numbers, before)
-        ) or [p.size for p in trace.products] != [p.size for p in self.trace.products]
 
     def _change_labels(
         self, axes: Mapping[str, Sequence[T]], change: Callable[[Atoms, T], Atoms]

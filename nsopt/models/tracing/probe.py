@@ -10,12 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nsopt.models.tracing.labels import Atoms, Trace, TraceError
-from nsopt.models.tracing.lifts import Number, find_sizes, propose_numbers, propose_ties
+from nsopt.models.tracing.lifts import find_sizes, propose_numbers, propose_ties
 from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
 from nsopt.models.tracing.originals import copy_model
 
@@ -55,19 +56,12 @@ def find_lifts(network: TracedNetwork) -> tuple[TracedNetwork, list[int]]:
 
 def find_unread(network: TracedNetwork) -> TracedNetwork:
     """Return the network with the sizes in attributes that `forward` does not read."""
-    unread: list[Number] = []
+    known = network.lifts
     changing = set(np.flatnonzero(network.family.factors.any(axis=1)).tolist())
     dimensions = [d for index, d in network.dimensions_in_order if index in changing]
-    waiting = [find_sizes(network.template, dimensions, network.lifts)]
-    while waiting:
-        some = waiting.pop()
-        if some and not network.reads(some):
-            unread += some
-        elif len({number.name for number in some}) > 1:
-            name = some[0].name
-            waiting += [[n for n in some if n.name == name], [n for n in some if n.name != name]]
-    lifts = replace(network.lifts, unread=(*network.lifts.unread, *unread))
-    return replace(network, lifts=lifts)
+    taken = network.read | {(number.path, number.name) for number in known.unread}
+    unread = find_sizes(network.template, dimensions, taken)
+    return replace(network, lifts=replace(known, unread=(*known.unread, *unread)))
 
 
 def find_unshrinkable(network: TracedNetwork, suspects: list[int]) -> Reasons:
@@ -162,9 +156,9 @@ def find_narrowest(network: TracedNetwork) -> Atoms:
 
 def _propose_lifts(network: TracedNetwork, groups: Sequence[int]) -> Iterator[TracedNetwork]:
     """Yield the network with additional lifts that may let these groups shrink."""
-    for propose in (propose_numbers, propose_ties):
-        for lifts in propose(network.template, network.family, groups, network.lifts):
-            yield network.with_lifts(network.lifts + lifts)
+    known = network.template, network.family, groups, network.lifts
+    for lifts in chain(propose_numbers(*known, network.read), propose_ties(*known)):
+        yield network.with_lifts(network.lifts + lifts)
 
 
 def _shrink_others(network: TracedNetwork, hopeless: set[int]) -> TraceError | None:

@@ -4,6 +4,7 @@ import logging
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from nsopt.models.tracing.labels import Atoms, Labels, Trace, TraceError, select
 from nsopt.models.tracing.outputs import find_outputs
 from nsopt.models.tracing.rules import RULES
 from nsopt.models.tracing.shapes import RESULTS
-from nsopt.models.tracing.states import follow_modules, restore_modules
+from nsopt.models.tracing.states import follow_modules, restore_modules, spare_collector
 from nsopt.models.tracing.tracer import Tracer, is_of_user
 
 _LONGEST_REASON = 150
@@ -94,43 +95,51 @@ class LabelledRun:
             The shapes of the outputs in the last mode.
 
         Raises:
-            TraceError: if the network does not run.
+            TraceError: if the network does not run. A first trace, without `choices` and `same`,
+                only records it if that is so in training mode alone.
         """
         replay = None if choices is None else iter(choices)
         tracer = Tracer(trace, RULES, RESULTS, replay, same)
-        tensors = tensors_of(model)
-        outputs: list[Tensor] = []
-        with follow_modules(model, tracer.running), _hide_logs():
+        shapes: list[tuple[int, ...]] = []
+        with follow_modules(model, tracer.running), _hide_logs(), spare_collector():
             for training in self.modes:
-                tracer.guessed = ""
-                counted, numbers = len(trace.products), len(trace.numbers)
+                before = {name: copy(value) for name, value in vars(trace).items()}
                 if training != self.modes[0]:
                     trace.operations.append([])
-                for name, tensor in tensors.items():
-                    tracer.declare(tensor, labels[name])
-                with restore_modules(model):
-                    model.train(training)
-                    try:
-                        outputs = self._run_forward(model, tracer)
-                    except TraceError as error:
-                        error.training = training
+                try:
+                    outputs = self._run_mode(model, tracer, labels, training)
+                except TraceError as error:
+                    if not (shapes and training and error.optional) or choices or same:
                         raise
-                tracer.freeze(
-                    "determines the shape of the output",
-                    *(label for tensor in outputs for label in tracer.get(tensor)),
-                )
+                    vars(trace).update(before, failed=str(error))
+                    return shapes
                 if training != self.modes[0]:
-                    del trace.products[counted:], trace.numbers[numbers:]
-                if tracer.guessed and any(
-                    tensor.requires_grad
-                    and select_atoms(labels[name])
-                    and id(tensor) not in trace.read
-                    for name, tensor in tensors.items()
-                ):
-                    refusal = tracer.refuse_guess()
-                    refusal.training = training
-                    raise refusal
-        return [tuple(tensor.shape) for tensor in outputs]
+                    trace.products, trace.numbers = before["products"], before["numbers"]
+                shapes = [tuple(tensor.shape) for tensor in outputs]
+        return shapes
+
+    def _run_mode(
+        self, model: nn.Module, tracer: Tracer, labels: Mapping[str, Labels], training: bool
+    ) -> list[Tensor]:
+        tracer.guessed = ""
+        tensors = tensors_of(model)
+        for name, tensor in tensors.items():
+            tracer.declare(tensor, labels[name])
+        with restore_modules(model):
+            model.train(training)
+            outputs = self._run_forward(model, tracer)
+        tracer.freeze(
+            "determines the shape of the output",
+            *(label for tensor in outputs for label in tracer.get(tensor)),
+        )
+        if tracer.guessed and any(
+            tensor.requires_grad
+            and select_atoms(labels[name])
+            and id(tensor) not in tracer.trace.read
+            for name, tensor in tensors.items()
+        ):
+            raise tracer.refuse_guess()
+        return outputs
 
     def buffers(
         self, model: nn.Module, count: int, labels: Mapping[str, Labels], family: Family

@@ -20,11 +20,18 @@ def _make_empty(
     like: Tensor, *sizes: int, layout: torch.memory_format = torch.contiguous_format
 ) -> Tensor:
     """Return an empty tensor of these sizes, with the type and mode of `like`."""
-    if not isinstance(like, FakeTensor):
+    is_fake = isinstance(like, FakeTensor)
+    mode = like.fake_mode if is_fake else _find_mode()
+    if mode is None:
         return like.new_empty(sizes)
     with no_dispatch():
         empty = torch.empty(sizes, dtype=like.dtype, device="meta", memory_format=layout)
-    return FakeTensor(like.fake_mode, empty, like.fake_device)
+    return FakeTensor(mode, empty, like.fake_device if is_fake else like.device)
+
+
+def _find_mode() -> Any:
+    """Return the active mode of fake tensors, or None."""
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)
 
 
 def _run_kernel(func: Any, x: Tensor, *args: Any, **more: Any) -> Any:
@@ -103,16 +110,12 @@ def _make_empty_like(x: Tensor) -> Tensor:
 
 
 def _replace_empty(func: Any, sizes: Any, *args: Any, **more: Any) -> Any:
-    fake = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)
+    fake = _find_mode()
     if args or fake is None:
         return func(sizes, *args, **more)
     with no_dispatch():
         empty = func(sizes, **{**more, "device": "meta"})
     return FakeTensor(fake, empty, torch.device(more.get("device") or "cpu"))
-
-
-def _replace_device(func: Any, x: Tensor) -> Any:
-    return x.fake_device if isinstance(x, FakeTensor) else func(x)
 
 
 def _replace_index(func: Any, x: Tensor, indices: Sequence[Tensor | None]) -> Any:
@@ -215,7 +218,7 @@ _VIEWS = (
 _KERNELS = "clone empty_like _softmax _log_softmax"
 _POINTWISE = (
     "add add_ sub mul mul_ div relu relu_ sigmoid sigmoid_ tanh gelu silu silu_ hardtanh "
-    "hardtanh_ hardswish hardswish_ hardsigmoid leaky_relu leaky_relu_"
+    "hardtanh_ hardswish hardswish_ hardsigmoid leaky_relu leaky_relu_ rsqrt pow neg exp"
 )
 RESULTS: dict[str, Callable[..., Any]] = {
     "convolution": _replace_convolution,
@@ -225,7 +228,6 @@ RESULTS: dict[str, Callable[..., Any]] = {
     "index": _replace_index,
     "mean": _replace_mean,
     "empty": _replace_empty,
-    "device": _replace_device,
     "mm": _replace_product,
     "addmm": _replace_sum_and_product,
     "bmm": _replace_batched_product,

@@ -1,10 +1,12 @@
 """Keep what modules store: a trace runs a network many times and leaves no mark on it."""
 
 import copy
+import gc
 import random
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from threading import RLock
 from types import BuiltinFunctionType, FunctionType, MethodType, NoneType
 from typing import Any
 
@@ -12,6 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+_MISSING = object()
+_watching = RLock()  # the classes of modules change meanwhile
+_HELD = ("_parameters", "_buffers", "_modules")
+_PLAIN = (OrderedDict, dict, list)
 _CONSTANT = {
     *(int, float, complex, str, bytes, bool, NoneType, type, range, FunctionType, MethodType),
     *(BuiltinFunctionType, torch.dtype, torch.device, torch.Size),
@@ -61,6 +67,67 @@ def follow_modules(model: nn.Module, running: list[str]) -> Iterator[None]:
             hook.remove()
 
 
+@contextmanager
+def watch_attributes(
+    model: nn.Module, names: Mapping[str, Iterable[str]]
+) -> Iterator[set[tuple[str, str]]]:
+    """Inside the block, collect which attributes code reads, as pairs of path and name.
+
+    Args:
+        model: a network.
+        names: names of attributes by the paths of the modules that store them.
+    """
+    read: set[tuple[str, str]] = set()
+    modules = {path: model.get_submodule(path) for path in names}
+    paths = {id(module): path for path, module in modules.items()}
+    before: dict[tuple[type, str], Any] = {}
+
+    def watch(kind: type, name: str) -> property:
+        default = getattr(kind, name, _MISSING)
+
+        def get(module: nn.Module) -> Any:
+            if id(module) in paths:
+                read.add((paths[id(module)], name))
+            value = vars(module).get(name, default)
+            if value is _MISSING:
+                raise AttributeError(name)
+            return value
+
+        def put(module: nn.Module, value: Any) -> None:
+            vars(module)[name] = value
+
+        return property(get, put)
+
+    with _watching:
+        try:
+            for path, own in names.items():
+                kind = type(modules[path])
+                for name in own:
+                    if (kind, name) not in before:
+                        before[kind, name] = vars(kind).get(name, _MISSING)
+                        setattr(kind, name, watch(kind, name))
+            yield read
+        finally:
+            for (kind, name), value in before.items():
+                if value is _MISSING:
+                    delattr(kind, name)
+                else:
+                    setattr(kind, name, value)
+
+
+@contextmanager
+def spare_collector() -> Iterator[None]:
+    """Inside the block, Python's garbage collector skips older objects: a pass takes a second."""
+    frozen = gc.get_freeze_count()
+    if not frozen:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if not frozen:
+            gc.unfreeze()
+
+
 class _Copier:
     """Replace what modules store by copies.
 
@@ -82,7 +149,9 @@ class _Copier:
 
     def _replace_values(self, store: dict[str, Any]) -> None:
         for name, value in list(store.items()):
-            if type(value) not in _CONSTANT:
+            if name in _HELD and type(value) is dict:  # of tensors and modules, which stay
+                store[name] = dict(value)
+            elif type(value) not in _CONSTANT:
                 store[name] = self._copy(value)
 
     def _copy(self, value: Any) -> Any:
@@ -95,6 +164,9 @@ class _Copier:
         if isinstance(value, MethodType):
             return MethodType(value.__func__, self._copy(value.__self__))
         self._kept_alive.append(value)
+        if type(value) in _PLAIN and not value:  # most are: each module has a dozen, for hooks
+            self._memo[id(value)] = type(value)()
+            return self._memo[id(value)]
         self._memo[id(value)] = value
         if isinstance(value, nn.Module):
             self._waiting.append(value)

@@ -22,7 +22,7 @@ from nsopt.models.tracing.architecture import (
     output_axis,
 )
 from nsopt.models.tracing.groups import Dimension
-from nsopt.models.tracing.labels import Atoms, TraceError
+from nsopt.models.tracing.labels import Atoms
 from nsopt.models.tracing.makers import Makers
 from nsopt.models.tracing.network import TracedNetwork
 from nsopt.models.tracing.originals import copy_model, original_weight
@@ -69,7 +69,9 @@ def trace(
     _check_modules(module)
     _check_initialised(module)
     _check_precision(module, tensors_in(run.inputs))
-    network = _trace_modes(_move_to_cpu(module), run)
+    network = TracedNetwork.of(_move_to_cpu(module), run)
+    if network.trace.failed:
+        network = _note_failure(network)
     network = network.with_fixed(_find_units(network, fixed))
     network, unscored = _fix_groups(network, _find_unscorable(network))
     network, suspects = probe.find_lifts(network)
@@ -112,25 +114,19 @@ def _move_to_cpu(module: nn.Module) -> nn.Module:
     return module if is_usable else copy_model(module).cpu()
 
 
-def _trace_modes(template: nn.Module, run: LabelledRun) -> TracedNetwork:
-    """Trace a network, in evaluation mode alone if it does not run in training mode."""
-    try:
-        return TracedNetwork.of(template, run)
-    except TraceError as error:
-        if not error.training or not error.optional:
-            raise
-        reason = str(error).removesuffix(ADVICE)
-    network = TracedNetwork.of(template, replace(run, modes=(False,)))
-    unread = {name.rpartition(".")[0] for name in tensors_of(template).keys() - network.order}
+def _note_failure(network: TracedNetwork) -> TracedNetwork:
+    """Warn that a network was traced in evaluation mode only; return it with a note of that."""
+    kind, failed = type(network.template).__name__, network.trace.failed
+    unread = {n.rpartition(".")[0] for n in tensors_of(network.template).keys() - network.order}
     only = f"; layers that run only in training keep their sizes: {', '.join(sorted(unread))}"
+    reason = failed.removesuffix(ADVICE) + (only if unread else "")
     note = f"traced in evaluation mode only, because of training mode: {reason}"
-    network.trace.notes[note + (only if unread else "")] = {}
+    network.trace.notes[note] = {}
     warnings.warn(
-        f"{type(template).__name__} is {note}{only if unread else ''}. Pass training=False to trace"
-        "() if it is only used in evaluation mode",
+        f"{kind} is {note}. Pass training=False to trace() if it is only used in evaluation mode",
         stacklevel=5,  # of two decorators, too
     )
-    return network
+    return replace(network, run=network.run.with_one_mode())
 
 
 def _read_inputs(inputs: tuple[Any, ...] | Mapping[str, Any]) -> Any:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -161,6 +162,15 @@ class Tracer(TorchDispatchMode):
         first: Atoms = rows[0]
         return first
 
+    def check_part(self, whole: Atoms, part: Atoms) -> None:
+        """Record which atoms a part of a dimension has.
+
+        Raises TraceError if they are not those that remain of the earlier trace's part.
+        """
+        before = self.choose(lambda: part)
+        if self._same and not np.array_equal(part, whole[np.isin(whole, before)]):
+            raise self._error("the code cuts a dimension at another place")
+
     def freeze(self, reason: str, *labels: Label) -> None:
         """Freeze all atoms of these labels. `explain` shows users the reason."""
         atoms = [label.ravel() for label in select_atoms(labels)]
@@ -227,6 +237,8 @@ class Tracer(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is torch.ops.prim.device.default and isinstance(args[0], FakeTensor):
+            return args[0].fake_device
         self._last = (args, kwargs)
         signature = _read_signature(func)
         if not (args and isinstance(args[0], Tensor) and not args[0].ndim):

@@ -72,6 +72,28 @@ class Graph(nn.Module):
         return logits
 
 
+class Messages(nn.Module):
+    """Sums what arrives at each node along edges, as networks of PyG do."""
+
+    edges: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.out = nn.Linear(6, 16), nn.Linear(16, 12), nn.Linear(12, 4)
+        self.register_buffer("edges", torch.tensor([[0, 1, 2, 3, 4, 0], [1, 2, 3, 4, 0, 2]]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        source, target = self.edges
+        x = self.a(x).relu()
+        sent = x.index_select(1, source)
+        x = torch.zeros_like(x).scatter_add(1, target.view(1, -1, 1).expand_as(sent), sent)
+        x = self.b(x).relu()
+        x = x.index_add(1, target, x.index_select(1, source))
+        first = source[:1].view(1, 1, 1).expand(len(x), 1, x.shape[2])
+        logits: Tensor = self.out(x + x.gather(1, first))
+        return logits
+
+
 class Matrices(nn.Module):
     """Widths made by einsum, all parameters in one module; a weight of a mixture of experts."""
 

@@ -60,6 +60,23 @@ class NarrowKeys(nn.Module):
         return self.head(x.squeeze(1).transpose(1, 2).unsqueeze(3))
 
 
+class UnevenHeads(nn.Module):
+    """Attention whose queries, keys and values are unequal parts of one convolution, as in YOLO."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.key_dim, self.head_dim, self.c = 2, 4, 8, 16
+        self.a, self.qkv, self.proj = block(3, 16, 3, 4), block(16, 32, 1), block(16, 16, 1)
+        self.head = Head(16)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.a(x)
+        parts = self.qkv(x).view(len(x), self.heads, 2 * self.key_dim + self.head_dim, -1)
+        q, k, v = parts.split([self.key_dim, self.key_dim, self.head_dim], dim=2)
+        y = v @ (q.transpose(-2, -1) @ k).softmax(-1).transpose(-2, -1)
+        return self.head(x + self.proj(y.reshape(x.shape)))
+
+
 class PooledHeads(nn.Module):
     """Heads split the channels; keys come from fewer places (PVT) and are normalised (XCiT)."""
 

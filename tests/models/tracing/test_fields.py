@@ -33,6 +33,7 @@ NETWORKS: dict[type[nn.Module], tuple[Any, list[int]]] = {  # inputs, widths in 
     fields.Volumes: (torch.randn(2, 1, 6, 6, 6), [8, 16, 8]),
     fields.Text: (torch.randint(50, (2, 12)), [16, 8, 8]),
     fields.Graph: ((torch.randn(2, 5, 6), torch.rand(2, 5, 5)), [16, 12]),
+    fields.Messages: (torch.randn(2, 5, 6), [16, 12]),
     fields.Matrices: (torch.randn(2, 5, 6), [16, 8, 12]),
     fields.Unfolded: (torch.randn(2, 3, 9, 9), [8, 12]),
     fields.Dynamic: (torch.randn(2, 3, 9, 9), [8]),

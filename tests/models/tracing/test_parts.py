@@ -22,6 +22,7 @@ GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
     parts.SummedByOnes: [16, 24],
     parts.TransformerOfNumbers: [32, 12, 12],
     parts.NarrowKeys: [16, 8, 24],
+    parts.UnevenHeads: [8, 4],
     parts.PoolingTransformer: [16, 12],
     parts.UnitVectors: [16, 24, 12],
     parts.Complex: [24],
@@ -49,6 +50,12 @@ def test_a_network_can_be_traced_resized_searched_and_pruned(kind: type[nn.Modul
     check_search(arch, x)
     randomise(model)
     check_pruning(arch, model, x)
+
+
+def test_sizes_of_unequal_parts_follow_the_widths() -> None:
+    smaller = trace(parts.UnevenHeads(), torch.randn(2, 3, 32, 32)).build([5, 3])
+    assert isinstance(smaller, parts.UnevenHeads)
+    assert (smaller.head_dim, smaller.key_dim, smaller.c) == (5, 3, 10)
 
 
 def test_complex_weights_in_double_precision_are_refused() -> None:

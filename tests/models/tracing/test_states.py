@@ -16,6 +16,7 @@ from nsopt.errors import NsoptError
 from nsopt.models.tracing.labels import TraceError
 from nsopt.models.tracing.network import TracedNetwork
 from nsopt.models.tracing.run import LabelledRun
+from nsopt.models.tracing.states import watch_attributes
 from tests.models.tracing import awkward, fields, parts
 from tests.models.tracing.checks import describe_state
 from tests.models.tracing.test_fields import NETWORKS
@@ -166,3 +167,23 @@ def test_a_failed_trace_names_the_error_and_leaves_the_module() -> None:
     with pytest.raises(NsoptError):
         nsopt.trace(model, torch.zeros(2, 4, 32, 32))
     assert describe_state(model) == before
+
+
+class Sized(nn.Module):
+    steps = 3
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+
+def test_attributes_that_code_reads_are_noted_and_classes_stay() -> None:
+    model, other, before = nn.Sequential(Sized(8)), Sized(5), dict(vars(Sized))
+    inner: Any = model[0]
+    with watch_attributes(model, {"0": ["dim", "steps"]}) as read:
+        assert (other.dim, other.steps, read) == (5, 3, set())
+        assert (inner.dim, read) == (8, {("0", "dim")})
+        inner.dim = 6
+        with pytest.raises(AttributeError, match="width"):
+            _ = inner.width
+    assert (inner.dim, dict(vars(Sized))) == (6, before)

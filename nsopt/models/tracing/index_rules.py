@@ -1,0 +1,76 @@
+"""Rules of operations that pick places by indices, or write them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from nsopt.models.tracing.labels import Label
+from nsopt.models.tracing.tracer import Tracer, rule
+
+
+@rule("roi_align", "roi_pool")
+def crop_regions(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
+    """Keep the channels of a map; freeze its places."""
+    results = [result] if isinstance(result, Tensor) else result
+    channels, places = tracer.get(x)[1], tracer.get(x)[2:]
+    tracer.freeze(f"is cropped by {tracer.operation}", *places)
+    for tensor in results:
+        tracer.put(tensor, (None, channels, None, None))
+
+
+@rule("index_put")
+def write_rows(
+    tracer: Tracer, result: Tensor, x: Tensor, indices: Sequence[Any], values: Tensor, *_: Any
+) -> None:
+    """Join the channels of rows with those of the tensor into which they are written."""
+    old, new = tracer.get(x), tracer.get(values)
+    first = indices[0]
+    are_rows = len(indices) == 1 and first is not None and values.ndim == x.ndim and first.ndim == 1
+    if not are_rows or x._is_view():
+        tracer.freeze("is written by indices", *old, *new)
+        tracer.put(result, old)
+        return
+    tracer.freeze("is written by indices", old[0], new[0])
+    pairs = zip(old[1:], new[1:], strict=True)
+    tracer.put(result, [old[0], *(tracer.join(*pair) for pair in pairs)])
+
+
+@rule("index_select")
+def select_rows(tracer: Tracer, result: Tensor, x: Tensor, dim: int, rows: Tensor) -> None:
+    """Freeze the dimension that is indexed, and keep the labels of all others."""
+    labels = list(tracer.get(x))
+    tracer.freeze("is indexed", labels[dim], *tracer.get(rows))
+    labels[dim] = None
+    tracer.put(result, labels)
+
+
+@rule("gather")
+def gather(tracer: Tracer, result: Tensor, x: Tensor, dim: int, places: Tensor, *_: Any) -> None:
+    """Join the dimensions of a tensor and of the indices; freeze the one along which they pick."""
+    _join_but_one(tracer, result, dim, [x, places])
+
+
+@rule("scatter", "scatter_add", "scatter_reduce", "index_add")
+def scatter(
+    tracer: Tracer, result: Tensor, x: Tensor, dim: int, places: Tensor, values: Any, *_: Any
+) -> None:
+    """Join the dimensions of all tensors; freeze the one along which the indices write."""
+    if x._is_view():
+        tracer.freeze("is written into a part of another tensor", *tracer.get(x))
+    with_indices = [places] if places.ndim == x.ndim else []
+    tensors = [x, *with_indices, *([values] if isinstance(values, Tensor) else [])]
+    _join_but_one(tracer, result, dim, tensors)
+
+
+def _join_but_one(tracer: Tracer, result: Tensor, dim: int, tensors: Sequence[Tensor]) -> None:
+    """Join all dimensions index by index but `dim`, and those whose sizes differ: they freeze."""
+    labels: list[Label] = []
+    for d, meeting in enumerate(zip(*map(tracer.get, tensors), strict=True)):
+        alike = len({tensor.shape[d] for tensor in tensors}) == 1
+        if alike and d != dim % result.ndim:
+            labels.append(tracer.join(*meeting))
+        else:
+            tracer.freeze("is indexed", *meeting)
+            labels.append(None)
+    tracer.put(result, labels)
