@@ -23,8 +23,8 @@ test: $(FOR_TESTS)
 	MYPYPATH=docs/figures $(BIN)/mypy build/code
 	$(BIN)/python -m pytest
 
-# Tests of YOLO and of Hugging Face are skipped unless their packages are there, best in an environment of its own:
-# make networks VENV=.venv-networks after .venv-networks/bin/pip install ultralytics transformers
+# Tests of YOLO, Hugging Face and Lightning are skipped without their packages, best in an environment of its own:
+# make networks VENV=.venv-networks after .venv-networks/bin/pip install ultralytics transformers accelerate lightning
 networks: $(FOR_TESTS)
 	$(BIN)/python -m pytest -m networks
 
