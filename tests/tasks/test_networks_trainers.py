@@ -1,6 +1,7 @@
 """Trainers of lightning and of transformers fine-tune what nsopt makes: run by `-m networks`."""
 
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -37,9 +38,9 @@ def compress(model: nn.Module, task: nsopt.Task, trainer: Any) -> nsopt.Compress
 @pytest.mark.filterwarnings("default")
 def test_lightning_trains_a_smaller_network() -> None:
     import_torchvision("ops")
-    import lightning
+    lightning: Any = import_module("lightning")
 
-    class Module(lightning.LightningModule):  # type: ignore[misc,name-defined]
+    class Module(lightning.LightningModule):  # type: ignore[misc]
         def __init__(self, model: nn.Module) -> None:
             super().__init__()
             self.model = model
@@ -78,7 +79,7 @@ def test_lightning_trains_a_smaller_network() -> None:
 @pytest.mark.filterwarnings("default")
 def test_the_trainer_of_transformers_trains_a_smaller_bert() -> None:
     import_torchvision("ops")
-    import transformers
+    transformers: Any = import_module("transformers")
 
     config = transformers.BertConfig(
         vocab_size=50,

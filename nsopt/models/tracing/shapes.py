@@ -20,13 +20,13 @@ def _make_empty(
     like: Tensor, *sizes: int, layout: torch.memory_format = torch.contiguous_format
 ) -> Tensor:
     """Return an empty tensor of these sizes, with the type and mode of `like`."""
-    is_fake = isinstance(like, FakeTensor)
-    mode = like.fake_mode if is_fake else _find_mode()
+    fake = like if isinstance(like, FakeTensor) else None
+    mode = fake.fake_mode if fake is not None else _find_mode()
     if mode is None:
         return like.new_empty(sizes)
     with no_dispatch():
         empty = torch.empty(sizes, dtype=like.dtype, device="meta", memory_format=layout)
-    return FakeTensor(mode, empty, like.fake_device if is_fake else like.device)
+    return FakeTensor(mode, empty, like.device if fake is None else fake.fake_device)
 
 
 def _find_mode() -> Any:
