@@ -160,8 +160,8 @@ class Family:
     @cached_property
     def single(self) -> NDArray[np.bool_]:
         """Whether all indices of a dimension belong to one group, (dimensions,)."""
-        result: NDArray[np.bool_] = (self.factors > 0).sum(axis=1) == 1
-        return result & (self.constants == 0)
+        result: NDArray[np.bool_] = ((self.factors > 0).sum(axis=1) == 1) & (self.constants == 0)
+        return result
 
     def sizes(self, widths: Atoms) -> Atoms:
         """Return the size of every dimension (dimensions,) in a network of `widths` (groups,)."""
