@@ -82,11 +82,11 @@ def main() -> None:
                     key = {"network": name, "share": share, "seed": seed, "arm": arm}
                     if rows.has(**key):
                         continue
-                    kept, began = ranking.pick_strongest(tuple(map(int, widths))), time.time()
+                    kept, began = ranking.pick_strongest(tuple(map(int, widths))), time.process_time()
                     small = arch.inherit(model, kept, [len(k) for k in kept]).eval()
                     if is_fitted:
                         small = fit_network(arch, model, kept, inputs, seed=seed).model
-                    seconds = time.time() - began
+                    seconds = time.process_time() - began
                     found = measure(small, splits, data.test)
                     rows.add(**key, widths=list(map(int, widths)), test=found, seconds=seconds)
 

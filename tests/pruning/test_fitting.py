@@ -15,7 +15,7 @@ from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.trace import trace
 from nsopt.progress import Silent
 from nsopt.pruning.fitting import fit
-from nsopt.pruning.fitting.curve import Agreement, fit_curve
+from nsopt.pruning.fitting.curve import Agreement, widths_by_fit
 from nsopt.pruning.fitting.fit import Fitted, fit_network
 from nsopt.pruning.fitting.inputs import Inputs
 from nsopt.pruning.fitting.least_squares import LeastSquares
@@ -222,7 +222,7 @@ def test_units_that_repeat_others_cost_nothing(
 def test_a_constant_unit_moves_into_the_mean_of_a_norm_behind_a_layer_without_bias() -> None:
     torch.manual_seed(0)
     layers = nn.Conv2d(2, 4, 1), nn.ReLU(), nn.Conv2d(4, 6, 1, bias=False), nn.BatchNorm2d(6)
-    model = randomise(nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(6, 3, 1)))
+    model = randomise(nn.Sequential(*layers, nn.Hardswish(), nn.Conv2d(6, 3, 1)))
     with torch.no_grad():
         layers[0].weight[3], layers[0].bias[3] = 0, 2  # type: ignore[index]
     arch, x = trace(model, images(2)), images()
@@ -232,6 +232,34 @@ def test_a_constant_unit_moves_into_the_mean_of_a_norm_behind_a_layer_without_bi
     means = [network.get_buffer("3.running_mean") for network in (model, fitted.model)]
     assert (means[0] - means[1]).abs().max() > 0.1
     assert model.get_buffer("3.running_var").equal(fitted.model.get_buffer("3.running_var"))
+
+
+class Clipped(nn.Module):
+    """Outputs that a ReLU reads alone, a ReLU6 behind a norm, a ReLU beside another operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = (nn.Conv2d(2, 2, 1) for _ in range(3))
+        self.norm = nn.BatchNorm2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        x = functional.relu6(self.norm(self.second(x)))
+        x = self.third(x)
+        return x.relu() + x
+
+
+def test_a_layer_is_not_fitted_to_what_an_activation_clips() -> None:
+    model, x = Clipped().eval(), images(4)
+    calls = Watch(model, all_places, takes_inputs=True).run(lambda: model(x))
+    assert [call.bounds for call in calls] == [(0, float("inf")), (0, 6), None]
+    calls[1].outputs = torch.tensor([[-1.0, 1.0], [1.0, 5.0], [8.0, 5.0]])
+    calls[1].scale = torch.tensor([1.0, 2.0])
+    wanted = torch.tensor([[-2.0, -2.0], [3.0, 3.0], [7.0, 7.0]])
+    missing = fit._find_missing(calls[1], wanted, calls[1].bounds)
+    torch.testing.assert_close(
+        missing, torch.tensor([[0, -0.5], [2, -1], [0, 0.5]]), atol=1e-3, rtol=0
+    )
 
 
 class Residual(nn.Module):
@@ -269,7 +297,7 @@ def test_a_layer_makes_up_for_the_error_of_the_stream_to_which_it_adds(
         return float((outputs(fitted.model, x) - outputs(model, x)).square().mean())
 
     with_stream = error()
-    monkeypatch.setattr(fit, "_find_missing", lambda seen, wanted, beside: wanted - seen.outputs)
+    monkeypatch.setattr(Watch, "_is_sum", lambda *_: False)
     assert with_stream < 0.2 * error()
 
 
@@ -415,17 +443,19 @@ def test_units_that_repeat_others_are_removed_first() -> None:
         assert sorted((kept % half).tolist()) == list(range(half))
 
 
-def test_the_curve_rises_to_the_trained_network() -> None:
+def test_agreement_and_cost_rise_with_the_budget() -> None:
     torch.manual_seed(0)
     model, x = randomise(conv_net()), images(96)
     arch = trace(model, x[:2])
     repeat_units(arch, model)
-    points = fit_curve(arch, model, Inputs(x), shares=(0.1, 0.001, 1, 0.7))
-    assert [point.share for point in points] == [0.1, 0.7, 1]
-    whole = arch.cost("macs")(arch.base_widths)
-    assert all(point.cost <= point.share * whole for point in points)
-    scores = [point.score for point in points]
-    assert scores[0] < 95 < scores[1] < scores[2] == 100
-    fitted = points[1].fitted
-    assert fitted is not None
-    assert Agreement(model, Inputs(x))(fitted.model) == scores[1]
+    agreement, cost = Agreement(model, Inputs(x)), arch.cost("macs")
+    ranking, whole = rank_by_fit(arch, model, Inputs(x), Silent()), cost(arch.base_widths)
+    found = []
+    for share in (0.1, 0.7):
+        widths = widths_by_fit(arch, ranking, cost, share * whole)
+        assert 0.5 * share * whole < cost(widths) <= share * whole
+        kept = ranking.pick_strongest(widths)
+        found.append(agreement(fit_network(arch, model, kept, Inputs(x)).model))
+    assert found[0] < found[1] < agreement(model) == 100
+    with pytest.raises(nsopt.NsoptError, match="no widths fit a budget"):
+        widths_by_fit(arch, ranking, cost, 1.0)

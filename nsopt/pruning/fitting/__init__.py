@@ -6,6 +6,18 @@ U: the product's own inputs in the smaller network, whose earlier layers are fit
 Y: its outputs there, with the inherited weights. T: the outputs of the trained network.
 D: the diagonal of U^T U. dW: the change of the weights and the bias.
 
+A pipeline calls
+
+    inputs = Inputs(batches)                                # no targets
+    ranking = rank_by_fit(arch, model, inputs, progress)    # once
+    widths = widths_by_fit(arch, ranking, cost, budget)     # for each budget
+    kept = ranking.pick_strongest(widths)
+    fitted = fit_network(arch, model, kept, inputs, seed=seed, progress=progress, checkpoint=file)
+    score = Agreement(model, others)(fitted.model)          # where the task has none
+
+and, to score widths cheaply, the last three lines with `rows=2048`.
+
 (He, Zhang & Sun, Channel Pruning for Accelerating Very Deep Neural Networks, ICCV 2017; Luo, Wu &
-Lin, ThiNet, ICCV 2017.)
+Lin, ThiNet, ICCV 2017. Targets that a ReLU clips: Zhang, Zou, He & Sun, Accelerating Very Deep
+Convolutional Networks for Classification and Detection, PAMI 2016.)
 """

@@ -1,27 +1,24 @@
-"""Networks at any budget without training, and the curve of their scores."""
+"""Smaller networks without training: the public function, widths at a budget, and a score."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from nsopt.arguments import checked
-from nsopt.errors import NoWidthsError, NsoptError
+from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.trace import trace
 from nsopt.progress import Progress, Silent
-from nsopt.pruning.fitting.fit import Fitted, fit_network
+from nsopt.pruning.fitting.fit import fit_network
 from nsopt.pruning.fitting.inputs import Inputs
 from nsopt.pruning.fitting.rank import rank_by_fit
 from nsopt.pruning.ranking import UnitRanking
 from nsopt.scaling.cost import CostModel
-
-SHARES = tuple(round(0.1 * i, 1) for i in range(1, 11))
-Score = Callable[[nn.Module], float]
+from nsopt.tasks import agreement
 
 
 @checked
@@ -58,19 +55,20 @@ def fit(
         >>> arch = nsopt.trace(model, images[:2])
         >>> half = nsopt.fit(model, [width // 2 for width in arch.base_widths], images)
     """
-    arch, given = _prepare(model, inputs, arch)
-    checked = check_widths(arch, widths)
-    progress = progress or Silent()
-    ranking = rank_by_fit(arch, model, given, progress, seed)
-    kept = ranking.pick_strongest(checked)
+    network = getattr(arch, "network", None)
+    given = Inputs(inputs, arguments=1 if network is None else len(network.run.inputs))
+    if arch is None:
+        arch = trace(model, tree_map_only(Tensor, lambda tensor: tensor[:2], given.batches[0]))
+    wanted, progress = check_widths(arch, widths), progress or Silent()
+    kept = rank_by_fit(arch, model, given, progress, seed).pick_strongest(wanted)
     return fit_network(arch, model, kept, given, seed=seed, progress=progress).model
 
 
 def check_widths(arch: Architecture, widths: Sequence[int]) -> tuple[int, ...]:
     """Return `widths` as a tuple. Raises NsoptError for widths that a fit cannot reach."""
-    checked = arch.check_widths(widths)
+    wanted = arch.check_widths(widths)
     for name, width, base, rigid in zip(
-        arch.layer_names, checked, arch.base_widths, arch.rigid, strict=True
+        arch.layer_names, wanted, arch.base_widths, arch.rigid, strict=True
     ):
         if width > base:
             raise NsoptError(f"{name} has {base} units, not {width}: give at most its own width")
@@ -78,7 +76,7 @@ def check_widths(arch: Architecture, widths: Sequence[int]) -> tuple[int, ...]:
             raise NsoptError(
                 f"the units of {name} cannot be removed one by one: leave its width at {base}"
             )
-    return checked
+    return wanted
 
 
 def widths_by_fit(
@@ -101,75 +99,11 @@ def widths_by_fit(
     return UnitRanking(tuple(scores), ranking.streams).widths_within(cost, budget)
 
 
-@dataclass(frozen=True, eq=False)
-class CurvePoint:
-    """A network at a budget.
-
-    Attributes:
-        share: the budget, as a share of the cost of the trained network.
-        cost: its cost.
-        widths: its widths.
-        score: its score.
-        fitted: the network; None for the trained one.
-    """
-
-    share: float
-    cost: float
-    widths: tuple[int, ...]
-    score: float
-    fitted: Fitted | None
-
-
-def fit_curve(
-    arch: Architecture,
-    model: nn.Module,
-    inputs: Inputs,
-    score: Score | None = None,
-    metric: str = "macs",
-    shares: Sequence[float] = SHARES,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> list[CurvePoint]:
-    """Return the scores of networks at several budgets, from the smallest, without training.
-
-    Args:
-        arch: the architecture of `model`.
-        model: a trained network of base widths.
-        inputs: what the networks run on.
-        score: takes a network in evaluation mode; higher is better. By default the agreement with
-            the trained network (`Agreement`).
-        metric: what the budgets limit.
-        shares: the budgets, as shares of the cost of the trained network. Budgets that no widths
-            meet are left out; at 1 the trained network itself is scored.
-        seed: see `fit_network`.
-        progress: receives steps.
-    """
-    progress = progress or Silent()
-    score = score or Agreement(model, inputs)
-    ranking = rank_by_fit(arch, model, inputs, progress, seed)
-    cost, points = arch.cost(metric), []
-    whole = float(cost(np.array(arch.base_widths)))
-    for share in sorted(shares):
-        fitted, widths = None, arch.base_widths
-        if share < 1:
-            try:
-                widths = widths_by_fit(arch, ranking, cost, share * whole)
-            except NoWidthsError:
-                continue
-            kept = ranking.pick_strongest(widths)
-            fitted = fit_network(arch, model, kept, inputs, seed=seed, progress=progress)
-        network = model if fitted is None else fitted.model
-        points.append(
-            CurvePoint(share, float(cost(np.array(widths))), widths, score(network), fitted)
-        )
-    return points
-
-
 class Agreement:
-    """Scores networks by how much of the trained network's outputs they explain (%).
+    """Scores networks by how closely their outputs follow those of the trained network (%).
 
-    100 for equal outputs; 0 for outputs that are as far from them as their mean over all examples
-    is. Calling it returns the score of a network in evaluation mode.
+    Calling it returns `100 exp(-d)` for a network in evaluation mode, where d is the mean squared
+    difference of the outputs, relative to their variance: 100 for equal outputs.
 
     Args:
         model: the trained network.
@@ -178,48 +112,18 @@ class Agreement:
 
     def __init__(self, model: nn.Module, inputs: Inputs) -> None:
         self._inputs = inputs
-        self._wanted = self._run(model)
-        means = [wanted.mean(0, keepdim=True) for wanted in self._wanted]
-        self._squares = [
-            max(float((wanted - mean).square().sum()), 1e-30)
-            for wanted, mean in zip(self._wanted, means, strict=True)
-        ]
+        self._wanted = [self._run(model, batch) for batch in range(len(inputs))]
 
     def __call__(self, model: nn.Module) -> float:
-        shares = [
-            float((found - wanted).square().sum()) / square
-            for found, wanted, square in zip(
-                self._run(model), self._wanted, self._squares, strict=True
-            )
+        distances = [
+            agreement.relative_distance(self._run(model, batch), wanted)
+            for batch, wanted in enumerate(self._wanted)
         ]
-        return 100 * max(0.0, 1 - sum(shares) / len(shares))
+        return agreement.Agreement(torch.cat(distances)).percentage
 
-    def _run(self, model: nn.Module) -> list[Tensor]:
-        """Return the outputs for all examples, a matrix for each output of the network."""
-        rows: list[list[Tensor]] = []
+    def _run(self, model: nn.Module, batch: int) -> Any:
         training = model.training
-        model.eval()
         with torch.no_grad():
-            for number in range(len(self._inputs)):
-                leaves = tree_leaves(self._inputs.call(model, number)())
-                floating = [t for t in leaves if isinstance(t, Tensor) and t.is_floating_point()]
-                rows.append([t.flatten(1).float().cpu() for t in floating if t.ndim])
+            outputs = self._inputs.call(model.eval(), batch)()
         model.train(training)
-        return [torch.cat(parts) for parts in zip(*rows, strict=True)]
-
-
-def _prepare(
-    model: nn.Module, inputs: Any, arch: Architecture | None
-) -> tuple[Architecture, Inputs]:
-    """Return the architecture of a network, and its inputs."""
-    given = Inputs(inputs, arguments=1 if arch is None else _count_arguments(arch))
-    return arch or trace(model, _first_two(given.batches[0])), given
-
-
-def _first_two(batch: Any) -> Any:
-    return tree_map_only(Tensor, lambda tensor: tensor[:2], batch)
-
-
-def _count_arguments(arch: Architecture) -> int:
-    network = getattr(arch, "network", None)
-    return 1 if network is None else len(network.run.inputs)
+        return outputs

@@ -1,7 +1,8 @@
 """Fit a smaller network to a trained one, layer after layer."""
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,21 +14,21 @@ from nsopt.compute.checkpoint import Checkpoint, weights_checksum
 from nsopt.compute.random_state import use_seed
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
+from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.originals import copy_model
 from nsopt.models.tracing.run import tensors_of
 from nsopt.progress import Progress, Silent
 from nsopt.pruning.fitting.inputs import Inputs
-from nsopt.pruning.fitting.kept import cut_network
 from nsopt.pruning.fitting.least_squares import LeastSquares
-from nsopt.pruning.fitting.plan import Plan, Planned, make_plan
+from nsopt.pruning.fitting.plan import Planned, make_plan
 from nsopt.pruning.fitting.products import Product
-from nsopt.pruning.fitting.watch import Seen, Watch
+from nsopt.pruning.fitting.units import find_units
+from nsopt.pruning.fitting.watch import Bounds, Seen, Watch
 
 RIDGE, ROWS = 0.03, 32768
 _MOST_TARGETS = 2**28  # numbers of the trained network in memory: 1 GB in float32
-_SMALL_FACTOR = (
-    1e-4  # the square of a factor of outputs, relative to the mean square: no less counts
-)
+_SMALL_FACTOR = 1e-4  # least square of a factor of outputs, relative to the mean square
+Targets = dict[tuple[int, str, int], tuple[tuple[int, int], Tensor]]  # by batch, key, call
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,76 +75,67 @@ def fit_network(
         NsoptError: if the network does not run on the inputs, or its outputs are not finite.
     """
     large = copy_model(model).eval()
-    small, indices = cut_network(arch, large, kept)
-    small.eval()
-    plan = make_plan(large, small, indices, inputs, rows)
-    return _Fit(large, small, plan, inputs, ridge, rows, seed).run(
-        progress or Silent(),
-        Checkpoint(
-            checkpoint,
-            {
-                "weights": weights_checksum(model),
-                "start": weights_checksum(small),
-                "inputs": inputs.checksum(),
-                "ridge": ridge,
-                "rows": rows,
-                "seed": seed,
-            },
-        ),
-    )
+    if isinstance(arch, TracedArchitecture):
+        small = arch.prune(large, kept).eval()
+    else:
+        small = arch.inherit(large, kept, [len(units) for units in kept]).eval()
+    identity = {
+        "weights": weights_checksum(model),
+        "start": weights_checksum(small),
+        "inputs": inputs.checksum(),
+        "ridge": ridge,
+        "rows": rows,
+        "seed": seed,
+    }
+    products, left = make_plan(large, small, find_units(arch, large), kept, inputs, rows)
+    fitting = _Fitting(large, small, inputs, ridge, seed, left)
+    fitting.run(products, progress or Silent(), Checkpoint(checkpoint, identity))
+    return Fitted(small, fitting.errors, left)
 
 
-class _Fit:
-    def __init__(
-        self,
-        large: nn.Module,
-        small: nn.Module,
-        plan: Plan,
-        inputs: Inputs,
-        ridge: float,
-        rows: int,
-        seed: int,
-    ) -> None:
-        self._large, self._small, self._plan, self._inputs = large, small, plan, inputs
-        self._ridge, self._rows, self._seed = ridge, rows, seed
-        self._errors: dict[str, float] = {}
+@dataclass(eq=False)
+class _Fitting:
+    """Fits `small`; for the attributes see `Fitted` and `fit_network`."""
 
-    def run(self, progress: Progress, checkpoint: Checkpoint) -> Fitted:
-        steps = self._plan.steps()
-        saved = checkpoint.load(next(self._small.parameters()).device)
-        done = 0
+    large: nn.Module
+    small: nn.Module
+    inputs: Inputs
+    ridge: float
+    seed: int
+    left: dict[str, str]
+    errors: dict[str, float] = field(default_factory=dict)
+
+    def run(self, products: list[Planned], progress: Progress, checkpoint: Checkpoint) -> None:
+        saved, done = checkpoint.load(next(self.small.parameters()).device), 0
         if saved is not None:
-            done, self._errors = saved["done"], saved["errors"]
-            self._small.load_state_dict(saved["model"])
-        progress.start("layers fitted", len(steps))
+            done, self.errors = saved["done"], saved["errors"]
+            self.small.load_state_dict(saved["model"])
+        progress.start("layers fitted", len(products))
         for _ in range(done):
             progress.advance()
-        for chunk in self._divide(steps[done:]):
-            targets = self._record_targets([product for step in chunk for product in step])
-            for step in chunk:
-                self._fit_step(step, targets)
+        for chunk in self._divide(products[done:]):
+            targets = self._record_targets(chunk)
+            for own in chunk:
+                self._fit(own, targets)
                 done += 1
-                progress.advance(step[-1].key)
-                model = self._small.state_dict()
-                state = {"done": done, "errors": self._errors, "model": model}
+                progress.advance(own.key)
+                model = self.small.state_dict()
+                state = {"done": done, "errors": self.errors, "model": model}
                 checkpoint.save_when_due(partial(dict[str, Any], state))
         checkpoint.remove()
-        if self._plan.left:
-            progress.message(f"left as inherited: {describe_left(self._plan.left)}")
-        return Fitted(self._small, self._errors, self._plan.left)
+        if self.left:
+            progress.message(f"left as inherited: {describe_left(self.left)}")
 
-    def _divide(self, steps: list[list[Planned]]) -> Iterator[list[list[Planned]]]:
-        """Yield steps whose targets together fit in memory."""
-        chunk: list[list[Planned]] = []
+    def _divide(self, products: list[Planned]) -> Iterator[list[Planned]]:
+        """Yield products whose targets together fit in memory."""
+        chunk: list[Planned] = []
         used = 0
-        for step in steps:
-            need = sum(
-                p.rows * p.calls * len(self._inputs) * len(p.kept) * (1 + p.completes) for p in step
-            )
+        for product in products:
+            need = product.rows * product.calls * len(self.inputs) * len(product.kept)
             if chunk and used + need > _MOST_TARGETS:
                 yield chunk
                 chunk, used = [], 0
-            chunk.append(step)
+            chunk.append(product)
             used += need
         if chunk:
             yield chunk
@@ -154,66 +146,52 @@ class _Fit:
         planned = {product.key: product for product in products}
 
         def choose(key: str, nth: int, product: Product, result: Tensor) -> Tensor:
-            return planned[key].choose(nth, batch, self._seed, product, result)
+            return planned[key].choose(nth, batch, self.seed, product, result)
 
-        watch = Watch(
-            model,
-            choose,
-            {product.key: product.calls for product in products},
-            {product.key for product in products if product.completes},
-            takes_inputs,
-        )
+        wanted = {product.key: product.calls for product in products}
+        watch = Watch(model, choose, wanted, takes_inputs)
         with use_seed(batch, next(model.parameters()).device):  # for networks that draw noise
-            return watch.run(self._inputs.call(model, batch))
+            return watch.run(self.inputs.call(model, batch))
 
-    def _record_targets(self, products: Sequence[Planned]) -> dict[tuple[int, str, int], Any]:
-        """Return rows of outputs of the trained network, and of what is added to them."""
+    def _record_targets(self, products: Sequence[Planned]) -> Targets:
+        """Return rows of outputs of the trained network."""
         kept = {product.key: product.kept for product in products}
-        found = {}
-        for batch in range(len(self._inputs)):
-            for seen in self._watch(self._large, products, batch, takes_inputs=False):
-                own = kept[seen.key].to(seen.outputs.device)
-                beside = None if seen.beside is None else seen.beside[:, own]
-                found[batch, seen.key, seen.nth] = seen.extent, seen.outputs[:, own], beside
-        return found
+        return {
+            (batch, seen.key, seen.nth): (
+                seen.extent,
+                seen.outputs[:, kept[seen.key].to(seen.outputs.device)],
+            )
+            for batch in range(len(self.inputs))
+            for seen in self._watch(self.large, products, batch, takes_inputs=False)
+        }
 
-    def _fit_step(self, step: Sequence[Planned], targets: dict[tuple[int, str, int], Any]) -> None:
-        planned = {product.key: product for product in step}
-        solvers: dict[str, LeastSquares] = {}
-        last: dict[str, Seen] = {}
-        sums: dict[str, list[float]] = {}
-        for batch in range(len(self._inputs)):
-            for seen in self._watch(self._small, step, batch, takes_inputs=True):
-                extent, *wanted = targets.pop((batch, seen.key, seen.nth), (None, None))
-                if extent != seen.extent or wanted[0].shape != seen.outputs.shape:
+    def _fit(self, own: Planned, targets: Targets) -> None:
+        """Fit one product, in place."""
+        expected = own.rows * own.calls * len(self.inputs)
+        solver = LeastSquares(own.inputs, expected, own.constant is not None, self.ridge)
+        missing_square = target_square = 0.0
+        last: Seen | None = None
+        for batch in range(len(self.inputs)):
+            for seen in self._watch(self.small, [own], batch, takes_inputs=True):
+                extent, wanted = targets.pop((batch, seen.key, seen.nth), (None, None))
+                if wanted is None or (extent, wanted.shape) != (seen.extent, seen.outputs.shape):
                     continue
-                own = planned[seen.key]
-                if seen.key not in solvers:
-                    expected = own.rows * own.calls * len(self._inputs)
-                    has_constant = own.constant is not None
-                    solvers[seen.key] = LeastSquares(
-                        own.inputs, expected, has_constant, self._ridge
-                    )
-                missing = _find_missing(seen, *wanted)
                 assert seen.inputs is not None
-                solvers[seen.key].add(seen.inputs, seen.product.split(missing))
-                squares = [float(each.square().sum()) for each in (missing, wanted[0])]
-                sums[seen.key] = [
-                    a + b for a, b in zip(sums.get(seen.key, [0.0, 0.0]), squares, strict=True)
-                ]
-                seen.inputs = None
-                last[seen.key] = seen
-        for key in planned.keys() - solvers.keys():
-            self._plan.left[key.partition("[")[0]] = "its outputs have other places"
-        for key, solver in solvers.items():
-            missing_square, target_square = sums[key]
-            self._errors[key] = missing_square / max(target_square, 1e-30)
-            if not torch.isfinite(torch.tensor(sums[key])).all():
-                raise NsoptError(
-                    f"the outputs of {key} are not finite: check the inputs and the weights"
-                )
-            if self._errors[key] > 1e-12:
-                self._apply(planned[key], last[key], solver.solve())
+                missing = _find_missing(seen, wanted, own.bounds)
+                solver.add(seen.inputs, seen.product.split(missing))
+                missing_square += float((wanted - seen.outputs).square().sum())
+                target_square += float(wanted.square().sum())
+                seen.inputs, last = None, seen
+        if last is None:
+            self.left[own.key.partition("[")[0]] = "its outputs have other places"
+            return
+        if not math.isfinite(missing_square + target_square):
+            raise NsoptError(
+                f"the outputs of {own.key} are not finite: check the inputs and the weights"
+            )
+        self.errors[own.key] = missing_square / max(target_square, 1e-30)
+        if self.errors[own.key] > 1e-12:
+            self._apply(own, last, solver.solve())
 
     def _apply(self, own: Planned, seen: Seen, change: Tensor) -> None:
         """Add a change to the weight, and to what adds a constant to its outputs."""
@@ -221,7 +199,7 @@ class _Fit:
             seen.product.change(change[:, : own.inputs])
             if own.constant is None:
                 return
-            named, bias = tensors_of(self._small)[own.constant], seen.product.bias
+            named, bias = tensors_of(self.small)[own.constant], seen.product.bias
             constant = change[:, own.inputs].flatten().to(named)
             if bias is not None:
                 bias.add_(constant)
@@ -231,19 +209,20 @@ class _Fit:
                 named.sub_(constant)
 
 
-def _find_missing(seen: Seen, outputs: Tensor, beside: Tensor | None) -> Tensor:
-    """Return what is missing in outputs of the small network, (N, O).
+def _find_missing(seen: Seen, wanted: Tensor, bounds: Bounds | None) -> Tensor:
+    """Return what is missing in the results of a product of the small network, (N, O).
 
-    If another tensor is added to the outputs, its error is missing in the outputs, too.
+    Beyond bounds any number is as good as the target.
     """
-    missing = outputs - seen.outputs
-    if beside is None or seen.beside is None:
-        return missing
-    error = beside - seen.beside
+    if bounds is not None:
+        low, high = bounds
+        below, above = seen.outputs.clamp(max=low), seen.outputs.clamp(min=high)
+        wanted = torch.where(wanted <= low, below, torch.where(wanted >= high, above, wanted))
+    missing = wanted - seen.outputs
     if seen.scale is None:
-        return missing + error
+        return missing
     least = _SMALL_FACTOR * seen.scale.square().mean()
-    return missing + error * (seen.scale / (seen.scale.square() + least))
+    return missing * (seen.scale / (seen.scale.square() + least))
 
 
 def describe_left(left: dict[str, str]) -> str:

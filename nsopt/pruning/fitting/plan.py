@@ -1,4 +1,4 @@
-"""Which products of a network can be fitted, in which order, and from how many rows."""
+"""Which products of a network to fit, in which order, and from how many rows."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from nsopt.errors import NsoptError
 from nsopt.models.tracing.run import tensors_of
 from nsopt.pruning.fitting.inputs import Inputs
-from nsopt.pruning.fitting.kept import Indices, find_kept_outputs
 from nsopt.pruning.fitting.least_squares import MOST_NUMBERS
 from nsopt.pruning.fitting.products import Product
-from nsopt.pruning.fitting.watch import Seen, Watch
-from nsopt.scaling.cost import IntArray
+from nsopt.pruning.fitting.units import Units, find_kept_outputs
+from nsopt.pruning.fitting.watch import Bounds, Seen, Watch
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,9 +28,7 @@ class Planned:
         rows: rows of each call, of all examples of a batch.
         kept: which outputs of the whole network the small one has, (O,).
         constant: name of the tensor that adds a constant to the outputs, if only to these.
-        completes: whether it completes a sum: its outputs are added to a tensor that existed
-            before. The fit then also makes up for the error of that tensor.
-        shares_input: whether it reads the same tensor as the product before it.
+        bounds: see `Seen`; None if calls differ.
     """
 
     key: str
@@ -41,8 +38,7 @@ class Planned:
     rows: int
     kept: Tensor
     constant: str | None
-    completes: bool
-    shares_input: bool
+    bounds: Bounds | None
 
     def choose(self, nth: int, batch: int, seed: int, product: Product, result: Tensor) -> Tensor:
         """Return random places of a call's result, the same for the same arguments."""
@@ -55,105 +51,74 @@ class Planned:
         return torch.randint(count, (examples, each), generator=generator).to(result.device)
 
 
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """The products to fit, in forward order, and the weights that stay as inherited, with reasons.
-
-    Attributes:
-        products: by key.
-        left: by the name of a weight, why it stays.
-    """
-
-    products: dict[str, Planned]
-    left: dict[str, str]
-
-    def steps(self) -> list[list[Planned]]:
-        """Return the products in forward order; those that read the same tensor together."""
-        steps: list[list[Planned]] = []
-        for product in self.products.values():
-            follows = steps and steps[-1][-1].index == product.index - 1
-            if follows and product.shares_input:
-                steps[-1].append(product)
-            else:
-                steps.append([product])
-        return steps
-
-
 def make_plan(
-    large: nn.Module, small: nn.Module, indices: Indices, inputs: Inputs, rows: int
-) -> Plan:
-    """Return what to fit.
+    large: nn.Module,
+    small: nn.Module,
+    units: Units,
+    kept: Sequence[Tensor],
+    inputs: Inputs,
+    rows: int,
+) -> tuple[list[Planned], dict[str, str]]:
+    """Return the products to fit, in forward order, and by weight why others stay as inherited.
 
     Args:
         large: the trained network.
         small: the network cut from it.
-        indices: which indices of each tensor of `large` are left in `small`.
+        units: of `large`.
+        kept: per group, the units that `small` keeps.
         inputs: the inputs; the first batch runs.
         rows: how many rows of each product to take.
+
+    Raises:
+        NsoptError: if `small` has layers that `large` lacks.
     """
     seen, looked_up = _watch(large, inputs)
     seen_small, _ = _watch(small, inputs)
-    tensors, small_tensors = tensors_of(large), tensors_of(small)
-    recurrent = {
-        f"{path}.{name}" if path else name
-        for path, module in large.named_modules()
-        if isinstance(module, nn.RNNBase | nn.RNNCellBase)
-        for name, _ in module.named_parameters(recurse=False)
-    }
     other = [key for key in seen_small if key not in seen]
     if other:
         raise NsoptError(
             f"the smaller network has layers that the trained one lacks, such as {other[0]}: "
             "choose an architecture whose widths are tied"
         )
+    tensors, reasons = tensors_of(large), dict.fromkeys(looked_up, "also an embedding")
+    for path, module in large.named_modules():
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+            names = (f"{path}.{name}".strip(".") for name, _ in module.named_parameters())
+            reasons |= dict.fromkeys(names, "a recurrent layer")
     constants = Counter(c for calls in seen.values() for c in {call.constant for call in calls})
     left: dict[str, str] = {}
-    products: dict[str, Planned] = {}
+    products: list[Planned] = []
     for index, (key, calls) in enumerate(seen.items()):
-        name, first = key.partition("[")[0], calls[0]
-        there = seen_small.get(key)
-        if name in recurrent:
-            left[name] = "a recurrent layer"
-        elif name in looked_up:
-            left[name] = "also an embedding"
-        elif there is None or len({(type(c.product), c.product.inputs) for c in calls}) > 1:
+        name, first, there = key.partition("[")[0], calls[0], seen_small.get(key, [])
+        outputs = find_kept_outputs(first.product, tensors[name], units[name], kept)
+        alike = len({(type(call.product), call.product.inputs) for call in calls}) == 1
+        if name in reasons:
+            left[name] = reasons[name]
+        elif not alike or not there or there[0].outputs.shape[1] != len(outputs):
             left[name] = "used in several ways"
         else:
-            kept = find_kept_outputs(
-                first.product,
-                there[0].product,
-                tensors[name],
-                small_tensors[name],
-                indices.get(name) or _keep_all(tensors[name]),
-            )
-            if kept is None:
-                left[name] = "used in several ways"
-                continue
-            named = {call.constant for call in calls}
-            constant = named.pop() if len(named) == 1 else None
-            products[key] = Planned(
+            named, bounds = ({getattr(c, each) for c in calls} for each in ("constant", "bounds"))
+            constant = first.constant if len(named) == 1 else None
+            planned = Planned(
                 key=key,
                 index=index,
                 calls=len(calls),
                 inputs=there[0].product.inputs,
                 rows=_count_rows(there, rows, len(inputs)),
-                kept=kept,
+                kept=outputs,
                 constant=constant if constants[constant] == 1 else None,
-                completes=all(c.beside_is_older for c in calls),
-                shares_input=first.shares_input,
+                bounds=first.bounds if len(bounds) == 1 else None,
             )
+            products.append(planned)
+    fitted = {product.key.partition("[")[0] for product in products}
+    cut = tensors_of(small)
     for name, tensor in tensors.items():
-        cut = isinstance(tensor, nn.Parameter) and tensor.shape != small_tensors[name].shape
-        fitted = any(key.partition("[")[0] == name for key in products)
-        is_vector = tensor.numel() == max(tensor.shape, default=1)
-        if cut and not (fitted or is_vector or name in looked_up):
-            reason = "a recurrent layer" if name in recurrent else "no product of activations"
-            left.setdefault(name, reason)
-    return Plan(products, left)
-
-
-def _keep_all(tensor: Tensor) -> list[IntArray]:
-    return [torch.arange(size).numpy() for size in tensor.shape]
+        is_matrix = isinstance(tensor, nn.Parameter) and tensor.numel() > max(
+            tensor.shape, default=1
+        )
+        if is_matrix and cut[name].shape != tensor.shape and name not in fitted | looked_up:
+            left.setdefault(name, reasons.get(name, "no product of activations"))
+    return products, left
 
 
 def _watch(model: nn.Module, inputs: Inputs) -> tuple[dict[str, list[Seen]], set[str]]:

@@ -7,24 +7,22 @@ weights W (units, outputs) and H, the inverse of the products of its inputs, the
 is |W_u|^2 / H_uu. The taps of a kernel count as separate rows, so that H has a row for each unit.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nsopt.models.architecture import Architecture, TableArchitecture
-from nsopt.models.tracing.architecture import TracedArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.originals import copy_model
 from nsopt.models.tracing.run import tensors_of
 from nsopt.progress import Progress
 from nsopt.pruning.fitting.inputs import Inputs
 from nsopt.pruning.fitting.least_squares import widen
 from nsopt.pruning.fitting.products import Convolution, Product
+from nsopt.pruning.fitting.units import find_units, find_units_read
 from nsopt.pruning.fitting.watch import Seen, Watch
 from nsopt.pruning.ranking import UnitRanking, join_streams
-from nsopt.scaling.cost import IntArray
 
 _RIDGE = 1e-4
 _ROWS = 65536  # of taps
@@ -137,7 +135,8 @@ def _sum_products(
 ) -> list[_Sums]:
     """Return sums for every product that reads units, and each group of these."""
     found: dict[tuple[str, int], _Sums] = {}
-    units_of = UnitsRead(arch, model)
+    tensors, units = tensors_of(model), find_units(arch, model)
+    read: dict[str, list[tuple[int, Tensor]]] = {}  # by product
     generator = torch.Generator().manual_seed(seed)
     each = -(-_ROWS // len(inputs))
 
@@ -148,7 +147,14 @@ def _sum_products(
         return torch.randint(count, (examples, rows), generator=generator).to(result.device)
 
     def add(seen: Seen) -> None:
-        _add(found, units_of, seen)
+        rows, name = seen.inputs, seen.key.partition("[")[0]
+        if rows is None or len(rows) > 1 or rows.shape[1] < 2:  # depthwise: it reads its own unit
+            return
+        if seen.key not in read:
+            own = find_units_read(seen.product, tensors[name], units[name], arch.base_widths)
+            read[seen.key] = [(group, columns.to(rows.device)) for group, columns in own]
+        for group, columns in read[seen.key]:
+            _add(found, group, columns, seen)
 
     for batch in range(len(inputs)):
         Watch(model, choose, takes_inputs=True, consume=add).run(inputs.call(model, batch))
@@ -156,22 +162,19 @@ def _sum_products(
     return list(found.values())
 
 
-def _add(found: dict[tuple[str, int], _Sums], units_of: "UnitsRead", seen: Seen) -> None:
-    """Add the rows of one call."""
-    rows = seen.inputs
-    if rows is None or len(rows) > 1 or rows.shape[1] < 2:  # depthwise: it reads its own unit
-        return
-    for group, columns in units_of.columns(seen.key, seen.product):
-        taken = rows[0][:, columns].float()  # (N, U, taps)
-        if (seen.key, group) not in found:
-            weights = widen(_flatten_weight(seen.product)[columns].flatten(1))
-            zeros = weights.new_zeros(len(columns) + 1, len(columns))
-            found[seen.key, group] = _Sums(group, weights, zeros[1:], zeros[0])
-        own, flat = found[seen.key, group], taken.transpose(1, 2).flatten(0, 1)
-        own.gram += widen(flat.T @ flat) / columns.shape[1]
-        own.total += widen(flat.sum(0)) / columns.shape[1]
-        own.square += float(seen.outputs.float().var(0).sum()) * len(taken)
-        own.rows += len(taken)
+def _add(found: dict[tuple[str, int], _Sums], group: int, columns: Tensor, seen: Seen) -> None:
+    """Add the rows of one call, and of it the units of one group, whose inputs are `columns`."""
+    assert seen.inputs is not None
+    taken = seen.inputs[0][:, columns].float()  # (N, U, taps)
+    if (seen.key, group) not in found:
+        weights = widen(_flatten_weight(seen.product)[columns].flatten(1))
+        zeros = weights.new_zeros(len(columns) + 1, len(columns))
+        found[seen.key, group] = _Sums(group, weights, zeros[1:], zeros[0])
+    own, flat = found[seen.key, group], taken.transpose(1, 2).flatten(0, 1)
+    own.gram += widen(flat.T @ flat) / columns.shape[1]
+    own.total += widen(flat.sum(0)) / columns.shape[1]
+    own.square += float(seen.outputs.float().var(0).sum()) * len(taken)
+    own.rows += len(taken)
 
 
 def _flatten_weight(product: Product) -> Tensor:
@@ -180,67 +183,3 @@ def _flatten_weight(product: Product) -> Tensor:
     if not isinstance(product, Convolution):
         return weight.view(weight.shape[-2:])
     return weight.movedim(1, -1).flatten(0, -2) if product.transposed else weight.flatten(1).T
-
-
-class UnitsRead:
-    """Which units the products of a network read.
-
-    Args:
-        arch: the architecture.
-        model: a network of base widths.
-    """
-
-    def __init__(self, arch: Architecture, model: nn.Module) -> None:
-        self._arch, self._tensors = arch, tensors_of(model)
-        self._network = arch.network if isinstance(arch, TracedArchitecture) else None
-        self._operations = (
-            {f"{o.name}.weight": o for o in arch.operations}
-            if isinstance(arch, TableArchitecture)
-            else {}
-        )
-
-    def columns(self, key: str, product: Product) -> Iterator[tuple[int, Tensor]]:
-        """Yield the groups that a product reads, and the inputs of each unit, (U, taps)."""
-        name, taps = key.partition("[")[0], 1
-        axis: int | None = None
-        if isinstance(product, Convolution):
-            axis, taps = 1 - int(product.transposed), product.weight[0, 0].numel()
-        else:
-            axis = self._find_axis(product, self._tensors[name])
-        if key != name or axis is None:
-            return
-        groups, units = self._units(name, axis)
-        device = product.weight.device
-        for group in np.unique(groups[groups >= 0]).tolist():
-            (places,) = np.nonzero(groups == group)
-            ordered = places[np.argsort(units[places], kind="stable")]
-            counts = np.bincount(units[places], minlength=self._arch.base_widths[group])
-            if (counts == counts[0]).all():
-                first = torch.from_numpy(ordered.reshape(len(counts), -1)) * taps
-                inputs = (first[:, :, None] + torch.arange(taps)).flatten(1)
-                yield group, inputs.to(device)
-
-    def _find_axis(self, product: Product, whole: Tensor) -> int | None:
-        """Return the axis of a parameter that a matrix product sums over; None if unknown."""
-        weight = product.weight.squeeze(0) if product.weight.ndim > 2 else product.weight
-        if whole.ndim != weight.ndim or whole.shape not in (weight.shape, weight.T.shape):
-            return None
-        return 0 if weight.stride() == whole.stride() and weight.shape == whole.shape else 1
-
-    def _units(self, name: str, axis: int) -> tuple[IntArray, IntArray]:
-        """Return the group of each index along an axis, -1 for none, and the unit in it."""
-        size = self._tensors[name].shape[axis]
-        nothing = np.full(size, -1), np.zeros(size, np.int64)
-        if self._network is None:
-            operation = self._operations.get(name)
-            if operation is None or operation.inputs.layer is None or axis != 1:
-                return nothing
-            return np.full(size, operation.inputs.layer), np.arange(size) // operation.inputs.factor
-        label, family = self._network.labels[name][axis], self._network.family
-        if not isinstance(label, np.ndarray):
-            return nothing
-        place = np.zeros(len(family.units.fixed), np.int64)
-        for group in family.groups:
-            place[group.units] = np.arange(len(group.units))
-        own = family.units.of_atom[label]
-        return family.group_of_unit[own], place[own]

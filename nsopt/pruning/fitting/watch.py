@@ -1,7 +1,7 @@
 """Watch the products of a network while it runs: what they read, what they make, what follows."""
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from nsopt.models.tracing.run import tensors_of
 from nsopt.pruning.fitting.products import Product, read_product
 
 Places = Callable[[str, int, Product, Tensor], Tensor]
+Bounds = tuple[float, float]
 
 
 class _DoneError(BaseException):
@@ -29,15 +30,14 @@ class Seen:
         nth: how many calls of this product came before, in this run.
         product: the product.
         inputs: rows of its inputs, (G, N, P), if wanted.
-        outputs: rows of its outputs, (N, O).
-        places: see `Product`.
-        shares_input: whether the product before it read the same tensor.
-        beside: rows of the tensor that was added to its outputs, (N, O).
-        beside_is_older: whether that tensor existed before the product ran.
-        scale: factors of the outputs before this addition, (O,); None for one.
+        outputs: rows of what its outputs become, (N, O): behind a BatchNorm, and behind an addition
+            to a tensor that existed before the product ran.
+        places: which rows; see `Product`.
+        extent: the number of examples and of places, of which the rows are some.
+        scale: factors of the outputs before that addition, (O,); None for one.
         constant: name of the tensor that adds a constant to the outputs: a bias, or the mean that a
             BatchNorm subtracts.
-        extent: the number of examples and of places, of which the rows are some.
+        bounds: between which the only operation that reads them clips them, such as ReLU.
     """
 
     key: str
@@ -46,22 +46,21 @@ class Seen:
     inputs: Tensor | None
     outputs: Tensor
     places: Tensor
-    shares_input: bool
     extent: tuple[int, int]
-    beside: Tensor | None = None
-    beside_is_older: bool = False
     scale: Tensor | None = None
     constant: str | None = None
+    bounds: Bounds | None = None
 
 
 @dataclass(eq=False)
 class _Chain:
-    """The outputs of a product on their way to an addition."""
+    """The outputs of a product on their way to an addition or an activation."""
 
     seen: Seen
     tensor: Tensor
     shape: torch.Size
     started: int
+    is_sum: bool = False
 
 
 class Watch(TorchDispatchMode):
@@ -73,9 +72,8 @@ class Watch(TorchDispatchMode):
             and its result; see `Product`.
         wanted: how often each product is called that is recorded; the pass ends after the last one.
             None to record all.
-        followed: the keys whose outputs are followed to an addition.
         takes_inputs: whether to record rows of inputs.
-        consume: takes every call at once, which is then not kept in `seen`.
+        consume: takes every call at once, which is then neither kept nor followed.
 
     Attributes:
         seen: the recorded calls.
@@ -87,29 +85,24 @@ class Watch(TorchDispatchMode):
         model: nn.Module,
         places: Places,
         wanted: Mapping[str, int] | None = None,
-        followed: Collection[str] = (),
         takes_inputs: bool = False,
         consume: Callable[[Seen], None] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.seen: list[Seen] = []
         self.looked_up: set[str] = set()
-        self._places = places
-        self._wanted = wanted
+        self._places, self._wanted = places, wanted
         self._left = sum(wanted.values()) if wanted is not None else math.inf
-        self._followed = followed
-        self._takes_inputs = takes_inputs
-        self._consume = consume
+        self._takes_inputs, self._consume = takes_inputs, consume
         self._names: dict[int, list[tuple[str, Tensor]]] = {}
         for name, tensor in tensors_of(model).items():
             self._names.setdefault(_storage(tensor), []).append((name, tensor))
         self._parts: dict[str, list[int]] = {}
         self._calls: dict[str, int] = {}
-        self._made: dict[int, int] = {}  # when a storage was last written
         self._steps = 0
+        self._made: dict[int, int] = {}  # when a storage was last written
         self._chains: list[_Chain] = []
-        self._last_input: tuple[Tensor, int] | None = None
-        self._group_started = 0
+        self._clipped: dict[tuple[int, int], Seen] = {}  # by storage and when it was written
 
     def run(self, call: Callable[[], Any]) -> list[Seen]:
         """Run the network inside `call`; return what was seen."""
@@ -126,10 +119,9 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, self._steps = func.overloadpacket.__name__, self._steps + 1
-        ended = self._find_additions(name, args) if not kwargs else []
         result = func(*args, **(kwargs or {}))
+        self._follow(name, args, result)
         self._note_times(name, args, result)
-        self._advance(name, args, result, ended)
         if name == "embedding":
             self.looked_up |= {self._name(args[0]) or ""}
         found = None if kwargs else read_product(name, args, result)
@@ -149,71 +141,61 @@ class Watch(TorchDispatchMode):
         part = offsets.index(offset)
         key = f"{name}[{part}]" if part else name
         nth = self._calls[key] = self._calls.get(key, -1) + 1
-        last, self._last_input = self._last_input, (x, x._version)
-        shares = last is not None and last[1] == x._version and _is_same(last[0], x)
-        if not shares:
-            self._group_started = self._steps
         if self._wanted is not None and nth >= self._wanted.get(key, 0):
             return
         self._left -= 1
         places = self._places(key, nth, product, result)
         inputs = product.rows(x, places) if self._takes_inputs else None
-        outputs = product.select(result, places)
-        extent = product.count_places(result)
-        seen = Seen(key, nth, product, inputs, outputs, places, shares, extent)
+        outputs, extent = product.select(result, places), product.count_places(result)
+        seen = Seen(key, nth, product, inputs, outputs, places, extent)
         seen.constant = self._name(product.bias) if product.bias is not None else None
         if self._consume is not None:
             self._consume(seen)
             return
         self.seen.append(seen)
-        if self._wanted is None or key in self._followed:
-            self._chains.append(_Chain(seen, result, result.shape, self._group_started))
+        self._chains.append(_Chain(seen, result, result.shape, self._steps))
 
-    def _find_additions(self, name: str, args: Any) -> list[_Chain]:
-        """Record the other term of additions to followed outputs; return their chains.
-
-        This comes before the operation, which may write to one of its terms.
-        """
-        if name not in ("add", "add_") or len(args) != 2 or not isinstance(args[1], Tensor):
-            return []
-        ended = []
-        for chain in self._chains:
-            for own, other in (args, args[::-1]):
-                if _storage(own) == _storage(chain.tensor) and self._name(other) is None:
-                    ended.append(chain)
-                    if _storage(own) != _storage(other) and _fits(chain, own, other):
-                        seen = chain.seen
-                        seen.beside = seen.product.select(other, seen.places)
-                        made = self._made.get(_storage(other), 0)
-                        seen.beside_is_older = made < chain.started
-                    break
-        return ended
-
-    def _advance(self, name: str, args: Any, result: Any, ended: list[_Chain]) -> None:
+    def _follow(self, name: str, args: Any, result: Any) -> None:
         """Follow outputs through an operation, or stop following them."""
-        kept = []
-        for chain in self._chains:
-            read = [t for t in tensors_in(list(args)) if _storage(t) == _storage(chain.tensor)]
-            if chain in ended or not read:
-                kept += [chain] * (chain not in ended)
-            elif "batch_norm" in name and self._scale(chain, args):
-                chain.tensor = tensors_in(result)[0]
-                kept.append(chain)
-            elif name in ("add", "add_") and self._note_bias(chain, args):
-                chain.tensor = result
-                kept.append(chain)
-            elif not name.endswith("_") and all(
-                _storage(t) == _storage(chain.tensor) for t in tensors_in(result)
-            ):
-                kept.append(chain)  # a view
-        self._chains = kept
+        if not self._chains and not self._clipped:
+            return
+        read = {_storage(tensor) for tensor in tensors_in(list(args))}
+        for storage in read:
+            also = self._clipped.pop((storage, self._made.get(storage, 0)), None)
+            if also is not None:  # this operation reads what was clipped, too
+                also.bounds = None
+        followed = self._chains
+        self._chains = [
+            chain
+            for chain in followed
+            if _storage(chain.tensor) not in read or self._advance(chain, name, args, result)
+        ]
 
-    def _scale(self, chain: _Chain, args: Any) -> bool:
+    def _advance(self, chain: _Chain, name: str, args: Any, result: Any) -> bool:
+        """Follow outputs through an operation that reads them; return whether to go on."""
+        seen, storage = chain.seen, _storage(chain.tensor)
+        if "batch_norm" in name and self._note_scale(chain, args):
+            chain.tensor = tensors_in(result)[0]
+        elif name in ("add", "add_") and (
+            self._note_bias(chain, args) or self._is_sum(chain, args)
+        ):
+            chain.tensor = result
+        elif not name.endswith("_") and all(_storage(t) == storage for t in tensors_in(result)):
+            return True  # a view
+        else:
+            seen.bounds = _read_bounds(name, args)
+            if seen.bounds is not None and not name.endswith("_"):
+                self._clipped[storage, self._made.get(storage, 0)] = seen
+            return False
+        seen.outputs = seen.product.select(chain.tensor, seen.places)
+        return True
+
+    def _note_scale(self, chain: _Chain, args: Any) -> bool:
         """Note a BatchNorm in evaluation mode behind a product; return whether it is one."""
         x, weight, _, mean, variance = args[:5]
         numbers = [each for each in args[5:] if isinstance(each, float)]
-        usable = isinstance(mean, Tensor) and x.shape == chain.shape and chain.seen.scale is None
-        if not usable or True in args[5:6]:
+        usable = isinstance(mean, Tensor) and x.shape == chain.shape and not chain.is_sum
+        if not usable or chain.seen.scale is not None or True in args[5:6]:
             return False
         scale = (variance + numbers[-1]).rsqrt()
         chain.seen.scale = scale if weight is None else scale * weight
@@ -230,6 +212,15 @@ class Watch(TorchDispatchMode):
                     chain.seen.constant = name
                 return True
         return False
+
+    def _is_sum(self, chain: _Chain, args: Any) -> bool:
+        """Return whether outputs are added to a tensor that existed before the product ran."""
+        if len(args) != 2 or chain.is_sum or not isinstance(args[1], Tensor):
+            return False
+        own, other = args if _storage(args[0]) == _storage(chain.tensor) else args[::-1]
+        is_older = self._made.get(_storage(other), 0) < chain.started
+        chain.is_sum = is_older and self._name(other) is None and _fits(chain, own, other)
+        return chain.is_sum
 
     def _note_times(self, name: str, args: Any, result: Any) -> None:
         """Note when the storages of results were written last."""
@@ -251,14 +242,16 @@ def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def _is_same(one: Tensor, other: Tensor) -> bool:
-    """Return whether two tensors have the same numbers, as views of the same memory."""
-    return one.data_ptr() == other.data_ptr() and one.numel() == other.numel()
-
-
 def _fits(chain: _Chain, own: Tensor, other: Tensor) -> bool:
     """Return whether the rows of a product's result are those of a sum's terms."""
     if own.shape != other.shape or own.numel() != chain.shape.numel():
         return False
     is_rows = own.is_contiguous() and own.shape[-1] == chain.shape[-1]
     return own.shape == chain.shape or (len(chain.shape) == 2 and is_rows)
+
+
+def _read_bounds(name: str, args: Any) -> Bounds | None:
+    """Return between which numbers an operation clips; None if it does something else."""
+    if name in ("relu", "relu_"):
+        return 0.0, math.inf
+    return tuple(map(float, args[1:3])) if name in ("hardtanh", "hardtanh_") else None  # type: ignore[return-value]

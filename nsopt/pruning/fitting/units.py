@@ -1,0 +1,111 @@
+"""Which units the indices of a network's tensors belong to."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nsopt.models.architecture import Architecture, TableArchitecture
+from nsopt.models.tracing.architecture import TracedArchitecture
+from nsopt.models.tracing.run import tensors_of
+from nsopt.pruning.fitting.products import Convolution, Product
+from nsopt.scaling.cost import IntArray
+
+Axes = Sequence[
+    tuple[IntArray, IntArray]
+]  # per axis: the group of each index, -1 for none; its unit
+Units = Mapping[str, Axes]  # by tensor
+
+
+def find_units(arch: Architecture, model: nn.Module) -> Units:
+    """Return which unit each index belongs to.
+
+    Args:
+        arch: the architecture of `model`.
+        model: a network of base widths.
+    """
+    found = {
+        name: [(np.full(size, -1), np.zeros(size, np.int64)) for size in tensor.shape]
+        for name, tensor in tensors_of(model).items()
+    }
+    if isinstance(arch, TracedArchitecture):
+        family = arch.network.retrace(model).family
+        place = np.zeros(len(family.units.fixed), np.int64)
+        for group in family.groups:
+            place[group.units] = np.arange(len(group.units))
+        for dimension in family.dimensions:
+            own = family.units.of_atom[dimension.atoms]
+            found[dimension.tensor][dimension.axis] = family.group_of_unit[own], place[own]
+    elif isinstance(arch, TableArchitecture):
+        for operation in arch.operations:
+            axes = found.get(f"{operation.name}.weight", [])
+            for axis, channels in enumerate((operation.outputs, operation.inputs)[: len(axes)]):
+                index = np.arange(len(axes[axis][0]))
+                if channels.layer is not None and not (axis and operation.kind == "depthwise"):
+                    axes[axis] = np.full_like(index, channels.layer), index // channels.factor
+    return found
+
+
+def find_kept_outputs(
+    product: Product, whole: Tensor, units: Axes, kept: Sequence[Tensor]
+) -> Tensor:
+    """Return which outputs of a product are left in a cut network, ascending.
+
+    Args:
+        product: the product in the trained network.
+        whole: the parameter of which its weight is a view.
+        units: of its axes; see `find_units`.
+        kept: per group, the units that are left.
+    """
+    outputs = -1
+    if isinstance(product, Convolution):
+        outputs = int(product.transposed and product.groups == 1)
+    left = np.ones(product.weight.shape[outputs], bool)
+    for axis, index in _locate(product.weight, whole, outputs):
+        groups, own = (each[index] for each in units[axis])
+        for group in np.unique(groups[groups >= 0]).tolist():
+            left &= (groups != group) | np.isin(own, kept[group].cpu().numpy())
+    return torch.from_numpy(np.flatnonzero(left))
+
+
+def find_units_read(
+    product: Product, whole: Tensor, units: Axes, widths: Sequence[int]
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield the groups that a product reads all units of, and the inputs of each, (U, taps).
+
+    Args:
+        product: the product in the trained network; not a grouped convolution.
+        whole: the parameter of which its weight is a view.
+        units: of its axes; see `find_units`.
+        widths: of the groups.
+    """
+    axis, taps = -2, 1
+    if isinstance(product, Convolution):
+        axis, taps = 1 - int(product.transposed), product.weight[0, 0].numel()
+    found = _locate(product.weight, whole, axis)
+    if len(found) != 1:
+        return
+    ((axis, index),) = found
+    groups, own = (each[index] for each in units[axis])
+    for group in np.unique(groups[groups >= 0]).tolist():
+        (places,) = np.nonzero(groups == group)
+        ordered = places[np.argsort(own[places], kind="stable")]
+        counts = np.bincount(own[places], minlength=widths[group])
+        if (counts == counts[0]).all():
+            first = torch.from_numpy(ordered.reshape(len(counts), -1)) * taps
+            yield group, (first[:, :, None] + torch.arange(taps)).flatten(1)
+
+
+def _locate(view: Tensor, whole: Tensor, axis: int) -> list[tuple[int, IntArray]]:
+    """Return the axes of `whole` along which `view` moves along its own axis, and the indices."""
+    strides = whole.stride()
+    rest: IntArray = np.arange(view.shape[axis]) * view.stride()[axis]
+    rest += int(view.storage_offset() - whole.storage_offset())
+    found = []
+    for own in sorted(range(whole.ndim), key=lambda own: -strides[own]):
+        if whole.shape[own] > 1:
+            index, rest = np.divmod(rest, strides[own])
+            if len(np.unique(index)) > 1:
+                found.append((own, index))
+    return found
