@@ -53,9 +53,30 @@ def test_a_network_can_be_traced_resized_searched_and_pruned(kind: type[nn.Modul
 
 
 def test_sizes_of_unequal_parts_follow_the_widths() -> None:
-    smaller = trace(parts.UnevenHeads(), torch.randn(2, 3, 32, 32)).build([5, 3])
+    arch = trace(parts.UnevenHeads(), torch.randn(2, 3, 32, 32))
+    smaller = arch.build([5, 3])
     assert isinstance(smaller, parts.UnevenHeads)
     assert (smaller.head_dim, smaller.key_dim, smaller.c) == (5, 3, 10)
+    assert not arch.capped
+
+
+class WrittenParts(nn.Module):
+    """Cuts where the code says, whatever the widths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 12), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        small, large = self.a(x).split([4, x.shape[0] * 4], dim=1)
+        logits: torch.Tensor = self.b(small) + large.mean(1, keepdim=True)
+        return logits
+
+
+def test_parts_whose_sizes_are_written_in_the_code_stay() -> None:
+    message = "no width of this network can change: a: "
+    with pytest.raises(NsoptError, match=message):
+        trace(WrittenParts(), torch.randn(2, 3))
 
 
 def test_complex_weights_in_double_precision_are_refused() -> None:
