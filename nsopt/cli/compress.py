@@ -67,7 +67,7 @@ def compress(options: CompressOptions) -> None:
     options.task.check_names()
     from nsopt.cli.console import console, live_progress, print_storage
     from nsopt.cli.preparation import announce, apply_changes, prepare, with_known_multiple
-    from nsopt.compression.budgets import check_words, split_budgets
+    from nsopt.compression.budgets import CURVE, check_words, split_budgets
     from nsopt.compression.compress import PRESET, get_settings
     from nsopt.compression.pipeline import run_compression
     from nsopt.reports.fits import describe_fits
@@ -94,7 +94,7 @@ def compress(options: CompressOptions) -> None:
     announce(subject, preset, options.place.verbose)
     if doubt := _doubt_split(options):
         console.print(doubt, markup=False)
-    forms = _choose_forms(subject)
+    forms = [] if budgets == [CURVE] else _choose_forms(subject)
     with live_progress() as progress:
         result = run_compression(
             subject, budgets, options.candidates, options.seeds, workspace, progress
@@ -185,15 +185,15 @@ def _export_checked(network: "KeptNetwork", path: Path, form: str, subject: "Sub
 
 
 def _print_table(rows: "Sequence[Mapping[str, str]]", title: str) -> None:
-    """Print the networks; on a narrow terminal without what is in brackets."""
+    """Print the networks, on a narrow terminal without what is in brackets, and their files."""
     from nsopt.cli.console import console, fits, make_table
 
-    left = "budget", "widths by", "files"
-    table = make_table(rows, title, left)
+    shown = [{name: text for name, text in row.items() if name != "files"} for row in rows]
+    left = "budget", "widths by"
+    table = make_table(shown, title, left)
     if not fits(table):
-        brief = [
-            {name: text if name == "files" else text.split(" (")[0] for name, text in row.items()}
-            for row in rows
-        ]
+        brief = [{name: text.split(" (")[0] for name, text in row.items()} for row in shown]
         table = make_table(brief, title, left)
     console.print(table)
+    for row in rows[1:]:
+        console.print(f"{row['budget']}: {row['files']}", markup=False, soft_wrap=True)

@@ -238,7 +238,10 @@ def announce(
         "training": f"{_format_epochs(training.epochs)}, batches of {training.batch_size}, "
         f"learning rate {training.lr:g}",
     }
-    console.print("; ".join(f"{part}: {summaries[part]}" for part in parts), style="dim")
+    if training.epochs:
+        console.print("; ".join(f"{part}: {summaries[part]}" for part in parts), style="dim")
+    else:
+        console.print("no training: layers are fitted to those of the trained network", style="dim")
     if subject.start is not None and isinstance(subject.data, ImageData):
         console.print(_describe_normalisation(subject.splits), style="dim")
     for part in parts if verbose else ():

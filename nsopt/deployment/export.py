@@ -5,6 +5,7 @@ Exported classifiers take images such as `torchvision.transforms.ToTensor` makes
 Networks of other tasks take what their module takes, with any number of examples.
 """
 
+import io
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -161,7 +162,9 @@ def _write_pt2(module: nn.Module, inputs: Any, facts: Mapping[str, Any], path: P
         program = torch.export.export(
             module.eval(), args, keywords, dynamic_shapes=make_batch_variable(inputs)
         )
-        torch.export.save(program, path, extra_files={_FACTS: json.dumps(facts)})
+        content = io.BytesIO()  # for a path, PyTorch warns unless it ends in .pt2
+        torch.export.save(program, content, extra_files={_FACTS: json.dumps(facts)})
+    path.write_bytes(content.getvalue())
 
 
 def _read_onnx(path: Path, arch: str | Architecture | None) -> Predict:
@@ -171,7 +174,7 @@ def _read_onnx(path: Path, arch: str | Architecture | None) -> Predict:
 
 def _read_pt2(path: Path, arch: str | Architecture | None) -> Predict:
     with quiet_exporters():
-        module = torch.export.load(path).module()
+        module = torch.export.load(io.BytesIO(path.read_bytes())).module()
     return partial(call_network, module)
 
 
