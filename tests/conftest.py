@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -27,6 +28,10 @@ from tests.forked import read_files_once, start_nsopt
 if TYPE_CHECKING:
     from nsopt.data.images import ImageData
     from nsopt.models.architecture import TableArchitecture
+
+# Containers often set this. Then each of the processes here would compile all of torch again.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 _MEMORY = Path("/dev/shm")  # Linux's folder in memory: SQLite does not wait for a disk
 _ROOM = 2**30

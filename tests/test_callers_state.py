@@ -53,7 +53,8 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Callable[[], An
         iterations=1, pretrain_epochs=1, prune_every=1, filters_per_step=1, batch_size=16
     )
     preset = nsopt.get_preset("compress").settings
-    brief = preset.updated(search=search, training=preset.training.updated(batch_size=16))
+    few_steps = preset.training.updated(batch_size=16, least_steps=None)
+    brief = preset.updated(search=search, training=few_steps)
     before = read_state()
     result = nsopt.compress(
         model, data, ["params=60%"], epochs=1, candidates=1, settings=brief, progress=nsopt.Silent()
