@@ -82,7 +82,8 @@ def main() -> None:
                     key = {"network": name, "share": share, "seed": seed, "arm": arm}
                     if rows.has(**key):
                         continue
-                    kept, began = ranking.pick_strongest(tuple(map(int, widths))), time.process_time()
+                    kept = ranking.pick_strongest(tuple(map(int, widths)))
+                    began = time.process_time()
                     small = arch.inherit(model, kept, [len(k) for k in kept]).eval()
                     if is_fitted:
                         small = fit_network(arch, model, kept, inputs, seed=seed).model
