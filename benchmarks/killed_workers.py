@@ -146,15 +146,19 @@ def run_sequence(kind: str, generator: random.Random, kills: int, outages: int) 
                 server.start()
         for worker in workers:
             worker.join(300)
-        codes = [worker.exitcode for worker in workers]
-        if codes != [0] * WORKERS:
-            raise SystemExit(f"{kind}: workers ended with {codes}")
-        check(optuna.load_study(study_name="s", storage=open_storage(url)).trials)
+        checking = start(check, url)  # so that no connection is open here when a process is forked
+        checking.join(300)
+        codes = [each.exitcode for each in (*workers, checking)]
+        if any(codes):
+            raise SystemExit(f"{kind}: workers and the check ended with {codes}")
     return Counter(events)
 
 
-def check(found: Sequence[FrozenTrial]) -> None:
+def check(url: str) -> None:
     """Exit unless every point has one completed trial, with its value, and nothing else is left."""
+    found: Sequence[FrozenTrial] = optuna.load_study(
+        study_name="s", storage=open_storage(url)
+    ).trials
     done = [trial for trial in found if trial.state == TrialState.COMPLETE]
     values = {trial.user_attrs["point"]: trial.values[0] for trial in done}
     expected = {point: expected_value(point) for point in POINTS}

@@ -73,17 +73,17 @@ def fine_tune(session: Session, networks: Mapping[Point, Widths], fits: Fits) ->
 
 def run_fine_tunings(session: Session, fits: Fits) -> int:
     """Run waiting trials until none waits or runs; return how many ran here."""
-    runner, waited = _FineTuning(session, fits), list[str]()
+    runner = _FineTuning(session, fits)
 
     def look() -> list[Job]:
         stored = session.studies()
         studies = [stored[kind] for kind in _KINDS if kind in stored]
-        session.progress.overall(*count_points(studies))
-        return [Job(study, runner) for study in studies]
+        jobs = [Job(study, runner, study.get_trials(deepcopy=False)) for study in studies]
+        session.progress.overall(*count_points(job.stored or () for job in jobs))
+        return jobs
 
     def wait(running: bool) -> None:
-        if running and not waited:
-            waited.append("waiting for another process to finish its training")
-            session.progress.message(waited[0])
+        if running:
+            session.progress.message("waiting for another process to finish its training")
 
     return drain(look, wait)

@@ -70,9 +70,9 @@ class BestNetworks:
         best = best_trials(trial.study).get((content["metric"], content["budget"]))
         if best is not None and _rank(best) > (content["score"], -content["seed"]):
             return
+        is_retried = trials.read_place(trial) is not None  # a process started this trial and died
         trials.write_place(trial, str(self.folder.resolve()))
-        announced = _list_artifacts(trial)  # by a process that started this trial and died
-        if announced:
+        if is_retried and (announced := _list_artifacts(trial)):
             write_weights(self._path(announced[-1]), content)
             return
         with tempfile.TemporaryDirectory() as folder:

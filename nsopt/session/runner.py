@@ -139,12 +139,12 @@ class TrialRunner:
         )
 
 
-def count_points(studies: Iterable[Study]) -> tuple[int, int]:
-    """Return the number of ended points of studies, and of all points."""
+def count_points(studies: Iterable[Iterable[FrozenTrial]]) -> tuple[int, int]:
+    """Return the number of ended points among the trials of studies, and of all points."""
     settled = [
         trial
-        for study in studies
-        for trial in study.get_trials(deepcopy=False)
+        for stored in studies
+        for trial in stored
         if trials.read_point(trial) is not None and trials.is_settled(trial)
     ]
     return sum(trial.state.is_finished() for trial in settled), len(settled)

@@ -19,7 +19,7 @@ from threading import Event, Thread
 from typing import NamedTuple, Protocol, TypeVar
 
 from optuna.exceptions import TrialPruned, UpdateFinishedTrialError
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -48,19 +48,21 @@ class Work(Protocol):
 
     def sampler(self, trial: FrozenTrial) -> BaseSampler:
         """Return the sampler of a trial's parameters. This may take as long as the trial."""
+        return RandomSampler()
 
     def run(self, trial: Trial) -> Sequence[float]:
-        """Run a trial and return its values."""
+        """Run a trial and return its values; store all else as attributes of the trial."""
 
     def handle_failure(self, trial: FrozenTrial, error: DeterministicError) -> None:
         """Report a trial that failed and would fail again."""
 
 
 class Job(NamedTuple):
-    """A study, and what runs its trials: None while they must wait."""
+    """A study, what runs its trials (None while they must wait), and the trials if just read."""
 
     study: Study
     work: Work | None
+    stored: Sequence[FrozenTrial] | None = None
 
 
 def run_trials(
@@ -68,14 +70,18 @@ def run_trials(
 ) -> None:
     """Run a trial for every point, unless the study has one; wait for those of other processes.
 
+    A point is whatever identifies a trial, such as the widths and the seed of a training: `enqueue`
+    stores it, and `work.point` reads it in any process. tests/storage/test_engine.py has an example
+    of ten lines.
+
     Args:
         study: the study.
-        points: what the trials run; `work.point` reads them.
+        points: what the trials run.
         enqueue: enqueues the trial of a point, such as with `study.enqueue_trial({}, user_attrs)`.
         work: runs the trials, and any others that wait in the study.
         progress: receives the number of points that have ended.
     """
-    wanted, waited = list(points), list[str]()
+    wanted = list(points)
 
     def enqueue_missing() -> bool:
         missing = missing_points(study, wanted, work.point)
@@ -84,15 +90,15 @@ def run_trials(
         return bool(missing)
 
     def look() -> list[Job]:
-        ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
-        settled = {work.point(trial) for trial in ended if trials.is_settled(trial)}
-        progress.overall(len(settled & set(wanted)), len(wanted))
-        return [Job(study, work)]
+        stored = study.get_trials(deepcopy=False)
+        settled = filter(trials.is_settled, stored)
+        ended = {work.point(trial) for trial in settled if trial.state.is_finished()}
+        progress.overall(len(ended & set(wanted)), len(wanted))
+        return [Job(study, work, stored)]
 
     def wait(running: bool) -> None:
-        if running and not waited:
-            waited.append("waiting for a trial of another process")
-            progress.message(waited[0])
+        if running:
+            progress.message("waiting for a trial of another process")
 
     run_missing(enqueue_missing, lambda: drain(look, wait))
 
@@ -130,29 +136,37 @@ def drain(look: Callable[[], Sequence[Job]], wait: Callable[[bool], None]) -> in
 
     Args:
         look: returns the studies to work on; called before every trial.
-        wait: called when no trial can run now, to report what this process waits for. Its argument
-            is whether other processes are running trials.
+        wait: reports what this process waits for, once. Its argument is whether other processes are
+            running trials.
     """
-    watch, done = Watch(), 0
+    watch, done, reported = Watch(), 0, set[bool]()
     while True:
         jobs = look()
-        if any(run_next(job.study, job.work) for job in jobs if job.work is not None):
+        if any(run_next(study, work, stored) for study, work, stored in jobs if work is not None):
             done += 1
             continue
         states = [state for job in jobs for state in watch.look(job.study)]
         if not states:
             return done
-        wait(TrialState.RUNNING in states)
+        running = TrialState.RUNNING in states
+        if running not in reported:
+            reported.add(running)
+            wait(running)
         time.sleep(POLL_SECONDS)
 
 
-def run_next(study: Study, work: Work) -> bool:
+def run_next(study: Study, work: Work, stored: Sequence[FrozenTrial] | None = None) -> bool:
     """Run the next waiting trial; return False if none is waiting.
 
     After an error that would happen again (a training that diverges, no widths at this budget) the
     trial fails and is not retried. Other errors fail the trial and are raised.
+
+    Args:
+        study: the study.
+        work: runs the trial.
+        stored: the trials of the study, if they were just read.
     """
-    asked = _ask(study, work)
+    asked = _ask(study, work, study.get_trials(deepcopy=False) if stored is None else stored)
     if asked is None:
         return False
     with heartbeat(study, asked):
@@ -180,24 +194,20 @@ def run_next(study: Study, work: Work) -> bool:
     return True
 
 
-def _ask(study: Study, work: Work) -> FrozenTrial | None:
+def _ask(study: Study, work: Work, stored: Sequence[FrozenTrial]) -> FrozenTrial | None:
     """Take a waiting trial. If an earlier one has the same point, fail it and take the next."""
-    stored = study.get_trials(deepcopy=False)
-    for waiting in stored:
-        if waiting.state != TrialState.WAITING:
+    first = dict[Hashable, FrozenTrial]()
+    for trial in filter(trials.is_settled, stored):
+        original = first.setdefault(work.point(trial), trial)
+        if trial.state != TrialState.WAITING:
             continue
-        point, earlier = work.point(waiting), stored[: waiting.number]
-        same = (
-            trial for trial in earlier if trials.is_settled(trial) and work.point(trial) == point
-        )
         with suppress(UpdateFinishedTrialError):
-            if not internals.set_state(study, waiting, TrialState.RUNNING):
+            if not internals.set_state(study, trial, TrialState.RUNNING):
                 continue
-            original = next(same, None)
-            if original is None:
-                return waiting
-            trials.write_duplicate(study, waiting, original)
-            study.tell(waiting.number, state=TrialState.FAIL)
+            if original is trial:
+                return trial
+            trials.write_duplicate(study, trial, original)
+            study.tell(trial.number, state=TrialState.FAIL)
     return None
 
 
@@ -212,8 +222,11 @@ def _tell(
     If this process seemed dead, the trial may be waiting again: it is taken back.
     """
     with suppress(UpdateFinishedTrialError):
-        internals.set_state(study, trial, TrialState.RUNNING)
-        study.tell(trial.number, values, state, skip_if_finished=True)
+        try:
+            study.tell(trial.number, values, state, skip_if_finished=True)
+        except ValueError:  # it waits, or its values are invalid
+            internals.set_state(study, trial, TrialState.RUNNING)
+            study.tell(trial.number, values, state, skip_if_finished=True)
 
 
 @contextmanager
@@ -222,11 +235,9 @@ def heartbeat(study: Study, trial: FrozenTrial) -> Iterator[None]:
     done = Event()
 
     def beat() -> None:
-        while True:
+        while not done.wait(HEARTBEAT_SECONDS):
             with suppress(Exception):  # the next one may succeed
                 internals.write_system_attribute(study, trial, _HEARTBEAT, time.time())
-            if done.wait(HEARTBEAT_SECONDS):
-                return
 
     thread = Thread(target=beat, daemon=True)
     thread.start()
@@ -241,7 +252,7 @@ class Watch:
     """Lets the trials of dead processes wait again."""
 
     def __init__(self) -> None:
-        self._seen: dict[int, tuple[object, int]] = {}
+        self._seen = dict[int, tuple[object, int]]()
 
     def look(self, study: Study) -> list[TrialState]:
         """Look for dead processes; return the states of the unfinished trials.
@@ -249,8 +260,8 @@ class Watch:
         A process is dead if this one saw no new heartbeat at several looks, so the clocks of
         machines are not compared.
         """
-        states = TrialState.WAITING, TrialState.RUNNING
-        found = study.get_trials(deepcopy=False, states=states)
+        unfinished = TrialState.WAITING, TrialState.RUNNING
+        found = study.get_trials(deepcopy=False, states=unfinished)
         for trial in found:
             if trial.state == TrialState.RUNNING and self._is_dead(trial):
                 with suppress(UpdateFinishedTrialError):
@@ -258,13 +269,8 @@ class Watch:
         return [trial.state for trial in found]
 
     def _is_dead(self, trial: FrozenTrial) -> bool:
-        number, sign = (
-            internals.trial_id(trial),
-            (
-                trial.datetime_start,
-                trial.system_attrs.get(_HEARTBEAT),
-            ),
-        )
+        number = internals.trial_id(trial)
+        sign = trial.datetime_start, trial.system_attrs.get(_HEARTBEAT)
         known, looks = self._seen.get(number, (None, 0))
         looks = looks + 1 if sign == known else 0
         self._seen[number] = sign, looks

@@ -4,8 +4,8 @@ import functools
 import logging
 import warnings
 import weakref
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from sqlalchemy.exc import (
 from tenacity import (
     RetryCallState,
     Retrying,
+    retry,
     retry_if_exception,
     stop_after_attempt,
     stop_after_delay,
@@ -47,10 +48,11 @@ RUNS = Path("runs")  # default folder of studies
 _GRPC_PORT = 13000
 _CONNECT_SECONDS = 10
 _SQLITE_LOCK_SECONDS = 60
-_MAKING_SECONDS, _MAKING_ATTEMPTS = 0.5, 10  # to create the tables of a new database
 _PATIENCE_SECONDS, _RETRY_SECONDS = 300.0, 0.5  # while a server is away
 _BEGINNING = b'{"op_code":'  # of a journal
 _UNAVAILABLE = ("UNAVAILABLE", "CANCELLED")  # names of gRPC's status codes
+_files = weakref.WeakKeyDictionary[BaseStorage, RDBStorage]()  # of the storages in SQLite
+_ERRORS = (SQLAlchemyError, StorageInternalError, OSError)  # of storages, except gRPC's
 
 
 def storage_exists(url: str) -> bool:
@@ -95,27 +97,42 @@ def open_storage(url: str) -> BaseStorage:
     Raises:
         NsoptError: if the storage cannot be opened.
     """
+    parts, path = read_url(url), storage_file(url)
     try:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-            return guard(_open(url), url)
+            if parts.drivername == GRPC:
+                return guard(_open_proxy(parts), url)
+            if path is not None and parts.drivername == JOURNAL:
+                return guard(_open_journal(path.resolve()), url)
+            return guard(_open_database(url), url)
     except NsoptError:
         raise
     except Exception as error:  # of any driver
         raise _make_error(url, error) from None
 
 
-def _open(url: str) -> BaseStorage:
-    parts, path = read_url(url), storage_file(url)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    if parts.drivername == GRPC:
-        return _open_proxy(parts)
-    if path is not None and parts.drivername == JOURNAL:
-        return _open_journal(path.resolve())
-    database = _open_database(url)
-    closing = weakref.finalize(database, database.engine.dispose)  # no connection stays open
-    closing.atexit = False
-    return get_storage(database)
+@contextmanager
+def one_transaction(storage: BaseStorage) -> Iterator[None]:
+    """Let the calls of the block share one transaction of an SQLite file, as each waits for a disk.
+
+    Calls to a server stay alone, so that each can be repeated.
+    """
+    database = _files.get(storage)
+    if database is None:
+        yield
+        return
+    try:
+        with database.engine.begin() as connection:
+            database.scoped_session.remove()
+            database.scoped_session(bind=connection)  # its commits leave the transaction open
+            try:
+                yield
+            finally:
+                database.scoped_session.remove()
+    except SQLAlchemyError as error:
+        raise _make_error(database.url, error) from None
 
 
 def guard(storage: BaseStorage, url: str) -> BaseStorage:
@@ -124,48 +141,43 @@ def guard(storage: BaseStorage, url: str) -> BaseStorage:
     Optuna repeats no call. A call that reached the server before it failed may be repeated, too:
     of two equal trials one runs (`engine`).
     """
-    seconds = 0.0 if storage_file(url) or is_sqlite(url) else _PATIENCE_SECONDS
+
+    def report(attempt: RetryCallState) -> None:
+        if attempt.attempt_number == 1:
+            minutes = f"{_PATIENCE_SECONDS / 60:g} minutes"
+            _log.warning(f"{hide_password(url)} does not answer: trying again for {minutes}")
+
+    is_file = storage_file(url) or is_sqlite(url)
     patience = Retrying(
         retry=retry_if_exception(_is_outage),
         wait=wait_fixed(_RETRY_SECONDS),
-        stop=stop_after_delay(seconds),
-        before_sleep=partial(_report, url),
+        stop=stop_after_delay(0.0 if is_file else _PATIENCE_SECONDS),
+        before_sleep=report,
         reraise=True,
     )
-    for name in BaseStorage.__abstractmethods__:
-        setattr(storage, name, _guarded(getattr(storage, name), patience, url))
-    return storage
 
-
-def _guarded(method: Callable[..., Any], patience: Retrying, url: str) -> Callable[..., Any]:
-    @functools.wraps(method)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return patience(method, *args, **kwargs)
-        except (SQLAlchemyError, StorageInternalError, OSError) as error:
-            raise _make_error(url, error) from None
-        except Exception as error:
-            if _find_grpc_code(error) is None:
+    def guarded(method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return patience(method, *args, **kwargs)
+            except Exception as error:
+                if isinstance(error, _ERRORS) or _find_grpc_code(error) is not None:
+                    raise _make_error(url, error) from None
                 raise
-            raise _make_error(url, error) from None
 
-    return call
+        return call
 
-
-def _report(url: str, attempt: RetryCallState) -> None:
-    """Warn once in a call that it is repeated."""
-    if attempt.attempt_number == 1:
-        minutes = f"{_PATIENCE_SECONDS / 60:g} minutes"
-        _log.warning(f"{hide_password(url)} does not answer: trying again for {minutes}")
+    for name in BaseStorage.__abstractmethods__:
+        setattr(storage, name, guarded(getattr(storage, name)))
+    return storage
 
 
 def _is_outage(error: BaseException) -> bool:
     """Return whether an error may end when the server is back, unlike a value that it refuses."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-    return (
-        isinstance(cause, OperationalError | InterfaceError)
-        or _find_grpc_code(error) in _UNAVAILABLE
-    )
+    is_away = isinstance(cause, OperationalError | InterfaceError)
+    return is_away or _find_grpc_code(error) in _UNAVAILABLE
 
 
 def _find_grpc_code(error: BaseException) -> str | None:
@@ -211,35 +223,39 @@ def _cut_unfinished_line(path: Path) -> None:
         lock.release()
 
 
-def _open_database(url: str) -> RDBStorage:
-    """Open a database. Try again if another process has just made the same tables."""
+def _open_database(url: str) -> BaseStorage:
     file = is_sqlite(url)
     options = (
         {"connect_args": {"timeout": _SQLITE_LOCK_SECONDS, "isolation_level": None}}
         if file
         else {"pool_size": 1, "pool_pre_ping": True}  # keep one open; check it before use
     )
-    repeated = Retrying(
-        retry=retry_if_exception(_is_made_by_another),
-        wait=wait_fixed(_MAKING_SECONDS),
-        stop=stop_after_attempt(_MAKING_ATTEMPTS),
-        reraise=True,
-    )
-    storage: RDBStorage = repeated(RDBStorage, url, engine_kwargs=options)
+    database = _make_tables(url, engine_kwargs=options)
     if file:
 
-        @sqlalchemy.event.listens_for(storage.engine, "begin")
+        @sqlalchemy.event.listens_for(database.engine, "begin")
         def lock_before_reading(connection: sqlalchemy.Connection) -> None:
             """SQLite locks at the first write: two processes could take the same trial."""
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
+    closing = weakref.finalize(database, database.engine.dispose)  # no connection stays open
+    closing.atexit = False
+    storage = get_storage(database)
+    if file:
+        _files[storage] = database
     return storage
 
 
 def _is_made_by_another(error: BaseException) -> bool:
     """Return whether an error may mean that another process just made the same tables."""
+    made = IntegrityError, ProgrammingError
     causes = error, error.__cause__
-    return any(
-        isinstance(cause, IntegrityError | ProgrammingError) or "already exists" in str(cause)
-        for cause in causes
-    )
+    return any(isinstance(each, made) or "already exists" in str(each) for each in causes)
+
+
+_make_tables = retry(
+    retry=retry_if_exception(_is_made_by_another),
+    wait=wait_fixed(0.5),
+    stop=stop_after_attempt(10),
+    reraise=True,
+)(RDBStorage)

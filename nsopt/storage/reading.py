@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
@@ -13,9 +13,12 @@ from pydantic import TypeAdapter, ValidationError
 from nsopt.errors import NsoptError
 from nsopt.storage.internals import trial_id
 
+T = TypeVar("T")
+Owner = Study | FrozenTrial | Trial
+
 
 @contextmanager
-def damage(owner: Study | FrozenTrial | Trial, name: str) -> Iterator[None]:
+def damage(owner: Owner, name: str) -> Iterator[None]:
     """Turn errors of the block into an NsoptError that names the damaged value.
 
     Args:
@@ -44,12 +47,7 @@ def _describe(error: Exception) -> str:
     return " ".join(text.split())
 
 
-def read(
-    owner: Study | FrozenTrial | Trial,
-    name: str,
-    kind: Any,
-    values: Mapping[str, Any] | None = None,
-) -> Any:
+def read(owner: Owner, name: str, kind: Any, values: Mapping[str, Any] | None = None) -> Any:
     """Return a value of a study or a trial.
 
     Args:
@@ -66,11 +64,26 @@ def read(
         return _make_reader(kind).validate_json(json.dumps(value), strict=True)
 
 
-def read_optional(owner: Study | FrozenTrial | Trial, name: str, kind: Any) -> Any | None:
-    """Return an attribute as `read` does; None if it is missing."""
-    return read(owner, name, kind | None)
-
-
 @cache
 def _make_reader(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
+
+
+class Attribute(Generic[T]):
+    """An attribute of studies or trials.
+
+    Args:
+        name: its name.
+        kind: the type of its value, which pydantic reads and writes.
+    """
+
+    def __init__(self, name: str, kind: Any) -> None:
+        self.name, self._kind = name, kind
+
+    def read(self, owner: Owner) -> T | None:
+        """Return the value; None if it is missing. Raises NsoptError if it is damaged."""
+        value: T | None = read(owner, self.name, self._kind | None)
+        return value
+
+    def write(self, owner: Study | Trial, value: T) -> None:
+        owner.set_user_attr(self.name, _make_reader(self._kind).dump_python(value, mode="json"))

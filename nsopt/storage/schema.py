@@ -13,12 +13,12 @@ from typing import Annotated, Any, TypeVar
 
 from optuna.exceptions import ExperimentalWarning
 from optuna.study import Study, StudyDirection
-from pydantic import Field, PositiveInt
+from pydantic import Field, PlainSerializer, PlainValidator, PositiveInt
 
 from nsopt.data.source import Source
 from nsopt.latency.sittings import Latency
 from nsopt.scaling.law import PowerLaw
-from nsopt.storage.reading import damage, read, read_optional
+from nsopt.storage.reading import Attribute, damage, read
 
 T = TypeVar("T")
 DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)
@@ -30,32 +30,10 @@ PRETRAINED = "pretrained"  # the network from which searches with several prices
 # Networks of a compression: the trained one, and the two kinds of widths that it fine-tunes. The
 # first two are methods, too.
 DENSE, UNIFORM, SCORED = "dense", "uniform", "scored"
-_OTHER_SEARCH = "search-"
-_TUNING = "-tune"
-_SCORES = "scores-"
-_SETTINGS = "settings"
-_PROVENANCE = "provenance"
-_SUBJECT = "subject"
-_LATENCY = "latency:"
-_LATENCY_MODEL = "latency_model"
-_TIMING = "timing:"
-_WIDTHS_IN_TIME = "widths_in_time:"
-_REFERENCES = "references:"
-_SOURCE = "source"
-_LAW = "law"
-_VERDICT = "verdict"
-_INT8 = "int8:"
-_NETWORKS = "networks"
+_OTHER_SEARCH, _TUNING, _SCORES = "search-", "-tune", "scores-"
 
 WidthKey = Annotated[str, Field(pattern=r"^[1-9]\d*(-[1-9]\d*)*$")]
-
-
-@dataclass(frozen=True)
-class _Verdict:
-    """What scores say, and the number of the best trial."""
-
-    best: int
-    text: str
+Law = Annotated[PowerLaw, PlainValidator(PowerLaw.from_dict), PlainSerializer(PowerLaw.to_dict)]
 
 
 @dataclass(frozen=True)
@@ -117,6 +95,23 @@ class _Settings:
     tuning: dict[str, Any] | None = None
     runtime: str = "torch"
     latency_batch_size: int = 100
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """What scores say, and the number of the best trial."""
+
+    best: int
+    text: str
+
+
+LATENCY, TIMING = "latency:", "timing:"
+_SUBJECT, _SOURCE, _SETTINGS, _LATENCY_MODEL = "subject", "source", "settings", "latency_model"
+_PROVENANCE = Attribute[dict[str, Any]]("provenance", dict[str, Any])
+_NETWORKS = Attribute[Sequence[Mapping[str, str]]]("networks", list[dict[str, str]])
+_VERDICT = Attribute[_Verdict]("verdict", _Verdict)
+_LAW = Attribute[PowerLaw]("law", Law)
+read_law, write_law, write_networks = _LAW.read, _LAW.write, _NETWORKS.write
 
 
 def comparison_name(arch: str, data: str, preset: str) -> str:
@@ -188,19 +183,18 @@ def write_identity(
 
     The settings come last, so that a study with settings is complete.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
+    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
         study.set_metric_names(list(metric_names))
     study.set_user_attr(_SUBJECT, asdict(task))
     study.set_user_attr(_SOURCE, asdict(source))
-    study.set_user_attr(_PROVENANCE, dict(provenance))
+    _PROVENANCE.write(study, dict(provenance))
     study.set_user_attr(_SETTINGS, dict(settings))
 
 
 def read_settings(study: Study) -> dict[str, Any]:
     """Return all settings that affect a study's numbers; empty if nsopt did not create it."""
     attributes = study.user_attrs
-    if _SETTINGS not in attributes:
+    if not is_ours(attributes):
         return {}
     read(study, _SETTINGS, _Settings, attributes)
     return dict(attributes[_SETTINGS])
@@ -212,7 +206,7 @@ def is_ours(attributes: Mapping[str, Any]) -> bool:
 
 
 def read_provenance(study: Study) -> dict[str, Any]:
-    return read_optional(study, _PROVENANCE, dict[str, Any]) or {}
+    return _PROVENANCE.read(study) or {}
 
 
 def read_task(study: Study) -> TaskDescription:
@@ -227,37 +221,21 @@ def read_source(study: Study) -> Source:
     return source
 
 
-def read_latencies(study: Study) -> list[Latency]:
-    """Return all latencies of networks that were timed side by side, under any conditions."""
-    return _read_timed(study, _LATENCY)
+def read_latencies(study: Study, prefix: str = LATENCY) -> list[Latency]:
+    """Return all latencies of networks, under any conditions.
+
+    `LATENCY` are of networks that were timed side by side, `TIMING` for budgets in milliseconds.
+    """
+    found = [read(study, name, Latency) for name in study.user_attrs if name.startswith(prefix)]
+    return [latency for latency in found if latency.widths]
 
 
-def write_latency(study: Study, latency: Latency) -> None:
+def write_latency(study: Study, latency: Latency, prefix: str = LATENCY) -> None:
     """Store the latency of a network.
 
     Each network, condition and sitting has its own attribute, so that two processes may write at
     the same time and earlier measurements stay.
     """
-    _write_timed(study, _LATENCY, latency)
-
-
-def read_timings(study: Study, widths: Sequence[int]) -> list[Latency]:
-    """Return the measurements of a network for budgets in milliseconds, under any conditions."""
-    return [timing for timing in _read_timed(study, _TIMING) if timing.widths == tuple(widths)]
-
-
-def write_timing(study: Study, latency: Latency) -> None:
-    """Store a measurement for a budget in milliseconds."""
-    _write_timed(study, _TIMING, latency)
-
-
-def _read_timed(study: Study, prefix: str) -> list[Latency]:
-    names = [name for name in study.user_attrs if name.startswith(prefix)]
-    found = [read(study, name, Latency) for name in names]
-    return [latency for latency in found if latency.widths]
-
-
-def _write_timed(study: Study, prefix: str, latency: Latency) -> None:
     value = asdict(latency) | {"widths": list(latency.widths)}
     conditions = latency.batch_size, latency.device, latency.precision, latency.runtime
     name = f"{prefix}{_make_digest((value['widths'], conditions, latency.sitting))}"
@@ -265,22 +243,18 @@ def _write_timed(study: Study, prefix: str, latency: Latency) -> None:
         study.set_user_attr(name, value)
 
 
-def write_widths_in_time(study: Study, asked: Sequence[Any], widths: Sequence[int]) -> None:
-    """Store the widths found for a budget in milliseconds.
-
-    `asked` is everything that determines the widths, except measurements.
-    """
-    study.set_user_attr(_name_widths_in_time(asked), list(widths))
+def write_answer(study: Study, question: Sequence[Any], answer: Sequence[int]) -> None:
+    """Store widths or budgets that were found once. `question` is everything that decides them."""
+    _answer(question).write(study, tuple(answer))
 
 
-def read_widths_in_time(study: Study, asked: Sequence[Any]) -> tuple[int, ...] | None:
-    name = _name_widths_in_time(asked)
-    found: tuple[int, ...] | None = read_optional(study, name, tuple[PositiveInt, ...])
-    return found
+def read_answer(study: Study, question: Sequence[Any]) -> tuple[int, ...] | None:
+    """Return what `write_answer` stored; None if it did not."""
+    return _answer(question).read(study)
 
 
-def _name_widths_in_time(asked: Sequence[Any]) -> str:
-    return f"{_WIDTHS_IN_TIME}{_make_digest(list(asked))}"
+def _answer(question: Sequence[Any]) -> Attribute[tuple[int, ...]]:
+    return Attribute(f"answer:{_make_digest(list(question))}", tuple[PositiveInt, ...])
 
 
 def write_latency_model(study: Study, model: Mapping[str, Any]) -> None:
@@ -299,22 +273,6 @@ def read_latency_model(study: Study, make: Callable[[dict[str, Any]], T]) -> T |
         return None if stored is None else make(stored)
 
 
-def write_references(study: Study, asked: Sequence[float], budgets: Sequence[int]) -> None:
-    """Store the budgets of the reference networks.
-
-    `asked` is everything that determines them, except latencies, which may be measured again.
-    """
-    study.set_user_attr(_name_references(asked), list(budgets))
-
-
-def read_references(study: Study, asked: Sequence[float]) -> list[int] | None:
-    return read_optional(study, _name_references(asked), list[int])
-
-
-def _name_references(asked: Sequence[float]) -> str:
-    return f"{_REFERENCES}{_make_digest(list(asked))}"
-
-
 def _make_digest(value: Any) -> str:
     """Return a short digest for the name of an attribute."""
     return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
@@ -322,35 +280,20 @@ def _make_digest(value: Any) -> str:
 
 def write_int8(study: Study, trial: int, figures: Mapping[str, Any]) -> None:
     """Write accuracies and milliseconds of a trial's network, quantised to 8-bit integers."""
-    study.set_user_attr(f"{_INT8}{trial}", dict(figures))
+    study.set_user_attr(f"int8:{trial}", dict(figures))
 
 
-def write_networks(study: Study, rows: Sequence[Mapping[str, str]]) -> None:
-    """Store the table of a compression's networks with the study of the trained network."""
-    study.set_user_attr(_NETWORKS, list(rows))
-
-
-def read_networks(study: Study) -> list[dict[str, str]]:
-    """Return what `write_networks` stored; empty if it did not."""
-    return read_optional(study, _NETWORKS, list[dict[str, str]]) or []
-
-
-def write_law(study: Study, law: PowerLaw) -> None:
-    study.set_user_attr(_LAW, law.to_dict())
+def read_networks(study: Study) -> Sequence[Mapping[str, str]]:
+    """Return the table of a compression's networks, stored with the study of the trained one."""
+    return _NETWORKS.read(study) or []
 
 
 def write_verdict(study: Study, best: int, verdict: str) -> None:
     """Store the result of scores as a sentence, with the number of the best trial."""
-    study.set_user_attr(_VERDICT, asdict(_Verdict(best, verdict)))
+    _VERDICT.write(study, _Verdict(best, verdict))
 
 
 def read_verdict(study: Study, best: int | None = None) -> str | None:
     """Return what `write_verdict` stored; None if it did not, or for another best trial."""
-    stored: _Verdict | None = read_optional(study, _VERDICT, _Verdict)
+    stored = _VERDICT.read(study)
     return None if stored is None or best not in (None, stored.best) else stored.text
-
-
-def read_law(study: Study) -> PowerLaw | None:
-    stored = study.user_attrs.get(_LAW)
-    with damage(study, _LAW):
-        return None if stored is None else PowerLaw.from_dict(stored)

@@ -39,12 +39,11 @@ class ListedStudy(Study):
 
 def load_studies(storage: BaseStorage, prefix: str) -> dict[str, Study]:
     """Return nsopt's studies `prefix/METHOD` by method, with their current attributes."""
-    studies: dict[str, Study] = {}
-    for name, attributes in _list_ours(storage).items():
-        own, kind = schema.split_name(name)
-        if own == prefix:
-            studies[kind] = ListedStudy(name, storage, attributes)
-    return studies
+    return {
+        schema.split_name(name)[1]: ListedStudy(name, storage, attributes)
+        for name, attributes in _list_ours(storage).items()
+        if schema.split_name(name)[0] == prefix
+    }
 
 
 def comparisons(storage: BaseStorage) -> list[str]:
@@ -87,14 +86,22 @@ def open_study(
     metric_names: Sequence[str],
     directions: Sequence[StudyDirection] = schema.DIRECTIONS,
 ) -> Study:
-    """Open or create the study `name`. Raises NsoptError if other settings wrote it."""
+    """Open or create the study `name`.
+
+    Raises:
+        NsoptError: if other settings wrote it, or if it has trials and nsopt did not make it.
+    """
     study = optuna.create_study(
-        study_name=name,
-        storage=storage,
-        directions=directions,
-        load_if_exists=True,
+        study_name=name, storage=storage, directions=directions, load_if_exists=True
     )
+    is_used = bool(
+        study.get_trials(deepcopy=False)
+    )  # before the settings, which nsopt writes first
     if not check_settings(study, settings):
+        if is_used:
+            raise NsoptError(
+                f"a study {name!r} exists, and nsopt did not make it: give another storage="
+            )
         schema.write_identity(study, task, source, settings, provenance, metric_names)
     return study
 
@@ -106,25 +113,20 @@ def check_settings(study: Study, ours: Mapping[str, Any]) -> bool:
         NsoptError: if other settings wrote the study; it lists the differences.
     """
     theirs = schema.read_settings(study)
-    if not theirs:
-        return False
-    if found := differences(dict(ours), theirs):
+    if found := theirs and differences(dict(ours), theirs):
         found = differences(_as_given(ours), _as_given(theirs)) or found
         raise NsoptError(
             f"{study.study_name} was written by other settings ({'; '.join(found)}): "
             "give the same settings, or another out= or storage="
         )
-    return True
+    return bool(theirs)
 
 
 def _as_given(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings with mean and std of pixels from 0 to 1, as users give them."""
     data = settings["data"]
-    shown = {
-        name: [float(f"{value / _WHITE:.6g}") for value in data[name]]
-        for name in ("mean", "std")
-        if data.get(name)
-    }
+    given = {name: data[name] for name in ("mean", "std") if data.get(name)}
+    shown = {n: [float(f"{value / _WHITE:.6g}") for value in given[n]] for n in given}
     return {**settings, "data": {**data, **shown}}
 
 

@@ -22,16 +22,20 @@ class StoredTimings:
 
     def read_timings(self, widths: tuple[int, ...]) -> list[Latency]:
         studies = {each.study_name: each for each in (*self._others(), self._study)}
-        found = [t for study in studies.values() for t in schema.read_timings(study, widths)]
+        found = [
+            timing
+            for study in studies.values()
+            for timing in schema.read_latencies(study, schema.TIMING)
+            if timing.widths == widths
+        ]
         return sorted(found, key=lambda timing: timing.sitting or "")
 
     def write_timing(self, latency: Latency) -> None:
-        schema.write_timing(self._study, latency)
+        schema.write_latency(self._study, latency, schema.TIMING)
 
     def read_choice(self, asked: Sequence[object]) -> tuple[int, ...] | None:
-        studies = (self._study, *self._others())
-        found = (schema.read_widths_in_time(study, asked) for study in studies)
+        found = (schema.read_answer(each, asked) for each in (self._study, *self._others()))
         return next((widths for widths in found if widths is not None), None)
 
     def write_choice(self, asked: Sequence[object], widths: tuple[int, ...]) -> None:
-        schema.write_widths_in_time(self._study, asked, widths)
+        schema.write_answer(self._study, asked, widths)

@@ -9,12 +9,13 @@ from typing import Annotated, Any
 from optuna.distributions import IntDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
-from pydantic import Field
+from pydantic import Field, PlainSerializer, PlainValidator
 
 from nsopt.scaling.metric import PARAMS, Metric, get_metric
 from nsopt.scaling.record import Iteration
 from nsopt.storage import internals, schema
-from nsopt.storage.reading import damage, read, read_optional
+from nsopt.storage.opening import one_transaction
+from nsopt.storage.reading import Attribute, damage, read
 
 LARGEST_WIDTH = 2**16
 BUDGET = "budget"
@@ -45,20 +46,23 @@ OUTCOME_COLUMNS: dict[str, Any] = {  # with their types
     "binding": str,
     "cost_latency": _Number,
 }
-_COST = "cost"
-_BINDING = "binding"
-_WIDTH = "width_"
-_ITERATION = "iteration"
+_COST, _WIDTH, _PRETRAIN_EPOCHS = "cost", "width_", "pretrain_epochs"
+_Iteration = Annotated[
+    Iteration, PlainValidator(Iteration.from_dict), PlainSerializer(Iteration.to_dict)
+]
+_ITERATION = Attribute[Iteration]("iteration", _Iteration)
 _ITERATION_NUMBER = "iteration_number"
-_SEARCH_SECONDS = "search_seconds"
-_CURVES = "curves_per_epoch"
-_ERROR = "error"
-_DUPLICATE = "duplicate_of"
-_WORKER = "worker"
-_PLACE = "network_at"
-_PROVENANCE = "provenance"
-_INDEX = "index"
-_PRETRAIN_EPOCHS = "pretrain_epochs"
+_SEARCH_SECONDS = Attribute[float]("search_seconds", float)
+_CURVES = Attribute[dict[str, list[float]]]("curves_per_epoch", dict[str, list[_Number]])
+_ERROR = Attribute[str]("error", str)
+_WORKER = Attribute[str]("worker", str)
+_PLACE = Attribute[str]("network_at", str)
+_PROVENANCE = Attribute[str]("provenance", str)
+_INDEX = Attribute[int]("index", int)
+_WIDTHS = Attribute[str]("widths", schema.WidthKey)
+read_failure, read_worker, read_place = _ERROR.read, _WORKER.read, _PLACE.read
+read_budget = Attribute[float](BUDGET, _Number).read  # with which a trial was enqueued
+read_scored_widths = _WIDTHS.read  # the `width_key` of the widths that a trial of scores had
 
 
 @dataclass(frozen=True)
@@ -151,14 +155,7 @@ def read_point(trial: FrozenTrial | Trial) -> Point | None:
 
 
 def _read_column(trial: FrozenTrial | Trial, name: str) -> Any:
-    return read_optional(trial, name, OUTCOME_COLUMNS[name])
-
-
-def read_budget(trial: FrozenTrial) -> float | None:
-    """Return the budget with which a trial was enqueued, or None."""
-    budget = trial.user_attrs.get(BUDGET)
-    with damage(trial, BUDGET):
-        return None if budget is None else float(budget)
+    return read(trial, name, OUTCOME_COLUMNS[name] | None)
 
 
 def has_cost(trial: FrozenTrial) -> bool:
@@ -199,7 +196,7 @@ def write_limits(
         internals.write_attribute(study, trial, f"{_COST}_{name}", cost)
         internals.write_constraint(study, trial, f"{BUDGET}_{name}", (cost - budget) / budget)
     if binding is not None:
-        internals.write_attribute(study, trial, _BINDING, binding)
+        internals.write_attribute(study, trial, "binding", binding)
 
 
 def read_widths(trial: FrozenTrial, layer_names: Sequence[str]) -> tuple[int, ...]:
@@ -213,28 +210,20 @@ def write_run(trial: Trial, provenance: Mapping[str, str]) -> None:
 
     A retry overwrites both. The provenance of the study is that of its first process.
     """
-    own = f"{platform.node()}:{os.getpid()}"
-    trial.set_user_attr(_WORKER, own)
-    trial.set_user_attr(_PROVENANCE, _format_provenance(provenance))
-
-
-def read_worker(trial: FrozenTrial) -> str | None:
-    return read_optional(trial, _WORKER, str)
+    with one_transaction(trial.storage):
+        _WORKER.write(trial, f"{platform.node()}:{os.getpid()}")
+        _PROVENANCE.write(trial, _format_provenance(provenance))
 
 
 def write_place(trial: Trial, folder: str) -> None:
     """Write where the network of a trial is stored, `HOST:FOLDER`."""
-    trial.set_user_attr(_PLACE, f"{platform.node()}:{folder}")
-
-
-def read_place(trial: FrozenTrial) -> str | None:
-    return read_optional(trial, _PLACE, str)
+    _PLACE.write(trial, f"{platform.node()}:{folder}")
 
 
 def read_all_provenance(study: Study) -> dict[str, str]:
     """Return the provenance of a study, and the different provenance of trials as text."""
     own = schema.read_provenance(study)
-    found = [read_optional(t, _PROVENANCE, str) for t in study.get_trials(deepcopy=False)]
+    found = map(_PROVENANCE.read, study.get_trials(deepcopy=False))
     others = sorted({text for text in found if text} - {_format_provenance(own)})
     return own | ({"other trials": "; ".join(others)} if others else {})
 
@@ -253,10 +242,12 @@ def write_outcome(
         numbers: flat values.
         curves: lists with one value per epoch.
     """
-    written = {_CURVES: {name: list(values) for name, values in curves.items()}} if curves else {}
-    for name, value in {**numbers, **written}.items():
-        if value is not None:
-            trial.set_user_attr(name, value)
+    with one_transaction(trial.storage):
+        for name, value in numbers.items():
+            if value is not None:
+                trial.set_user_attr(name, value)
+        if curves:
+            _CURVES.write(trial, {name: list(values) for name, values in curves.items()})
 
 
 def read_outcome(trial: FrozenTrial) -> dict[str, Any]:
@@ -274,32 +265,22 @@ def read_completed_by_widths(study: Study) -> dict[str, FrozenTrial]:
     return {key: trial for trial in read_completed(study) if (key := read_scored_widths(trial))}
 
 
-def read_scored_widths(trial: FrozenTrial) -> str | None:
-    """Return the `width_key` of the widths that a trial of scores had."""
-    key: str | None = read_optional(trial, "widths", schema.WidthKey)
-    return key
-
-
 def read_curves(trial: FrozenTrial) -> dict[str, list[float]]:
     """Return training loss, validation and test accuracy per epoch."""
-    curves: dict[str, list[float]] = read_optional(trial, _CURVES, dict[str, list[_Number]]) or {}
-    with damage(trial, _CURVES):
+    curves = _CURVES.read(trial) or {}
+    with damage(trial, _CURVES.name):
         list(zip(*curves.values(), strict=True))
     return curves
 
 
 def write_failure(study: Study, trial: FrozenTrial, error: Exception) -> None:
     """Write why a trial failed. A trial with such a reason is not retried."""
-    internals.write_attribute(study, trial, _ERROR, str(error))
-
-
-def read_failure(trial: FrozenTrial) -> str | None:
-    return read_optional(trial, _ERROR, str)
+    internals.write_attribute(study, trial, _ERROR.name, str(error))
 
 
 def write_duplicate(study: Study, trial: FrozenTrial, original: FrozenTrial) -> None:
     """Write that a trial has the same point as an earlier one."""
-    internals.write_attribute(study, trial, _DUPLICATE, original.number)
+    internals.write_attribute(study, trial, "duplicate_of", original.number)
 
 
 def is_settled(trial: FrozenTrial) -> bool:
@@ -327,36 +308,32 @@ def search_trial(
             "seconds": iteration.seconds,
             "rows": len(iteration.record.tau),
             "lowest_r2": lowest_r2,
-            _PROVENANCE: _format_provenance(provenance),
-            _ITERATION: iteration.to_dict(),
+            _PROVENANCE.name: _format_provenance(provenance),
+            _ITERATION.name: iteration.to_dict(),
         },
     )
 
 
 def read_iterations(study: Study) -> list[Iteration]:
     """Return the iterations of a search in order; if two processes searched, the first ones."""
-    found: dict[int, Iteration] = {}
+    found = dict[int, Iteration]()
     for trial in study.get_trials(deepcopy=False):
-        if _ITERATION in trial.user_attrs:
-            with damage(trial, _ITERATION):
-                iteration = Iteration.from_dict(trial.user_attrs[_ITERATION])
+        iteration = _ITERATION.read(trial)
+        if iteration is not None:
             found.setdefault(read(trial, _ITERATION_NUMBER, int), iteration)
     return [found[number] for number in sorted(found)]
 
 
 def write_search(trial: Trial, iteration: Iteration, seconds: float) -> None:
     """Write a search to the trial that needed it. `seconds`: of all its iterations."""
-    trial.set_user_attr(_ITERATION, iteration.to_dict())
-    trial.set_user_attr(_SEARCH_SECONDS, seconds)
+    _ITERATION.write(trial, iteration)
+    _SEARCH_SECONDS.write(trial, seconds)
 
 
 def read_search(trial: Trial) -> tuple[Iteration, float] | None:
     """Return what `write_search` wrote, if it did."""
-    seconds = read_optional(trial, _SEARCH_SECONDS, float)
-    if seconds is None:
-        return None
-    with damage(trial, _ITERATION):
-        return Iteration.from_dict(trial.user_attrs[_ITERATION]), seconds
+    iteration, seconds = _ITERATION.read(trial), _SEARCH_SECONDS.read(trial)
+    return None if iteration is None or seconds is None else (iteration, seconds)
 
 
 def read_seed(trial: FrozenTrial | Trial) -> int:
@@ -374,5 +351,5 @@ def read_tuning_point(trial: FrozenTrial) -> TuningPoint:
     epochs = internals.fixed_parameters(trial).get(_PRETRAIN_EPOCHS)
     if epochs is not None:
         return TuningPoint(seed, pretrain_epochs=epochs)
-    index = read_optional(trial, _INDEX, int)
+    index = _INDEX.read(trial)
     return TuningPoint(seed, index=trial.number if index is None else index)

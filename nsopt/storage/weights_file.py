@@ -1,12 +1,10 @@
-"""Files of weights.
+"""Files of weights, as `torch.save` writes them.
 
 Reading one from an untrusted source runs no code from it, and needs at most a few times its size in
 memory.
 """
 
 import io
-import math
-import pickletools
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +16,7 @@ from torch import Tensor
 from nsopt.errors import NsoptError
 from nsopt.files import write_whole
 
-_PICKLE = ".pkl"  # ends the name of the archive member with the structure of the content
-_SIZED = "bytearray"  # allocates any number of bytes, and torch's unpickler allows it
+_SIZED = b"\nbytearray\n"  # in a pickle, a call that allocates any number of bytes; torch allows it
 _FEW = 4  # largest content over the file's size; the file stores repeated keys once
 
 
@@ -34,11 +31,11 @@ def read_weights(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise NsoptError("it is a folder" if path.is_dir() else "the file does not exist")
     size = path.stat().st_size
-    content = torch.load(_copy(path, size), "cpu", weights_only=True)
+    _check_archive(path, size)
+    content = torch.load(path, "cpu", weights_only=True)
     if not isinstance(content, dict):
         raise NsoptError("it contains no named tensors")
-    if _count_claimed_bytes(content, {}) > _FEW * size:
-        raise NsoptError("its tensors or lists claim more than the file holds")
+    _check_claims(content, _FEW * size)
     return content
 
 
@@ -54,47 +51,28 @@ def serialise(content: Mapping[str, Any]) -> bytes:
     return file.getvalue()
 
 
-def _copy(path: Path, size: int) -> io.BytesIO:
-    """Return a copy of the archive that contains only checked members."""
-    copied = io.BytesIO()
-    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copied, "w") as copy:
+def _check_archive(path: Path, size: int) -> None:
+    """Raise NsoptError for an archive whose reading may need much more memory than its size."""
+    with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
         if not stored or sum(member.file_size for member in members) > size:
             raise NsoptError("it is compressed, and nsopt never compresses weights")
-        for member in members:
-            content = archive.read(member)
-            if member.filename.endswith(_PICKLE):
-                _check_calls(content)
-            copy.writestr(member.filename, content)
-    copied.seek(0)
-    return copied
-
-
-def _check_calls(content: bytes) -> None:
-    """Raise NsoptError if a pickle may allocate memory that it does not hold."""
-    if _SIZED.encode() not in content:
-        return
-    for operation, argument, _ in pickletools.genops(content):
-        if operation.name == "GLOBAL" and str(argument).endswith(f" {_SIZED}"):
+        if any(_SIZED in archive.read(m) for m in members if m.filename.endswith(".pkl")):
             raise NsoptError("it makes a bytearray, which weights do not need")
 
 
-def _count_claimed_bytes(content: Any, known: dict[int, float]) -> float:
-    """Return how many bytes `content` needs if nothing in it is shared.
-
-    Args:
-        content: nested containers with tensors and other values.
-        known: results for containers so far, by id; infinity for a container inside itself.
-    """
-    if isinstance(content, (str, bytes)):
-        return len(content)
-    if isinstance(content, Tensor):
-        return content.numel() * content.element_size()
-    if not isinstance(content, (dict, list, tuple, set)):
-        return 1
-    if id(content) not in known:
-        known[id(content)] = math.inf
-        parts = [*content.keys(), *content.values()] if isinstance(content, dict) else content
-        known[id(content)] = 1 + sum(_count_claimed_bytes(part, known) for part in parts)
-    return known[id(content)]
+def _check_claims(content: object, left: float) -> None:
+    """Raise NsoptError if nested containers need more bytes than `left`, with nothing shared."""
+    parts = [content]
+    while parts and left >= 0:
+        part = parts.pop()
+        if isinstance(part, dict):
+            parts += [*part.keys(), *part.values()]
+        elif isinstance(part, list | tuple | set):
+            parts += part
+        elif isinstance(part, str | bytes):
+            left -= len(part)
+        left -= part.nbytes if isinstance(part, Tensor) else 1
+    if left < 0:
+        raise NsoptError("its tensors or lists claim more than the file holds")

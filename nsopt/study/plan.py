@@ -138,13 +138,13 @@ class Plan:
         uniform = self._propose_networks(methods[:1], studies)
         networks = uniform + self._propose_networks(methods[1:], studies)
         macs = [MACS.cost(self.session.subject.arch)(widths) for _, widths in networks]
-        asked = [self.comparison.references, *macs]
+        asked = ["references", self.comparison.references, *macs]
         study = studies[methods[0].name]
-        budgets = schema.read_references(study, asked)
+        budgets: Sequence[int] | None = schema.read_answer(study, asked)
         if budgets is None:
             latencies = [found.median_ms for found in self._find_latencies(networks)]
             budgets = choose_reference_budgets(self.comparison, macs, latencies, len(uniform))
-            schema.write_references(study, asked, budgets)
+            schema.write_answer(study, asked, budgets)
         return budgets
 
     @property

@@ -50,8 +50,9 @@ class Worker:
         jobs = []
         for method, study in self._find_installed(studies):
             runner = MethodRunner(session, self._laws, method)
-            jobs.append(Job(study, runner if self._laws.is_ready(method) else None))
-        session.progress.overall(*count_points(job.study for job in jobs))
+            stored = study.get_trials(deepcopy=False)
+            jobs.append(Job(study, runner if self._laws.is_ready(method) else None, stored))
+        session.progress.overall(*count_points(job.stored or () for job in jobs))
         return jobs
 
     def _find_installed(self, studies: Mapping[str, Study]) -> list[tuple[Method, Study]]:

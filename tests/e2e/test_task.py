@@ -1,6 +1,8 @@
 """A task of the user on the command line: sound, which nsopt knows nothing about."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -104,6 +106,16 @@ def test_two_workers_compress_a_network_of_a_task_and_every_command_reads_it() -
     assert "the outputs of the file differ from PyTorch's by" in written.stdout
     without = call_nsopt("export", *stored[:1], "--out=again.pt2")
     assert_fails(without, "is of a task of yours: give its function as task")
+
+
+def test_a_full_disk_ends_a_compression_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    options = "--budgets=macs=50%", "--epochs=1", "--warmup-epochs=0", "--candidates=1", "--out=out"
+    done = call_nsopt("compress", *NAMES, *FEW, *options, "--averaging=0")
+    assert_fails(done, "the disk is full: make room and run the same command again")
 
 
 @pytest.mark.parametrize(

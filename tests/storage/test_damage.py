@@ -71,10 +71,9 @@ def stored(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> In
 def write_what_a_short_study_lacks(study: optuna.Study) -> None:
     widths = schema.read_task(study).base_widths
     schema.write_latency(study, replace(LATENCY, widths=widths))
-    schema.write_timing(study, replace(LATENCY, widths=widths))
-    schema.write_widths_in_time(study, ["latency"], widths)
+    schema.write_latency(study, replace(LATENCY, widths=widths), schema.TIMING)
+    schema.write_answer(study, ["latency"], widths)
     schema.write_latency_model(study, {"constant": 1.0, "per_mac": 1e-6})
-    schema.write_references(study, [0.25], [1000, 2000])
 
 
 def write_tuning(storage: InMemoryStorage) -> None:
@@ -157,9 +156,8 @@ def read_networks(storage: InMemoryStorage) -> None:
 def read_timed(storage: InMemoryStorage) -> None:
     """As widths does with budgets in milliseconds, and study."""
     study = optuna.load_study(study_name=UNIFORM, storage=storage)
-    schema.read_timings(study, schema.read_task(study).base_widths)
-    schema.read_widths_in_time(study, ["latency"])
-    schema.read_references(study, [0.25])
+    schema.read_latencies(study, schema.TIMING)
+    schema.read_answer(study, ["latency"])
 
 
 def read_work(storage: InMemoryStorage) -> None:

@@ -1,5 +1,6 @@
 """Trials that several processes share: each runs once, and none is lost."""
 
+import sqlite3
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,12 +13,20 @@ import pytest
 import torch
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from nsopt.compute.device import Compute
-from nsopt.errors import DeterministicError, NonFiniteLossError, NoWidthsError, ShortRecordError
+from nsopt.errors import (
+    DeterministicError,
+    NonFiniteLossError,
+    NoWidthsError,
+    ShortRecordError,
+    StorageError,
+)
 from nsopt.progress import Silent
 from nsopt.storage import engine, internals
-from nsopt.storage.engine import Watch, heartbeat, run_next, run_trials
+from nsopt.storage.engine import Watch, Work, heartbeat, run_next, run_trials
 from nsopt.storage.opening import open_storage
 from nsopt.storage.trials import is_settled, read_failure
 from nsopt.storage.urls import sqlite_url
@@ -188,6 +197,45 @@ def test_a_point_whose_first_trial_failed_is_run_again(url: str) -> None:
     assert states(study) == ["FAIL", "COMPLETE"]
 
 
+class Training(Work):
+    """The example of `run_trials`: a point is the widths of a network and a seed."""
+
+    compute = Job.compute
+
+    def point(self, trial: FrozenTrial | Trial) -> tuple[tuple[int, ...], int]:
+        return tuple(trial.user_attrs["widths"]), trial.user_attrs["seed"]
+
+    def run(self, trial: Trial) -> list[float]:
+        widths, seed = self.point(trial)
+        trial.set_user_attr("params", sum(widths))
+        return [10.0 * len(widths) + seed]
+
+
+def test_trainings_of_widths_and_seeds_run_once(url: str) -> None:
+    study = open_study(url)
+    points = [((8, 16), 0), ((8, 16), 1), ((4,), 0)]
+
+    def enqueue(point: tuple[tuple[int, ...], int]) -> None:
+        study.enqueue_trial({}, user_attrs=dict(zip(("widths", "seed"), point, strict=True)))
+
+    for _ in range(2):
+        run_trials(study, points, enqueue, Training(), Silent())
+    assert [trial.values for trial in study.trials] == [[20.0], [21.0], [10.0]]
+    assert [trial.user_attrs["params"] for trial in study.trials] == [24, 24, 4]
+
+
+def test_an_error_that_would_happen_again_is_reported_once_and_not_retried(url: str) -> None:
+    study, job = open_study(url), make_failing_job(NonFiniteLossError("too steep"))
+
+    def enqueue(point: int) -> None:
+        study.enqueue_trial({}, user_attrs={"point": point})
+
+    for _ in range(2):
+        run_trials(study, [0, 1], enqueue, job, Silent())
+    assert states(study) == ["FAIL", "FAIL"]
+    assert job.failures == ["too steep", "too steep"]
+
+
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process is dead after three looks, and a heartbeat comes between two looks."""
@@ -222,6 +270,32 @@ def test_the_trial_of_a_dead_process_is_run_again(any_url: str) -> None:
     assert run_next(other, Job(lambda trial: [trial.suggest_int("width", 1, 9)]))
     assert states(study) == ["COMPLETE"]
     assert study.trials[0].params == {"width": 3}
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_full_disk_ends_in_one_line_and_the_trial_is_run_later(url: str) -> None:
+    open_study(url).enqueue_trial({"width": 3})
+
+    def fill(trial: Trial) -> list[float]:
+        trial.set_user_attr("note", "n" * 2**20)
+        return [1.0]
+
+    @event.listens_for(Engine, "connect")
+    def limit(connection: sqlite3.Connection, _: object) -> None:
+        connection.execute("PRAGMA max_page_count = 128")  # half a megabyte
+
+    try:
+        with pytest.raises(
+            StorageError, match=r"study.db cannot be used: .* disk is full$"
+        ) as told:
+            run_next(open_study(url), Job(fill))
+    finally:
+        event.remove(Engine, "connect", limit)
+    assert "\n" not in str(told.value)
+    study, watch = open_study(url), Watch()
+    assert look(watch, study, 4) == ["WAITING"]
+    assert run_next(study, Job(fill))
+    assert states(study) == ["COMPLETE"]
 
 
 @pytest.mark.usefixtures("impatient")

@@ -3,9 +3,13 @@
 from pathlib import Path
 
 import optuna
+import pytest
 
+from nsopt.data.source import Source
+from nsopt.errors import NsoptError
 from nsopt.storage.opening import open_storage
-from nsopt.storage.studies import load_studies
+from nsopt.storage.schema import TaskDescription
+from nsopt.storage.studies import load_studies, open_study
 from nsopt.storage.urls import sqlite_url
 
 
@@ -23,3 +27,14 @@ def test_a_loaded_study_has_the_attributes_of_its_listing_and_its_own(tmp_path: 
     assert (listed.study_name, listed.directions) == ("a/b", study.directions)
     listed.enqueue_trial({})
     assert len(study.trials) == 1
+
+
+def test_a_foreign_study_with_the_name_of_a_new_one_is_not_changed(tmp_path: Path) -> None:
+    storage = open_storage(sqlite_url(tmp_path / "study.db"))
+    foreign = optuna.create_study(study_name="a/uniform", storage=storage)
+    foreign.optimize(lambda trial: trial.suggest_float("x", 0.0, 1.0), n_trials=1)
+    about = TaskDescription("net", "digits", ("layer",), (8,))
+    with pytest.raises(NsoptError, match="'a/uniform' exists, and nsopt did not make it: give"):
+        open_study(storage, "a/uniform", about, Source("digits"), {"preset": "p"}, {}, ["a", "b"])
+    assert foreign.user_attrs == {}
+    assert len(foreign.trials) == 1

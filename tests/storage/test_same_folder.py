@@ -1,0 +1,31 @@
+"""Two commands that start in the same new folder at the same moment."""
+
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+
+import optuna
+
+from nsopt.storage.urls import sqlite_url
+from tests.forked import Forked
+from tests.slim import run_slim
+
+STUDY = (
+    *("study", "--methods=uniform", "--ratios=0.03", "--seeds=2", "--epochs=1", "--per-class=20"),
+    *("--references=0", "--precision=fp32", "--device=cpu"),
+)
+
+
+def test_both_work_and_run_each_point_once(tmp_path: Path) -> None:
+    """In a URL, the name of the folder would end it, begin options, and be decoded."""
+    out = tmp_path / "10%41?a=1#b"
+    with ExitStack() as stack:
+        command = [*STUDY, f"--out={out}"]
+        pair = [stack.enter_context(Forked(run_slim, "nsopt", command)) for _ in range(2)]
+        assert [one.wait() for one in pair] == [0, 0], [one.written() for one in pair]
+    assert (out / "study.db").is_file()
+    assert [folder.name for folder in tmp_path.iterdir()] == [out.name]
+    (study,) = optuna.study.get_all_study_summaries(sqlite_url(out / "study.db"))
+    trials = optuna.load_study(study_name=study.study_name, storage=sqlite_url(out / "study.db"))
+    done = Counter(t.user_attrs["seed"] for t in trials.trials if t.state.name == "COMPLETE")
+    assert done == {0: 1, 1: 1}
