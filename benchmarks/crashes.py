@@ -1,10 +1,11 @@
 """Claim: killed at any moments, a study of two workers ends with what an uninterrupted one finds.
 
-A sequence runs a short study of digits by all methods, and kills (SIGKILL) the command or its
-worker once or twice, at random moments or while it writes a checkpoint or a kept network,
-whose file is then left half written. The study that completes is compared with an uninterrupted
-one: the searches, the accuracies of every point, each trained once, the weights, seeds and widths
-of the kept networks, and the files that are left.
+So does a compression (`--command compress`). A sequence runs a short study of digits by all
+methods, or a compression to two budgets, and kills (SIGKILL) the command or its worker once or
+twice, at random moments or while it writes a checkpoint or a kept network, whose file is then left
+half written. The study that completes is compared with an uninterrupted one: the searches, the
+accuracies of every point, each trained once, the weights, seeds and widths of the kept networks,
+and the files that are left.
 
 So that a sequence takes seconds, its processes are forked, the network is narrow, latencies are
 timed with few passes, checkpoints are written ten times a second, heartbeats are shorter, and no
@@ -34,17 +35,17 @@ import torch
 
 from benchmarks.common import show
 from benchmarks.killed_processes import Kill, in_fork, run
-from nsopt.cli import extras
+from nsopt.cli import compress, extras
 from nsopt.cli.app import main as main_of_nsopt
 from nsopt.compute import checkpoint
 from nsopt.deployment.artifacts import BestNetworks, best_trials
-from nsopt.methods.registry import methods
 from nsopt.models import vgg
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.vgg import vgg11
 from nsopt.reports.results import read_results
 from nsopt.session import timing
 from nsopt.storage import engine, opening
+from nsopt.storage.schema import is_search
 from nsopt.storage.studies import load_studies
 from nsopt.storage.trials import is_settled
 from nsopt.storage.weights_file import read_weights
@@ -59,7 +60,11 @@ _STUDY = (
     *("study", f"--methods={','.join(_METHODS)}", "--ratios=0.5", "--seeds=2"),
     *("--references=0", "--workers=2", *_TASK),
 )
-_NAME = "vgg11-digits-12each-smoke"
+_COMPRESSION = (
+    *("--per-class=12", "--batch-size=32", "--epochs=1", "--warmup-epochs=0", "--averaging=0"),
+    *("--prune-every=1", "--filters-per-step=12", "--precision=fp32", "--device=cpu"),
+    "--candidates=3",
+)
 _NARROWER = 16
 _SLOWEST = 900.0  # seconds
 _MOST = {"artifacts": 8, "checkpoints": 60}  # writes of a process there, about
@@ -84,6 +89,7 @@ def make_quick() -> None:
         (engine, "DEAD_AFTER_LOOKS", 6),
         (engine, "POLL_SECONDS", 0.5),
         (extras, "has_extra", lambda name: False),
+        (compress, "_choose_forms", lambda subject: []),
     ):
         setattr(module, name, value)
 
@@ -98,16 +104,16 @@ def imported_by(arguments: Sequence[str]) -> list[str]:
 def results(out: Path) -> dict[str, Any]:
     """What a completed study found, without what a clock decides."""
     url = f"sqlite:///{out / 'study.db'}"
-    found = read_results(url, _NAME)
+    found = read_results(url)
     columns = ["method", "budget", "seed", "widths", "score", "test_score"]
     points = found.outcomes[columns].sort_values(["method", "budget", "seed"])
-    studies = load_studies(opening.open_storage(url), _NAME)
+    studies = load_studies(opening.open_storage(url), found.name)
     settled = sum(is_settled(trial) for study in studies.values() for trial in study.trials)
     kept = BestNetworks(out / "artifacts")
     networks = [
         network(kept.file(study, trial))
         for name, study in sorted(studies.items())
-        if name in methods()
+        if not is_search(name)
         for _, trial in sorted(best_trials(study).items())
     ]
     searches = {
@@ -145,12 +151,33 @@ def kills(generator: random.Random, seconds: float) -> list[Kill]:
     return found
 
 
-def run_sequence(folder: Path, planned: list[Kill]) -> list[Kill]:
-    """Run a study to its end in `folder`; those of the planned kills that came in time."""
+def prepare(command: str, folder: Path) -> tuple[str, ...]:
+    """Prepare a folder in which sequences begin, and import what they need; the command's words."""
+    if command == "study":
+        needed = in_fork(imported_by, [*_SEARCH, f"--out={folder / 'out'}"])
+        words = _STUDY
+    else:
+        weights = folder.parent / "trained.pt"
+        torch.manual_seed(0)
+        arch = narrow(10, 8, 1)
+        torch.save(arch.build(arch.base_widths).state_dict(), weights)
+        base = ("compress", f"--weights={weights}", *_COMPRESSION)
+        first = ("--budgets=macs=50%", f"--out={folder.parent / 'first'}")
+        needed = in_fork(imported_by, [*base, *first])
+        words = (*base, "--budgets=macs=50%,params=40%", "--seeds=2", "--workers=2")
+        (folder / "out").mkdir()
+    for module in needed:
+        with suppress(ImportError):
+            importlib.import_module(module)
+    return words
+
+
+def run_sequence(words: Sequence[str], folder: Path, planned: list[Kill]) -> list[Kill]:
+    """Run a command to its end in `folder`; those of the planned kills that came in time."""
     done: list[Kill] = []
     for kill in [*planned, None]:
         code = run(
-            [*_STUDY, f"--out={folder / 'out'}"], folder / "out", folder / "log", kill, _SLOWEST
+            [*words, f"--out={folder / 'out'}"], folder / "out", folder / "log", kill, _SLOWEST
         )
         killed = (folder / "log").read_text().count("a worker was killed")
         if kill and (code < 0 or killed > sum(each.worker for each in done)):
@@ -162,17 +189,15 @@ def run_sequence(folder: Path, planned: list[Kill]) -> list[Kill]:
     raise SystemExit(f"the study was not completed: see {folder / 'log'}")
 
 
-def measure(sequences: int, seed: int, folder: Path, log: Path) -> dict[str, Any]:
+def measure(command: str, sequences: int, seed: int, folder: Path, log: Path) -> dict[str, Any]:
     make_quick()
     begin, whole = folder / "begin", folder / "whole"
     for place in (begin, whole):
         place.mkdir()
-    for module in in_fork(imported_by, [*_SEARCH, f"--out={begin / 'out'}"]):
-        with suppress(ImportError):
-            importlib.import_module(module)
+    words = prepare(command, begin)
     shutil.copytree(begin / "out", whole / "out")
     started = time.perf_counter()
-    run_sequence(whole, [])
+    run_sequence(words, whole, [])
     seconds = time.perf_counter() - started
     expected = in_fork(results, whole / "out")
     known = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
@@ -184,7 +209,7 @@ def measure(sequences: int, seed: int, folder: Path, log: Path) -> dict[str, Any
         while not done:  # an uninterrupted study shows nothing
             shutil.rmtree(place, ignore_errors=True)
             shutil.copytree(begin, place)
-            done = run_sequence(place, kills(generator, seconds))
+            done = run_sequence(words, place, kills(generator, seconds))
         found = in_fork(results, place / "out")
         differing = [f"{name}: {found[name]}" for name in found if found[name] != expected[name]]
         if differing:
@@ -206,6 +231,8 @@ def measure(sequences: int, seed: int, folder: Path, log: Path) -> dict[str, Any
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="3 sequences instead of 100")
+    parser.add_argument("--sequences", type=int, default=100)
+    parser.add_argument("--command", choices=("study", "compress"), default="study")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log", type=Path, help="where to note what is done, and to go on from")
@@ -213,7 +240,8 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="crashes-"))  # stays after a difference
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
     log = options.log or folder / "log.jsonl"
-    show(measure(3 if options.quick else 100, options.seed, folder, log), options.json)
+    sequences = 3 if options.quick else options.sequences
+    show(measure(options.command, sequences, options.seed, folder, log), options.json)
 
 
 if __name__ == "__main__":

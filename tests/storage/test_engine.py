@@ -210,6 +210,9 @@ class Training(Work):
         trial.set_user_attr("params", sum(widths))
         return [10.0 * len(widths) + seed]
 
+    def handle_failure(self, trial: FrozenTrial, error: DeterministicError) -> None:
+        raise error
+
 
 def test_trainings_of_widths_and_seeds_run_once(url: str) -> None:
     study = open_study(url)

@@ -11,7 +11,7 @@ from tests.forked import Forked
 from tests.slim import run_slim
 
 STUDY = (
-    *("study", "--methods=uniform", "--ratios=0.03", "--seeds=2", "--epochs=1", "--per-class=20"),
+    *("study", "--methods=uniform", "--ratios=0.1", "--seeds=2", "--epochs=1", "--per-class=20"),
     *("--references=0", "--precision=fp32", "--device=cpu"),
 )
 
@@ -25,7 +25,7 @@ def test_both_work_and_run_each_point_once(tmp_path: Path) -> None:
         assert [one.wait() for one in pair] == [0, 0], [one.written() for one in pair]
     assert (out / "study.db").is_file()
     assert [folder.name for folder in tmp_path.iterdir()] == [out.name]
-    (study,) = optuna.study.get_all_study_summaries(sqlite_url(out / "study.db"))
-    trials = optuna.load_study(study_name=study.study_name, storage=sqlite_url(out / "study.db"))
-    done = Counter(t.user_attrs["seed"] for t in trials.trials if t.state.name == "COMPLETE")
+    name, url = "vgg11-digits-20each-smoke/uniform", sqlite_url(out / "study.db")
+    found = optuna.load_study(study_name=name, storage=url).trials
+    done = Counter(t.user_attrs["seed"] for t in found if t.state.name == "COMPLETE")
     assert done == {0: 1, 1: 1}
