@@ -23,7 +23,6 @@ from sqlalchemy.exc import (
 from tenacity import (
     RetryCallState,
     Retrying,
-    retry,
     retry_if_exception,
     stop_after_attempt,
     stop_after_delay,
@@ -225,12 +224,18 @@ def _cut_unfinished_line(path: Path) -> None:
 
 def _open_database(url: str) -> BaseStorage:
     file = is_sqlite(url)
-    options = (
+    options: dict[str, Any] = (
         {"connect_args": {"timeout": _SQLITE_LOCK_SECONDS, "isolation_level": None}}
         if file
         else {"pool_size": 1, "pool_pre_ping": True}  # keep one open; check it before use
     )
-    database = _make_tables(url, engine_kwargs=options)
+    repeated = Retrying(
+        retry=retry_if_exception(_is_made_by_another),
+        wait=wait_fixed(0.5),
+        stop=stop_after_attempt(10),
+        reraise=True,
+    )
+    database = repeated(RDBStorage, url, engine_kwargs=options)
     if file:
 
         @sqlalchemy.event.listens_for(database.engine, "begin")
@@ -251,11 +256,3 @@ def _is_made_by_another(error: BaseException) -> bool:
     made = IntegrityError, ProgrammingError
     causes = error, error.__cause__
     return any(isinstance(each, made) or "already exists" in str(each) for each in causes)
-
-
-_make_tables = retry(
-    retry=retry_if_exception(_is_made_by_another),
-    wait=wait_fixed(0.5),
-    stop=stop_after_attempt(10),
-    reraise=True,
-)(RDBStorage)
