@@ -106,6 +106,9 @@ def find_counted(network: TracedNetwork, after: Numbers) -> list[int]:
         after: the numbers of a network in which all wide groups have one unit less.
     """
     exact = [i for i, g in enumerate(network.family.groups) if g.exact and g.width > 1]
+    if len(after) != len(network.trace.numbers):  # the first run may have filled a cache
+        again = _resize(network, lambda width: width, [])
+        network = replace(network, trace=replace(network.trace, numbers=again.numbers))
     narrow = any(network.family.widths[i] <= FEWEST_SEEN for i in exact)
     if after == network.trace.numbers and not narrow:
         return []

@@ -55,6 +55,17 @@ def test_units_with_whose_number_the_code_calculates_are_not_exact(
         assert torch.allclose(pruned(x), masked(x)) == (removed not in inexact)
 
 
+def test_numbers_that_are_computed_once_mark_nothing() -> None:
+    cached: list[Tensor] = []
+
+    def scale(*_: Tensor) -> float:
+        if not cached:
+            cached.append(torch.ones(3) * 5)
+        return 2.0
+
+    assert "may differ" not in trace(Scaled(scale), torch.randn(2, 6)).explain()
+
+
 class Equalised(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         return functional.conv2d(x, self.weight / math.sqrt(self.weight.shape[1] * 9), padding=1)
