@@ -73,46 +73,47 @@ def watch_attributes(
 ) -> Iterator[set[tuple[str, str]]]:
     """Inside the block, collect which attributes code reads, as pairs of path and name.
 
+    Properties of a class count as read.
+
     Args:
         model: a network.
         names: names of attributes by the paths of the modules that store them.
     """
-    read: set[tuple[str, str]] = set()
     modules = {path: model.get_submodule(path) for path in names}
     paths = {id(module): path for path, module in modules.items()}
-    before: dict[tuple[type, str], Any] = {}
-
-    def watch(kind: type, name: str) -> property:
-        default = getattr(kind, name, _MISSING)
-
-        def get(module: nn.Module) -> Any:
-            if id(module) in paths:
-                read.add((paths[id(module)], name))
-            value = vars(module).get(name, default)
-            if value is _MISSING:
-                raise AttributeError(name)
-            return value
-
-        def put(module: nn.Module, value: Any) -> None:
-            vars(module)[name] = value
-
-        return property(get, put)
-
     with _watching:
+        pairs = {(type(modules[path]), name) for path, own in names.items() for name in own}
+        default = {pair: getattr(*pair, _MISSING) for pair in pairs}
+        before = {pair: vars(pair[0]).get(pair[1], _MISSING) for pair in pairs}
+        watched = {pair for pair in pairs if not hasattr(default[pair], "__get__")}
+        read = {
+            (path, name)
+            for path, own in names.items()
+            for name in own
+            if (type(modules[path]), name) not in watched
+        }
+
+        def watch(kind: type, name: str) -> property:
+            def get(module: nn.Module) -> Any:
+                if id(module) in paths:
+                    read.add((paths[id(module)], name))
+                value = vars(module).get(name, default[kind, name])
+                if value is _MISSING:
+                    raise AttributeError(name)
+                return value
+
+            return property(get, lambda module, value: vars(module).update({name: value}))
+
         try:
-            for path, own in names.items():
-                kind = type(modules[path])
-                for name in own:
-                    if (kind, name) not in before:
-                        before[kind, name] = vars(kind).get(name, _MISSING)
-                        setattr(kind, name, watch(kind, name))
+            for kind, name in watched:
+                setattr(kind, name, watch(kind, name))
             yield read
         finally:
-            for (kind, name), value in before.items():
-                if value is _MISSING:
+            for kind, name in watched:
+                if before[kind, name] is _MISSING:
                     delattr(kind, name)
                 else:
-                    setattr(kind, name, value)
+                    setattr(kind, name, before[kind, name])
 
 
 @contextmanager

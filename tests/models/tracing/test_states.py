@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter, OrderedDict, UserDict, defaultdict, deque
+from functools import cached_property
 from threading import Lock
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
@@ -172,6 +173,10 @@ def test_a_failed_trace_names_the_error_and_leaves_the_module() -> None:
 class Sized(nn.Module):
     steps = 3
 
+    @cached_property
+    def size(self) -> int:
+        return 2 * self.dim
+
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.dim = dim
@@ -180,9 +185,9 @@ class Sized(nn.Module):
 def test_attributes_that_code_reads_are_noted_and_classes_stay() -> None:
     model, other, before = nn.Sequential(Sized(8)), Sized(5), dict(vars(Sized))
     inner: Any = model[0]
-    with watch_attributes(model, {"0": ["dim", "steps"]}) as read:
-        assert (other.dim, other.steps, read) == (5, 3, set())
-        assert (inner.dim, read) == (8, {("0", "dim")})
+    with watch_attributes(model, {"0": ["dim", "steps", "size"]}) as read:
+        assert (other.dim, other.steps, other.size, read) == (5, 3, 10, {("0", "size")})
+        assert (inner.dim, read) == (8, {("0", "dim"), ("0", "size")})
         inner.dim = 6
         with pytest.raises(AttributeError, match="width"):
             _ = inner.width
