@@ -108,6 +108,11 @@ def index(tracer: Tracer, result: Tensor, x: Tensor, indices: Sequence[Tensor | 
     tracer.put(result, kept)
 
 
+@rule("index_select")
+def select_rows(tracer: Tracer, result: Tensor, x: Tensor, dim: int, rows: Tensor) -> None:
+    index(tracer, result, x, [*[None] * (dim % x.ndim), rows])
+
+
 @rule("cat")
 def concatenate(tracer: Tracer, result: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> None:
     """Concatenate the labels along one dimension, and join the labels of all other dimensions."""

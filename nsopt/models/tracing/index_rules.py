@@ -36,15 +36,6 @@ def write_rows(
     tracer.put(result, [old[0], *(tracer.join(*pair) for pair in pairs)])
 
 
-@rule("index_select")
-def select_rows(tracer: Tracer, result: Tensor, x: Tensor, dim: int, rows: Tensor) -> None:
-    """Freeze the dimension that is indexed, and keep the labels of all others."""
-    labels = list(tracer.get(x))
-    tracer.freeze("is indexed", labels[dim], *tracer.get(rows))
-    labels[dim] = None
-    tracer.put(result, labels)
-
-
 @rule("gather")
 def gather(tracer: Tracer, result: Tensor, x: Tensor, dim: int, places: Tensor, *_: Any) -> None:
     """Join the dimensions of a tensor and of the indices; freeze the one along which they pick."""
