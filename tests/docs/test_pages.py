@@ -109,12 +109,18 @@ def run_examples(page: Path) -> None:
     patch = pytest.MonkeyPatch()
     patch.setattr(nsopt, "load_data", lambda name: digits if name == "digits" else coloured(digits))
     patch.setattr(nsopt, "get_architecture", narrow_architecture)
-    brief = dataclasses.replace(get_preset("compress"), settings=SETTINGS)
-    patch.setattr(compress, "get_preset", lambda name: brief)
+    compress_briefly(patch)
     measure_briefly(patch)
     session: dict[str, object] = {"__name__": "__main__"}
     for block in blocks(page, "python"):
         exec(compile(block, str(page), "exec"), session)
+
+
+def compress_briefly(patch: pytest.MonkeyPatch) -> None:
+    """Let the preset `compress` search and train few steps."""
+    presets = {"compress": dataclasses.replace(get_preset("compress"), settings=SETTINGS)}
+    for module in (compress, nsopt):
+        patch.setattr(module, "get_preset", lambda name: presets.get(name) or get_preset(name))
 
 
 def narrow_architecture(name: str, **shape: int) -> Architecture:

@@ -1,6 +1,5 @@
 """The examples in the docstrings of public names run."""
 
-import dataclasses
 import doctest
 import functools
 import importlib
@@ -14,12 +13,9 @@ import pytest
 import torch
 
 import nsopt
-from nsopt.compression import compress
-from nsopt.session.presets import get_preset
 from nsopt.torchvision_import import import_torchvision
-from tests.compression.test_compress import SETTINGS
 from tests.conftest import first_digits
-from tests.docs.test_pages import narrow_architecture
+from tests.docs.test_pages import compress_briefly, narrow_architecture
 from tests.forked import Forked
 from tests.latency.brief import learn_briefly, measure_briefly, time_by_processor
 
@@ -50,8 +46,7 @@ def run_examples() -> None:
     patch.setattr(nsopt, "get_architecture", narrow_architecture)
     briefly = functools.partial(nsopt.measure_latency, warmup=2, repeats=4)
     patch.setattr(nsopt, "measure_latency", briefly)
-    brief = dataclasses.replace(get_preset("compress"), settings=SETTINGS)
-    patch.setattr(compress, "get_preset", lambda name: brief)
+    compress_briefly(patch)
     measure_briefly(patch)
     learn_briefly(patch)
     time_by_processor(patch)
