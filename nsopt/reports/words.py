@@ -178,7 +178,7 @@ def _choose(results: Results, rows: pd.DataFrame, reference: str) -> _Choice:
     difference, taken, gain, seeds = None, best, "", None
     if rival is not None:
         difference = _find_difference(results, best, rival)
-        decided = SCORED in results.methods or results.settings["preset"] in _TOO_SHORT
+        decided = SCORED in results.methods or results.settings.get("preset") in _TOO_SHORT
         if not (difference is None or difference.is_certain or decided):
             costs = ["macs"] if doubt_latencies(results) else ["latency_ms", "macs"]
             cheaper, saves = _choose_cheaper(best, rival, costs)
