@@ -175,7 +175,8 @@ def _load(options: ExportOptions) -> _Chosen:
     from nsopt.deployment.artifacts import BestNetworks, best_trials, describe_network
     from nsopt.deployment.kept import load_network
     from nsopt.errors import NsoptError, unknown_name
-    from nsopt.session.subject import load_images, read_architecture
+    from nsopt.session.stored import load_images
+    from nsopt.session.subject import read_architecture
     from nsopt.settings import BATCH_SIZE
     from nsopt.storage import schema
     from nsopt.storage.opening import (

@@ -72,7 +72,7 @@ def load_source(source: Source, directory: Path) -> ImageData:
         size, split = source.image_size, source.split
         data = load_folder(path, size, split, source.split_seed, source.skip_corrupt)
     elif source.split is not None or source.skip_corrupt:
-        raise NsoptError(f"split= and skip_corrupt= are for folders, not for {name}")
+        raise NsoptError(f"leave split= and skip_corrupt= out: {name} is no folder")
     else:
         data = _load(name, directory.expanduser(), source.image_size)
     data = data.subset(source.subset.classes, source.subset.per_class)

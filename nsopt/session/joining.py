@@ -10,7 +10,7 @@ from nsopt.errors import NsoptError
 from nsopt.progress import Progress
 from nsopt.session.session import Session, start_session
 from nsopt.session.start import with_start
-from nsopt.session.subject import load_subject
+from nsopt.session.stored import load_subject
 from nsopt.session.workspace import Workspace
 from nsopt.storage import schema
 from nsopt.storage.studies import comparisons, load_studies

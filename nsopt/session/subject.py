@@ -1,10 +1,9 @@
 """The subject of a study: everything that a result depends on, except its own point."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -15,12 +14,11 @@ from torch import Tensor, nn
 from nsopt.compute.checkpoint import weights_checksum
 from nsopt.compute.device import Compute
 from nsopt.data.images import ImageData, Splits
-from nsopt.data.registry import load_source
 from nsopt.data.source import Source
 from nsopt.errors import NsoptError
 from nsopt.latency.linear import MacsLatency, is_linear, read_linear
 from nsopt.latency.model import LatencyModel
-from nsopt.latency.runtime import TORCH, Runtime, are_images, stored_runtime, with_batch_size
+from nsopt.latency.runtime import TORCH, Runtime, are_images, with_batch_size
 from nsopt.models.architecture import Architecture
 from nsopt.models.inputs import count_examples
 from nsopt.models.registry import own_architecture, stored_architecture
@@ -211,77 +209,6 @@ class Subject:
         return study
 
 
-def load_subject(
-    study: Study,
-    data: str | None,
-    data_dir: Path,
-    arch_name: str | None,
-    measure: str | None = None,
-    own: Task | None = None,
-) -> Subject:
-    """Return the subject of a stored study.
-
-    Args:
-        data: where its images are on this machine; None for where the study was started.
-        arch_name: the name of its architecture, if the user gave one (`stored_architecture`).
-        measure: the name of its function that measures latency, if the user gave one.
-        own: its task, if it is not of images. A storage keeps only what identifies a task.
-
-    Raises:
-        NsoptError: if the network or the data differ from those of the study.
-    """
-    stored = schema.read_task(study)
-    if (own is None) != (stored.classes is not None):
-        raise NsoptError(
-            f"{study.study_name} is of images: leave task out"
-            if own
-            else f"{study.study_name} is of a task of yours: give its function as task"
-        )
-    arch = read_architecture(stored, [study], arch_name, own)
-    if (arch.layer_names, arch.base_widths) != (stored.layer_names, stored.base_widths):
-        raise NsoptError(f"{stored.arch} is another network here than in {study.study_name}")
-    settings = _read_settings(study)
-    runtime = stored_runtime(settings.runtime, measure, settings.latency_batch_size)
-    source = schema.read_source(study)
-    if own is None:
-        source, found = _read_images(study, data, data_dir)
-        subject = Subject(arch, found, source, settings, runtime=runtime)
-    else:
-        own = replace(own, name=stored.data)
-        subject = Subject(arch, own, source, settings, runtime=runtime, trainer=own.trainer)
-    _check_data(study, source, subject.fingerprint)
-    return subject
-
-
-def load_images(study: Study, data: str | None, data_dir: Path) -> ImageData:
-    """Return the images of a stored study, under the name that they have there.
-
-    Args:
-        data: where they are on this machine; None for where the study was started.
-
-    Raises:
-        NsoptError: if they differ from those of the study.
-    """
-    source, images = _read_images(study, data, data_dir)
-    splits = images.split(_read_settings(study).training.val_fraction)
-    _check_data(study, source, splits.fingerprint)
-    return images
-
-
-def _read_images(study: Study, data: str | None, data_dir: Path) -> tuple[Source, ImageData]:
-    if schema.read_task(study).classes is None:
-        raise NsoptError(f"{study.study_name} is of a task of yours: give its function as task")
-    source = schema.read_source(study)
-    source = replace(source, name=data or source.name)
-    return source, replace(load_source(source, data_dir), name=schema.read_task(study).data)
-
-
-def _check_data(study: Study, source: Source, fingerprint: Mapping[str, Any]) -> None:
-    stored = schema.read_settings(study)["data"]
-    if any(fingerprint.get(name) != value for name, value in stored.items()):
-        raise NsoptError(f"{source.name} differs here from the data of {study.study_name}")
-
-
 def with_precision(subject: Subject, workspace: Workspace) -> Subject:
     """Return `subject` with a precision in place of `auto`.
 
@@ -304,18 +231,6 @@ def list_studies(subject: Subject, workspace: Workspace) -> list[Study]:
     """Return the subject's stored studies and tunings."""
     names = subject.name, schema.tuning_name(subject.name)
     return [study for name in names for study in workspace.studies(name).values()]
-
-
-def _read_settings(study: Study) -> StudySettings:
-    stored = schema.read_settings(study)
-    known = {name: stored[name] for name in stored.keys() & StudySettings.model_fields.keys()}
-    try:
-        return StudySettings(**known)
-    except NsoptError as error:
-        raise NsoptError(
-            f"{study.study_name} was written by another version of nsopt ({error}): use that "
-            "version, or start again with another out= or storage="
-        ) from None
 
 
 def read_architecture(

@@ -252,7 +252,7 @@ def test_an_invalid_split_raises_an_error(tmp_path: Path, split: float, message:
 
 
 def test_only_folders_can_be_split() -> None:
-    with pytest.raises(NsoptError, match="are for folders, not for digits"):
+    with pytest.raises(NsoptError, match="leave split= and skip_corrupt= out: digits is no folder"):
         load_data("digits", split=0.5)
 
 

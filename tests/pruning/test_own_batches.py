@@ -184,7 +184,7 @@ BATCH = (torch.randn(4, 3, 16, 16), torch.zeros(4, 16, 16, dtype=torch.int64))
     [
         (endless(), pixel_loss, "must have a length and restart in every epoch"),
         ([], pixel_loss, "the loader has no batches"),
-        ([BATCH[0]], pixel_loss, "must be a pair of inputs and targets"),
+        ([BATCH[0]], pixel_loss, "training needs targets: give batches of inputs and targets"),
         (TooShort([BATCH] * 2), pixel_loss, "says that it has 9 batches, but ends after 2"),
         ([BATCH], lambda outputs, targets: 1.0, "the loss must be a tensor of one number"),
         ([BATCH], lambda outputs, targets: outputs["out"], "the loss must be a tensor of one"),

@@ -163,7 +163,7 @@ def test_a_search_that_does_not_fit_suggests_a_smaller_batch(
     task = Task(loader, cross_entropy)
     cuda.largest = splits.train.stored.nbytes
     for supervision, advice in (
-        (Classification(splits), "with batches of 128: try --batch-size 64"),
+        (Classification(splits), "with batches of 128: try batch_size=64"),
         (TaskSupervision(task, compute.device), "the loader: give it a smaller"),
     ):
         with pytest.raises(OutOfMemoryError, match=advice):

@@ -25,7 +25,8 @@ from nsopt.progress import Silent
 from nsopt.reports.results import read_results
 from nsopt.reports.tuning import tuning_note
 from nsopt.scaling.law import uniform_curve
-from nsopt.session import subject, timing, workspace
+from nsopt.session import stored as stored_subject
+from nsopt.session import timing, workspace
 from nsopt.session.joining import _choose_study
 from nsopt.session.session import Session
 from nsopt.session.workspace import Workspace
@@ -163,7 +164,7 @@ def read_timed(storage: InMemoryStorage) -> None:
 def read_work(storage: InMemoryStorage) -> None:
     """As worker does."""
     place = Workspace(URL, Path())
-    own = subject.load_subject(_choose_study(PREFIX, place), None, Path(), None)
+    own = stored_subject.load_subject(_choose_study(PREFIX, place), None, Path(), None)
     session = Session(own, place, resolve_compute("cpu", "fp32"), Silent())
     Worker(session, Laws(session))._look()
 
@@ -182,7 +183,7 @@ def test_a_damaged_value_ends_in_one_line(
     stored: InMemoryStorage,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(subject, "load_source", cache(load_source))
+    monkeypatch.setattr(stored_subject, "load_source", cache(load_source))
     told = dict[str, str | int]()
     for attributes in attributes_of(stored, name):
         for path, value in damages(attributes):

@@ -142,7 +142,7 @@ def test_timed_networks_are_not_timed_again(comparison: Comparison, place: Works
     run_comparison(in_time, place, Silent())
     assert clock.timed == before
     study = open_studies(place)["uniform"]
-    for name in [name for name in study.user_attrs if name.startswith("widths_in_time:")]:
+    for name in [name for name in study.user_attrs if name.startswith("answer:")]:
         study._storage.set_study_user_attr(study._study_id, name, None)
     widths = load_results(place).outcomes.set_index("method").loc["uniform", "widths"]
     listener = Listener()

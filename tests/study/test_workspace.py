@@ -27,7 +27,7 @@ from nsopt.session import joining, other_workers, timing
 from nsopt.session.cleanup import clear_finished
 from nsopt.session.searching import continue_searches
 from nsopt.session.session import Session
-from nsopt.session.subject import load_images
+from nsopt.session.stored import load_images
 from nsopt.session.timing import find_latencies
 from nsopt.session.workspace import Workspace
 from nsopt.storage import schema, trials

@@ -239,6 +239,9 @@ def _explain(error: Exception, tracer: Tracer) -> TraceError:
         )
         few.optional = False
         return few
+    if "split_sizes to sum exactly" in str(error):
+        parts = f"is cut into parts of fixed sizes in {tracer.where}"
+        return TraceError(parts, tracer.find_last_atoms())
     reason = str(error).splitlines()[0][:_LONGEST_REASON] if str(error) else type(error).__name__
     return TraceError(f"{reason} (in {tracer.where})", tracer.find_last_atoms())
 
