@@ -11,16 +11,14 @@ from torch import nn
 
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
-from nsopt.data.source import Source
+from nsopt.data.source import Source, is_folder
 from nsopt.deployment.artifacts import BestNetworks, best_trials
 from nsopt.deployment.export import export
 from nsopt.deployment.kept import KeptNetwork, load_network
-from nsopt.errors import NsoptError, shorten, unknown_name
+from nsopt.errors import NsoptError, unknown_name
 from nsopt.files import check_writable
 from nsopt.methods.registry import COMPARED, get_methods, method_label
 from nsopt.models.architecture import Architecture
-from nsopt.models.imported import import_for_inputs
-from nsopt.models.registry import get_architecture
 from nsopt.models.tracing.originals import copy_model
 from nsopt.notebook import make_html_table
 from nsopt.progress import Progress
@@ -30,7 +28,7 @@ from nsopt.reports.tables import format_measured, size_of, summary, with_deviati
 from nsopt.reports.words import Verdict, answer
 from nsopt.scaling.metric import PARAMS, Metric, get_metric, read_budgets, short_number
 from nsopt.session.presets import StudySettings, get_preset
-from nsopt.session.subject import Subject, with_precision
+from nsopt.session.subject import Subject, make_architecture, with_precision
 from nsopt.session.workspace import Workspace
 from nsopt.storage.studies import quiet_optuna
 from nsopt.storage.urls import sqlite_url
@@ -192,8 +190,6 @@ def compare(
         >>> study.report("report")
     """
     arch, data, source = _load(arch, task, workers)
-    if trainer is not None and not callable(trainer):
-        raise NsoptError(f"trainer must be a function, not {shorten(trainer)}")
     if seeds is not None and not (isinstance(seeds, int) and seeds >= 1):
         raise NsoptError("seeds must be a whole number of at least 1")
     chosen, found = get_preset(preset), get_methods(list(methods))
@@ -235,15 +231,11 @@ def _load(
         )
     source = Source(task if isinstance(task, str) else getattr(task, "name", ""))
     if isinstance(task, str):
-        is_data = task.startswith("folder:") or ":" not in task
+        is_data = is_folder(task) or ":" not in task
         task = load_data(task) if is_data else import_task(task)
     check_task(task)
-    if not isinstance(arch, str):
-        return arch, task, source
-    if isinstance(task, Task):
-        return import_for_inputs(arch, task.inputs), task, source
-    size = len(task.classes), task.image_size, task.channels
-    return get_architecture(arch, *size), task, source
+    network = make_architecture(arch, task) if isinstance(arch, str) else arch
+    return network, task, source
 
 
 def _read_sizes(

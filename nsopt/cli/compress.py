@@ -133,8 +133,8 @@ def _choose_forms(subject: "Subject") -> list[str]:
     """Return the formats in which networks are exported; say now which ones fail, and why."""
     from nsopt.cli.console import console
     from nsopt.cli.extras import has_extra, install_command
-    from nsopt.compression.compress import make_example
     from nsopt.deployment.export import find_obstacles
+    from nsopt.session.subject import make_example
 
     forms = ["onnx", "pt2"]
     if not has_extra("export"):

@@ -28,13 +28,12 @@ from nsopt.files import check_writable
 from nsopt.latency.multiples import find_multiple
 from nsopt.latency.runtime import TORCH, Runtime, choose_runtime, import_measure, with_batch_size
 from nsopt.models.architecture import Architecture
-from nsopt.models.imported import import_for_inputs
-from nsopt.models.registry import get_architecture, is_own
+from nsopt.models.registry import is_own
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.progress import Progress
 from nsopt.scaling.metric import PARAMS, Metric, get_metric, read_budgets
 from nsopt.session.presets import Preset, StudySettings, override
-from nsopt.session.subject import Subject, with_precision
+from nsopt.session.subject import Subject, make_architecture, with_precision
 from nsopt.session.workspace import Workspace
 from nsopt.storage.opening import RUNS, is_empty
 from nsopt.storage.urls import sqlite_url, storage_file
@@ -138,13 +137,12 @@ def _load_data(options: NetworkOptions) -> tuple[Source, ImageData | Task, Archi
     """Return images or the user's task, with their source, and the network."""
     if options.task is not None:
         task = import_task(options.task)
-        return Source(options.task), task, import_for_inputs(options.arch, task.inputs)
+        return Source(options.task), task, make_architecture(options.arch, task)
     source = _read_source(options)
     data = load_source(source, options.data_dir)
     if data.skipped:
         console.print(f"left out: {'; '.join(data.skipped)}", soft_wrap=True)
-    arch = get_architecture(options.arch, len(data.classes), data.image_size, data.channels)
-    return source, data, arch
+    return source, data, make_architecture(options.arch, data)
 
 
 def _check_start(settings: StudySettings, starts: bool) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import torch
 from torch import nn
 
 from nsopt.arguments import checked
@@ -26,7 +25,7 @@ from nsopt.models.tracing.originals import copy_model
 from nsopt.models.tracing.trace import trace
 from nsopt.progress import Progress
 from nsopt.session.presets import StudySettings, get_preset, override
-from nsopt.session.subject import Subject, with_precision
+from nsopt.session.subject import Subject, make_example, with_precision
 from nsopt.session.workspace import Workspace
 from nsopt.settings import BATCH_SIZE
 from nsopt.storage.studies import quiet_optuna
@@ -101,8 +100,8 @@ def compress(
         >>> result["macs=50%"].accuracy, result.dense.accuracy
         >>> result.report("report")
     """
-    _check_arguments(model, task, budgets, settings, (epochs, candidates, seeds), trainer)
     words = [CURVE] if budgets == CURVE else budgets
+    _check_arguments(model, task, words, settings, (epochs, candidates, seeds))
     if out is not None:
         if not str(out):
             raise NsoptError("out is empty: name a folder, or leave it out")
@@ -136,13 +135,6 @@ def compress(
     return result
 
 
-def make_example(task: Task | ImageData) -> object:
-    """Return inputs with which a network of a task can be traced."""
-    if isinstance(task, Task):
-        return task.inputs
-    return torch.zeros(2, task.channels, task.image_size, task.image_size)
-
-
 def get_settings(images: bool) -> StudySettings:
     """Return the settings of a compression: those of the preset; only images are distilled."""
     settings = get_preset(PRESET).settings
@@ -155,13 +147,12 @@ def _check_arguments(
     budgets: object,
     settings: object,
     numbers: Sequence[object],
-    trainer: object,
 ) -> None:
     """Raise NsoptError for arguments of the wrong type, small numbers, and invalid budgets."""
     if not isinstance(model, nn.Module):
         raise NsoptError(f"give a torch.nn.Module with its weights, not {shorten(model)}")
     check_task(task)
-    if budgets != CURVE and (isinstance(budgets, str) or not isinstance(budgets, Sequence)):
+    if isinstance(budgets, str) or not isinstance(budgets, Sequence):
         raise NsoptError("budgets must be a list of words: ['macs=50%', 'latency=5ms']")
     if not isinstance(settings, StudySettings | None):
         raise NsoptError(
@@ -171,10 +162,7 @@ def _check_arguments(
         raise NsoptError("candidates and seeds must be at least 1, and whole numbers")
     if not isinstance(numbers[0], int) or numbers[0] < 0:
         raise NsoptError("epochs must be a whole number; 0 fits networks without training")
-    if trainer is not None and not callable(trainer):
-        raise NsoptError(f"trainer must be a function, not {shorten(trainer)}")
-    if budgets != CURVE:
-        check_words(budgets)
+    check_words(budgets)
 
 
 def _check_weights(model: nn.Module, arch: Architecture) -> None:

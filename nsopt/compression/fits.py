@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import nn
 
 from nsopt.compression.budgets import Budget
 from nsopt.compression.latency import solve_as_timed
-from nsopt.compute.device import resolve_compute
 from nsopt.latency.bisection import Widths
 from nsopt.latency.timer import Timer
 from nsopt.models.inputs import count_examples
@@ -100,8 +100,7 @@ def with_agreement(task: Task, model: nn.Module) -> Task:
     """Return a task without a score with one: how closely outputs follow those of a network."""
     if task.score is not None:
         return task
-    device = resolve_compute("cpu", "fp32").device
-    batches = TaskSupervision(task, device).batches(0, seed=1)
+    batches = TaskSupervision(task, torch.device("cpu")).batches(0, seed=1)
     compare = Agreement(model, Inputs(read_batches(batches, _COMPARED)))
 
     def agreement(network: nn.Module) -> float:

@@ -5,9 +5,11 @@ the widths at every budget. The network of these widths and the uniform one inhe
 important units and are fine-tuned; their scores on validation data can overrule those before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+
+from optuna.study import Study
 
 from nsopt.compression.budgets import (
     Budget,
@@ -22,10 +24,10 @@ from nsopt.compression.fine_tuning import Widths, fine_tune
 from nsopt.compression.fits import Fits
 from nsopt.compression.latency import solve_as_timed, with_fast_multiple, with_latency_for
 from nsopt.compression.result import Compressed, Compression
-from nsopt.compression.scores import choose_widths, read_scores
+from nsopt.compression.scores import choose_widths, find_trained, read_scores
 from nsopt.data.images import ImageData
 from nsopt.deployment.artifacts import BestNetworks, best_trials
-from nsopt.deployment.kept import load_network
+from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.latency.timer import Timer
 from nsopt.progress import Progress
@@ -197,7 +199,7 @@ def _choose_networks(
             if settings.training.epochs:
                 best = choose_widths(session, timer, budget, candidates)
             else:
-                best = fits.choose_widths(timer, budget)
+                best = find_trained(session, budget) or fits.choose_widths(timer, budget)
         for seed in range(first, first + seeds):
             networks[Point(UNIFORM, budget.metric, budget.limit, seed)] = widths
             if best != widths:
@@ -207,23 +209,34 @@ def _choose_networks(
 
 def _collect(session: Session, budgets: Sequence[Budget]) -> Compression:
     """Return the networks of a compression, and store their table."""
-    subject, workspace = session.subject, session.workspace
+    subject, studies = session.subject, session.studies()
     whole = Budget("100%", PARAMS, PARAMS.cost(subject.arch)(subject.arch.base_widths))
-    result = Compression(
-        _find_best(session, whole, (DENSE,)),
-        {budget.word: _find_best(session, budget, (UNIFORM, SCORED)) for budget in budgets},
-        subject.name,
-        subject.description,
-        workspace,
+    found = {whole: _find_best(session, studies, whole, (DENSE,))}
+    found |= {each: _find_best(session, studies, each, (UNIFORM, SCORED)) for each in budgets}
+    timed = [(studies[network.method], network.widths) for network in found.values()]
+    dense, *smaller = (
+        Compressed(
+            budget=budget.word,
+            network=network,
+            before=read_scores(session, budget).get(network.widths),
+            cost=counted_costs(subject.arch, network.widths),
+            latency=latency.median_ms,
+        )
+        for (budget, network), latency in zip(
+            found.items(), find_latencies(session, timed), strict=True
+        )
     )
-    schema.write_networks(session.studies()[DENSE], result.rows())
+    networks = {network.budget: network for network in smaller}
+    result = Compression(dense, networks, subject.name, subject.description, session.workspace)
+    schema.write_networks(studies[DENSE], result.rows())
     return result
 
 
-def _find_best(session: Session, budget: Budget, methods: Sequence[str]) -> Compressed:
+def _find_best(
+    session: Session, studies: Mapping[str, Study], budget: Budget, methods: Sequence[str]
+) -> KeptNetwork:
     """Return the network at a budget that `choose_method` names, of its best seed."""
-    subject, studies = session.subject, session.studies()
-    scores = dict[str, list[float]]()
+    subject, scores = session.subject, dict[str, list[float]]()
     for method in methods:
         done = trials.read_completed(studies[method]) if method in studies else []
         found = [trial.values[0] for trial in done if budget.holds(trial)]
@@ -237,12 +250,4 @@ def _find_best(session: Session, budget: Budget, methods: Sequence[str]) -> Comp
     name = choose_method(scores, validation, bool(subject.settings.training.epochs))
     best = best_trials(studies[name])[budget.metric.name, budget.limit]
     file = BestNetworks(session.workspace.artifacts).file(studies[name], best)
-    network = load_network(file, subject.arch)
-    (latency,) = find_latencies(session, [(studies[name], network.widths)])
-    return Compressed(
-        budget=budget.word,
-        network=network,
-        before=read_scores(session, budget).get(network.widths),
-        cost=counted_costs(subject.arch, network.widths),
-        latency=latency.median_ms,
-    )
+    return load_network(file, subject.arch)

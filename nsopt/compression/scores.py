@@ -181,7 +181,7 @@ def choose_widths(session: Session, timer: Timer, budget: Budget, candidates: in
     )
     done = score_laws(study, runner, budget, candidates, settings.training.seed)
     best = find_best(done)
-    trained = _find_trained(session, budget)
+    trained = find_trained(session, budget)
     if trained is None:
         uniform = [trial for trial in done if trials.read_tuning_point(trial).index == 0]
         _tell_verdict(study, budget, scorer, best, *uniform)
@@ -219,7 +219,7 @@ def _open_scores(session: Session, budget: Budget, scorer: _Scorer) -> Study:
     return open_tuning(session, name, tuned | {"by": scorer.by}, [scorer.by])
 
 
-def _find_trained(session: Session, budget: Budget) -> Widths | None:
+def find_trained(session: Session, budget: Budget) -> Widths | None:
     """Return the widths at a budget that were fine-tuned before as the best ones."""
     study = session.studies().get(schema.SCORED)
     done = [] if study is None else trials.read_completed(study)

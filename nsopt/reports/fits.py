@@ -4,16 +4,13 @@ import pandas as pd
 
 from nsopt.methods.registry import DENSE
 from nsopt.reports.results import Results
-from nsopt.storage.schema import SCORED
 
 _LITTLE = 0.01  # of a score: a network without training is still good
 
 
 def describe_fits(results: Results) -> str:
     """Say down to which share of the MACs a compression without training is good; else ""."""
-    if SCORED not in results.methods and not results.networks:
-        return ""
-    if (results.settings.get("training") or {}).get("epochs") != 0:
+    if results.is_trained:
         return ""
     rows = results.outcomes.set_index("method")
     whole, rest = rows.loc[DENSE.name], rows.drop(index=DENSE.name)

@@ -55,6 +55,11 @@ class Results:
     networks: Sequence[Mapping[str, str]] = ()
 
     @property
+    def is_trained(self) -> bool:
+        """Whether networks were trained, unlike in a compression that only fits them."""
+        return (self.settings.get("training") or {}).get("epochs") != 0
+
+    @property
     def final(self) -> str:
         """The column that reports compare: the test score, or without a test the validation's."""
         return "test_score" if self.task.has_test else "score"

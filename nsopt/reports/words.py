@@ -236,8 +236,8 @@ def _find_best(results: Results, rows: pd.DataFrame) -> pd.Series:
         row["method"]: _select_outcomes(results, row, row["method"])["score"].tolist()
         for _, row in rows.iterrows()
     }
-    images, training = results.image_counts.get("validation"), results.settings.get("training")
-    method = choose_method(scores, images, trained=(training or {}).get("epochs") != 0)
+    images = results.image_counts.get("validation")
+    method = choose_method(scores, images, results.is_trained)
     return rows[rows["method"] == method].iloc[0]
 
 

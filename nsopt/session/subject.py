@@ -15,13 +15,14 @@ from nsopt.compute.checkpoint import weights_checksum
 from nsopt.compute.device import Compute
 from nsopt.data.images import ImageData, Splits
 from nsopt.data.source import Source
-from nsopt.errors import NsoptError
+from nsopt.errors import NsoptError, shorten
 from nsopt.latency.linear import MacsLatency, is_linear, read_linear
 from nsopt.latency.model import LatencyModel
 from nsopt.latency.runtime import TORCH, Runtime, are_images, with_batch_size
 from nsopt.models.architecture import Architecture
+from nsopt.models.imported import import_for_inputs
 from nsopt.models.inputs import count_examples
-from nsopt.models.registry import own_architecture, stored_architecture
+from nsopt.models.registry import get_architecture, own_architecture, stored_architecture
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.scaling.cost import CostModel
 from nsopt.scaling.metric import MACS, PARAMS
@@ -71,8 +72,11 @@ class Subject:
         """Make a new one; data, trained network and runtime complete the settings.
 
         Raises:
-            NsoptError: if the network does not return logits for the classes of images.
+            NsoptError: if the network does not return logits for the classes of images, or if the
+                trainer is no function.
         """
+        if trainer is not None and not callable(trainer):
+            raise NsoptError(f"trainer must be a function, not {shorten(trainer)}")
         if isinstance(data, ImageData):
             check_outputs(arch, data)
         else:
@@ -281,10 +285,28 @@ def _make_latency(arch: Architecture, stored: dict[str, Any]) -> CostModel:
     return model
 
 
+def make_example(data: ImageData | Task) -> Any:
+    """Return inputs with which a network for these data can be traced."""
+    if isinstance(data, Task):
+        return data.inputs
+    return torch.zeros(2, data.channels, data.image_size, data.image_size)
+
+
+def make_architecture(name: str, data: ImageData | Task) -> Architecture:
+    """Return the network of a name for these data: of a task, `package.module:factory`, traced.
+
+    Raises:
+        NsoptError: for an unknown name, or a network that cannot be traced.
+    """
+    if isinstance(data, Task):
+        return import_for_inputs(name, data.inputs)
+    return get_architecture(name, len(data.classes), data.image_size, data.channels)
+
+
 def check_outputs(arch: Architecture, data: ImageData) -> None:
     """Raise NsoptError unless a network returns logits for images, at least one for each class."""
     if isinstance(arch, TracedArchitecture):
-        images = torch.zeros(2, data.channels, data.image_size, data.image_size)
+        images = make_example(data)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             model = arch.build(arch.base_widths)
             for training in (False, True):

@@ -7,20 +7,10 @@ import pytest
 import torch
 
 import nsopt
-from nsopt.pruning.settings import SearchSettings
 from tests.conftest import call_nsopt
 from tests.e2e.test_task import NAMES, SOUND
 from tests.study.test_any_task import SETTINGS as SMOKE
 from tests.study.test_any_task import Pitch, make_sounds, make_task, right_pitches
-
-SEARCH = SearchSettings(
-    pretrain_epochs=1,
-    prune_every=1,
-    filters_per_step=4,
-    iterations=1,
-    device="cpu",
-    precision="fp32",
-)
 
 
 def take_time(model: torch.nn.Module, sounds: torch.Tensor) -> float:
@@ -33,7 +23,7 @@ def test_sound_is_searched_compared_compressed_reported_and_exported(tmp_path: P
     task = make_task(distance=lambda one, other: (one - other).square().mean(1))
     torch.manual_seed(0)
     arch = nsopt.trace(Pitch(), task.inputs)
-    law = nsopt.search(arch, task, SEARCH).law
+    law = nsopt.search(arch, task, SMOKE.search).law
     assert law.layers == 2
 
     study = nsopt.compare(arch, task, ["uniform", "neuralscale"], [0.5], seeds=1, settings=SMOKE)
@@ -49,7 +39,7 @@ def test_sound_is_searched_compared_compressed_reported_and_exported(tmp_path: P
         ["latency=50%"],
         epochs=1,
         candidates=2,
-        settings=settings.updated(training=training, search=SEARCH),
+        settings=settings.updated(training=training, search=SMOKE.search),
         measure=take_time,
         out=tmp_path / "small",
     )
