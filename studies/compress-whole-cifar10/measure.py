@@ -1,0 +1,382 @@
+"""Whole networks on all of CIFAR-10: `nsopt.compress` beside its alternatives at equal cost.
+
+    python studies/compress-whole-cifar10/measure.py train DATA FOLDER
+    python studies/compress-whole-cifar10/measure.py compress DATA FOLDER --processes 2
+
+`train` trains the whole networks; `compress` makes smaller ones of them:
+    compress          nsopt.compress: search, choice of widths, and fine-tuning, all with this seed
+    uniform           uniform widths that inherit the most important units, from the same call
+    torch-pruning     Torch-Pruning's widths and weights: global Taylor importance, one ranking
+    torch-pruning, trained between    half of the epochs are spent between its steps
+    knapsack          units of the least importance for the MACs they save leave one by one, as HALP
+                      (Shen et al., 2022) weighs importance against cost
+    uniform, scratch  uniform widths, trained as the whole network was, with all epochs of both
+All but the last are fine-tuned by `nsopt.train` with the same settings. Rows go to
+`FOLDER/outcomes.jsonl`; the same call runs only what is missing there.
+
+Needs one package more: pip install torch-pruning==1.6.1.
+"""
+
+import argparse
+import copy
+import multiprocessing
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+sys.path[:1] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).parent)]
+
+import numpy as np
+import torch
+from networks import EPOCHS, VAL_FRACTION, Layer, build, recipe, train_whole
+from torch import Tensor, nn
+
+import nsopt
+from benchmarks.trained import Results
+from nsopt.compute.device import Compute, resolve_compute
+from nsopt.compute.placement import place_images
+from nsopt.data.augmentation import TrainingBatches
+from nsopt.data.images import ImageData
+from nsopt.models.architecture import Architecture
+from nsopt.models.tracing.trace import trace
+from nsopt.pruning.inherited import TrainedStart, rank_by_importance
+from nsopt.scaling.cost import width_limits
+from nsopt.session.presets import StudySettings, get_preset, override
+from nsopt.settings import Precision
+from nsopt.tasks.classification import Classification
+from nsopt.tasks.supervision import evaluate
+from nsopt.training.step import sgd, train_step
+
+_STEPS, _BATCHES = 100, 5  # of Torch-Pruning to 5 % of the channels; over which it averages
+_KEYS = "network", "share", "arm", "seed"
+_ARMS = {  # numbers of seeds at half and at a quarter of the MACs
+    "compress": (5, 5),
+    "torch-pruning": (5, 3),
+    "torch-pruning, trained between": (5, 3),
+    "knapsack": (5, 3),
+    "uniform, scratch": (2, 2),
+}
+_SHARES = 0.5, 0.25
+_LATER = {0.5: 0, 0.25: 2}  # a quarter's first seed comes with the third at half
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What all trainings of a call share.
+
+    Attributes:
+        per_class: training images of each class; None for all.
+    """
+
+    data: str
+    folder: Path
+    epochs: int
+    per_class: int | None
+    precision: Precision
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training; for `compress` its search and two of them."""
+
+    network: str
+    arm: str
+    share: float
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """A trained network, and how smaller ones are made of it."""
+
+    name: str
+    arch: Architecture
+    model: nn.Module
+    data: ImageData
+    compute: Compute
+    protocol: Protocol
+
+    @property
+    def example(self) -> Tensor:
+        return torch.zeros(2, *self.arch.input_shape, device=self.compute.device)
+
+    def budget(self, share: float) -> float:
+        return share * float(self.arch.cost("macs")(self.arch.base_widths))
+
+    def settings(self, seed: int) -> StudySettings:
+        """Return the settings of `nsopt.compress`: its preset, with larger batches."""
+        lr, asked = (0.08 if self.name == "resnet20" else 0.04), self.protocol
+        own = {"batch_size": 256, "lr": lr, "least_steps": None, "epochs": asked.epochs}
+        common = {"seed": seed, "val_fraction": VAL_FRACTION, "precision": asked.precision}
+        preset = get_preset("compress").settings
+        return override(preset, {"search": common, "training": common | own})
+
+    def images(self) -> Classification:
+        return Classification(place_images(self.data.split(VAL_FRACTION), self.compute))
+
+    def batches(self, seed: int) -> TrainingBatches:
+        size = self.settings(seed).training.batch_size
+        return TrainingBatches(
+            place_images(self.data.split(VAL_FRACTION), self.compute), size, seed
+        )
+
+
+@cache
+def load(network: str, protocol: Protocol) -> Whole:
+    """Return a whole network, with its trained weights."""
+    torch.set_num_threads(1)
+    data, compute = nsopt.load_data(protocol.data), resolve_compute("auto", "fp32")
+    data = data.subset(None, protocol.per_class)
+    model = build(network)
+    arch = trace(model, torch.zeros(2, 3, 32, 32), network)
+    model.load_state_dict(
+        torch.load(protocol.folder / f"{network}.pt", weights_only=True, map_location="cpu")
+    )
+    return Whole(network, arch, model.eval().to(compute.device), data, compute, protocol)
+
+
+def compress(whole: Whole, job: Job) -> list[dict[str, Any]]:
+    """Return what a call of `nsopt.compress` chose, and its uniform network, as rows."""
+    word = f"macs={job.share:.0%}"
+    result = nsopt.compress(
+        *(whole.model, whole.data, [word]),
+        epochs=whole.protocol.epochs,
+        settings=whole.settings(job.seed),
+        out=whole.protocol.folder / f"{whole.name}-{100 * job.share:.0f}-{job.seed}",
+    )
+    outcomes = result.results.outcomes.set_index("method")
+    rows = []
+    for arm, method in (("compress", result[word].method), ("uniform", "uniform")):
+        found = outcomes.loc[method]
+        rows.append(
+            {
+                **vars(job),
+                "arm": arm,
+                "validation": float(found["score"]),
+                "test": float(found["test_score"]),
+                "macs": int(found["macs"]),
+                "widths": list(found["widths"]),
+                "chosen": method,
+            }
+        )
+    return rows
+
+
+def train(
+    whole: Whole,
+    job: Job,
+    training: nsopt.TrainSettings,
+    start: nn.Module | None = None,
+    widths: Sequence[int] = (),
+) -> list[dict[str, Any]]:
+    """Fine-tune `start`, or train a network of `widths` from scratch; return its row."""
+    arch: Architecture = whole.arch
+    if start is not None:
+        arch = trace(start.eval(), whole.example, whole.name)
+    asked = widths or arch.base_widths
+    outcome = nsopt.train(arch, asked, whole.data, training, start=start, teacher=whole.model)
+    return [
+        {
+            **vars(job),
+            "validation": outcome.val_accuracy,
+            "test": outcome.test_accuracy,
+            "macs": int(arch.cost("macs")(outcome.widths)),
+            "widths": list(outcome.widths),
+        }
+    ]
+
+
+def rank(whole: Whole, seed: int) -> TrainedStart:
+    """Return the network with the ranking of its units by Taylor importance."""
+    search = whole.settings(seed).search
+    ranking = rank_by_importance(whole.arch, whole.model, whole.images(), search, whole.compute)
+    return TrainedStart(whole.arch, whole.model, ranking)
+
+
+def solve_knapsack(start: TrainedStart, budget: float) -> tuple[int, ...]:
+    """Return the widths when units of the least importance per MAC leave one by one."""
+    cost = start.arch.cost("macs")
+    scores = [np.sort(own.cpu().numpy())[::-1] for own in start.ranking.scores]
+    widths, lowest = np.array(start.arch.base_widths), width_limits(cost, len(scores))[0]
+    while float(cost(widths)) > budget:
+        smaller = widths - np.eye(len(widths), dtype=int)
+        saved = float(cost(widths)) - np.asarray(cost(np.maximum(smaller, 1)), float)
+        prices = [
+            scores[layer][width - 1] / saved[layer] if width > lowest[layer] else np.inf
+            for layer, width in enumerate(widths)
+        ]
+        widths = smaller[int(np.argmin(prices))]
+    return tuple(widths.tolist())
+
+
+def prune(whole: Whole, share: float, seed: int, epochs: int = 0) -> nn.Module:
+    """Return the network after the first of Torch-Pruning's 100 steps that meets the budget.
+
+    Args:
+        epochs: of training, spread over the steps.
+    """
+    from torch_pruning.utils import count_ops_and_params  # noqa: PLC0415  (optional)
+
+    needed = 0
+    if epochs:
+        model, pruner = make_pruner(whole)
+        while count_ops_and_params(model, whole.example[:1])[0] > whole.budget(share):
+            prune_step(whole, model, pruner, whole.batches(seed))
+            needed += 1
+    model, pruner = make_pruner(whole)
+    batches = whole.batches(seed)
+    between = epochs * batches.per_epoch // max(needed, 1)
+    teacher, training, images = whole.model, whole.settings(seed).training, whole.images()
+    while count_ops_and_params(model, whole.example[:1])[0] > whole.budget(share):
+        prune_step(whole, model, pruner, batches)
+        optimizer = sgd(model, training.lr, training.momentum, training.weight_decay)
+        for _ in range(between):
+            inputs, labels = batches.next()
+            with torch.no_grad():
+                loss = images.distil(teacher(inputs), training.distillation or 0.0)
+            train_step(model.train(), optimizer, inputs, labels, whole.compute, loss)
+    return model.eval()
+
+
+def make_pruner(whole: Whole) -> tuple[nn.Module, Any]:
+    """Return a copy of the network, and Torch-Pruning's pruner of it."""
+    import torch_pruning  # noqa: PLC0415  (optional)
+
+    model = copy.deepcopy(whole.model)
+    for weight in model.parameters():
+        weight.requires_grad_()
+    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    heads = {
+        part: part.out_features // layer.head
+        for layer in model.modules()
+        if isinstance(layer, Layer)
+        for part in (layer.query, layer.key, layer.value)
+    }
+    pruner = torch_pruning.pruner.BasePruner(
+        model,
+        whole.example[:1],
+        importance=torch_pruning.importance.GroupTaylorImportance(),
+        global_pruning=True,
+        pruning_ratio=0.95,
+        max_pruning_ratio=0.95,
+        iterative_steps=_STEPS,
+        ignored_layers=[last],
+        num_heads=heads,
+        prune_num_heads=bool(heads),
+    )
+    return model, pruner
+
+
+def prune_step(whole: Whole, model: nn.Module, pruner: Any, batches: TrainingBatches) -> None:
+    """Average the gradients of some batches, and remove a hundredth of the channels by them."""
+    model.zero_grad()
+    for _ in range(_BATCHES):
+        images, labels = batches.next()
+        nn.functional.cross_entropy(model.train()(images), labels).backward()
+    pruner.step()
+
+
+def run(job: Job, protocol: Protocol, deadline: float) -> list[dict[str, Any]]:
+    """Return the rows of a job; none if it is too late to begin."""
+    if time.time() > deadline:
+        return []
+    began, epochs = time.time(), protocol.epochs
+    whole = load(job.network, protocol)
+    training = whole.settings(job.seed).training
+    if job.arm == "compress":
+        rows = compress(whole, job)
+    elif job.arm == "torch-pruning":
+        rows = train(whole, job, training, start=prune(whole, job.share, job.seed))
+    elif job.arm == "torch-pruning, trained between":
+        model = prune(whole, job.share, job.seed, epochs // 2)
+        rows = train(whole, job, training.updated(epochs=epochs - epochs // 2), start=model)
+    elif job.arm == "knapsack":
+        start = rank(whole, job.seed)
+        model = start.build(solve_knapsack(start, whole.budget(job.share)))
+        rows = train(whole, job, training, start=model)
+    else:
+        macs, law = whole.arch.cost("macs"), nsopt.uniform_curve(whole.arch.base_widths)
+        widths = nsopt.solve_widths(law, macs, whole.budget(job.share)).widths.tolist()
+        rows = train(whole, job, recipe(EPOCHS[job.network] + epochs, job.seed), widths=widths)
+    return [each | {"seconds": round(time.time() - began)} for each in rows]
+
+
+def list_jobs(options: argparse.Namespace, results: Results) -> list[Job]:
+    """Return what is missing, the most decisive first."""
+    wanted = [
+        Job(network, arm, share, seed)
+        for network in options.networks
+        for arm, seeds in _ARMS.items()
+        for share, number in zip(_SHARES, seeds, strict=True)
+        for seed in range(min(number, options.seeds))
+        if arm in options.arms and share in options.shares
+    ]
+    wanted.sort(key=lambda job: ("scratch" in job.arm, job.seed + _LATER[job.share]))
+    return [job for job in wanted if not results.has(**vars(job))]
+
+
+def train_all(options: argparse.Namespace, results: Results) -> None:
+    """Train the whole networks, and write their rows."""
+    data, compute = nsopt.load_data(options.data), resolve_compute("auto", "fp32")
+    for network in options.networks:
+        began = time.time()
+        arch = trace(build(network), torch.zeros(2, 3, 32, 32), network)
+        epochs = options.epochs or EPOCHS[network]
+        model = train_whole(network, arch, data, compute, epochs, options.folder).eval()
+        torch.save(model.state_dict(), options.folder / f"{network}.pt")
+        images = Classification(place_images(data.split(VAL_FRACTION), compute))
+        results.add(
+            network=network,
+            share=1.0,
+            arm="whole",
+            seed=0,
+            validation=evaluate(images.validation(compute), model, compute),
+            test=evaluate(images.test(compute), model, compute),
+            macs=int(arch.cost("macs")(arch.base_widths)),
+            widths=list(arch.base_widths),
+            seconds=round(time.time() - began),
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("stage", choices=("train", "compress"))
+    parser.add_argument("data", help="folder:PATH of CIFAR-10")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--networks", nargs="+", default=["resnet20"], choices=tuple(EPOCHS))
+    parser.add_argument("--arms", nargs="+", default=tuple(_ARMS), choices=tuple(_ARMS))
+    parser.add_argument("--shares", nargs="+", type=float, default=_SHARES, choices=_SHARES)
+    parser.add_argument("--seeds", type=int, default=5, help="at most so many of each arm")
+    parser.add_argument("--epochs", type=int, help="20 of fine-tuning by default")
+    parser.add_argument("--per-class", type=int, help="training images of each class")
+    parser.add_argument("--precision", default="bf16", choices=("bf16", "fp32"))
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=np.inf, help="begin nothing later")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    results = Results(options.folder / "outcomes.jsonl", _KEYS)
+    if options.stage == "train":
+        train_all(options, results)
+        return
+    deadline, epochs = time.time() + options.seconds, options.epochs or 20
+    asked = options.data, options.folder, epochs, options.per_class, options.precision
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.processes, mp_context=spawn) as pool:
+        jobs = [
+            pool.submit(run, job, Protocol(*asked), deadline) for job in list_jobs(options, results)
+        ]
+        for done in as_completed(jobs):
+            try:
+                for found in done.result():
+                    results.add(**found)
+            except Exception as error:  # the other jobs go on
+                print(f"failed: {type(error).__name__}: {error}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
