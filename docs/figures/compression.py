@@ -1,4 +1,4 @@
-"""Draw test accuracy against milliseconds of compressed networks from a study, as SVG."""
+"""Draw test accuracy against MACs of a compressed ResNet-20 from a study, as SVG."""
 
 import sys
 from pathlib import Path
@@ -9,36 +9,37 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from svg import BLUE, GREY, ORANGE, Axes, page, text
 
-STUDY = Path(__file__).resolve().parents[2] / "studies" / "compress-vgg11-cifar10"
-ARMS = {  # name, colour, and how far below its fastest point the name is
-    "compressed": ("nsopt compress", ORANGE, -12),
-    "torch-pruning": ("Torch-Pruning", BLUE, 24),
-    "scratch": ("uniform, from scratch", GREY, 28),
+STUDY = Path(__file__).resolve().parents[2] / "studies" / "compress-whole-cifar10"
+BLACK, GREEN, LIGHT = "#202124", "#2a9d5c", "#7db8e0"
+ARMS = {  # name, colour, and how far below its point at a quarter the name is
+    "compress": ("nsopt compress", ORANGE, 0),
+    "knapsack": ("knapsack, importance per MAC", GREEN, 10),
+    "torch-pruning, trained between": ("Torch-Pruning, training between", BLUE, -4),
+    "uniform": ("uniform widths that inherit", GREY, 16),
+    "torch-pruning": ("Torch-Pruning, one ranking", LIGHT, 5),
 }
-BLACK = "#202124"
-TITLE = "test accuracy (%) against measured ms per batch of 100 (log scale)"
+TITLE = "test accuracy (%) against millions of MACs (log scale)"
 
 
 def draw() -> str:
     """Return the figure: a dot for each seed, a larger one for their mean."""
-    rows = pd.read_csv(STUDY / "compression.csv")
-    (dense,) = rows[rows["arm"] == "dense"].itertuples()
-    slowest = dense.ms
-    axes = Axes((0.38 * slowest, 1.2 * slowest), (58.0, 75.0))
-    ticks = {f"{ms}": ms for ms in (8, 10, 12, 15, 18)}
-    parts = axes.draw(range(60, 76, 5), ticks, TITLE)
+    rows = pd.read_csv(STUDY / "outcomes.csv").query("network == 'resnet20'")
+    rows["millions"] = rows["macs"] / 1e6
+    (whole,) = rows[rows["arm"] == "whole"].itertuples()
+    axes = Axes((2.6, 46), (81.0, 88.5))
+    parts = axes.draw(range(82, 89), {f"{macs}": macs for macs in (10, 20, 40)}, TITLE)
     for arm, (name, colour, below) in ARMS.items():
         own = rows[rows["arm"] == arm]
-        means = own.groupby(["metric", "share"])[["ms", "test"]].mean().sort_values("ms")
-        points = [(row.ms, row.test) for row in means.itertuples()]
+        means = own.groupby("share")[["millions", "test"]].mean().sort_values("millions")
+        points = [(row.millions, row.test) for row in means.itertuples()]
         parts.append(axes.line(points, colour))
-        parts += [axes.dot(row.ms, row.test, 3, colour) for row in own.itertuples()]
+        parts += [axes.dot(row.millions, row.test, 3, colour) for row in own.itertuples()]
         parts += [axes.dot(*point, 6, colour) for point in points]
         x, y = points[0]
-        parts.append(text(axes.x(x) - 6, axes.y(y) + below, name, colour, "start"))
-    parts.append(axes.dot(slowest, dense.test, 7, BLACK))
-    place = axes.x(slowest), axes.y(dense.test) + 24
-    parts.append(text(*place, "the trained network", BLACK, "end"))
+        parts.append(text(axes.x(x) - 14, axes.y(y) + below, name, colour, "end"))
+    parts.append(axes.dot(whole.millions, whole.test, 7, BLACK))
+    place = axes.x(whole.millions), axes.y(whole.test) + 24
+    parts.append(text(*place, "whole network", BLACK, "end"))
     return page(parts)
 
 
