@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import nn
 
 from nsopt.data.images import ImageData
@@ -133,6 +134,7 @@ class ComparisonResult:
         export(network, path, format, self._inputs)
 
 
+@torch.inference_mode(False)
 def compare(
     arch: Architecture | str,
     task: Task | ImageData | str,

@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
@@ -13,7 +14,15 @@ from typing import BinaryIO
 from nsopt.errors import NsoptError
 
 _UNFINISHED = ".part"
+_LONGEST_NAME = 100
 _RANDOM = "?" * 8  # matches the name that `mkdtemp` chooses
+
+
+def limit_name(name: str) -> str:
+    """Return a name that file systems take: of a long one its beginning and a checksum."""
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return f"{name[:_LONGEST_NAME]}-{zlib.crc32(name.encode()):08x}"
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import nn
 
 from nsopt.arguments import checked
@@ -21,7 +22,7 @@ from nsopt.errors import NsoptError, shorten
 from nsopt.files import check_writable
 from nsopt.latency.runtime import TORCH, Measure, choose_runtime
 from nsopt.models.architecture import Architecture
-from nsopt.models.tracing.originals import copy_model
+from nsopt.models.tracing.originals import copy_model, uncompiled
 from nsopt.models.tracing.trace import trace
 from nsopt.progress import Progress
 from nsopt.session.presets import StudySettings, get_preset, override
@@ -38,6 +39,7 @@ from nsopt.training.trainer import Trainer
 PRESET = "compress"
 
 
+@torch.inference_mode(False)
 @checked
 def compress(
     model: nn.Module,
@@ -108,7 +110,7 @@ def compress(
         check_writable(Path(out), "out=")
     timed_in = choose_runtime(runtime, measure, latency_batch_size)
     check_has_weights(model)
-    model = copy_model(model).cpu().eval()
+    model = copy_model(uncompiled(model)).cpu().eval()
     check_finite(model, "the model")
     if arch is not None:
         _check_weights(model, arch)

@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, Trial
 
 from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import NsoptError
-from nsopt.files import remove_unfinished, write_whole
+from nsopt.files import limit_name, remove_unfinished, write_whole
 from nsopt.storage import internals, trials
 from nsopt.storage.weights_file import read_weights, serialise, write_weights
 
@@ -184,4 +184,5 @@ def _is_of(trial: FrozenTrial, content: Mapping[str, Any] | None) -> bool:
 
 
 def _name_file(study: Study, metric: str, budget: float) -> str:
-    return f"{study.study_name.replace('/', '-').replace(':', '-')}-{budget:g}-{metric}.pt"
+    name = study.study_name.replace("/", "-").replace(":", "-")
+    return f"{limit_name(name)}-{budget:g}-{metric}.pt"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from nsopt.arguments import checked
@@ -57,6 +58,7 @@ class SearchResult:
         return make_html_table(rows, repr(self))
 
 
+@torch.inference_mode(False)
 @checked
 def search(
     arch: Architecture,

@@ -9,6 +9,7 @@ from optuna.study import Study
 
 from nsopt.compute.checkpoint import remove_checkpoints, remove_empty_folders
 from nsopt.errors import NsoptError
+from nsopt.files import limit_name
 from nsopt.storage.opening import ARTIFACTS, open_storage, storage_exists
 from nsopt.storage.studies import load_studies
 from nsopt.storage.urls import is_sqlite
@@ -64,7 +65,7 @@ class Workspace:
         """
         if ".." in Path(study).parts or Path(study).is_absolute():
             raise NsoptError(f"the study {study!r} has no folder here: its name points outside")
-        return self.folder / _CHECKPOINTS / study
+        return self.folder / _CHECKPOINTS / Path(*map(limit_name, Path(study).parts))
 
     def clear(self, study: str) -> None:
         """Delete the checkpoints of a study without unfinished trials."""

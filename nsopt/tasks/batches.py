@@ -82,7 +82,12 @@ class LoaderBatches:
         return inputs, targets
 
     def _move(self, tensor: Tensor) -> Tensor:
-        """Move a tensor to the device, without waiting if its memory is pinned."""
+        """Move a tensor to the device, without waiting if its memory is pinned.
+
+        Tensors made in inference mode are copied: autograd refuses them.
+        """
+        if tensor.is_inference():
+            tensor = tensor.clone()
         return tensor.to(self._device, non_blocking=tensor.is_pinned())
 
     def state(self) -> dict[str, Any]:

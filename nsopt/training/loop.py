@@ -39,6 +39,7 @@ from nsopt.training.step import sgd, train_step
 _FORMAT = 6  # of the checkpoint of an unfinished training
 
 
+@torch.inference_mode(False)
 @checked
 def train(
     arch: Architecture,

@@ -30,6 +30,15 @@ def original_weight(module: nn.Module) -> Tensor | None:
     return next((tensor for tensor in found if tensor is not None), None)
 
 
+def uncompiled(model: nn.Module) -> nn.Module:
+    """Return the module that torch.compile wraps; other modules themselves.
+
+    A compiled one would be compiled again for all widths that nsopt tries.
+    """
+    wrapped = getattr(model, "_orig_mod", None)
+    return wrapped if isinstance(wrapped, nn.Module) else model
+
+
 def copy_model(model: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
     """Return a deep copy, even if modules store tensors that autograd computed, also in lists.
 

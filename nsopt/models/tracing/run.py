@@ -242,6 +242,11 @@ def _explain(error: Exception, tracer: Tracer) -> TraceError:
     if "split_sizes to sum exactly" in str(error):
         parts = f"is cut into parts of fixed sizes in {tracer.where}"
         return TraceError(parts, tracer.find_last_atoms())
+    if "should be the same" in str(error) or "same dtype" in str(error):
+        return TraceError(
+            f"weights and inputs have different number types in {tracer.where} ({error}): convert "
+            "the network, as with model.float(), or the example input"
+        )
     reason = str(error).splitlines()[0][:_LONGEST_REASON] if str(error) else type(error).__name__
     return TraceError(f"{reason} (in {tracer.where})", tracer.find_last_atoms())
 

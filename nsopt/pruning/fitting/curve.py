@@ -21,6 +21,7 @@ from nsopt.scaling.cost import CostModel
 from nsopt.tasks import agreement
 
 
+@torch.inference_mode(False)
 @checked
 def fit(
     model: nn.Module,

@@ -1,0 +1,95 @@
+"""Compression of models that something wraps, in modes of the caller, and with long names."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import nsopt
+from nsopt.errors import NsoptError
+from nsopt.session.presets import get_preset, override
+
+SETTINGS = override(
+    get_preset("compress").settings,
+    {
+        "search": {"prune_every": 1, "filters_per_step": 4, "device": "cpu", "precision": "fp32"},
+        "training": {"device": "cpu", "precision": "fp32", "least_steps": None},
+    },
+)
+
+
+def make_model() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        *(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 16)),
+        *(nn.ReLU(), nn.Linear(16, 4)),
+    )
+
+
+def compress(model: nn.Module, out: Path | None = None, name: str = "task") -> float:
+    """Return the score of a network at half of the MACs."""
+    inputs = torch.rand(64, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    targets = (4 * inputs.flatten(1)[:, 0]).long()
+    batches = list(zip(inputs.split(16), targets.split(16), strict=True))
+
+    def score(network: nn.Module) -> float:
+        return -float(functional.cross_entropy(network(inputs), targets))
+
+    task = nsopt.Task(batches, functional.cross_entropy, score, name=name)
+    settings = SETTINGS.updated(search=SETTINGS.search.updated(search_images=None))
+    options = {"epochs": 1, "candidates": 2, "settings": settings, "out": out}
+    return nsopt.compress(model, task, ["macs=50%"], **options)["macs=50%"].score
+
+
+@pytest.fixture(scope="module")
+def expected() -> float:
+    return compress(make_model())
+
+
+def add_hooks(model: nn.Sequential) -> nn.Module:
+    model[0].weight.register_hook(lambda gradient: gradient)
+    model[0].register_forward_hook(lambda module, inputs, outputs: None)
+    return model
+
+
+def change_nothing(model: nn.Sequential) -> nn.Module:
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of torch.compile
+@pytest.mark.parametrize(
+    ("wrap", "mode"),
+    [
+        (torch.compile, nullcontext),
+        (nn.DataParallel, nullcontext),
+        (add_hooks, nullcontext),
+        (change_nothing, torch.inference_mode),
+        (change_nothing, torch.no_grad),
+    ],
+)
+def test_wrapped_models_and_modes_of_the_caller_change_no_result(
+    expected: float,
+    wrap: Callable[[nn.Sequential], nn.Module],
+    mode: Callable[[], AbstractContextManager[None]],
+) -> None:
+    with mode():
+        assert compress(wrap(make_model())) == expected
+
+
+def test_long_names_of_networks_and_tasks_become_names_of_files(
+    expected: float, tmp_path: Path
+) -> None:
+    class_of_500_letters = type("N" * 500, (nn.Sequential,), {})
+    model = class_of_500_letters(*make_model())
+    assert compress(model, tmp_path, name="t" * 300) == expected
+    assert max(len(path.name) for path in tmp_path.rglob("*")) < 200
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_weights_of_another_number_type_are_named(dtype: torch.dtype) -> None:
+    with pytest.raises(NsoptError, match=r"different number types in 0 .*model\.float\(\)"):
+        compress(make_model().to(dtype))
