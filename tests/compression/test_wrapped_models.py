@@ -51,7 +51,7 @@ def expected() -> float:
 
 
 def add_hooks(model: nn.Sequential) -> nn.Module:
-    model[0].weight.register_hook(lambda gradient: gradient)
+    next(model.parameters()).register_hook(lambda gradient: gradient)
     model[0].register_forward_hook(lambda module, inputs, outputs: None)
     return model
 
