@@ -110,9 +110,8 @@ def read_files_once(patch: pytest.MonkeyPatch) -> None:
     onnxscript parses the Python of all operators for every file that it writes."""
     import alembic.util
     import sklearn.datasets
-    from torch.onnx._internal._lazy_import import onnxscript_apis
 
-    patch.setitem(vars(onnxscript_apis), "get_torchlib_ops", read_operators)
+    patch.setitem(vars(_onnxscript()), "get_torchlib_ops", read_operators)
     patch.setattr(alembic.util, "load_python_file", cache(alembic.util.load_python_file))
     patch.setattr(sklearn.datasets, "load_digits", cache(sklearn.datasets.load_digits))
 
@@ -120,9 +119,12 @@ def read_files_once(patch: pytest.MonkeyPatch) -> None:
 @cache
 def read_operators() -> Any:
     """Return onnxscript's operators."""
-    from torch.onnx._internal._lazy_import import onnxscript_apis
+    return import_module(_onnxscript()._name).get_torchlib_ops()
 
-    return import_module(onnxscript_apis._name).get_torchlib_ops()
+
+def _onnxscript() -> Any:
+    """Return what PyTorch's exporter uses of onnxscript, which it imports when it needs it."""
+    return import_module("torch.onnx._internal._lazy_import").onnxscript_apis
 
 
 def start_nsopt(*arguments: str, module: str = "nsopt", **place: Any) -> Forked:
