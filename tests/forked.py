@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,6 +29,7 @@ _SERVER.set_forkserver_preload(
         *("sklearn.datasets", "sklearn.linear_model", "sklearn.model_selection"),
         *("alembic.command", "optuna.storages._rdb.models", "sqlalchemy.dialects.sqlite"),
         *("optuna_dashboard", "plotly.graph_objects", "plotly.io", "rich._emoji_codes"),
+        *("onnxruntime", "torch.onnx._internal.exporter._core"),
         "tests.warm",
     ]
 )
@@ -104,12 +106,25 @@ class Forked:
 
 
 def read_files_once(patch: pytest.MonkeyPatch) -> None:
-    """Cache files: Optuna reads all migrations of its tables whenever it opens a database."""
+    """Cache files: Optuna reads all migrations of its tables whenever it opens a database, and
+    onnxscript parses the Python of all operators for every file that it writes."""
     import alembic.util
     import sklearn.datasets
 
+    patch.setitem(vars(_onnxscript()), "get_torchlib_ops", read_operators)
     patch.setattr(alembic.util, "load_python_file", cache(alembic.util.load_python_file))
     patch.setattr(sklearn.datasets, "load_digits", cache(sklearn.datasets.load_digits))
+
+
+@cache
+def read_operators() -> Any:
+    """Return onnxscript's operators."""
+    return import_module(_onnxscript()._name).get_torchlib_ops()
+
+
+def _onnxscript() -> Any:
+    """Return what PyTorch's exporter uses of onnxscript, which it imports when it needs it."""
+    return import_module("torch.onnx._internal._lazy_import").onnxscript_apis
 
 
 def start_nsopt(*arguments: str, module: str = "nsopt", **place: Any) -> Forked:

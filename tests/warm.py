@@ -2,13 +2,14 @@
 
 import tempfile
 import warnings
+from importlib.util import find_spec
 
 import optuna
 import pytest
 
 from nsopt.data.registry import load_data
 from nsopt.storage.opening import open_storage
-from tests.forked import read_files_once
+from tests.forked import read_files_once, read_operators
 
 
 def use_a_storage() -> None:
@@ -26,6 +27,8 @@ def use_a_storage() -> None:
 
 read_files_once(pytest.MonkeyPatch())
 load_data("digits")
+if find_spec("onnxscript"):
+    read_operators()
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 with warnings.catch_warnings(action="ignore"):
     use_a_storage()

@@ -67,7 +67,7 @@ def compress(options: CompressOptions) -> None:
     options.task.check_names()
     from nsopt.cli.console import console, live_progress, print_storage
     from nsopt.cli.preparation import announce, apply_changes, prepare, with_known_multiple
-    from nsopt.compression.budgets import CURVE, check_words, split_budgets
+    from nsopt.compression.budgets import CURVE, check_budgets, check_words, split_budgets
     from nsopt.compression.compress import PRESET, get_settings
     from nsopt.compression.pipeline import run_compression
     from nsopt.reports.fits import describe_fits
@@ -94,7 +94,10 @@ def compress(options: CompressOptions) -> None:
     announce(subject, preset, options.place.verbose)
     if doubt := _doubt_split(options):
         console.print(doubt, markup=False)
-    forms = [] if budgets == [CURVE] else _choose_forms(subject)
+    forms = []
+    if budgets != [CURVE]:
+        check_budgets(budgets, subject.arch, settings)  # before exporting, which takes seconds
+        forms = _choose_forms(subject)
     with live_progress() as progress:
         result = run_compression(
             subject, budgets, options.candidates, options.seeds, workspace, progress

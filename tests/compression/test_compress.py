@@ -286,14 +286,22 @@ def test_a_result_is_shown_as_a_table_and_lists_its_budgets(
         result["params=50"]
 
 
+class Interrupting(Listener):
+    """Interrupts at the first message."""
+
+    def message(self, text: str) -> None:
+        raise KeyboardInterrupt(text)
+
+
 def test_a_network_that_guesses_is_reported(
     narrow: TableArchitecture, digits: ImageData, tmp_path: Path
 ) -> None:
     """So that a user sees before the search that the normalisation is not that of the training."""
-    hearer = Listener()
+    hearer = Interrupting()
     untrained = narrow.build(narrow.base_widths).eval()
-    run(untrained, narrow, digits, tmp_path, hearer)
-    assert any("are mean= and std= those of its training?" in text for text in hearer.messages)
+    with pytest.raises(KeyboardInterrupt, match="are mean= and std= those of its training"):
+        run(untrained, narrow, digits, tmp_path, hearer)
+    assert "searching" not in hearer.tasks
 
 
 class Outputs(nn.Module):

@@ -386,7 +386,7 @@ def test_a_trainer_replaces_the_fine_tuning(trained: nn.Module, tmp_path: Path) 
     with pytest.raises(NsoptError, match="written by other settings"):
         run(trained, **asked)
     with pytest.raises(NsoptError, match="the trainer must return the network that it got"):
-        run(trained, budgets=BUDGETS[:1], trainer=lambda *_: trained)
+        run(trained, budgets=BUDGETS[:1], candidates=1, trainer=lambda *_: trained)
     with pytest.raises(NsoptError, match="trainer must be a function, not 5"):
         run(trained, trainer=5)
 

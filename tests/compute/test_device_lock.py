@@ -16,6 +16,8 @@ from nsopt.compute import device_lock
 from nsopt.compute.device import Compute
 from nsopt.compute.device_lock import DeviceLock
 
+_PAUSE = device_lock._PAUSE  # before `measure_briefly` shortens it
+
 
 class Process:
     """A process that queues work on the device, which runs it later, as a GPU does."""
@@ -49,6 +51,7 @@ def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[
     """Three processes that share a device."""
     made = [Process(number, tmp_path) for number in range(3)]
     monkeypatch.setattr(device_module, "wait_for", lambda device: made[device.index].wait())
+    monkeypatch.setattr(device_lock, "_PAUSE", _PAUSE)
     with ExitStack() as end:
         for process in made:
             assert process.compute.lock is not None

@@ -5,20 +5,23 @@ from types import SimpleNamespace
 
 import pytest
 
-from nsopt.compute import memory
-from nsopt.latency import kernel_model, kernel_times, multiples, runtime, timer
+from nsopt.compute import device_lock, memory
+from nsopt.latency import kernel_model, kernel_times, measure, multiples, runtime, timer
 from nsopt.session import timing
 from nsopt.training import step
 
 
 def measure_briefly(patch: pytest.MonkeyPatch) -> None:
-    """Time the networks of a study with few passes, and a training with one step. Ignore larger
-    gaps in memory."""
+    """Time the networks of a study with few passes, and a training with one step, also on a busy
+    machine. Wait only briefly for other processes between measurements. Ignore larger gaps in
+    memory."""
     for name, few in (("_WARMUP", 1), ("_REPEATS", 2), ("_ROUNDS", 2)):
         patch.setattr(timing, name, few)
         patch.setattr(multiples, name, few)
     for name in ("_ALONE", "_BESIDE"):
-        patch.setattr(timer, name, (4, 8, 4))
+        patch.setattr(timer, name, (2, 4, 2))
+    patch.setattr(measure, "_MOST_ROUNDS", 2)
+    patch.setattr(device_lock, "_PAUSE", 0.02)
     patch.setattr(step, "_TIMED", 1)
     patch.setattr(memory, "_SMALLEST_GAP", 2**20)
 

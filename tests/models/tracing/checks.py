@@ -1,14 +1,13 @@
 """Checks that every traced network must pass."""
 
-import json
-import subprocess
-import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import Enum
 from importlib.util import find_spec
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from nsopt.models.tracing.labels import Atoms
 from nsopt.models.tracing.originals import copy_model
 from nsopt.models.tracing.run import tensors_of
 from nsopt.models.tracing.trace import trace
+from tests.forked import Forked
 
 Inputs = Tensor | tuple[Tensor, ...]
 SEARCH = nsopt.SearchSettings(
@@ -256,37 +256,27 @@ def check_exports(arch: TracedArchitecture, model: nn.Module, x: Tensor, folder:
     )
 
 
-_RELOADING = """
-import json
-import sys
-import torch
-import nsopt
-from tests.models.tracing.checks import flatten_outputs
-
-torch.set_num_threads(1)
-for line in sys.stdin:
-    word, size, file = json.loads(line)
-    kept = torch.load(file, weights_only=True)
-    model = nsopt.get_architecture(word, 10, size).build(kept["widths"])
-    model.load_state_dict(kept["state"])
-    with torch.no_grad():
-        torch.testing.assert_close(flatten_outputs(model.eval()(kept["x"])), kept["y"])
-    print("equal", flush=True)
-"""
+def reload_networks(requests: Connection) -> None:
+    """Build networks by name, load their states, and answer if they compute the same."""
+    torch.set_num_threads(1)
+    with suppress(EOFError):
+        while True:
+            word, size, file = requests.recv()
+            kept = torch.load(file, weights_only=True)
+            model = nsopt.get_architecture(word, 10, size).build(kept["widths"])
+            model.load_state_dict(kept["state"])
+            with torch.no_grad():
+                torch.testing.assert_close(flatten_outputs(model.eval()(kept["x"])), kept["y"])
+            requests.send("equal")
 
 
 class OtherProcess:
     """A process that builds networks by name and loads their states."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _RELOADING],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).resolve().parents[3],
-        )
+        self._requests, its_end = Pipe()
+        self._process = Forked(reload_networks, its_end)
+        its_end.close()
 
     def check_reload(self, arch: TracedArchitecture, x: Tensor, folder: Path) -> None:
         """There, a network of the same name, widths and state computes the same."""
@@ -296,12 +286,15 @@ class OtherProcess:
             y = flatten_outputs(model(x))
         file = folder / "state.pt"
         torch.save({"widths": widths, "state": model.state_dict(), "x": x, "y": y}, file)
-        print(json.dumps([arch.name, x.shape[-1], str(file)]), file=self._process.stdin, flush=True)
-        answer = self._process.stdout.readline()
-        assert answer == "equal\n", self._process.communicate()[1]
+        self._requests.send((arch.name, x.shape[-1], file))
+        try:
+            assert self._requests.recv() == "equal"
+        except EOFError:
+            pytest.fail(self._process.written()[1])
 
     def end(self) -> None:
-        self._process.communicate()
+        self._requests.close()
+        self._process.finish()
 
 
 def skip_without_timm() -> None:
