@@ -95,9 +95,10 @@ def main() -> None:
     parser.add_argument("--shares", nargs="+", type=float, default=[0.5, 0.25], help="of the MACs")
     parser.add_argument("--widths", nargs="+", default=["fit", "uniform"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the inputs")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--file", type=Path, default=FOLDER / "outcomes.csv")
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     for name in options.networks:
         compress(name, options, Table(options.file))
 
