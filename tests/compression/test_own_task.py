@@ -91,7 +91,7 @@ def run(model: nn.Module, **changes: Any) -> nsopt.Compression:
         for name in ("train", "loss", "score", "test", "distance")
         if name in changes
     }
-    options = {"budgets": BUDGETS, "epochs": 2, "candidates": 3, "settings": SETTINGS}
+    options = {"budgets": BUDGETS, "epochs": 2, "candidates": 2, "settings": SETTINGS}
     return nsopt.compress(model, nsopt.Task(**task), **options | changes)
 
 

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 _MISSING = object()
 _watching = RLock()  # the classes of modules change meanwhile
+_sparing = RLock()
+_spared: list[tuple[int, int, int]] = []  # the collector's thresholds before, once for each block
+_NEVER = 2**31 - 1
 _HELD = ("_parameters", "_buffers", "_modules")
 _PLAIN = (OrderedDict, dict, list)
 _CONSTANT = {
@@ -119,14 +122,17 @@ def watch_attributes(
 @contextmanager
 def spare_collector() -> Iterator[None]:
     """Inside the block, Python's garbage collector skips older objects: a pass takes a second."""
-    frozen = gc.get_freeze_count()
-    if not frozen:
-        gc.freeze()
+    with _sparing:
+        before = _spared[0] if _spared else gc.get_threshold()
+        _spared.append(before)
+        gc.set_threshold(*before[:2], _NEVER)
     try:
         yield
     finally:
-        if not frozen:
-            gc.unfreeze()
+        with _sparing:
+            _spared.pop()
+            if not _spared:
+                gc.set_threshold(*before)
 
 
 class _Copier:

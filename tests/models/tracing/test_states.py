@@ -1,5 +1,6 @@
 """Whatever happens inside a trace, the user's module is as before, byte for byte."""
 
+import gc
 import random
 from collections import Counter, OrderedDict, UserDict, defaultdict, deque
 from functools import cached_property
@@ -17,7 +18,7 @@ from nsopt.errors import NsoptError
 from nsopt.models.tracing.labels import TraceError
 from nsopt.models.tracing.network import TracedNetwork
 from nsopt.models.tracing.run import LabelledRun
-from nsopt.models.tracing.states import watch_attributes
+from nsopt.models.tracing.states import spare_collector, watch_attributes
 from tests.models.tracing import awkward, fields, parts
 from tests.models.tracing.checks import describe_state
 from tests.models.tracing.test_fields import NETWORKS
@@ -192,3 +193,15 @@ def test_attributes_that_code_reads_are_noted_and_classes_stay() -> None:
         with pytest.raises(AttributeError, match="width"):
             _ = inner.width
     assert (inner.dim, dict(vars(Sized))) == (6, before)
+
+
+def test_the_garbage_collector_is_as_before_after_traces_that_overlap() -> None:
+    before = gc.get_threshold()
+    first, second = spare_collector(), spare_collector()
+    first.__enter__()
+    second.__enter__()
+    assert gc.get_threshold()[2] > 10**9
+    first.__exit__(None, None, None)
+    assert gc.get_threshold()[2] > 10**9
+    second.__exit__(None, None, None)
+    assert gc.get_threshold() == before
