@@ -195,7 +195,7 @@ def test_attributes_that_code_reads_are_noted_and_classes_stay() -> None:
     assert (inner.dim, dict(vars(Sized))) == (6, before)
 
 
-def test_the_garbage_collector_is_as_before_after_traces_in_two_threads() -> None:
+def test_the_garbage_collector_is_as_before_after_traces_that_overlap() -> None:
     before = gc.get_threshold()
     first, second = spare_collector(), spare_collector()
     first.__enter__()
