@@ -21,10 +21,10 @@ import nsopt
 from benchmarks.trained import Results, add_arguments, rank_dense, read_images, train_dense
 from nsopt.data.images import ImageSet, Splits
 from nsopt.progress import Silent
-from nsopt.pruning.fitting.curve import widths_by_fit
 from nsopt.pruning.fitting.fit import fit_network
 from nsopt.pruning.fitting.inputs import Inputs
 from nsopt.pruning.fitting.rank import rank_by_fit
+from nsopt.pruning.fitting.smaller import widths_by_fit
 from nsopt.pruning.ranking import join_streams
 
 

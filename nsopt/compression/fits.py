@@ -17,10 +17,10 @@ from nsopt.compression.latency import solve_as_timed
 from nsopt.latency.bisection import Widths
 from nsopt.latency.timer import Timer
 from nsopt.models.inputs import count_examples
-from nsopt.pruning.fitting.curve import Agreement, widths_by_fit
 from nsopt.pruning.fitting.fit import fit_network
 from nsopt.pruning.fitting.inputs import Inputs
 from nsopt.pruning.fitting.rank import rank_by_fit
+from nsopt.pruning.fitting.smaller import Agreement, widths_by_fit
 from nsopt.pruning.ranking import UnitRanking
 from nsopt.scaling.law import uniform_curve
 from nsopt.session.session import Session

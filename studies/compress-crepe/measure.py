@@ -25,10 +25,10 @@ from torch import Tensor, nn
 
 import nsopt
 from nsopt.progress import Silent
-from nsopt.pruning.fitting.curve import widths_by_fit
 from nsopt.pruning.fitting.fit import fit_network
 from nsopt.pruning.fitting.inputs import Inputs
 from nsopt.pruning.fitting.rank import rank_by_fit
+from nsopt.pruning.fitting.smaller import widths_by_fit
 
 FOLDER = Path(__file__).parent
 KEY = "network", "share", "widths_by", "seed"

@@ -15,12 +15,12 @@ from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.trace import trace
 from nsopt.progress import Silent
 from nsopt.pruning.fitting import fit
-from nsopt.pruning.fitting.curve import Agreement, widths_by_fit
 from nsopt.pruning.fitting.fit import Fitted, fit_network
 from nsopt.pruning.fitting.inputs import Inputs
 from nsopt.pruning.fitting.least_squares import LeastSquares
 from nsopt.pruning.fitting.products import Product
 from nsopt.pruning.fitting.rank import rank_by_fit
+from nsopt.pruning.fitting.smaller import Agreement, widths_by_fit
 from nsopt.pruning.fitting.watch import Watch
 
 
