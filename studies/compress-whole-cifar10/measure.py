@@ -25,7 +25,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ from benchmarks.trained import Results
 from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.placement import place_images
 from nsopt.data.augmentation import TrainingBatches
-from nsopt.data.images import ImageData
+from nsopt.data.images import ImageData, Splits
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.trace import trace
 from nsopt.pruning.inherited import TrainedStart, rank_by_importance
@@ -116,14 +116,13 @@ class Whole:
         preset = get_preset("compress").settings
         return override(preset, {"search": common, "training": common | own})
 
-    def images(self) -> Classification:
-        return Classification(place_images(self.data.split(VAL_FRACTION), self.compute))
+    @cached_property
+    def splits(self) -> Splits:
+        """Its images, on the device."""
+        return place_images(self.data.split(VAL_FRACTION), self.compute)
 
     def batches(self, seed: int) -> TrainingBatches:
-        size = self.settings(seed).training.batch_size
-        return TrainingBatches(
-            place_images(self.data.split(VAL_FRACTION), self.compute), size, seed
-        )
+        return TrainingBatches(self.splits, self.settings(seed).training.batch_size, seed)
 
 
 @cache
@@ -193,8 +192,8 @@ def train(
 
 def rank(whole: Whole, seed: int) -> TrainedStart:
     """Return the network with the ranking of its units by Taylor importance."""
-    search = whole.settings(seed).search
-    ranking = rank_by_importance(whole.arch, whole.model, whole.images(), search, whole.compute)
+    search, images = whole.settings(seed).search, Classification(whole.splits)
+    ranking = rank_by_importance(whole.arch, whole.model, images, search, whole.compute)
     return TrainedStart(whole.arch, whole.model, ranking)
 
 
@@ -220,27 +219,43 @@ def prune(whole: Whole, share: float, seed: int, epochs: int = 0) -> nn.Module:
     Args:
         epochs: of training, spread over the steps.
     """
+    model, pruner = make_pruner(whole)
+    batches, between = whole.batches(seed), 0
+    if epochs:
+        between = epochs * batches.per_epoch // max(count_steps(whole, share, seed), 1)
+    while is_beyond(whole, model, share):
+        prune_step(model, pruner, batches)
+        train_between(whole, model, batches, between, seed)
+    return model.eval()
+
+
+def count_steps(whole: Whole, share: float, seed: int) -> int:
+    """Return how many steps meet the budget without training between them."""
+    (model, pruner), steps = make_pruner(whole), 0
+    while is_beyond(whole, model, share):
+        prune_step(model, pruner, whole.batches(seed))
+        steps += 1
+    return steps
+
+
+def is_beyond(whole: Whole, model: nn.Module, share: float) -> bool:
+    """Return whether a network costs more than a share of the whole one."""
     from torch_pruning.utils import count_ops_and_params  # noqa: PLC0415  (optional)
 
-    needed = 0
-    if epochs:
-        model, pruner = make_pruner(whole)
-        while count_ops_and_params(model, whole.example[:1])[0] > whole.budget(share):
-            prune_step(whole, model, pruner, whole.batches(seed))
-            needed += 1
-    model, pruner = make_pruner(whole)
-    batches = whole.batches(seed)
-    between = epochs * batches.per_epoch // max(needed, 1)
-    teacher, training, images = whole.model, whole.settings(seed).training, whole.images()
-    while count_ops_and_params(model, whole.example[:1])[0] > whole.budget(share):
-        prune_step(whole, model, pruner, batches)
-        optimizer = sgd(model, training.lr, training.momentum, training.weight_decay)
-        for _ in range(between):
-            inputs, labels = batches.next()
-            with torch.no_grad():
-                loss = images.distil(teacher(inputs), training.distillation or 0.0)
-            train_step(model.train(), optimizer, inputs, labels, whole.compute, loss)
-    return model.eval()
+    return bool(count_ops_and_params(model, whole.example[:1])[0] > whole.budget(share))
+
+
+def train_between(
+    whole: Whole, model: nn.Module, batches: TrainingBatches, count: int, seed: int
+) -> None:
+    """Train a network on so many batches, distilled as in fine-tuning, at its highest rate."""
+    training, images = whole.settings(seed).training, Classification(whole.splits)
+    optimizer = sgd(model, training.lr, training.momentum, training.weight_decay)
+    for _ in range(count):
+        inputs, labels = batches.next()
+        with torch.no_grad():
+            loss = images.distil(whole.model(inputs), training.distillation or 0.0)
+        train_step(model.train(), optimizer, inputs, labels, whole.compute, loss)
 
 
 def make_pruner(whole: Whole) -> tuple[nn.Module, Any]:
@@ -272,7 +287,7 @@ def make_pruner(whole: Whole) -> tuple[nn.Module, Any]:
     return model, pruner
 
 
-def prune_step(whole: Whole, model: nn.Module, pruner: Any, batches: TrainingBatches) -> None:
+def prune_step(model: nn.Module, pruner: Any, batches: TrainingBatches) -> None:
     """Average the gradients of some batches, and remove a hundredth of the channels by them."""
     model.zero_grad()
     for _ in range(_BATCHES):

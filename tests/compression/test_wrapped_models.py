@@ -11,15 +11,7 @@ from torch.nn import functional
 
 import nsopt
 from nsopt.errors import NsoptError
-from nsopt.session.presets import get_preset, override
-
-SETTINGS = override(
-    get_preset("compress").settings,
-    {
-        "search": {"prune_every": 1, "filters_per_step": 4, "device": "cpu", "precision": "fp32"},
-        "training": {"device": "cpu", "precision": "fp32", "least_steps": None},
-    },
-)
+from tests.compression.test_own_task import SETTINGS
 
 
 def make_model() -> nn.Sequential:
@@ -40,7 +32,7 @@ def compress(model: nn.Module, out: Path | None = None, name: str = "task") -> f
         return -float(functional.cross_entropy(network(inputs), targets))
 
     task = nsopt.Task(batches, functional.cross_entropy, score, name=name)
-    settings = SETTINGS.updated(search=SETTINGS.search.updated(search_images=None))
+    settings = SETTINGS.updated(search=SETTINGS.search.updated(filters_per_step=4))
     options = {"epochs": 1, "candidates": 2, "settings": settings, "out": out}
     return nsopt.compress(model, task, ["macs=50%"], **options)["macs=50%"].score
 

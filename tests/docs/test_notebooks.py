@@ -5,8 +5,6 @@ from pathlib import Path
 import pytest
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "docs" / "notebooks").glob("*.ipynb"))
-
-
 DIGITS, PER_CLASS = 'nsopt.load_data("digits")', 40  # fewer images for the tests
 
 

@@ -126,7 +126,7 @@ def damages(attributes: dict[str, Any]) -> Iterator[tuple[Path_, Any]]:
     """Each value, with some of what may be there instead; one of it inside of dicts and lists."""
     wrong = cycle((MISSING, None, *WRONG))
     for path in list(paths(attributes)):
-        for value in islice(wrong, 3 if len(path) == 1 else 1):
+        for value in islice(wrong, 5 if len(path) == 1 else 1):
             yield path, value
 
 
