@@ -22,7 +22,7 @@ from nsopt.errors import NsoptError, shorten
 from nsopt.files import check_writable
 from nsopt.latency.runtime import TORCH, Measure, choose_runtime
 from nsopt.models.architecture import Architecture
-from nsopt.models.tracing.originals import copy_model, uncompiled
+from nsopt.models.tracing.originals import copy_model, unwrapped
 from nsopt.models.tracing.trace import trace
 from nsopt.progress import Progress
 from nsopt.session.presets import StudySettings, get_preset, override
@@ -110,7 +110,7 @@ def compress(
         check_writable(Path(out), "out=")
     timed_in = choose_runtime(runtime, measure, latency_batch_size)
     check_has_weights(model)
-    model = copy_model(uncompiled(model)).cpu().eval()
+    model = copy_model(unwrapped(model)).cpu().eval()
     check_finite(model, "the model")
     if arch is not None:
         _check_weights(model, arch)

@@ -173,12 +173,26 @@ def train(
     start: nn.Module | None = None,
     widths: Sequence[int] = (),
 ) -> list[dict[str, Any]]:
-    """Fine-tune `start`, or train a network of `widths` from scratch; return its row."""
+    """Fine-tune `start`, or train a network of `widths` from scratch; return its row.
+
+    A training from scratch continues after an interruption.
+    """
     arch: Architecture = whole.arch
-    if start is not None:
+    checkpoint = None
+    if start is None:
+        name = f"{job.network}-{100 * job.share:.0f}-{job.seed}.checkpoint"
+        checkpoint = whole.protocol.folder / name
+    else:
         arch = trace(start.eval(), whole.example, whole.name)
-    asked = widths or arch.base_widths
-    outcome = nsopt.train(arch, asked, whole.data, training, start=start, teacher=whole.model)
+    outcome = nsopt.train(
+        arch,
+        widths or arch.base_widths,
+        whole.data,
+        training,
+        checkpoint=checkpoint,
+        start=start,
+        teacher=whole.model,
+    )
     return [
         {
             **vars(job),
@@ -317,7 +331,8 @@ def run(job: Job, protocol: Protocol, deadline: float) -> list[dict[str, Any]]:
     else:
         macs, law = whole.arch.cost("macs"), nsopt.uniform_curve(whole.arch.base_widths)
         widths = nsopt.solve_widths(law, macs, whole.budget(job.share)).widths.tolist()
-        rows = train(whole, job, recipe(EPOCHS[job.network] + epochs, job.seed), widths=widths)
+        training = recipe(EPOCHS[job.network] + epochs, job.seed)
+        rows = train(whole, job, training.updated(precision=protocol.precision), widths=widths)
     return [each | {"seconds": round(time.time() - began)} for each in rows]
 
 

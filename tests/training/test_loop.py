@@ -21,7 +21,7 @@ from nsopt.tasks.evaluation import AccuracyEvaluation
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
 
-SHORT = TrainSettings(epochs=4, batch_size=32, lr=0.05, device="cpu")
+SHORT = TrainSettings(epochs=4, batch_size=32, lr=0.05, device="cpu", precision="fp32")
 
 
 def test_training_learns_and_records_its_curves(

@@ -30,13 +30,15 @@ def original_weight(module: nn.Module) -> Tensor | None:
     return next((tensor for tensor in found if tensor is not None), None)
 
 
-def uncompiled(model: nn.Module) -> nn.Module:
-    """Return the module that torch.compile wraps; other modules themselves.
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the module that torch.compile or (Distributed)DataParallel wraps; others themselves.
 
-    A compiled one would be compiled again for all widths that nsopt tries.
+    A compiled one would be compiled again for all widths that nsopt tries; DataParallel refuses
+    inputs on the CPU where there is a GPU.
     """
-    wrapped = getattr(model, "_orig_mod", None)
-    return wrapped if isinstance(wrapped, nn.Module) else model
+    parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+    wrapped = model.module if parallel else getattr(model, "_orig_mod", None)
+    return unwrapped(wrapped) if isinstance(wrapped, nn.Module) else model
 
 
 def copy_model(model: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:

@@ -25,7 +25,7 @@ from nsopt.models.tracing.groups import Dimension
 from nsopt.models.tracing.labels import Atoms
 from nsopt.models.tracing.makers import Makers
 from nsopt.models.tracing.network import TracedNetwork
-from nsopt.models.tracing.originals import copy_model, original_weight, uncompiled
+from nsopt.models.tracing.originals import copy_model, original_weight, unwrapped
 from nsopt.models.tracing.run import LabelledRun, tensors_of
 from nsopt.models.tracing.tracer import ADVICE
 
@@ -64,7 +64,7 @@ def trace(
         >>> arch = nsopt.trace(torchvision.models.resnet18(), torch.rand(2, 3, 64, 64))
         >>> arch.build([width // 2 for width in arch.base_widths])
     """
-    module = uncompiled(module)
+    module = unwrapped(module)
     inputs = example_input if isinstance(example_input, tuple | Mapping) else (example_input,)
     run = LabelledRun(_read_inputs(inputs), (False, True) if training else (False,))
     _check_modules(module)
