@@ -104,7 +104,8 @@ def with_fast_multiple(
             return settings.updated(multiple_of=known[0])
         if timed and known[0] is None:
             timer.progress.message(
-                "widths are not rounded, as in the results so far: another folder rounds them"
+                "the results so far in this folder have widths that are not rounded, and so will "
+                "these: another folder rounds them"
             )
         return settings
     if not timed:

@@ -60,8 +60,9 @@ def render(
     Args:
         networks: rows of a table with which the page begins.
     """
+    pareto = pareto_info(results)
     figures = {
-        "pareto": draw_pareto(pareto_info(results)),
+        "pareto": draw_pareto(pareto),
         "widths": draw_widths(widths_info(results)),
         **_draw_by_size(results),
     }
@@ -80,6 +81,7 @@ def render(
         fits=describe_fits(results),
         rows=_make_rows(summary(results)),
         unit=results.latency_unit,
+        is_front_a_point=len(pareto.front_x) == 1,
         shows_base=results.task.base_params
         and results.task.base_widths not in set(results.outcomes["widths"]),
         latencies=_make_latency_rows(results.latencies),

@@ -134,6 +134,14 @@ def test_short_numbers_have_three_digits_and_a_unit(value: float, text: str) -> 
     assert short_number(value) == text
 
 
+def test_a_front_of_one_point_says_so(results: Results) -> None:
+    words = "The front is a single point"
+    assert words not in render(results, [])
+    alone = results.outcomes["latency_ms"] == results.outcomes["latency_ms"].max()
+    one = results.outcomes[alone]
+    assert words in render(dataclasses.replace(results, outcomes=one), [])
+
+
 def test_the_front_is_chosen_by_validation_accuracy(results: Results) -> None:
     info = pareto_info(results)
     assert info.front_x == [1.0, 2.0, 8.0]  # uniform at 4 ms and 54.5 % loses to 2 ms and 54.5 %
@@ -256,7 +264,7 @@ def test_the_first_figure_shows_the_metric_of_the_budgets(
 def test_tables_begin_with_accuracy(results: Results) -> None:
     head = render(results, []).partition("<h2>Results</h2>")[2].partition("</tr>")[0]
     names = re.findall(r"<th[^>]*>([^<]*)</th>", head)
-    assert names[:4] == ["size", "method", "test (%)", "validation (%)"]
+    assert names[:5] == ["size", "method", "test (%)", "ms", "validation (%)"]
 
 
 def test_the_hover_text_of_a_mean_names_its_number_of_seeds(results: Results) -> None:
@@ -362,7 +370,7 @@ def test_names_of_studies_add_no_code_to_the_page(results: Results) -> None:
 def test_the_unscaled_network_has_a_row(results: Results) -> None:
     task = dataclasses.replace(results.task, base_params=12_345, base_macs=678_900)
     page = render(dataclasses.replace(results, task=task), [])
-    assert '<td>1x</td><td class="text">net itself</td>' in page
+    assert '<td>1x</td><td class="text">net itself, not trained and not timed here</td>' in page
     assert "<td>12,345</td><td>678,900</td>" in page
     trained = dataclasses.replace(task, base_widths=results.outcomes["widths"].iloc[-1])
     for known in (results.task, trained):
