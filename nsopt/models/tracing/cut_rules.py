@@ -14,15 +14,21 @@ from nsopt.models.tracing.tracer import Tracer, rule
 
 
 @rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes")
-def split(tracer: Tracer, results: Sequence[Tensor], x: Tensor, sizes: Any, dim: int = 0) -> None:
+def split(tracer: Tracer, results: Sequence[Tensor], x: Tensor, _: Any, dim: int = 0) -> None:
     """Label the parts of a dimension. Only parts of one size are joined, as queries with keys."""
     start, labels = 0, list(tracer.get(x))
     whole = labels[dim]
-    even = tracer.choose(lambda: len({part.shape[dim] for part in results}) == 1)
+    sizes = {part.shape[dim] for part in results}
+    even = tracer.choose(lambda: len(sizes) == 1 or _repeats(whole))
     for part in results:
         labels[dim] = _cut_label(tracer, whole, start, part.shape[dim], even)
         start += part.shape[dim]
         tracer.put(part, labels)
+
+
+def _repeats(label: Label) -> bool:
+    """Return whether atoms occur repeatedly in a label, as where channels were flattened."""
+    return isinstance(label, np.ndarray) and len(np.unique(label)) < len(label)
 
 
 @rule("slice")

@@ -133,9 +133,10 @@ class Trace:
         return sum(map(len, self.operations))
 
     def runs_alike(self, plain: Container[str]) -> bool:
-        """Return whether the network runs the same operations in every mode.
+        """Return whether other modes run no operation that the first mode does not run.
 
-        In training, dropout of whole layers also draws numbers.
+        They may end earlier, as detectors do in training. There, dropout of whole layers also draws
+        numbers.
 
         Args:
             plain: paths of modules without tensors. If the first mode runs no operation there,
@@ -143,9 +144,8 @@ class Trace:
         """
         first, *others = self.operations
         seen = {path for _, path in first}
-        return all(
-            first == [o for o in other if o[1] in seen or o[1] not in plain] for other in others
-        )
+        own = ([o for o in other if o[1] in seen or o[1] not in plain] for other in others)
+        return all(first[: len(operations)] == operations for operations in own)
 
     def new_atoms(self, count: int) -> Atoms:
         """Return `count` new atoms that are not joined to any other."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
@@ -21,7 +22,7 @@ from nsopt.models.tracing.resize import (
     select_indices,
 )
 from nsopt.models.tracing.run import LabelledRun, tensors_of
-from nsopt.models.tracing.states import restore_modules, watch_attributes
+from nsopt.models.tracing.states import restore_tensors, watch_attributes
 
 T = TypeVar("T")
 _FEW = 1000  # elements of a tensor that a copy keeps
@@ -37,7 +38,7 @@ class TracedNetwork:
         run: runs a network on labels.
         trace: the record of this run.
         labels: the labels of parameters and buffers, by name.
-        outputs: shapes of the outputs.
+        outputs: shapes of the outputs in all modes.
         family: the groups, and the sizes of tensors as functions of the widths.
         order: the place of each tensor's first use, by its name.
         lifts: attributes and square weights that change with the widths (lifts.py).
@@ -237,7 +238,7 @@ class TracedNetwork:
         """Return the indices of the dimensions that contain any of these atoms."""
         known = self._dimension_of_atom
         found = known[atoms[atoms < len(known)]]
-        return set(found[found >= 0].tolist())
+        return set(np.unique(found[found >= 0]).tolist())
 
     def indices(self, kept: Sequence[Atoms]) -> dict[str, list[Atoms]]:
         """Return which indices remain in every dimension of every tensor, by its name.
@@ -283,7 +284,10 @@ class TracedNetwork:
     @cached_property
     def _quick_run(self) -> LabelledRun:
         """Runs a network of other widths in one mode, if that shows what the other mode does."""
-        plain = {path for path, m in self.template.named_modules() if not tensors_of(m)}
+        tensors = {
+            path: chain(m.parameters(), m.buffers()) for path, m in self.template.named_modules()
+        }
+        plain = {path for path, own in tensors.items() if next(own, None) is None}
         return self.run.with_one_mode() if self.trace.runs_alike(plain) else self.run
 
     def check_cut(self, kept: Sequence[Atoms]) -> None:
@@ -363,8 +367,9 @@ class TracedNetwork:
         }
 
     def _check_outputs(self, outputs: list[tuple[int, ...]]) -> None:
-        if outputs != self.outputs:
-            raise TraceError(f"the shape of the output changes from {self.outputs} to {outputs}")
+        before = self.outputs[: len(outputs)]  # a run may leave out modes
+        if outputs != before:
+            raise TraceError(f"the shape of the output changes from {before} to {outputs}")
 
     @contextmanager
     def _reshaped(self, shapes: Mapping[str, Sequence[int]]) -> Iterator[nn.Module]:
@@ -372,7 +377,7 @@ class TracedNetwork:
 
         This is faster than a copy of the network.
         """
-        with restore_modules(self.template):
+        with restore_tensors(self.template):
             replace_values(self.template, lambda name, own: _make_empty(own, shapes[name]))
             self.describe(self.template)
             yield self.template

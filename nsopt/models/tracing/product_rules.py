@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from nsopt.models.activations import tensors_in
 from nsopt.models.tracing.labels import Label, Labels
-from nsopt.models.tracing.shape_rules import label_nothing, pointwise
+from nsopt.models.tracing.shape_rules import label_nothing, pointwise, settle_size
 from nsopt.models.tracing.tracer import Tracer, rule
 
 
@@ -180,6 +180,7 @@ def attention(tracer: Tracer, result: Any, q: Tensor, k: Tensor, v: Tensor, *mor
         for d in range(1, min(mask.ndim, q.ndim) + 1):
             if mask.shape[-d] > 1:
                 scores[-d] = tracer.join(scores[-d], tracer.get(mask)[-d])
+        settle_size(tracer, mask, scores)
     tracer.mark_inexact(inner, scores[-1])
     sized = list(zip(scores, [*q.shape[:-1], k.shape[-2]], strict=True))
     tracer.multiply(1, *sized, (inner, q.shape[-1]))

@@ -92,7 +92,7 @@ class LabelledRun:
             same: see `Tracer`.
 
         Returns:
-            The shapes of the outputs in the last mode.
+            The shapes of the outputs in all modes.
 
         Raises:
             TraceError: if the network does not run. A first trace, without `choices` and `same`,
@@ -115,7 +115,7 @@ class LabelledRun:
                     return shapes
                 if training != self.modes[0]:
                     trace.products, trace.numbers = before["products"], before["numbers"]
-                shapes = [tuple(tensor.shape) for tensor in outputs]
+                shapes += [tuple(tensor.shape) for tensor in outputs]
         return shapes
 
     def _run_mode(

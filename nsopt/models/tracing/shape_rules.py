@@ -61,6 +61,22 @@ def pointwise(tracer: Tracer, result: Any, *arguments: Any) -> None:
         if tensor._is_view() and len(select_atoms(own)) > len(select_atoms(before)):
             tracer.freeze("is written into a part of another tensor", *own)
         tracer.put(tensor, own)
+    for tensor in tensors:
+        settle_size(tracer, tensor, labels)
+
+
+def settle_size(tracer: Tracer, tensor: Tensor, met: Sequence[Label]) -> None:
+    """Label a filled tensor by what it meets, because it has one size wherever it is used.
+
+    Args:
+        tracer: the tracer.
+        tensor: any tensor; only its dimensions with the label ANY change.
+        met: the labels that broadcasting aligns with it, from the right.
+    """
+    own = tracer.get(tensor)
+    if any(label is ANY for label in own):
+        aligned = zip(own, met[len(met) - len(own) :], strict=True)
+        tracer.put(tensor, [other if label is ANY else label for label, other in aligned])
 
 
 @rule("as_strided")

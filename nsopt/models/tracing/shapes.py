@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._prims_common import suggest_memory_format
 from torch._subclasses.fake_tensor import FakeTensor, in_kernel_invocation_manager
 from torch.utils._mode_utils import no_dispatch
-
-_LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
 
 def _make_empty(
@@ -93,13 +92,14 @@ def _replace_batched_product(func: Any, a: Tensor, b: Tensor) -> Any:
 
 
 def _replace_concatenation(func: Any, tensors: Sequence[Tensor], dim: int = 0) -> Any:
+    tensors = [t for t in tensors if t.shape != (0,)] or tensors  # PyTorch skips empty vectors
     first = tensors[0]
     sizes = list(first.shape)
     others = [[n for d, n in enumerate(t.shape) if d != dim % first.ndim] for t in tensors]
     if any(
         other != others[0] or t.ndim != first.ndim or t.dtype != first.dtype
         for t, other in zip(tensors, others, strict=True)
-    ) or not all(t.is_contiguous() for t in tensors):
+    ) or any(suggest_memory_format(t) != torch.contiguous_format for t in tensors):
         return func(tensors, dim)
     sizes[dim] = sum(t.shape[dim] for t in tensors)
     return _make_empty(first, *sizes)
@@ -116,6 +116,17 @@ def _replace_empty(func: Any, sizes: Any, *args: Any, **more: Any) -> Any:
     with no_dispatch():
         empty = func(sizes, **{**more, "device": "meta"})
     return FakeTensor(fake, empty, torch.device(more.get("device") or "cpu"))
+
+
+def _replace_constant(func: Any, x: Tensor) -> Any:
+    """Return the result of `torch.tensor`. The tracer knows its values (tracing/values.py)."""
+    return func(x) if isinstance(x, FakeTensor) else _make_empty(x, *x.shape)
+
+
+def _replace_sampling(func: Any, x: Tensor, grid: Tensor, *options: Any) -> Any:
+    if len(x) != len(grid) or grid.shape[-1] != x.ndim - 2 or x.dtype != grid.dtype:
+        return func(x, grid, *options)
+    return _make_empty(x, *x.shape[:2], *grid.shape[1:-1])
 
 
 def _replace_index(func: Any, x: Tensor, indices: Sequence[Tensor | None]) -> Any:
@@ -146,20 +157,19 @@ def _replace_convolution(
     groups: int,
 ) -> Any:
     sizes: list[int] = []
-    layout = next((known for known in _LAYOUTS if x.is_contiguous(memory_format=known)), None)
     if len(stride) == len(padding) == len(dilation) == x.ndim - 2 == weight.ndim - 2:
         along = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
         sizes = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in along]
     if (
         transposed
-        or not (layout and weight.is_contiguous() and x.dtype == weight.dtype)
+        or not (weight.is_contiguous() and x.dtype == weight.dtype)
         or min(sizes, default=0) < 1
         or x.shape[1] != groups * weight.shape[1]
         or len(weight) % groups
         or (bias is not None and bias.shape != weight.shape[:1])
     ):
         return func(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
-    return _make_empty(x, len(x), len(weight), *sizes, layout=layout)
+    return _make_empty(x, len(x), len(weight), *sizes, layout=suggest_memory_format(x))
 
 
 def _replace_group_norm(
@@ -226,6 +236,8 @@ RESULTS: dict[str, Callable[..., Any]] = {
     "native_layer_norm": _replace_layer_norm,
     "native_group_norm": _replace_group_norm,
     "index": _replace_index,
+    "lift_fresh": _replace_constant,
+    "grid_sampler_2d": _replace_sampling,
     "mean": _replace_mean,
     "empty": _replace_empty,
     "mm": _replace_product,

@@ -43,13 +43,25 @@ def restore_modules(model: nn.Module) -> Iterator[None]:
         np.random.seed(0)
         yield
     finally:
-        for store, before in copier.held:
-            store.clear()
-            store.update(before)
+        _give_back(copier.held)
         for parameter, required, gradient in gradients:
             parameter.requires_grad, parameter.grad = required, gradient
         random.setstate(drawn[0])
         np.random.set_state(drawn[1])
+
+
+@contextmanager
+def restore_tensors(model: nn.Module) -> Iterator[None]:
+    """Inside the block, modules may get other tensors and sizes; then they get back their own.
+
+    This copies none of what modules store, and is faster than `restore_modules`.
+    """
+    stores = [s for m in model.modules() for s in (vars(m), m._parameters, m._buffers)]
+    held = [(store, dict(store)) for store in stores]
+    try:
+        yield
+    finally:
+        _give_back(held)
 
 
 @contextmanager
@@ -133,6 +145,12 @@ def spare_collector() -> Iterator[None]:
             _spared.pop()
             if not _spared:
                 gc.set_threshold(*before)
+
+
+def _give_back(held: Iterable[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+    for store, before in held:
+        store.clear()
+        store.update(before)
 
 
 class _Copier:

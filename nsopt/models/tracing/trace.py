@@ -27,12 +27,14 @@ from nsopt.models.tracing.makers import Makers
 from nsopt.models.tracing.network import TracedNetwork
 from nsopt.models.tracing.originals import copy_model, original_weight, unwrapped
 from nsopt.models.tracing.run import LabelledRun, tensors_of
+from nsopt.models.tracing.states import spare_collector
 from nsopt.models.tracing.tracer import ADVICE
 
 _MOST_REASONS = 5
 
 
 @torch.inference_mode(False)
+@spare_collector()
 @checked
 def trace(
     module: nn.Module,
@@ -125,7 +127,7 @@ def _note_failure(network: TracedNetwork) -> TracedNetwork:
     network.trace.notes[note] = {}
     warnings.warn(
         f"{kind} is {note}. Pass training=False to trace() if it is only used in evaluation mode",
-        stacklevel=5,  # of two decorators, too
+        stacklevel=6,  # of three decorators, too
     )
     return replace(network, run=network.run.with_one_mode())
 

@@ -17,6 +17,6 @@ def test_a_row_of_the_table_holds(word: str) -> None:
     package = word.partition(":")[0]
     if find_spec(PACKAGES.get(package, package)) is None:
         pytest.skip(f"{package} is not installed")
-    row, found = ROWS[word], make_row(word, beside=False)
+    row, found = ROWS[word], make_row(word)
     for column in ("widths", "share", "exact", "trains", "exports"):
         assert str(found[column]) == row[column], column

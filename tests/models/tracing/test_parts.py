@@ -1,8 +1,10 @@
 """Networks with recurrent layers, attention and computed weights can be traced and pruned."""
 
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nsopt.errors import NsoptError
 from nsopt.models.tracing.trace import trace
@@ -83,3 +85,45 @@ def test_complex_weights_in_double_precision_are_refused() -> None:
     message = "^the input is float64, but filters is complex64, because double"
     with pytest.raises(NsoptError, match=message):
         trace(parts.Complex().double(), torch.randn(2, 3, 32, 32).double())
+
+
+class SharedBias(nn.Module):
+    """T5's attention across: blocks of one width, because one tensor of zeros is added in each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.a(x)
+        bias = torch.zeros(1, x.shape[1])
+        return self.head((self.b((x + bias).relu()) + bias).relu())
+
+
+def test_what_meets_one_filled_tensor_has_one_width() -> None:
+    model, x = SharedBias(), torch.randn(2, 6)
+    arch = trace(model, x)
+    assert (arch.base_widths, arch.refused) == ((16,), {})
+    check_pruning(arch, model, x)
+
+
+class Levels(nn.Module):
+    """A detector's scores at two scales: flattened, joined and cut into parts again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.scores = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 3, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        maps = [self.stem(x).relu(), self.stem(x[..., ::2]).relu()]
+        flat = [self.scores(each).permute(0, 2, 3, 1).flatten(1) for each in maps]
+        parts = torch.cat(flat, 1).split([each.shape[1] for each in flat], 1)
+        return torch.cat([part.topk(2).values for part in parts], 1)
+
+
+def test_flattened_channels_that_are_cut_into_unequal_parts_stay() -> None:
+    model, x = Levels(), torch.randn(2, 3, 8, 8)
+    arch = trace(model, x)
+    assert arch.base_widths == (16,)
+    assert "fixed: scores: is cut into unequal parts" in arch.explain()
+    check_pruning(arch, model, x)
