@@ -189,7 +189,7 @@ _PRESETS = {
     ),
     "fast": replace(
         _PAPER,
-        question="How good are networks trained as in the paper, if their widths come from a search of minutes?",
+        question="How good are widths of a search of minutes after trainings as in the paper?",
         ratios=(0.25, 0.5, 0.75, 1.0),
         settings=_PAPER.settings.updated(
             preset="fast", search=_SHORT_SEARCH, training=TrainSettings()
