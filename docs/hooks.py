@@ -65,7 +65,7 @@ def convert_notebook(text: str) -> str:
                 parts.append(f"<div>{''.join(data['text/html'])}</div>")
             elif shown := "".join(data["text/plain"]).rstrip():
                 parts.append(f"```text\n{shown}\n```")
-    return "\n\n".join(parts)
+    return "\n\n".join(parts).replace("\n```\n\n```text\n", "\n")  # one block for all messages
 
 
 def link_titles(markdown: str, nav: list[Any]) -> str:

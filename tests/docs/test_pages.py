@@ -71,6 +71,13 @@ def of_name(page: Path) -> str:
     return page.stem
 
 
+def test_messages_of_a_notebook_are_one_block_of_the_site() -> None:
+    printed = [{"output_type": "stream", "text": text} for text in ("first\n", "second\n")]
+    cells = [{"cell_type": "code", "source": "run()", "outputs": printed}]
+    shown = hooks()["convert_notebook"](json.dumps({"cells": cells}))
+    assert shown == "```python\nrun()\n```\n\n```text\nfirst\nsecond\n```"
+
+
 def test_the_readme_is_short() -> None:
     text = README.read_text()
     assert len(text.splitlines()) <= 150
