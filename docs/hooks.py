@@ -64,8 +64,11 @@ def convert_notebook(text: str) -> str:
             if "text/html" in data:
                 parts.append(f"<div>{''.join(data['text/html'])}</div>")
             elif shown := "".join(data["text/plain"]).rstrip():
-                parts.append(f"```text\n{shown}\n```")
-    return "\n\n".join(parts).replace("\n```\n\n```text\n", "\n")  # one block for all messages
+                begun = (
+                    parts.pop().removesuffix("```") if parts[-1][:7] == "```text" else "```text\n"
+                )
+                parts.append(f"{begun}{shown}\n```")
+    return "\n\n".join(parts)
 
 
 def link_titles(markdown: str, nav: list[Any]) -> str:
