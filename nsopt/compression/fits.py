@@ -57,6 +57,19 @@ class Fits:
     def _read_inputs(self, seed: int) -> Inputs:
         return Inputs(read_batches(self.session.supervision.batches(_BATCH, seed), MOST))
 
+    @cached_property
+    def lead(self) -> bool:
+        """Whether fits choose the widths, and the weights that fine-tuning begins with, if any.
+
+        They do without training, and where the epochs have fewer steps than the least number.
+        """
+        subject = self.session.subject
+        training = subject.settings.training
+        if training.epochs and subject.trainer is not None:
+            return False
+        batches = self.session.supervision.batches(training.batch_size, training.seed)
+        return training.epochs * batches.per_epoch < (training.least_steps or 1)
+
     def choose_widths(self, timer: Timer, budget: Budget) -> Widths:
         """Return the widths at a budget that lose least by the fit, for what they cost.
 
@@ -72,6 +85,7 @@ class Fits:
     def fit(self, point: Point, widths: Widths) -> Outcome:
         """Return a network that is fitted to the trained one, with its scores."""
         session, began = self.session, time.perf_counter()
+        file = session.find_checkpoint(point)
         kept = self.ranking.pick_strongest(widths)
         with session.compute.computing():
             fitted = fit_network(
@@ -81,7 +95,7 @@ class Fits:
                 self._read_inputs(point.seed),
                 seed=point.seed,
                 progress=session.progress,
-                checkpoint=session.find_checkpoint(point),
+                checkpoint=file.with_name(f"fit-{file.name}"),
             )
         return session.evaluate(fitted.model, widths, began)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import nsopt
+from nsopt.compression.compress import get_settings
 from nsopt.compression.fits import AGREEMENT
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
@@ -160,3 +161,15 @@ def test_training_needs_epochs_and_targets(trained: nn.Module) -> None:
     none = settings.updated(training=settings.training.updated(epochs=0))
     with pytest.raises(NsoptError, match="epochs must be at least 1"):
         nsopt.compare(arch, make_task(), settings=none)
+
+
+def test_few_steps_begin_with_the_fit_and_end_no_worse(trained: nn.Module) -> None:
+    """Here with a ruinous learning rate: the fit itself stays the best."""
+    task, settings = make_task(), get_settings(images=False)
+    training = settings.training.updated(lr=30.0, batch_size=16, averaging=None, least_steps=20)
+    settings = settings.updated(training=training)
+    budget, asked = BUDGETS[1], {"budgets": BUDGETS[1:], "settings": settings}
+    fitted = compress(trained, task, **asked)[budget]
+    tuned = compress(trained, task, epochs=1, **asked)
+    assert (tuned[budget].widths, tuned[budget].score) == (fitted.widths, fitted.score)
+    assert not tuned.results.searches, "a fit needs no search"
