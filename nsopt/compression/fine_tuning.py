@@ -17,7 +17,6 @@ from nsopt.storage.trials import Point, width_parameter
 from nsopt.training.outcome import Outcome
 
 Widths = tuple[int, ...]
-_GENTLE = 0.1  # times the learning rate: after a fit larger steps on few data do harm
 _KINDS = DENSE, UNIFORM, SCORED
 
 
@@ -41,11 +40,8 @@ class _FineTuning(TrialRunner):
         fitted = self.fits.fit(point, widths)
         if not settings.epochs:
             return fitted
-        gentle, start = (
-            settings.updated(lr=_GENTLE * settings.lr),
-            partial(copy_model, fitted.model),
-        )
-        return session.train(widths, gentle, file, point.label, start)
+        settings, start = self.fits.soften(settings), partial(copy_model, fitted.model)
+        return session.train(widths, settings, file, point.label, start)
 
 
 def fine_tune(session: Session, networks: Mapping[Point, Widths], fits: Fits) -> None:

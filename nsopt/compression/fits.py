@@ -28,10 +28,12 @@ from nsopt.storage.trials import Point
 from nsopt.tasks.supervision import Batches
 from nsopt.tasks.task import Task, TaskSupervision
 from nsopt.training.outcome import Outcome
+from nsopt.training.settings import TrainSettings
 
 MOST = 1024  # examples to fit to
 _COMPARED = 256  # examples on which outputs are compared
 _BATCH = 64  # images
+_OFTEN, _GENTLE = 10, 0.1  # epochs of fine-tuning; times the learning rate
 AGREEMENT = "agreement with the trained network (%)"
 
 
@@ -67,8 +69,19 @@ class Fits:
         training = subject.settings.training
         if training.epochs and subject.trainer is not None:
             return False
-        batches = self.session.supervision.batches(training.batch_size, training.seed)
-        return training.epochs * batches.per_epoch < (training.least_steps or 1)
+        return training.epochs * self._count_batches() < (training.least_steps or 1)
+
+    def soften(self, training: TrainSettings) -> TrainSettings:
+        """Return the settings of fine-tuning that begins with a fit.
+
+        Where it sees the same data often, larger steps would undo the fit.
+        """
+        often = (training.least_steps or 0) > _OFTEN * self._count_batches()
+        return training.updated(lr=_GENTLE * training.lr) if often else training
+
+    def _count_batches(self) -> int:
+        training = self.session.subject.settings.training
+        return self.session.supervision.batches(training.batch_size, training.seed).per_epoch
 
     def choose_widths(self, timer: Timer, budget: Budget) -> Widths:
         """Return the widths at a budget that lose least by the fit, for what they cost.
