@@ -2,10 +2,11 @@
 
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from typing import Any, Self
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
@@ -118,8 +119,25 @@ class LineProgress:
         self._warn(printable(text))
         self._last_line = time.monotonic()
 
+    @contextmanager
+    def repeating(self, pause: float = _LOGGED_PAUSE) -> Iterator[Self]:
+        """Write the step that runs whenever `pause` seconds pass, until the block ends."""
+        ended = threading.Event()
+
+        def repeat() -> None:
+            while not ended.wait(pause):
+                self._write_if_due(f"{self._whole}{self._task}: {self._done} of {self._total}")
+
+        thread = threading.Thread(target=repeat, daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            ended.set()
+            thread.join()
+
     def _write_if_due(self, text: str) -> None:
-        if self._steps and time.monotonic() - self._last_line > self._pause:
+        if self._steps and self._task and time.monotonic() - self._last_line > self._pause:
             self.message(text)
 
 
@@ -164,7 +182,9 @@ def show_progress(progress: Progress | None) -> Iterator[Progress]:
         bar.finish()
         return
     if progress is not None or not console.is_terminal:
-        yield progress or LineProgress(_LOG.info, pause=_LOGGED_PAUSE, warn=_LOG.warning)
+        lines = LineProgress(_LOG.info, pause=_LOGGED_PAUSE, warn=_LOG.warning)
+        with lines.repeating() if progress is None else nullcontext(progress) as shown:
+            yield shown
         return
     with show_bars(console) as bars:
         yield bars
