@@ -6,7 +6,6 @@ important units and are fine-tuned; their scores on validation data can overrule
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 from optuna.study import Study
@@ -20,6 +19,7 @@ from nsopt.compression.budgets import (
     read_compression_budgets,
 )
 from nsopt.compression.choice import choose_method, find_error, is_near_chance
+from nsopt.compression.estimate import tell_duration
 from nsopt.compression.fine_tuning import Widths, fine_tune
 from nsopt.compression.fits import Fits
 from nsopt.compression.latency import solve_as_timed, with_fast_multiple, with_latency_for
@@ -28,15 +28,12 @@ from nsopt.compression.scores import choose_widths, find_trained, read_scores
 from nsopt.data.images import ImageData
 from nsopt.deployment.artifacts import BestNetworks, best_trials
 from nsopt.deployment.kept import KeptNetwork, load_network
-from nsopt.errors import NoWidthsError, NsoptError
+from nsopt.errors import NsoptError
 from nsopt.latency.timer import Timer
 from nsopt.progress import Progress
-from nsopt.pruning.inherited import SCORE_STEPS
-from nsopt.samplers.candidates import list_prices
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import PARAMS, counted_costs
 from nsopt.session.cleanup import clear_finished
-from nsopt.session.durations import Durations, format_duration
 from nsopt.session.session import Session, start_session
 from nsopt.session.start import keep_start
 from nsopt.session.subject import Subject, list_studies
@@ -76,9 +73,9 @@ def run_compression(
     check_budgets(words, subject.arch, subject.settings)
     with start_session(subject, workspace, progress) as begun:
         _tell_score(begun)
+        tell_duration(begun, words, candidates, seeds)
         session, timer, budgets = prepare(begun, words)
         fits = Fits(session)
-        _tell_duration(session, fits, budgets, candidates, seeds)
         networks = _choose_networks(session, timer, fits, budgets, candidates, seeds)
         keep_start(session.subject, workspace)
         fine_tune(session, networks, fits)
@@ -103,51 +100,6 @@ def _tell_score(session: Session) -> None:
     session.progress.warning(
         f"{text}, and guessing for {100 / classes:.1f} %: are these its trained weights, and are "
         "mean= and std= those of its training?"
-    )
-
-
-def _tell_duration(
-    session: Session, fits: Fits, budgets: Sequence[Budget], candidates: int, seeds: int
-) -> None:
-    """Say how long a new compression takes, phase by phase; networks are as wide as uniform ones.
-
-    Nothing is said where steps cannot be counted: without training, or by the user's trainer.
-    """
-    subject, workspace = session.subject, session.workspace
-    stored = workspace.studies(subject.name).keys() & {DENSE, SCORED}
-    training = subject.settings.training
-    if stored or not training.epochs or subject.trainer is not None:
-        return
-    durations, search = Durations(session), subject.settings.search
-    prices = dict.fromkeys(price for budget in budgets for price in list_prices(budget.metric))
-    law = uniform_curve(subject.arch.base_widths)
-    sizes = []
-    for budget in budgets:
-        with suppress(NoWidthsError):  # of predicted milliseconds; the measured ones decide
-            sizes.append(budget.solve(law, subject.arch, subject.settings))
-    seconds = (
-        {}
-        if fits.lead
-        else {
-            "searches": sum(durations.estimate_search(price, 1) for price in prices),
-            "scores": sum(
-                candidates * SCORE_STEPS * durations.time_step(widths, search.batch_size)
-                for widths in sizes
-            ),
-        }
-    )
-    seconds["fine-tuning"] = sum(
-        2 * seeds * durations.estimate_training(training, widths) for widths in sizes
-    )
-    if fits.lead:
-        session.progress.message(
-            f"{training.epochs} epochs have fewer than {training.least_steps} steps: fine-tuning "
-            "takes these, and begins with networks that are fitted without training"
-        )
-    parts = ", ".join(f"{name} {format_duration(own)}" for name, own in seconds.items())
-    timing = ", and at most 5 min of timings" if limits_time([b.word for b in budgets]) else ""
-    session.progress.message(
-        f"takes about {format_duration(sum(seconds.values()))} here ({parts}){timing}"
     )
 
 
