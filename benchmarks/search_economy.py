@@ -137,6 +137,7 @@ class Economy:
         ).iterations
         seconds = time.perf_counter() - start
         splits = self.data.split(settings.val_fraction).with_train_images(settings.search_images)
+        assert settings.prune_every is not None
         images = settings.pretrain_epochs * len(splits.train)
         images += (len(iteration.trajectory.tau) - 1) * settings.prune_every * settings.batch_size
         tau, full = iteration.record.tau, self.arch.cost("params")(self.arch.base_widths)

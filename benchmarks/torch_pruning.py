@@ -112,6 +112,7 @@ def prune_with_torch_pruning(
         ignored_layers=[last],
     )
     train(settings.pretrain_epochs * batches.per_epoch, settings.lr)
+    assert settings.prune_every is not None
     for _ in range(steps):
         train(settings.prune_every, settings.prune_lr)
         pruner.step()

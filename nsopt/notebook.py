@@ -45,6 +45,9 @@ class NotebookProgress:
     def message(self, text: str) -> None:
         print(text)
 
+    def warning(self, text: str) -> None:
+        self.message(text)
+
     def finish(self) -> None:
         """Remove the bar."""
         self._handle.update({"text/plain": ""}, raw=True)

@@ -18,6 +18,8 @@ class Progress(Protocol):
 
     def message(self, text: str) -> None: ...
 
+    def warning(self, text: str) -> None: ...
+
 
 class Silent:
     """A `Progress` that displays nothing."""
@@ -33,3 +35,6 @@ class Silent:
 
     def message(self, text: str) -> None:
         pass
+
+    def warning(self, text: str) -> None:
+        self.message(text)

@@ -2,10 +2,11 @@
 
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from typing import Any, Self
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
@@ -22,6 +23,8 @@ _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
+_LOG = logging.getLogger("nsopt")
+_LOG.addHandler(logging.NullHandler())  # silence unless the user turns logging on
 _PAUSE, _LOGGED_PAUSE = 5.0, 30.0  # seconds
 
 
@@ -69,6 +72,9 @@ class LiveProgress:
     def message(self, text: str) -> None:
         self._bars.console.print(self._reword(text))
 
+    def warning(self, text: str) -> None:
+        self.message(text)
+
 
 class LineProgress:
     """A `Progress` without a terminal: writes every message, phases, and a step now and then.
@@ -78,12 +84,17 @@ class LineProgress:
         steps: whether to write phases and steps; a process that another one started writes only
             messages.
         pause: seconds after a line before the next phase or step is written.
+        warn: writes a warning; by default `write`.
     """
 
     def __init__(
-        self, write: Callable[[str], None], steps: bool = True, pause: float = _PAUSE
+        self,
+        write: Callable[[str], None],
+        steps: bool = True,
+        pause: float = _PAUSE,
+        warn: Callable[[str], None] | None = None,
     ) -> None:
-        self._write, self._steps, self._pause = write, steps, pause
+        self._write, self._steps, self._pause, self._warn = write, steps, pause, warn or write
         self._whole = ""
         self._task, self._done, self._total = "", 0, 0
         self._last_line = time.monotonic()
@@ -104,8 +115,29 @@ class LineProgress:
         self._write(printable(text))
         self._last_line = time.monotonic()
 
+    def warning(self, text: str) -> None:
+        self._warn(printable(text))
+        self._last_line = time.monotonic()
+
+    @contextmanager
+    def repeating(self, pause: float = _LOGGED_PAUSE) -> Iterator[Self]:
+        """Write the step that runs whenever `pause` seconds pass, until the block ends."""
+        ended = threading.Event()
+
+        def repeat() -> None:
+            while not ended.wait(pause):
+                self._write_if_due(f"{self._whole}{self._task}: {self._done} of {self._total}")
+
+        thread = threading.Thread(target=repeat, daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            ended.set()
+            thread.join()
+
     def _write_if_due(self, text: str) -> None:
-        if self._steps and time.monotonic() - self._last_line > self._pause:
+        if self._steps and self._task and time.monotonic() - self._last_line > self._pause:
             self.message(text)
 
 
@@ -137,7 +169,8 @@ def show_bars(console: PlainConsole, reword: Callable[[str], str] = str) -> Iter
 def show_progress(progress: Progress | None) -> Iterator[Progress]:
     """Yield `progress`, or by default bars on a terminal or in Jupyter.
 
-    Elsewhere messages, phases and a step every half minute go to the logger `nsopt`, at level INFO.
+    Elsewhere messages, phases and a step every half minute go to the logger `nsopt`, at level INFO,
+    and warnings at level WARNING.
     """
     console = PlainConsole()
     if progress is None and console.is_jupyter:
@@ -149,7 +182,9 @@ def show_progress(progress: Progress | None) -> Iterator[Progress]:
         bar.finish()
         return
     if progress is not None or not console.is_terminal:
-        yield progress or LineProgress(logging.getLogger("nsopt").info, pause=_LOGGED_PAUSE)
+        lines = LineProgress(_LOG.info, pause=_LOGGED_PAUSE, warn=_LOG.warning)
+        with lines.repeating() if progress is None else nullcontext(progress) as shown:
+            yield shown
         return
     with show_bars(console) as bars:
         yield bars

@@ -112,6 +112,7 @@ def run(search: MaskedSearch, splits: Splits, settings: SearchSettings) -> Itera
     for _ in range(settings.pretrain_epochs * data.per_epoch):
         train_batch()
 
+    assert settings.prune_every is not None
     filters = sum(len(mask) for mask in masks)
     to_prune = filters - math.floor(settings.keep_fraction * filters)
     yield [int(mask.sum()) for mask in masks]

@@ -1,5 +1,6 @@
 """`nsopt compress`: a trained network in, smaller ones at budgets out."""
 
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from nsopt.compression.result import Compressed
     from nsopt.deployment.kept import KeptNetwork
     from nsopt.session.subject import Subject
+    from nsopt.session.workspace import Workspace
 
 
 @Parameter(name="*")
@@ -116,6 +118,23 @@ def compress(options: CompressOptions) -> None:
     page = write_report(results, folder / "report", rows)
     console.print(f"report:  {page}", soft_wrap=True)
     print_storage(workspace.url)
+    console.print(f"export:  {_export_command(options, workspace, rows[1])}", soft_wrap=True)
+
+
+def _export_command(
+    options: CompressOptions, workspace: "Workspace", row: "Mapping[str, str]"
+) -> str:
+    """Return the command that exports the network of a row of the table."""
+    from nsopt.models.registry import is_own
+    from nsopt.storage.urls import hide_password
+
+    named = {"storage": hide_password(workspace.url), "budget": row["budget"]}
+    if is_own(options.task.arch):
+        named["arch"] = options.task.arch
+    if options.task.task is not None:
+        named["task"] = options.task.task
+    words = (f"--{name}={word}" for name, word in (named | {"out": "network.onnx"}).items())
+    return shlex.join(["nsopt", "export", *words])
 
 
 def _name_file(budget: str) -> str:

@@ -105,7 +105,9 @@ def live_progress(for_another: bool = False) -> Iterator[LiveProgress | LineProg
         for_another: whether another process started this one and prints its messages.
     """
     if for_another or not console.is_terminal:
-        yield LineProgress(lambda text: print_line(name_options(text)), steps=not for_another)
+        lines = LineProgress(lambda text: print_line(name_options(text)), steps=not for_another)
+        with lines.repeating():
+            yield lines
         return
     with show_bars(console, name_options) as bars:
         yield bars

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from nsopt.data.images import ImageData
+    from nsopt.deployment.check import ExportCheck
     from nsopt.deployment.kept import KeptNetwork
     from nsopt.models.architecture import Architecture
     from nsopt.reports.results import Results
@@ -88,13 +89,24 @@ def export(options: ExportOptions = ExportOptions()) -> None:
             check = check_export(chosen.network, unfinished, options.format, chosen.data.test)
             console.print(
                 f"test accuracy: {check.exported:.2f} % with the file, {check.stored:.2f} % in the "
-                f"study; the logits differ from PyTorch's by {check.difference:.0e}"
+                f"study{_explain(chosen, check)}; the logits differ from PyTorch's by "
+                f"{check.difference:.0e}"
             )
             if options.int8:
                 figures = _quantise(chosen, chosen.data, unfinished, check.exported)
     console.print(str(out), soft_wrap=True)
     if figures is not None:
         schema.write_int8(chosen.study, chosen.trial.number, figures)
+
+
+def _explain(chosen: "_Chosen", check: "ExportCheck") -> str:
+    """Return why the accuracy of a file differs a little from that in the study, or ""."""
+    from nsopt.storage.schema import read_settings
+
+    precision = read_settings(chosen.study)["training"]["precision"]
+    if check.exported == check.stored or precision == "fp32":
+        return ""
+    return f", which computed in {precision} where the file computes in fp32"
 
 
 def name_answer(results: "Results") -> dict[str, str]:
@@ -214,14 +226,22 @@ def _load(options: ExportOptions) -> _Chosen:
 
 
 def _with_answer(options: ExportOptions, url: str) -> ExportOptions:
-    """Return the options with those that name the answer of the only comparison at `url`."""
+    """Return the options with those that name the answer of the only comparison at `url`.
+
+    For a compression a budget may be given, as it stands in its table.
+    """
     from nsopt.cli.console import console
     from nsopt.errors import NsoptError
     from nsopt.reports.results import read_results
+    from nsopt.storage.schema import study_name
 
+    results = read_results(url, None)
+    for row in results.networks:
+        if row["budget"] == options.budget:
+            return replace(options, study=study_name(results.name, row["widths by"]))
     if (options.ratio, options.budget, options.metric) != (None, None, None):
         raise NsoptError("--ratio, --budget and --metric choose a network of --study: give it, too")
-    named = name_answer(read_results(url, None))
+    named = name_answer(results)
     console.print(f"exporting {' '.join(f'--{name}={word}' for name, word in named.items())}")
     ratio = float(named["ratio"]) if "ratio" in named else None
     budget, metric = named.get("budget"), named.get("metric")

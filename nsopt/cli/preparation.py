@@ -31,6 +31,7 @@ from nsopt.models.architecture import Architecture
 from nsopt.models.registry import is_own
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.progress import Progress
+from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.metric import PARAMS, Metric, get_metric, read_budgets
 from nsopt.session.presets import Preset, StudySettings, override
 from nsopt.session.subject import Subject, make_architecture, with_precision
@@ -229,9 +230,8 @@ def announce(
     console.print(Text.assemble((subject.name, "bold"), question))
     tell_what_is_fixed(subject.arch.summary())
     search, training = subject.settings.search, subject.settings.training
-    every = "batch" if search.prune_every == 1 else f"{search.prune_every} batches"
     summaries = {
-        "search": f"{_format_epochs(search.pretrain_epochs)}, then a prune step every {every} "
+        "search": f"{_format_epochs(search.pretrain_epochs)}, then {_describe_pruning(search)} "
         f"of {search.batch_size}",
         "training": f"{_format_epochs(training.epochs)}, batches of {training.batch_size}, "
         f"learning rate {training.lr:g}",
@@ -253,6 +253,13 @@ def _describe_normalisation(splits: Splits) -> str:
     mean, std = (",".join(f"{value:.3g}" for value in part) for part in splits.normalisation)
     of = "as given" if splits.is_normalised_by_user else "of the training images, or give your own"
     return f"images normalised by --mean {mean} --std {std}, {of}"
+
+
+def _describe_pruning(search: SearchSettings) -> str:
+    if search.prune_every is None:
+        return "prune steps in about ten epochs, batches"
+    every = "batch" if search.prune_every == 1 else f"{search.prune_every} batches"
+    return f"a prune step every {every}"
 
 
 def _format_epochs(count: int) -> str:

@@ -166,6 +166,11 @@ def check_time(words: Sequence[str], arch: Architecture, milliseconds: float) ->
     read_compression_budgets(words, arch.with_latency(whole))
 
 
+def split_into_limits(word: str) -> list[tuple[Metric, str]]:
+    """Return metrics and limits of a budget, as text. Raises NsoptError if it is invalid."""
+    return split_limits(word, _EXAMPLE)
+
+
 def read_limited_metrics(word: str) -> tuple[Metric, ...]:
     """Return the metrics of a budget. Raises NsoptError if it is invalid."""
     return tuple(limit.metric for limit in _read_limits(word))
@@ -188,7 +193,7 @@ def read_compression_budgets(words: Sequence[str], arch: Architecture) -> tuple[
 
 def _read_limits(word: str) -> list[_Limit]:
     limits = []
-    for metric, text in split_limits(word, _EXAMPLE):
+    for metric, text in split_into_limits(word):
         is_share = text.endswith("%")
         number = read_percentage(text) if is_share else metric.read(text)
         limits.append(_Limit(metric, number, is_share))

@@ -17,8 +17,14 @@ def is_near_chance(accuracy: float, classes: int, images: int) -> bool:
     return accuracy <= 100 * (chance + _NEAR_CHANCE * error)
 
 
+def find_error(accuracy: float, images: int) -> float:
+    """Return the standard error of an accuracy (%) on so many images (Agresti & Coull, 1998)."""
+    share = (accuracy / 100 * images + 2) / (images + 4)
+    return 100 * math.sqrt(share * (1 - share) / (images + 4))
+
+
 def choose_method(
-    scores: Mapping[str, Sequence[float]], images: int | None = None, trained: bool = True
+    scores: Mapping[str, Sequence[float]], images: int | None = None, scored: bool = True
 ) -> str:
     """Return the method whose network to take, by its scores after fine-tuning, one for each seed.
 
@@ -26,24 +32,21 @@ def choose_method(
     (`benchmarks/score_ranks.py`). So the scored widths are the answer, unless other ones have a
     mean that is higher by more than the standard error of the difference:
 
-    - of accuracies p on independent images, `sqrt(2 p (1 - p) / images)`, which is larger than that
-      on the same images;
+    - of accuracies on independent images (`find_error`), which is larger than on the same images;
     - of other scores, that of the means over seeds. A single seed has no error: the higher score is
       the answer.
 
     Args:
         scores: by method; for images their accuracies (%).
         images: number of validation images; None for other scores.
-        trained: whether networks were fine-tuned. Without training there are no scores before: the
-            higher mean is the answer.
+        scored: whether scores before fine-tuning chose widths. If not, the higher mean decides.
     """
     means = {method: float(np.mean(values)) for method, values in scores.items()}
     best = max(means, key=means.__getitem__)
-    if best == SCORED or SCORED not in means or not trained:
+    if best == SCORED or SCORED not in means or not scored:
         return best
     if images is not None:
-        share = means[best] / 100
-        error = 100 * math.sqrt(2 * share * (1 - share) / images)
+        error = math.sqrt(2) * find_error(means[best], images)
     elif len(scores[SCORED]) > 1:
         error = math.hypot(*(_standard_error(scores[method]) for method in (SCORED, best)))
     else:

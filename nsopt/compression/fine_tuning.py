@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from nsopt.compression.fits import Fits
+from nsopt.models.tracing.originals import copy_model
 from nsopt.session.other_workers import run_other_workers
 from nsopt.session.runner import TrialRunner, count_points
 from nsopt.session.session import Session
@@ -23,7 +24,7 @@ _KINDS = DENSE, UNIFORM, SCORED
 class _FineTuning(TrialRunner):
     """Fine-tunes networks that inherit from the trained one, which is only scored itself.
 
-    Without epochs, networks are fitted to the trained one instead.
+    Where fits lead, networks are fitted to the trained one first; without epochs that is all.
     """
 
     fits: Fits
@@ -33,9 +34,14 @@ class _FineTuning(TrialRunner):
         if point.method == DENSE:
             return session.evaluate_start()
         settings = session.subject.settings.training_for(point.seed)
+        file = session.find_checkpoint(point)
+        if not self.fits.lead:
+            return session.train(widths, settings, file, point.label)
+        fitted = self.fits.fit(point, widths)
         if not settings.epochs:
-            return self.fits.fit(point, widths)
-        return session.train(widths, settings, session.find_checkpoint(point), point.label)
+            return fitted
+        settings, start = self.fits.soften(settings), partial(copy_model, fitted.model)
+        return session.train(widths, settings, file, point.label, start)
 
 
 def fine_tune(session: Session, networks: Mapping[Point, Widths], fits: Fits) -> None:

@@ -28,10 +28,12 @@ from nsopt.storage.trials import Point
 from nsopt.tasks.supervision import Batches
 from nsopt.tasks.task import Task, TaskSupervision
 from nsopt.training.outcome import Outcome
+from nsopt.training.settings import TrainSettings
 
 MOST = 1024  # examples to fit to
 _COMPARED = 256  # examples on which outputs are compared
 _BATCH = 64  # images
+_OFTEN, _GENTLE = 10, 0.1  # epochs of fine-tuning; times the learning rate
 AGREEMENT = "agreement with the trained network (%)"
 
 
@@ -57,6 +59,30 @@ class Fits:
     def _read_inputs(self, seed: int) -> Inputs:
         return Inputs(read_batches(self.session.supervision.batches(_BATCH, seed), MOST))
 
+    @cached_property
+    def lead(self) -> bool:
+        """Whether fits choose the widths, and the weights that fine-tuning begins with, if any.
+
+        They do without training, and where the epochs have fewer steps than the least number.
+        """
+        subject = self.session.subject
+        training = subject.settings.training
+        if training.epochs and subject.trainer is not None:
+            return False
+        return training.epochs * self._count_batches() < (training.least_steps or 1)
+
+    def soften(self, training: TrainSettings) -> TrainSettings:
+        """Return the settings of fine-tuning that begins with a fit.
+
+        Where it sees the same data often, larger steps would undo the fit.
+        """
+        often = (training.least_steps or 0) > _OFTEN * self._count_batches()
+        return training.updated(lr=_GENTLE * training.lr) if often else training
+
+    def _count_batches(self) -> int:
+        training = self.session.subject.settings.training
+        return self.session.supervision.batches(training.batch_size, training.seed).per_epoch
+
     def choose_widths(self, timer: Timer, budget: Budget) -> Widths:
         """Return the widths at a budget that lose least by the fit, for what they cost.
 
@@ -72,6 +98,7 @@ class Fits:
     def fit(self, point: Point, widths: Widths) -> Outcome:
         """Return a network that is fitted to the trained one, with its scores."""
         session, began = self.session, time.perf_counter()
+        file = session.find_checkpoint(point)
         kept = self.ranking.pick_strongest(widths)
         with session.compute.computing():
             fitted = fit_network(
@@ -81,7 +108,7 @@ class Fits:
                 self._read_inputs(point.seed),
                 seed=point.seed,
                 progress=session.progress,
-                checkpoint=session.find_checkpoint(point),
+                checkpoint=file.with_name(f"fit-{file.name}"),
             )
         return session.evaluate(fitted.model, widths, began)
 

@@ -6,7 +6,6 @@ important units and are fine-tuned; their scores on validation data can overrule
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 from optuna.study import Study
@@ -19,7 +18,8 @@ from nsopt.compression.budgets import (
     naming,
     read_compression_budgets,
 )
-from nsopt.compression.choice import choose_method, is_near_chance
+from nsopt.compression.choice import choose_method, find_error, is_near_chance
+from nsopt.compression.estimate import tell_duration
 from nsopt.compression.fine_tuning import Widths, fine_tune
 from nsopt.compression.fits import Fits
 from nsopt.compression.latency import solve_as_timed, with_fast_multiple, with_latency_for
@@ -28,15 +28,12 @@ from nsopt.compression.scores import choose_widths, find_trained, read_scores
 from nsopt.data.images import ImageData
 from nsopt.deployment.artifacts import BestNetworks, best_trials
 from nsopt.deployment.kept import KeptNetwork, load_network
-from nsopt.errors import NoWidthsError, NsoptError
+from nsopt.errors import NsoptError
 from nsopt.latency.timer import Timer
 from nsopt.progress import Progress
-from nsopt.pruning.inherited import SCORE_STEPS
-from nsopt.samplers.candidates import list_prices
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import PARAMS, counted_costs
 from nsopt.session.cleanup import clear_finished
-from nsopt.session.durations import Durations, format_duration
 from nsopt.session.session import Session, start_session
 from nsopt.session.start import keep_start
 from nsopt.session.subject import Subject, list_studies
@@ -76,13 +73,13 @@ def run_compression(
     check_budgets(words, subject.arch, subject.settings)
     with start_session(subject, workspace, progress) as begun:
         _tell_score(begun)
+        tell_duration(begun, words, candidates, seeds)
         session, timer, budgets = prepare(begun, words)
         fits = Fits(session)
-        _tell_duration(session, budgets, candidates, seeds)
         networks = _choose_networks(session, timer, fits, budgets, candidates, seeds)
         keep_start(session.subject, workspace)
         fine_tune(session, networks, fits)
-        result = _collect(session, budgets)
+        result = _collect(session, budgets, scored=not fits.lead)
         clear_finished(session)
     return result
 
@@ -96,48 +93,13 @@ def _tell_score(session: Session) -> None:
         session.progress.message(f"the trained network: {subject.data.score_name} {value:g}")
         return
     classes, images = len(subject.images.classes), len(subject.splits.validation)
-    text = f"the trained network is right for {value:.1f} % of the validation images"
-    if is_near_chance(value, classes, images):
-        text += (
-            f", and guessing for {100 / classes:.1f} %: are these its trained weights, and are "
-            "mean= and std= those of its training?"
-        )
-    session.progress.message(text)
-
-
-def _tell_duration(
-    session: Session, budgets: Sequence[Budget], candidates: int, seeds: int
-) -> None:
-    """Say how long a new compression takes, phase by phase; networks are as wide as uniform ones.
-
-    Nothing is said where steps cannot be counted: without training, or by the user's trainer.
-    """
-    subject, workspace = session.subject, session.workspace
-    stored = workspace.studies(subject.name).keys() & {DENSE, SCORED}
-    training = subject.settings.training
-    if stored or not training.epochs or subject.trainer is not None:
+    text = f"the trained network is right for {value:.1f} % of the {images:,} validation images"
+    if not is_near_chance(value, classes, images):
+        session.progress.message(text)
         return
-    durations, search = Durations(session), subject.settings.search
-    prices = dict.fromkeys(price for budget in budgets for price in list_prices(budget.metric))
-    law = uniform_curve(subject.arch.base_widths)
-    sizes = []
-    for budget in budgets:
-        with suppress(NoWidthsError):  # of predicted milliseconds; the measured ones decide
-            sizes.append(budget.solve(law, subject.arch, subject.settings))
-    seconds = {
-        "searches": sum(durations.estimate_search(price, 1) for price in prices),
-        "scores": sum(
-            candidates * SCORE_STEPS * durations.time_step(widths, search.batch_size)
-            for widths in sizes
-        ),
-        "fine-tuning": sum(
-            2 * seeds * durations.estimate_training(training, widths) for widths in sizes
-        ),
-    }
-    parts = ", ".join(f"{name} {format_duration(own)}" for name, own in seconds.items())
-    timing = ", and at most 5 min of timings" if limits_time([b.word for b in budgets]) else ""
-    session.progress.message(
-        f"takes about {format_duration(sum(seconds.values()))} here ({parts}){timing}"
+    session.progress.warning(
+        f"{text}, and guessing for {100 / classes:.1f} %: are these its trained weights, and are "
+        "mean= and std= those of its training?"
     )
 
 
@@ -196,10 +158,10 @@ def _choose_networks(
     networks = {Point(DENSE, PARAMS, whole, first, ratio=1.0): arch.base_widths}
     for budget, widths in zip(budgets, uniform, strict=True):
         with naming(budget, settings):
-            if settings.training.epochs:
-                best = choose_widths(session, timer, budget, candidates)
-            else:
+            if fits.lead:
                 best = find_trained(session, budget) or fits.choose_widths(timer, budget)
+            else:
+                best = choose_widths(session, timer, budget, candidates)
         for seed in range(first, first + seeds):
             networks[Point(UNIFORM, budget.metric, budget.limit, seed)] = widths
             if best != widths:
@@ -207,18 +169,27 @@ def _choose_networks(
     return networks
 
 
-def _collect(session: Session, budgets: Sequence[Budget]) -> Compression:
-    """Return the networks of a compression, and store their table."""
+def _collect(session: Session, budgets: Sequence[Budget], scored: bool) -> Compression:
+    """Return the networks of a compression, and store their table.
+
+    Args:
+        scored: whether scores before fine-tuning chose widths.
+    """
     subject, studies = session.subject, session.studies()
     whole = Budget("100%", PARAMS, PARAMS.cost(subject.arch)(subject.arch.base_widths))
-    found = {whole: _find_best(session, studies, whole, (DENSE,))}
-    found |= {each: _find_best(session, studies, each, (UNIFORM, SCORED)) for each in budgets}
+    found = {whole: _find_best(session, studies, whole, (DENSE,), scored)}
+    found |= {
+        each: _find_best(session, studies, each, (UNIFORM, SCORED), scored) for each in budgets
+    }
     timed = [(studies[network.method], network.widths) for network in found.values()]
+    images = subject.validation_images
     dense, *smaller = (
         Compressed(
             budget=budget.word,
             network=network,
             before=read_scores(session, budget).get(network.widths),
+            uniform=max(_list_scores(studies, budget, UNIFORM), default=None),
+            error=None if images is None else find_error(network.score, images),
             cost=counted_costs(subject.arch, network.widths),
             latency=latency.median_ms,
         )
@@ -233,21 +204,26 @@ def _collect(session: Session, budgets: Sequence[Budget]) -> Compression:
 
 
 def _find_best(
-    session: Session, studies: Mapping[str, Study], budget: Budget, methods: Sequence[str]
+    session: Session,
+    studies: Mapping[str, Study],
+    budget: Budget,
+    methods: Sequence[str],
+    scored: bool,
 ) -> KeptNetwork:
     """Return the network at a budget that `choose_method` names, of its best seed."""
-    subject, scores = session.subject, dict[str, list[float]]()
-    for method in methods:
-        done = trials.read_completed(studies[method]) if method in studies else []
-        found = [trial.values[0] for trial in done if budget.holds(trial)]
-        if found:
-            scores[method] = found
+    subject = session.subject
+    listed = {method: _list_scores(studies, budget, method) for method in methods}
+    scores = {method: found for method, found in listed.items() if found}
     if not scores:
         url = hide_password(session.workspace.url)
         raise NsoptError(f"no training at {budget.word} succeeded: see {url}")
-    images = isinstance(subject.data, ImageData)
-    validation = len(subject.splits.validation) if images else None
-    name = choose_method(scores, validation, bool(subject.settings.training.epochs))
+    name = choose_method(scores, subject.validation_images, scored)
     best = best_trials(studies[name])[budget.metric.name, budget.limit]
     file = BestNetworks(session.workspace.artifacts).file(studies[name], best)
     return load_network(file, subject.arch)
+
+
+def _list_scores(studies: Mapping[str, Study], budget: Budget, method: str) -> list[float]:
+    """Return the scores of a method's networks at a budget."""
+    done = trials.read_completed(studies[method]) if method in studies else []
+    return [trial.values[0] for trial in done if budget.holds(trial)]

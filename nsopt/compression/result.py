@@ -29,6 +29,8 @@ class Compressed:
             as ONNX or pt2 take pixels from 0 to 1, because the normalisation is inside.
         before: the score of the validation before fine-tuning, after a few training steps; None if
             it was not measured.
+        uniform: the score of the validation of uniform widths; None for the original network.
+        error: standard error of the validation accuracy of a classifier of images, in points.
         cost: its parameters and MACs.
         latency: measured milliseconds per batch.
     """
@@ -36,6 +38,8 @@ class Compressed:
     budget: str
     network: KeptNetwork
     before: float | None
+    uniform: float | None
+    error: float | None
     cost: dict[str, int]
     latency: float
 
@@ -125,6 +129,7 @@ class Compression:
                 "widths by": network.method if network is not dense else "",
                 "before": "" if network.before is None else f"{network.before:.4g}",
                 **self._describe_scores(network),
+                "uniform": "" if network.uniform is None else f"{network.uniform:.4g}",
                 "params": _compare(short_number, network.cost["params"], dense.cost["params"]),
                 "MACs": _compare(short_number, network.cost["macs"], dense.cost["macs"]),
                 "ms": _compare(format_ms, network.latency, dense.latency),
@@ -137,9 +142,8 @@ class Compression:
         name, dense = self.about.score_name, self.dense
         if network.test_score is None or dense.test_score is None:
             return {name or "val %": _show_change(network.score, dense.score)}
-        validation = f"{network.score:.4g}" if name else f"{network.score:.2f}"
         return {
-            name or "val %": validation,
+            name or "val %": _show_error(network),
             "test" if name else "test %": _show_change(network.test_score, dense.test_score),
         }
 
@@ -162,6 +166,12 @@ class Compression:
         from nsopt.reports.page import write_report  # noqa: PLC0415
 
         return write_report(self.results, Path(folder), self.rows())
+
+
+def _show_error(network: Compressed) -> str:
+    if network.error is None:
+        return f"{network.score:.4g}"
+    return f"{network.score:.2f} ±{network.error:.2g}"
 
 
 def _show_change(value: float, original: float) -> str:

@@ -79,7 +79,7 @@ class ScoreRunner(PointReader):
         return [value]
 
     def handle_failure(self, trial: FrozenTrial, error: DeterministicError) -> None:
-        self.progress.message(f"trial {trial.number}: {error}")
+        self.progress.warning(f"trial {trial.number}: {error}")
 
 
 def _read_score(trial: FrozenTrial) -> tuple[float, dict[str, Any]]:

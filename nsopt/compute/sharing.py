@@ -16,9 +16,9 @@ def sharing(compute: Compute, progress: Progress | None = None) -> Iterator[Comp
 
     Args:
         compute: the device.
-        progress: receives a message when this process waits for the measurement of another one.
+        progress: receives a warning when this process waits for the measurement of another one.
     """
     folder = cache_folder() / "machines"
-    tell = (progress or Silent()).message
+    tell = (progress or Silent()).warning
     with closing(DeviceLock(folder, hardware_name(compute.device), tell)) as lock:
         yield replace(compute, lock=lock)

@@ -5,8 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-LEAST = 300.0  # seconds that all measurements of a command may take
-_PART = 0.1  # of the whole command, if that is more
+MOST = 300.0  # seconds that all measurements of a command may take
 
 
 class Allowance:
@@ -18,11 +17,6 @@ class Allowance:
 
     def __init__(self, seconds: float = math.inf) -> None:
         self._seconds = seconds
-
-    @classmethod
-    def of(cls, whole: float) -> "Allowance":
-        """Return five minutes, or a tenth of the seconds that a command takes, if that is more."""
-        return cls(max(LEAST, _PART * whole))
 
     @property
     def left(self) -> float:

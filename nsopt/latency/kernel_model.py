@@ -80,7 +80,7 @@ def latency_model(
                 calls = _read_calls(arch, batch_size)
                 model, busy = _learn(arch, *calls, compute, progress, runtime)
             if busy:
-                progress.message(_BUSY)
+                progress.warning(_BUSY)
             else:
                 data = model.to_dict() | {"conditions": conditions}
                 write_cached(path, json.dumps(data).encode())

@@ -130,7 +130,7 @@ class Timer:
         self.progress.start("timing the whole network", 1)
         whole = self.time(arch, arch.base_widths)
         if self.runtime.is_here and distrust([whole.spread], [whole.waited]):
-            self.progress.message(_BUSY)
+            self.progress.warning(_BUSY)
         check(whole.median_ms)
         model = arch.latency
         if model is None:

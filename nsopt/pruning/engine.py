@@ -30,6 +30,7 @@ from nsopt.tasks.supervision import Supervision
 from nsopt.training.kernels.swap import fast_kernels
 from nsopt.training.step import sgd, train_step
 
+_PRUNE_EPOCHS, _MOST_EVERY = 10, 10  # of a search that follows the size of its data
 State = dict[str, Any]
 
 
@@ -87,7 +88,7 @@ def iterative_prune(
             if network.batches <= schedule.pretraining:
                 if network.batches % network.batches_per_epoch == 0:
                     progress.advance(f"pre-training, loss {network.take_mean_loss():.3f}")
-            elif (network.batches - schedule.pretraining) % settings.prune_every == 0:
+            elif (network.batches - schedule.pretraining) % schedule.every == 0:
                 loss = network.take_mean_loss()
                 spare = not gives_a_law(network.rows)
                 if not network.prune(rule, schedule.count_steps(network.batches), spare):
@@ -106,6 +107,7 @@ class PruneSchedule:
 
     Attributes:
         steps: number of prune steps.
+        every: mini-batches between two of them.
         pretraining: number of mini-batches before the first prune step.
         batches: number of all mini-batches.
     """
@@ -115,20 +117,22 @@ class PruneSchedule:
         self._settings = settings
         self.pretraining = settings.pretrain_epochs * batches_per_epoch
         self.steps = steps
-        self.batches = self.pretraining + steps * settings.prune_every
+        few = _PRUNE_EPOCHS * batches_per_epoch // steps
+        self.every = settings.prune_every or min(max(few, 1), _MOST_EVERY)
+        self.batches = self.pretraining + steps * self.every
 
     def get_lr(self, batches: int) -> float:
         """Return the learning rate of the next mini-batch."""
         settings = self._settings
         if batches < self.pretraining:
             return settings.lr
-        step = (batches - self.pretraining) // settings.prune_every
-        epochs = step * settings.prune_every // self._epoch
+        step = (batches - self.pretraining) // self.every
+        epochs = step * self.every // self._epoch
         return settings.prune_lr / settings.prune_lr_divisor ** (epochs // settings.prune_lr_epochs)
 
     def count_steps(self, batches: int) -> int:
         """Return the number of prune steps in the first `batches` mini-batches."""
-        return max(0, batches - self.pretraining) // self._settings.prune_every
+        return max(0, batches - self.pretraining) // self.every
 
     def count_stages(self, batches: int) -> int:
         """Return the number of finished pre-training epochs and prune steps."""

@@ -19,7 +19,8 @@ class SearchSettings(SgdSettings):
             by nothing. A metric divides by the cost that removing the filter saves at the current
             widths; tau is then in that metric.
         pretrain_epochs: P, epochs at learning rate `lr` before pruning.
-        prune_every: Q, mini-batches between prune steps.
+        prune_every: Q, mini-batches between prune steps; None for as many as ten epochs of pruning
+            have, but at least 1 and at most 10.
         filters_per_step: filters to prune in a step across all layers, a number or a fraction of
             those that are left. With a price, a search takes as many steps, but to costs evenly
             spaced in their logarithm.
@@ -39,7 +40,7 @@ class SearchSettings(SgdSettings):
     search_images: int | None = Field(default=None, ge=1)
     price: Price = "filters"
     pretrain_epochs: int = Field(default=10, ge=0)
-    prune_every: int = Field(default=50, ge=1)
+    prune_every: int | None = Field(default=50, ge=1)
     filters_per_step: Annotated[int, Field(ge=1)] | Fraction = 10
     keep_fraction: Fraction = 0.05
     iterations: int = Field(default=15, ge=1)

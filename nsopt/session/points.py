@@ -46,7 +46,7 @@ class PointRunner(PointReader):
         return self.session.compute
 
     def handle_failure(self, trial: FrozenTrial, error: DeterministicError) -> None:
-        self.session.progress.message(f"trial {trial.number}: {error}")
+        self.session.progress.warning(f"trial {trial.number}: {error}")
 
 
 def open_tuning(

@@ -203,7 +203,7 @@ _PRESETS = {
         seeds=1,
         settings=StudySettings(
             preset="compress",
-            search=_SHORT_SEARCH.updated(pretrain_epochs=0),
+            search=_SHORT_SEARCH.updated(pretrain_epochs=0, prune_every=None),
             training=TrainSettings(
                 epochs=10,
                 batch_size=64,

@@ -73,7 +73,7 @@ def _forward(process: "subprocess.Popen[str]", progress: Progress) -> None:
         for line in lines:
             progress.message(line.rstrip())
     if process.wait() < 0 and process.returncode != -signal.SIGTERM:
-        progress.message(
+        progress.warning(
             f"a worker was killed (signal {-process.returncode}): other processes run its trials"
         )
 

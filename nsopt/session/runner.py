@@ -72,7 +72,7 @@ class TrialRunner:
     def handle_failure(self, trial: FrozenTrial, error: DeterministicError) -> None:
         """Report why a trial failed."""
         point = trials.read_point(trial)
-        self.session.progress.message(f"{point.label if point else trial.number}: {error}")
+        self.session.progress.warning(f"{point.label if point else trial.number}: {error}")
 
     def mend(self, study: Study) -> None:
         """Train the networks of a study again whose files here are damaged."""

@@ -145,5 +145,5 @@ def _store_iteration(
     )
     doubts = iteration.doubts(layers)
     if doubts:
-        session.progress.message(f"{kind} iteration {number}: {doubts}")
+        session.progress.warning(f"{kind} iteration {number}: {doubts}")
     return trials.read_iterations(study)

@@ -15,7 +15,7 @@ from torch import nn
 from nsopt.compute.device import Compute, place, resolve_compute
 from nsopt.compute.random_state import use_seed
 from nsopt.compute.sharing import sharing
-from nsopt.latency.allowance import LEAST, Allowance
+from nsopt.latency.allowance import MOST, Allowance
 from nsopt.latency.timer import Timer
 from nsopt.progress import Progress
 from nsopt.pruning.inherited import TrainedStart, inherit_network
@@ -60,7 +60,7 @@ class Session:
     @cached_property
     def timer(self) -> Timer:
         """Times networks, with one allowance for all budgets of the session."""
-        subject, allowance = self.subject, Allowance(LEAST)
+        subject, allowance = self.subject, Allowance(MOST)
         return Timer(
             self.compute, subject.runtime, self.progress, subject.inputs, allowance=allowance
         )

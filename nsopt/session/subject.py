@@ -116,6 +116,11 @@ class Subject:
         return self.images.split(self.settings.training.val_fraction)
 
     @property
+    def validation_images(self) -> int | None:
+        """The number of images for validation; None if its data are not images."""
+        return len(self.splits.validation) if isinstance(self.data, ImageData) else None
+
+    @property
     def fingerprint(self) -> dict[str, Any]:
         """What identifies its data."""
         if not isinstance(self.data, ImageData):

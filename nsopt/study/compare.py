@@ -38,7 +38,7 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
         with run_other_workers(session):
             continue_searches(session, searches)
             for warning in plan.read_laws():
-                progress.message(warning)
+                progress.warning(warning)
             if not workspace.shared:
                 plan.check_widths(missing)
             plan = plan.with_references()

@@ -181,7 +181,7 @@ class TuningRunner(PointRunner):
     def handle_failure(self, trial: FrozenTrial, error: DeterministicError) -> None:
         point = trials.read_tuning_point(trial)
         epochs = "" if point.pretrain_epochs is None else f"P {point.pretrain_epochs} "
-        self.session.progress.message(f"{epochs}seed {point.seed}: {error}")
+        self.session.progress.warning(f"{epochs}seed {point.seed}: {error}")
 
     def run(self, trial: Trial) -> list[float]:
         """Return the values of a trial, one per direction of the study."""

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 
 import pytest
@@ -67,6 +68,17 @@ def test_a_worker_prints_messages_but_no_steps(
     progress.advance("loss 1.000")
     progress.message("done")
     assert capsys.readouterr().out == "done\n"
+
+
+def test_a_step_that_takes_long_is_written_again(capsys: pytest.CaptureFixture[str]) -> None:
+    progress, written = LineProgress(print_line, pause=0.0), ""
+    progress.start("timing", 3)
+    with progress.repeating(pause=0.001):
+        while "timing: 0 of 3" not in written:
+            written += capsys.readouterr().out
+    capsys.readouterr()
+    time.sleep(0.01)
+    assert capsys.readouterr().out == "", "nothing after the end"
 
 
 ESCAPES = "a\x1b]0;title\x07\x1b[31mb\x9b2Jc\u202ed\x7f\udc80e"

@@ -127,7 +127,7 @@ def test_uniform_widths_replace_scored_ones_only_beyond_the_error_of_the_images(
     assert choose_method({"uniform": [71.0], "scored": [72.0]}, images) == "scored"
     assert choose_method({"uniform": [uniform]}, images) == "uniform"
     fitted = {"uniform": [uniform], "scored": [72.0]}
-    assert choose_method(fitted, images, trained=False) == "uniform"
+    assert choose_method(fitted, images, scored=False) == "uniform"
 
 
 def open_scores(compressed: tuple[nsopt.Compression, Path]) -> list[Study]:
@@ -287,10 +287,16 @@ def test_a_result_is_shown_as_a_table_and_lists_its_budgets(
 
 
 class Interrupting(Listener):
-    """Interrupts at the first message."""
+    """Interrupts at a message that begins so."""
+
+    def __init__(self, beginning: str = "") -> None:
+        super().__init__()
+        self.beginning = beginning
 
     def message(self, text: str) -> None:
-        raise KeyboardInterrupt(text)
+        super().message(text)
+        if text.startswith(self.beginning):
+            raise KeyboardInterrupt(text)
 
 
 def test_a_network_that_guesses_is_reported(
@@ -302,6 +308,27 @@ def test_a_network_that_guesses_is_reported(
     with pytest.raises(KeyboardInterrupt, match="are mean= and std= those of its training"):
         run(untrained, narrow, digits, tmp_path, hearer)
     assert "searching" not in hearer.tasks
+
+
+@pytest.mark.parametrize(
+    ("least", "phases"),
+    [(None, r"searches .*, scores .*, fine-tuning .*"), (1000, r"fine-tuning .*")],
+)
+def test_the_duration_is_estimated_by_phase_before_anything_is_timed(
+    trained: nn.Module,
+    narrow: TableArchitecture,
+    digits: ImageData,
+    least: int | None,
+    phases: str,
+) -> None:
+    hearer = Interrupting("takes about")
+    settings = SETTINGS.updated(training=SETTINGS.training.updated(least_steps=least))
+    asked = {"arch": narrow, "settings": settings, "progress": hearer}
+    pattern = rf"^takes about .* here \({phases}\), and at most 5 min of timings$"
+    with pytest.raises(KeyboardInterrupt, match=pattern):
+        nsopt.compress(trained, digits, ["latency=50%,macs=60%", "latency=9999ms"], **asked)
+    assert not any("timing" in task for task in hearer.tasks)
+    assert any("fits without training" in text for text in hearer.messages) == bool(least)
 
 
 class Outputs(nn.Module):

@@ -1,7 +1,8 @@
 """Compression without training: inputs alone, at exact budgets."""
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pandas as pd
 import pytest
@@ -9,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 import nsopt
-from nsopt.compression.fits import AGREEMENT
+from nsopt.compression.compress import get_settings
+from nsopt.compression.fits import AGREEMENT, Fits
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import TableArchitecture
 from nsopt.reports.fits import describe_fits
+from nsopt.session.session import Session
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
 from tests.study.test_any_task import Pitch, make_sounds, make_task, right_pitches
@@ -160,3 +163,31 @@ def test_training_needs_epochs_and_targets(trained: nn.Module) -> None:
     none = settings.updated(training=settings.training.updated(epochs=0))
     with pytest.raises(NsoptError, match="epochs must be at least 1"):
         nsopt.compare(arch, make_task(), settings=none)
+
+
+def test_few_steps_begin_with_the_fit_and_end_no_worse(trained: nn.Module) -> None:
+    """Here with a ruinous learning rate: the fit itself stays the best."""
+    task, settings = make_task(), get_settings(images=False)
+    training = settings.training.updated(lr=30.0, batch_size=16, averaging=None, least_steps=20)
+    settings = settings.updated(training=training)
+    budget, asked = BUDGETS[1], {"budgets": BUDGETS[1:], "settings": settings}
+    fitted = compress(trained, task, **asked)[budget]
+    tuned = compress(trained, task, epochs=1, **asked)
+    assert (tuned[budget].widths, tuned[budget].score) == (fitted.widths, fitted.score)
+    assert not tuned.results.searches, "a fit needs no search"
+
+
+@pytest.mark.parametrize(
+    ("batches", "epochs", "leads", "lr"),
+    [(4, 10, True, 0.002), (100, 1, True, 0.02), (20, 10, False, 0.02), (100, 0, True, 0.02)],
+)
+def test_fits_lead_where_fine_tuning_is_short_and_few_data_soften_it(
+    batches: int, epochs: int, leads: bool, lr: float
+) -> None:
+    training = get_settings(images=True).training.updated(epochs=epochs)
+    settings = SimpleNamespace(training=training)
+    data = SimpleNamespace(batches=lambda *_: SimpleNamespace(per_epoch=batches))
+    subject = SimpleNamespace(settings=settings, trainer=None)
+    fits = Fits(cast(Session, SimpleNamespace(subject=subject, supervision=data)))
+    assert fits.lead == leads
+    assert fits.soften(training).lr == pytest.approx(lr)

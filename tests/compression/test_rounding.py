@@ -12,6 +12,7 @@ from nsopt.compression.budgets import read_compression_budgets
 from nsopt.compression.latency import ask, with_fast_multiple
 from nsopt.compression.pipeline import prepare
 from nsopt.data.images import ImageData
+from nsopt.latency.allowance import Allowance
 from nsopt.latency.bisection import Tried, bisect_widths
 from nsopt.latency.linear import MacsLatency
 from nsopt.latency.measure import CPU
@@ -133,6 +134,24 @@ def test_the_multiple_is_the_largest_that_allows_most_macs(
     assert 1.02 * found[chosen] >= max(found.values())
     larger = [macs for multiple, macs in found.items() if multiple > chosen]
     assert all(1.02 * macs < max(found.values()) for macs in larger)
+
+
+def test_multiples_take_half_of_the_time_for_measurements(
+    arch: Architecture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (budget,) = read_compression_budgets(["latency=50%"], arch)
+    timer = Timer(CPU, TORCH, Silent(), allowance=Allowance(10.0))
+    asked = [ask(budget, arch, SETTINGS, timer, uniform_curve(arch.base_widths))]
+    solve, tried = Timer.solve, []
+
+    def solve_slowly(timer: Timer, asked: MeasuredBudget, is_careful: bool) -> Tried:
+        timer.allowance._seconds -= 4.0
+        tried.append(asked)
+        return solve(timer, asked, is_careful)
+
+    monkeypatch.setattr(Timer, "solve", solve_slowly)
+    choose_multiples(arch, asked, timer)
+    assert len(tried) == 2
 
 
 def test_a_given_multiple_and_a_device_elsewhere_are_not_rounded_further(

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shlex
 from pathlib import Path
 
 import pandas as pd
@@ -87,10 +88,15 @@ def test_two_workers_compare_methods_on_a_task_of_the_user() -> None:
 
 
 def test_two_workers_compress_a_network_of_a_task_and_every_command_reads_it() -> None:
-    options = "--budgets=macs=50%", "--epochs=1", "--warmup-epochs=0", "--candidates=2", "--out=out"
+    options = "--budgets=macs=50%", "--epochs=25", "--warmup-epochs=0", "--candidates=2", "--out=out"
     done = call_nsopt("compress", *NAMES, *FEW, *options, "--averaging=0", "--workers=2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "macs-50-percent.onnx, macs-50-percent.pt2, macs-50-percent.pt" in done.stdout
+    export = shlex.split(done.stdout.splitlines()[-1].removeprefix("export:"))
+    assert "--budget=macs=50%" in export
+    written = call_nsopt(*export[1:])
+    assert written.returncode == 0, written.stderr
+    assert Path("network.onnx").stat().st_size == Path("out/macs-50-percent.onnx").stat().st_size
     state = torch.load("out/macs-50-percent.pt", weights_only=True)["state"]
     assert state["layers.0.weight"].shape[0] < 24
     assert Path("out/report/index.html").is_file()

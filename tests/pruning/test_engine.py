@@ -10,7 +10,7 @@ from nsopt.errors import NonFiniteLossError, NsoptError, ShortRecordError
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import table_architecture
 from nsopt.progress import Silent
-from nsopt.pruning.engine import ShrinkingNetwork, iterative_prune
+from nsopt.pruning.engine import PruneSchedule, ShrinkingNetwork, iterative_prune
 from nsopt.pruning.iterations import run_iterations
 from nsopt.pruning.search import search
 from nsopt.pruning.settings import SearchSettings
@@ -53,6 +53,14 @@ def test_every_step_prunes_as_many_filters_as_asked(
     assert (np.diff(widths, axis=0) <= 0).all()
     assert (-np.diff(filters)[:-1] == 16).all()
     assert filters[-1] == int(0.3 * total)
+
+
+@pytest.mark.parametrize(("per_epoch", "every"), [(2, 1), (32, 4), (71, 10), (500, 10)])
+def test_pruning_that_follows_its_data_takes_about_ten_epochs(per_epoch: int, every: int) -> None:
+    settings = SearchSettings(prune_every=None, pretrain_epochs=0)
+    schedule = PruneSchedule(65, per_epoch, settings)
+    assert (schedule.every, schedule.batches) == (every, 65 * every)
+    assert schedule.count_steps(3 * every) == 3
 
 
 def test_tau_is_the_size_of_the_network_with_these_widths(

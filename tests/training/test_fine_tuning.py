@@ -81,3 +81,25 @@ def test_invalid_fine_tuning_settings_raise_an_error(changes: dict, message: str
     with pytest.raises(NsoptError, match=message) as caught:
         SHORT.updated(**changes)
     assert "\n" not in str(caught.value)
+
+
+def test_few_images_are_trained_for_the_least_number_of_steps(
+    narrow: TableArchitecture, digits: ImageData
+) -> None:
+    """An epoch of 360 images has 12 batches of 32."""
+    for least, epochs in ((None, 2), (20, 2), (30, 3)):
+        outcome = train(narrow, narrow.base_widths, digits, SHORT.updated(least_steps=least))
+        assert len(outcome.epochs) == epochs
+
+
+def test_the_best_weights_are_kept_the_first_ones_included(
+    narrow: TableArchitecture, digits: ImageData
+) -> None:
+    begun = train(narrow, narrow.base_widths, digits, SHORT.updated(epochs=4))
+    ruinous = SHORT.updated(lr=3.0, keep_best=True)
+    kept = train(narrow, narrow.base_widths, digits, ruinous, start=begun.model)
+    assert max(epoch.score for epoch in kept.epochs) < begun.score == kept.score
+    for name, weights in begun.model.state_dict().items():
+        assert torch.equal(kept.model.state_dict()[name], weights), name
+    better = train(narrow, narrow.base_widths, digits, SHORT.updated(keep_best=True))
+    assert better.score == max(epoch.score for epoch in better.epochs)

@@ -1,0 +1,81 @@
+"""How long a compression takes, said before it begins."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
+from nsopt.compression.budgets import (
+    Budget,
+    limits_time,
+    read_compression_budgets,
+    split_into_limits,
+)
+from nsopt.compression.fits import Fits
+from nsopt.errors import NoWidthsError
+from nsopt.latency.allowance import MOST
+from nsopt.pruning.inherited import SCORE_STEPS
+from nsopt.samplers.candidates import list_prices
+from nsopt.scaling.law import uniform_curve
+from nsopt.scaling.metric import MACS
+from nsopt.session.durations import Durations, format_duration
+from nsopt.session.session import Session
+from nsopt.storage.schema import DENSE, SCORED
+
+Widths = tuple[int, ...]
+_GUESS = f"{MACS.name}=50%"  # in place of a number of milliseconds
+
+
+def tell_duration(session: Session, words: Sequence[str], candidates: int, seeds: int) -> None:
+    """Say how long a new compression takes, phase by phase; networks are as wide as uniform ones.
+
+    Nothing is said where steps cannot be counted: without training, or by the user's trainer.
+    """
+    subject, training = session.subject, session.subject.settings.training
+    stored = session.workspace.studies(subject.name).keys() & {DENSE, SCORED}
+    if stored or not training.epochs or subject.trainer is not None:
+        return
+    if Fits(session).lead:
+        session.progress.message(
+            f"{training.epochs} epochs have fewer than {training.least_steps} steps: fine-tuning "
+            f"takes {training.least_steps}, and begins with fits without training"
+        )
+    seconds = _estimate(session, words, candidates, seeds)
+    parts = ", ".join(f"{name} {format_duration(own)}" for name, own in seconds.items())
+    whole = format_duration(sum(seconds.values()))
+    timings = f", and at most {format_duration(MOST)} of timings" if limits_time(words) else ""
+    session.progress.message(f"takes about {whole} here ({parts}){timings}")
+
+
+def _estimate(
+    session: Session, words: Sequence[str], candidates: int, seeds: int
+) -> dict[str, float]:
+    """Return the seconds of each phase, from the durations of single steps."""
+    settings, durations = session.subject.settings, Durations(session)
+    budgets = read_compression_budgets(list(map(_count, words)), session.subject.arch)
+    sizes, seconds = list(_list_sizes(session, budgets)), dict[str, float]()
+    if not Fits(session).lead:
+        prices = {price for budget in budgets for price in list_prices(budget.metric)}
+        seconds["searches"] = sum(durations.estimate_search(price, 1) for price in prices)
+        batch = settings.search.batch_size
+        scored = (SCORE_STEPS * durations.time_step(widths, batch) for widths in sizes)
+        seconds["scores"] = candidates * sum(scored)
+    trained = (durations.estimate_training(settings.training, widths) for widths in sizes)
+    seconds["fine-tuning"] = 2 * seeds * sum(trained)
+    return seconds
+
+
+def _list_sizes(session: Session, budgets: Sequence[Budget]) -> Iterator[Widths]:
+    arch = session.subject.arch
+    for budget in budgets:
+        with suppress(NoWidthsError):
+            yield budget.solve(uniform_curve(arch.base_widths), arch, session.subject.settings)
+
+
+def _count(word: str) -> str:
+    """Return a budget as if milliseconds followed the MACs: nothing is timed yet."""
+    limits = dict[str, str]()
+    for metric, text in split_into_limits(word):
+        if not metric.is_timed:
+            limits[metric.name] = text
+        elif text.endswith("%"):
+            limits.setdefault(MACS.name, text)
+    return ",".join(f"{name}={text}" for name, text in limits.items()) or _GUESS
