@@ -130,9 +130,9 @@ class Compression:
                 "before": "" if network.before is None else f"{network.before:.4g}",
                 **self._describe_scores(network),
                 "uniform": "" if network.uniform is None else f"{network.uniform:.4g}",
+                "ms": _compare(format_ms, network.latency, dense.latency),
                 "params": _compare(short_number, network.cost["params"], dense.cost["params"]),
                 "MACs": _compare(short_number, network.cost["macs"], dense.cost["macs"]),
-                "ms": _compare(format_ms, network.latency, dense.latency),
             }
             for network in self._all
         ]

@@ -88,8 +88,9 @@ def test_two_workers_compare_methods_on_a_task_of_the_user() -> None:
 
 
 def test_two_workers_compress_a_network_of_a_task_and_every_command_reads_it() -> None:
-    options = "--budgets=macs=50%", "--epochs=25", "--warmup-epochs=0", "--candidates=2", "--out=out"
-    done = call_nsopt("compress", *NAMES, *FEW, *options, "--averaging=0", "--workers=2")
+    few = *FEW, "--epochs=25", "--warmup-epochs=0", "--averaging=0"
+    options = "--budgets=macs=50%", "--candidates=2", "--out=out", "--workers=2"
+    done = call_nsopt("compress", *NAMES, *few, *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "macs-50-percent.onnx, macs-50-percent.pt2, macs-50-percent.pt" in done.stdout
     export = shlex.split(done.stdout.splitlines()[-1].removeprefix("export:"))
