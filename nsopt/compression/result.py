@@ -12,7 +12,7 @@ from nsopt.errors import unknown_name
 from nsopt.notebook import make_html_table
 from nsopt.scaling.metric import format_ms, short_number
 from nsopt.session.workspace import Workspace
-from nsopt.storage.schema import TaskDescription, width_key
+from nsopt.storage.schema import UNIFORM, TaskDescription, width_key
 
 if TYPE_CHECKING:
     from nsopt.reports.results import Results
@@ -129,7 +129,7 @@ class Compression:
                 "widths by": network.method if network is not dense else "",
                 "before": "" if network.before is None else f"{network.before:.4g}",
                 **self._describe_scores(network),
-                "uniform": "" if network.uniform is None else f"{network.uniform:.4g}",
+                UNIFORM: "" if network.uniform is None else f"{network.uniform:.4g}",
                 "ms": _compare(format_ms, network.latency, dense.latency),
                 "params": _compare(short_number, network.cost["params"], dense.cost["params"]),
                 "MACs": _compare(short_number, network.cost["macs"], dense.cost["macs"]),

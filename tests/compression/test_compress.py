@@ -351,7 +351,7 @@ class Outputs(nn.Module):
     [
         ("tuple", "returns a tuple, not logits"),
         ("dictionary", "returns a dict, not logits"),
-        ("auxiliary", "the shape of the output changes"),
+        ("auxiliary", "returns a tuple in training, not logits"),
     ],
 )
 def test_a_classifier_with_other_outputs_is_refused_before_anything_is_trained(
