@@ -13,21 +13,19 @@ A row of `packages.csv` for every network, with random weights and small inputs:
 A cell has `ok`, the way of the export, or the error. Each network runs in a process of its own.
 Networks with results are not run again; delete a row to run it.
 
-Needs more packages: pip install 'nsopt[timm]' diffusers segmentation-models-pytorch transformers
-torch-pruning==1.6.1 ultralytics.
+Needs more packages: pip install 'nsopt[timm]' diffusers segmentation-models-pytorch spandrel
+torch-geometric torch-pruning==1.6.1 torchaudio transformers ultralytics.
 """
 
 import argparse
 import csv
 import multiprocessing
-import os
 import re
 import resource
 import sys
 import time
 import warnings
 from collections.abc import Callable
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -39,194 +37,17 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 import nsopt
+from benchmarks.package_networks import NETWORKS
 from benchmarks.unseen_networks import share_that_changes
-from nsopt.models.imported import network_factory
 from nsopt.models.inputs import call_network
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.originals import copy_model
-from nsopt.torchvision_import import import_torchvision
 from tests.models.tracing.checks import choose_units, randomise, with_zeros
-from tests.models.tracing.operators import install_operators
-from tests.models.tracing.test_networks_detectors import DETECTORS, make_detector
-from tests.models.tracing.test_networks_timm import NETWORKS as TIMM
-from tests.models.tracing.test_networks_torchvision import NETWORKS as TORCHVISION
+from tests.models.tracing.test_networks_detectors import DETECTORS
 
 TABLE = Path(__file__).with_suffix(".csv")
 COLUMNS = ("network", "widths", "share", "exact", "trains", "exports", "torch_pruning", "trace_s")
-_LIMITS_S, _LIMIT_BYTES = (280, 75), 12 * 2**30  # of nsopt, of Torch-Pruning
-WORDS = torch.arange(24).reshape(2, 12) % 90 + 5
-SMALL = {
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 96,
-}
-TEXT = {**SMALL, "vocab_size": 100, "max_position_embeddings": 32, "pad_token_id": 0}
-IMAGES = {**SMALL, "image_size": 32, "patch_size": 8}
-SIDES = {
-    f"{side}_{what}": value
-    for side in ("encoder", "decoder")
-    for what, value in (("layers", 2), ("attention_heads", 4), ("ffn_dim", 96))
-}
-SPEECH: dict[str, Any] = {
-    **SMALL,
-    "conv_dim": (16, 16),
-    "conv_kernel": (5, 3),
-    "conv_stride": (3, 2),
-    "num_feat_extract_layers": 2,
-    "num_conv_pos_embeddings": 4,
-    "num_conv_pos_embedding_groups": 2,
-    "apply_spec_augment": False,
-}
-STAGES = {"hidden_sizes": [16, 24, 32, 48], "depths": [1, 1, 2, 1]}
-TRANSFORMERS: dict[str, dict[str, Any]] = {  # sizes by the name of the class
-    "BertForSequenceClassification": TEXT,
-    "RobertaForSequenceClassification": TEXT,
-    "ElectraForSequenceClassification": {**TEXT, "embedding_size": 48},
-    "MPNetForSequenceClassification": TEXT,
-    "AlbertForSequenceClassification": {**TEXT, "embedding_size": 48},
-    "DebertaV2ForSequenceClassification": TEXT,
-    "DistilBertForSequenceClassification": {
-        **{"dim": 64, "n_heads": 4, "n_layers": 2, "hidden_dim": 96, "vocab_size": 100}
-    },
-    "GPT2LMHeadModel": {"n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 100},
-    "OPTForCausalLM": {**TEXT, "ffn_dim": 96, "word_embed_proj_dim": 64},
-    "GPTNeoXForCausalLM": TEXT,
-    "LlamaForCausalLM": {**TEXT, "num_key_value_heads": 2},
-    "MistralForCausalLM": {**TEXT, "num_key_value_heads": 2},
-    "Qwen2ForCausalLM": {**TEXT, "num_key_value_heads": 2},
-    "Gemma2ForCausalLM": {**TEXT, "num_key_value_heads": 2, "head_dim": 16},
-    "Phi3ForCausalLM": {**TEXT, "num_key_value_heads": 2},
-    "T5ForConditionalGeneration": {
-        **{"d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 2, "num_heads": 4},
-        "vocab_size": 100,
-    },
-    "BartForConditionalGeneration": {**SIDES, "d_model": 64, "vocab_size": 100},
-    "WhisperForConditionalGeneration": {
-        **SIDES,
-        **{"d_model": 64, "vocab_size": 100, "num_mel_bins": 16, "max_source_positions": 20},
-        **{"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1},
-    },
-    "Wav2Vec2Model": SPEECH,
-    "HubertModel": SPEECH,
-    "ViTForImageClassification": IMAGES,
-    "DeiTForImageClassification": IMAGES,
-    "BeitForImageClassification": IMAGES,
-    "Dinov2ForImageClassification": IMAGES,
-    "SwinForImageClassification": {
-        **{"image_size": 32, "patch_size": 2, "embed_dim": 16, "window_size": 4},
-        **{"depths": [1, 2], "num_heads": [2, 4]},
-    },
-    "ConvNextForImageClassification": STAGES,
-    "ResNetForImageClassification": {**STAGES, "embedding_size": 16, "layer_type": "basic"},
-    "SegformerForSemanticSegmentation": {
-        **{"hidden_sizes": [16, 24, 32, 48], "depths": [1, 1, 1, 1], "decoder_hidden_size": 32},
-        **{"num_attention_heads": [1, 2, 2, 4]},
-    },
-    "CLIPModel": {"text_config": {**TEXT, "eos_token_id": 2}, "vision_config": IMAGES},
-    "SiglipModel": {"text_config": TEXT, "vision_config": IMAGES},
-    "DetrForObjectDetection": {**SIDES, "d_model": 64, "num_queries": 5},
-}
-DIFFUSERS: dict[str, dict[str, Any]] = {
-    "UNet2DModel": {
-        **{"sample_size": 16, "block_out_channels": (32, 64), "layers_per_block": 1},
-        **{"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "attention_head_dim": 8},
-        **{"up_block_types": ("AttnUpBlock2D", "UpBlock2D"), "norm_num_groups": 8},
-    },
-    "UNet2DConditionModel": {
-        **{"sample_size": 16, "block_out_channels": (32, 64), "layers_per_block": 1},
-        **{"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "attention_head_dim": 8},
-        **{"up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"), "norm_num_groups": 8},
-        "cross_attention_dim": 32,
-    },
-    "AutoencoderKL": {
-        **{"block_out_channels": (16, 32), "norm_num_groups": 8, "sample_size": 16},
-        **{"down_block_types": ("DownEncoderBlock2D",) * 2},
-        **{"up_block_types": ("UpDecoderBlock2D",) * 2},
-    },
-    "DiTTransformer2DModel": {
-        **{"num_attention_heads": 4, "attention_head_dim": 8, "num_layers": 2, "sample_size": 16},
-        "norm_num_groups": 8,
-    },
-}
-YOLO = (
-    *("yolov3-tiny", "yolov5n", "yolov8n", "yolov8n-seg", "yolov8n-pose", "yolov8n-cls"),
-    *("yolov9t", "yolov10n", "yolo11n", "yolo11n-cls", "yolo12n", "yolo26n"),
-)
-SEGMENTATION = ("Unet", "FPN", "DeepLabV3Plus", "Linknet", "PSPNet", "Segformer")
-Made = tuple[nn.Module, Any]  # a network and its inputs
-
-
-def make_named(word: str, size: int) -> Made:
-    return network_factory(word)(10), torch.randn(2, 3, size, size)
-
-
-def make_transformer(name: str) -> Made:
-    import_torchvision("models")
-    hub = import_module("transformers")
-    kind, sizes = getattr(hub, name), dict(TRANSFORMERS[name])
-    if name == "DetrForObjectDetection":
-        backbone = hub.ResNetConfig(
-            **STAGES, embedding_size=16, layer_type="basic", out_features=["stage4"]
-        )
-        sizes |= {"use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None}
-        sizes["backbone_config"] = backbone
-    config = kind.config_class(**sizes)
-    for each in (config, *(getattr(config, part) for part in config.sub_configs)):
-        each.use_cache = False
-    model = kind(config)
-    asked = model.main_input_name
-    inputs: dict[str, Tensor] = {
-        "input_ids": WORDS,
-        "pixel_values": torch.randn(2, 3, 32, 32),
-        "input_features": torch.randn(2, 16, 40),
-        "input_values": torch.randn(2, 400),
-    }
-    chosen = {asked: inputs[asked]}
-    if name in ("CLIPModel", "SiglipModel"):
-        chosen["pixel_values"] = inputs["pixel_values"]
-    if getattr(config, "is_encoder_decoder", False) and not name.startswith("Detr"):
-        chosen["decoder_input_ids"] = WORDS
-    return model, chosen
-
-
-def make_diffuser(name: str) -> Made:
-    import_torchvision("models")
-    model = getattr(import_module("diffusers"), name)(**DIFFUSERS[name])
-    images = torch.randn(2, model.config.in_channels, 16, 16)
-    time = torch.tensor([3, 7])
-    if name == "UNet2DConditionModel":
-        return model, (images, time, torch.randn(2, 5, 32))
-    if name == "DiTTransformer2DModel":
-        return model, {"hidden_states": images, "timestep": time, "class_labels": time}
-    return model, (images,) if name == "AutoencoderKL" else (images, time)
-
-
-def make_yolo(name: str) -> Made:
-    import_torchvision("models")
-    os.environ["YOLO_OFFLINE"] = "true"
-    return import_module("ultralytics").YOLO(f"{name}.yaml").model, torch.rand(2, 3, 64, 64)
-
-
-def make_segmentation(name: str) -> Made:
-    import_torchvision("models")
-    kind = getattr(import_module("segmentation_models_pytorch"), name)
-    return kind("resnet18", encoder_weights=None), torch.rand(2, 3, 64, 64)
-
-
-def make_found(name: str) -> Made:
-    install_operators()
-    return make_detector(name), torch.rand(2, 3, 96, 96)
-
-
-NETWORKS: dict[str, Callable[[], Made]] = {
-    **{word: partial(make_named, word, size[0]) for word, size in (TORCHVISION | TIMM).items()},
-    **{f"torchvision:{name}": partial(make_found, name) for name in DETECTORS},
-    **{f"ultralytics:{name}": partial(make_yolo, name) for name in YOLO},
-    **{f"transformers:{name}": partial(make_transformer, name) for name in TRANSFORMERS},
-    **{f"diffusers:{name}": partial(make_diffuser, name) for name in DIFFUSERS},
-    **{f"smp:{name}": partial(make_segmentation, name) for name in SEGMENTATION},
-}
+_LIMITS_S, _LIMIT_BYTES = (900, 75), 12 * 2**30  # of nsopt, of Torch-Pruning
 
 
 def outcome(check: Callable[[], object]) -> str:
@@ -279,6 +100,17 @@ def check_training(word: str, model: nn.Module, inputs: Any) -> None:
     assert all(bool(gradient.isfinite().all()) for gradient in gradients)
 
 
+class Tensors(nn.Module):
+    """Returns a tuple of all tensors that a network returns: TorchScript takes nothing else."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Any) -> tuple[Tensor, ...]:
+        return tuple(each for each in tree_leaves(self.model(*inputs)) if isinstance(each, Tensor))
+
+
 def check_export(model: nn.Module, inputs: Any) -> str:
     model.eval()
     args = (inputs,) if isinstance(inputs, Tensor) else inputs
@@ -292,7 +124,7 @@ def check_export(model: nn.Module, inputs: Any) -> str:
         except Exception:
             if kwargs:
                 raise
-            found = tree_leaves(torch.jit.trace(model, args, check_trace=False)(*args))
+            found = tree_leaves(torch.jit.trace(Tensors(model), args, check_trace=False)(*args))
             way = "torch.jit"
     found = [t for t in found if t.is_floating_point()]
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)

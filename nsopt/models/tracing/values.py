@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map_only
 
 from nsopt.models.activations import tensors_in
 
-_MOST = 2**16  # elements of a tensor whose values are computed
+_MOST = 2**20  # elements of a tensor whose values are computed
 
 
 class Values:

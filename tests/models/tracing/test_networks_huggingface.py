@@ -82,7 +82,7 @@ NETWORKS: dict[str, tuple[Callable[[Any], nn.Module], Any, int]] = {  # how, inp
     "clip": (_make_clip, (WORDS, IMAGES), 8),
     "llama": (_make_llama, WORDS, 5),
     "gpt2": (_make_gpt2, WORDS, 5),
-    "t5": (_make_t5, (WORDS, WORDS), 9),
+    "t5": (_make_t5, (WORDS, WORDS), 8),
     "whisper": (_make_whisper, (torch.randn(2, 16, 40), WORDS), 13),
 }
 

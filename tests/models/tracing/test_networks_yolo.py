@@ -1,6 +1,7 @@
 """YOLO of ultralytics: traced, pruned, trained by its own trainer, and exported."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,16 @@ def write_images(folder: Path) -> Path:
     return file
 
 
-def test_yolo_trains_exports_and_loads_a_pruned_network(ultralytics: Any, tmp_path: Path) -> None:
-    from ultralytics.models.yolo.detect import DetectionTrainer
+def read_fine_tune(ultralytics: Any) -> Any:
+    """Return the function that docs/yolo.md gives its readers."""
+    page = Path(__file__).parents[3] / "docs" / "yolo.md"
+    (code,) = re.findall(r"^```python\n(def fine_tune.*?)^```", page.read_text(), re.M | re.S)
+    defined: dict[str, Any] = {"torch": torch, "YOLO": ultralytics.YOLO}
+    exec(code, defined)
+    return defined["fine_tune"]
 
+
+def test_yolo_trains_exports_and_loads_a_pruned_network(ultralytics: Any, tmp_path: Path) -> None:
     yolo, model = make_yolo(ultralytics, "yolov8n.yaml")
     arch = nsopt.trace(model, X)
     kept = [
@@ -89,18 +97,11 @@ def test_yolo_trains_exports_and_loads_a_pruned_network(ultralytics: Any, tmp_pa
     size = sum(p.numel() for p in small.parameters())
     assert size < 0.35 * sum(p.numel() for p in model.parameters())
 
-    class PrunedTrainer(DetectionTrainer):  # type: ignore[misc]
-        """Trains `small`, in place of a network that ultralytics builds from its YAML file."""
-
-        def get_model(
-            self, cfg: Any = None, weights: Any = None, verbose: bool = True
-        ) -> nn.Module:
-            return small
-
     yolo.model = small
-    yolo.train(
+    read_fine_tune(ultralytics)(
+        yolo,
+        small,
         data=str(write_images(tmp_path)),
-        trainer=PrunedTrainer,
         epochs=2,
         imgsz=64,
         batch=2,
