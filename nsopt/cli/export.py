@@ -101,12 +101,9 @@ def export(options: ExportOptions = ExportOptions()) -> None:
 
 def _explain(chosen: "_Chosen", check: "ExportCheck") -> str:
     """Return why the accuracy of a file differs a little from that in the study, or ""."""
-    from nsopt.storage.schema import read_settings
-
-    precision = read_settings(chosen.study)["training"]["precision"]
-    if check.exported == check.stored or precision == "fp32":
+    if check.exported == check.stored or chosen.precision == "fp32":
         return ""
-    return f", which computed in {precision} where the file computes in fp32"
+    return f", which computed in {chosen.precision} where the file computes in fp32"
 
 
 def name_answer(results: "Results") -> dict[str, str]:
@@ -168,6 +165,7 @@ class _Chosen:
         data: None if the user wants no check, or if they are not images.
         arch: of the network.
         inputs: a batch of the task; None for images.
+        precision: in which the study evaluated the network.
     """
 
     network: "KeptNetwork"
@@ -179,6 +177,7 @@ class _Chosen:
     data: "ImageData | None"
     arch: "Architecture | None" = None
     inputs: Any = None
+    precision: str = "fp32"
 
 
 def _load(options: ExportOptions) -> _Chosen:
@@ -214,8 +213,16 @@ def _load(options: ExportOptions) -> _Chosen:
     if folder is None:
         raise NsoptError(f"give the folder with {describe_network(study, trial)} as --artifacts")
     file, fixed = BestNetworks(folder).file(study, trial), schema.read_task(study).fixed
-    batch_size = schema.read_settings(study).get("latency_batch_size", BATCH_SIZE)
-    chosen = partial(_Chosen, fixed=fixed, url=url, study=study, trial=trial, batch_size=batch_size)
+    settings = schema.read_settings(study)
+    chosen = partial(
+        _Chosen,
+        fixed=fixed,
+        url=url,
+        study=study,
+        trial=trial,
+        batch_size=settings.get("latency_batch_size", BATCH_SIZE),
+        precision=settings["training"]["precision"],
+    )
     if options.task is not None:
         task = import_task(options.task)
         arch = read_architecture(schema.read_task(study), (), options.arch, task)

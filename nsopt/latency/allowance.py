@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 MOST = 300.0  # seconds that all measurements of a command may take
@@ -23,9 +23,13 @@ class Allowance:
         """Seconds that are left, at least 0."""
         return max(0.0, self._seconds)
 
-    @property
-    def is_spent(self) -> bool:
-        return self._seconds <= 0
+    def share(self) -> Callable[[], bool]:
+        """Return a function that says whether half of the time that is left now is over.
+
+        Every question takes at most this half, so that later ones get their part.
+        """
+        end = self._seconds / 2
+        return lambda: self._seconds <= end < math.inf
 
     @contextmanager
     def spending(self) -> Iterator[None]:

@@ -89,9 +89,9 @@ def choose_multiples(
     tried = dict.fromkeys(multiple_per_layer(arch, multiple) for multiple in _TRIED)
     macs = dict[tuple[int, ...], float]()
     timer.progress.start("timing multiples of widths", len(tried))
-    reserve = timer.allowance.left / 2
+    is_over = timer.allowance.share()
     for multiples in tried:
-        if timer.allowance.left <= reserve < math.inf and macs:
+        if is_over() and macs:
             break
         macs[multiples] = _count_macs(arch, asked, multiples, timer)
         timer.progress.advance()

@@ -179,7 +179,7 @@ class Timer:
             return Tried(known, float(LATENCY.cost(asked.arch)(known)))
         if is_careful:
             self.progress.start(f"timing widths at {shown}", MOST_TIMED)
-        timed = Counter[Widths]()
+        timed, is_over = Counter[Widths](), self.allowance.share()
         before = len(self._here)
 
         def measure(widths: Widths) -> float:
@@ -196,7 +196,7 @@ class Timer:
                 asked.milliseconds,
                 aim=None if is_careful else self._choose_aim(asked),
                 is_careful=is_careful,
-                is_over=lambda: self.allowance.is_spent,
+                is_over=is_over,
             )
         except NoWidthsError as error:
             taken = self._here[before:]
@@ -204,14 +204,14 @@ class Timer:
                 raise NoWidthsError(f"{error}{_WAS_BUSY}") from None
             raise
         if is_careful or not found.measured:
-            self._report(shown, found)
+            self._report(shown, found, is_over())
         return found
 
-    def _report(self, shown: str, found: Tried) -> None:
+    def _report(self, shown: str, found: Tried, is_over: bool) -> None:
         name = f"{self.store.name.rpartition('/')[2]} at " if self.store.name else ""
         if not found.measured:
             text = "predicted, because the time for measurements is over"
-        elif self.allowance.is_spent:
+        elif is_over:
             text = (
                 f"{max(found.measured):.4g} ms, as timed in the time that there was: larger widths "
                 "may fit, too"

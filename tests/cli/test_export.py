@@ -97,3 +97,16 @@ def test_a_storage_that_fails_after_quantising_leaves_the_file(
     with pytest.raises(NsoptError, match=r"s\.db cannot be used: the server is gone"):
         export.export(ExportOptions(int8=True, out=out))
     assert out.read_text() == "float"
+
+
+@pytest.mark.parametrize(
+    ("precision", "accuracy", "why"),
+    [("bf16", 27.73, "computed in bf16"), ("bf16", 27.61, ""), ("fp32", 27.73, "")],
+)
+def test_an_accuracy_in_another_precision_is_explained(
+    precision: str, accuracy: float, why: str
+) -> None:
+    chosen: Any = SimpleNamespace(precision=precision)
+    found = export._explain(chosen, ExportCheck(accuracy, 27.61, 0.0))
+    assert why in found
+    assert bool(found) == bool(why)

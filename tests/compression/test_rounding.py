@@ -136,6 +136,17 @@ def test_the_multiple_is_the_largest_that_allows_most_macs(
     assert all(1.02 * macs < max(found.values()) for macs in larger)
 
 
+def test_every_question_takes_half_of_the_time_that_is_left() -> None:
+    allowance = Allowance(8.0)
+    for left in (8.0, 4.0, 2.0):
+        is_over = allowance.share()
+        assert not is_over()
+        allowance._seconds = left / 2
+        assert is_over()
+    assert not Allowance().share()()
+    assert Allowance(0.0).share()()
+
+
 def test_multiples_take_half_of_the_time_for_measurements(
     arch: Architecture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -123,6 +123,9 @@ def test_the_answer_recommends_the_cheaper_method_if_no_difference_is_shown(
         assert not verdict.is_certain
     apart = dataclasses.replace(results, outcomes=frame.assign(test_score=50 + lead))
     assert f"--study={results.name}/uniform" in _export_command(apart, WORKSPACE)
+    short = dataclasses.replace(results, settings={**results.settings, "preset": "smoke"})
+    for verdict in answer_for(short, test_score=50 + lead):
+        assert "Take" not in verdict.text, "it is too short to rank anything"
 
 
 def test_the_export_command_names_a_users_own_network(results: Results) -> None:
