@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from nsopt.session.subject import Subject
     from nsopt.session.workspace import Workspace
 
+_LEFT_OUT_FIRST = "before", "params", "MACs", "widths by"  # columns, on a narrow terminal
+
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
@@ -208,14 +210,14 @@ def _export_checked(network: "KeptNetwork", path: Path, form: str, subject: "Sub
 
 def _print_table(rows: "Sequence[Mapping[str, str]]", title: str) -> None:
     """Print the networks, on a narrow terminal without what is in brackets, and their files."""
-    from nsopt.cli.console import console, fits, make_table
+    from nsopt.cli.console import console, fits, make_fitting_table, make_table
 
     shown = [{name: text for name, text in row.items() if name != "files"} for row in rows]
     left = "budget", "widths by"
     table = make_table(shown, title, left)
     if not fits(table):
         brief = [{name: text.split(" (")[0] for name, text in row.items()} for row in shown]
-        table = make_table(brief, title, left)
+        table = make_fitting_table(brief, title, left, _LEFT_OUT_FIRST)
     console.print(table)
     for row in rows[1:]:
         console.print(f"{row['budget']}: {row['files']}", markup=False, soft_wrap=True)

@@ -66,6 +66,19 @@ def fits(table: Table) -> bool:
     return console.measure(table, options=unlimited).maximum <= console.width
 
 
+def make_fitting_table(
+    rows: Sequence[Mapping[str, str]], title: str, left: Sequence[str], left_out: Sequence[str]
+) -> Table:
+    """Return a table without those of the columns `left_out`, in this order, that do not fit."""
+    table = make_table(rows, title, left)
+    for name in left_out:
+        if fits(table):
+            break
+        rows = [{key: text for key, text in row.items() if key != name} for row in rows]
+        table = make_table(rows, title, left)
+    return table
+
+
 def tell_what_is_fixed(summary: str) -> None:
     """Print an architecture's summary, if it has one: which layers keep their widths."""
     if summary:

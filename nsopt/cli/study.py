@@ -192,17 +192,12 @@ def _read_tuned_settings(options: StudyOptions) -> dict[str, dict[str, object]]:
 
 def _print_summary(results: "Results") -> None:
     """Print the result table, the answer, and the trainings that failed."""
-    from nsopt.cli.console import console, fits, make_table
+    from nsopt.cli.console import console, make_fitting_table
     from nsopt.reports.words import answer, doubt_latencies
 
     rows = _make_summary_rows(results)
     title = f"{results.name}: mean ± std over n seeds, {results.latency_unit}"
-    table = make_table(rows, title, left=("size", "method"))
-    for name in _LEFT_OUT_FIRST:
-        if not fits(table):
-            rows = [{key: text for key, text in row.items() if key != name} for row in rows]
-            table = make_table(rows, title, left=("size", "method"))
-    console.print(table)
+    console.print(make_fitting_table(rows, title, ("size", "method"), _LEFT_OUT_FIRST))
     for verdict in answer(results):
         console.print(str(verdict))
     for failure in results.failures.to_dict("records"):

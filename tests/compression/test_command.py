@@ -8,7 +8,8 @@ from typing import cast
 import pytest
 import torch
 
-from nsopt.cli.compress import CompressOptions, _doubt_split, _export
+from nsopt.cli.compress import CompressOptions, _doubt_split, _export, _print_table
+from nsopt.cli.console import console
 from nsopt.cli.options import NetworkOptions
 from nsopt.compression.budgets import Budget
 from nsopt.compression.pipeline import _find_best
@@ -136,3 +137,17 @@ def test_a_function_of_the_user_returns_the_trained_network(
 def test_built_in_networks_need_a_file_of_weights() -> None:
     done = call_nsopt("compress", "--arch=vgg11", "--budgets=macs=50%")
     assert_fails(done, "give the file with the trained weights of vgg11 as --weights")
+
+
+def test_a_table_fits_a_terminal_of_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"widths by": "scored", "before": "81.5", "raw pitch accuracy (%)": "82.1", "test": "80"}
+    row |= {"uniform": "76", "ms": "382.38 (0.31x)", "params": "339k (0.70x)", "files": "a.pt"}
+    row |= {"MACs": "11.6M (0.32x)"}
+    monkeypatch.setattr(console, "width", 80)
+    _print_table([{"budget": name, **row} for name in ("100%", "latency=50%")], "pitch")
+    lines = capsys.readouterr().out.splitlines()
+    assert "latency=50%: a.pt" in lines
+    (shown,) = (line for line in lines if line.split()[:1] == ["latency=50%"])
+    assert shown.split() == ["latency=50%", "scored", "82.1", "80", "76", "382.38", "11.6M"]
