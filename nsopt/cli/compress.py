@@ -101,7 +101,8 @@ def compress(options: CompressOptions) -> None:
     forms = []
     if budgets != [CURVE]:
         check_budgets(budgets, subject.arch, settings)  # before exporting, which takes seconds
-        forms = _choose_forms(subject)
+        files = [workspace.folder / f"{_name_file(budget)}.pt" for budget in budgets]
+        forms = _choose_forms(subject, tries=not all(map(Path.is_file, files)))
     with live_progress() as progress:
         result = run_compression(
             subject, budgets, options.candidates, options.seeds, workspace, progress
@@ -153,8 +154,12 @@ def _doubt_split(options: CompressOptions) -> str:
     )
 
 
-def _choose_forms(subject: "Subject") -> list[str]:
-    """Return the formats in which networks are exported; say now which ones fail, and why."""
+def _choose_forms(subject: "Subject", tries: bool) -> list[str]:
+    """Return the formats in which networks are exported; say now which ones fail, and why.
+
+    Args:
+        tries: whether to try, which takes seconds; a finished run has tried.
+    """
     from nsopt.cli.console import console
     from nsopt.cli.extras import has_extra, install_command
     from nsopt.deployment.export import find_obstacles
@@ -164,6 +169,8 @@ def _choose_forms(subject: "Subject") -> list[str]:
     if not has_extra("export"):
         console.print(f"no ONNX files: {install_command('export')}", markup=False, soft_wrap=True)
         forms.remove("onnx")
+    if not tries:
+        return forms
     assert subject.start is not None
     found = find_obstacles(subject.start, make_example(subject.data), forms)
     for form, reason in found.items():
@@ -176,21 +183,39 @@ def _export(
 ) -> str:
     """Write a network's weights, and what other tools run if it then computes the same.
 
+    The weights are written last: files beside the same weights stay.
+
     Returns:
         The names of the files, and why one is missing.
     """
     from nsopt.deployment.export import export
 
     name = _name_file(compressed.budget)
-    export(compressed.network, folder / f"{name}.pt", "state_dict")
-    written = []
+    weights, written = folder / f"{name}.pt", []
+    is_known = _holds(weights, compressed, subject)
     for form in forms:
+        file = folder / f"{name}.{form}"
         try:
-            _export_checked(compressed.network, folder / f"{name}.{form}", form, subject)
-            written.append(f"{name}.{form}")
+            if not (is_known and file.is_file()):
+                _export_checked(compressed.network, file, form, subject)
+            written.append(file.name)
         except NsoptError as error:
             written.append(f"(no {form}: {error})")
+    if not is_known:
+        export(compressed.network, weights, "state_dict")
     return ", ".join([*written, f"{name}.pt"])
+
+
+def _holds(file: Path, compressed: "Compressed", subject: "Subject") -> bool:
+    """Return whether a file has the weights of a network."""
+    from nsopt.compute.checkpoint import weights_checksum
+    from nsopt.deployment.kept import load_network
+
+    try:
+        stored = load_network(file, subject.arch).model
+    except NsoptError:
+        return False
+    return weights_checksum(stored) == weights_checksum(compressed.network.model)
 
 
 def _export_checked(network: "KeptNetwork", path: Path, form: str, subject: "Subject") -> None:

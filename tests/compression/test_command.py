@@ -67,7 +67,7 @@ def test_invalid_options_fail_before_anything_runs(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_export_of_compress_replaces_a_symbolic_link(
+def test_the_export_of_compress_replaces_a_symbolic_link_and_no_file_of_the_same_weights(
     tmp_path: Path,
 ) -> None:
     victim, folder = tmp_path / "victim", tmp_path / "out"
@@ -75,12 +75,15 @@ def test_the_export_of_compress_replaces_a_symbolic_link(
     folder.mkdir()
     (folder / "macs-50-percent.pt").symlink_to(victim)
     compressed = SimpleNamespace(budget="macs=50%", network=make_network(50.0))
-    files = _export(cast(Compressed, compressed), folder, cast(Subject, None), [])
-    assert files == "macs-50-percent.pt"
+    asked = cast(Compressed, compressed), folder, cast(Subject, SimpleNamespace(arch=None))
+    assert _export(*asked, []) == "macs-50-percent.pt"
     assert victim.read_text() == "precious"
     (file,) = folder.iterdir()
     assert not file.is_symlink()
     assert load_network(file).arch == "vgg11"
+    (folder / "macs-50-percent.onnx").write_text("written before")
+    assert _export(*asked, ["onnx"]) == "macs-50-percent.onnx, macs-50-percent.pt"
+    assert (folder / "macs-50-percent.onnx").read_text() == "written before"
 
 
 def test_the_error_of_failed_trainings_hides_the_password(tmp_path: Path) -> None:
