@@ -129,7 +129,9 @@ def prepare(session: Session, words: Sequence[str]) -> tuple[Session, Timer, tup
     settings = with_fast_multiple(subject.settings, budgets, arch, stored, timer)
     session = replace(session, subject=replace(subject, arch=arch, settings=settings))
     if limits_time(words):
-        store = StoredTimings(session.open_study(UNIFORM), lambda: session.studies().values())
+        store = StoredTimings(
+            session.open_study(UNIFORM), lambda: session.studies().values(), session.subject.name
+        )
         timer = replace(timer, store=store)
     return session, timer, budgets
 

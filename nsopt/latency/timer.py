@@ -220,7 +220,8 @@ class Timer:
             text = f"{max(found.measured):.4g} ms per batch of {self.runtime.batch_size}, as timed"
         else:
             return
-        self.progress.message(f"{name}{shown}: {text}")
+        widths = "-".join(map(str, found.widths))
+        self.progress.message(f"{name}{shown}: {text} (widths {widths})")
 
     def time(
         self, arch: Architecture, widths: Widths, beside_whole: bool = False, number: int = 0

@@ -14,10 +14,16 @@ class StoredTimings:
     Args:
         study: receives measurements and chosen widths.
         others: returns the other studies of the task.
+        name: see `Store`; by default that of the study.
     """
 
-    def __init__(self, study: Study, others: Callable[[], Iterable[Study]] = lambda: ()) -> None:
-        self.name = study.study_name
+    def __init__(
+        self,
+        study: Study,
+        others: Callable[[], Iterable[Study]] = lambda: (),
+        name: str | None = None,
+    ) -> None:
+        self.name = name or study.study_name
         self._study, self._others = study, others
 
     def read_timings(self, widths: tuple[int, ...]) -> list[Latency]:
