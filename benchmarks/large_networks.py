@@ -1,7 +1,7 @@
 """How long `nsopt.trace` takes for eight large networks, and how much memory.
 
 Prints seconds of processor time on one thread, and by how much the process grew at its peak, with
-the network itself not counted. Random weights; each network runs in a process of its own.
+the network itself not counted (on Linux). Random weights; each network runs in its own process.
 
 Needs more packages: pip install transformers ultralytics.
 """
@@ -9,7 +9,6 @@ Needs more packages: pip install transformers ultralytics.
 import argparse
 import multiprocessing
 import os
-import resource
 import sys
 import time
 import warnings
@@ -28,7 +27,7 @@ from nsopt.torchvision_import import import_torchvision
 
 Made = tuple[nn.Module, Any]  # a network and its inputs
 WORDS = torch.arange(64).reshape(2, 32) + 5
-SMALL_WHISPER = {
+WHISPER_SMALL = {
     f"{side}_{what}": size
     for side in ("encoder", "decoder")
     for what, size in (("layers", 12), ("attention_heads", 12), ("ffn_dim", 3072))
@@ -60,7 +59,7 @@ NETWORKS: dict[str, Callable[[], Made]] = {
         "WhisperForConditionalGeneration",
         {"input_features": torch.rand(2, 80, 3000), "decoder_input_ids": WORDS},
         d_model=768,
-        **SMALL_WHISPER,
+        **WHISPER_SMALL,
     ),
     "RT-DETR": lambda: make_detr("RTDetrForObjectDetection", "RTDetrResNetConfig", 256),
     "DETR": lambda: make_detr("DetrForObjectDetection", "ResNetConfig", 256),
@@ -84,17 +83,24 @@ def measure(name: str) -> None:
     torch.manual_seed(0)
     model, inputs = NETWORKS[name]()
     nsopt.trace(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), torch.rand(2, 4))  # imports
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is that of the trace
+    before = read_memory("VmRSS")
     start = time.process_time()
     arch = nsopt.trace(model, inputs)
     spent = time.process_time() - start
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    grown = read_memory("VmHWM") - before
     size = sum(p.numel() for p in model.parameters()) / 1e6
     print(
         f"{name:14} {size:6.1f} M parameters {spent:5.1f} s {grown:5.0f} MB "
         f"{len(arch.base_widths):4} widths",
         flush=True,
     )
+
+
+def read_memory(name: str) -> float:
+    """Return the resident memory of this process, or its peak, in MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
 
 
 def main() -> None:

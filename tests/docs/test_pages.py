@@ -114,6 +114,8 @@ def run_examples(page: Path) -> None:
 
     VGG11 is an eighth as wide, and a compression searches and trains briefly.
     """
+    if page.stem in NEEDS:
+        install_operators()
     digits = first_digits(100, 20)
     patch = pytest.MonkeyPatch()
     patch.setattr(nsopt, "load_data", lambda name: digits if name == "digits" else coloured(digits))
