@@ -302,7 +302,7 @@ def test_csv_files_contain_the_numbers(results: Results, tmp_path: Path) -> None
     assert record[["first", "second"]].to_numpy().tolist() == (
         results.searches["search"][0].record.widths.tolist()
     )
-    laws = pd.read_csv(tmp_path / "laws.csv")
+    laws = pd.read_csv(tmp_path / "laws.csv", float_precision="round_trip")
     np.testing.assert_array_equal(laws["alpha"], results.searches["search"][0].law.alpha)
 
 
