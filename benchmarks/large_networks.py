@@ -8,7 +8,6 @@ Needs more packages: pip install transformers ultralytics.
 
 import argparse
 import multiprocessing
-import os
 import sys
 import time
 import warnings
@@ -23,6 +22,7 @@ import torch
 from torch import nn
 
 import nsopt
+from benchmarks.package_networks import make_yolo
 from nsopt.torchvision_import import import_torchvision
 
 Made = tuple[nn.Module, Any]  # a network and its inputs
@@ -47,11 +47,6 @@ def make_detr(name: str, backbone: str, side: int) -> Made:
     sizes = {"use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None}
     images = {"pixel_values": torch.rand(2, 3, side, side)}
     return make_transformer(name, images, backbone_config=own, **sizes)
-
-
-def make_yolo(name: str) -> Made:
-    os.environ["YOLO_OFFLINE"] = "true"
-    return import_module("ultralytics").YOLO(f"{name}.yaml").model, torch.rand(2, 3, 64, 64)
 
 
 NETWORKS: dict[str, Callable[[], Made]] = {

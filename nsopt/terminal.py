@@ -5,8 +5,8 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
-from typing import Any, Self
+from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
@@ -120,7 +120,7 @@ class LineProgress:
         self._last_line = time.monotonic()
 
     @contextmanager
-    def repeating(self, pause: float = _LOGGED_PAUSE) -> Iterator[Self]:
+    def repeating(self, pause: float = _LOGGED_PAUSE) -> Iterator[None]:
         """Write the step that runs whenever `pause` seconds pass, until the block ends."""
         ended = threading.Event()
 
@@ -131,7 +131,7 @@ class LineProgress:
         thread = threading.Thread(target=repeat, daemon=True)
         thread.start()
         try:
-            yield self
+            yield
         finally:
             ended.set()
             thread.join()
@@ -173,7 +173,10 @@ def show_progress(progress: Progress | None) -> Iterator[Progress]:
     and warnings at level WARNING.
     """
     console = PlainConsole()
-    if progress is None and console.is_jupyter:
+    if progress is not None:
+        yield progress
+        return
+    if console.is_jupyter:
         from IPython import display  # noqa: PLC0415  (only notebooks have it)
 
         show: Any = display.display  # untyped
@@ -181,10 +184,10 @@ def show_progress(progress: Progress | None) -> Iterator[Progress]:
         yield bar
         bar.finish()
         return
-    if progress is not None or not console.is_terminal:
+    if not console.is_terminal:
         lines = LineProgress(_LOG.info, pause=_LOGGED_PAUSE, warn=_LOG.warning)
-        with lines.repeating() if progress is None else nullcontext(progress) as shown:
-            yield shown
+        with lines.repeating():
+            yield lines
         return
     with show_bars(console) as bars:
         yield bars

@@ -1,6 +1,5 @@
 """`nsopt compress`: a trained network in, smaller ones at budgets out."""
 
-import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from nsopt.compression.result import Compressed
     from nsopt.deployment.kept import KeptNetwork
     from nsopt.session.subject import Subject
-    from nsopt.session.workspace import Workspace
 
 _LEFT_OUT_FIRST = "before", "params", "MACs", "widths by"  # columns, on a narrow terminal
 
@@ -70,6 +68,7 @@ def compress(options: CompressOptions) -> None:
     """
     options.task.check_names()
     from nsopt.cli.console import console, live_progress, print_storage
+    from nsopt.cli.export import export_command
     from nsopt.cli.preparation import announce, apply_changes, prepare, with_known_multiple
     from nsopt.compression.budgets import CURVE, check_budgets, check_words, split_budgets
     from nsopt.compression.compress import PRESET, get_settings
@@ -121,23 +120,11 @@ def compress(options: CompressOptions) -> None:
     page = write_report(results, folder / "report", rows)
     console.print(f"report:  {page}", soft_wrap=True)
     print_storage(workspace.url)
-    console.print(f"export:  {_export_command(options, workspace, rows[1])}", soft_wrap=True)
-
-
-def _export_command(
-    options: CompressOptions, workspace: "Workspace", row: "Mapping[str, str]"
-) -> str:
-    """Return the command that exports the network of a row of the table."""
-    from nsopt.models.registry import is_own
-    from nsopt.storage.urls import hide_password
-
-    named = {"storage": hide_password(workspace.url), "budget": row["budget"]}
-    if is_own(options.task.arch):
-        named["arch"] = options.task.arch
+    chosen = {"budget": rows[1]["budget"]}
     if options.task.task is not None:
-        named["task"] = options.task.task
-    words = (f"--{name}={word}" for name, word in (named | {"out": "network.onnx"}).items())
-    return shlex.join(["nsopt", "export", *words])
+        chosen["task"] = options.task.task
+    command = export_command(workspace, chosen, options.task.arch)
+    console.print(f"export:  {command}", soft_wrap=True)
 
 
 def _name_file(budget: str) -> str:

@@ -1,6 +1,7 @@
 """`nsopt export`: write a network that a study trained to a file for other tools."""
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from nsopt.deployment.kept import KeptNetwork
     from nsopt.models.architecture import Architecture
     from nsopt.reports.results import Results
+    from nsopt.session.workspace import Workspace
 
 _SUFFIXES = {"onnx": "onnx", "pt2": "pt2", "state_dict": "pt"}
 
@@ -104,6 +106,21 @@ def _explain(chosen: "_Chosen", check: "ExportCheck") -> str:
     if check.exported == check.stored or chosen.precision == "fp32":
         return ""
     return f", which computed in {chosen.precision} where the file computes in fp32"
+
+
+def export_command(workspace: "Workspace", chosen: Mapping[str, str], arch: str) -> str:
+    """Return the command that exports the network that these options choose."""
+    from nsopt.models.registry import is_own
+    from nsopt.storage.opening import artifacts_beside
+    from nsopt.storage.urls import hide_password
+
+    named = {"storage": hide_password(workspace.url), **chosen}
+    if is_own(arch):
+        named["arch"] = arch
+    if artifacts_beside(workspace.url) != workspace.artifacts:
+        named["artifacts"] = str(workspace.artifacts)
+    named["out"] = "network.onnx"
+    return shlex.join(["nsopt", "export", *(f"--{name}={word}" for name, word in named.items())])
 
 
 def name_answer(results: "Results") -> dict[str, str]:

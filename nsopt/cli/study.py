@@ -1,6 +1,5 @@
 """`nsopt study`, the main job: search, train, measure, store and report."""
 
-import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -135,6 +134,7 @@ def _make_settings(
 def _report(name: str, workspace: "Workspace") -> None:
     """Print the results of a study, write its report, and publish them for optuna-dashboard."""
     from nsopt.cli.console import console, print_storage
+    from nsopt.cli.export import export_command, name_answer
     from nsopt.cli.extras import has_extra
     from nsopt.reports.page import write_report
     from nsopt.reports.results import read_results
@@ -149,7 +149,8 @@ def _report(name: str, workspace: "Workspace") -> None:
     print_storage(workspace.url)
     console.print(f"report:  {page}", soft_wrap=True)
     if results.task.classes is not None:
-        console.print(f"export:  {_export_command(results, workspace)}", soft_wrap=True)
+        command = export_command(workspace, name_answer(results), results.task.arch)
+        console.print(f"export:  {command}", soft_wrap=True)
 
 
 def _read_methods(options: StudyOptions) -> "tuple[Method, ...]":
@@ -158,22 +159,6 @@ def _read_methods(options: StudyOptions) -> "tuple[Method, ...]":
 
     options.task.check_names()
     return get_methods(split_words(options.methods))
-
-
-def _export_command(results: "Results", workspace: "Workspace") -> str:
-    """Return the command that exports the network to take at the largest budget."""
-    from nsopt.cli.export import name_answer
-    from nsopt.models.registry import is_own
-    from nsopt.storage.opening import artifacts_beside
-    from nsopt.storage.urls import hide_password
-
-    named = {"storage": hide_password(workspace.url), **name_answer(results)}
-    if is_own(results.task.arch):
-        named["arch"] = results.task.arch
-    if artifacts_beside(workspace.url) != workspace.artifacts:
-        named["artifacts"] = str(workspace.artifacts)
-    named["out"] = "network.onnx"
-    return shlex.join(["nsopt", "export", *(f"--{name}={word}" for name, word in named.items())])
 
 
 def _read_tuned_settings(options: StudyOptions) -> dict[str, dict[str, object]]:

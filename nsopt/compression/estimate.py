@@ -33,12 +33,13 @@ def tell_duration(session: Session, words: Sequence[str], candidates: int, seeds
     stored = session.workspace.studies(subject.name).keys() & {DENSE, SCORED}
     if stored or not training.epochs or subject.trainer is not None:
         return
-    if Fits(session).lead:
+    fits_lead = Fits(session).lead
+    if fits_lead:
         session.progress.message(
             f"{training.epochs} epochs have fewer than {training.least_steps} steps: fine-tuning "
             f"takes {training.least_steps}, and begins with fits without training"
         )
-    seconds = _estimate(session, words, candidates, seeds)
+    seconds = _estimate(session, words, 0 if fits_lead else candidates, seeds)
     parts = ", ".join(f"{name} {format_duration(own)}" for name, own in seconds.items())
     whole = format_duration(sum(seconds.values()))
     timings = f", and at most {format_duration(MOST)} of timings" if limits_time(words) else ""
@@ -48,11 +49,14 @@ def tell_duration(session: Session, words: Sequence[str], candidates: int, seeds
 def _estimate(
     session: Session, words: Sequence[str], candidates: int, seeds: int
 ) -> dict[str, float]:
-    """Return the seconds of each phase, from the durations of single steps."""
+    """Return the seconds of each phase, from the durations of single steps.
+
+    Without candidates, nothing is searched and scored.
+    """
     settings, durations = session.subject.settings, Durations(session)
     budgets = read_compression_budgets(list(map(_count, words)), session.subject.arch)
     sizes, seconds = list(_list_sizes(session, budgets)), dict[str, float]()
-    if not Fits(session).lead:
+    if candidates:
         prices = {price for budget in budgets for price in list_prices(budget.metric)}
         seconds["searches"] = sum(durations.estimate_search(price, 1) for price in prices)
         batch = settings.search.batch_size

@@ -1,11 +1,11 @@
 """Fine-tune the networks of a compression, together with any number of other processes."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
 from nsopt.compression.fits import Fits
-from nsopt.models.tracing.originals import copy_model
 from nsopt.session.other_workers import run_other_workers
 from nsopt.session.runner import TrialRunner, count_points
 from nsopt.session.session import Session
@@ -37,11 +37,11 @@ class _FineTuning(TrialRunner):
         file = session.find_checkpoint(point)
         if not self.fits.lead:
             return session.train(widths, settings, file, point.label)
-        fitted = self.fits.fit(point, widths)
+        began, fitted = time.perf_counter(), self.fits.fit(point, widths)
         if not settings.epochs:
-            return fitted
-        settings, start = self.fits.soften(settings), partial(copy_model, fitted.model)
-        return session.train(widths, settings, file, point.label, start)
+            return session.evaluate(fitted, widths, began)
+        settings = self.fits.soften(settings)
+        return session.train(widths, settings, file, point.label, lambda: fitted)
 
 
 def fine_tune(session: Session, networks: Mapping[Point, Widths], fits: Fits) -> None:

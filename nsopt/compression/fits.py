@@ -4,7 +4,6 @@ Inputs are enough: no targets, no loss. Some batches of the task fit the layers,
 outputs with those of the trained network where the task has no score.
 """
 
-import time
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -27,7 +26,6 @@ from nsopt.session.session import Session
 from nsopt.storage.trials import Point
 from nsopt.tasks.supervision import Batches
 from nsopt.tasks.task import Task, TaskSupervision
-from nsopt.training.outcome import Outcome
 from nsopt.training.settings import TrainSettings
 
 MOST = 1024  # examples to fit to
@@ -95,13 +93,12 @@ class Fits:
         law = uniform_curve(recorded)
         return solve_as_timed(budget, subject.arch, subject.settings, timer, law)
 
-    def fit(self, point: Point, widths: Widths) -> Outcome:
-        """Return a network that is fitted to the trained one, with its scores."""
-        session, began = self.session, time.perf_counter()
-        file = session.find_checkpoint(point)
+    def fit(self, point: Point, widths: Widths) -> nn.Module:
+        """Return a network that is fitted to the trained one."""
+        session, file = self.session, self.session.find_checkpoint(point)
         kept = self.ranking.pick_strongest(widths)
         with session.compute.computing():
-            fitted = fit_network(
+            return fit_network(
                 session.subject.arch,
                 self._start,
                 kept,
@@ -109,8 +106,7 @@ class Fits:
                 seed=point.seed,
                 progress=session.progress,
                 checkpoint=file.with_name(f"fit-{file.name}"),
-            )
-        return session.evaluate(fitted.model, widths, began)
+            ).model
 
 
 def read_batches(batches: Batches, most: int) -> list[Any]:

@@ -62,11 +62,9 @@ def measure(network: nn.Module, frames: Tensor, pitches: Tensor) -> float:
     torchcrepe.
     """
     found = torch.cat([network(part) for part in frames.split(50)]).double()
-    near = (found.argmax(1)[:, None] + torch.arange(-4, 5, device=frames.device)).clamp(
-        0, len(CENTS) - 1
-    )
+    near = (found.argmax(1)[:, None] + torch.arange(-4, 5)).clamp(0, len(CENTS) - 1)
     weights = found.gather(1, near)
-    cents = (weights * CENTS.to(near.device)[near]).sum(1) / weights.sum(1)
+    cents = (weights * CENTS[near]).sum(1) / weights.sum(1)
     wanted = 1200 * torch.log2(pitches.double() / 10)
     return round(100 * float(((cents - wanted).abs() < 50).double().mean()), 2)
 

@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nsopt.cli.export import name_answer
-from nsopt.cli.study import _export_command
+from nsopt.cli.export import export_command, name_answer
 from nsopt.reports.page import render
 from nsopt.reports.results import Results
 from nsopt.reports.words import Verdict, answer, doubt_latencies, paired_difference
@@ -122,7 +121,9 @@ def test_the_answer_recommends_the_cheaper_method_if_no_difference_is_shown(
         assert verdict.method == "Uniform"
         assert not verdict.is_certain
     apart = dataclasses.replace(results, outcomes=frame.assign(test_score=50 + lead))
-    assert f"--study={results.name}/uniform" in _export_command(apart, WORKSPACE)
+    assert f"--study={results.name}/uniform" in export_command(
+        WORKSPACE, name_answer(apart), apart.task.arch
+    )
     short = dataclasses.replace(results, settings={**results.settings, "preset": "smoke"})
     for verdict in answer_for(short, test_score=50 + lead):
         assert "Take" not in verdict.text, "it is too short to rank anything"
@@ -130,17 +131,18 @@ def test_the_answer_recommends_the_cheaper_method_if_no_difference_is_shown(
 
 def test_the_export_command_names_a_users_own_network(results: Results) -> None:
     own = dataclasses.replace(results.task, arch="mynet:make")
-    command = _export_command(dataclasses.replace(results, task=own), WORKSPACE)
+    changed = dataclasses.replace(results, task=own)
+    command = export_command(WORKSPACE, name_answer(changed), changed.task.arch)
     assert "--arch=mynet:make" in command
-    assert "--arch" not in _export_command(results, WORKSPACE)
+    assert "--arch" not in export_command(WORKSPACE, name_answer(results), results.task.arch)
 
 
 @pytest.mark.parametrize("url", ["sqlite:///elsewhere/study.db", "postgresql://host/db"])
 def test_the_export_command_names_the_folder_of_networks_unless_it_is_beside_the_storage(
     results: Results, url: str
 ) -> None:
-    assert "--artifacts" not in _export_command(results, WORKSPACE)
-    command = _export_command(results, Workspace(url, Path("here")))
+    assert "--artifacts" not in export_command(WORKSPACE, name_answer(results), results.task.arch)
+    command = export_command(Workspace(url, Path("here")), name_answer(results), results.task.arch)
     assert "--artifacts=here/artifacts" in command
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from nsopt.cli import console as module
-from nsopt.cli.study import _export_command, _print_summary
+from nsopt.cli.export import export_command, name_answer
+from nsopt.cli.study import _print_summary
 from nsopt.reports.page import render
 from nsopt.reports.tables import predicted_latency
 from nsopt.reports.words import answer
@@ -61,7 +62,9 @@ def test_all_budgets_hold_and_the_report_names_the_binding_one(
     assert "The budget of params binds." in answers[0]
     assert "The budget of MACs binds." in answers[1]
     assert "(bound by MACs)" in render(results, [])
-    assert "--budget=params=20000,macs=200000" in _export_command(results, place)
+    assert "--budget=params=20000,macs=200000" in export_command(
+        place, name_answer(results), results.task.arch
+    )
     module.console.width = 200
     _print_summary(results)
     assert "binds" in capsys.readouterr().out
