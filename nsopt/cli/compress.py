@@ -75,7 +75,7 @@ def compress(options: CompressOptions) -> None:
     from nsopt.compression.pipeline import run_compression
     from nsopt.reports.fits import describe_fits
     from nsopt.reports.page import write_report
-    from nsopt.reports.words import doubt_latencies
+    from nsopt.reports.words import doubt_latencies, doubt_split
     from nsopt.session.presets import get_preset
     from nsopt.storage import schema
 
@@ -95,7 +95,7 @@ def compress(options: CompressOptions) -> None:
         timing=options.timing,
     )
     announce(subject, preset, options.place.verbose)
-    if doubt := _doubt_split(options):
+    if doubt := doubt_split(options.task.split):
         console.print(doubt, markup=False)
     forms = []
     if budgets != [CURVE]:
@@ -129,16 +129,6 @@ def compress(options: CompressOptions) -> None:
 
 def _name_file(budget: str) -> str:
     return budget.replace("=", "-").replace("%", "-percent")
-
-
-def _doubt_split(options: CompressOptions) -> str:
-    """Return a warning if nsopt divides a folder on which the network was trained."""
-    if options.task.split is None:
-        return ""
-    return (
-        "--split: nsopt chose the test images. Those with which the network was trained make its "
-        "own accuracy too high: put your test images into test/ of the folder instead"
-    )
 
 
 def _choose_forms(subject: "Subject", tries: bool) -> list[str]:

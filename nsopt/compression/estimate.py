@@ -27,11 +27,18 @@ _GUESS = f"{MACS.name}=50%"  # in place of a number of milliseconds
 def tell_duration(session: Session, words: Sequence[str], candidates: int, seeds: int) -> None:
     """Say how long a new compression takes, phase by phase; networks are as wide as uniform ones.
 
-    Nothing is said where steps cannot be counted: without training, or by the user's trainer.
+    Without training it is the number of fits, and nothing where a user's trainer counts its steps.
     """
     subject, training = session.subject, session.subject.settings.training
     stored = session.workspace.studies(subject.name).keys() & {DENSE, SCORED}
-    if stored or not training.epochs or subject.trainer is not None:
+    if stored or subject.trainer is not None:
+        return
+    timings = f", and at most {format_duration(MOST)} of timings" if limits_time(words) else ""
+    if not training.epochs:
+        session.progress.message(
+            f"{2 * seeds * len(words)} networks to fit at most{timings}; the first shows how long "
+            "one takes"
+        )
         return
     fits_lead = Fits(session).lead
     if fits_lead:
@@ -42,7 +49,6 @@ def tell_duration(session: Session, words: Sequence[str], candidates: int, seeds
     seconds = _estimate(session, words, 0 if fits_lead else candidates, seeds)
     parts = ", ".join(f"{name} {format_duration(own)}" for name, own in seconds.items())
     whole = format_duration(sum(seconds.values()))
-    timings = f", and at most {format_duration(MOST)} of timings" if limits_time(words) else ""
     session.progress.message(f"takes about {whole} here ({parts}){timings}")
 
 

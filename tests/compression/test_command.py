@@ -8,9 +8,8 @@ from typing import cast
 import pytest
 import torch
 
-from nsopt.cli.compress import CompressOptions, _doubt_split, _export, _print_table
+from nsopt.cli.compress import _export, _print_table
 from nsopt.cli.console import console
-from nsopt.cli.options import NetworkOptions
 from nsopt.compression.budgets import Budget
 from nsopt.compression.pipeline import _find_best
 from nsopt.compression.result import Compressed
@@ -92,12 +91,6 @@ def test_the_error_of_failed_trainings_hides_the_password(tmp_path: Path) -> Non
     budget = Budget("macs=50%", PARAMS, 1)
     with pytest.raises(NsoptError, match=r"succeeded: see postgresql://me:\*\*\*@h/d$"):
         _find_best(cast(Session, session), {}, budget, (), scored=True)
-
-
-def test_images_that_nsopt_splits_cause_a_warning() -> None:
-    asked = CompressOptions(budgets="macs=50%", task=NetworkOptions(split=0.8))
-    assert "put your test images into test/" in _doubt_split(asked)
-    assert not _doubt_split(CompressOptions(budgets="macs=50%"))
 
 
 TRAINED = """

@@ -20,6 +20,7 @@ from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Progress
+from nsopt.reports.page import render
 from nsopt.session.presets import StudySettings, get_preset, override
 from nsopt.session.subject import Subject
 from nsopt.session.workspace import Workspace
@@ -221,6 +222,17 @@ def test_report_writes_a_page_into_the_given_folder(
     assert "Trained network" in text
     assert " Take " not in text  # compress has chosen
     assert all(f">{row['test %']}</td>" in text for row in compressed[0].rows())
+    assert "nsopt chose the test images" not in text
+
+
+def test_the_page_warns_of_images_that_nsopt_splits(
+    compressed: tuple[nsopt.Compression, Path],
+) -> None:
+    results, rows = compressed[0].results, compressed[0].rows()
+    assert results.split is None
+    split = replace(results, split=0.8)
+    assert "put your test images into test/ of the folder" in render(split, [], rows)
+    assert "nsopt chose" not in render(split, [])  # a study trains its networks itself
 
 
 @pytest.mark.parametrize("number", ["candidates", "seeds"])

