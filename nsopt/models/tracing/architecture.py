@@ -333,7 +333,8 @@ class TracedArchitecture:
 
     def _find_narrowest_seen(self) -> tuple[int, ...]:
         """Return where activations can be counted: a single unit may need fewer copies than two."""
-        return tuple(max(FEWEST_SEEN, width) for width in self.narrowest)
+        fewest = (min(FEWEST_SEEN, base) for base in self.base_widths)
+        return tuple(map(max, fewest, self.narrowest))
 
     @cached_property
     def _law(self) -> InitialisationLaw:

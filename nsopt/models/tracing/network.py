@@ -123,7 +123,8 @@ class TracedNetwork:
         if _get_shapes(model) == _get_shapes(self.template):
             return self
         widths = self._find_widths(model)
-        seen = np.maximum(widths, FEWEST_SEEN)
+        # A single unit, as a query that all values share, has nothing to differ from.
+        seen = np.maximum(widths, np.minimum(FEWEST_SEEN, self.family.widths))
         other = self._trace_alike(self.build_empty(seen))
         return other if (seen == widths).all() else other._narrow(model, widths)
 

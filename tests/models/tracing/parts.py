@@ -77,6 +77,22 @@ class UnevenHeads(nn.Module):
         return self.head(x + self.proj(y.reshape(x.shape)))
 
 
+class OneQuery(nn.Module):
+    """Attention whose single query stands before keys and values, as in MobileViTv2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = 12
+        self.a, self.qkv = block(3, 16, 3, 4), nn.Conv2d(16, 1 + 2 * self.size, 1)
+        self.proj, self.head = block(self.size, 16, 1), Head(16)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.a(x)
+        q, k, v = self.qkv(x).split([1, self.size, self.size], dim=1)
+        seen = (k * q.flatten(2).softmax(-1).view_as(q)).sum((2, 3), keepdim=True)
+        return self.head(x + self.proj(v.relu() * seen))
+
+
 class PooledHeads(nn.Module):
     """Heads split the channels; keys come from fewer places (PVT) and are normalised (XCiT)."""
 

@@ -25,6 +25,7 @@ GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
     parts.TransformerOfNumbers: [32, 12, 12],
     parts.NarrowKeys: [16, 8, 24],
     parts.UnevenHeads: [8, 4],
+    parts.OneQuery: [16, 1, 12],
     parts.PoolingTransformer: [16, 12],
     parts.UnitVectors: [16, 24, 12],
     parts.Complex: [24],
