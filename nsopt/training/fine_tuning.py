@@ -1,16 +1,19 @@
 """Additions to SGD for short trainings of inherited weights.
 
-A linear schedule of the learning rate, and a running average of the weights.
+A linear schedule of the learning rate, a running average of the weights, and BatchNorms that learn.
 """
 
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nsopt.training.settings import TrainSettings
+
+_MOMENTUM = 0.1  # of statistics, PyTorch's default
 
 
 def make_schedule(
@@ -47,3 +50,19 @@ def average_of(model: nn.Module, decay: float | None) -> AveragedModel | None:
         get_ema_multi_avg_fn(min(decay, soon))(own, latest, count)
 
     return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+
+
+def free_statistics(model: nn.Module) -> int:
+    """Let the statistics of BatchNorms with momentum 0 follow the data; return how many there are.
+
+    Networks that come from other frameworks may have it, because they were never trained in
+    PyTorch, which normalises by the batch in training. Their evaluation would differ more and more.
+    """
+    stuck = [
+        module
+        for module in model.modules()
+        if isinstance(module, _BatchNorm) and module.momentum == 0
+    ]
+    for module in stuck:
+        module.momentum = _MOMENTUM
+    return len(stuck)

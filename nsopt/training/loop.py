@@ -29,7 +29,7 @@ from nsopt.scaling.cost import Widths
 from nsopt.tasks.supervise import supervise
 from nsopt.tasks.supervision import Loss, Supervision, evaluate
 from nsopt.tasks.task import Task
-from nsopt.training.fine_tuning import average_of, make_schedule
+from nsopt.training.fine_tuning import average_of, free_statistics, make_schedule
 from nsopt.training.kernels.swap import fast_kernels
 from nsopt.training.outcome import Epoch, Outcome
 from nsopt.training.precision import choose_compute
@@ -139,6 +139,8 @@ def train_configuration(
         saved = file.load(compute.device)
         with use_seed(settings.seed, compute.device):
             model = place(start() if start else arch.build(widths), compute.device, arch.layout)
+        if stuck := free_statistics(model):
+            progress.message(f"{stuck} BatchNorms of momentum 0 follow the data from now on")
         if teacher is not None:
             teacher = place(teacher, compute.device, arch.layout).eval()
         average = average_of(model, settings.averaging)

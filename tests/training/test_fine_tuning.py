@@ -11,6 +11,7 @@ from nsopt.models.architecture import TableArchitecture
 from nsopt.training.fine_tuning import make_schedule
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
+from tests.study.test_comparison import Listener
 
 SHORT = TrainSettings(epochs=2, batch_size=32, lr=0.05, device="cpu")
 
@@ -103,3 +104,25 @@ def test_the_best_weights_are_kept_the_first_ones_included(
         assert torch.equal(kept.model.state_dict()[name], weights), name
     better = train(narrow, narrow.base_widths, digits, SHORT.updated(keep_best=True))
     assert better.score == max(epoch.score for epoch in better.epochs)
+
+
+def test_statistics_of_momentum_0_follow_the_data(
+    narrow: TableArchitecture, digits: ImageData
+) -> None:
+    """As in networks that were never trained in PyTorch."""
+    usual, stuck = (narrow.build(narrow.base_widths) for _ in range(2))
+    stuck.load_state_dict(usual.state_dict())
+    norms = [module for module in stuck.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 0.0
+    listener = Listener()
+    trained = [
+        train(narrow, narrow.base_widths, digits, SHORT, start=model, progress=listener)
+        for model in (usual, stuck)
+    ]
+    assert trained[0].losses == trained[1].losses
+    assert trained[0].score == trained[1].score
+    assert listener.messages == [
+        f"{len(norms)} BatchNorms of momentum 0 follow the data from now on"
+    ]
+    assert {norm.momentum for norm in norms} == {0.0}  # the user's network stays as it was
