@@ -13,6 +13,7 @@ from torch import nn
 
 from nsopt.compression.budgets import Budget
 from nsopt.compression.latency import solve_as_timed
+from nsopt.errors import NoWidthsError
 from nsopt.latency.bisection import Widths
 from nsopt.latency.timer import Timer
 from nsopt.models.inputs import count_examples
@@ -81,17 +82,21 @@ class Fits:
         training = self.session.subject.settings.training
         return self.session.supervision.batches(training.batch_size, training.seed).per_epoch
 
-    def choose_widths(self, timer: Timer, budget: Budget) -> Widths:
+    def choose_widths(self, timer: Timer, budget: Budget) -> Widths | None:
         """Return the widths at a budget that lose least by the fit, for what they cost.
 
-        Raises:
-            NoWidthsError: if no widths meet the budget.
+        None if no such widths are within the budget, perhaps only as timed on a busy machine.
         """
         subject = self.session.subject
         cost = budget.metric.cost(subject.arch)
-        recorded = widths_by_fit(subject.arch, self.ranking, cost, budget.limit)
-        law = uniform_curve(recorded)
-        return solve_as_timed(budget, subject.arch, subject.settings, timer, law)
+        try:
+            law = uniform_curve(widths_by_fit(subject.arch, self.ranking, cost, budget.limit))
+            return solve_as_timed(budget, subject.arch, subject.settings, timer, law)
+        except NoWidthsError as error:
+            self.session.progress.message(
+                f"{budget.word}: uniform widths are taken, because {error}"
+            )
+            return None
 
     def fit(self, point: Point, widths: Widths) -> nn.Module:
         """Return a network that is fitted to the trained one."""

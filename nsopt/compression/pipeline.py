@@ -159,10 +159,10 @@ def _choose_networks(
     whole = PARAMS.cost(arch)(arch.base_widths)
     networks = {Point(DENSE, PARAMS, whole, first, ratio=1.0): arch.base_widths}
     for budget, widths in zip(budgets, uniform, strict=True):
-        with naming(budget, settings):
-            if fits.lead:
-                best = find_trained(session, budget) or fits.choose_widths(timer, budget)
-            else:
+        if fits.lead:
+            best = find_trained(session, budget) or fits.choose_widths(timer, budget) or widths
+        else:
+            with naming(budget, settings):
                 best = choose_widths(session, timer, budget, candidates)
         for seed in range(first, first + seeds):
             networks[Point(UNIFORM, budget.metric, budget.limit, seed)] = widths

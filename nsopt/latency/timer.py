@@ -115,6 +115,7 @@ class Timer:
     allowance: Allowance = field(default_factory=Allowance)
     _besides: dict[bool, Beside] = field(default_factory=dict)
     _here: list[Latency] = field(default_factory=list)  # what this process has timed
+    _predicted: set[str] = field(default_factory=set)  # budgets of which it was said
 
     def learn(
         self, arch: Architecture, check: Callable[[float], None] = lambda whole: None
@@ -168,7 +169,7 @@ class Timer:
         Args:
             asked: the budget and the law.
             is_careful: whether to confirm the widths by another measurement. Otherwise few
-                measurements are enough, and those of other laws decide where they begin.
+                measurements are enough.
 
         Raises:
             NoWidthsError: if no network that was timed is within the budget.
@@ -194,7 +195,7 @@ class Timer:
                 asked.propose,
                 measure,
                 asked.milliseconds,
-                aim=None if is_careful else self._choose_aim(asked),
+                aim=self._choose_aim(asked),
                 is_careful=is_careful,
                 is_over=is_over,
             )
@@ -203,8 +204,14 @@ class Timer:
             if taken and was_busy(taken):
                 raise NoWidthsError(f"{error}{_WAS_BUSY}") from None
             raise
-        if is_careful or not found.measured:
+        if is_careful:
             self._report(asked, found, is_over())
+        elif not found.measured and shown not in self._predicted:
+            self._predicted.add(shown)
+            self.progress.message(
+                f"the time for measurements is over: more widths at {shown} are "
+                f"predicted{self._describe_error(asked)}"
+            )
         return found
 
     def _report(self, asked: MeasuredBudget, found: Tried, is_over: bool) -> None:
@@ -229,7 +236,7 @@ class Timer:
     def _describe_error(self, asked: MeasuredBudget) -> str:
         """Return by how much predictions and measurements differed so far, as " ±3%"."""
         factors = [bound / predicted for predicted, bound in self._compare(asked)]
-        return f" ±{max(factors) / min(factors) - 1:.0%}" if len(factors) > 1 else ""
+        return f" ±{(max(factors) / min(factors)) ** 0.5 - 1:.0%}" if len(factors) > 1 else ""
 
     def time(
         self, arch: Architecture, widths: Widths, beside_whole: bool = False, number: int = 0

@@ -11,12 +11,16 @@ import torch
 from torch import Tensor, nn
 
 import nsopt
+from nsopt.compression.budgets import Budget
 from nsopt.compression.compress import get_settings
 from nsopt.compression.fits import AGREEMENT, Fits
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
+from nsopt.latency.timer import Timer
 from nsopt.models.architecture import TableArchitecture
+from nsopt.pruning.ranking import UnitRanking
 from nsopt.reports.fits import describe_fits
+from nsopt.scaling.metric import MACS
 from nsopt.session.session import Session
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
@@ -196,3 +200,15 @@ def test_fits_lead_where_fine_tuning_is_short_and_few_data_soften_it(
     fits = Fits(cast(Session, SimpleNamespace(subject=subject, supervision=data)))
     assert fits.lead == leads
     assert fits.soften(training).lr == pytest.approx(lr)
+
+
+def test_a_budget_that_no_fit_keeps_leaves_the_uniform_widths(trained: nn.Module) -> None:
+    arch = nsopt.trace(trained, make_sounds(2, 0)[0])
+    listener = Listener()
+    session = SimpleNamespace(subject=SimpleNamespace(arch=arch), progress=listener)
+    fits = Fits(cast(Session, session))
+    scores = tuple(torch.ones(width).double() for width in arch.base_widths)
+    vars(fits)["ranking"] = UnitRanking(scores, arch.streams)
+    assert fits.choose_widths(cast(Timer, None), Budget("macs=1", MACS, 1.0)) is None
+    (message,) = listener.messages
+    assert message.startswith("macs=1: uniform widths are taken, because no widths")
