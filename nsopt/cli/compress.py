@@ -73,9 +73,9 @@ def compress(options: CompressOptions) -> None:
     from nsopt.compression.budgets import CURVE, check_budgets, check_words, split_budgets
     from nsopt.compression.compress import PRESET, get_settings
     from nsopt.compression.pipeline import run_compression
+    from nsopt.reports.doubts import doubt_latencies, doubt_split
     from nsopt.reports.fits import describe_fits
     from nsopt.reports.page import write_report
-    from nsopt.reports.words import doubt_latencies, doubt_split
     from nsopt.session.presets import get_preset
     from nsopt.storage import schema
 

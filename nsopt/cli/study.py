@@ -178,7 +178,8 @@ def _read_tuned_settings(options: StudyOptions) -> dict[str, dict[str, object]]:
 def _print_summary(results: "Results") -> None:
     """Print the result table, the answer, and the trainings that failed."""
     from nsopt.cli.console import console, make_fitting_table
-    from nsopt.reports.words import answer, doubt_latencies
+    from nsopt.reports.doubts import doubt_latencies
+    from nsopt.reports.words import answer
 
     rows = _make_summary_rows(results)
     title = f"{results.name}: mean ± std over n seeds, {results.latency_unit}"

@@ -10,6 +10,7 @@ from optuna.artifacts import FileSystemArtifactStore
 
 from nsopt.methods.registry import method_label
 from nsopt.reports.accuracy import draw_pareto, pareto_info
+from nsopt.reports.doubts import doubt_latencies
 from nsopt.reports.law import draw_search
 from nsopt.reports.results import Results
 from nsopt.reports.tables import (
@@ -21,7 +22,7 @@ from nsopt.reports.tables import (
     with_deviation,
 )
 from nsopt.reports.widths import draw_widths, widths_info
-from nsopt.reports.words import answer, doubt_latencies
+from nsopt.reports.words import answer
 from nsopt.session.presets import get_preset
 from nsopt.storage import schema
 from nsopt.storage.opening import artifacts_beside, existing_storage, open_storage

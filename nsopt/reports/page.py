@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from nsopt.data.source import FOLDER_PREFIX
 from nsopt.methods.registry import method_label
 from nsopt.reports.accuracy import accuracy_info, draw_accuracy, draw_dots, draw_pareto, pareto_info
+from nsopt.reports.doubts import doubt_latencies, doubt_split
 from nsopt.reports.fits import describe_fits
 from nsopt.reports.law import draw_search
 from nsopt.reports.results import Results
@@ -29,7 +30,7 @@ from nsopt.reports.tables import (
 )
 from nsopt.reports.template import flatten, fragment, render_template
 from nsopt.reports.widths import draw_widths, widths_info
-from nsopt.reports.words import answer, doubt_latencies, doubt_split
+from nsopt.reports.words import answer
 from nsopt.scaling.metric import IN_BYTES, MACS, PARAMS
 from nsopt.scaling.record import describe_reach
 

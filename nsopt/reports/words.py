@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from nsopt.compression.choice import choose_method, is_near_chance
-from nsopt.latency.sittings import distrust
 from nsopt.methods.registry import DENSE, method_label
+from nsopt.reports.doubts import doubt_latencies
 from nsopt.reports.results import Results
 from nsopt.reports.tables import name_binding, summary
 from nsopt.scaling.metric import LATENCY, get_metric
@@ -79,22 +79,6 @@ def answer(results: Results) -> list[Verdict]:
     budgets = [rows for _, rows in summary(results).groupby(["metric", "budget"], sort=False)]
     compared = [rows for rows in budgets if len(rows) > 1]
     return [_judge_budget(results, rows, reference) for rows in compared or budgets]
-
-
-def doubt_split(split: float | None) -> str:
-    """Return a warning if nsopt divides a folder on which a network was trained before, else ""."""
-    if split is None:
-        return ""
-    return (
-        "nsopt chose the test images of this folder. Those with which the network was trained make "
-        "its own accuracy too high: put your test images into test/ of the folder instead"
-    )
-
-
-def doubt_latencies(results: Results) -> str:
-    """Return a warning if the machine was busy while latencies were measured, else ""."""
-    networks = results.outcomes.drop_duplicates("widths")
-    return distrust(networks["latency_spread"].tolist(), networks["latency_waited"].tolist())
 
 
 def paired_difference(

@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 
 from nsopt.cli.export import export_command, name_answer
+from nsopt.reports.doubts import doubt_latencies
 from nsopt.reports.page import render
 from nsopt.reports.results import Results
-from nsopt.reports.words import Verdict, answer, doubt_latencies, paired_difference
+from nsopt.reports.words import Verdict, answer, paired_difference
 from nsopt.session.workspace import Workspace
 
 WORKSPACE = Workspace("sqlite:///study.db", Path())
