@@ -61,3 +61,21 @@ def test_predicted_widths_come_with_the_error_of_predictions(asked: MeasuredBudg
     (message,) = listener.messages
     assert message.startswith("4 ms: predicted ±")
     assert ": the time for measurements is over (widths " in message
+
+
+def test_earlier_timings_say_where_the_next_ones_begin(asked: MeasuredBudget) -> None:
+    """On a device that takes twice as long as predicted."""
+    cost, timed = LATENCY.cost(asked.arch), list[float]()
+
+    def measure(model: nn.Module, inputs: object) -> float:
+        widths = [
+            module.out_channels for module in model.modules() if isinstance(module, nn.Conv2d)
+        ]
+        timed.append(2 * float(cost(widths)))
+        return timed[-1]
+
+    timer = Timer(CPU, choose_runtime("torch", measure), Listener())
+    timer.time(asked.arch, asked.arch.base_widths)
+    timed.clear()
+    timer.solve(asked)
+    assert 0.9 * _BUDGET < timed[0] <= _BUDGET
