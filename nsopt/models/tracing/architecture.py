@@ -333,8 +333,7 @@ class TracedArchitecture:
 
     def _find_narrowest_seen(self) -> tuple[int, ...]:
         """Return where activations can be counted: a single unit may need fewer copies than two."""
-        fewest = (min(FEWEST_SEEN, base) for base in self.base_widths)
-        return tuple(map(max, fewest, self.narrowest))
+        return tuple(np.clip(FEWEST_SEEN, self.narrowest, self.base_widths).tolist())
 
     @cached_property
     def _law(self) -> InitialisationLaw:
