@@ -2,7 +2,9 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+import multiprocessing
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -99,3 +101,16 @@ class Results:
         with self._file.open("a") as file:
             file.write(json.dumps(row) + "\n")
         print(row, flush=True)
+
+    def add_all(
+        self, run: Callable[..., list[dict[str, Any]]], calls: Iterable[Sequence[Any]], number: int
+    ) -> None:
+        """Add the rows that `run` returns for each tuple of arguments, in so many processes."""
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(number, mp_context=spawn) as pool:
+            for done in as_completed([pool.submit(run, *call) for call in calls]):
+                try:
+                    for row in done.result():
+                        self.add(**row)
+                except Exception as error:  # the other calls go on
+                    print(f"failed: {type(error).__name__}: {error}", flush=True)

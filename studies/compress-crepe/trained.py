@@ -13,10 +13,8 @@ Rows go to OUT/trained.jsonl; the same command runs only what is missing.
 """
 
 import argparse
-import multiprocessing
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,15 +159,8 @@ def main() -> None:
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     results = Results(options.folder / "trained.jsonl", _KEYS)
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.processes, mp_context=spawn) as pool:
-        jobs = [pool.submit(run, job, options.package) for job in list_jobs(options, results)]
-        for done in as_completed(jobs):
-            try:
-                for row in done.result():
-                    results.add(**row)
-            except Exception as error:  # the other jobs go on
-                print(f"failed: {type(error).__name__}: {error}", flush=True)
+    calls = [(job, options.package) for job in list_jobs(options, results)]
+    results.add_all(run, calls, options.processes)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,9 @@ Needs one package more: pip install torch-pruning==1.6.1.
 
 import argparse
 import copy
-import multiprocessing
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -395,17 +393,8 @@ def main() -> None:
         return
     deadline, epochs = time.time() + options.seconds, options.epochs or 20
     asked = options.data, options.folder, epochs, options.per_class, options.precision
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.processes, mp_context=spawn) as pool:
-        jobs = [
-            pool.submit(run, job, Protocol(*asked), deadline) for job in list_jobs(options, results)
-        ]
-        for done in as_completed(jobs):
-            try:
-                for found in done.result():
-                    results.add(**found)
-            except Exception as error:  # the other jobs go on
-                print(f"failed: {type(error).__name__}: {error}", flush=True)
+    calls = [(job, Protocol(*asked), deadline) for job in list_jobs(options, results)]
+    results.add_all(run, calls, options.processes)
 
 
 if __name__ == "__main__":
