@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from nsopt.cli.answer import Answer, keep_answer, read_answer
 from nsopt.cli.options import (
     Count,
     NetworkOptions,
@@ -18,14 +19,17 @@ from nsopt.cli.options import (
     TrainingOptions,
     changes,
 )
+from nsopt.data.source import is_folder
 from nsopt.errors import NsoptError
+from nsopt.files import RUNS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from nsopt.compression.result import Compressed
     from nsopt.deployment.kept import KeptNetwork
     from nsopt.session.subject import Subject
+    from nsopt.session.workspace import Workspace
 
 _LEFT_OUT_FIRST = "before", "params", "MACs", "widths by"  # columns, on a narrow terminal
 
@@ -66,8 +70,39 @@ def compress(options: CompressOptions) -> None:
 
     Example: nsopt compress --weights trained.pt --data cifar10 --budgets macs=50%,latency=20ms
     """
+    from nsopt.cli.console import print_line
+
     options.task.check_names()
-    from nsopt.cli.console import console, live_progress, print_storage
+    kept_in = options.place.out or RUNS
+    answer = read_answer(kept_in, options)
+    if answer is not None:
+        print_line("finished before, and nothing has changed since:")
+    else:
+        from nsopt.storage.urls import storage_file
+
+        answer, workspace = _compress(options)
+        storage = storage_file(workspace.url)
+        if storage is not None:
+            read = _list_files(options, workspace.folder, storage)
+            keep_answer(kept_in, options, answer, read)
+    _print_answer(answer)
+
+
+def _list_files(options: CompressOptions, folder: Path, storage: Path) -> list[Path]:
+    """Return the files and folders that decide the answer of a command, or hold it."""
+    network, files = options.task, [folder, storage]
+    if options.weights is not None:
+        files.append(options.weights)
+    if is_folder(network.data):
+        files.append(Path(network.data.removeprefix("folder:")))
+    elif network.task is None:
+        files.append(network.data_dir)
+    return [path for path in files if path.exists()]
+
+
+def _compress(options: CompressOptions) -> "tuple[Answer, Workspace]":
+    """Run what is missing; return the answer, and where everything is stored."""
+    from nsopt.cli.console import console, describe_storage, live_progress
     from nsopt.cli.export import export_command
     from nsopt.cli.preparation import announce, apply_changes, prepare, with_known_multiple
     from nsopt.compression.budgets import CURVE, check_budgets, check_words, split_budgets
@@ -112,19 +147,19 @@ def compress(options: CompressOptions) -> None:
         row["files"] = _export(compressed, folder, subject, forms)
     schema.write_networks(workspace.studies(subject.name)[schema.DENSE], rows)
     results = result.results
-    _print_table(rows, f"{subject.name}; {results.latency_unit}")
-    for sentence in (doubt, describe_fits(results), doubt_latencies(results)):
-        if sentence:
-            console.print(sentence)
-    console.print(f"files:   {folder}", soft_wrap=True)
     page = write_report(results, folder / "report", rows)
-    console.print(f"report:  {page}", soft_wrap=True)
-    print_storage(workspace.url)
     chosen = {"budget": rows[1]["budget"]}
     if options.task.task is not None:
         chosen["task"] = options.task.task
-    command = export_command(workspace, chosen, options.task.arch)
-    console.print(f"export:  {command}", soft_wrap=True)
+    lines = [
+        *filter(None, (doubt, describe_fits(results), doubt_latencies(results))),
+        f"files:   {folder}",
+        f"report:  {page}",
+        describe_storage(workspace.url),
+        f"export:  {export_command(workspace, chosen, options.task.arch)}",
+    ]
+    answer = Answer(f"{subject.name}; {results.latency_unit}", rows, lines)
+    return answer, workspace
 
 
 def _name_file(budget: str) -> str:
@@ -210,16 +245,17 @@ def _export_checked(network: "KeptNetwork", path: Path, form: str, subject: "Sub
             compare_outputs(network, unfinished, form, subject.arch, subject.inputs)
 
 
-def _print_table(rows: "Sequence[Mapping[str, str]]", title: str) -> None:
+def _print_answer(answer: Answer) -> None:
     """Print the networks, on a narrow terminal without what is in brackets, and their files."""
     from nsopt.cli.console import console, fits, make_fitting_table, make_table
 
-    shown = [{name: text for name, text in row.items() if name != "files"} for row in rows]
+    shown = [{name: text for name, text in row.items() if name != "files"} for row in answer.rows]
     left = "budget", "widths by"
-    table = make_table(shown, title, left)
+    table = make_table(shown, answer.title, left)
     if not fits(table):
         brief = [{name: text.split(" (")[0] for name, text in row.items()} for row in shown]
-        table = make_fitting_table(brief, title, left, _LEFT_OUT_FIRST)
+        table = make_fitting_table(brief, answer.title, left, _LEFT_OUT_FIRST)
     console.print(table)
-    for row in rows[1:]:
-        console.print(f"{row['budget']}: {row['files']}", markup=False, soft_wrap=True)
+    files = [f"{row['budget']}: {row['files']}" for row in answer.rows[1:]]
+    for line in (*files, *answer.lines):
+        console.print(line, markup=False, soft_wrap=True)

@@ -87,9 +87,13 @@ def tell_what_is_fixed(summary: str) -> None:
 
 def print_storage(url: str) -> None:
     """Print where results are stored, without the password."""
+    console.print(describe_storage(url), soft_wrap=True)
+
+
+def describe_storage(url: str) -> str:
     from nsopt.storage.urls import hide_password
 
-    console.print(f"storage: {hide_password(url)}", soft_wrap=True)
+    return f"storage: {hide_password(url)}"
 
 
 def print_line(text: str) -> None:

@@ -24,7 +24,7 @@ from nsopt.data.registry import load_source
 from nsopt.data.source import Source, Subset
 from nsopt.deployment.trained import copy_traced, load_trained
 from nsopt.errors import NsoptError
-from nsopt.files import check_writable
+from nsopt.files import RUNS, check_writable
 from nsopt.latency.multiples import find_multiple
 from nsopt.latency.runtime import TORCH, Runtime, choose_runtime, import_measure, with_batch_size
 from nsopt.models.architecture import Architecture
@@ -36,7 +36,7 @@ from nsopt.scaling.metric import PARAMS, Metric, get_metric, read_budgets
 from nsopt.session.presets import Preset, StudySettings, override
 from nsopt.session.subject import Subject, make_architecture, with_precision
 from nsopt.session.workspace import Workspace
-from nsopt.storage.opening import RUNS, is_empty
+from nsopt.storage.opening import is_empty
 from nsopt.storage.urls import sqlite_url, storage_file
 from nsopt.study.comparison import Size, check_sizes, sizes_of_ratios
 from nsopt.tasks.imported import import_task

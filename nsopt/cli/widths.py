@@ -144,7 +144,8 @@ def _correct_latency(
     """
     from nsopt.compute.device import resolve_compute
     from nsopt.compute.sharing import sharing
-    from nsopt.latency.timer import Memory, Timer
+    from nsopt.latency.store import Memory
+    from nsopt.latency.timer import Timer
     from nsopt.storage.timings import StoredTimings
 
     if not asked.metric.is_timed:

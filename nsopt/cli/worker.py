@@ -40,11 +40,10 @@ def worker(options: WorkerOptions) -> None:
     from nsopt.cli.console import console, live_progress
     from nsopt.compression.fine_tuning import run_fine_tunings
     from nsopt.compression.fits import Fits
-    from nsopt.files import check_writable
+    from nsopt.files import RUNS, check_writable
     from nsopt.session.cleanup import clear_finished
     from nsopt.session.joining import join_session
     from nsopt.session.workspace import Workspace
-    from nsopt.storage.opening import RUNS
     from nsopt.storage.schema import SCORED
     from nsopt.study.laws import Laws
     from nsopt.study.worker import Worker

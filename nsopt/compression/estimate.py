@@ -40,16 +40,18 @@ def tell_duration(session: Session, words: Sequence[str], candidates: int, seeds
             "one takes"
         )
         return
-    fits_lead = Fits(session).lead
-    if fits_lead:
-        session.progress.message(
-            f"{training.epochs} epochs have fewer than {training.least_steps} steps: fine-tuning "
-            f"takes {training.least_steps}, and begins with fits without training"
-        )
-    seconds = _estimate(session, words, 0 if fits_lead else candidates, seeds)
+    fits = Fits(session)
+    if fits.lead:
+        session.progress.message(_describe_steps(fits.count_steps(), training.least_steps or 0))
+    seconds = _estimate(session, words, 0 if fits.lead else candidates, seeds)
     parts = ", ".join(f"{name} {format_duration(own)}" for name, own in seconds.items())
     whole = format_duration(sum(seconds.values()))
     session.progress.message(f"takes about {whole} here ({parts}){timings}")
+
+
+def _describe_steps(steps: int, least: int) -> str:
+    more = f" and takes {least}" if steps < least else ""
+    return f"{steps} steps are few: fine-tuning begins with fits without training{more}"
 
 
 def _estimate(

@@ -32,6 +32,7 @@ from nsopt.training.settings import TrainSettings
 MOST = 1024  # examples to fit to
 _COMPARED = 256  # examples on which outputs are compared
 _BATCH = 64  # images
+_FEW = 2  # times the least number of steps: fewer than these begin with a fit
 _OFTEN, _GENTLE = 10, 0.1  # epochs of fine-tuning; times the learning rate
 AGREEMENT = "agreement with the trained network (%)"
 
@@ -62,13 +63,17 @@ class Fits:
     def lead(self) -> bool:
         """Whether fits choose the widths, and the weights that fine-tuning begins with, if any.
 
-        They do without training, and where the epochs have fewer steps than the least number.
+        They do without training, and where the epochs have few steps.
         """
         subject = self.session.subject
         training = subject.settings.training
         if training.epochs and subject.trainer is not None:
             return False
-        return training.epochs * self._count_batches() < (training.least_steps or 1)
+        return self.count_steps() < max(1, _FEW * (training.least_steps or 0))
+
+    def count_steps(self) -> int:
+        """Return the number of training steps that the epochs have."""
+        return self.session.subject.settings.training.epochs * self._count_batches()
 
     def soften(self, training: TrainSettings) -> TrainSettings:
         """Return the settings of fine-tuning that begins with a fit.

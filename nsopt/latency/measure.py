@@ -36,6 +36,8 @@ _PRECISE = 1.02  # bound over median; while it is more, further rounds are timed
 _MOST_ROUNDS = 16  # times the rounds asked for
 LONGEST = 30.0  # seconds of timed passes after which there are no further rounds
 _FEWEST_ROUNDS = 5
+_BRIEFLY = 3.0  # seconds of timed passes, where few are enough
+_BRIEF_ROUNDS = 3
 _TURN = 3.0  # seconds for which the device is held before others compute
 _ROUND = 1.0  # seconds of a network's passes in a round, unless one pass takes longer
 
@@ -160,6 +162,17 @@ class Beside:
         with self.compute.all_threads():
             return load_network(model, self.inputs, self.compute, self.runtime)
 
+    def glance(self, feed: Feed, seconds: float = _BRIEFLY) -> Latency:
+        """Return the latency of a loaded network by few passes, with the median of its shares."""
+        feeds, least = [feed, self._whole], self.passes[2]
+
+        def is_enough(rounds: NDArray[np.float64]) -> bool:
+            brief = float(rounds.sum()) >= min(seconds, _BRIEFLY)
+            return len(rounds) >= (_BRIEF_ROUNDS if brief else least)
+
+        timed = _time(feeds, self.inputs, self.passes, self.compute, self.runtime, is_enough)
+        return replace(_summarise(timed[0]), share=float(np.median(_share(timed))))
+
     def measure(self, feed: Feed, seconds: float = LONGEST) -> Latency:
         """Return the latency of a loaded network, and its share of that of `whole`.
 
@@ -184,8 +197,7 @@ class Beside:
         latency = _summarise(timed[0])
         if self.whole is None:
             return latency
-        shares = _share_rounds(np.stack([each.milliseconds for each in timed], axis=1))
-        return replace(latency, share=bound_median(shares))
+        return replace(latency, share=bound_median(_share(timed)))
 
     @cached_property
     def _whole(self) -> Feed:
@@ -222,6 +234,11 @@ class _Timed(NamedTuple):
     milliseconds: NDArray[np.float64]
     waited: float
     conditions: dict[str, Any]
+
+
+def _share(timed: Sequence[_Timed]) -> NDArray[np.float64]:
+    """Return the share of the first of two networks in each round."""
+    return _share_rounds(np.stack([each.milliseconds for each in timed], axis=1))
 
 
 def _time(

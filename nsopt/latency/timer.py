@@ -2,11 +2,11 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from numpy.typing import ArrayLike
 
@@ -31,6 +31,7 @@ from nsopt.latency.runtime import (
     choose_runtime,
 )
 from nsopt.latency.sittings import Latency, distrust
+from nsopt.latency.store import Memory, Store
 from nsopt.models.architecture import Architecture, build_to_fill
 from nsopt.progress import Progress
 from nsopt.scaling.cost import LinearCost
@@ -50,48 +51,6 @@ _BUSY = (
     "stop other programs to make this faster and more exact"
 )
 _WAS_BUSY = ". The machine was busy meanwhile: run the same command again when it is idle"
-
-
-class Store(Protocol):
-    """Remembers what was timed, and the widths that were chosen, for one or more processes.
-
-    Attributes:
-        name: names it for people, and in locks; empty if no other process uses it.
-    """
-
-    name: str
-
-    def read_timings(self, widths: Widths) -> Sequence[Latency]:
-        """Return the measurements of a network, under any conditions, in order of time."""
-
-    def write_timing(self, latency: Latency) -> None: ...
-
-    def read_choice(self, asked: Sequence[object]) -> Widths | None:
-        """Return the widths that were chosen for a key (`MeasuredBudget.identify`)."""
-
-    def write_choice(self, asked: Sequence[object], widths: Widths) -> None: ...
-
-
-class Memory:
-    """A `Store` of this process."""
-
-    name = ""
-
-    def __init__(self) -> None:
-        self._timings: list[Latency] = []
-        self._choices: dict[str, Widths] = {}
-
-    def read_timings(self, widths: Widths) -> Sequence[Latency]:
-        return [timing for timing in self._timings if timing.widths == widths]
-
-    def write_timing(self, latency: Latency) -> None:
-        self._timings.append(latency)
-
-    def read_choice(self, asked: Sequence[object]) -> Widths | None:
-        return self._choices.get(repr(asked))
-
-    def write_choice(self, asked: Sequence[object], widths: Widths) -> None:
-        self._choices[repr(asked)] = widths
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +74,7 @@ class Timer:
     allowance: Allowance = field(default_factory=Allowance)
     _besides: dict[bool, Beside] = field(default_factory=dict)
     _here: list[Latency] = field(default_factory=list)  # what this process has timed
+    _glances: list[Latency] = field(default_factory=list)  # the same by few passes
     _predicted: set[str] = field(default_factory=set)  # budgets of which it was said
 
     def learn(
@@ -181,14 +141,17 @@ class Timer:
         if is_careful:
             self.progress.start(f"timing widths at {shown}", MOST_TIMED)
         timed, is_over = Counter[Widths](), self.allowance.share()
-        before = len(self._here)
+        taken = list[Latency]()
 
         def measure(widths: Widths) -> float:
-            latency = self.time(asked.arch, widths, asked.beside_whole, timed[widths])
+            if is_careful or not asked.beside_whole:
+                taken.append(self.time(asked.arch, widths, asked.beside_whole, timed[widths]))
+            else:
+                taken.append(self._glance(asked.arch, widths))
             timed[widths] += 1
             if is_careful:
                 self.progress.advance()
-            return asked.bound(latency)
+            return asked.bound(taken[-1])
 
         try:
             found = bisect_widths(
@@ -200,7 +163,6 @@ class Timer:
                 is_over=is_over,
             )
         except NoWidthsError as error:
-            taken = self._here[before:]
             if taken and was_busy(taken):
                 raise NoWidthsError(f"{error}{_WAS_BUSY}") from None
             raise
@@ -263,6 +225,21 @@ class Timer:
             self.store.write_timing(found)
             return found
 
+    def _glance(self, arch: Architecture, widths: Widths) -> Latency:
+        """Return a measurement of a network in turns with that of base widths; if new, a brief one.
+
+        It is neither stored nor confirms widths.
+        """
+        glances = [each for each in self._glances if each.widths == widths]
+        known = [*self._read(widths, beside_whole=True), *glances]
+        if not known:
+            beside = self._beside(arch, beside_whole=True)
+            feed = beside.load(build_to_fill(arch, widths))
+            with self.allowance.spending():
+                known = [replace(beside.glance(feed, _PART * self.allowance.left), widths=widths)]
+            self._glances.extend(known)
+        return known[0]
+
     def _read(self, widths: Widths, beside_whole: bool) -> list[Latency]:
         """Return what is known of a network; other processes' measurements while the machine was
         busy do not count."""
@@ -300,7 +277,7 @@ class Timer:
         cost = LATENCY.cost(asked.arch)
         return [
             (float(cost(timing.widths)), asked.bound(timing))
-            for timing in self._here
+            for timing in (*self._here, *self._glances)
             if (timing.share is not None) == asked.beside_whole
         ]
 

@@ -30,6 +30,7 @@ from tenacity import (
 )
 
 from nsopt.errors import NsoptError, StorageError
+from nsopt.files import RUNS
 from nsopt.storage.urls import (
     GRPC,
     JOURNAL,
@@ -43,7 +44,6 @@ from nsopt.storage.urls import (
 
 _log = logging.getLogger(__name__)
 ARTIFACTS = "artifacts"  # folder of the stored networks, beside the storage
-RUNS = Path("runs")  # default folder of studies
 _GRPC_PORT = 13000
 _CONNECT_SECONDS = 10
 _SQLITE_LOCK_SECONDS = 60

@@ -8,7 +8,8 @@ from typing import cast
 import pytest
 import torch
 
-from nsopt.cli.compress import _export, _print_table
+from nsopt.cli.answer import Answer
+from nsopt.cli.compress import _export, _print_answer
 from nsopt.cli.console import console
 from nsopt.compression.budgets import Budget
 from nsopt.compression.pipeline import _find_best
@@ -142,7 +143,9 @@ def test_a_table_fits_a_terminal_of_80_columns(
     row |= {"uniform": "76", "ms": "382.38 (0.31x)", "params": "339k (0.70x)", "files": "a.pt"}
     row |= {"MACs": "11.6M (0.32x)"}
     monkeypatch.setattr(console, "width", 80)
-    _print_table([{"budget": name, **row} for name in ("100%", "latency=50%")], "pitch")
+    _print_answer(
+        Answer("pitch", [{"budget": name, **row} for name in ("100%", "latency=50%")], [])
+    )
     lines = capsys.readouterr().out.splitlines()
     assert "latency=50%: a.pt" in lines
     (shown,) = (line for line in lines if line.split()[:1] == ["latency=50%"])

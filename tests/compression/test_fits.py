@@ -188,7 +188,7 @@ def test_few_steps_begin_with_the_fit_and_end_no_worse(trained: nn.Module) -> No
 
 @pytest.mark.parametrize(
     ("batches", "epochs", "leads", "lr"),
-    [(4, 10, True, 0.002), (100, 1, True, 0.02), (20, 10, False, 0.02), (100, 0, True, 0.02)],
+    [(4, 10, True, 0.002), (100, 3, True, 0.02), (40, 10, False, 0.02), (100, 0, True, 0.02)],
 )
 def test_fits_lead_where_fine_tuning_is_short_and_few_data_soften_it(
     batches: int, epochs: int, leads: bool, lr: float

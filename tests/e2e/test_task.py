@@ -88,11 +88,15 @@ def test_two_workers_compare_methods_on_a_task_of_the_user() -> None:
 
 
 def test_two_workers_compress_a_network_of_a_task_and_every_command_reads_it() -> None:
-    few = *FEW, "--epochs=25", "--warmup-epochs=0", "--averaging=0"
+    few = *FEW, "--epochs=50", "--warmup-epochs=0", "--averaging=0"
     options = "--budgets=macs=50%", "--candidates=2", "--out=out", "--workers=2"
     done = call_nsopt("compress", *NAMES, *few, *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "macs-50-percent.onnx, macs-50-percent.pt2, macs-50-percent.pt" in done.stdout
+    again = call_nsopt("compress", *NAMES, *few, *options)
+    first, *answer = again.stdout.splitlines()
+    assert first == "finished before, and nothing has changed since:"
+    assert answer == done.stdout.splitlines()[-len(answer) :]
     export = shlex.split(done.stdout.splitlines()[-1].removeprefix("export:"))
     assert "--budget=macs=50%" in export
     written = call_nsopt(*export[1:])

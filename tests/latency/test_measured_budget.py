@@ -153,6 +153,16 @@ def test_a_busy_machine_is_measured_for_longer(monkeypatch: pytest.MonkeyPatch) 
     assert passes == [40, 640]
 
 
+def test_a_glance_takes_few_passes_and_is_no_bound() -> None:
+    small, whole, shares = nn.Linear(100, 100), nn.Linear(100, 500), list[float]()
+    for seed in range(30):
+        clock = Busy(0, seed)
+        beside = Beside(whole, IMAGES, CPU, clock, (0, 20, 10))
+        shares.append(beside.glance(beside.load(small)).share or 0.0)
+        assert clock.passed == 40
+    assert 0.9 < np.mean(shares) / (exact(small) / exact(whole)) < 1.1
+
+
 class Overloaded(Busy):
     """A hundred times slower, as where other programs hold the processors of some threads."""
 
@@ -166,6 +176,9 @@ def test_an_overloaded_machine_is_not_measured_for_minutes() -> None:
     share = share_of(nn.Linear(100, 100), beside, seconds=1.0)
     assert clock.passed <= 20  # at most two passes of each in five rounds
     assert 0.5 < share / (exact(nn.Linear(100, 100)) / exact(nn.Linear(100, 500))) < 4
+    clock.passed = 0
+    beside.glance(beside.load(nn.Linear(100, 100)), seconds=1.0)
+    assert clock.passed <= 12
 
 
 @pytest.mark.parametrize("is_busy", [False, True])

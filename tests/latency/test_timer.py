@@ -16,6 +16,7 @@ from nsopt.models.architecture import TableArchitecture
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import LATENCY, MACS
 from nsopt.scaling.solve import Limits
+from tests.latency.test_measured_budget import IMAGES, Counting
 from tests.study.test_comparison import Listener
 
 _BUDGET = 4.0  # of 10 ms
@@ -79,3 +80,18 @@ def test_earlier_timings_say_where_the_next_ones_begin(asked: MeasuredBudget) ->
     timed.clear()
     timer.solve(asked)
     assert 0.9 * _BUDGET < timed[0] <= _BUDGET
+
+
+def test_a_glance_is_enough_where_no_care_is_needed_and_never_confirms(
+    asked: MeasuredBudget,
+) -> None:
+    asked = replace(asked, beside_whole=True, budget=9.0)
+    clock = Counting()
+    timer = Timer(CPU, clock, Listener(), IMAGES)
+    first = timer.solve(asked, is_careful=False)
+    glances = len(clock.loaded)
+    assert timer.solve(asked, is_careful=False).widths == first.widths
+    assert len(clock.loaded) == glances, "no network is timed twice"
+    assert not timer.store.read_timings(first.widths)
+    careful = timer.solve(asked)
+    assert len(timer.store.read_timings(careful.widths)) >= 2
