@@ -6,6 +6,7 @@ from .compression.result import Compression as Compression
 from .data.images import ImageData as ImageData
 from .data.images import ImageSet as ImageSet
 from .data.registry import load_data as load_data
+from .data.unlabelled import load_images as load_images
 from .deployment.export import export as export
 from .deployment.export import load_exported as load_exported
 from .deployment.int8 import Int8 as Int8

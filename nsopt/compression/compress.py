@@ -12,7 +12,6 @@ from torch import nn
 
 from nsopt.arguments import checked
 from nsopt.compression.budgets import CURVE, check_words
-from nsopt.compression.fits import with_agreement
 from nsopt.compression.pipeline import run_compression
 from nsopt.compression.result import Compression
 from nsopt.compute.random_state import restore_at_end
@@ -117,8 +116,6 @@ def compress(
         arch = arch.with_latency(None)  # measured as timed_in does, beside the trained network
     else:
         arch = trace(model, make_example(task))
-    if isinstance(task, Task) and not epochs:
-        task = with_agreement(task, model)
     settings = settings or get_settings(isinstance(task, ImageData))
     settings = override(settings, {"training": {"epochs": epochs}})
     subject = Subject.of(arch, task, settings, model, timed_in, trainer=trainer)

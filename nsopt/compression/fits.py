@@ -1,14 +1,11 @@
 """Networks without training: widths that a fit loses least by, and the fit of their layers.
 
-Inputs are enough: no targets, no loss. Some batches of the task fit the layers, others compare the
-outputs with those of the trained network where the task has no score.
+Inputs are enough: no targets, no loss.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
-import torch
 from torch import nn
 
 from nsopt.compression.budgets import Budget
@@ -16,25 +13,21 @@ from nsopt.compression.latency import solve_as_timed
 from nsopt.errors import NoWidthsError
 from nsopt.latency.bisection import Widths
 from nsopt.latency.timer import Timer
-from nsopt.models.inputs import count_examples
 from nsopt.pruning.fitting.fit import fit_network
 from nsopt.pruning.fitting.inputs import Inputs
 from nsopt.pruning.fitting.rank import rank_by_fit
-from nsopt.pruning.fitting.smaller import Agreement, widths_by_fit
+from nsopt.pruning.fitting.smaller import widths_by_fit
 from nsopt.pruning.ranking import UnitRanking
 from nsopt.scaling.law import uniform_curve
+from nsopt.session.agreement import read_batches
 from nsopt.session.session import Session
 from nsopt.storage.trials import Point
-from nsopt.tasks.supervision import Batches
-from nsopt.tasks.task import Task, TaskSupervision
 from nsopt.training.settings import TrainSettings
 
 MOST = 1024  # examples to fit to
-_COMPARED = 256  # examples on which outputs are compared
 _BATCH = 64  # images
 _FEW = 2  # times the least number of steps: fewer than these begin with a fit
 _OFTEN, _GENTLE = 10, 0.1  # epochs of fine-tuning; times the learning rate
-AGREEMENT = "agreement with the trained network (%)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,26 +110,3 @@ class Fits:
                 progress=session.progress,
                 checkpoint=file.with_name(f"fit-{file.name}"),
             ).model
-
-
-def read_batches(batches: Batches, most: int) -> list[Any]:
-    """Return the inputs of batches: at most an epoch, and enough for `most` examples."""
-    found = list[Any]()
-    for _ in range(batches.per_epoch):
-        if sum(map(count_examples, found)) >= most:
-            break
-        found.append(batches.next()[0])
-    return found
-
-
-def with_agreement(task: Task, model: nn.Module) -> Task:
-    """Return a task without a score with one: how closely outputs follow those of a network."""
-    if task.score is not None:
-        return task
-    batches = TaskSupervision(task, torch.device("cpu")).batches(0, seed=1)
-    compare = Agreement(model, Inputs(read_batches(batches, _COMPARED)))
-
-    def agreement(network: nn.Module) -> float:
-        return compare(network)
-
-    return replace(task, score=agreement, score_name=AGREEMENT)

@@ -19,6 +19,7 @@ from nsopt.latency.allowance import MOST, Allowance
 from nsopt.latency.timer import Timer
 from nsopt.progress import Progress
 from nsopt.pruning.inherited import TrainedStart, inherit_network
+from nsopt.session.agreement import with_score
 from nsopt.session.start import rank_start
 from nsopt.session.subject import Subject, with_stored_latency, write_latency_once
 from nsopt.session.workspace import Workspace
@@ -199,6 +200,8 @@ def start_session(
 ) -> Iterator[Session]:
     """Yield a session whose device other processes of this machine may share.
 
+    A task without a score gets one, if networks are fitted without training.
+
     Args:
         device: by default that of the subject's settings.
 
@@ -208,4 +211,4 @@ def start_session(
     training = subject.settings.training
     compute = resolve_compute(device or training.device, training.precision)
     with sharing(compute, progress) as shared:
-        yield Session(subject, workspace, shared, progress)
+        yield Session(with_score(subject), workspace, shared, progress)

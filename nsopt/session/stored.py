@@ -84,8 +84,9 @@ def _read_images(study: Study, data: str | None, data_dir: Path) -> tuple[Source
 
 
 def _check_data(study: Study, source: Source, fingerprint: Mapping[str, Any]) -> None:
+    """Raise NsoptError for other data. Functions that a task lacks here are not compared."""
     stored = schema.read_settings(study)["data"]
-    if any(fingerprint.get(name) != value for name, value in stored.items()):
+    if any(stored.get(name, value) != value for name, value in fingerprint.items()):
         raise NsoptError(f"{source.name} differs here from the data of {study.study_name}")
 
 

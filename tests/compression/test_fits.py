@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import nsopt
 from nsopt.compression.budgets import Budget
 from nsopt.compression.compress import get_settings
-from nsopt.compression.fits import AGREEMENT, Fits
+from nsopt.compression.fits import Fits
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
 from nsopt.latency.timer import Timer
@@ -21,6 +21,7 @@ from nsopt.models.architecture import TableArchitecture
 from nsopt.pruning.ranking import UnitRanking
 from nsopt.reports.fits import describe_fits
 from nsopt.scaling.metric import MACS
+from nsopt.session.agreement import AGREEMENT
 from nsopt.session.session import Session
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings

@@ -6,9 +6,11 @@ import os
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from tests.conftest import call_nsopt
 from tests.e2e.test_user_errors import assert_fails
@@ -48,6 +50,14 @@ def task():
     batches = list(zip(sounds.split(16), pitch.split(16)))
     return nsopt.Task(batches, functional.cross_entropy, right, name="pitch",
                       score_name="right pitches (%)")
+
+def photo_net():
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Conv2d(3, 12, 3), nn.ReLU(), nn.Conv2d(12, 12, 3), nn.ReLU(),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 4))
+
+def photos():
+    return nsopt.Task(nsopt.load_images("photos", 16).split(16), name="photos")
 
 def broken():
     raise KeyError("no sounds")
@@ -117,6 +127,23 @@ def test_two_workers_compress_a_network_of_a_task_and_every_command_reads_it() -
     assert "the outputs of the file differ from PyTorch's by" in written.stdout
     without = call_nsopt("export", *stored[:1], "--out=again.pt2")
     assert_fails(without, "is of a task of yours: give its function as task")
+
+
+def test_a_folder_of_images_without_classes_is_enough_without_training() -> None:
+    random = np.random.default_rng(0)
+    Path("photos").mkdir()
+    for number in range(40):
+        pixels = random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(f"photos/{number}.png")
+    named = "--arch=sound_task:photo_net", "--task=sound_task:photos"
+    options = "--epochs=0", "--budgets=macs=50%", "--out=out", "--workers=2", "--device=cpu"
+    done = call_nsopt("compress", *named, *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "agreement with the trained network (%)" in done.stdout
+    export = shlex.split(done.stdout.splitlines()[-1].removeprefix("export:"))
+    written = call_nsopt(*export[1:])
+    assert written.returncode == 0, written.stderr
+    assert Path("network.onnx").is_file()
 
 
 def test_a_full_disk_ends_a_compression_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
