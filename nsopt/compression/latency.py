@@ -1,6 +1,7 @@
 """Budgets in milliseconds of a compression: a latency model, and rounding that suits the device."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -8,12 +9,13 @@ import numpy as np
 from optuna.study import Study
 
 from nsopt.compression.budgets import Budget, check_time, limits_time
+from nsopt.errors import NoWidthsError
 from nsopt.latency.measured_budget import MeasuredBudget
-from nsopt.latency.multiples import choose_multiples
+from nsopt.latency.multiples import MORE, choose_multiples
 from nsopt.latency.timer import Timer
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.law import PowerLaw, uniform_curve
-from nsopt.scaling.metric import LATENCY
+from nsopt.scaling.metric import LATENCY, MACS
 from nsopt.session.presets import StudySettings
 from nsopt.session.subject import with_stored_latency
 
@@ -49,10 +51,40 @@ def ask(
 def solve_as_timed(
     budget: Budget, arch: Architecture, settings: StudySettings, timer: Timer, law: PowerLaw
 ) -> tuple[int, ...]:
-    """Return the widths along a law at a budget; milliseconds hold as measured, and confirmed."""
-    if budget.metric.is_timed:
-        arch = timer.correct(ask(budget, arch, settings, timer, law))
+    """Return the widths along a law at a budget; milliseconds hold as measured, and confirmed.
+
+    The multiples that nsopt chose suit uniform widths. Along this law half of them may fill the
+    budget better: they are tried, and taken if they allow more MACs.
+    """
+    if not budget.metric.is_timed:
+        return budget.solve(law, arch, settings)
+    count, found = MACS.cost(arch), _confirm(budget, arch, settings, timer, law)
+    finer = _halve_multiples(settings)
+    if finer is not None:
+        with suppress(NoWidthsError):
+            asked = ask(budget, arch, finer, timer, law)
+            likely = timer.solve(asked, is_careful=False).widths
+            if count(likely) > MORE * count(found):
+                found = max(found, _confirm(budget, arch, finer, timer, law), key=count)
+    return found
+
+
+def _confirm(
+    budget: Budget, arch: Architecture, settings: StudySettings, timer: Timer, law: PowerLaw
+) -> tuple[int, ...]:
+    """Return the widths along a law at a budget as measured, by the multiples of the settings."""
+    arch = timer.correct(ask(budget, arch, settings, timer, law))
     return budget.solve(law, arch, settings)
+
+
+def _halve_multiples(settings: StudySettings) -> StudySettings | None:
+    """Return settings with half of each multiple that nsopt chose; None without such multiples."""
+    given = settings.multiple_of
+    own = given.get(LATENCY.name) if isinstance(given, dict) else None
+    if not isinstance(own, tuple | list) or max(own) == 1:
+        return None
+    halved = tuple(max(1, multiple // 2) for multiple in own)
+    return settings.updated(multiple_of={LATENCY.name: halved})
 
 
 def _is_uniform(law: PowerLaw, arch: Architecture) -> bool:

@@ -42,7 +42,7 @@ _LARGEST_BATCH = 32
 _WARMUP, _REPEATS, _ROUNDS = 10, 50, 10
 _FORMAT = 2
 _TRIED = 16, 8, 4, 1
-_MORE = 1.02  # times the MACs that a smaller multiple must allow
+MORE = 1.02  # times the MACs that a smaller multiple must allow
 
 
 def find_multiple(device: str, runtime: Runtime, progress: Progress) -> int:
@@ -98,7 +98,7 @@ def choose_multiples(
     most = max(macs.values())
     if not most:
         return (1,) * len(arch.base_widths)
-    return next(multiples for multiples, count in macs.items() if _MORE * count >= most)
+    return next(multiples for multiples, count in macs.items() if MORE * count >= most)
 
 
 def _count_macs(

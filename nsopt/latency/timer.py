@@ -43,7 +43,7 @@ from nsopt.terminal import show_progress
 
 _ALONE = 10, 40, 4  # warm-up, repeats, rounds
 _BESIDE = 10, 20, 10  # the same, in turns with the network of base widths
-_PART = 0.1  # of the time that is left, for one network
+_PART = 0.05  # of the time that is left, for one network
 _KERNELS = 0.4  # seconds to learn from kernels, per millisecond of the whole network
 _WAIT = 30.0  # seconds to wait for another process that times the same network
 _BUSY = (

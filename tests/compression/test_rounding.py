@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nsopt.compression.budgets import read_compression_budgets
-from nsopt.compression.latency import ask, with_fast_multiple
+from nsopt.compression.latency import ask, solve_as_timed, with_fast_multiple
 from nsopt.compression.pipeline import prepare
 from nsopt.data.images import ImageData
 from nsopt.latency.allowance import Allowance
@@ -134,6 +134,29 @@ def test_the_multiple_is_the_largest_that_allows_most_macs(
     assert 1.02 * found[chosen] >= max(found.values())
     larger = [macs for multiple, macs in found.items() if multiple > chosen]
     assert all(1.02 * macs < max(found.values()) for macs in larger)
+
+
+def test_half_of_the_chosen_multiples_fill_a_budget_better_along_some_laws(
+    arch: Architecture, block: list[int]
+) -> None:
+    """Here along a law that narrows a single layer at first."""
+    block[0], count, better = 1, MACS.cost(arch), 0
+    timer, multiples = Timer(CPU, TORCH, Silent()), multiple_per_layer(arch, 16)
+    law = uniform_curve(
+        [width * (1 if layer == 4 else 8) for layer, width in enumerate(arch.base_widths)]
+    )
+    for part in range(85, 100):
+        (budget,) = read_compression_budgets([f"latency={part}%"], arch)
+        given = SETTINGS.updated(multiple_of={"latency": 16})
+        chosen = SETTINGS.updated(multiple_of={"latency": multiples})
+        coarse = solve_as_timed(budget, arch, given, timer, law)
+        widths = solve_as_timed(budget, arch, chosen, timer, law)
+        assert coarse[4] % 16 == 0
+        assert widths[4] % 8 == 0
+        assert count(widths) >= count(coarse)
+        assert float(LATENCY.cost(arch)(widths)) <= budget.limit
+        better += widths[4] % 16 == 8
+    assert better
 
 
 def test_every_question_takes_half_of_the_time_that_is_left() -> None:
