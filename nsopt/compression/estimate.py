@@ -36,8 +36,8 @@ def tell_duration(session: Session, words: Sequence[str], candidates: int, seeds
     timings = f", and at most {format_duration(MOST)} of timings" if limits_time(words) else ""
     if not training.epochs:
         session.progress.message(
-            f"{2 * seeds * len(words)} networks to fit at most{timings}; the first shows how long "
-            "one takes"
+            f"{(2 * seeds + 1) * len(words)} networks to fit at most{timings}; the first shows how "
+            "long one takes"
         )
         return
     fits = Fits(session)

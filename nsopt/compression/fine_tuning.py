@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from nsopt.compression.fits import Fits
-from nsopt.session.durations import format_duration
 from nsopt.session.other_workers import run_other_workers
 from nsopt.session.runner import TrialRunner, count_points
 from nsopt.session.session import Session
@@ -39,8 +38,6 @@ class _FineTuning(TrialRunner):
         if not self.fits.lead:
             return session.train(widths, settings, file, point.label)
         began, fitted = time.perf_counter(), self.fits.fit(point, widths)
-        duration = format_duration(time.perf_counter() - began)
-        session.progress.message(f"{point.label}: fitted in {duration}")
         if not settings.epochs:
             return session.evaluate(fitted, widths, began)
         settings = self.fits.soften(settings)

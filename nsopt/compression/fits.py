@@ -3,9 +3,11 @@
 Inputs are enough: no targets, no loss.
 """
 
-from dataclasses import dataclass
-from functools import cached_property
+import time
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 
+import numpy as np
 from torch import nn
 
 from nsopt.compression.budgets import Budget
@@ -20,7 +22,9 @@ from nsopt.pruning.fitting.smaller import widths_by_fit
 from nsopt.pruning.ranking import UnitRanking
 from nsopt.scaling.law import uniform_curve
 from nsopt.session.agreement import read_batches
+from nsopt.session.durations import format_duration
 from nsopt.session.session import Session
+from nsopt.storage.schema import SCORED
 from nsopt.storage.trials import Point
 from nsopt.training.settings import TrainSettings
 
@@ -35,6 +39,7 @@ class Fits:
     """The fits of a session: its inputs, and the ranking of the trained network's units."""
 
     session: Session
+    _fitted: dict[tuple[Widths, int], nn.Module] = field(default_factory=dict)  # by widths, seed
 
     @cached_property
     def ranking(self) -> UnitRanking:
@@ -80,28 +85,47 @@ class Fits:
         training = self.session.subject.settings.training
         return self.session.supervision.batches(training.batch_size, training.seed).per_epoch
 
-    def choose_widths(self, timer: Timer, budget: Budget) -> Widths | None:
-        """Return the widths at a budget that lose least by the fit, for what they cost.
+    def choose_widths(self, timer: Timer, budget: Budget, uniform: Widths) -> Widths:
+        """Return the widths at a budget whose network scores best after a fit.
 
-        None if no such widths are within the budget, perhaps only as timed on a busy machine.
+        They are those that lose least by the fit for what they cost, or those halfway between them
+        and uniform ones. Uniform ones, if no such widths are within the budget, perhaps only as
+        timed on a busy machine.
         """
-        subject = self.session.subject
+        subject, progress = self.session.subject, self.session.progress
         cost = budget.metric.cost(subject.arch)
+        solve = partial(solve_as_timed, budget, subject.arch, subject.settings, timer)
         try:
-            law = uniform_curve(widths_by_fit(subject.arch, self.ranking, cost, budget.limit))
-            return solve_as_timed(budget, subject.arch, subject.settings, timer, law)
-        except NoWidthsError as error:
-            self.session.progress.message(
-                f"{budget.word}: uniform widths are taken, because {error}"
+            least = solve(
+                uniform_curve(widths_by_fit(subject.arch, self.ranking, cost, budget.limit))
             )
-            return None
+            halfway = solve(uniform_curve(np.sqrt(np.multiply(least, uniform))))
+        except NoWidthsError as error:
+            progress.message(f"{budget.word}: uniform widths are taken, because {error}")
+            return uniform
+        if len({least, halfway, uniform}) < 3:
+            return least
+        point = Point(SCORED, budget.metric, budget.limit, subject.settings.training.seed)
+        fitted = {widths: self.fit(point, widths) for widths in (least, halfway)}
+        scores = {widths: self.session.validate(model) for widths, model in fitted.items()}
+        best = max(scores, key=lambda widths: scores[widths])
+        self._fitted[best, point.seed] = fitted[best]
+        name = self.session.subject.description.score_name or "validation accuracy (%)"
+        progress.message(
+            f"{budget.word}: {name} {scores[least]:.4g} by the widths that a fit loses least by, "
+            f"{scores[halfway]:.4g} halfway between them and uniform ones"
+        )
+        return best
 
     def fit(self, point: Point, widths: Widths) -> nn.Module:
         """Return a network that is fitted to the trained one."""
+        known = self._fitted.pop((widths, point.seed), None)
+        if known is not None:
+            return known
         session, file = self.session, self.session.find_checkpoint(point)
-        kept = self.ranking.pick_strongest(widths)
+        kept, began = self.ranking.pick_strongest(widths), time.perf_counter()
         with session.compute.computing():
-            return fit_network(
+            model = fit_network(
                 session.subject.arch,
                 self._start,
                 kept,
@@ -110,3 +134,6 @@ class Fits:
                 progress=session.progress,
                 checkpoint=file.with_name(f"fit-{file.name}"),
             ).model
+        duration = format_duration(time.perf_counter() - began)
+        session.progress.message(f"{point.label}: fitted in {duration}")
+        return model

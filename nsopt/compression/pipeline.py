@@ -160,7 +160,7 @@ def _choose_networks(
     networks = {Point(DENSE, PARAMS, whole, first, ratio=1.0): arch.base_widths}
     for budget, widths in zip(budgets, uniform, strict=True):
         if fits.lead:
-            best = find_trained(session, budget) or fits.choose_widths(timer, budget) or widths
+            best = find_trained(session, budget) or fits.choose_widths(timer, budget, widths)
         else:
             with naming(budget, settings):
                 best = choose_widths(session, timer, budget, candidates)

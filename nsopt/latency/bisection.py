@@ -16,7 +16,7 @@ MOST_TIMED = 12
 _CONFIRMING = 3  # measurements at the end, each of the largest network that fits
 _FULL = 0.97  # share of the budget that fills it nearly
 _FEW = 3  # measurements along a law that is one of many
-_CAUTIOUS = 0.9  # share of the budget of widths that are not measured
+CAUTIOUS = 0.9  # share of the budget of widths that are not measured
 _CLOSE = 1.02  # if the ratio of two predictions is smaller, no network between them is timed
 _AIM = 0.99  # share of the budget at which proposals aim
 _FINEST = 1 + 1e-4  # if the ratio of two predictions is smaller, no size is between them
@@ -77,8 +77,8 @@ class _Bracket:
     def guess(self, budget: float) -> float:
         """Return a prediction at which widths fit, if milliseconds are in proportion."""
         if self.slow is None:
-            return _CAUTIOUS * budget
-        return _CAUTIOUS * self.slow.predicted * budget / max(self.slow.measured)
+            return CAUTIOUS * budget
+        return CAUTIOUS * self.slow.predicted * budget / max(self.slow.measured)
 
     def with_timed(self, timed: Tried, budget: float) -> "_Bracket":
         """Return the bracket after a measurement."""

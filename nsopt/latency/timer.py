@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from nsopt.arguments import checked
@@ -17,7 +18,7 @@ from nsopt.compute.random_state import keep_random_state
 from nsopt.compute.sharing import sharing
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.latency.allowance import Allowance
-from nsopt.latency.bisection import MOST_TIMED, Tried, Widths, bisect_widths
+from nsopt.latency.bisection import CAUTIOUS, MOST_TIMED, Tried, Widths, bisect_widths
 from nsopt.latency.learn import learn_latency
 from nsopt.latency.linear import MacsLatency
 from nsopt.latency.measure import LONGEST, Beside, latency_conditions, was_busy
@@ -50,6 +51,8 @@ _BUSY = (
     "the machine is busy: nsopt times networks until its rounds agree, up to half a minute each; "
     "stop other programs to make this faster and more exact"
 )
+_IS_OVER = "the time for measurements is over"
+_TOO_BUSY = "the machine is too busy to time them"
 _WAS_BUSY = ". The machine was busy meanwhile: run the same command again when it is idle"
 
 
@@ -163,25 +166,26 @@ class Timer:
                 is_over=is_over,
             )
         except NoWidthsError as error:
-            if taken and was_busy(taken):
+            if not taken or not was_busy(taken):
+                raise
+            if math.isinf(self.allowance.left):
                 raise NoWidthsError(f"{error}{_WAS_BUSY}") from None
-            raise
+            found = asked.propose(self._guess(asked))
+        why = _IS_OVER if is_over() else _TOO_BUSY
         if is_careful:
-            self._report(asked, found, is_over())
+            self._report(asked, found, is_over(), why)
         elif not found.measured and shown not in self._predicted:
             self._predicted.add(shown)
-            self.progress.message(
-                f"the time for measurements is over: more widths at {shown} are "
-                f"predicted{self._describe_error(asked)}"
-            )
+            how = f"predicted{self._describe_error(asked)}"
+            self.progress.message(f"{why}: more widths at {shown} are {how}")
         return found
 
-    def _report(self, asked: MeasuredBudget, found: Tried, is_over: bool) -> None:
-        """Say how widths were found; how exactly, if the time for measurements is over."""
+    def _report(self, asked: MeasuredBudget, found: Tried, is_over: bool, why: str) -> None:
+        """Say how widths were found; how exactly, and why not better."""
         shown = asked.metric.show(asked.budget)
         name = f"{self.store.name.rpartition('/')[2]} at " if self.store.name else ""
         if not found.measured:
-            text = f"predicted{self._describe_error(asked)}: the time for measurements is over"
+            text = f"predicted{self._describe_error(asked)}: {why}"
         elif is_over:
             spreads = [each.spread or 0.0 for each in self._here if each.widths == found.widths]
             text = (
@@ -271,6 +275,12 @@ class Timer:
             return None
         predicted, bound = min(known, key=lambda pair: abs(math.log(pair[1] / limit)))
         return limit * predicted / bound
+
+    def _guess(self, asked: MeasuredBudget) -> float:
+        """Return a prediction at which widths are likely to fit, by medians of few passes."""
+        cost = LATENCY.cost(asked.arch)
+        ratios = [float(cost(each.widths)) / asked.bound(each) for each in self._glances]
+        return CAUTIOUS * asked.milliseconds * float(np.median(ratios or [1.0]))
 
     def _compare(self, asked: MeasuredBudget) -> list[tuple[float, float]]:
         """Return predicted and measured milliseconds of the networks that this process timed."""

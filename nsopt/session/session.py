@@ -151,9 +151,13 @@ class Session:
 
     def validate_start(self) -> float:
         """Return the validation score of the network that the subject starts from."""
+        return self.validate(self._get_start())
+
+    def validate(self, model: nn.Module) -> float:
+        """Return the validation score of a network."""
         with self.compute.computing():
-            model = place(self._get_start(), self.compute.device, self.subject.arch.layout)
-            return evaluate(self.supervision.validation(self.compute), model, self.compute)
+            placed = place(model, self.compute.device, self.subject.arch.layout)
+            return evaluate(self.supervision.validation(self.compute), placed, self.compute)
 
     def evaluate_start(self) -> Outcome:
         """Return the scores of the network that the subject starts from, without training."""

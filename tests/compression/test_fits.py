@@ -53,9 +53,16 @@ def test_inputs_alone_are_enough(trained: nn.Module, tmp_path: Path) -> None:
     sounds = [make_sounds(16, seed)[0] for seed in range(12)]
     task, listener = nsopt.Task(sounds, name="sounds"), Listener()
     result = compress(trained, task, out=tmp_path, progress=listener)
-    begin = "4 networks to fit at most; the first shows how long one takes"
+    begin = "6 networks to fit at most; the first shows how long one takes"
     assert begin in listener.messages
     assert any(re.search(r": fitted in \d+ s$", text) for text in listener.messages)
+    compared = re.compile(r"(macs=\d+%): .* ([\d.]+) by the widths that .* ([\d.]+) halfway")
+    scores = {
+        found[1]: found.groups()[1:] for found in map(compared.match, listener.messages) if found
+    }
+    assert scores
+    for budget, both in scores.items():
+        assert result[budget].score >= max(map(float, both)) - 0.1
     assert result.dense.score == pytest.approx(100)
     whole = result.dense.cost["macs"]
     for small, share in zip(result.networks.values(), (0.7, 0.4), strict=True):
@@ -206,10 +213,12 @@ def test_fits_lead_where_fine_tuning_is_short_and_few_data_soften_it(
 def test_a_budget_that_no_fit_keeps_leaves_the_uniform_widths(trained: nn.Module) -> None:
     arch = nsopt.trace(trained, make_sounds(2, 0)[0])
     listener = Listener()
-    session = SimpleNamespace(subject=SimpleNamespace(arch=arch), progress=listener)
+    subject = SimpleNamespace(arch=arch, settings=get_settings(images=False))
+    session = SimpleNamespace(subject=subject, progress=listener)
     fits = Fits(cast(Session, session))
     scores = tuple(torch.ones(width).double() for width in arch.base_widths)
     vars(fits)["ranking"] = UnitRanking(scores, arch.streams)
-    assert fits.choose_widths(cast(Timer, None), Budget("macs=1", MACS, 1.0)) is None
+    budget, uniform = Budget("macs=1", MACS, 1.0), arch.base_widths
+    assert fits.choose_widths(cast(Timer, None), budget, uniform) == uniform
     (message,) = listener.messages
     assert message.startswith("macs=1: uniform widths are taken, because no widths")

@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 from torch import nn
 
+from nsopt.errors import NoWidthsError
+from nsopt.latency import timer as timer_module
 from nsopt.latency.allowance import Allowance
 from nsopt.latency.linear import MacsLatency
 from nsopt.latency.measure import CPU
@@ -62,6 +64,20 @@ def test_predicted_widths_come_with_the_error_of_predictions(asked: MeasuredBudg
     (message,) = listener.messages
     assert message.startswith("4 ms: predicted ±")
     assert ": the time for measurements is over (widths " in message
+
+
+def test_a_machine_that_is_too_busy_leaves_predicted_widths(
+    asked: MeasuredBudget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timer_module, "was_busy", lambda taken: True)
+    slow, listener = choose_runtime("torch", lambda model, inputs: 2 * _BUDGET), Listener()
+    found = Timer(CPU, slow, listener, allowance=Allowance(10.0)).solve(asked)
+    assert not found.measured
+    assert 0.8 * _BUDGET < found.predicted <= 0.9 * _BUDGET
+    (message,) = listener.messages
+    assert "the machine is too busy to time them" in message
+    with pytest.raises(NoWidthsError, match="when it is idle"):
+        Timer(CPU, slow, listener).solve(asked)
 
 
 def test_earlier_timings_say_where_the_next_ones_begin(asked: MeasuredBudget) -> None:
