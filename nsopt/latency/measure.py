@@ -178,7 +178,8 @@ class Beside:
 
         The share is an upper bound of the median over the rounds, see `bound_median`. On a busy
         machine there are up to 16 times as many rounds, until the bound is at most 2 % above the
-        median, or `seconds` were timed. After that many seconds five rounds are enough.
+        median, or `seconds` were timed. After that many seconds five rounds are enough; if they are
+        less than usual and rounds do not agree, the median itself is returned.
         """
         feeds = [feed] if self.whole is None else [feed, self._whole]
         least = self.passes[2]
@@ -197,7 +198,10 @@ class Beside:
         latency = _summarise(timed[0])
         if self.whole is None:
             return latency
-        return replace(latency, share=bound_median(_share(timed)))
+        shares = _share(timed)
+        bound, median = bound_median(shares), float(np.median(shares))
+        is_short = seconds < LONGEST and bound > _PRECISE * median
+        return replace(latency, share=median if is_short else bound)
 
     @cached_property
     def _whole(self) -> Feed:

@@ -183,14 +183,15 @@ class Timer:
     def _report(self, asked: MeasuredBudget, found: Tried, is_over: bool, why: str) -> None:
         """Say how widths were found; how exactly, and why not better."""
         shown = asked.metric.show(asked.budget)
+        spreads = [each.spread or 0.0 for each in self._here if each.widths == found.widths]
         name = f"{self.store.name.rpartition('/')[2]} at " if self.store.name else ""
         if not found.measured:
             text = f"predicted{self._describe_error(asked)}: {why}"
-        elif is_over:
-            spreads = [each.spread or 0.0 for each in self._here if each.widths == found.widths]
+        elif is_over or (math.isfinite(self.allowance.left) and distrust(spreads, [])):
+            more = ": larger widths may fit, too" if is_over else ""
             text = (
                 f"{max(found.measured):.4g} ms ±{max(spreads, default=0.0):.0%}, as timed in the "
-                "time that there was: larger widths may fit, too"
+                f"time that there was{more}"
             )
         elif name:
             text = f"{max(found.measured):.4g} ms per batch of {self.runtime.batch_size}, as timed"
