@@ -2,8 +2,8 @@
 
 Takes a trained network and some hundred inputs without labels. At each share of its MACs it prints
 the test accuracy of uniform widths that inherit, of the same widths fitted, with filters chosen by
-norms, by importance (which needs labels) and by what the fit loses, and of the widths that lose
-least per cost. Every seed takes other inputs.
+norms, by importance (which needs labels) and by what the fit loses, of the widths that lose least
+per cost, and of those halfway to uniform ones. Every seed takes other inputs.
 """
 
 import argparse
@@ -67,16 +67,16 @@ def main() -> None:
                 budget = share * cost(base)
                 curve = nsopt.uniform_curve(base)
                 uniform = nsopt.solve_widths(curve, cost, budget, max_width=base).widths
+                least = widths_by_fit(arch, own, cost, budget)
+                mixed = nsopt.uniform_curve(np.sqrt(np.multiply(least, uniform)))
+                halfway = nsopt.solve_widths(mixed, cost, budget, max_width=base).widths
                 arms = {
                     "inherited": (start.ranking, uniform, False),
                     "norms": (norms, uniform, True),
                     "importance": (start.ranking, uniform, True),
                     "fit": (own, uniform, True),
-                    "fit, own widths": (
-                        own,
-                        widths_by_fit(arch, own, cost, budget),
-                        True,
-                    ),
+                    "fit, own widths": (own, least, True),
+                    "fit, halfway": (own, halfway, True),
                 }
                 for arm, (ranking, widths, is_fitted) in arms.items():
                     key = {"network": name, "share": share, "seed": seed, "arm": arm}
