@@ -34,19 +34,21 @@ def tell_duration(session: Session, words: Sequence[str], candidates: int, seeds
     if stored or subject.trainer is not None:
         return
     timings = f", and at most {format_duration(MOST)} of timings" if limits_time(words) else ""
-    if not training.epochs:
-        session.progress.message(
-            f"{(2 * seeds + 1) * len(words)} networks to fit at most{timings}; the first shows how "
-            "long one takes"
-        )
-        return
     fits = Fits(session)
+    if fits.lead:
+        session.progress.message(
+            f"{(2 * seeds + 1) * len(words)} networks to fit at most; the first shows how long one "
+            f"takes{'' if training.epochs else timings}"
+        )
+    if not training.epochs:
+        return
     if fits.lead:
         session.progress.message(_describe_steps(fits.count_steps(), training.least_steps or 0))
     seconds = _estimate(session, words, 0 if fits.lead else candidates, seeds)
     parts = ", ".join(f"{name} {format_duration(own)}" for name, own in seconds.items())
     whole = format_duration(sum(seconds.values()))
-    session.progress.message(f"takes about {whole} here ({parts}){timings}")
+    also = ", besides the fits" if fits.lead else ""
+    session.progress.message(f"takes about {whole} here ({parts}){also}{timings}")
 
 
 def _describe_steps(steps: int, least: int) -> str:
