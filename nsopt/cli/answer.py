@@ -1,12 +1,13 @@
 """What a command answered, kept so that the same command answers again in a second.
 
-An answer holds while nothing changed: the command and its folder, installed packages, the user's
-code, and all files that were read or written, each by its size and the time of its last change.
-Otherwise the command runs as always.
+An answer holds while nothing changed: the command, its folder and the machine, installed packages,
+the user's code, and all files that were read or written, each by its size and the time of its last
+change. Otherwise the command runs as always.
 """
 
 import hashlib
 import json
+import platform
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -69,8 +70,10 @@ def _find_file(folder: Path, command: object) -> Path:
 
 
 def _describe_state(command: object, paths: Iterable[str]) -> str:
-    """Return a checksum of a command and the state of its files."""
-    found = hashlib.sha256(repr((str(Path.cwd()), command)).encode())
+    """Return a checksum of a command, the machine, its packages, and the state of files."""
+    installed = Path(sysconfig.get_path("purelib")).stat().st_mtime_ns
+    where = platform.node(), str(Path.cwd()), installed
+    found = hashlib.sha256(repr((where, command)).encode())
     for path in map(Path, paths):
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if not file.name.startswith(_NAME) and not file.is_dir():

@@ -2,7 +2,9 @@
 
 import json
 import os
+import platform
 import sys
+import sysconfig
 from pathlib import Path
 from types import ModuleType
 
@@ -59,10 +61,19 @@ def test_another_command_or_folder_has_no_answer(
     assert read_answer(kept, "x") is None
 
 
-def test_an_answer_depends_on_installed_packages(kept: Path) -> None:
+def test_an_answer_depends_on_the_machine_and_installed_packages(
+    kept: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (file,) = kept.glob(".answer-*")
     read = json.loads(file.read_text())["read"]
     assert {nsopt.__file__, torch.__file__, json.__file__} <= set(read)
+    with monkeypatch.context() as patch:
+        patch.setattr(platform, "node", lambda: "another")
+        assert read_answer(kept, "x") is None
+    with monkeypatch.context() as patch:
+        patch.setattr(sysconfig, "get_path", lambda name: tmp_path)
+        assert read_answer(kept, "x") is None
+    assert read_answer(kept, "x") == ANSWER
 
 
 def test_a_damaged_answer_is_none(kept: Path) -> None:
