@@ -10,6 +10,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import nsopt
@@ -65,12 +66,15 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Callable[[], An
         assert after == before
 
     network = result["params=60%"].network
-    weights, kept = folder / "weights.pt", folder / "kept.pt"
+    weights, kept, photos = folder / "weights.pt", folder / "kept.pt", folder / "photos"
+    photos.mkdir()
+    Image.new("RGB", (8, 8)).save(photos / "black.png")
     nsopt.export(network, kept, "state_dict")
     trial = optuna.trial.FixedTrial({f"width_{name}": 4 for name in arch.layer_names})
     return {
         "compress": compress,
         "load_data": lambda: nsopt.load_data("digits"),
+        "load_images": lambda: nsopt.load_images(photos),
         "export": lambda: nsopt.export(network, weights, "state_dict"),
         "load_exported": lambda: nsopt.load_exported(kept, "state_dict", arch),
         "load_network": lambda: nsopt.load_network(kept, arch),
@@ -98,7 +102,15 @@ def read_state() -> list[Any]:
 
 
 NAMES = [
-    *("compress", "load_data", "export", "load_exported", "load_network", "load_weights"),
+    *(
+        "compress",
+        "load_data",
+        "load_images",
+        "export",
+        "load_exported",
+        "load_network",
+        "load_weights",
+    ),
     *("with_latency", "measure_latency", "solve_measured_widths", "get_architecture", "trace"),
     *("search", "suggest_widths", "solve_widths", "solve_widths_sgd", "law_distance", "train"),
     *("prune", "NeuralScaleSampler"),

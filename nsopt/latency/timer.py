@@ -168,7 +168,7 @@ class Timer:
         except NoWidthsError as error:
             if not taken or not was_busy(taken):
                 raise
-            if math.isinf(self.allowance.left):
+            if not asked.beside_whole or math.isinf(self.allowance.left):
                 raise NoWidthsError(f"{error}{_WAS_BUSY}") from None
             found = asked.propose(self._guess(asked))
         why = _IS_OVER if is_over() else _TOO_BUSY

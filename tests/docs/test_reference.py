@@ -11,6 +11,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from PIL import Image
 
 import nsopt
 from nsopt.torchvision_import import import_torchvision
@@ -56,6 +57,8 @@ def run_examples() -> None:
     result = nsopt.compress(model, data, ["macs=50%"], arch=arch, epochs=1, candidates=2)
     patch.setattr(nsopt, "compress", lambda model, data, budgets, settings=None: result)
     nsopt.export(result["macs=50%"].network, "small.pt", "state_dict")
+    Path("photos").mkdir()
+    Image.new("RGB", (64, 64)).save("photos/black.png")
     import_torchvision("models")
     import_torchvision("datasets")
     assumed = {

@@ -70,6 +70,7 @@ def test_a_machine_that_is_too_busy_leaves_predicted_widths(
     asked: MeasuredBudget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timer_module, "was_busy", lambda taken: True)
+    asked = replace(asked, beside_whole=True)
     slow, listener = choose_runtime("torch", lambda model, inputs: 2 * _BUDGET), Listener()
     found = Timer(CPU, slow, listener, allowance=Allowance(10.0)).solve(asked)
     assert not found.measured
