@@ -19,7 +19,7 @@ from nsopt.cli.options import (
     TrainingOptions,
     changes,
 )
-from nsopt.data.source import is_folder
+from nsopt.data.source import folder_path, is_folder
 from nsopt.errors import NsoptError
 from nsopt.files import RUNS
 
@@ -94,9 +94,9 @@ def _list_files(options: CompressOptions, folder: Path, storage: Path) -> list[P
     if options.weights is not None:
         files.append(options.weights)
     if is_folder(network.data):
-        files.append(Path(network.data.removeprefix("folder:")))
+        files.append(folder_path(network.data))
     elif network.task is None:
-        files.append(network.data_dir)
+        files.append(network.data_dir.expanduser())
     return [path for path in files if path.exists()]
 
 

@@ -110,7 +110,7 @@ class Fits:
         scores = {widths: self.session.validate(model) for widths, model in fitted.items()}
         best = max(scores, key=lambda widths: scores[widths])
         self._fitted[best, point.seed] = fitted[best]
-        name = self.session.subject.description.score_name or "validation accuracy (%)"
+        name = subject.description.validation_name
         progress.message(
             f"{budget.word}: {name} {scores[least]:.4g} by the widths that a fit loses least by, "
             f"{scores[halfway]:.4g} halfway between them and uniform ones"

@@ -3,7 +3,6 @@
 B, N: numbers of images; C, H, W: channels, height and width.
 """
 
-import math
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from nsopt.arguments import checked
 from nsopt.data.arrays import format_shape, name_classes, read_arrays, read_dataset
+from nsopt.data.normalisation import read_normalisation
 from nsopt.errors import NsoptError
 
 PIXEL_RANGE = 255.0
@@ -234,15 +234,8 @@ class ImageData:
         """
         if mean is None and std is None:
             return self
-        if mean is None or std is None or not len(mean) == len(std) == self.channels:
-            raise NsoptError(f"give mean and std, each with {self.channels} numbers")
-        if not all(0 < value < math.inf for value in std):
-            raise NsoptError("std must be above 0, and finite")
-        if not all(0 <= value <= 1 for value in mean):
-            raise NsoptError(
-                "mean must be of pixels from 0 to 1: divide by 255 if it is of 0 to 255"
-            )
-        return replace(self, mean=tuple(mean), std=tuple(std))
+        own_mean, own_std = read_normalisation(mean, std, self.channels)
+        return replace(self, mean=own_mean, std=own_std)
 
     @checked
     def subset(self, classes: int | None, per_class: int | None) -> Self:

@@ -1,6 +1,7 @@
 """Names of data sets, and a description of the images of a study. No torch here."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from nsopt.errors import unknown_name
 
@@ -20,6 +21,11 @@ DATA_SETS = tuple(DESCRIPTIONS)
 def is_folder(name: str) -> bool:
     """Return whether a name is `folder:PATH`."""
     return name.startswith("folder:")
+
+
+def folder_path(name: str) -> Path:
+    """Return PATH of `folder:PATH`."""
+    return Path(name.removeprefix("folder:")).expanduser()
 
 
 def check_name(name: str) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from nsopt.arguments import checked
 from nsopt.data.decode import common_size, decode, refuse_damaged
 from nsopt.data.images import PIXEL_RANGE
+from nsopt.data.normalisation import read_normalisation
 from nsopt.data.places import LeftOut, images_in, open_place
 from nsopt.errors import NsoptError
 
@@ -42,15 +43,15 @@ def load_images(
         RGB images, (N, 3, side, side), float32.
 
     Raises:
-        NsoptError: for a missing or empty folder, damaged images, or images of different sizes.
+        NsoptError: for a missing or empty folder, damaged images, images of different sizes, or a
+            mean that is not of pixels from 0 to 1.
 
     Examples:
         >>> photos = nsopt.load_images("photos", 64, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
         >>> task = nsopt.Task(photos.split(64), name="photos")
     """
-    path = Path(folder).expanduser()
-    if not len(mean) == len(std) == 3 or min(std) <= 0:
-        raise NsoptError("give mean and std, each with 3 numbers, of std above 0")
+    path, shape = Path(folder).expanduser(), (3, 1, 1)
+    mean, std = read_normalisation(mean, std, channels=3)
     if most < 1 or (image_size is not None and image_size < 1):
         raise NsoptError("image_size and most must be at least 1")
     with open_place(path) as place:
@@ -63,5 +64,4 @@ def load_images(
         images, damaged = decode([chosen], size, LeftOut(), resize=image_size is not None)
     refuse_damaged(damaged, path, "replace or remove what is damaged")
     pixels = images.images.float() / PIXEL_RANGE
-    shape = 3, 1, 1
     return (pixels - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)

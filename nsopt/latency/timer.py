@@ -1,8 +1,7 @@
 """Time networks for budgets in milliseconds, remember them, and choose widths with them."""
 
 import math
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -143,15 +142,14 @@ class Timer:
             return Tried(known, float(LATENCY.cost(asked.arch)(known)))
         if is_careful:
             self.progress.start(f"timing widths at {shown}", MOST_TIMED)
-        timed, is_over = Counter[Widths](), self.allowance.share()
-        taken = list[Latency]()
+        taken, is_over = list[Latency](), self.allowance.share()
 
         def measure(widths: Widths) -> float:
             if is_careful or not asked.beside_whole:
-                taken.append(self.time(asked.arch, widths, asked.beside_whole, timed[widths]))
+                number = sum(each.widths == widths for each in taken)
+                taken.append(self.time(asked.arch, widths, asked.beside_whole, number))
             else:
                 taken.append(self._glance(asked.arch, widths))
-            timed[widths] += 1
             if is_careful:
                 self.progress.advance()
             return asked.bound(taken[-1])
@@ -202,7 +200,7 @@ class Timer:
 
     def _describe_error(self, asked: MeasuredBudget) -> str:
         """Return by how much predictions and measurements differed so far, as " ±3%"."""
-        factors = [bound / predicted for predicted, bound in self._compare(asked)]
+        factors = [bound / predicted for predicted, bound in self._compare(asked, self._timed)]
         return f" ±{(max(factors) / min(factors)) ** 0.5 - 1:.0%}" if len(factors) > 1 else ""
 
     def time(
@@ -221,11 +219,7 @@ class Timer:
             known = self._read(widths, beside_whole)
             if number < len(known):
                 return known[number]
-            feed = self._beside(arch, beside_whole).load(build_to_fill(arch, widths))
-            seconds = min(LONGEST, _PART * self.allowance.left)
-            with self.allowance.spending():
-                found = self._beside(arch, beside_whole).measure(feed, seconds)
-            found = replace(found, widths=tuple(widths))
+            found = self._measure(arch, widths, beside_whole)
             self._here.append(found)
             self.store.write_timing(found)
             return found
@@ -238,12 +232,19 @@ class Timer:
         glances = [each for each in self._glances if each.widths == widths]
         known = [*self._read(widths, beside_whole=True), *glances]
         if not known:
-            beside = self._beside(arch, beside_whole=True)
-            feed = beside.load(build_to_fill(arch, widths))
-            with self.allowance.spending():
-                known = [replace(beside.glance(feed, _PART * self.allowance.left), widths=widths)]
+            known = [self._measure(arch, widths, beside_whole=True, is_brief=True)]
             self._glances.extend(known)
         return known[0]
+
+    def _measure(
+        self, arch: Architecture, widths: Widths, beside_whole: bool, is_brief: bool = False
+    ) -> Latency:
+        beside = self._beside(arch, beside_whole)
+        feed = beside.load(build_to_fill(arch, widths))
+        measure = beside.glance if is_brief else beside.measure
+        seconds = min(LONGEST, _PART * self.allowance.left)
+        with self.allowance.spending():
+            return replace(measure(feed, seconds), widths=tuple(widths))
 
     def _read(self, widths: Widths, beside_whole: bool) -> list[Latency]:
         """Return what is known of a network; other processes' measurements while the machine was
@@ -271,7 +272,7 @@ class Timer:
 
     def _choose_aim(self, asked: MeasuredBudget) -> float | None:
         """Return the prediction at which a network fills the budget, by what was timed so far."""
-        known, limit = self._compare(asked), asked.milliseconds
+        known, limit = self._compare(asked, self._timed), asked.milliseconds
         if not known:
             return None
         predicted, bound = min(known, key=lambda pair: abs(math.log(pair[1] / limit)))
@@ -279,16 +280,21 @@ class Timer:
 
     def _guess(self, asked: MeasuredBudget) -> float:
         """Return a prediction at which widths are likely to fit, by medians of few passes."""
-        cost = LATENCY.cost(asked.arch)
-        ratios = [float(cost(each.widths)) / asked.bound(each) for each in self._glances]
+        ratios = [predicted / bound for predicted, bound in self._compare(asked, self._glances)]
         return CAUTIOUS * asked.milliseconds * float(np.median(ratios or [1.0]))
 
-    def _compare(self, asked: MeasuredBudget) -> list[tuple[float, float]]:
-        """Return predicted and measured milliseconds of the networks that this process timed."""
+    @property
+    def _timed(self) -> list[Latency]:
+        return [*self._here, *self._glances]
+
+    def _compare(
+        self, asked: MeasuredBudget, timings: Sequence[Latency]
+    ) -> list[tuple[float, float]]:
+        """Return predicted and measured milliseconds of networks that this process timed."""
         cost = LATENCY.cost(asked.arch)
         return [
             (float(cost(timing.widths)), asked.bound(timing))
-            for timing in (*self._here, *self._glances)
+            for timing in timings
             if (timing.share is not None) == asked.beside_whole
         ]
 

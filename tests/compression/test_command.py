@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from nsopt.cli.answer import Answer
-from nsopt.cli.compress import _export, _print_answer
+from nsopt.cli.compress import CompressOptions, _export, _list_files, _print_answer
 from nsopt.cli.console import console
+from nsopt.cli.options import NetworkOptions
 from nsopt.compression.budgets import Budget
 from nsopt.compression.pipeline import _find_best
 from nsopt.compression.result import Compressed
@@ -134,6 +135,15 @@ def test_a_function_of_the_user_returns_the_trained_network(
 def test_built_in_networks_need_a_file_of_weights() -> None:
     done = call_nsopt("compress", "--arch=vgg11", "--budgets=macs=50%")
     assert_fails(done, "give the file with the trained weights of vgg11 as --weights")
+
+
+def test_an_answer_watches_images_below_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "photos").mkdir()
+    options = CompressOptions(budgets="macs=50%", task=NetworkOptions(data="folder:~/photos"))
+    assert tmp_path / "photos" in _list_files(options, tmp_path / "out", tmp_path / "study.db")
 
 
 def test_a_table_fits_a_terminal_of_80_columns(
