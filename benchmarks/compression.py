@@ -28,7 +28,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import nsopt
@@ -80,11 +80,10 @@ def prune_with_torch_pruning(
     model = copy.deepcopy(dense.model).train()
     splits = place_images(dense.data.split(DENSE.val_fraction), rank_dense(dense)[2])
     batches = TrainingBatches(splits, 128, seed=0)
-    example = torch.zeros(1, *dense.arch.input_shape)
     last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
     pruner = torch_pruning.pruner.BasePruner(
         model,
-        example,
+        make_example(dense),
         importance=torch_pruning.importance.GroupTaylorImportance(),
         global_pruning=True,
         isomorphic=isomorphic,
@@ -97,12 +96,17 @@ def prune_with_torch_pruning(
     while goes_on(model, steps):
         model.zero_grad()
         for _ in range(_BATCHES):
-            images, labels = batches.next()
+            images, labels = (part.to(make_example(dense).device) for part in batches.next())
             with torch.backends.mkldnn.flags(enabled=not _has_strided_products(model)):
                 cross_entropy(model(images), labels).backward()
         pruner.step()
         steps += 1
     return model.eval(), steps
+
+
+def make_example(dense: Dense) -> Tensor:
+    """Return an image for the dense network, on its device."""
+    return next(dense.model.parameters()).new_zeros(1, *dense.arch.input_shape)
 
 
 def _has_strided_products(model: nn.Module) -> bool:
@@ -123,7 +127,7 @@ def costs_more(dense: Dense, metric: str, share: float) -> Callable[[nn.Module, 
         return is_slow
     from torch_pruning.utils import count_ops_and_params  # noqa: PLC0415  (optional)
 
-    example = torch.zeros(1, *dense.arch.input_shape)
+    example = make_example(dense)
     target = share * dense.arch.cost("macs")(dense.arch.base_widths)
     return lambda model, _: count_ops_and_params(model, example)[0] > target
 

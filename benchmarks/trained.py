@@ -16,7 +16,7 @@ from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.placement import place_images
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
-from nsopt.models.architecture import TableArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.models.registry import table_architecture
 from nsopt.pruning.inherited import TrainedStart, rank_by_importance
 from nsopt.tasks.classification import Classification
@@ -47,7 +47,7 @@ class Dense:
     """A trained network of base widths."""
 
     name: str
-    arch: TableArchitecture
+    arch: Architecture
     data: ImageData
     model: torch.nn.Module
 
@@ -72,7 +72,7 @@ def train_dense(name: str, data: ImageData, folder: Path, epochs: int = DENSE.ep
         outcome = nsopt.train(arch, narrow, data, settings, checkpoint=checkpoint)
         torch.save(outcome.model.state_dict(), file)
         print(f"{name}: dense network, test {outcome.test_accuracy:.2f} %", flush=True)
-    model.load_state_dict(torch.load(file, weights_only=True))
+    model.load_state_dict(torch.load(file, weights_only=True, map_location="cpu"))
     return Dense(name, arch, data, model.eval())
 
 

@@ -3,13 +3,20 @@
 Takes a trained network and some hundred inputs without labels. At each share of its MACs it prints
 the test accuracy of uniform widths that inherit, of the same widths fitted, with filters chosen by
 norms, by importance (which needs labels) and by what the fit loses, of the widths that lose least
-per cost, and of those halfway to uniform ones. Every seed takes other inputs.
+per cost, and of those halfway to uniform ones. Beside them: Torch-Pruning's network before
+fine-tuning, and its widths, fitted. Every seed takes other inputs. All run as they are traced.
+
+Needs one package more: pip install torch-pruning==1.6.1.
 """
 
 import argparse
 import sys
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
@@ -18,14 +25,19 @@ import torch
 from torch import Tensor, nn
 
 import nsopt
-from benchmarks.trained import Results, add_arguments, rank_dense, read_images, train_dense
+from benchmarks.compression import make_example, prune_once
+from benchmarks.trained import Dense, Results, add_arguments, rank_dense, read_images, train_dense
 from nsopt.data.images import ImageSet, Splits
+from nsopt.models.architecture import Architecture
+from nsopt.models.tracing.trace import trace
 from nsopt.progress import Silent
 from nsopt.pruning.fitting.fit import fit_network
 from nsopt.pruning.fitting.inputs import Inputs
 from nsopt.pruning.fitting.rank import rank_by_fit
 from nsopt.pruning.fitting.smaller import widths_by_fit
-from nsopt.pruning.ranking import join_streams
+from nsopt.pruning.ranking import UnitRanking, join_streams
+
+Arm = tuple[str, Any, Callable[[], nn.Module]]  # its name, widths, and what makes the network
 
 
 def normalise(splits: Splits, images: Tensor) -> Tensor:
@@ -36,60 +48,88 @@ def normalise(splits: Splits, images: Tensor) -> Tensor:
 @torch.no_grad()
 def measure(model: nn.Module, splits: Splits, images: ImageSet) -> float:
     """Return the accuracy (%)."""
+    device = next(model.parameters()).device
     parts = normalise(splits, images.images).split(250)
-    found = torch.cat([model(part).argmax(1) for part in parts])
+    found = torch.cat([model(part.to(device)).argmax(1).cpu() for part in parts])
     return 100 * float((found == images.labels).float().mean())
+
+
+def list_arms(dense: Dense, inputs: Inputs, shares: list[float], seed: int) -> Iterator[list[Arm]]:
+    """Yield the arms of each share of the MACs."""
+    arch, model, cost = dense.arch, dense.model, dense.arch.cost("macs")
+    base, start = np.array(arch.base_widths), rank_dense(dense)[0]
+    norms = join_streams(arch.filter_norms(model), arch.streams)
+    own = rank_by_fit(arch, model, inputs, Silent(), seed)
+
+    def fit(ranking: UnitRanking, widths: Any) -> nn.Module:
+        kept = ranking.pick_strongest(tuple(map(int, widths)))
+        return fit_network(arch, model, kept, inputs, seed=seed).model
+
+    def solve(law: Any, share: float) -> Any:
+        curve = nsopt.uniform_curve(law)
+        return nsopt.solve_widths(curve, cost, share * cost(base), max_width=base).widths
+
+    for share in shares:
+        uniform, least = solve(base, share), widths_by_fit(arch, own, cost, share * cost(base))
+        halfway = solve(np.sqrt(np.multiply(least, uniform)), share)
+        fitted = [
+            ("norms", norms, uniform),
+            ("importance", start.ranking, uniform),
+            ("fit", own, uniform),
+            ("fit, own widths", own, least),
+            ("fit, halfway", own, halfway),
+        ]
+        inherited = partial(start.build, tuple(map(int, uniform)))
+        pruned, _ = prune_once(dense, False, "macs", share)
+        theirs = read_widths(arch, pruned)
+        yield [
+            ("inherited", uniform, inherited),
+            *((arm, widths, partial(fit, ranking, widths)) for arm, ranking, widths in fitted),
+            ("torch-pruning", theirs, lambda pruned=pruned: pruned),
+            ("torch-pruning, fitted", theirs, partial(fit, own, theirs)),
+        ]
+
+
+def read_widths(arch: Architecture, pruned: nn.Module) -> tuple[int, ...]:
+    """Return the widths of a network that has the layers of `arch`."""
+    base, weights, widths = np.array(arch.base_widths), pruned.state_dict(), list[int]()
+    whole = arch.build(arch.base_widths).state_dict()
+    for one_less in base - np.eye(len(base), dtype=int):
+        narrower = arch.build(tuple(one_less.tolist())).state_dict()
+        key = next(key for key in whole if whole[key].shape[:1] != narrower[key].shape[:1])
+        widths.append(len(weights[key]))
+    return tuple(widths)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
     parser.add_argument("--shares", nargs="+", type=float, default=[0.75, 0.5, 0.25])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--inputs", type=int, default=512)
     options = parser.parse_args()
     data = read_images(options)
     rows = Results(options.folder / "without_training.jsonl", ("network", "share", "seed", "arm"))
     for name in options.networks:
         dense = train_dense(name, data, options.folder)
-        start, images, _ = rank_dense(dense)
-        splits = images.splits
-        arch, model = dense.arch, dense.model
-        cost, base = arch.cost("macs"), np.array(arch.base_widths)
-        norms = join_streams(arch.filter_norms(model), arch.streams)
-        print(f"{name}: {measure(model, splits, data.test):.2f} %")
-        for seed in range(options.seeds):
+        dense.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        dense = replace(dense, arch=trace(dense.model, make_example(dense).expand(2, -1, -1, -1)))
+        splits = rank_dense(dense)[1].splits
+        print(f"{name}: {measure(dense.model, splits, data.test):.2f} %")
+        for seed in options.seeds:
             generator = torch.Generator().manual_seed(seed)
             taken = torch.randperm(len(splits.train), generator=generator)[: options.inputs]
             inputs = Inputs(normalise(splits, splits.train.images[taken]), batch_size=64)
-            own = rank_by_fit(arch, model, inputs, Silent(), seed)
-            for share in options.shares:
-                budget = share * cost(base)
-                curve = nsopt.uniform_curve(base)
-                uniform = nsopt.solve_widths(curve, cost, budget, max_width=base).widths
-                least = widths_by_fit(arch, own, cost, budget)
-                mixed = nsopt.uniform_curve(np.sqrt(np.multiply(least, uniform)))
-                halfway = nsopt.solve_widths(mixed, cost, budget, max_width=base).widths
-                arms = {
-                    "inherited": (start.ranking, uniform, False),
-                    "norms": (norms, uniform, True),
-                    "importance": (start.ranking, uniform, True),
-                    "fit": (own, uniform, True),
-                    "fit, own widths": (own, least, True),
-                    "fit, halfway": (own, halfway, True),
-                }
-                for arm, (ranking, widths, is_fitted) in arms.items():
+            found = list_arms(dense, inputs, options.shares, seed)
+            for share, arms in zip(options.shares, found, strict=True):
+                for arm, widths, make in arms:
                     key = {"network": name, "share": share, "seed": seed, "arm": arm}
-                    if rows.has(**key):
-                        continue
-                    kept = ranking.pick_strongest(tuple(map(int, widths)))
-                    began = time.process_time()
-                    small = arch.inherit(model, kept, [len(k) for k in kept]).eval()
-                    if is_fitted:
-                        small = fit_network(arch, model, kept, inputs, seed=seed).model
-                    seconds = time.process_time() - began
-                    found = measure(small, splits, data.test)
-                    rows.add(**key, widths=list(map(int, widths)), test=found, seconds=seconds)
+                    if not rows.has(**key):
+                        began = time.process_time()
+                        small = make().eval()
+                        seconds = time.process_time() - began
+                        test = measure(small, splits, data.test)
+                        rows.add(**key, widths=list(map(int, widths)), test=test, seconds=seconds)
 
 
 if __name__ == "__main__":

