@@ -10,6 +10,7 @@ Needs one package more: pip install torch-pruning==1.6.1.
 """
 
 import argparse
+import copy
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -85,7 +86,7 @@ def list_arms(dense: Dense, inputs: Inputs, shares: list[float], seed: int) -> I
         yield [
             ("inherited", uniform, inherited),
             *((arm, widths, partial(fit, ranking, widths)) for arm, ranking, widths in fitted),
-            ("torch-pruning", theirs, lambda pruned=pruned: pruned),
+            ("torch-pruning", theirs, partial(copy.deepcopy, pruned)),
             ("torch-pruning, fitted", theirs, partial(fit, own, theirs)),
         ]
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,7 +19,7 @@ from nsopt.progress import Silent
 from nsopt.pruning.fitting import fit
 from nsopt.pruning.fitting.fit import Fitted, fit_network
 from nsopt.pruning.fitting.inputs import Inputs
-from nsopt.pruning.fitting.least_squares import LeastSquares
+from nsopt.pruning.fitting.least_squares import LeastSquares, most_rows
 from nsopt.pruning.fitting.products import Product
 from nsopt.pruning.fitting.rank import rank_by_fit
 from nsopt.pruning.fitting.smaller import Agreement, widths_by_fit
@@ -94,6 +96,14 @@ def test_few_and_many_rows_are_solved_alike(rows: int) -> None:
     ones = torch.ones(2, rows, 1)
     wanted = ridge(torch.cat([u, ones], 2).double(), missing.double())
     torch.testing.assert_close(solver.solve().double(), wanted, atol=1e-4, rtol=1e-4)
+
+
+@given(st.integers(1, 2**28), st.integers(1, 2**15))
+def test_no_array_of_the_equations_exceeds_a_gigabyte(inputs: int, wanted: int) -> None:
+    rows = min(wanted, most_rows(inputs))
+    solver = LeastSquares(inputs - 1, rows, constant=True, ridge=0.1)
+    assert 8 * (inputs if solver.by_inputs else rows) ** 2 <= 2**30
+    assert solver.by_inputs or 4 * rows * inputs <= 2**30
 
 
 def conv_net(norm: bool = True, bias: bool = False) -> nn.Module:

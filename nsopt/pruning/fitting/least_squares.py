@@ -1,12 +1,13 @@
 """Least squares from batches of rows, with a ridge, in bounded memory."""
 
+import math
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 _LARGEST_GRAM = 2**27  # numbers: 1 GB in float64
-MOST_NUMBERS = 2**28  # of rows: 1 GB in float32
+_MOST_NUMBERS = 2**28  # of rows: 1 GB in float32
 _DEAD = 1e-6  # share of the mean square, added to every square: inputs may be constantly zero
 _FREE = 1e-4  # ridge of the constant
 
@@ -71,6 +72,13 @@ class LeastSquares:
         gram.diagonal(dim1=-2, dim2=-1).add_(1)
         dual = torch.cholesky_solve(widen(m), torch.linalg.cholesky(gram)).to(scaled)
         return scaled.mT @ dual * scale.mT
+
+
+def most_rows(inputs: int) -> int:
+    """Return how many rows of so many inputs can be solved in arrays of 1 GB."""
+    rows = max(_MOST_NUMBERS // inputs, 1)
+    is_small = inputs**2 <= _LARGEST_GRAM
+    return rows if is_small else min(rows, math.isqrt(_LARGEST_GRAM))
 
 
 def widen(tensor: Tensor) -> Tensor:

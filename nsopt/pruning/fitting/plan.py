@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nsopt.errors import NsoptError
 from nsopt.models.tracing.run import tensors_of
 from nsopt.pruning.fitting.inputs import Inputs
-from nsopt.pruning.fitting.least_squares import MOST_NUMBERS
+from nsopt.pruning.fitting.least_squares import most_rows
 from nsopt.pruning.fitting.products import Product
 from nsopt.pruning.fitting.units import Units, find_kept_outputs
 from nsopt.pruning.fitting.watch import Bounds, Seen, Watch
@@ -137,6 +137,5 @@ def _watch(model: nn.Module, inputs: Inputs) -> tuple[dict[str, list[Seen]], set
 
 def _count_rows(calls: Sequence[Seen], rows: int, batches: int) -> int:
     """Return how many rows of a call to take from each batch."""
-    inputs = calls[0].product.inputs + 1
-    most = min(rows, max(MOST_NUMBERS // inputs, 1))
+    most = min(rows, most_rows(calls[0].product.inputs + 1))
     return -(-most // (batches * len(calls)))
