@@ -21,13 +21,14 @@ from torch import nn
 
 import nsopt
 from benchmarks.trained import Dense, Results, add_arguments, read_images, train_dense
-from nsopt.compute.device import resolve_compute
+from nsopt.compute.device import Compute, resolve_compute
 from nsopt.latency import timer
 from nsopt.latency.kernel_model import latency_model
 from nsopt.latency.learn import learn_latency
 from nsopt.latency.model import LatencyModel
+from nsopt.latency.runtime import Runtime
 from nsopt.models.architecture import Architecture
-from nsopt.progress import Silent
+from nsopt.progress import Progress, Silent
 
 ARMS = "kernels", "line"
 
@@ -50,8 +51,11 @@ def compress(
     """Return the fine-tuned networks of a call of `nsopt.compress` as rows."""
     widths_of, macs = read_widths(dense.arch), dense.arch.cost("macs")
 
-    def learn(arch: Architecture, *rest: Any) -> Any:
-        return clock if arm == "kernels" else learn_latency(arch, *rest[:4], kernels=False)
+    def learn(
+        arch: Architecture, compute: Compute, progress: Progress, runtime: Runtime, *_: Any
+    ) -> Any:
+        line = partial(learn_latency, arch, compute, progress, runtime, kernels=False)
+        return clock if arm == "kernels" else line()
 
     def measure(network: nn.Module, batch: Any) -> float:
         return float(clock(widths_of(network)))

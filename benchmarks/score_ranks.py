@@ -1,7 +1,8 @@
 """Do scores rank widths as fine-tuning does?
 
 Draws width vectors at one budget of MACs around uniform scaling, scores each (inherited filters, no
-or a few steps of training, BatchNorm statistics of a few batches), fine-tunes each for some epochs,
+or a few steps of training, BatchNorm statistics of a few batches; or fitted without training to 512
+images), fine-tunes each for some epochs,
 and prints Spearman's rank correlation of score and test accuracy, and the seconds of a score, for
 each number of steps and two scores: validation accuracy, and agreement with the trained network. It
 prints the same of finished networks. It continues where it stopped.
@@ -21,14 +22,20 @@ from scipy.stats import bootstrap, spearmanr
 
 import nsopt
 from benchmarks.trained import Dense, Results, add_arguments, rank_dense, read_images, train_dense
+from benchmarks.without_training import normalise
+from nsopt.progress import Silent
+from nsopt.pruning.fitting.fit import fit_network
+from nsopt.pruning.fitting.inputs import Inputs
+from nsopt.pruning.fitting.rank import rank_by_fit
 from nsopt.pruning.inherited import SCORE_STEPS, inherit_network, score
 from nsopt.scaling.law import PowerLaw
 from nsopt.session.presets import get_preset
 from nsopt.tasks.agreement import Agreement
 
 _STEPS = (0, 10, SCORE_STEPS)
-_FINE_TUNED = "fine-tuned"
-_WHEN = (*(f"{steps} steps" for steps in _STEPS), _FINE_TUNED)
+_FITTED, _FINE_TUNED = "fitted", "fine-tuned"
+_WHEN = (*(f"{steps} steps" for steps in _STEPS), _FITTED, _FINE_TUNED)
+_IMAGES = 512  # to which networks are fitted
 _KINDS = ("accuracy", "agreement")
 _SPREAD = 0.6  # standard deviation of the logarithm of a layer's share of its base width
 
@@ -57,6 +64,8 @@ def compare_ranks(dense: Dense, share: float, options: argparse.Namespace, rows:
     training = get_preset("compress").settings.training
     settings = training.updated(epochs=options.epochs)
     compare = images.comparison(dense.model, compute)
+    inputs = Inputs(normalise(images.splits, images.splits.train.images[:_IMAGES]), batch_size=64)
+    ranking = rank_by_fit(dense.arch, dense.model, inputs, Silent())
     for index, widths in enumerate(draw_widths(dense, share, options.count)):
         key = {"network": dense.name, "share": share, "index": index}
         if rows.has(**key):
@@ -67,6 +76,12 @@ def compare_ranks(dense: Dense, share: float, options: argparse.Namespace, rows:
             found = score(start, widths, images, compare, compute, steps)
             scores[f"{steps} steps"] = to_numbers(found)
             seconds[f"{steps} steps"] = time.process_time() - began
+        began = time.process_time()
+        kept = ranking.pick_strongest(widths)
+        fitted = fit_network(dense.arch, dense.model, kept, inputs).model
+        with compute.computing():
+            scores[_FITTED] = to_numbers(compare(fitted))
+        seconds[_FITTED] = time.process_time() - began
         with compute.computing():
             inherited = inherit_network(start, widths, images, compute)
         outcome = nsopt.train(
