@@ -43,6 +43,7 @@ from benchmarks.trained import (
     train_dense,
 )
 from nsopt.compression.choice import choose_method
+from nsopt.compute.device import resolve_compute
 from nsopt.compute.placement import place_images
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.latency.linear import fit_linear
@@ -78,7 +79,7 @@ def prune_with_torch_pruning(
     import torch_pruning  # noqa: PLC0415  (optional)
 
     model = copy.deepcopy(dense.model).train()
-    splits = place_images(dense.data.split(DENSE.val_fraction), rank_dense(dense)[2])
+    splits = place_images(dense.data.split(DENSE.val_fraction), resolve_compute("auto", "auto"))
     batches = TrainingBatches(splits, 128, seed=0)
     last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
     pruner = torch_pruning.pruner.BasePruner(

@@ -2,13 +2,12 @@
 
 `nsopt.compress` makes a network of half of the milliseconds, once with each. Its clock is the
 kernel model of this machine, so that nothing is noisy and one of the two is exact. Prints MACs,
-milliseconds by this clock, scores before fine-tuning and test accuracies after it, for each seed of
-fine-tuning. It continues where it stopped.
+milliseconds by this clock, and accuracies after fine-tuning, for each of its seeds. It continues
+where it stopped.
 """
 
 import argparse
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,17 @@ from unittest.mock import patch
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
-import numpy as np
 from torch import nn
 
 import nsopt
-from benchmarks.trained import Dense, Results, add_arguments, read_images, train_dense
+from benchmarks.trained import (
+    Dense,
+    Results,
+    add_arguments,
+    read_images,
+    read_widths,
+    train_dense,
+)
 from nsopt.compute.device import Compute, resolve_compute
 from nsopt.latency import timer
 from nsopt.latency.kernel_model import latency_model
@@ -33,18 +38,6 @@ from nsopt.progress import Progress, Silent
 ARMS = "kernels", "line"
 
 
-def read_widths(arch: Architecture) -> Callable[[nn.Module], tuple[int, ...]]:
-    """Return a function that reads the widths of a network off its weights."""
-    whole, places = arch.build(arch.base_widths).state_dict(), list[tuple[str, int]]()
-    for layer, width in enumerate(arch.base_widths):
-        one_less = np.array(arch.base_widths)
-        one_less[layer] -= 1
-        narrower = arch.build(tuple(one_less.tolist())).state_dict()
-        key = next(key for key in whole if whole[key].shape[:1] != narrower[key].shape[:1])
-        places.append((key, len(whole[key]) // width))
-    return lambda network: tuple(len(network.state_dict()[key]) // n for key, n in places)
-
-
 def compress(
     dense: Dense, clock: LatencyModel, arm: str, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
@@ -54,8 +47,9 @@ def compress(
     def learn(
         arch: Architecture, compute: Compute, progress: Progress, runtime: Runtime, *_: Any
     ) -> Any:
-        line = partial(learn_latency, arch, compute, progress, runtime, kernels=False)
-        return clock if arm == "kernels" else line()
+        if arm == "kernels":
+            return clock
+        return learn_latency(arch, compute, progress, runtime, kernels=False)
 
     def measure(network: nn.Module, batch: Any) -> float:
         return float(clock(widths_of(network)))

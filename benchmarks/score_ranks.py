@@ -2,10 +2,10 @@
 
 Draws width vectors at one budget of MACs around uniform scaling, scores each (inherited filters, no
 or a few steps of training, BatchNorm statistics of a few batches; or fitted without training to 512
-images), fine-tunes each for some epochs,
-and prints Spearman's rank correlation of score and test accuracy, and the seconds of a score, for
-each number of steps and two scores: validation accuracy, and agreement with the trained network. It
-prints the same of finished networks. It continues where it stopped.
+images), fine-tunes each for some epochs, and prints Spearman's rank correlation of score and test
+accuracy, and the seconds of a score, for each number of steps, the fit, and two scores: validation
+accuracy, and agreement with the trained network. It prints the same of finished networks. It
+continues where it stopped.
 """
 
 import argparse

@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import nn
 
 import nsopt
 from nsopt.compute.device import Compute, resolve_compute
@@ -49,7 +51,7 @@ class Dense:
     name: str
     arch: Architecture
     data: ImageData
-    model: torch.nn.Module
+    model: nn.Module
 
 
 def read_images(options: argparse.Namespace) -> ImageData:
@@ -83,6 +85,22 @@ def rank_dense(dense: Dense) -> tuple[TrainedStart, Classification, Compute]:
     images, search = Classification(splits), nsopt.SearchSettings(val_fraction=_VALIDATION)
     ranking = rank_by_importance(dense.arch, dense.model, images, search, compute, batches=20)
     return TrainedStart(dense.arch, dense.model, ranking), images, compute
+
+
+def read_widths(arch: Architecture) -> Callable[[nn.Module], tuple[int, ...]]:
+    """Return a function that reads the widths of a network with the layers of `arch`."""
+    base = np.array(arch.base_widths)
+    whole, places = arch.build(arch.base_widths).state_dict(), list[str]()
+    for one_less in base - np.eye(len(base), dtype=int):
+        narrower = arch.build(tuple(one_less.tolist())).state_dict()
+        places.append(next(k for k in whole if whole[k].shape[:1] != narrower[k].shape[:1]))
+    units = [len(whole[key]) // width for key, width in zip(places, arch.base_widths, strict=True)]
+
+    def read(network: nn.Module) -> tuple[int, ...]:
+        weights = network.state_dict()
+        return tuple(len(weights[key]) // n for key, n in zip(places, units, strict=True))
+
+    return read
 
 
 class Results:

@@ -27,15 +27,23 @@ from torch import Tensor, nn
 
 import nsopt
 from benchmarks.compression import make_example, prune_once
-from benchmarks.trained import Dense, Results, add_arguments, rank_dense, read_images, train_dense
+from benchmarks.trained import (
+    Dense,
+    Results,
+    add_arguments,
+    rank_dense,
+    read_images,
+    read_widths,
+    train_dense,
+)
 from nsopt.data.images import ImageSet, Splits
-from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.trace import trace
 from nsopt.progress import Silent
 from nsopt.pruning.fitting.fit import fit_network
 from nsopt.pruning.fitting.inputs import Inputs
 from nsopt.pruning.fitting.rank import rank_by_fit
 from nsopt.pruning.fitting.smaller import widths_by_fit
+from nsopt.pruning.inherited import TrainedStart
 from nsopt.pruning.ranking import UnitRanking, join_streams
 
 Arm = tuple[str, Any, Callable[[], nn.Module]]  # its name, widths, and what makes the network
@@ -55,10 +63,12 @@ def measure(model: nn.Module, splits: Splits, images: ImageSet) -> float:
     return 100 * float((found == images.labels).float().mean())
 
 
-def list_arms(dense: Dense, inputs: Inputs, shares: list[float], seed: int) -> Iterator[list[Arm]]:
+def list_arms(
+    dense: Dense, start: TrainedStart, inputs: Inputs, shares: list[float], seed: int
+) -> Iterator[list[Arm]]:
     """Yield the arms of each share of the MACs."""
     arch, model, cost = dense.arch, dense.model, dense.arch.cost("macs")
-    base, start = np.array(arch.base_widths), rank_dense(dense)[0]
+    base, widths_of = np.array(arch.base_widths), read_widths(arch)
     norms = join_streams(arch.filter_norms(model), arch.streams)
     own = rank_by_fit(arch, model, inputs, Silent(), seed)
 
@@ -82,24 +92,13 @@ def list_arms(dense: Dense, inputs: Inputs, shares: list[float], seed: int) -> I
         ]
         inherited = partial(start.build, tuple(map(int, uniform)))
         pruned, _ = prune_once(dense, False, "macs", share)
-        theirs = read_widths(arch, pruned)
+        theirs = widths_of(pruned)
         yield [
             ("inherited", uniform, inherited),
             *((arm, widths, partial(fit, ranking, widths)) for arm, ranking, widths in fitted),
             ("torch-pruning", theirs, partial(copy.deepcopy, pruned)),
             ("torch-pruning, fitted", theirs, partial(fit, own, theirs)),
         ]
-
-
-def read_widths(arch: Architecture, pruned: nn.Module) -> tuple[int, ...]:
-    """Return the widths of a network that has the layers of `arch`."""
-    base, weights, widths = np.array(arch.base_widths), pruned.state_dict(), list[int]()
-    whole = arch.build(arch.base_widths).state_dict()
-    for one_less in base - np.eye(len(base), dtype=int):
-        narrower = arch.build(tuple(one_less.tolist())).state_dict()
-        key = next(key for key in whole if whole[key].shape[:1] != narrower[key].shape[:1])
-        widths.append(len(weights[key]))
-    return tuple(widths)
 
 
 def main() -> None:
@@ -115,13 +114,14 @@ def main() -> None:
         dense = train_dense(name, data, options.folder)
         dense.model.to("cuda" if torch.cuda.is_available() else "cpu")
         dense = replace(dense, arch=trace(dense.model, make_example(dense).expand(2, -1, -1, -1)))
-        splits = rank_dense(dense)[1].splits
+        start, measured_on, _ = rank_dense(dense)
+        splits = measured_on.splits
         print(f"{name}: {measure(dense.model, splits, data.test):.2f} %")
         for seed in options.seeds:
             generator = torch.Generator().manual_seed(seed)
             taken = torch.randperm(len(splits.train), generator=generator)[: options.inputs]
             inputs = Inputs(normalise(splits, splits.train.images[taken]), batch_size=64)
-            found = list_arms(dense, inputs, options.shares, seed)
+            found = list_arms(dense, start, inputs, options.shares, seed)
             for share, arms in zip(options.shares, found, strict=True):
                 for arm, widths, make in arms:
                     key = {"network": name, "share": share, "seed": seed, "arm": arm}

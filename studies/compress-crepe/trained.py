@@ -147,8 +147,9 @@ def run(job: Job, package: Path) -> list[dict[str, Any]]:
 
 def list_jobs(options: argparse.Namespace, results: Results) -> list[Job]:
     """Return what is missing."""
-    calls = [(arm, 1.0) for arm in ("whole", "compress", "compress, fits")]
-    arms = [*calls, *(("torch-pruning", share) for share in SHARES)]
+    whole, *calls, pruned = _ARMS
+    first, *_ = SHARES  # a call writes all shares
+    arms = [(whole, 1.0), *((arm, first) for arm in calls), *((pruned, s) for s in SHARES)]
     wanted = [
         Job(network, epochs, arm, share, seed)
         for network in options.networks
@@ -157,12 +158,7 @@ def list_jobs(options: argparse.Namespace, results: Results) -> list[Job]:
         for arm, share in arms
         if arm in options.arms
     ]
-    done = {"compress": 0.5, f"compress{_FITS}": 0.5}  # a share that a call writes
-    return [
-        job
-        for job in wanted
-        if not results.has(**vars(job) | {"share": done.get(job.arm, job.share)})
-    ]
+    return [job for job in wanted if not results.has(**vars(job))]
 
 
 def main() -> None:
