@@ -159,7 +159,7 @@ def prepare(command: str, folder: Path) -> tuple[str, ...]:
     else:
         weights = folder.parent / "trained.pt"
         torch.manual_seed(0)
-        arch = narrow(10, 8, 1)
+        arch = narrow(10, 32, 1)
         torch.save(arch.build(arch.base_widths).state_dict(), weights)
         base = ("compress", f"--weights={weights}", *_COMPRESSION)
         first = ("--budgets=macs=50%", f"--out={folder.parent / 'first'}")

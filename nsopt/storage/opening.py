@@ -17,6 +17,7 @@ from sqlalchemy.exc import (
     IntegrityError,
     InterfaceError,
     OperationalError,
+    PendingRollbackError,
     ProgrammingError,
     SQLAlchemyError,
 )
@@ -167,15 +168,17 @@ def guard(storage: BaseStorage, url: str) -> BaseStorage:
 
         return call
 
-    for name in BaseStorage.__abstractmethods__:
-        setattr(storage, name, guarded(getattr(storage, name)))
+    for name, method in vars(BaseStorage).items():
+        if callable(method) and not name.startswith("_"):
+            setattr(storage, name, guarded(getattr(storage, name)))
     return storage
 
 
 def _is_outage(error: BaseException) -> bool:
     """Return whether an error may end when the server is back, unlike a value that it refuses."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-    is_away = isinstance(cause, OperationalError | InterfaceError)
+    # After an OperationalError, Optuna reads trials once more in the same, broken transaction.
+    is_away = isinstance(cause, OperationalError | InterfaceError | PendingRollbackError)
     return is_away or _find_grpc_code(error) in _UNAVAILABLE
 
 

@@ -12,7 +12,13 @@ from optuna.storages import InMemoryStorage, RDBStorage, get_storage
 from optuna.study import Study
 from optuna.trial import Trial
 from sqlalchemy import event
-from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import (
+    DataError,
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+    PendingRollbackError,
+)
 
 from nsopt.errors import NsoptError, StorageError
 from nsopt.storage import opening
@@ -74,10 +80,17 @@ class Failing(InMemoryStorage):
         self.error, self.left = error, times
 
     def get_all_studies(self) -> list:
+        self._fail()
+        return super().get_all_studies()
+
+    def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
+        self._fail()
+        return super().get_trial_id_from_study_id_trial_number(study_id, trial_number)
+
+    def _fail(self) -> None:
         self.left -= 1
         if self.left >= 0:
             raise self.error
-        return super().get_all_studies()
 
 
 def make_unavailable(code: str) -> Exception:
@@ -105,6 +118,7 @@ SERVER = "postgresql://me:sesame@127.0.0.1:9/x"
         OperationalError("select", {}, AWAY),
         wrapped(OperationalError("select", {}, AWAY)),
         wrapped(InterfaceError("select", {}, AWAY)),
+        PendingRollbackError("Can't reconnect until invalid transaction is rolled back."),
         *(make_unavailable(code) for code in ("UNAVAILABLE", "CANCELLED")),
     ],
     ids=lambda error: type(error).__name__,
@@ -119,6 +133,19 @@ def test_calls_wait_for_a_server_and_say_so_once(
     assert record.getMessage() == (
         "postgresql://me:***@127.0.0.1:9/x does not answer: trying again for 5 minutes"
     )
+
+
+def test_a_method_that_not_every_storage_has_to_write_is_repeated_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Optuna's proxy asks its server for the id of a trial whose result is told."""
+    monkeypatch.setattr(opening, "_RETRY_SECONDS", 0.0)
+    storage = guard(Failing(OperationalError("select", {}, AWAY), times=0), SERVER)
+    study = optuna.create_study(storage=storage)
+    trial = study.ask()
+    vars(storage)["left"] = 3
+    study.tell(trial.number, 1.0)
+    assert study.best_value == 1.0
 
 
 @pytest.mark.parametrize(
