@@ -89,7 +89,7 @@ def make_quick() -> None:
         (engine, "DEAD_AFTER_LOOKS", 6),
         (engine, "POLL_SECONDS", 0.5),
         (extras, "has_extra", lambda name: False),
-        (compress, "_choose_forms", lambda subject: []),
+        (compress, "_choose_forms", lambda subject, tries: []),
     ):
         setattr(module, name, value)
 

@@ -30,7 +30,7 @@ from nsopt.training.settings import TrainSettings
 
 MOST = 1024  # examples to fit to
 _BATCH = 64  # images
-_FEW = 2  # times the least number of steps: fewer than these begin with a fit
+_FEW = 5  # times the least number of steps: fewer than these begin with a fit
 _OFTEN, _GENTLE = 10, 0.1  # epochs of fine-tuning; times the learning rate
 
 

@@ -102,9 +102,9 @@ class Session:
         Args:
             start: makes the network to start from; by default it inherits from that of the subject.
         """
-        subject, trained = self.subject, self.start
-        if start is None and trained is not None:
-            start = partial(inherit_network, trained, widths, self.supervision, self.compute)
+        subject = self.subject
+        if start is None and self.start is not None:
+            start = partial(inherit_network, self.start, widths, self.supervision, self.compute)
         if subject.trainer is not None:
             return self._train_by(subject.trainer, widths, settings, checkpoint, name, start)
         return train_configuration(
@@ -214,5 +214,7 @@ def start_session(
     """
     training = subject.settings.training
     compute = resolve_compute(device or training.device, training.precision)
+    if subject.start is not None:  # now: sums in another layout end a little apart
+        place(subject.start, compute.device, subject.arch.layout)
     with sharing(compute, progress) as shared:
         yield Session(with_score(subject), workspace, shared, progress)
