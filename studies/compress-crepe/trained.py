@@ -7,9 +7,9 @@
 
 Arms, all fine-tuned alike by nsopt:
     whole            the whole network
-    compress         nsopt.compress: search, choice of widths and fine-tuning, all with this seed
+    compress         nsopt.compress that begins with inherited weights in the widths of a search
     uniform          uniform widths that inherit the most important units, from the same call
-    compress, fits   nsopt.compress as with few data: widths and weights by the fit at any length
+    compress, fits   nsopt.compress as it is below 1,000 steps: widths and weights begin with fits
     uniform, fits    uniform widths that are fitted first, from the same call
     torch-pruning    Torch-Pruning's widths and weights: one ranking, its last convolution kept
 One epoch has 64 steps; nsopt trains 200 at least. Rows go to OUT/trained.jsonl; the same command
@@ -41,8 +41,7 @@ SHARES = 0.5, 0.25, 0.1
 TRAIN, VALIDATION = 2048, 500  # frames
 BATCH_SIZE = 32
 _KEYS = "network", "epochs", "arm", "share", "seed"
-_FITS = ", fits"
-_ARMS = "whole", "compress", f"compress{_FITS}", "torch-pruning"
+_ARMS = "whole", "compress", "compress, fits", "torch-pruning"
 
 
 @dataclass(frozen=True)
@@ -87,12 +86,12 @@ def make_task(seed: int) -> nsopt.Task:
 def make_settings(job: Job) -> nsopt.StudySettings:
     """Return the settings of `nsopt.compress` for a task of one's own.
 
-    Fits come first below twice the least number of steps.
+    Fits come first where the number of steps is below five times the least one, if there is one.
     """
     preset = nsopt.get_preset("compress").settings
     training = {"epochs": job.epochs, "distillation": None, "seed": job.seed}
-    if job.arm.endswith(_FITS):
-        training["least_steps"] = job.epochs * TRAIN // BATCH_SIZE
+    if job.arm == "compress":
+        training["least_steps"] = None
     return override(preset, {"search": {"seed": job.seed}, "training": training})
 
 
