@@ -8,7 +8,7 @@ accuracies of every point, each trained once, the weights, seeds and widths of t
 and the files that are left.
 
 So that a sequence takes seconds, its processes are forked, the network is narrow, latencies are
-timed with few passes, checkpoints are written ten times a second, heartbeats are shorter, and no
+timed with few passes, fine-tuning is shorter, checkpoints are written ten times a second, heartbeats are shorter, and no
 report is drawn. `--log FILE` keeps what has been done: the same command goes on from there.
 """
 
@@ -43,7 +43,7 @@ from nsopt.models import vgg
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.vgg import vgg11
 from nsopt.reports.results import read_results
-from nsopt.session import timing
+from nsopt.session import presets, timing
 from nsopt.storage import engine, opening
 from nsopt.storage.schema import is_search
 from nsopt.storage.studies import load_studies
@@ -66,6 +66,7 @@ _COMPRESSION = (
     "--candidates=3",
 )
 _NARROWER = 16
+_LEAST_STEPS = 20  # of fine-tuning
 _SLOWEST = 900.0  # seconds
 _MOST = {"artifacts": 8, "checkpoints": 60}  # writes of a process there, about
 
@@ -92,6 +93,10 @@ def make_quick() -> None:
         (compress, "_choose_forms", lambda subject, tries: []),
     ):
         setattr(module, name, value)
+    preset = presets._PRESETS["compress"]
+    training = preset.settings.training.updated(least_steps=_LEAST_STEPS)
+    quick = preset.settings.updated(training=training)
+    presets._PRESETS["compress"] = replace(preset, settings=quick)
 
 
 def imported_by(arguments: Sequence[str]) -> list[str]:
@@ -125,7 +130,7 @@ def results(out: Path) -> dict[str, Any]:
         "searches": searches,
         "settled trials": settled,
         "kept networks": networks,
-        "files": sorted(path.name for path in out.iterdir()),
+        "files": sorted(path.name.split("-")[0] for path in out.iterdir()),  # no checksums
         "number of kept files": len(list((out / "artifacts").iterdir())),
     }
 

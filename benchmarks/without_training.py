@@ -50,7 +50,7 @@ Arm = tuple[str, Any, Callable[[], nn.Module]]  # its name, widths, and what mak
 
 
 def normalise(splits: Splits, images: Tensor) -> Tensor:
-    mean, std = (own.float().view(-1, 1, 1) for own in (splits.mean, splits.std))
+    mean, std = (own.float().to(images.device).view(-1, 1, 1) for own in (splits.mean, splits.std))
     return (images.float() - mean) / std
 
 

@@ -43,16 +43,10 @@ class Fits:
 
     @cached_property
     def ranking(self) -> UnitRanking:
-        session, start = self.session, self._start
+        session = self.session
         inputs = self._read_inputs(session.subject.settings.training.seed)
         with session.compute.computing():
-            return rank_by_fit(session.subject.arch, start, inputs, session.progress)
-
-    @property
-    def _start(self) -> nn.Module:
-        start = self.session.subject.start
-        assert start is not None
-        return start
+            return rank_by_fit(session.subject.arch, session.trained, inputs, session.progress)
 
     def _read_inputs(self, seed: int) -> Inputs:
         return Inputs(read_batches(self.session.supervision.batches(_BATCH, seed), MOST))
@@ -127,7 +121,7 @@ class Fits:
         with session.compute.computing():
             model = fit_network(
                 session.subject.arch,
-                self._start,
+                session.trained,
                 kept,
                 self._read_inputs(point.seed),
                 seed=point.seed,

@@ -78,7 +78,8 @@ def run_compression(
         fits = Fits(session)
         networks = _choose_networks(session, timer, fits, budgets, candidates, seeds)
         keep_start(session.subject, workspace)
-        fine_tune(session, networks, fits)
+        # Workers have fewer threads, with which sums end a little apart: each fits for itself.
+        fine_tune(session, networks, fits if workspace.workers == 1 else Fits(session))
         result = _collect(session, budgets, scored=not fits.lead)
         clear_finished(session)
     return result

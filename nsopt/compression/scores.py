@@ -95,9 +95,7 @@ class _Scorer:
 
     @cached_property
     def _compare_with_start(self) -> Callable[[nn.Module], Agreement] | None:
-        session, start = self.session, self.session.subject.start
-        assert start is not None
-        return session.supervision.comparison(start, session.compute)
+        return self.session.supervision.comparison(self.session.trained, self.session.compute)
 
     @property
     def by(self) -> str:

@@ -66,6 +66,12 @@ class Session:
             self.compute, subject.runtime, self.progress, subject.inputs, allowance=allowance
         )
 
+    @property
+    def trained(self) -> nn.Module:
+        """The network of a subject that starts from one."""
+        assert self.subject.start is not None
+        return self.subject.start
+
     def studies(self) -> dict[str, Study]:
         """Return the subject's stored studies by method or kind of search."""
         return self.workspace.studies(self.subject.name)
@@ -151,7 +157,7 @@ class Session:
 
     def validate_start(self) -> float:
         """Return the validation score of the network that the subject starts from."""
-        return self.validate(self._get_start())
+        return self.validate(self.trained)
 
     def validate(self, model: nn.Module) -> float:
         """Return the validation score of a network."""
@@ -161,7 +167,7 @@ class Session:
 
     def evaluate_start(self) -> Outcome:
         """Return the scores of the network that the subject starts from, without training."""
-        return self.evaluate(self._get_start(), self.subject.arch.base_widths, time.perf_counter())
+        return self.evaluate(self.trained, self.subject.arch.base_widths, time.perf_counter())
 
     def evaluate(self, model: nn.Module, widths: tuple[int, ...], began: float) -> Outcome:
         """Return the scores of a network that nsopt does not train.
@@ -178,10 +184,6 @@ class Session:
             test = None if evaluation is None else evaluate(evaluation, placed, self.compute)
         epoch = Epoch(math.nan, validation, test)
         return Outcome(widths, (epoch,), time.perf_counter() - began, epoch, model)
-
-    def _get_start(self) -> nn.Module:
-        assert self.subject.start is not None
-        return self.subject.start
 
     def with_latency_of(self, studies: Iterable[Study]) -> "Session":
         """Return this session with the latency model of one of the studies.
