@@ -8,8 +8,9 @@ accuracies of every point, each trained once, the weights, seeds and widths of t
 and the files that are left.
 
 So that a sequence takes seconds, its processes are forked, the network is narrow, latencies are
-timed with few passes, fine-tuning is shorter, checkpoints are written ten times a second, heartbeats are shorter, and no
-report is drawn. `--log FILE` keeps what has been done: the same command goes on from there.
+timed with few passes, fine-tuning is shorter, checkpoints are written ten times a second,
+heartbeats are shorter, and no report is drawn. `--log FILE` keeps what has been done: the same
+command goes on from there.
 """
 
 import argparse
