@@ -16,7 +16,6 @@ from nsopt.deployment.artifacts import BestNetworks
 from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import DeterministicError
 from nsopt.latency.sittings import Latency
-from nsopt.samplers.neuralscale import suggest_widths
 from nsopt.scaling.metric import LATENCY, counted_costs
 from nsopt.session.session import Session
 from nsopt.session.timing import find_latencies
@@ -59,8 +58,8 @@ class TrialRunner:
         point = trials.read_point(trial)
         if point is None:
             raise TrialPruned("the trial has no method, metric, budget and seed")
-        arch = self.session.subject.arch
-        widths = suggest_widths(trial, arch, 1, trials.LARGEST_WIDTH, log=False)
+        names = map(trials.width_parameter, self.session.subject.arch.layer_names)
+        widths = tuple(trial.suggest_int(name, 1, trials.LARGEST_WIDTH) for name in names)
         (latency,) = find_latencies(self.session, [(trial.study, widths)])
         outcome = self.train(point, widths)
         self._open_networks().keep_if_best(trial, self._make_kept(point, outcome).content)
