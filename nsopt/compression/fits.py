@@ -4,6 +4,7 @@ Inputs are enough: no targets, no loss.
 """
 
 import time
+import zlib
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
@@ -117,6 +118,7 @@ class Fits:
         if known is not None:
             return known
         session, file = self.session, self.session.find_checkpoint(point)
+        name = f"fit-{zlib.crc32(repr(widths).encode()):08x}-{file.name}"  # a point has several
         kept, began = self.ranking.pick_strongest(widths), time.perf_counter()
         with session.compute.computing():
             model = fit_network(
@@ -126,7 +128,7 @@ class Fits:
                 self._read_inputs(point.seed),
                 seed=point.seed,
                 progress=session.progress,
-                checkpoint=file.with_name(f"fit-{file.name}"),
+                checkpoint=file.with_name(name),
             ).model
         duration = format_duration(time.perf_counter() - began)
         session.progress.message(f"{point.label}: fitted in {duration}")

@@ -14,6 +14,7 @@ import nsopt
 from nsopt.compression.budgets import Budget
 from nsopt.compression.compress import get_settings
 from nsopt.compression.fits import Fits
+from nsopt.compute import checkpoint
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
 from nsopt.latency.timer import Timer
@@ -235,6 +236,34 @@ def test_a_fit_is_the_same_before_and_after_a_training(
         after = Fits(session).fit(point, widths).state_dict()
     for name, tensor in first.items():
         assert torch.equal(tensor, after[name])
+
+
+class Interrupt(nsopt.Silent):
+    """Interrupts the third layer of the second fit."""
+
+    def __init__(self) -> None:
+        self.fits = self.layers = 0
+
+    def start(self, task: str, total: int) -> None:
+        self.fits += task == "layers fitted"
+        self.layers = 0
+
+    def advance(self, detail: str = "") -> None:
+        self.layers += 1
+        if (self.fits, self.layers) == (2, 3):
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_fit_continues(
+    trained: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
+    whole = compress(trained, make_task(), out=tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        compress(trained, make_task(), out=tmp_path / "stopped", progress=Interrupt())
+    assert list((tmp_path / "stopped").rglob("fit-*"))
+    again = compress(trained, make_task(), out=tmp_path / "stopped")
+    assert [again[word].score for word in BUDGETS] == [whole[word].score for word in BUDGETS]
 
 
 def test_a_budget_that_no_fit_keeps_leaves_the_uniform_widths(trained: nn.Module) -> None:
