@@ -35,19 +35,19 @@ def tell_duration(session: Session, words: Sequence[str], candidates: int, seeds
         return
     timings = f", and at most {format_duration(MOST)} of timings" if limits_time(words) else ""
     fits = Fits(session)
-    if fits.lead:
+    if fits.begin:
         session.progress.message(
-            f"{(2 * seeds + 1) * len(words)} networks to fit at most; the first shows how long one "
-            f"takes{'' if training.epochs else timings}"
+            f"{(2 * seeds + fits.lead) * len(words)} networks to fit at most; the first shows how "
+            f"long one takes{'' if training.epochs else timings}"
         )
     if not training.epochs:
         return
-    if fits.lead:
+    if fits.begin:
         session.progress.message(_describe_steps(fits.count_steps(), training.least_steps or 0))
     seconds = _estimate(session, words, 0 if fits.lead else candidates, seeds)
     parts = ", ".join(f"{name} {format_duration(own)}" for name, own in seconds.items())
     whole = format_duration(sum(seconds.values()))
-    also = ", besides the fits" if fits.lead else ""
+    also = ", besides the fits" if fits.begin else ""
     session.progress.message(f"takes about {whole} here ({parts}){also}{timings}")
 
 

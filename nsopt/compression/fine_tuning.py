@@ -24,7 +24,7 @@ _KINDS = DENSE, UNIFORM, SCORED
 class _FineTuning(TrialRunner):
     """Fine-tunes networks that inherit from the trained one, which is only scored itself.
 
-    Where fits lead, networks are fitted to the trained one first; without epochs that is all.
+    Where fits begin, networks are fitted to the trained one first; without epochs that is all.
     """
 
     fits: Fits
@@ -35,7 +35,7 @@ class _FineTuning(TrialRunner):
             return session.evaluate_start()
         settings = session.subject.settings.training_for(point.seed)
         file = session.find_checkpoint(point)
-        if not self.fits.lead:
+        if not self.fits.begin:
             return session.train(widths, settings, file, point.label)
         began, fitted = time.perf_counter(), self.fits.fit(point, widths)
         if not settings.epochs:

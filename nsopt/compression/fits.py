@@ -31,7 +31,7 @@ from nsopt.training.settings import TrainSettings
 
 MOST = 1024  # examples to fit to
 _BATCH = 64  # images
-_FEW = 5  # times the least number of steps: fewer than these begin with a fit
+_CHOOSE, _BEGIN = 2, 5  # times the least number of steps; with fewer, fits choose widths, or begin
 _OFTEN, _GENTLE = 10, 0.1  # epochs of fine-tuning; times the learning rate
 
 
@@ -58,11 +58,19 @@ class Fits:
 
         They do without training, and where the epochs have few steps.
         """
+        return self._have_fewer_steps(_CHOOSE)
+
+    @cached_property
+    def begin(self) -> bool:
+        """Whether fine-tuning begins with fits: inherited weights need more steps to recover."""
+        return self._have_fewer_steps(_BEGIN)
+
+    def _have_fewer_steps(self, times: int) -> bool:
         subject = self.session.subject
         training = subject.settings.training
         if training.epochs and subject.trainer is not None:
             return False
-        return self.count_steps() < max(1, _FEW * (training.least_steps or 0))
+        return self.count_steps() < max(1, times * (training.least_steps or 0))
 
     def count_steps(self) -> int:
         """Return the number of training steps that the epochs have."""

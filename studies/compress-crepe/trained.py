@@ -9,7 +9,7 @@ Arms, all fine-tuned alike by nsopt:
     whole            the whole network
     compress         nsopt.compress that begins with inherited weights in the widths of a search
     uniform          uniform widths that inherit the most important units, from the same call
-    compress, fits   nsopt.compress as it is below 1,000 steps: widths and weights begin with fits
+    compress, fits   nsopt.compress as with few steps: widths and weights by the fit, at any length
     uniform, fits    uniform widths that are fitted first, from the same call
     torch-pruning    Torch-Pruning's widths and weights: one ranking, its last convolution kept
 One epoch has 64 steps; nsopt trains 200 at least. Rows go to OUT/trained.jsonl; the same command
@@ -86,12 +86,14 @@ def make_task(seed: int) -> nsopt.Task:
 def make_settings(job: Job) -> nsopt.StudySettings:
     """Return the settings of `nsopt.compress` for a task of one's own.
 
-    Fits come first where the number of steps is below five times the least one, if there is one.
+    Fits choose widths, and begin training, below twice the least number of steps, if there is one.
     """
     preset = nsopt.get_preset("compress").settings
     training = {"epochs": job.epochs, "distillation": None, "seed": job.seed}
     if job.arm == "compress":
         training["least_steps"] = None
+    elif job.arm == "compress, fits":
+        training["least_steps"] = job.epochs * TRAIN // BATCH_SIZE
     return override(preset, {"search": {"seed": job.seed}, "training": training})
 
 

@@ -200,24 +200,24 @@ def test_few_steps_begin_with_the_fit_and_end_no_worse(trained: nn.Module) -> No
 
 
 @pytest.mark.parametrize(
-    ("batches", "epochs", "leads", "lr"),
+    ("batches", "epochs", "leads", "begins", "lr"),
     [
-        (4, 10, True, 0.002),
-        (100, 3, True, 0.02),
-        (99, 10, True, 0.02),
-        (100, 10, False, 0.02),
-        (100, 0, True, 0.02),
+        (4, 10, True, True, 0.002),
+        (100, 3, True, True, 0.02),
+        (99, 10, False, True, 0.02),
+        (100, 10, False, False, 0.02),
+        (100, 0, True, True, 0.02),
     ],
 )
 def test_fits_lead_where_fine_tuning_is_short_and_few_data_soften_it(
-    batches: int, epochs: int, leads: bool, lr: float
+    batches: int, epochs: int, leads: bool, begins: bool, lr: float
 ) -> None:
     training = get_settings(images=True).training.updated(epochs=epochs)
     settings = SimpleNamespace(training=training)
     data = SimpleNamespace(batches=lambda *_: SimpleNamespace(per_epoch=batches))
     subject = SimpleNamespace(settings=settings, trainer=None)
     fits = Fits(cast(Session, SimpleNamespace(subject=subject, supervision=data)))
-    assert fits.lead == leads
+    assert (fits.lead, fits.begin) == (leads, begins)
     assert fits.soften(training).lr == pytest.approx(lr)
 
 
@@ -236,6 +236,22 @@ def test_a_fit_is_the_same_before_and_after_a_training(
         after = Fits(session).fit(point, widths).state_dict()
     for name, tensor in first.items():
         assert torch.equal(tensor, after[name])
+
+
+def test_with_more_steps_searched_widths_begin_with_a_fit(trained: nn.Module) -> None:
+    task, settings = make_task(), get_settings(images=False)
+    steps = 2 * len(list(task.train))
+    settings = override(
+        settings, {"training": {"batch_size": 16, "least_steps": steps // 3}, "multiple_of": None}
+    )
+    listener = Listener()
+    asked: dict[str, Any] = {"epochs": 2, "candidates": 3, "settings": settings}
+    result = compress(trained, task, budgets=BUDGETS[1:], progress=listener, **asked)
+    assert result.results.searches
+    fitted = [text for text in listener.messages if ": fitted in" in text]
+    assert {text.split()[0] for text in fitted} <= {"uniform", "scored"}
+    assert len(fitted) == len(result.results.outcomes) - 1
+    assert "2 networks to fit at most; the first shows how long one takes" in listener.messages
 
 
 class Interrupt(nsopt.Silent):
