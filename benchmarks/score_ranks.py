@@ -22,7 +22,7 @@ from scipy.stats import bootstrap, spearmanr
 
 import nsopt
 from benchmarks.trained import Dense, Results, add_arguments, rank_dense, read_images, train_dense
-from benchmarks.without_training import normalise
+from nsopt.data.augmentation import normalise
 from nsopt.progress import Silent
 from nsopt.pruning.fitting.fit import fit_network
 from nsopt.pruning.fitting.inputs import Inputs
@@ -64,7 +64,7 @@ def compare_ranks(dense: Dense, share: float, options: argparse.Namespace, rows:
     training = get_preset("compress").settings.training
     settings = training.updated(epochs=options.epochs)
     compare = images.comparison(dense.model, compute)
-    inputs = Inputs(normalise(images.splits, images.splits.train.images[:_IMAGES]), batch_size=64)
+    inputs = Inputs(normalise(images.splits.train.images[:_IMAGES], images.splits), batch_size=64)
     ranking = rank_by_fit(dense.arch, dense.model, inputs, Silent())
     for index, widths in enumerate(draw_widths(dense, share, options.count)):
         key = {"network": dense.name, "share": share, "index": index}

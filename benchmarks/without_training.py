@@ -23,7 +23,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import nsopt
 from benchmarks.compression import make_example, prune_once
@@ -36,6 +36,7 @@ from benchmarks.trained import (
     read_widths,
     train_dense,
 )
+from nsopt.data.augmentation import normalise
 from nsopt.data.images import ImageSet, Splits
 from nsopt.models.tracing.trace import trace
 from nsopt.progress import Silent
@@ -49,17 +50,11 @@ from nsopt.pruning.ranking import UnitRanking, join_streams
 Arm = tuple[str, Any, Callable[[], nn.Module]]  # its name, widths, and what makes the network
 
 
-def normalise(splits: Splits, images: Tensor) -> Tensor:
-    mean, std = (own.float().to(images.device).view(-1, 1, 1) for own in (splits.mean, splits.std))
-    return (images.float() - mean) / std
-
-
 @torch.no_grad()
 def measure(model: nn.Module, splits: Splits, images: ImageSet) -> float:
-    """Return the accuracy (%)."""
-    device = next(model.parameters()).device
-    parts = normalise(splits, images.images).split(250)
-    found = torch.cat([model(part.to(device)).argmax(1).cpu() for part in parts])
+    """Return the accuracy (%). The network is where the splits are."""
+    parts = (part.to(splits.mean.device) for part in images.images.split(250))
+    found = torch.cat([model(normalise(part, splits)).argmax(1).cpu() for part in parts])
     return 100 * float((found == images.labels).float().mean())
 
 
@@ -120,7 +115,7 @@ def main() -> None:
         for seed in options.seeds:
             generator = torch.Generator().manual_seed(seed)
             taken = torch.randperm(len(splits.train), generator=generator)[: options.inputs]
-            inputs = Inputs(normalise(splits, splits.train.images[taken]), batch_size=64)
+            inputs = Inputs(normalise(splits.train.images[taken], splits), batch_size=64)
             found = list_arms(dense, start, inputs, options.shares, seed)
             for share, arms in zip(options.shares, found, strict=True):
                 for arm, widths, make in arms:

@@ -12,8 +12,8 @@ Arms, all fine-tuned alike by nsopt:
     compress, fits   nsopt.compress as with few steps: widths and weights by the fit, at any length
     uniform, fits    uniform widths that are fitted first, from the same call
     torch-pruning    Torch-Pruning's widths and weights: one ranking, its last convolution kept
-One epoch has 64 steps; nsopt trains 200 at least. Rows go to OUT/trained.jsonl; the same command
-runs only what is missing.
+One epoch has 64 steps; the whole network and Torch-Pruning's train 200 at least. Rows go to
+OUT/trained.jsonl; the same command runs only what is missing.
 """
 
 import argparse
