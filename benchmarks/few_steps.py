@@ -42,7 +42,6 @@ def compress(
         {
             "macs": int(row["macs"]),
             "method": row["method"],
-            "before": row["score_before"],
             "validation": row["score"],
             "test": row["test_score"],
             "widths": list(row["widths"]),
