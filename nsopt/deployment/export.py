@@ -22,14 +22,13 @@ from nsopt.deployment.trained import explain_exported
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.files import written_beside
 from nsopt.models.architecture import Architecture
-from nsopt.models.inputs import call_network
+from nsopt.models.inputs import call_network, split_arguments
 from nsopt.models.onnx import (
     OnnxNetwork,
     explain_export,
     export_to_onnx,
     make_batch_variable,
     quiet_exporters,
-    split_arguments,
 )
 
 Predict = Callable[[Any], Any]

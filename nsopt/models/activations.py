@@ -17,7 +17,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from nsopt.models.inputs import tensors_in
 
 from nsopt.models.shortcuts import tie
 from nsopt.scaling.cost import Channels, IntArray, Numbers, Operation, compute_marginal, read_rows
@@ -109,11 +109,6 @@ def _is_view(func: Any) -> bool:
     """Return whether an operation returns only views of its first tensor."""
     aliases = [returned.alias_info for returned in func._schema.returns]
     return bool(aliases) and all(alias is not None and not alias.is_write for alias in aliases)
-
-
-def tensors_in(tree: Any) -> list[Tensor]:
-    """Return the tensors in nested arguments or results."""
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def _identify_storage(tensor: Tensor) -> int:

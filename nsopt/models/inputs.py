@@ -11,9 +11,20 @@ from nsopt.errors import NsoptError
 
 def call_network(model: nn.Module, inputs: Any) -> Any:
     """Return the outputs of a network."""
+    args, keywords = split_arguments(inputs)
+    return model(*args, **keywords)
+
+
+def split_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments and the keyword arguments of a call with `inputs`."""
     if isinstance(inputs, Mapping):
-        return model(**inputs)
-    return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
+        return (), dict(inputs)
+    return (tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)), {}
+
+
+def tensors_in(tree: Any) -> list[Tensor]:
+    """Return the tensors in nested arguments or results."""
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def count_examples(inputs: Any) -> int:
@@ -22,8 +33,8 @@ def count_examples(inputs: Any) -> int:
     Raises:
         NsoptError: if no tensor has dimensions.
     """
-    for tensor in tree_leaves(inputs):
-        if isinstance(tensor, Tensor) and tensor.ndim:
+    for tensor in tensors_in(inputs):
+        if tensor.ndim:
             return len(tensor)
     raise NsoptError("the inputs of the network need a tensor whose first dimension is the batch")
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
-from nsopt.models.inputs import call_network
+from nsopt.models.inputs import call_network, tensors_in
 from nsopt.models.tracing.originals import copy_model
 
 _IMAGES = 4  # dimensions of images and of convolution weights
@@ -18,8 +18,7 @@ _IMAGES = 4  # dimensions of images and of convolution weights
 
 def best_layout(model: nn.Module, inputs: Any) -> torch.memory_format:
     """Return channels last if `model` runs with it on `inputs`, in evaluation and in training."""
-    given = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
-    tensors = [*model.parameters(), *model.buffers(), *given]
+    tensors = [*model.parameters(), *model.buffers(), *tensors_in(inputs)]
     if not any(tensor.ndim == _IMAGES for tensor in tensors):
         return torch.contiguous_format
     tried = lay_out(copy_model(model), torch.channels_last)

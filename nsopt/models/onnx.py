@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from nsopt.errors import NsoptError, short_reason
-from nsopt.models.inputs import count_examples
+from nsopt.models.inputs import count_examples, split_arguments, tensors_in
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]  # by the names of a file's inputs
@@ -61,13 +61,6 @@ def export_to_onnx(
     program.save(path, external_data=False)
 
 
-def split_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments and the keyword arguments of a call with `inputs`."""
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    return (tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)), {}
-
-
 def make_batch_variable(inputs: Any) -> Any:
     """Return `dynamic_shapes` for `torch.export`, so that a network takes batches of any size."""
     count, batch = count_examples(inputs), torch.export.Dim("batch")
@@ -99,7 +92,7 @@ class OnnxNetwork:
     def name_inputs(self, inputs: Any) -> dict[str, Array]:
         """Return the tensors of a batch as the arrays that a call takes."""
         names = [each.name for each in self._session.get_inputs()]
-        tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+        tensors = tensors_in(inputs)
         named = inputs if isinstance(inputs, Mapping) else dict(zip(names, tensors, strict=True))
         return {name: named[name].cpu().contiguous().numpy() for name in names}
 

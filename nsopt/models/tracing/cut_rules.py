@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from nsopt.models.activations import tensors_in
+from nsopt.models.inputs import tensors_in
 from nsopt.models.tracing.labels import Atoms, Label, select_atoms
 from nsopt.models.tracing.tracer import Tracer, rule
 

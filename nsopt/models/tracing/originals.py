@@ -15,7 +15,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from nsopt.models.activations import tensors_in
+from nsopt.models.inputs import tensors_in
 
 _ROUNDS = 15  # iterations of the power method, as in PyTorch
 

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from nsopt.models.activations import tensors_in
+from nsopt.models.inputs import tensors_in
 from nsopt.models.tracing.labels import Label, Labels
 from nsopt.models.tracing.shape_rules import label_nothing, pointwise, settle_size
 from nsopt.models.tracing.tracer import Tracer, rule

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from nsopt.models.activations import tensors_in
+from nsopt.models.inputs import tensors_in
 from nsopt.models.tracing.labels import ANY, Atoms, Label, Labels, select_atoms
 from nsopt.models.tracing.tracer import Tracer, rule
 

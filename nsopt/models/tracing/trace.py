@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map_only
 
 from nsopt.arguments import checked
 from nsopt.errors import NsoptError, unknown_name
-from nsopt.models.activations import tensors_in
+from nsopt.models.inputs import tensors_in
 from nsopt.models.tracing import buffers, probe
 from nsopt.models.tracing.architecture import (
     PRODUCERS,

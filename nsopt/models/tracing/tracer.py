@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nsopt.models.activations import tensors_in
+from nsopt.models.inputs import tensors_in
 from nsopt.models.tracing.labels import (
     ANY,
     Atoms,

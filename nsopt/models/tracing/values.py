@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_map_only
 
-from nsopt.models.activations import tensors_in
+from nsopt.models.inputs import tensors_in
 
 _MOST = 2**20  # elements of a tensor whose values are computed
 
