@@ -4,26 +4,25 @@ A buffer exists from the operation that makes it to the last operation that uses
 in-place operations share the buffer of their input. Inputs and outputs have buffers; tensors that
 no operation uses, such as the indices of a max-pool, have none.
 
-Symbols: L, searched layers; N, rows of widths; B, buffers; S, steps, which are the operations of
-one forward pass.
+L: searched layers; N: rows of widths. A step is an operation of one forward pass.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from nsopt.models.inputs import tensors_in
 
+from nsopt.models.inputs import tensors_in
 from nsopt.models.shortcuts import tie
+from nsopt.models.sizes import Size, SizeCost
 from nsopt.scaling.cost import Channels, IntArray, Numbers, Operation, compute_marginal, read_rows
 
-Size = tuple[IntArray, int]  # factors of the widths (L,), and a constant
-_LEAST_PRIME = 10_007  # above all other sizes of a network
+_LARGE = 1_000_003  # above all other sizes of a network
 
 
 @dataclass(eq=False)
@@ -116,52 +115,12 @@ def _identify_storage(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-@dataclass(frozen=True, eq=False)
-class PeakActivations:
-    """A `CostModel` of networks whose widths change only the sizes of their buffers.
-
-    Attributes:
-        factors: (D, B, L); the sizes of buffers are prod_d (factors[d] @ widths + constants[d]).
-        constants: (D, B).
-        live: whether each buffer exists at each step, (S, B); equal steps occur once.
-    """
-
-    factors: IntArray
-    constants: IntArray
-    live: NDArray[np.int64]
-    metric = "activations"
-
-    @classmethod
-    def of(cls, buffers: Sequence[Buffer], layers: int) -> Self:
-        degree = max(len(buffer.sizes) for buffer in buffers)
-        factors = np.zeros((degree, len(buffers), layers), np.int64)
-        constants = np.ones((degree, len(buffers)), np.int64)
-        for b, buffer in enumerate(buffers):
-            for d, (factor, constant) in enumerate(buffer.sizes):
-                factors[d, b], constants[d, b] = factor, constant
-        steps = range(max(buffer.last for buffer in buffers) + 1)
-        live = [[buffer.first <= step <= buffer.last for buffer in buffers] for step in steps]
-        return cls(factors, constants, np.unique(np.array(live, np.int64), axis=0))
-
-    def __call__(self, widths: ArrayLike) -> int | IntArray:
-        w = read_rows(widths, self.factors.shape[-1])
-        peak: IntArray = (self.sizes(w) @ self.live.T).max(axis=-1)
-        return int(peak) if w.ndim == 1 else peak
-
-    def sizes(self, widths: IntArray) -> IntArray:
-        """Return how many numbers each buffer has, (B,), or (N, B)."""
-        sizes = np.ones((*widths.shape[:-1], self.live.shape[1]), np.int64)
-        for factor, constant in zip(self.factors, self.constants, strict=True):
-            sizes *= widths @ factor.T + constant
-        return sizes
-
-    def lower_bound(self, widths: ArrayLike) -> int | IntArray:
-        """Return the cost itself, because it never falls as a width grows."""
-        return self(widths)
-
-    def marginal(self, widths: ArrayLike) -> Numbers:
-        """Return what one more filter in each layer costs at these widths: (L,), or (N, L)."""
-        return compute_marginal(self, widths)
+def count_activations(buffers: Sequence[Buffer], layers: int) -> SizeCost:
+    """Return how many numbers these buffers hold at the peak, as a function of L widths."""
+    steps = range(max(buffer.last for buffer in buffers) + 1)
+    live = [[buffer.first <= step <= buffer.last for buffer in buffers] for step in steps]
+    different = np.unique(np.array(live, np.int64), axis=0)
+    return SizeCost.of("activations", different, [buffer.sizes for buffer in buffers], layers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +142,7 @@ class TableActivations:
     operations: tuple[Operation, ...]
     input_shape: tuple[int, int, int]
     layers: int
-    recorded: dict[Any, PeakActivations] = field(default_factory=dict)
+    recorded: dict[Any, SizeCost] = field(default_factory=dict)
     metric = "activations"
 
     def __call__(self, widths: ArrayLike) -> int | IntArray:
@@ -219,17 +178,17 @@ class TableActivations:
         """Return what one more filter in each layer costs at these widths: (L,), or (N, L)."""
         return compute_marginal(self, widths)
 
-    def _record(self, equal: Sequence[tuple[Channels, Channels]]) -> PeakActivations:
+    def _record(self, equal: Sequence[tuple[Channels, Channels]]) -> SizeCost:
         """Return the buffers of networks in which these pairs of channels are equal.
 
-        All other widths are different primes, so that a size shows which layer it belongs to.
+        All other widths are large and different, so that a size shows which layer it belongs to.
         """
         layers = [(one.layer, other.layer) for one, other in equal]
         pairs = tuple((a, b) for a, b in layers if a is not None and b is not None)
         if pairs not in self.recorded:
-            primes = _find_primes(self.layers)[tie(self.layers, pairs)]
+            widths = _LARGE + tie(self.layers, pairs)
             channels = {
-                int(c.count(primes)): c
+                int(c.count(widths)): c
                 for o in self.operations
                 for c in (o.inputs, o.outputs)
                 if c.layer is not None
@@ -239,12 +198,12 @@ class TableActivations:
                 return _make_size(channels.get(n, Channels(None, n)), self.layers)
 
             recorder = BufferRecorder(lambda tensor: [size(n) for n in tensor.shape])
-            network = self.assemble(primes.tolist()).eval()
+            network = self.assemble(widths.tolist()).eval()
             images = torch.empty(1, *self.input_shape, device="meta")
             with torch.no_grad(), recorder:
                 recorder.take(images)
                 recorder.give(network(images))
-            self.recorded[pairs] = PeakActivations.of(recorder.buffers, self.layers)
+            self.recorded[pairs] = count_activations(recorder.buffers, self.layers)
         return self.recorded[pairs]
 
 
@@ -254,14 +213,3 @@ def _make_size(channels: Channels, layers: int) -> Size:
         return factors, channels.factor
     factors[channels.layer] = channels.factor
     return factors, 0
-
-
-def _find_primes(count: int) -> IntArray:
-    """Return the `count` smallest primes that are larger than all other sizes of a network."""
-    found: list[int] = []
-    number = _LEAST_PRIME
-    while len(found) < count:
-        if all(number % divisor for divisor in range(2, int(number**0.5) + 1)):
-            found.append(number)
-        number += 1
-    return np.array(found)

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nsopt.errors import NoWidthsError, NsoptError
-from nsopt.models.activations import BufferRecorder, PeakActivations, Size
+from nsopt.models.activations import BufferRecorder, count_activations
 from nsopt.models.registry import get_architecture
+from nsopt.models.sizes import Size
 from nsopt.models.tracing.trace import trace
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import MEMORY, get_metric
@@ -29,7 +30,7 @@ def measure_peak(model: nn.Module, *inputs: Tensor) -> int:
     with torch.no_grad(), recorder:
         recorder.take(inputs)
         recorder.give(model.eval()(*inputs))
-    return int(PeakActivations.of(recorder.buffers, 1)([1]))
+    return int(count_activations(recorder.buffers, 1)([1]))
 
 
 class Steps(nn.Module):

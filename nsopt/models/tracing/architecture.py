@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nsopt.errors import NsoptError, unknown_name
-from nsopt.models.activations import PeakActivations
 from nsopt.models.architecture import read_widths, relative_norms, require_latency, shapes_of
 from nsopt.models.layout import best_layout
+from nsopt.models.sizes import Size, SizeCost
 from nsopt.models.tracing import probe
 from nsopt.models.tracing.buffers import fill_buffers
-from nsopt.models.tracing.cost import LimitedCost, Size, TracedCost
+from nsopt.models.tracing.cost import LimitedCost, sum_products
 from nsopt.models.tracing.groups import Group
 from nsopt.models.tracing.initialise import InitialisationLaw
 from nsopt.models.tracing.labels import Atoms
@@ -255,14 +255,14 @@ class TracedArchitecture:
                 axes = [index[name, axis] for axis, n in enumerate(parameter.shape) if n > 1]
                 scale = int(parameter.numel() > 0)
                 terms.append((scale, [(factors[i], int(constants[i])) for i in axes]))
-            return self._limit(TracedCost.of(metric, terms, layers))
+            return self._limit(sum_products(metric, terms, layers))
         if metric == "activations":
             return replace(self._limit(self._activations), find_narrowest=self._find_narrowest_seen)
         if metric == "macs":
             products, examples = network.products
             count = network.family.count
             terms = [(p.factor, [count(atoms) for atoms in p.dimensions]) for p in products]
-            return self._limit(TracedCost.of(metric, terms, layers, examples))
+            return self._limit(sum_products(metric, terms, layers, examples))
         raise unknown_name("metric", metric, _METRICS)
 
     def channels(self, widths: Widths) -> dict[str, int]:
@@ -327,7 +327,7 @@ class TracedArchitecture:
         return LimitedCost(cost, widest, lambda: self.narrowest)
 
     @cached_property
-    def _activations(self) -> PeakActivations:
+    def _activations(self) -> SizeCost:
         halved = np.maximum(self._find_narrowest_seen(), np.array(self.base_widths) // 2)
         return self.network.activations(halved)
 

@@ -1,89 +1,42 @@
-"""The cost of a traced network: a sum of products of sizes, which are linear in the widths."""
+"""The cost of a traced network: a sum of products of sizes, within the limits of its widths."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nsopt.errors import NsoptError
-from nsopt.models.tracing.labels import Atoms
-from nsopt.scaling.cost import CostModel, Numbers, compute_marginal, read_rows
-
-Size = tuple[Atoms, int]  # a factor for each of the L widths, and a constant to add
+from nsopt.models.sizes import Size, SizeCost
+from nsopt.scaling.cost import CostModel, Numbers
 
 
-@dataclass(frozen=True, eq=False)
-class TracedCost:
-    """A `CostModel` that counts exactly, because the widths determine all sizes of the network.
+def sum_products(
+    metric: str, terms: Iterable[tuple[int, list[Size]]], layers: int, divisor: int = 1
+) -> SizeCost:
+    """Return the cost that is the sum of `terms`; equal products of sizes become one.
 
-    The cost of widths w is sum_t coefficients[t] * prod_d (factors[d, t] @ w + constants[d, t]),
-    for T terms of at most D sizes each, and L widths.
+    Args:
+        metric: what the cost counts.
+        terms: pairs of a coefficient and the sizes by which it is multiplied.
+        layers: number of widths.
+        divisor: number of examples by which the sum is divided.
 
-    Attributes:
-        metric: what it counts.
-        coefficients: (T,).
-        factors: (D, T, L).
-        constants: (D, T).
+    Raises:
+        NsoptError: if `divisor` does not divide the sum evenly.
     """
-
-    metric: str
-    coefficients: Atoms
-    factors: Atoms
-    constants: Atoms
-
-    @classmethod
-    def of(
-        cls, metric: str, terms: Iterable[tuple[int, list[Size]]], layers: int, divisor: int = 1
-    ) -> Self:
-        """Return the cost that is the sum of `terms`; equal products of sizes become one term.
-
-        Args:
-            metric: what the cost counts.
-            terms: pairs of a coefficient and the sizes by which it is multiplied.
-            layers: number of widths.
-            divisor: number of examples by which the sum is divided.
-
-        Raises:
-            NsoptError: if `divisor` does not divide the sum evenly.
-        """
-        merged: Counter[tuple[tuple[bytes, int], ...]] = Counter()
-        for coefficient, sizes in terms:
-            fixed = [constant for factor, constant in sizes if not factor.any()]
-            growing = ((factor.tobytes(), c) for factor, c in sizes if factor.any())
-            merged[tuple(sorted(growing))] += coefficient * int(np.prod(fixed, dtype=np.int64))
-        degree = max((len(key) for key in merged), default=0)
-        factors = np.zeros((degree, len(merged), layers), np.int64)
-        constants = np.ones((degree, len(merged)), np.int64)
-        for t, key in enumerate(merged):
-            for d, (factor, constant) in enumerate(key):
-                factors[d, t], constants[d, t] = np.frombuffer(factor, np.int64), constant
-        coefficients = np.array(list(merged.values()), np.int64)
-        if (coefficients % divisor).any():
-            raise NsoptError("the network does not need the same number of MACs for every example")
-        return cls(metric, coefficients // divisor, factors, constants)
-
-    def __call__(self, widths: ArrayLike) -> int | Atoms:
-        w = read_rows(widths, self.factors.shape[-1])
-        total = self._compute_terms(w).sum(axis=-1)
-        return int(total) if w.ndim == 1 else total
-
-    def lower_bound(self, widths: ArrayLike) -> int | Atoms:
-        """Return the cost itself, because it never falls as a width grows."""
-        return self(widths)
-
-    def marginal(self, widths: ArrayLike) -> Numbers:
-        """Return the cost of one more unit in each group, (L,), or (N, L) for N rows of widths."""
-        return compute_marginal(self, widths)
-
-    def _compute_terms(self, widths: Atoms) -> Atoms:
-        """Return the value of every term, (..., T), for widths (..., L)."""
-        result = np.broadcast_to(self.coefficients, (*widths.shape[:-1], len(self.coefficients)))
-        for factor, constant in zip(self.factors, self.constants, strict=True):
-            result = result * (widths @ factor.T + constant)
-        return result
+    merged: Counter[tuple[tuple[bytes, int], ...]] = Counter()
+    for coefficient, sizes in terms:
+        fixed = [constant for factor, constant in sizes if not factor.any()]
+        growing = ((factor.tobytes(), c) for factor, c in sizes if factor.any())
+        merged[tuple(sorted(growing))] += coefficient * int(np.prod(fixed, dtype=np.int64))
+    counts = np.array([list(merged.values())], np.int64)
+    if (counts % divisor).any():
+        raise NsoptError("the network does not need the same number of MACs for every example")
+    products = [[(np.frombuffer(factor, np.int64), c) for factor, c in key] for key in merged]
+    return SizeCost.of(metric, counts // divisor, products, layers)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from nsopt.errors import NsoptError
-from nsopt.models.activations import PeakActivations
+from nsopt.models.activations import count_activations
+from nsopt.models.architecture import shapes_of
+from nsopt.models.sizes import SizeCost
 from nsopt.models.tracing.groups import Dimension, Family, Units
 from nsopt.models.tracing.labels import Atoms, Labels, Product, Trace, TraceError
 from nsopt.models.tracing.lifts import Lifts, find_norms, list_sizes
@@ -187,7 +189,7 @@ class TracedNetwork:
             return self.trace.products, self.run.count
         return trace.products, 1
 
-    def activations(self, others: Atoms) -> PeakActivations:
+    def activations(self, others: Atoms) -> SizeCost:
         """Return the peak of the activations of one example as a function of the widths.
 
         Args:
@@ -205,9 +207,9 @@ class TracedNetwork:
             there = one.buffers(self.build_empty(others), 0, unlabelled, self.family)
         except TraceError as error:
             raise NsoptError(f"the memory of this network cannot be counted: {error}") from None
-        peak = PeakActivations.of(buffers, len(others))
+        peak = count_activations(buffers, len(others))
         lives = [[(b.first, b.last) for b in own] for own in (buffers, there)]
-        sizes = peak.sizes(others).tolist()
+        sizes = peak.multiply(others).tolist()
         if lives[0] != lives[1] or sizes != [b.tensor.numel() for b in there]:
             raise NsoptError(
                 "the memory of this network cannot be counted: its widths alone do not determine it"

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
-from nsopt.models.activations import Buffer, BufferRecorder, Size
+from nsopt.models.activations import Buffer, BufferRecorder
 from nsopt.models.inputs import call_network, count_examples, tensors_in
+from nsopt.models.sizes import Size
 from nsopt.models.tracing.function_rules import FunctionRules
 from nsopt.models.tracing.groups import Family
 from nsopt.models.tracing.labels import Atoms, Labels, Trace, TraceError, select_atoms

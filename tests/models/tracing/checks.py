@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import nsopt
 from nsopt.errors import NoWidthsError, NsoptError
-from nsopt.models.activations import PeakActivations
+from nsopt.models.activations import count_activations
 from nsopt.models.imported import network_factory
 from nsopt.models.onnx import export_to_onnx
 from nsopt.models.tracing.architecture import TracedArchitecture
@@ -170,7 +170,7 @@ def check_costs(
     one = arch.network.run.with_one_example()
     unlabelled = {name: (None,) * tensor.ndim for name, tensor in tensors_of(model).items()}
     buffers = one.buffers(model, 0, unlabelled, arch.network.family)
-    peak = PeakActivations.of(buffers, len(widths))(widths)
+    peak = count_activations(buffers, len(widths))(widths)
     with suppress(NsoptError):  # an attention whose heads change
         if min(widths) > 1:  # as for all budgets of memory: of one unit copies may vanish
             assert arch.cost("activations")(widths) == peak
