@@ -180,9 +180,8 @@ class TableArchitecture:
     @property
     def streams(self) -> tuple[int, ...]:
         base = self.base_widths
-        group_of = tie(
-            len(base), [(a, b) for a, b in self.identities.values() if base[a] == base[b]]
-        )
+        equal = [(a, b) for a, b in self.identities.values() if base[a] == base[b]]
+        group_of = tie(len(base), equal).tolist()
         first = leaders(group_of, range(len(base)))
         return tuple(first[group] for group in group_of)
 

@@ -77,7 +77,7 @@ def mobilenetv2(
         for block in range(blocks)
     ]
     joined = [(b, b + 1) for b in range(_BLOCKS) if strides[b] == 1 and base[b] == base[b + 1]]
-    group_of = tie(len(base), joined if shortcuts == "tied" else [])
+    group_of = tie(len(base), joined if shortcuts == "tied" else []).tolist()
     width = [Channels(group) for group in group_of]
     blocks = [f"block{block + 1}" for block in range(_BLOCKS)]
 

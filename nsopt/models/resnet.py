@@ -73,7 +73,7 @@ def resnet18(
         for block in range(_BLOCKS)
         if strides[block] == 1 and base[2 * block] == base[2 * block + 2]
     ]
-    group_of = tie(len(base), joined if shortcuts == "tied" else [])
+    group_of = tie(len(base), joined if shortcuts == "tied" else []).tolist()
     width = [Channels(group) for group in group_of]
     blocks = [f"block{block + 1}" for block in range(_BLOCKS)]
 

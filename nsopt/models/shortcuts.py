@@ -4,21 +4,26 @@ from collections.abc import Sequence
 from typing import Literal, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from nsopt.scaling.cost import Channels
+from nsopt.scaling.cost import Channels, IntArray
 
 Shortcuts = Literal["identity", "convcut", "tied"]
 T = TypeVar("T")
 
 
-def tie(layers: int, pairs: Sequence[tuple[int, int]]) -> list[int]:
-    """Return the group of every layer. Pairs of layers that share a width are in one group."""
-    one, other = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-    graph = coo_matrix((np.ones(len(pairs), np.int8), (one, other)), (layers, layers))
-    groups: list[int] = connected_components(graph, directed=False)[1].tolist()
-    return groups
+def tie(count: int, pairs: ArrayLike) -> IntArray:
+    """Return the groups of `count` layers, (count,): the layers of each of P pairs are in one.
+
+    Args:
+        count: number of layers.
+        pairs: indices of layers that share a width, (P, 2).
+    """
+    one, other = np.array(pairs, np.int64).reshape(-1, 2).T
+    graph = coo_matrix((np.ones(len(one), np.int8), (one, other)), (count, count))
+    return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
 def members(group_of: Sequence[int], values: Sequence[T]) -> tuple[tuple[T, ...], ...]:

@@ -7,15 +7,15 @@ is the number of its units. Every size in the network is then a constant plus in
 (The groups of a grouped convolution are something else, and are always called by this full name.)
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
+from nsopt.models.shortcuts import tie
 from nsopt.models.tracing.labels import Atoms, Trace
 
 _LATE = np.iinfo(np.int64).max
@@ -65,35 +65,28 @@ class Units:
     inexact: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, trace: Trace, unread: list[Dimension]) -> "Units":
-        """Return the units of a trace; those of `unread` dimensions are fixed."""
-        one, other = (
-            np.concatenate([edge[side] for edge in trace.edges] or [np.zeros(0, np.int64)])
-            for side in (0, 1)
-        )
-        shape = (trace.count, trace.count)
-        joined = coo_matrix((np.ones(len(one), np.int8), (one, other)), shape)
-        count, of_atom = connected_components(joined, directed=False)
-        fixed, inexact = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
-        for frozen in trace.frozen:
-            fixed[of_atom[frozen.atoms]] = True
-        for dimension in unread:
-            fixed[of_atom[dimension.atoms]] = True
-        for atoms in trace.inexact:
-            inexact[of_atom[atoms]] = True
-        return cls(of_atom.astype(np.int64), fixed, inexact)
+    def of(cls, trace: Trace) -> "Units":
+        """Return the units of a trace."""
+        pairs = [np.stack([one, other], axis=1) for one, other in trace.edges]
+        of_atom = tie(trace.count, np.concatenate([np.zeros((0, 2), np.int64), *pairs]))
+        none = np.zeros(of_atom.max(initial=-1) + 1, np.bool_)
+        units = cls(of_atom, none, none).with_fixed(of_atom[f.atoms] for f in trace.frozen)
+        return units.with_inexact(of_atom[atoms] for atoms in trace.inexact)
 
-    def with_fixed(self, units: Atoms) -> "Units":
+    def with_fixed(self, units: Iterable[Atoms]) -> "Units":
         """Return a copy in which these units are fixed too."""
-        fixed = self.fixed.copy()
-        fixed[units] = True
-        return Units(self.of_atom, fixed, self.inexact)
+        return replace(self, fixed=_mark(self.fixed, units))
 
-    def with_inexact(self, units: Sequence[Atoms]) -> "Units":
+    def with_inexact(self, units: Iterable[Atoms]) -> "Units":
         """Return a copy in which these units are inexact too."""
-        inexact = self.inexact.copy()
-        inexact[np.concatenate(units)] = True
-        return Units(self.of_atom, self.fixed, inexact)
+        return replace(self, inexact=_mark(self.inexact, units))
+
+
+def _mark(marked: NDArray[np.bool_], units: Iterable[Atoms]) -> NDArray[np.bool_]:
+    result = marked.copy()
+    for some in units:
+        result[some] = True
+    return result
 
 
 @dataclass(frozen=True, eq=False)

@@ -88,8 +88,10 @@ class TracedNetwork:
         order = {names[key]: place for place, key in enumerate(trace.read) if key in names}
         norms = () if like else tuple(find_norms(template, trace, dimensions))
         lifts = like.lifts if like else Lifts(unread=norms)
-        unread = [d for d in dimensions if d.tensor not in order]
-        units = Units.of(lifts.join_ties(trace, labels), unread)
+        units = Units.of(lifts.join_ties(trace, labels))
+        units = units.with_fixed(
+            units.of_atom[d.atoms] for d in dimensions if d.tensor not in order
+        )
         family = Family.of(tuple(dimensions), units, order)
         seen = like.read if like else frozenset(read)
         return cls(template, run, trace, labels, outputs, family, order, lifts, seen)
@@ -99,15 +101,13 @@ class TracedNetwork:
         if lifts.ties == self.lifts.ties:
             return replace(self, lifts=lifts)
         before = self.family.units
-        joined = Units.of(lifts.join_ties(self.trace, self.labels), [])
-        units = joined.with_fixed(joined.of_atom[before.fixed[before.of_atom]])
+        joined = Units.of(lifts.join_ties(self.trace, self.labels))
+        units = joined.with_fixed([joined.of_atom[before.fixed[before.of_atom]]])
         return replace(self._with_units(units), lifts=lifts)
 
-    def with_fixed(self, units: Atoms) -> "TracedNetwork":
+    def with_fixed(self, units: Sequence[Atoms]) -> "TracedNetwork":
         """Return a copy in which these units are fixed too."""
-        if not len(units):
-            return self
-        return self._with_units(self.family.units.with_fixed(units))
+        return self._with_units(self.family.units.with_fixed(units)) if units else self
 
     def with_inexact(self, groups: Iterable[int]) -> "TracedNetwork":
         """Return a copy in which these groups are inexact, too."""
@@ -151,7 +151,7 @@ class TracedNetwork:
             for d, factors in zip(other.family.dimensions, self.family.factors, strict=True)
             if not factors.any()
         ]
-        other = other.with_fixed(np.concatenate([np.zeros(0, np.int64), *stay]))
+        other = other.with_fixed(stay)
         if [g.per_dimension for g in other.family.groups] != [
             g.per_dimension for g in self.family.groups
         ]:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
@@ -101,8 +100,7 @@ def _fix_groups(
 ) -> tuple[TracedNetwork, dict[str, str]]:
     """Return the network with these groups fixed, and the reasons by the names of the groups."""
     names = _name_layers(network)
-    units = [network.family.groups[i].units for i in reasons]
-    fixed = network.with_fixed(np.concatenate([np.zeros(0, np.int64), *units]))
+    fixed = network.with_fixed([network.family.groups[i].units for i in reasons])
     return fixed, {names[i]: reason for i, reason in reasons.items()}
 
 
@@ -208,10 +206,10 @@ def _find_unscorable(network: TracedNetwork) -> probe.Reasons:
     return dict.fromkeys(unscored, "no trainable parameters: pruning cannot score its units")
 
 
-def _find_units(network: TracedNetwork, paths: Sequence[str]) -> Atoms:
+def _find_units(network: TracedNetwork, paths: Sequence[str]) -> list[Atoms]:
     """Return the units that the modules at `paths` make. Raises NsoptError for a wrong path."""
     modules = dict(network.template.named_modules())
-    units = [np.zeros(0, np.int64)]
+    units = []
     for path in paths:
         if path not in modules:
             raise unknown_name("module", path, modules)
@@ -220,7 +218,7 @@ def _find_units(network: TracedNetwork, paths: Sequence[str]) -> Atoms:
             for dimension in network.family.dimensions
             if dimension.tensor.startswith(f"{path}.") and _is_output(network, dimension)
         ]
-    return np.unique(np.concatenate(units))
+    return units
 
 
 def _is_output(network: TracedNetwork, dimension: Dimension) -> bool:
