@@ -1,11 +1,10 @@
 """A traced network, from which networks of other widths are cut or built."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -122,7 +121,7 @@ class TracedNetwork:
 
         Raises TraceError if the model belongs to another family or has other groups.
         """
-        if _get_shapes(model) == _get_shapes(self.template):
+        if shapes_of(tensors_of(model)) == shapes_of(tensors_of(self.template)):
             return self
         widths = self._find_widths(model)
         # A single unit, as a query that all values share, has nothing to differ from.
@@ -131,7 +130,7 @@ class TracedNetwork:
         return other if (seen == widths).all() else other._narrow(model, widths)
 
     def _find_widths(self, model: nn.Module) -> Atoms:
-        family, shapes = self.family, _get_shapes(model)
+        family, shapes = self.family, shapes_of(tensors_of(model))
         error = "the model does not belong to the family of the traced network"
         for name, label in self.labels.items():
             if name not in shapes or len(shapes[name]) != len(label):
@@ -270,7 +269,7 @@ class TracedNetwork:
             TraceError: if `model` has other tensors.
         """
         indices = self.indices(kept)
-        others = _get_shapes(model).keys() - indices.keys()
+        others = tensors_of(model).keys() - indices.keys()
         if others:
             raise TraceError(f"the traced network has no {min(others)}: trace this model instead")
         smaller = copy_with_tensors(
@@ -304,9 +303,7 @@ class TracedNetwork:
             old = (one < known) & (other < known)
             return bool((of_atom[one[old]] == of_atom[other[old]]).all())
 
-        trace = Trace(count=known)
-        with self._reshaped(shapes) as model:
-            outputs = self._quick_run(model, trace, labels, self.trace.choices, same)
+        trace, outputs = self._run_reshaped(shapes, labels, self.trace.choices, same)
         if len(trace.products) != len(self.trace.products):
             error = TraceError("the network runs other products at other widths")
             error.step = 0
@@ -346,9 +343,7 @@ class TracedNetwork:
         """
         shapes = self._shapes(widths)
         labels = self._change_labels(shapes, np.resize)
-        trace = Trace(count=len(self.family.units.of_atom))
-        with self._reshaped(shapes) as model:
-            outputs = self._quick_run(model, trace, labels, same=lambda *_: True)
+        trace, outputs = self._run_reshaped(shapes, labels, None, lambda *_: True)
         self._check_outputs(outputs)
         return trace
 
@@ -374,16 +369,23 @@ class TracedNetwork:
         if outputs != before:
             raise TraceError(f"the shape of the output changes from {before} to {outputs}")
 
-    @contextmanager
-    def _reshaped(self, shapes: Mapping[str, Sequence[int]]) -> Iterator[nn.Module]:
-        """Give the template uninitialised tensors of these shapes inside the block.
+    def _run_reshaped(
+        self,
+        shapes: Mapping[str, Sequence[int]],
+        labels: Mapping[str, Labels],
+        choices: Sequence[tuple[str, Any]] | None,
+        same: Callable[[Atoms, Atoms], bool],
+    ) -> tuple[Trace, list[tuple[int, ...]]]:
+        """Run the template with tensors of other shapes, which is faster than a copy of it.
 
-        This is faster than a copy of the network.
+        The arguments after `shapes`, and the shapes returned, are those of `LabelledRun`.
         """
+        trace = Trace(count=len(self.family.units.of_atom))
         with restore_tensors(self.template):
             replace_values(self.template, lambda name, own: _make_empty(own, shapes[name]))
             self.describe(self.template)
-            yield self.template
+            outputs = self._quick_run(self.template, trace, labels, choices, same)
+        return trace, outputs
 
 
 def _make_empty(tensor: Tensor, shape: Sequence[int], device: str | None = None) -> Tensor:
@@ -391,7 +393,3 @@ def _make_empty(tensor: Tensor, shape: Sequence[int], device: str | None = None)
     if list(tensor.shape) == list(shape) and tensor.numel() <= _FEW and not device:
         return tensor.clone()
     return tensor.new_empty(shape, device=device)
-
-
-def _get_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in tensors_of(model).items()}
