@@ -68,9 +68,7 @@ def trace(
     module = unwrapped(module)
     inputs = example_input if isinstance(example_input, tuple | Mapping) else (example_input,)
     run = LabelledRun(_read_inputs(inputs), (False, True) if training else (False,))
-    _check_modules(module)
-    _check_initialised(module)
-    _check_precision(module, tensors_in(run.inputs))
+    _check_module(module, is_double=any(t.dtype == torch.float64 for t in tensors_in(run.inputs)))
     network = TracedNetwork.of(_move_to_cpu(module), run)
     if network.trace.failed:
         network = _note_failure(network)
@@ -151,31 +149,26 @@ def _read_inputs(inputs: tuple[Any, ...] | Mapping[str, Any]) -> Any:
     return read
 
 
-def _check_modules(module: nn.Module) -> None:
-    """Raise NsoptError if TorchScript compiled a part of the network."""
+def _check_module(module: nn.Module, is_double: bool) -> None:
+    """Raise NsoptError for a network that cannot be traced.
+
+    TorchScript hides operations, lazy modules do not know their inputs yet, and complex64
+    parameters do not fit inputs in float64, as after `double()`.
+    """
     for path, part in module.named_modules():
         if isinstance(part, torch.jit.ScriptModule):
             raise NsoptError(
                 f"{path or 'the network'} is compiled by TorchScript, which hides its operations: "
                 "trace the module from which it was compiled"
             )
-
-
-def _check_initialised(module: nn.Module) -> None:
-    """Raise NsoptError if lazy modules do not know their inputs yet."""
-    lazy = [name for name, p in module.named_parameters() if isinstance(p, UninitializedParameter)]
-    if lazy:
-        raise NsoptError(f"{lazy[0]} has no shape yet: call the network once before it is traced")
-
-
-def _check_precision(module: nn.Module, examples: Sequence[Tensor]) -> None:
-    """Raise NsoptError if inputs are float64 but parameters complex64, as after `double()`."""
-    single = [name for name, p in module.named_parameters() if p.dtype == torch.complex64]
-    if single and any(example.dtype == torch.float64 for example in examples):
-        raise NsoptError(
-            f"the input is float64, but {single[0]} is complex64, because double() does not "
-            "convert complex parameters: trace the network in float32"
-        )
+    for name, parameter in module.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise NsoptError(f"{name} has no shape yet: call the network once before it is traced")
+        if is_double and parameter.dtype == torch.complex64:
+            raise NsoptError(
+                f"the input is float64, but {name} is complex64, because double() does not "
+                "convert complex parameters: trace the network in float32"
+            )
 
 
 def _name_layers(network: TracedNetwork) -> tuple[str, ...]:
