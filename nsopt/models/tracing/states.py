@@ -4,7 +4,7 @@ import copy
 import gc
 import random
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from threading import RLock
 from types import BuiltinFunctionType, FunctionType, MethodType, NoneType
@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-_MISSING = object()
-_watching = RLock()  # the classes of modules change meanwhile
+_watching = RLock()  # the class of all modules changes meanwhile
 _sparing = RLock()
 _spared: list[tuple[int, int, int]] = []  # the collector's thresholds before, once for each block
 _NEVER = 2**31 - 1
@@ -84,7 +83,7 @@ def follow_modules(model: nn.Module, running: list[str]) -> Iterator[None]:
 
 @contextmanager
 def watch_attributes(
-    model: nn.Module, names: Mapping[str, Iterable[str]]
+    model: nn.Module, names: Mapping[str, Collection[str]]
 ) -> Iterator[set[tuple[str, str]]]:
     """Inside the block, collect which attributes code reads, as pairs of path and name.
 
@@ -94,41 +93,26 @@ def watch_attributes(
         model: a network.
         names: names of attributes by the paths of the modules that store them.
     """
-    modules = {path: model.get_submodule(path) for path in names}
-    paths = {id(module): path for path, module in modules.items()}
+    paths = {id(model.get_submodule(path)): path for path in names}
+    read = {
+        (path, name)
+        for path, own in names.items()
+        for name in own
+        if hasattr(getattr(type(model.get_submodule(path)), name, None), "__get__")
+    }
+
+    def get(module: nn.Module, name: str) -> Any:
+        path = paths.get(id(module))
+        if path is not None and name in names[path]:
+            read.add((path, name))
+        return object.__getattribute__(module, name)
+
     with _watching:
-        pairs = {(type(modules[path]), name) for path, own in names.items() for name in own}
-        default = {pair: getattr(*pair, _MISSING) for pair in pairs}
-        before = {pair: vars(pair[0]).get(pair[1], _MISSING) for pair in pairs}
-        watched = {pair for pair in pairs if not hasattr(default[pair], "__get__")}
-        read = {
-            (path, name)
-            for path, own in names.items()
-            for name in own
-            if (type(modules[path]), name) not in watched
-        }
-
-        def watch(kind: type, name: str) -> property:
-            def get(module: nn.Module) -> Any:
-                if id(module) in paths:
-                    read.add((paths[id(module)], name))
-                value = vars(module).get(name, default[kind, name])
-                if value is _MISSING:
-                    raise AttributeError(name)
-                return value
-
-            return property(get, lambda module, value: vars(module).update({name: value}))
-
+        nn.Module.__getattribute__ = get  # type: ignore[method-assign, assignment]
         try:
-            for kind, name in watched:
-                setattr(kind, name, watch(kind, name))
             yield read
         finally:
-            for kind, name in watched:
-                if before[kind, name] is _MISSING:
-                    delattr(kind, name)
-                else:
-                    setattr(kind, name, before[kind, name])
+            del nn.Module.__getattribute__
 
 
 @contextmanager
