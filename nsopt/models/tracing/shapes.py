@@ -85,12 +85,6 @@ def _broadcasts(one: Sequence[int], other: Sequence[int]) -> bool:
     return len(one) <= len(other) and all(n in (1, size) for n, size in sizes)
 
 
-def _replace_batched_product(func: Any, a: Tensor, b: Tensor) -> Any:
-    if a.shape[0] != b.shape[0] or a.shape[2] != b.shape[1] or a.dtype != b.dtype:
-        return func(a, b)
-    return _make_empty(a, *a.shape[:2], b.shape[2])
-
-
 def _replace_concatenation(func: Any, tensors: Sequence[Tensor], dim: int = 0) -> Any:
     tensors = [t for t in tensors if t.shape != (0,)] or tensors  # PyTorch skips empty vectors
     first = tensors[0]
@@ -210,9 +204,9 @@ def _replace_layer_norm(
 
 
 def _replace_product(func: Any, a: Tensor, b: Tensor) -> Any:
-    if a.shape[1] != b.shape[0] or a.dtype != b.dtype:
+    if a.shape[:-2] != b.shape[:-2] or a.shape[-1] != b.shape[-2] or a.dtype != b.dtype:
         return func(a, b)
-    return _make_empty(a, a.shape[0], b.shape[1])
+    return _make_empty(a, *a.shape[:-1], b.shape[-1])
 
 
 def _replace_sum_and_product(func: Any, bias: Tensor, a: Tensor, b: Tensor, **more: Any) -> Any:
@@ -242,7 +236,7 @@ RESULTS: dict[str, Callable[..., Any]] = {
     "empty": _replace_empty,
     "mm": _replace_product,
     "addmm": _replace_sum_and_product,
-    "bmm": _replace_batched_product,
+    "bmm": _replace_product,
     "cat": _replace_concatenation,
     **dict.fromkeys(_KERNELS.split(), _run_kernel),
     **dict.fromkeys(_VIEWS.split(), _replace_view),
