@@ -68,31 +68,21 @@ class TracedArchitecture:
         """Per group, how many channels a unit has in the first module that makes them."""
         return tuple(g.per_dimension[min(g.per_dimension)] for g in self.network.family.groups)
 
-    @property
+    @cached_property
     def narrowest(self) -> tuple[int, ...]:
         """The smallest widths at which networks run, found by trying."""
-        return self._narrowest
-
-    @cached_property
-    def _narrowest(self) -> tuple[int, ...]:
         return tuple(probe.find_narrowest(self.network).tolist())
 
     @property
     def rigid(self) -> tuple[bool, ...]:
-        """Per group, whether pruning cannot remove its units one by one."""
         return tuple(group.rigid for group in self.network.family.groups)
 
     @property
     def conditional(self) -> Mapping[str, tuple[Channels, Channels]]:
         return {}
 
-    @property
-    def layout(self) -> torch.memory_format:
-        """Memory layout of its networks and their inputs."""
-        return self._layout
-
     @cached_property
-    def _layout(self) -> torch.memory_format:
+    def layout(self) -> torch.memory_format:
         return best_layout(self.network.template, self.network.run.inputs)
 
     @property
@@ -102,7 +92,6 @@ class TracedArchitecture:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one example."""
         return tuple(self.network.run.first.shape[1:])
 
     @property
@@ -111,7 +100,6 @@ class TracedArchitecture:
         return self.network.outputs[0][-1]
 
     def check_widths(self, widths: Widths) -> tuple[int, ...]:
-        """Return `widths` as a tuple of ints. Raises NsoptError for invalid ones."""
         checked = read_widths(self, widths)
         for name, width, base in zip(self.layer_names, checked, self.base_widths, strict=True):
             if width > base and name in self.capped:
@@ -130,7 +118,6 @@ class TracedArchitecture:
                 )
 
     def build(self, widths: Widths) -> nn.Module:
-        """Return a newly initialised network. Raises NsoptError for invalid widths."""
         w = np.array(self.check_widths(widths), np.int64)
         model = self.network.build_empty(w)
         fill_buffers(model, self.network, w.tolist(), self.trained)
@@ -142,7 +129,6 @@ class TracedArchitecture:
         return model
 
     def shapes(self, widths: Widths) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of all tensors in the state of a network, without building it."""
         model = self.network.build_empty(np.array(self.check_widths(widths), np.int64), "meta")
         return shapes_of(model.state_dict())
 
@@ -226,19 +212,13 @@ class TracedArchitecture:
     def with_latency(self, latency: CostModel | None) -> Self:
         """Return a copy with a cost model for `latency`. It keeps the `narrowest` already found."""
         copy = replace(self, latency=latency)
-        vars(copy).update({**vars(self), "_narrowest": self.narrowest, "latency": latency})
+        vars(copy).update({**vars(self), "narrowest": self.narrowest, "latency": latency})
         return copy
 
     def cost(self, metric: str) -> LimitedCost:
         """Return the cost model for a metric, with the limits of the widths.
 
-        Args:
-            metric: `params`, `macs` (of one example), `activations` (numbers at their peak),
-                `flash` and `flash-int8` (bytes of the weights in float32 and int8), `memory` and
-                `memory-int8` (bytes of the activations), all exact, or `latency` (milliseconds).
-
-        Raises:
-            NsoptError: for an unknown metric, or if nsopt cannot count it for this network.
+        Raises NsoptError for an unknown metric, or if nsopt cannot count it for this network.
         """
         if metric == "latency":
             return self._limit(require_latency(self.name, self.latency))
