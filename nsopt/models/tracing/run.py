@@ -17,12 +17,16 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 from nsopt.models.activations import Buffer, BufferRecorder
 from nsopt.models.inputs import call_network, count_examples, tensors_in
 from nsopt.models.sizes import Size
+from nsopt.models.tracing import (  # noqa: F401  (they register their rules)
+    cut_rules,
+    index_rules,
+    product_rules,
+    shape_rules,
+)
 from nsopt.models.tracing.function_rules import FunctionRules
 from nsopt.models.tracing.groups import Family
 from nsopt.models.tracing.labels import Atoms, Labels, Trace, TraceError, select_atoms
 from nsopt.models.tracing.outputs import find_outputs
-from nsopt.models.tracing.rules import RULES
-from nsopt.models.tracing.shapes import RESULTS
 from nsopt.models.tracing.states import follow_modules, restore_modules, spare_collector
 from nsopt.models.tracing.tracer import Tracer, is_of_user
 
@@ -100,7 +104,7 @@ class LabelledRun:
                 only records it if that is so in training mode alone.
         """
         replay = None if choices is None else iter(choices)
-        tracer = Tracer(trace, RULES, RESULTS, replay, same)
+        tracer = Tracer(trace, replay, same)
         shapes: list[tuple[int, ...]] = []
         with follow_modules(model, tracer.running), _hide_logs(), spare_collector():
             for training in self.modes:
@@ -156,7 +160,7 @@ class LabelledRun:
         Raises:
             TraceError: if the network does not run.
         """
-        tracer = Tracer(Trace(count=count), RULES, RESULTS, same=lambda *_: True)
+        tracer = Tracer(Trace(count=count), same=lambda *_: True)
         fixed = np.zeros(len(family.groups), np.int64)
 
         def sizes_of(tensor: Tensor) -> list[Size]:

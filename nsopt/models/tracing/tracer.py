@@ -1,4 +1,4 @@
-"""Apply a rule to every ATen operation that a network runs (tracing/rules.py).
+"""Apply a rule to every ATen operation that a network runs.
 
 A dispatch mode sees every operation that the user's `forward` runs. Functional calls, bare
 parameters and custom modules therefore need no special treatment.
@@ -31,6 +31,7 @@ from nsopt.models.tracing.labels import (
     select_atoms,
 )
 from nsopt.models.tracing.picks import make_fakes, pick_all
+from nsopt.models.tracing.shapes import RESULTS
 from nsopt.models.tracing.values import Values
 
 ADVICE = ": decide there by shapes or by an argument, or trace the part of the network before it"
@@ -39,6 +40,7 @@ Rule = Callable[..., None]
 R = TypeVar("R", bound=Rule)
 _FILLS = ("full", "full_like", "new_full", "fill", "fill_", "scalar_tensor")
 _FEW = 100
+_RULES: dict[str, Rule] = {}  # by operation; without a rule, all atoms of its inputs freeze
 
 
 def rule(*operations: str) -> Callable[[R], R]:
@@ -48,11 +50,11 @@ def rule(*operations: str) -> Callable[[R], R]:
         operations: their names; one string may hold several, separated by spaces.
     """
 
-    def mark(function: R) -> R:
-        function.__dict__["operations"] = " ".join(operations).split()
+    def register(function: R) -> R:
+        _RULES.update(dict.fromkeys(" ".join(operations).split(), function))
         return function
 
-    return mark
+    return register
 
 
 class Tracer(TorchDispatchMode):
@@ -60,8 +62,6 @@ class Tracer(TorchDispatchMode):
 
     Args:
         trace: the tracer adds what it records to this trace.
-        rules: the rule of each ATen operation, by its name.
-        results: faster replacements of operations, by their names (tracing/shapes.py).
         replay: the choices of an earlier trace, to repeat them; None to make new ones.
         same: returns whether two arrays of atoms belong to the same units. If given, the tracer
             only checks: it joins and freezes nothing, and raises TraceError if a rule joins
@@ -76,8 +76,6 @@ class Tracer(TorchDispatchMode):
     def __init__(
         self,
         trace: Trace,
-        rules: dict[str, Rule],
-        results: dict[str, Callable[..., Any]],
         replay: Iterator[tuple[str, Any]] | None = None,
         same: Callable[[Atoms, Atoms], bool] | None = None,
     ) -> None:
@@ -86,8 +84,6 @@ class Tracer(TorchDispatchMode):
         self.values = Values()
         self.guessed = ""
         self.operation = ""
-        self._rules = rules
-        self._results = results
         self._replay = replay
         self._same = same
         self.running: list[str] = []
@@ -244,7 +240,7 @@ class Tracer(TorchDispatchMode):
         signature = _read_signature(func)
         if not (args and isinstance(args[0], Tensor) and not args[0].ndim):
             self.trace.operations[-1].append((signature.name, self.where))
-        made = self._results.get(signature.name)
+        made = RESULTS.get(signature.name)
         if signature.depends_on_values:
             if signature.operation != "index":
                 return self._answer(func, args, kwargs)
@@ -256,9 +252,9 @@ class Tracer(TorchDispatchMode):
         self.operation = signature.operation
         if numbers := signature.find_numbers((*args, *kwargs.values())):
             self.trace.numbers.append(numbers)
-        rule = self._rules.get(self.operation)
+        rule = _RULES.get(self.operation)
         if rule is None and signature.is_pointwise:
-            rule = self._rules["pointwise"]
+            rule = _RULES["pointwise"]
         if rule is not None:
             rule(self, result, *signature.bind(args, kwargs))
             return result
