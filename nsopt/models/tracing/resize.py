@@ -74,14 +74,15 @@ def describe_module(module: nn.Module, group_size: int | None) -> None:
     weight = original_weight(module)
     if isinstance(module, nn.MultiheadAttention):
         _describe_attention(module)
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        sized = module.running_mean if weight is None else weight
+        module.num_features = module.num_features if sized is None else len(sized)
     elif weight is None:
-        _describe_unweighted(module)
+        return
     elif isinstance(module, nn.modules.conv._ConvNd):
         _describe_convolution(module, weight, group_size)
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = weight.shape
-    elif isinstance(module, nn.modules.batchnorm._NormBase):
-        module.num_features = len(weight)
     elif isinstance(module, nn.GroupNorm):
         module.num_groups = len(weight) // group_size if group_size else module.num_groups
         module.num_channels = len(weight)
@@ -109,13 +110,6 @@ def _describe_convolution(
     if module.transposed:
         inputs, outputs = first, second * module.groups
     module.in_channels, module.out_channels = inputs, outputs
-
-
-def _describe_unweighted(module: nn.Module) -> None:
-    """Set the channels of a norm without affine parameters from its running statistics."""
-    mean = getattr(module, "running_mean", None)
-    if isinstance(module, nn.modules.batchnorm._NormBase) and mean is not None:
-        module.num_features = len(mean)
 
 
 def _describe_recurrent(module: nn.RNNBase, weight: Tensor) -> None:
