@@ -23,8 +23,6 @@ from nsopt.models.tracing.run import tensors_of
 _SIZES = re.compile(
     "(features|channels|planes|filters|hidden|hidden_size|embed|chs|chans|dims?|d_model|^c)$"
 )
-
-
 Size = tuple[str, int, int | None]  # an attribute, the size in it, and the length of a list
 Less = tuple[tuple[str, int, int], ...]  # tensors, axes, and how often their sizes count
 
@@ -60,36 +58,28 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Tie:
-    """A weight whose first two dimensions must belong to the same units."""
-
-    tensor: str
-
-
-@dataclass(frozen=True)
 class Lifts:
     """All numbers and ties of a network.
 
     Attributes:
         numbers: attributes that may have any meaning.
-        ties: square weights.
+        ties: names of weights whose first two dimensions must belong to the same units.
         unread: sizes that `forward` does not read, such as those of norms without parameters. Other
             code may, as `reset_classifier` of timm reads `num_features`.
     """
 
     numbers: tuple[Number, ...] = ()
-    ties: tuple[Tie, ...] = ()
+    ties: tuple[str, ...] = ()
     unread: tuple[Number, ...] = ()
 
     def __add__(self, other: "Lifts") -> "Lifts":
-        numbers = dict.fromkeys((*self.numbers, *other.numbers))
-        return replace(
-            self, numbers=tuple(numbers), ties=tuple(dict.fromkeys((*self.ties, *other.ties)))
-        )
+        numbers = tuple(dict.fromkeys((*self.numbers, *other.numbers)))
+        ties = tuple(dict.fromkeys((*self.ties, *other.ties)))
+        return replace(self, numbers=numbers, ties=ties)
 
     def join_ties(self, trace: Trace, labels: dict[str, Labels]) -> Trace:
         """Return a copy of the trace in which both sides of every tie are joined."""
-        sides = [select_atoms(labels[tie.tensor][:2]) for tie in self.ties]
+        sides = [select_atoms(labels[tensor][:2]) for tensor in self.ties]
         edges = [(pair[0], pair[1]) for pair in sides if len(pair) == 2]
         return replace(trace, edges=[*trace.edges, *edges])
 
@@ -217,17 +207,14 @@ def propose_ties(
     modules = dict(template.named_modules())
     own = set(groups)
     square = {
-        tensor: sides
-        for tensor, sides in _find_square_weights(family)
-        if Tie(tensor) not in known.ties
+        tensor: sides for tensor, sides in _find_square_weights(family) if tensor not in known.ties
     }
-
     owners = {tensor: _find_owner(modules, tensor) for tensor in square}
     kinds = dict.fromkeys(owners[tensor] for tensor, sides in square.items() if own & sides)
     for each in kinds:
-        yield Lifts(ties=tuple(Tie(tensor) for tensor in square if owners[tensor] == each))
+        yield Lifts(ties=tuple(tensor for tensor in square if owners[tensor] == each))
     for user in dict.fromkeys(user for user, _ in kinds):
-        yield Lifts(ties=tuple(Tie(tensor) for tensor in square if owners[tensor][0] is user))
+        yield Lifts(ties=tuple(tensor for tensor in square if owners[tensor][0] is user))
 
 
 def _find_owner(modules: dict[str, nn.Module], tensor: str) -> tuple[type[nn.Module], str]:
