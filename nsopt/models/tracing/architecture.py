@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.models.architecture import read_widths, relative_norms, require_latency, shapes_of
+from nsopt.models.inputs import tensors_in
 from nsopt.models.layout import best_layout
 from nsopt.models.sizes import Size, SizeCost
 from nsopt.models.tracing import probe
@@ -92,7 +93,7 @@ class TracedArchitecture:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        return tuple(self.network.run.first.shape[1:])
+        return tuple(tensors_in(self.network.run.inputs)[0].shape[1:])
 
     @property
     def num_classes(self) -> int:

@@ -290,7 +290,7 @@ class TracedNetwork:
             path: chain(m.parameters(), m.buffers()) for path, m in self.template.named_modules()
         }
         plain = {path for path, own in tensors.items() if next(own, None) is None}
-        return self.run.with_one_mode() if self.trace.runs_alike(plain) else self.run
+        return replace(self.run, modes=(False,)) if self.trace.runs_alike(plain) else self.run
 
     def check_cut(self, kept: Sequence[Atoms]) -> None:
         """Raise TraceError if a network of the kept units does not run, or joins other units."""

@@ -57,15 +57,6 @@ class LabelledRun:
         first = next(iter(tree_leaves(self.inputs, is_leaf=lambda each: isinstance(each, list))))
         return len(first) if isinstance(first, list) else count_examples(self.inputs)
 
-    @property
-    def first(self) -> Tensor:
-        """The first tensor among the inputs."""
-        return tensors_in(self.inputs)[0]
-
-    def with_one_mode(self) -> "LabelledRun":
-        """Return a copy in evaluation mode only."""
-        return LabelledRun(self.inputs, (False,))
-
     def with_one_example(self) -> "LabelledRun":
         """Return a copy with one example, in evaluation mode only."""
         count = self.count

@@ -125,7 +125,7 @@ def _note_failure(network: TracedNetwork) -> TracedNetwork:
         f"{kind} is {note}. Pass training=False to trace() if it is only used in evaluation mode",
         stacklevel=6,  # of three decorators, too
     )
-    return replace(network, run=network.run.with_one_mode())
+    return replace(network, run=replace(network.run, modes=(False,)))
 
 
 def _read_inputs(inputs: tuple[Any, ...] | Mapping[str, Any]) -> Any:
