@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nsopt.models.inputs import tensors_in
+from nsopt.models.inputs import identify_memory, tensors_in
 from nsopt.models.shortcuts import tie
 from nsopt.models.sizes import Size, SizeCost
 from nsopt.scaling.cost import Channels, IntArray, Numbers, Operation, compute_marginal, read_rows
@@ -57,8 +57,11 @@ class BufferRecorder(TorchDispatchMode):
         self._step = 0
 
     def take(self, inputs: Any) -> None:
-        """Record the inputs of a network."""
-        self._note(inputs)
+        """Record the inputs of a network, or what an operation makes."""
+        for tensor in tensors_in(inputs):
+            if identify_memory(tensor) not in self._buffers:
+                made = Buffer(tensor, self._sizes_of(tensor), self._step, self._step)
+                self._buffers[identify_memory(tensor)] = made
 
     def give(self, outputs: Any) -> None:
         """Record the outputs of a network: their buffers exist until the end."""
@@ -68,12 +71,12 @@ class BufferRecorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         self._step += 1
-        used = {_identify_storage(tensor) for tensor in tensors_in((args, kwargs))}
-        made = [tensor for tensor in tensors_in(result) if _identify_storage(tensor) not in used]
+        used = {identify_memory(tensor) for tensor in tensors_in((args, kwargs))}
+        made = [tensor for tensor in tensors_in(result) if identify_memory(tensor) not in used]
         if _is_view(func):
             self._note_views(made, tensors_in(args)[0])
             made = []
-        self._note(made)
+        self.take(made)
         if made or func._schema.is_mutable:  # a view does not use the memory
             for buffer in self._find((args, kwargs)):
                 buffer.last = self._step
@@ -84,19 +87,13 @@ class BufferRecorder(TorchDispatchMode):
         """The buffers that operations use."""
         return [b for b in self._buffers.values() if b.last > b.first and b.tensor.numel()]
 
-    def _note(self, tensors: Any) -> None:
-        for tensor in tensors_in(tensors):
-            if _identify_storage(tensor) not in self._buffers:
-                made = Buffer(tensor, self._sizes_of(tensor), self._step, self._step)
-                self._buffers[_identify_storage(tensor)] = made
-
     def _note_views(self, views: Sequence[Tensor], base: Tensor) -> None:
         """Record views whose memory PyTorch reports as their own, as it does for fake tensors."""
         for view in views:
-            self._views[_identify_storage(view)] = view, self._find_storage(base)
+            self._views[identify_memory(view)] = view, self._find_storage(base)
 
     def _find_storage(self, tensor: Tensor) -> int:
-        own = _identify_storage(tensor)
+        own = identify_memory(tensor)
         return self._views[own][1] if own in self._views else own
 
     def _find(self, tensors: Any) -> list[Buffer]:
@@ -108,11 +105,6 @@ def _is_view(func: Any) -> bool:
     """Return whether an operation returns only views of its first tensor."""
     aliases = [returned.alias_info for returned in func._schema.returns]
     return bool(aliases) and all(alias is not None and not alias.is_write for alias in aliases)
-
-
-def _identify_storage(tensor: Tensor) -> int:
-    """Return a number that identifies the memory of a tensor and its views."""
-    return int(tensor.untyped_storage()._cdata)
 
 
 def count_activations(buffers: Sequence[Buffer], layers: int) -> SizeCost:

@@ -27,6 +27,11 @@ def tensors_in(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
+def identify_memory(tensor: Tensor) -> int:
+    """Return a number that identifies the memory of a tensor and its views."""
+    return int(tensor.untyped_storage()._cdata)
+
+
 def count_examples(inputs: Any) -> int:
     """Return the batch size: the first dimension of the first tensor that has one.
 

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_map_only
 
-from nsopt.models.inputs import tensors_in
+from nsopt.models.inputs import identify_memory, tensors_in
 
 _MOST = 2**20  # elements of a tensor whose values are computed
 
@@ -50,7 +50,7 @@ class Values:
         value = self._known.get(key)
         if value is None or not self._overwritten:
             return value
-        return None if _find_memory(value) in self._overwritten else value
+        return None if identify_memory(value) in self._overwritten else value
 
     def compute(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Return the real result of an operation, or None if it is unknown."""
@@ -83,7 +83,7 @@ class Values:
             for place in _find_written(func):
                 target = args[place] if place < len(args) else None
                 if isinstance(target, Tensor) and (value := self.find(target)) is not None:
-                    self._overwritten.add(_find_memory(value))
+                    self._overwritten.add(identify_memory(value))
 
     def _store(self, tensor: Tensor, value: Tensor, sources: frozenset[int]) -> None:
         self._known[id(tensor)] = value
@@ -102,10 +102,6 @@ class Values:
             elif isinstance(argument, list | tuple) and not self._are_known(argument):
                 return False
         return True
-
-
-def _find_memory(value: Tensor) -> int:
-    return int(value.untyped_storage()._cdata)
 
 
 @cache
