@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
@@ -94,13 +93,12 @@ def select(tracer: Tracer, result: Any, x: Tensor, dim: int = 0, index: Any = No
 
 @rule("index")
 def index(tracer: Tracer, result: Tensor, x: Tensor, indices: Sequence[Tensor | None]) -> None:
-    """Freeze the dimensions that are indexed, and keep the labels of all others."""
+    """Freeze the dimensions that are indexed, and keep the labels of all others.
+
+    The tracer has replaced masks by indices.
+    """
     labels, asked = list(tracer.get(x)), [i for i in indices if i is not None]
     indexed = [d for d, i in enumerate(indices) if i is not None]
-    if any(i.dtype in (torch.bool, torch.uint8) for i in asked):
-        tracer.freeze("is indexed by a mask", *labels)
-        tracer.put(result, (None,) * result.ndim)
-        return
     tracer.freeze(
         "is indexed", *(labels[d] for d in indexed), *(a for i in asked for a in tracer.get(i))
     )

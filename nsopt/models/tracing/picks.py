@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_map_only
 
+from nsopt.models.tracing.shapes import find_mode
 from nsopt.models.tracing.values import Values
 
 _FEWEST = 2  # different values that `unique` finds
@@ -27,8 +28,7 @@ def make_fakes(values: Values, result: Any) -> Any:
     """
 
     def fake(real: Tensor) -> Tensor:
-        mode = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)
-        made = FakeTensor(mode, real.to("meta"), torch.device("cpu"))
+        made = FakeTensor(find_mode(), real.to("meta"), torch.device("cpu"))
         values.put(made, real)
         return made
 

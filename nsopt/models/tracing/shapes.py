@@ -18,18 +18,14 @@ from torch.utils._mode_utils import no_dispatch
 def _make_empty(
     like: Tensor, *sizes: int, layout: torch.memory_format = torch.contiguous_format
 ) -> Tensor:
-    """Return an empty tensor of these sizes, with the type and mode of `like`."""
-    fake = like if isinstance(like, FakeTensor) else None
-    mode = fake.fake_mode if fake is not None else _find_mode()
-    if mode is None:
-        return like.new_empty(sizes)
+    """Return an empty fake tensor of these sizes, with the type of `like`."""
     with no_dispatch():
         empty = torch.empty(sizes, dtype=like.dtype, device="meta", memory_format=layout)
-    return FakeTensor(mode, empty, like.device if fake is None else fake.fake_device)
+    return FakeTensor(find_mode(), empty, like.device)
 
 
-def _find_mode() -> Any:
-    """Return the active mode of fake tensors, or None."""
+def find_mode() -> Any:
+    """Return the active mode of fake tensors."""
     return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)
 
 
@@ -104,12 +100,11 @@ def _make_empty_like(x: Tensor) -> Tensor:
 
 
 def _replace_empty(func: Any, sizes: Any, *args: Any, **more: Any) -> Any:
-    fake = _find_mode()
-    if args or fake is None:
+    if args:
         return func(sizes, *args, **more)
     with no_dispatch():
         empty = func(sizes, **{**more, "device": "meta"})
-    return FakeTensor(fake, empty, torch.device(more.get("device") or "cpu"))
+    return FakeTensor(find_mode(), empty, torch.device(more.get("device") or "cpu"))
 
 
 def _replace_constant(func: Any, x: Tensor) -> Any:
