@@ -13,7 +13,6 @@ from functools import partial
 from itertools import chain
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nsopt.models.tracing.labels import Atoms, Trace, TraceError
 from nsopt.models.tracing.lifts import find_sizes, propose_numbers, propose_ties
@@ -97,45 +96,25 @@ def find_capped(network: TracedNetwork) -> Reasons:
 def find_counted(network: TracedNetwork, after: Numbers) -> list[int]:
     """Return the exact groups with whose sizes the code calculates, as in `y / y.shape[1]`.
 
-    Such a network calculates with other numbers at other widths. Each of them is compared in runs
-    in which some groups have one unit less. A group is at fault for a number that changes in all
-    runs in which the group does.
+    Such a network calculates with other numbers if a group has one unit less.
 
     Args:
         network: the network.
         after: the numbers of a network in which all wide groups have one unit less.
     """
     exact = [i for i, g in enumerate(network.family.groups) if g.exact and g.width > 1]
-    if len(after) != len(network.trace.numbers):  # the first run may have filled a cache
-        again = _resize(network, lambda width: width, [])
-        network = replace(network, trace=replace(network.trace, numbers=again.numbers))
-    narrow = any(network.family.widths[i] <= FEWEST_SEEN for i in exact)
-    if after == network.trace.numbers and not narrow:
-        return []
-    changed = _find_changes(network, exact)
-    blamed = np.ones((int(changed.sum()), len(exact)), np.bool_)
-    for bit in range(len(exact).bit_length() if changed.any() else 0):
-        for side in (0, 1):
-            some = np.array([place >> bit & 1 == side for place in range(len(exact))])
-            also = _find_changes(network, [exact[place] for place in np.flatnonzero(some)])
-            blamed &= also[changed][:, None] | ~some
-    blamed[~blamed.any(axis=1)] = True
-    return [exact[place] for place in np.flatnonzero(blamed.any(axis=0))]
-
-
-def _find_changes(network: TracedNetwork, some: Sequence[int]) -> NDArray[np.bool_]:
-    """Return which numbers of a run change if these groups have one unit less.
-
-    All do if there are more or fewer of them, or if the network does not run.
-    """
     before = network.trace.numbers
-    try:
-        after = _resize(network, lambda width: width - 1, some).numbers
-    except TraceError:
-        after = []
-    if len(after) != len(before):
-        return np.ones(max(1, len(before)), np.bool_)
-    return np.array([one != other for one, other in zip(before, after, strict=True)], np.bool_)
+    if len(after) != len(before):  # the first run may have filled a cache
+        before = _resize(network, lambda width: width, []).numbers
+    narrow = any(network.family.widths[i] <= FEWEST_SEEN for i in exact)
+    if after == before and not narrow:
+        return []
+
+    def attempt(some: Sequence[int]) -> None:
+        if _resize(network, lambda width: width - 1, some).numbers != before:
+            raise TraceError("the network calculates with other numbers")
+
+    return sorted(_find_culprits(network, exact, attempt))
 
 
 def find_narrowest(network: TracedNetwork) -> Atoms:
