@@ -167,7 +167,6 @@ class TableActivations:
         return int(largest) if w.ndim == 1 else largest
 
     def marginal(self, widths: ArrayLike) -> Numbers:
-        """Return what one more filter in each layer costs at these widths: (L,), or (N, L)."""
         return compute_marginal(self, widths)
 
     def _record(self, equal: Sequence[tuple[Channels, Channels]]) -> SizeCost:

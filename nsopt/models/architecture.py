@@ -233,12 +233,7 @@ class TableArchitecture:
         ]
 
     def inherit(self, model: nn.Module, kept: Sequence[Tensor], widths: Widths) -> nn.Module:
-        """Return a network of `widths` with the kept channels of a trained `model`.
-
-        Args:
-            kept: per group, indices of at most `widths[l]` channels. All others, and projections
-                that `model` does not have, are newly initialised.
-        """
+        """See `Architecture`. Projections that `model` does not have are newly initialised."""
         smaller = self.build(widths).to(next(model.parameters()).device)
         modules, sources = dict(smaller.named_modules()), dict(model.named_modules())
         for operation in self.operations:

@@ -60,5 +60,4 @@ class SizeCost:
         return self(widths)
 
     def marginal(self, widths: ArrayLike) -> Numbers:
-        """Return the cost of one more unit of each width, (L,), or (N, L) for N rows of widths."""
         return compute_marginal(self, widths)

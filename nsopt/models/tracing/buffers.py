@@ -28,13 +28,7 @@ def fill_buffers(
 ) -> None:
     """Fill the buffers and frozen parameters of `model`, and reset the statistics of its norms.
 
-    Frozen norms keep their statistics.
-
-    Args:
-        model: a network of the same family as `network`.
-        network: the traced network.
-        widths: those of `model`.
-        trained: names of the parameters that are not frozen.
+    Frozen norms keep their statistics. `trained` names the parameters that are not frozen.
     """
     for norm in _find_norms(model, trained).values():
         norm.reset_running_stats()
@@ -49,12 +43,7 @@ def fill_buffers(
 def find_capped(network: TracedNetwork, trained: Collection[str]) -> dict[int, str]:
     """Return the groups that cannot grow because a constant has different values per unit.
 
-    Args:
-        network: the traced network.
-        trained: names of the parameters that are not constant.
-
-    Returns:
-        Reasons, by the index of the group.
+    The reasons are by the index of the group. `trained` names the parameters that are not constant.
     """
     reasons: dict[int, str] = {}
     constants = _find_constants(network.template, trained)

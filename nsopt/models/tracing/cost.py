@@ -67,9 +67,7 @@ class LimitedCost:
         return self.cost(widths)
 
     def lower_bound(self, widths: ArrayLike) -> Any:
-        """Return a bound that never falls as a width grows."""
         return self.cost.lower_bound(widths)
 
     def marginal(self, widths: ArrayLike) -> Numbers:
-        """Return the cost of one more unit in each group, (L,), or (N, L)."""
         return self.cost.marginal(widths)

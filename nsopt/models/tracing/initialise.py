@@ -63,7 +63,6 @@ class Filled:
     value: float
 
     def draw(self, tensor: Tensor, fans: dict[Fan, int]) -> None:
-        """Fill a tensor according to this law, in place."""
         with torch.no_grad():
             tensor.fill_(self.value)
 
@@ -76,7 +75,6 @@ class Copied:
     other: Drawn
 
     def draw(self, tensor: Tensor, fans: dict[Fan, int]) -> None:
-        """Fill a tensor according to this law, in place."""
         if tensor.shape == self.values.shape:
             tensor.copy_(self.values)
         else:
