@@ -103,6 +103,14 @@ def describe_state(value: Any, seen: dict[int, int] | None = None) -> Any:
     return parts
 
 
+def trace_unchanged(model: nn.Module, x: Any, **options: Any) -> TracedArchitecture:
+    """Trace a module, which must stay as it is, to the byte."""
+    before = describe_state(model)
+    arch = trace(model, x, **options)
+    assert describe_state(model) == before
+    return arch
+
+
 def choose_units(arch: TracedArchitecture, seed: int, inexact: bool) -> list[Atoms]:
     """Choose some units of every group; all units of groups where removing differs from zeroing."""
     generator = np.random.default_rng(seed)
@@ -147,6 +155,19 @@ def check_pruning(arch: TracedArchitecture, model: nn.Module, x: Inputs) -> None
     assert float((found - expected).abs().max()) <= 1e-12 * max(1, float(expected.abs().max()))
     check_costs(arch, smaller, count_units(arch, kept), x)
     compute_outputs(smaller.train(), x).sum().backward()
+
+
+def check_network_of(
+    arch: TracedArchitecture, model: nn.Module, x: Inputs, widths: list[int], searches: bool
+) -> None:
+    """All checks but exports, for a network of these widths."""
+    assert list(arch.base_widths) == widths
+    check_costs(arch, model, arch.base_widths, x)
+    check_building(arch, x)
+    if searches:
+        check_search(arch, x)
+    randomise(model)
+    check_pruning(arch, model, x)
 
 
 def keeps_all(arch: TracedArchitecture, kept: Sequence[Atoms]) -> bool:
@@ -312,10 +333,7 @@ def trace_network(word: str, size: int) -> tuple[TracedArchitecture, nn.Module, 
     """Return a traced network by name, its module, and two images."""
     torch.manual_seed(0)
     model, x = network_factory(word)(10), torch.randn(2, 3, size, size)
-    before = describe_state(model)
-    arch = trace(model, x, word)
-    assert describe_state(model) == before
-    return arch, model, x
+    return trace_unchanged(model, x, name=word), model, x
 
 
 def check_network(

@@ -21,11 +21,10 @@ from tests.models.tracing.checks import (
     Inputs,
     check_building,
     check_costs,
-    check_pruning,
+    check_network_of,
     check_search,
-    describe_state,
     distance_from_one,
-    randomise,
+    trace_unchanged,
 )
 
 NETWORKS: dict[type[nn.Module], tuple[Any, list[int]]] = {  # inputs, widths in forward order
@@ -55,21 +54,12 @@ NETWORKS: dict[type[nn.Module], tuple[Any, list[int]]] = {  # inputs, widths in 
 def trace_network(kind: type[nn.Module]) -> tuple[TracedArchitecture, nn.Module, Inputs]:
     torch.manual_seed(0)
     model, (x, _) = kind(), NETWORKS[kind]
-    before = describe_state(model)
-    arch = trace(model, x)
-    assert describe_state(model) == before
-    return arch, model, x
+    return trace_unchanged(model, x), model, x
 
 
 @pytest.mark.parametrize("kind", NETWORKS, ids=lambda kind: kind.__name__)
 def test_a_network_can_be_traced_resized_searched_and_pruned(kind: type[nn.Module]) -> None:
-    arch, model, x = trace_network(kind)
-    assert list(arch.base_widths) == NETWORKS[kind][1]
-    check_costs(arch, model, arch.base_widths, x)
-    check_building(arch, x)
-    check_search(arch, x)
-    randomise(model)
-    check_pruning(arch, model, x)
+    check_network_of(*trace_network(kind), NETWORKS[kind][1], searches=True)
 
 
 def test_norms_without_parameters_store_the_new_widths() -> None:

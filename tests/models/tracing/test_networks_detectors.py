@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-import nsopt
 from nsopt.models.tracing.originals import copy_model
 from nsopt.torchvision_import import import_torchvision
-from tests.models.tracing.checks import choose_units, describe_state, randomise, with_zeros
+from tests.models.tracing.checks import choose_units, randomise, trace_unchanged, with_zeros
 from tests.models.tracing.operators import install_operators
 
 pytestmark = [pytest.mark.networks, pytest.mark.filterwarnings("ignore")]
@@ -44,9 +43,7 @@ def test_a_whole_detector_comes_back_smaller(name: str) -> None:
     install_operators()
     torch.manual_seed(0)
     model, x = make_detector(name), torch.rand(2, 3, 96, 96)
-    before = describe_state(model)
-    arch = nsopt.trace(model, x, training=False)
-    assert describe_state(model) == before
+    arch = trace_unchanged(model, x, training=False)
     count, share = DETECTORS[name]
     half = [max(1, width // 2) for width in arch.base_widths]
     assert len(arch.base_widths) >= count

@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import nsopt
 from nsopt.models.tracing.originals import copy_model
 from nsopt.torchvision_import import import_torchvision
-from tests.models.tracing.checks import choose_units, describe_state, randomise, with_zeros
+from tests.models.tracing.checks import choose_units, randomise, trace_unchanged, with_zeros
 
 pytestmark = [pytest.mark.networks, pytest.mark.filterwarnings("ignore")]
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -65,9 +64,7 @@ def test_a_transformer_comes_back_smaller(name: str) -> None:
     torch.manual_seed(0)
     model, inputs = make_network(name)
     model.eval()
-    before = describe_state(model)
-    arch = nsopt.trace(model, inputs)
-    assert describe_state(model) == before
+    arch = trace_unchanged(model, inputs)
     assert len(arch.base_widths) >= 2
     randomise(model)
     kept = choose_units(arch, seed=0, inexact=False)

@@ -14,7 +14,7 @@ from torch import nn
 
 import nsopt
 from nsopt.torchvision_import import import_torchvision
-from tests.models.tracing.checks import check_pruning, describe_state, randomise
+from tests.models.tracing.checks import check_pruning, randomise, trace_unchanged
 
 pytestmark = [
     pytest.mark.networks,
@@ -49,9 +49,7 @@ def make_yolo(ultralytics: Any, name: str) -> tuple[Any, nn.Module]:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_yolo_can_be_traced_and_pruned(ultralytics: Any, name: str) -> None:
     _, model = make_yolo(ultralytics, name)
-    before = describe_state(model)
-    arch = nsopt.trace(model, X)
-    assert describe_state(model) == before
+    arch = trace_unchanged(model, X)
     widths, share = NETWORKS[name]
     assert len(arch.base_widths) >= widths
     half = [max(1, width // 2) for width in arch.base_widths]

@@ -9,14 +9,7 @@ from torch import Tensor, nn
 from nsopt.errors import NsoptError
 from nsopt.models.tracing.trace import trace
 from tests.models.tracing import parts
-from tests.models.tracing.checks import (
-    check_building,
-    check_costs,
-    check_pruning,
-    check_search,
-    describe_state,
-    randomise,
-)
+from tests.models.tracing.checks import check_network_of, check_pruning, trace_unchanged
 
 GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
     parts.CodesOfPlaces: [16, 24],
@@ -43,16 +36,9 @@ GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
 def test_a_network_can_be_traced_resized_searched_and_pruned(kind: type[nn.Module]) -> None:
     torch.manual_seed(0)
     model, x = kind(), torch.randn(2, 3, 32, 32)
-    before = describe_state(model)
-    arch = trace(model, x)
-    assert describe_state(model) == before
-    assert list(arch.base_widths) == GROUPS[kind]
+    arch = trace_unchanged(model, x)
     assert arch.explain().splitlines()[0] == f"{arch.name}: {len(GROUPS[kind])} widths"
-    check_costs(arch, model, arch.base_widths, x)
-    check_building(arch, x)
-    check_search(arch, x)
-    randomise(model)
-    check_pruning(arch, model, x)
+    check_network_of(arch, model, x, GROUPS[kind], searches=True)
 
 
 def test_sizes_of_unequal_parts_follow_the_widths() -> None:

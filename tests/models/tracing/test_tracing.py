@@ -14,13 +14,7 @@ from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.labels import TraceError
 from nsopt.models.tracing.trace import trace
 from tests.models.tracing import awkward, fields, parts
-from tests.models.tracing.checks import (
-    check_building,
-    check_costs,
-    check_pruning,
-    describe_state,
-    randomise,
-)
+from tests.models.tracing.checks import check_network_of, trace_unchanged
 
 GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
     awkward.Chunks: [8, 16, 24],
@@ -54,20 +48,12 @@ GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
 def trace_network(kind: type[nn.Module]) -> tuple[TracedArchitecture, nn.Module, torch.Tensor]:
     torch.manual_seed(0)
     model, x = kind(), torch.randn(2, 3, 32, 32)
-    before = describe_state(model)
-    arch = trace(model, x)
-    assert describe_state(model) == before
-    return arch, model, x
+    return trace_unchanged(model, x), model, x
 
 
 @pytest.mark.parametrize("kind", GROUPS, ids=lambda kind: kind.__name__)
 def test_an_awkward_network_can_be_traced_pruned_and_resized(kind: type[nn.Module]) -> None:
-    arch, model, x = trace_network(kind)
-    assert list(arch.base_widths) == GROUPS[kind]
-    check_costs(arch, model, arch.base_widths, x)
-    check_building(arch, x)
-    randomise(model)
-    check_pruning(arch, model, x)
+    check_network_of(*trace_network(kind), GROUPS[kind], searches=False)
 
 
 def test_one_run_finds_the_code_that_stops_a_width_from_growing() -> None:
