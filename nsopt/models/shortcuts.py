@@ -23,7 +23,8 @@ def tie(count: int, pairs: ArrayLike) -> IntArray:
     """
     one, other = np.array(pairs, np.int64).reshape(-1, 2).T
     graph = coo_matrix((np.ones(len(one), np.int8), (one, other)), (count, count))
-    return connected_components(graph, directed=False)[1].astype(np.int64)
+    groups: IntArray = connected_components(graph, directed=False)[1].astype(np.int64)
+    return groups
 
 
 def members(group_of: Sequence[int], values: Sequence[T]) -> tuple[tuple[T, ...], ...]:
