@@ -101,18 +101,23 @@ def watch_attributes(
         if hasattr(getattr(type(model.get_submodule(path)), name, None), "__get__")
     }
 
-    def get(module: nn.Module, name: str) -> Any:
-        path = paths.get(id(module))
-        if path is not None and name in names[path]:
-            read.add((path, name))
-        return object.__getattribute__(module, name)
-
     with _watching:
-        nn.Module.__getattribute__ = get  # type: ignore[method-assign, assignment]
+        before = vars(nn.Module).get("__getattribute__")
+
+        def get(module: nn.Module, name: str) -> Any:
+            path = paths.get(id(module))
+            if path is not None and name in names[path]:
+                read.add((path, name))
+            return (before or object.__getattribute__)(module, name)
+
         try:
+            nn.Module.__getattribute__ = get  # type: ignore[method-assign, assignment]
             yield read
         finally:
-            del nn.Module.__getattribute__
+            if before is None:
+                del nn.Module.__getattribute__
+            else:
+                nn.Module.__getattribute__ = before  # type: ignore[method-assign]
 
 
 @contextmanager

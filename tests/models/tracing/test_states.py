@@ -195,6 +195,15 @@ def test_attributes_that_code_reads_are_noted_and_classes_stay() -> None:
     assert (inner.dim, dict(vars(Sized))) == (6, before)
 
 
+def test_attributes_can_be_watched_in_a_block_that_watches_others() -> None:
+    model: Any = nn.Sequential(Sized(8))
+    with watch_attributes(model, {"0": ["dim"]}) as outer:
+        with watch_attributes(model, {"0": ["dim"]}) as inner:
+            assert (model[0].dim, inner) == (8, {("0", "dim")})
+        assert (model[0].dim, outer) == (8, {("0", "dim")})
+    assert "__getattribute__" not in vars(nn.Module)
+
+
 def test_the_garbage_collector_is_as_before_after_traces_that_overlap() -> None:
     before = gc.get_threshold()
     first, second = spare_collector(), spare_collector()
