@@ -88,6 +88,12 @@ class Supervision(Protocol):
         """Return what distinguishes it from others, for the identity of a checkpoint."""
 
 
+def evaluations_of(supervision: Supervision, compute: Compute) -> dict[str, Evaluation]:
+    """Return the evaluations of a task: `validation`, and `test` if there is one."""
+    found = {"validation": supervision.validation(compute), "test": supervision.test(compute)}
+    return {name: evaluation for name, evaluation in found.items() if evaluation is not None}
+
+
 def evaluate(evaluation: Evaluation, model: nn.Module, compute: Compute) -> float:
     """Return the score of a network on the device of `compute`; call it inside `computing`."""
     while not evaluation.complete:

@@ -27,7 +27,7 @@ from nsopt.models.tracing.originals import copy_model
 from nsopt.progress import Progress, Silent
 from nsopt.scaling.cost import Widths
 from nsopt.tasks.supervise import supervise
-from nsopt.tasks.supervision import Loss, Supervision, evaluate
+from nsopt.tasks.supervision import Evaluation, Loss, Supervision, evaluate, evaluations_of
 from nsopt.tasks.task import Task
 from nsopt.training.fine_tuning import average_of, free_statistics, make_schedule
 from nsopt.training.kernels.swap import fast_kernels
@@ -214,8 +214,7 @@ class _Training:
         self.length = max(settings.epochs, -(-(settings.least_steps or 0) // per_epoch))
         longer = settings.updated(epochs=self.length)
         self._schedule = make_schedule(self._optimizer, longer, per_epoch)
-        self._validation = supervision.validation(compute)
-        self._test = supervision.test(compute)
+        self._evaluations = evaluations_of(supervision, compute)
         self._batch, self._examples = 0, 0
         self._loss = torch.zeros((), device=compute.device)
         self._started = time.perf_counter()
@@ -225,12 +224,9 @@ class _Training:
     def score_start(self) -> None:
         """Score the weights that training begins with, which may stay the best ones."""
         with self._randomness.in_use():
-            score = evaluate(self._validation, self._evaluated, self._compute)
-            tested = None
-            if self._test is not None:
-                tested = evaluate(self._test, self._evaluated, self._compute)
-        self._keep_if_best(Epoch(math.nan, score, tested))
-        self._forget_scores()
+            for evaluation in self._evaluations.values():
+                evaluate(evaluation, self._evaluated, self._compute)
+        self._keep_if_best(self._take_scores(math.nan))
 
     def load_best(self, model: nn.Module) -> Epoch:
         """Load the kept weights into `model`; return their epoch."""
@@ -245,10 +241,12 @@ class _Training:
             weights = self._evaluated.state_dict()
             self._best = epoch, {name: tensor.clone() for name, tensor in weights.items()}
 
-    def _forget_scores(self) -> None:
-        self._validation.start_over()
-        if self._test is not None:
-            self._test.start_over()
+    def _take_scores(self, train_loss: float) -> Epoch:
+        """Return an epoch with the scores, and forget them."""
+        epoch = Epoch(train_loss, *(each.score for each in self._evaluations.values()))
+        for evaluation in self._evaluations.values():
+            evaluation.start_over()
+        return epoch
 
     @property
     def seconds(self) -> float:
@@ -266,12 +264,13 @@ class _Training:
                 self._train_batch()
                 if self._batch == self._data.per_epoch:
                     self._check_loss()
-            elif not self._validation.complete:
-                self._validation.advance(self._evaluated)
-            elif self._test is not None:
-                self._test.advance(self._evaluated)
-            if self._validation.complete and (self._test is None or self._test.complete):
+            else:
+                self._find_unfinished()[0].advance(self._evaluated)
+            if not self._find_unfinished():
                 self._end_epoch()
+
+    def _find_unfinished(self) -> list[Evaluation]:
+        return [each for each in self._evaluations.values() if not each.complete]
 
     @property
     def _evaluated(self) -> nn.Module:
@@ -310,10 +309,8 @@ class _Training:
 
     def _end_epoch(self) -> None:
         mean_loss = float(self._loss) / self._examples
-        test = None if self._test is None else self._test.score
-        self.epochs.append(Epoch(mean_loss, self._validation.score, test))
+        self.epochs.append(self._take_scores(mean_loss))
         self._keep_if_best(self.epochs[-1])
-        self._forget_scores()
         self._batch, self._examples = 0, 0
         self._loss = torch.zeros_like(self._loss)
 
@@ -325,8 +322,6 @@ class _Training:
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
             "data": self._data.state(),
-            "validation": self._validation.state(),
-            "test": None if self._test is None else self._test.state(),
             "batch": self._batch,
             "examples": self._examples,
             "loss": self._loss,
@@ -334,6 +329,7 @@ class _Training:
             "best": None if self._best is None else [list(astuple(self._best[0])), self._best[1]],
             "random": self._randomness.state(),
             "seconds": self.seconds,
+            **{name: evaluation.state() for name, evaluation in self._evaluations.items()},
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -344,9 +340,8 @@ class _Training:
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         self._data.restore(state["data"])
-        self._validation.restore(state["validation"])
-        if self._test is not None:
-            self._test.restore(state["test"])
+        for name, evaluation in self._evaluations.items():
+            evaluation.restore(state[name])
         self._batch, self._examples, self._loss = state["batch"], state["examples"], state["loss"]
         self.epochs = [Epoch(*numbers) for numbers in state["epochs"]]
         if state["best"] is not None:

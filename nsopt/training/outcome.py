@@ -19,27 +19,37 @@ class Epoch:
 
     train_loss: float
     score: float
-    test_score: float | None
+    test_score: float | None = None
 
 
 @dataclass(frozen=True)
-class TrainingNumbers:
-    """The numbers of a training; scores at the epoch whose weights are kept.
+class Outcome:
+    """The result of a training.
 
     Attributes:
-        kept: the epoch whose weights are kept: the last one, or with `keep_best` the best one. Its
-            `train_loss` is NaN if these are the weights that training began with.
+        widths: of the network, L integers.
+        epochs: an `Epoch` each.
+        kept: the epoch whose weights `model` has: the last one, or with `keep_best` the best one.
+            Its `train_loss` is NaN if these are the weights that training began with.
+        score: of the validation, with these weights; for images their accuracy (%).
+        test_score: of the test, likewise; None for a task without a test.
+        test_score_best_epoch: of the best epoch, selected on the test as in the paper; only for
+            comparison.
+        val_accuracy: `score` of a classifier of images.
+        test_accuracy: `test_score` of a classifier of images.
+        losses: mean training loss of every epoch.
         seconds: of training and evaluation, without interruptions.
+        model: the trained network, on the device of the training.
     """
 
     widths: tuple[int, ...]
     epochs: tuple[Epoch, ...]
     seconds: float
     kept: Epoch
+    model: nn.Module = field(repr=False, compare=False)
 
     @property
     def losses(self) -> tuple[float, ...]:
-        """Mean training loss per epoch."""
         return tuple(epoch.train_loss for epoch in self.epochs)
 
     @property
@@ -52,40 +62,16 @@ class TrainingNumbers:
 
     @property
     def test_score_best_epoch(self) -> float | None:
-        """Selected on the test set, as in the paper; nsopt only reports it."""
         scores = [epoch.test_score for epoch in self.epochs if epoch.test_score is not None]
         return max(scores, default=None)
 
     @property
     def val_accuracy(self) -> float:
-        """The score of a classifier of images."""
         return self.score
 
     @property
     def test_accuracy(self) -> float:
-        """The test score of a classifier of images. Raises NsoptError without a test."""
+        """Raises NsoptError without a test."""
         if self.test_score is None:
             raise NsoptError("the task has no test: nsopt.Task(..., test=...)")
         return self.test_score
-
-
-@dataclass(frozen=True)
-class Outcome(TrainingNumbers):
-    """The result of a training.
-
-    Attributes:
-        widths: of the network, L integers.
-        epochs: an `Epoch` each.
-        kept: the epoch whose weights `model` has; the last one, unless the settings say otherwise.
-        score: of the validation, with these weights; for images their accuracy (%).
-        test_score: of the test, likewise; None for a task without a test.
-        test_score_best_epoch: of the best epoch, selected on the test as in the paper; only for
-            comparison.
-        val_accuracy: `score` of a classifier of images.
-        test_accuracy: `test_score` of a classifier of images.
-        losses: mean training loss of every epoch.
-        seconds: of training and evaluation, without interruptions.
-        model: the trained network, on the device of the training.
-    """
-
-    model: nn.Module = field(repr=False, compare=False)

@@ -14,7 +14,7 @@ from nsopt.compute.device import Compute
 from nsopt.compute.random_state import use_seed
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
-from nsopt.tasks.supervision import Supervision, evaluate
+from nsopt.tasks.supervision import Supervision, evaluate, evaluations_of
 from nsopt.training.outcome import Epoch, Outcome
 
 
@@ -74,9 +74,7 @@ def train_by(
             "tensors"
         )
     trained = trained.to(compute.device).eval()
-    test = supervision.test(compute)
     with compute.computing():
-        score = evaluate(supervision.validation(compute), trained, compute)
-        tested = None if test is None else evaluate(test, trained, compute)
-    epoch = Epoch(math.nan, score, tested)
+        evaluations = evaluations_of(supervision, compute).values()
+        epoch = Epoch(math.nan, *(evaluate(each, trained, compute) for each in evaluations))
     return Outcome(widths, (epoch,), time.perf_counter() - began, epoch, trained)
