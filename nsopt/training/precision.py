@@ -1,16 +1,28 @@
 """Choose the precision of training by timing a step in each."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
-from nsopt.compute.device import Compute, resolve_compute
+import torch
+from torch.nn import functional
+from torch.utils._pytree import tree_map_only
+
+from nsopt.compute.device import Compute, place, resolve_compute, wait_for
+from nsopt.compute.memory import keep_memory
+from nsopt.compute.out_of_memory import explain_out_of_memory
+from nsopt.compute.random_state import use_seed
 from nsopt.data.images import ImageData
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.cost import Widths
 from nsopt.settings import SgdSettings
+from nsopt.tasks.supervision import Loss
 from nsopt.tasks.task import Task, TaskSupervision
-from nsopt.training.step import time_batch, time_step
+from nsopt.training.kernels.swap import fast_kernels
+from nsopt.training.step import sgd, train_step
 
+_TIMED, _ENOUGH_SECONDS = 3, 0.5
 _TURNS = 2  # of each precision, so that a change of the machine's speed matters little
 
 
@@ -32,11 +44,11 @@ def choose_compute(
         NsoptError: for an unknown or unavailable device, or an unknown precision.
     """
 
-    def time(compute: Compute) -> float:
+    def time_step(compute: Compute) -> float:
         return time_training_step(arch, widths, settings.batch_size, task, compute)
 
     compute = resolve_compute(settings.device, settings.precision)
-    return faster(compute, time) if settings.precision == "auto" and compute.bf16 else compute
+    return faster(compute, time_step) if settings.precision == "auto" and compute.bf16 else compute
 
 
 def time_training_step(
@@ -46,16 +58,42 @@ def time_training_step(
     task: Task | ImageData,
     compute: Compute,
 ) -> float:
-    """Return the seconds of a training step: on random images, or on the first batch of a task."""
-    if not isinstance(task, Task):
-        return time_step(arch, widths, batch_size, compute)
-    own = TaskSupervision(task, compute.device)
-    return time_batch(arch, widths, own.batches(0, seed=0).next(), own.loss, compute)
+    """Return the seconds of a training step: on random images, or on the first batch of a task.
+
+    Raises:
+        OutOfMemoryError: if a batch of images does not fit the device.
+    """
+    if isinstance(task, Task):
+        own = TaskSupervision(task, compute.device)
+        return _time_batch(arch, widths, own.batches(0, seed=0).next(), own.loss, compute)
+    with use_seed(0, compute.device):
+        images = torch.rand(batch_size, *arch.input_shape)
+    labels = torch.zeros(batch_size, dtype=torch.int64)
+    with explain_out_of_memory(compute.device, batch_size):
+        return _time_batch(arch, widths, (images, labels), functional.cross_entropy, compute)
 
 
-def faster(compute: Compute, time: Callable[[Compute], float]) -> Compute:
-    """Return a device in bf16 or in float32, whichever `time` finds faster."""
+def _time_batch(
+    arch: Architecture, widths: Widths, batch: tuple[Any, Any], loss: Loss, compute: Compute
+) -> float:
+    """Train a network for up to three steps on a batch; return the seconds of the fastest."""
+    device, seconds = compute.device, list[float]()
+    with compute.computing(), use_seed(0, device), keep_memory(device):
+        model = place(arch.build(widths), device, arch.layout)
+        inputs, targets = tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), batch)
+        optimizer = sgd(model, lr=0.001, momentum=0.9, weight_decay=0.0)
+        with fast_kernels(model):
+            while len(seconds) < _TIMED and sum(seconds) < _ENOUGH_SECONDS:
+                began = time.perf_counter()
+                train_step(model, optimizer, inputs, targets, compute, loss)
+                wait_for(device)
+                seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
+def faster(compute: Compute, time_step: Callable[[Compute], float]) -> Compute:
+    """Return a device in bf16 or in float32, whichever `time_step` finds faster."""
     exact = replace(compute, bf16=False)
-    pairs = [(time(exact), time(compute)) for _ in range(_TURNS)]
+    pairs = [(time_step(exact), time_step(compute)) for _ in range(_TURNS)]
     in_fp32, in_bf16 = map(min, zip(*pairs, strict=True))
     return compute if in_bf16 < in_fp32 else exact

@@ -1,6 +1,5 @@
 """One step of training, for search and training."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,19 +10,11 @@ from torch.nn import functional
 from torch.profiler import record_function
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from nsopt.compute.device import Compute, place, wait_for
-from nsopt.compute.memory import keep_memory
-from nsopt.compute.out_of_memory import explain_out_of_memory
-from nsopt.compute.random_state import use_seed
+from nsopt.compute.device import Compute
 from nsopt.errors import NonFiniteLossError, NsoptError
-from nsopt.models.architecture import Architecture
 from nsopt.models.inputs import call_network
 from nsopt.models.layout import inputs_for
-from nsopt.scaling.cost import Widths
 from nsopt.tasks.supervision import Loss
-from nsopt.training.kernels.swap import fast_kernels
-
-_TIMED, _ENOUGH_SECONDS = 3, 0.5
 
 
 def sgd(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
@@ -104,34 +95,3 @@ def _check_finite(values: Any, name: str) -> None:
 
 def _exact(output: torch.Tensor) -> torch.Tensor:
     return output.to(torch.promote_types(output.dtype, torch.float32))
-
-
-def time_step(arch: Architecture, widths: Widths, batch_size: int, compute: Compute) -> float:
-    """Train a network for up to three steps on random images; return the seconds of the fastest.
-
-    Raises:
-        OutOfMemoryError: if a batch does not fit the device.
-    """
-    with use_seed(0, compute.device):
-        images = torch.rand(batch_size, *arch.input_shape)
-    labels = torch.zeros(batch_size, dtype=torch.int64)
-    with explain_out_of_memory(compute.device, batch_size):
-        return time_batch(arch, widths, (images, labels), functional.cross_entropy, compute)
-
-
-def time_batch(
-    arch: Architecture, widths: Widths, batch: tuple[Any, Any], loss: Loss, compute: Compute
-) -> float:
-    """Train a network for up to three steps on a batch; return the seconds of the fastest."""
-    device, seconds = compute.device, list[float]()
-    with compute.computing(), use_seed(0, device), keep_memory(device):
-        model = place(arch.build(widths), device, arch.layout)
-        inputs, targets = tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), batch)
-        optimizer = sgd(model, lr=0.001, momentum=0.9, weight_decay=0.0)
-        with fast_kernels(model):
-            while len(seconds) < _TIMED and sum(seconds) < _ENOUGH_SECONDS:
-                began = time.perf_counter()
-                train_step(model, optimizer, inputs, targets, compute, loss)
-                wait_for(device)
-                seconds.append(time.perf_counter() - began)
-    return min(seconds)

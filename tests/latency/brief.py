@@ -8,7 +8,7 @@ import pytest
 from nsopt.compute import device_lock, memory
 from nsopt.latency import kernel_model, kernel_times, measure, multiples, runtime, timer
 from nsopt.session import timing
-from nsopt.training import step
+from nsopt.training import precision
 
 
 def measure_briefly(patch: pytest.MonkeyPatch) -> None:
@@ -22,7 +22,7 @@ def measure_briefly(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(timer, name, (2, 4, 2))
     patch.setattr(measure, "_MOST_ROUNDS", 2)
     patch.setattr(device_lock, "_PAUSE", 0.02)
-    patch.setattr(step, "_TIMED", 1)
+    patch.setattr(precision, "_TIMED", 1)
     patch.setattr(memory, "_SMALLEST_GAP", 2**20)
 
 

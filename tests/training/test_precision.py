@@ -40,7 +40,7 @@ def test_auto_takes_the_faster_precision(bf16: float, chosen: str) -> None:
 def test_nothing_is_timed_for_a_given_precision_or_without_native_bf16(
     narrow: TableArchitecture, digits: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "time_step", None)
+    monkeypatch.setattr(precision, "time_training_step", None)
     widths = narrow.base_widths
     for given in ("bf16", "fp32"):
         settings = TrainSettings(epochs=1, precision=given)
@@ -56,14 +56,13 @@ def test_steps_of_real_networks_are_timed_in_both(
     """Of images, and of any task with its own batches and loss."""
     batches = [(digits.train.images[:8] / 255, digits.train.labels[:8])]
     before, seconds = torch.get_rng_state(), dict[str, float]()
-    for name in ("time_step", "time_batch"):
-        real = getattr(precision, name)
+    real = precision._time_batch
 
-        def time(*arguments: Any, real: Any = real) -> float:
-            seconds[arguments[-1].precision] = real(*arguments)
-            return seconds[arguments[-1].precision]
+    def time(*arguments: Any) -> float:
+        seconds[arguments[-1].precision] = real(*arguments)
+        return seconds[arguments[-1].precision]
 
-        monkeypatch.setattr(precision, name, time)
+    monkeypatch.setattr(precision, "_time_batch", time)
     for task in (digits, nsopt.Task(batches, torch.nn.functional.cross_entropy)):
         seconds.clear()
         settings = TrainSettings(epochs=1, batch_size=8, device="cpu")
