@@ -4,11 +4,11 @@ import gc
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -124,23 +124,14 @@ def measure_latencies(
         compute: the device.
         runtime: runs the networks.
     """
-    with compute.all_threads():
-        feeds = [load_network(model, inputs, compute, runtime) for model in models]
-        passes = warmup, repeats, rounds
-        return [_summarise(timed) for timed in _time(feeds, inputs, passes, compute, runtime)]
-
-
-def load_network(model: nn.Module, inputs: Any, compute: Compute, runtime: Runtime) -> Feed:
-    """Load a copy of a network where a runtime runs it."""
-    where = runtime.device(compute.device)
-    memory = memory_for(where, f"timing batches of {runtime.batch_size}")
-    with torch.no_grad(), memory, keep_random_state(where):
-        return runtime.prepare(model, inputs, where)
+    beside = Beside(None, inputs, compute, runtime, (warmup, repeats, rounds))
+    timed = beside.time([beside.load(model) for model in models])
+    return [_summarise(timed, index) for index in range(len(models))]
 
 
 @dataclass(frozen=True, eq=False)
 class Beside:
-    """Times networks, each in turns with one other, so that the machine is equally fast for both.
+    """Times networks in turns with others, so that the machine is equally fast for all.
 
     Attributes:
         whole: the network beside which others are timed; the runtime loads it once. None times each
@@ -158,9 +149,10 @@ class Beside:
     passes: tuple[int, int, int]
 
     def load(self, model: nn.Module) -> Feed:
-        """Load a network; `measure` then times it."""
-        with self.compute.all_threads():
-            return load_network(model, self.inputs, self.compute, self.runtime)
+        """Load a copy of a network where the runtime runs it."""
+        where, memory = self._where()
+        with self.compute.all_threads(), torch.no_grad(), memory, keep_random_state(where):
+            return self.runtime.prepare(model, self.inputs, where)
 
     def glance(self, feed: Feed, seconds: float = _BRIEFLY) -> Latency:
         """Return the latency of a loaded network by few passes, with the median of its shares."""
@@ -170,8 +162,8 @@ class Beside:
             brief = float(rounds.sum()) >= min(seconds, _BRIEFLY)
             return len(rounds) >= (_BRIEF_ROUNDS if brief else least)
 
-        timed = _time(feeds, self.inputs, self.passes, self.compute, self.runtime, is_enough)
-        return replace(_summarise(timed[0]), share=float(np.median(_share(timed))))
+        timed = self.time(feeds, is_enough)
+        return replace(_summarise(timed, 0), share=float(np.median(_share(timed.seconds))))
 
     def measure(self, feed: Feed, seconds: float = LONGEST) -> Latency:
         """Return the latency of a loaded network, and its share of that of `whole`.
@@ -190,15 +182,15 @@ class Beside:
                 return count >= min(_FEWEST_ROUNDS, least)
             if count % least or len(feeds) == 1:
                 return count == least
-            shares = _share_rounds(rounds)
+            shares = _share(rounds)
             bound = bound_median(shares)
             return count >= _MOST_ROUNDS * least or bound <= _PRECISE * float(np.median(shares))
 
-        timed = _time(feeds, self.inputs, self.passes, self.compute, self.runtime, is_enough)
-        latency = _summarise(timed[0])
+        timed = self.time(feeds, is_enough)
+        latency = _summarise(timed, 0)
         if self.whole is None:
             return latency
-        shares = _share(timed)
+        shares = _share(timed.seconds)
         bound, median = bound_median(shares), float(np.median(shares))
         is_short = seconds < LONGEST and bound > _PRECISE * median
         return replace(latency, share=median if is_short else bound)
@@ -208,8 +200,50 @@ class Beside:
         assert self.whole is not None
         return self.load(self.whole)
 
+    def time(
+        self,
+        feeds: Sequence[Feed],
+        is_enough: Callable[[NDArray[np.float64]], bool] | None = None,
+    ) -> "_Turns":
+        """Time loaded networks in turns, in rounds.
 
-def _share_rounds(rounds: NDArray[np.float64]) -> NDArray[np.float64]:
+        Args:
+            is_enough: of the seconds so far, (rounds, networks, passes per round), after each
+                round; by default the rounds of `passes` are enough.
+        """
+        runtime, (warmup, repeats, rounds) = self.runtime, self.passes
+        if warmup < 0 or runtime.batch_size < 1 or not 1 <= rounds <= repeats:
+            raise NsoptError(
+                "latency needs repeats >= rounds >= 1, batch_size >= 1 and warmup >= 0"
+            )
+        warmup, repeats, rounds = runtime.passes(warmup, repeats, rounds)
+        where, memory = self._where()
+        enough = is_enough or (lambda seconds: len(seconds) >= rounds)
+        with (
+            torch.no_grad(),
+            memory,
+            keep_memory(where),
+            pause_garbage_collection(),
+            keep_random_state(where),
+            self.compute.all_threads(),
+        ):
+            conditions = latency_conditions(where, runtime)
+            batch = move(resize_batch(self.inputs, runtime.batch_size), where)
+            batch = change_layout(batch, torch.channels_last)
+            passes = -(-warmup // rounds), repeats // rounds
+            turns = _Turns(feeds, batch, passes, runtime.is_here, conditions)
+            while not turns.rounds or not enough(turns.seconds):
+                turns.run_round(self.compute)
+        turns.conditions["sitting"] = datetime.now(UTC).isoformat()
+        return turns
+
+    def _where(self) -> tuple[torch.device, AbstractContextManager[None]]:
+        """Return the device of the runtime, and a context that explains if it has no memory."""
+        where = self.runtime.device(self.compute.device)
+        return where, memory_for(where, f"timing batches of {self.runtime.batch_size}")
+
+
+def _share(rounds: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the time of the first network over that of the second, from (rounds, 2, passes)."""
     own, other = np.median(rounds, axis=2).T
     shares: NDArray[np.float64] = own / other
@@ -226,81 +260,28 @@ def bound_median(values: NDArray[np.float64]) -> float:
     return float(np.sort(values)[min(rank, count) - 1])
 
 
-class _Timed(NamedTuple):
-    """Timed passes of one network.
-
-    Attributes:
-        milliseconds: (rounds, passes per round).
-        waited: see `Latency`.
-        conditions: see `latency_conditions`.
-    """
-
-    milliseconds: NDArray[np.float64]
-    waited: float
-    conditions: dict[str, Any]
-
-
-def _share(timed: Sequence[_Timed]) -> NDArray[np.float64]:
-    """Return the share of the first of two networks in each round."""
-    return _share_rounds(np.stack([each.milliseconds for each in timed], axis=1))
-
-
-def _time(
-    feeds: Sequence[Feed],
-    inputs: Any,
-    passes: tuple[int, int, int],
-    compute: Compute,
-    runtime: Runtime,
-    is_enough: Callable[[NDArray[np.float64]], bool] | None = None,
-) -> list[_Timed]:
-    """Time loaded networks in turns, in rounds.
-
-    Args:
-        is_enough: of the seconds so far, (rounds, networks, passes per round), after each round;
-            by default the rounds of `passes` are enough.
-    """
-    warmup, repeats, rounds = passes
-    if warmup < 0 or runtime.batch_size < 1 or not 1 <= rounds <= repeats:
-        raise NsoptError("latency needs repeats >= rounds >= 1, batch_size >= 1 and warmup >= 0")
-    warmup, repeats, rounds = runtime.passes(warmup, repeats, rounds)
-    where = runtime.device(compute.device)
-    enough = is_enough or (lambda seconds: len(seconds) >= rounds)
-    with (
-        torch.no_grad(),
-        memory_for(where, f"timing batches of {runtime.batch_size}"),
-        keep_memory(where),
-        pause_garbage_collection(),
-        keep_random_state(where),
-        compute.all_threads(),
-    ):
-        conditions = latency_conditions(where, runtime)
-        batch = move(resize_batch(inputs, runtime.batch_size), where)
-        batch = change_layout(batch, torch.channels_last)
-        turns = _Turns(feeds, batch, -(-warmup // rounds), repeats // rounds, runtime.is_here)
-        while not turns.rounds or not enough(turns.seconds):
-            turns.run_round(compute)
-    conditions["sitting"] = datetime.now(UTC).isoformat()
-    return [
-        _Timed(1000 * own, float(waits / own.sum()), conditions)
-        for own, waits in zip(turns.seconds.swapaxes(0, 1), turns.waited, strict=True)
-    ]
-
-
 class _Turns:
     """Rounds of passes, each of all networks.
 
     Attributes:
         rounds: the seconds of each round so far, by network and pass.
         waited: seconds for which threads waited for a processor, by network.
+        conditions: see `latency_conditions`.
     """
 
     def __init__(
-        self, feeds: Sequence[Feed], batch: Any, warmup: int, repeats: int, is_here: bool
+        self,
+        feeds: Sequence[Feed],
+        batch: Any,
+        passes: tuple[int, int],
+        is_here: bool,
+        conditions: dict[str, Any],
     ) -> None:
         self.rounds: list[list[list[float]]] = []
         self.waited = np.zeros(len(feeds))
+        self.conditions = conditions
         self._feeds, self._batch = feeds, batch
-        self._warmup, self._repeats = warmup, repeats
+        self._warmup, self._repeats = passes
         self._clock = seconds_waited if is_here else lambda: math.nan
 
     @property
@@ -359,8 +340,10 @@ def was_busy(latencies: Sequence[Latency]) -> bool:
     return float(np.average(waited, weights=taken)) > LONGEST_WAIT
 
 
-def _summarise(timed: _Timed) -> Latency:
-    milliseconds, waited = timed.milliseconds, timed.waited
+def _summarise(timed: _Turns, index: int) -> Latency:
+    """Return the latency of one of the networks."""
+    seconds = timed.seconds[:, index]
+    milliseconds, waited = 1000 * seconds, float(timed.waited[index] / seconds.sum())
     lower, median, upper = np.percentile(milliseconds, [25, 50, 75])
     rounds = np.median(milliseconds, axis=1)
     return Latency(
