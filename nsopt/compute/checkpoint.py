@@ -3,7 +3,6 @@
 import hashlib
 import io
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import nn
 from torch.utils._pytree import tree_map_only
 
 from nsopt.compute.out_of_memory import memory_for
+from nsopt.data.checksum import checksum_of
 from nsopt.errors import NsoptError
 from nsopt.files import remove_unfinished, write_whole
 from nsopt.settings import differences
@@ -102,11 +102,7 @@ class Checkpoint:
 
 def weights_checksum(model: nn.Module) -> int:
     """Return a checksum of a network's weights."""
-    content = 0
-    for tensor in model.state_dict().values():
-        values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-        content = zlib.crc32(values.numpy().data, content)
-    return content
+    return checksum_of(model.state_dict().values())
 
 
 def remove_checkpoints(folder: Path) -> None:

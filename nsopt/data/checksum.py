@@ -1,7 +1,12 @@
-"""Check an archive before it is opened."""
+"""Checksums of archives and of tensors."""
 
 import hashlib
+import zlib
+from collections.abc import Iterable
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from nsopt.errors import NsoptError
 
@@ -14,3 +19,12 @@ def check_md5(archive: Path, expected: str) -> None:
         raise NsoptError(
             f"{archive} is damaged (md5 {found}, not {expected}): delete it and fetch it again"
         )
+
+
+def checksum_of(tensors: Iterable[Tensor]) -> int:
+    """Return a checksum (CRC-32) of the numbers in tensors, in this order."""
+    content = 0
+    for tensor in tensors:
+        values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        content = zlib.crc32(values.numpy().data, content)
+    return content

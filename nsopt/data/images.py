@@ -3,7 +3,6 @@
 B, N: numbers of images; C, H, W: channels, height and width.
 """
 
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,11 +11,12 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from nsopt.arguments import checked
 from nsopt.data.arrays import format_shape, name_classes, read_arrays, read_dataset
+from nsopt.data.checksum import checksum_of
 from nsopt.data.normalisation import read_normalisation
 from nsopt.errors import NsoptError
 
@@ -74,6 +74,10 @@ class ImageSet:
         """Yield the images in order as float32 from 0 to 1, at most `at_once` at a time."""
         for part in self.parts(at_once):
             yield part.to(torch.float32) / PIXEL_RANGE
+
+    def checksum(self) -> int:
+        """Return a checksum of labels and images."""
+        return checksum_of(chain([self.labels], self.parts()))
 
     def first_of_each(self, count: int) -> Self:
         """Return the first `count` images of every class, in order."""
@@ -334,9 +338,9 @@ class Splits:
             "mean": self.mean.tolist() if own else None,
             "std": self.std.tolist() if own else None,
             "mirror": self.mirror,
-            "crc32": _compute_checksum(self.train),
-            "validation_crc32": _compute_checksum(self.validation),
-            "test_crc32": _compute_checksum(self.test),
+            "crc32": self.train.checksum(),
+            "validation_crc32": self.validation.checksum(),
+            "test_crc32": self.test.checksum(),
         }
 
 
@@ -344,14 +348,6 @@ def _move(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
-
-
-def _compute_checksum(images: ImageSet) -> int:
-    content = 0
-    for tensor in chain([images.labels], images.parts()):
-        values: NDArray[np.generic] = tensor.cpu().contiguous().numpy()
-        content = zlib.crc32(values.data, content)
-    return content
 
 
 def _compute_pixel_statistics(images: ImageSet) -> tuple[Tensor, Tensor]:

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from nsopt.data.images import ImageSet
 from nsopt.deployment.export import load_exported, make_whole
 from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import NsoptError
+from nsopt.models.activations import tensors_in
 from nsopt.models.architecture import Architecture
 from nsopt.models.inputs import call_network
 
@@ -102,8 +102,7 @@ def compare_outputs(
 
 
 def _first_output(outputs: Any) -> Tensor:
-    tensors = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
-    return tensors[0].double()
+    return tensors_in(outputs)[0].double()
 
 
 def _check_close(difference: float) -> None:

@@ -1,12 +1,11 @@
 """The batches of a user's loader, repeatable from a seed."""
 
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from nsopt.compute.random_state import OwnRandomState
 from nsopt.errors import NsoptError
@@ -118,13 +117,3 @@ class LoaderBatches:
             )
         self._position += 1
         return batch
-
-
-def checksum_of(batch: Any) -> int:
-    """Return a checksum of the tensors in a batch."""
-    content = 0
-    for leaf in tree_leaves(batch):
-        if isinstance(leaf, Tensor):
-            values = leaf.detach().cpu().contiguous().flatten().view(torch.uint8)
-            content = zlib.crc32(values.numpy().data, content)
-    return content

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from nsopt.compute.device import Compute, place
+from nsopt.data.checksum import checksum_of
 from nsopt.errors import NsoptError, shorten
+from nsopt.models.activations import tensors_in
 from nsopt.models.inputs import call_network
 from nsopt.models.layout import inputs_for, layout_of
 from nsopt.models.tracing.originals import copy_model
 from nsopt.tasks.agreement import Agreement, relative_distance
-from nsopt.tasks.batches import LoaderBatches, checksum_of, count_batches
+from nsopt.tasks.batches import LoaderBatches, count_batches
 from nsopt.tasks.supervision import Loss
 
 Score = Callable[[nn.Module], Any]
@@ -98,7 +100,7 @@ class Task:
         }
         return {
             "batches": count_batches(self.train),
-            "first_batch": checksum_of(self._first_batch),
+            "first_batch": checksum_of(tensors_in(self._first_batch)),
             "version": self.version,
             **functions,
         }

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.profiler import record_function
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from nsopt.compute.device import Compute
 from nsopt.errors import NonFiniteLossError, NsoptError
+from nsopt.models.activations import tensors_in
 from nsopt.models.inputs import call_network
 from nsopt.models.layout import inputs_for
 from nsopt.tasks.supervision import Loss
@@ -85,8 +86,8 @@ def _explain_batch_of_one() -> Iterator[None]:
 
 def _check_finite(values: Any, name: str) -> None:
     """Raise NsoptError if a tensor of a batch holds NaN or infinity."""
-    for value in tree_leaves(values):
-        if isinstance(value, torch.Tensor) and not value.isfinite().all():
+    for value in tensors_in(values):
+        if not value.isfinite().all():
             raise NonFiniteLossError(
                 f"the loss became NaN because the {name} of a batch are NaN or infinite: remove or "
                 "repair these examples"

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from nsopt.compute.checkpoint import Checkpoint, weights_checksum
 from nsopt.compute.random_state import use_seed
+from nsopt.data.checksum import checksum_of
 from nsopt.errors import NsoptError
+from nsopt.models.activations import tensors_in
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.originals import copy_model
@@ -82,7 +84,7 @@ def fit_network(
     identity = {
         "weights": weights_checksum(model),
         "start": weights_checksum(small),
-        "inputs": inputs.checksum(),
+        "inputs": checksum_of(tensors_in(inputs.batches)),
         "ridge": ridge,
         "rows": rows,
         "seed": seed,

@@ -1,16 +1,16 @@
 """Batches of inputs without targets, from whatever a user has."""
 
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from nsopt.compute.out_of_memory import explain_out_of_memory
 from nsopt.errors import NsoptError, short_reason
+from nsopt.models.activations import tensors_in
 from nsopt.models.inputs import call_network, count_examples
 from nsopt.models.layout import inputs_for
 
@@ -59,15 +59,6 @@ class Inputs:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def checksum(self) -> int:
-        """Return a checksum of all inputs."""
-        content = 0
-        for tensor in tree_leaves(self.batches):
-            if isinstance(tensor, Tensor):
-                numbers = tensor.contiguous().flatten().view(torch.uint8)
-                content = zlib.crc32(numbers.numpy().data, content)
-        return content
-
     def call(self, model: nn.Module, number: int) -> Callable[[], Any]:
         """Return a function that runs `model` on a batch, on the device of its weights."""
         device = next(model.parameters()).device
@@ -96,8 +87,8 @@ def _read(batch: Any, arguments: int) -> Any:
 
 
 def _check(inputs: Any, number: int) -> None:
-    for tensor in tree_leaves(inputs):
-        if isinstance(tensor, Tensor) and not tensor.isfinite().all():
+    for tensor in tensors_in(inputs):
+        if not tensor.isfinite().all():
             raise NsoptError(
                 f"batch {number} of the inputs contains NaN or infinite numbers: remove them"
             )
