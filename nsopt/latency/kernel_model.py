@@ -135,7 +135,7 @@ def _learn(
                 tables.append(measure_table(calls, compute.device, arch.layout))
             progress.advance()
     layers = len(arch.base_widths)
-    model = LatencyModel(tuple(tables), terms, layers, np.ones((len(tables), 2)), 0.0)
+    model = LatencyModel(tuple(tables), terms, layers, np.ones((len(tables), 2)), 0.0, 0.0)
     widths = _choose_networks(arch)
     measured = measure_latencies(
         [build_to_fill(arch, w) for w in (_clip(arch, [1] * layers), *widths)],

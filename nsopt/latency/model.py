@@ -18,9 +18,10 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import TypeAdapter
 
 from nsopt.errors import NsoptError
-from nsopt.latency.tables import BLOCK, Table
+from nsopt.latency.tables import BLOCK, Floats, Integers, Table
 from nsopt.scaling.cost import FloatArray, IntArray, read_rows
 from nsopt.scaling.metric import LATENCY
 
@@ -45,10 +46,10 @@ class Term:
     """
 
     table: int
-    factors: IntArray
-    constants: IntArray
+    factors: Integers
+    constants: Integers
     convolution: bool
-    unless_equal: tuple[tuple[IntArray, int], tuple[IntArray, int]] | None = None
+    unless_equal: tuple[tuple[Integers, int], tuple[Integers, int]] | None
 
     def sizes(self, widths: IntArray) -> FloatArray:
         """Return the sizes (..., D) for widths (..., L)."""
@@ -60,26 +61,6 @@ class Term:
             return np.ones(widths.shape[:-1], dtype=np.bool_)
         (one, plus), (other, more) = self.unless_equal
         return np.asarray(widths @ one + plus != widths @ other + more)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-safe form."""
-        functions = self.unless_equal
-        return {
-            "table": self.table,
-            "factors": self.factors.tolist(),
-            "constants": self.constants.tolist(),
-            "convolution": self.convolution,
-            "unless_equal": functions and [[one.tolist(), plus] for one, plus in functions],
-        }
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
-        functions = None
-        if data["unless_equal"]:
-            one, other = ((np.array(factors), plus) for factors, plus in data["unless_equal"])
-            functions = (one, other)
-        factors, constants = np.array(data["factors"]), np.array(data["constants"])
-        return cls(data["table"], factors, constants, data["convolution"], functions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,9 +79,9 @@ class LatencyModel:
     tables: tuple[Table, ...]
     terms: tuple[Term, ...]
     layers: int
-    factors: FloatArray
+    factors: Floats
     constant: float
-    floor: float = 0.0
+    floor: float
     metric = LATENCY.name
 
     def __call__(self, widths: ArrayLike) -> float | FloatArray:
@@ -179,24 +160,18 @@ class LatencyModel:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe form."""
-        return {
-            "tables": [table.to_dict() for table in self.tables],
-            "terms": [term.to_dict() for term in self.terms],
-            "layers": self.layers,
-            "factors": self.factors.tolist(),
-            "constant": self.constant,
-            "floor": self.floor,
-        }
+        stored: dict[str, Any] = _MODEL.dump_python(self, mode="json")
+        return stored
 
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> "LatencyModel":
         """Read what `to_dict` returned. Raises NsoptError for another format."""
         if "factors" not in data:
             raise NsoptError("the stored latency model has another format: start a new storage")
-        tables = tuple(Table.from_dict(table) for table in data["tables"])
-        terms = tuple(Term.from_dict(term) for term in data["terms"])
-        factors = np.array(data["factors"])
-        return cls(tables, terms, data["layers"], factors, data["constant"], data["floor"])
+        return _MODEL.validate_python(data)
+
+
+_MODEL = TypeAdapter(LatencyModel)
 
 
 def _find_roles(terms: Sequence[Term], tables: int) -> IntArray:

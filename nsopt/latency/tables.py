@@ -1,13 +1,19 @@
 """Interpolate measured kernel times over one or two sizes."""
 
 from dataclasses import dataclass
-from typing import Any, Self
+from functools import partial
+from typing import Annotated, Self
 
 import numpy as np
+from pydantic import PlainSerializer, PlainValidator
 
-from nsopt.scaling.cost import FloatArray
+from nsopt.scaling.cost import FloatArray, IntArray
 
 BLOCK = 16  # channels that kernels work on together
+# Arrays that JSON keeps as lists.
+_AS_LIST = PlainSerializer(lambda array: array.tolist())
+Floats = Annotated[FloatArray, PlainValidator(partial(np.array, dtype=np.float64)), _AS_LIST]
+Integers = Annotated[IntArray, PlainValidator(np.array), _AS_LIST]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,8 +29,8 @@ class Table:
         blocks: D block sizes. A size above the block is rounded up to a multiple, as kernels pad.
     """
 
-    axes: tuple[FloatArray, ...]
-    values: FloatArray
+    axes: tuple[Floats, ...]
+    values: Floats
     blocks: tuple[int, ...]
 
     @classmethod
@@ -55,12 +61,3 @@ class Table:
         for d, axis in enumerate(self.axes):
             result = result * np.maximum(padded[..., d] / axis[-1], 1.0)
         return result
-
-    def to_dict(self) -> dict[str, Any]:
-        axes = [axis.tolist() for axis in self.axes]
-        return {"axes": axes, "values": self.values.tolist(), "blocks": list(self.blocks)}
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
-        axes = tuple(np.array(axis, dtype=np.float64) for axis in data["axes"])
-        return cls(axes, np.array(data["values"], dtype=np.float64), tuple(data["blocks"]))

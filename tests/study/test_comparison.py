@@ -296,9 +296,11 @@ def with_latency_of_filters(arch: Architecture) -> Architecture:
     table = Table.of((np.array([1.0, sum(arch.base_widths)]),), np.array([0.1, 9.0]), (1,))
     layers = len(arch.base_widths)
     of_all_widths = Term(
-        0, np.ones((1, layers), dtype=np.int64), np.zeros(1, dtype=np.int64), False
+        0, np.ones((1, layers), dtype=np.int64), np.zeros(1, dtype=np.int64), False, None
     )
-    return arch.with_latency(LatencyModel((table,), (of_all_widths,), layers, np.ones((1, 2)), 0.0))
+    return arch.with_latency(
+        LatencyModel((table,), (of_all_widths,), layers, np.ones((1, 2)), 0.0, 0.0)
+    )
 
 
 def timed_by_filters(comparison: Comparison) -> Comparison:
