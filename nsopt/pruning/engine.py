@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.profiler import record_function
 
 from nsopt.compute.device import Compute, place
@@ -156,6 +156,7 @@ class ShrinkingNetwork:
         batches: number of mini-batches so far.
         batches_per_epoch: number of mini-batches in an epoch.
         rows: widths before the first prune step and after every step.
+        scores: importance of the units since the last prune step.
     """
 
     def __init__(
@@ -177,7 +178,7 @@ class ShrinkingNetwork:
         self._prunable = make_prunable(arch, model, widths)
         self.model = place(model, compute.device, arch.layout).train()
         self._optimizer = sgd(self.model, settings.lr, settings.momentum, settings.weight_decay)
-        self._scores = ImportanceScores(self._prunable.gates)
+        self.scores = ImportanceScores(self._prunable.gates)
         self._supervision = supervision
         self._decay = settings.importance_decay
         self._data = supervision.batches(settings.batch_size, settings.seed)
@@ -191,7 +192,6 @@ class ShrinkingNetwork:
         """Train on one mini-batch. If `score`, also score the channels."""
         with record_function("augmentation"):
             inputs, targets = self._data.next()
-        scoring = self._score if score else lambda: None
         self._optimizer.param_groups[0]["lr"] = lr
         with self._randomness.in_use():
             loss = train_step(
@@ -201,7 +201,7 @@ class ShrinkingNetwork:
                 targets,
                 self._compute,
                 self._supervision.loss,
-                scoring,
+                self._score if score else lambda: None,
             )
         self._loss += loss
         self._losses += 1
@@ -209,7 +209,7 @@ class ShrinkingNetwork:
 
     def _score(self) -> None:
         with record_function("scoring"):
-            self._scores.accumulate()
+            self.scores.accumulate()
 
     def take_mean_loss(self) -> float:
         """Return the mean loss since the last call, and start a new mean.
@@ -227,10 +227,6 @@ class ShrinkingNetwork:
             )
         return mean
 
-    def read_importance(self) -> list[Tensor]:
-        """Return the mean importance of every unit since the last prune step, (w_l,) per group."""
-        return self._scores.mean()
-
     def prune(self, rule: PruneRule, steps: int, spare: bool = False) -> bool:
         """Cut away what `rule` removes in its first `steps` steps.
 
@@ -241,7 +237,7 @@ class ShrinkingNetwork:
             False, without pruning, if a layer would lose such units and `spare` is false.
         """
         with record_function("compaction"):
-            importance = [scores.cpu().double().numpy() for scores in self.read_importance()]
+            importance = [scores.cpu().double().numpy() for scores in self.scores.mean()]
             kept = rule.choose_kept(importance, steps)
             kept = [mask | np.isinf(scores) for mask, scores in zip(kept, importance, strict=True)]
             narrowest = self._arch.narrowest
@@ -252,7 +248,7 @@ class ShrinkingNetwork:
                     mask[np.argsort(-scores, kind="stable")[:few]] = True
             units = zip(self._prunable.kept, kept, strict=True)
             self._prunable.shrink([ids[mask] for ids, mask in units], self._optimizer)
-            self._scores.shrink(kept, self._decay)
+            self.scores.shrink(kept, self._decay)
         self.rows.append(list(self._prunable.widths))
         return True
 
@@ -262,7 +258,7 @@ class ShrinkingNetwork:
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "kept": [torch.from_numpy(units) for units in self._prunable.kept],
-            "scores": self._scores.state(),
+            "scores": self.scores.state(),
             "data": self._data.state(),
             "loss": self._loss,
             "losses": self._losses,
@@ -277,7 +273,7 @@ class ShrinkingNetwork:
         self._prunable.shrink(kept, self._optimizer)
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self._scores.restore(state["scores"])
+        self.scores.restore(state["scores"])
         self._data.restore(state["data"])
         self._loss, self._losses = state["loss"], state["losses"]
         self.batches, self.rows = state["batches"], state["rows"]

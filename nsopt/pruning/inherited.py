@@ -81,9 +81,7 @@ def rank_by_importance(
             for _ in range(batches):
                 compute.give_way()
                 network.train_batch(lr=0.0, score=True)
-    return join_streams(
-        [scores.cpu().double() for scores in network.read_importance()], arch.streams
-    )
+    return join_streams([scores.cpu().double() for scores in network.scores.mean()], arch.streams)
 
 
 def inherit_network(

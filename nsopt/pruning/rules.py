@@ -10,7 +10,6 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,30 +29,6 @@ _SMALLEST_RANGE = 0.1  # part of the size that pruning can remove
 def get_size_metric(price: str) -> Metric:
     """Return the metric of tau and of the original size: that of the price, or else parameters."""
     return PARAMS if price == "filters" else get_metric(price)
-
-
-class PruneRule(Protocol):
-    """What every prune step keeps.
-
-    Attributes:
-        counted: what the rule counts, in a word.
-        steps: number of steps from the unpruned network to the smallest one.
-    """
-
-    @property
-    def counted(self) -> str: ...
-    @property
-    def steps(self) -> int: ...
-
-    def choose_kept(self, importance: Sequence[FloatArray], steps: int) -> Masks:
-        """Return the units to keep after `steps` prune steps: masks (w_l,) per group.
-
-        Args:
-            importance: of the units that are left, (w_l,) per group.
-        """
-
-    def measure_left(self, widths: Sequence[int]) -> float:
-        """Return the fraction of what the rule counts that a network of `widths` has left."""
 
 
 def make_rule(arch: Architecture, widths: Sequence[int], settings: SearchSettings) -> "PruneRule":
@@ -113,6 +88,7 @@ class FilterRule:
         total: number of filters before pruning.
         keep_fraction: fraction of the filters at which pruning ends.
         per_step: filters to remove in a step, a number or a fraction of those that are left.
+        counted: what the rule counts, in a word.
     """
 
     channels: IntArray
@@ -123,6 +99,7 @@ class FilterRule:
 
     @property
     def steps(self) -> int:
+        """Number of steps from the unpruned network to the smallest one."""
         return len(self._sizes) - 1
 
     @cached_property
@@ -136,6 +113,11 @@ class FilterRule:
         return sizes
 
     def choose_kept(self, importance: Sequence[FloatArray], steps: int) -> Masks:
+        """Return the units to keep after `steps` prune steps: masks (w_l,) per group.
+
+        Args:
+            importance: of the units that are left, (w_l,) per group.
+        """
         wanted = self._sizes[min(steps, self.steps)]
         widths = [len(scores) for scores in importance]
         channels = np.repeat(self.channels, widths)
@@ -145,6 +127,7 @@ class FilterRule:
         return np.split(kept, np.cumsum(widths)[:-1])
 
     def measure_left(self, widths: Sequence[int]) -> float:
+        """Return the fraction of the filters that a network of `widths` has left."""
         return float(np.dot(widths, self.channels) / self.total)
 
 
@@ -172,6 +155,7 @@ class CostRule:
     steps: int
 
     def choose_kept(self, importance: Sequence[FloatArray], steps: int) -> Masks:
+        """Return the units to keep, see `FilterRule`."""
         widths = np.array([len(scores) for scores in importance])
         price = np.maximum(self.cost.marginal(widths), np.finfo(np.float64).tiny)
         order = np.argsort(np.concatenate(importance) / np.repeat(price, widths), kind="stable")
@@ -182,6 +166,7 @@ class CostRule:
         return np.split(kept, np.cumsum(widths)[:-1])
 
     def measure_left(self, widths: Sequence[int]) -> float:
+        """Return the fraction of the cost that a network of `widths` has left."""
         return float(self.cost(widths) / self.full)
 
     def _count_left(self, widths: IntArray, group: IntArray, budget: float) -> int:
@@ -198,3 +183,6 @@ class CostRule:
             return bool(self.cost(np.maximum(widths - removed, 1)) > budget)
 
         return bisect_left(range(total), True, lo=1, key=is_too_dear) - 1
+
+
+PruneRule = FilterRule | CostRule

@@ -23,7 +23,7 @@ from nsopt.scaling.cost import IntArray
 
 
 class PrunableTrace:
-    """A traced network that shrinks.
+    """A traced network that shrinks, with the attributes and methods of `PrunableTable`.
 
     Rigid groups, whose units cannot be removed one by one, keep them all. The record gets widths
     for them as if they shrank like the other groups, by the geometric mean of what is left there.

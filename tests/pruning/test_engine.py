@@ -236,8 +236,8 @@ def test_channels_are_scored_with_the_weights_before_the_step(
     network.train_batch(lr=10.0, score=True)
     images, labels = reference._data.next()
     batch_loss(reference.model, images, labels, compute).backward()
-    reference._scores.accumulate()
-    for score, expected in zip(network._scores.mean(), reference._scores.mean(), strict=True):
+    reference.scores.accumulate()
+    for score, expected in zip(network.scores.mean(), reference.scores.mean(), strict=True):
         torch.testing.assert_close(score, expected, rtol=0, atol=0)
 
 
