@@ -24,7 +24,6 @@ class Compute:
     """A device and its precision.
 
     Attributes:
-        device: the device.
         bf16: whether matrix products run in bfloat16.
         lock: a lock that other processes on the device share; None without other processes.
     """

@@ -15,7 +15,6 @@ def sharing(compute: Compute, progress: Progress | None = None) -> Iterator[Comp
     """Share the device of `compute` with other nsopt processes of this machine.
 
     Args:
-        compute: the device.
         progress: receives a warning when this process waits for the measurement of another one.
     """
     folder = cache_folder() / "machines"

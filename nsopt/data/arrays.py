@@ -65,7 +65,6 @@ def read_dataset(part: str, data: Any) -> tuple[NDArray[np.uint8], NDArray[Any]]
 
     Args:
         part: name of the part, for errors.
-        data: the data set.
 
     Raises:
         NsoptError: for invalid images.

@@ -22,8 +22,6 @@ class TrainingBatches:
     cannot train on it.
 
     Args:
-        splits: the images.
-        batch_size: images per batch.
         seed: determines all random numbers.
         resized_crop: smallest area of random resized crops; None shifts images by up to 4 pixels.
     """

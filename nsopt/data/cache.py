@@ -27,9 +27,7 @@ def load_cached(path: Path, variant: str, read: Callable[[], ImageData]) -> Imag
     """Return the data that `read` reads from `path`, from the cache if possible.
 
     Args:
-        path: the source files.
         variant: distinguishes several cached versions of the same files.
-        read: reads the files.
     """
     if not path.exists():
         return read()

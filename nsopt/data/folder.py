@@ -39,12 +39,8 @@ def load_folder(
     """Load the images below `path`, a folder or a zip of one, as RGB.
 
     Args:
-        path: a folder or a zip.
         image_size: side in pixels. Images are cropped to their central square and resized. None
             keeps their size; they must then be square and all of one size.
-        split: see `load_data`.
-        split_seed: likewise.
-        skip_corrupt: likewise.
 
     Raises:
         NsoptError: for a missing, empty, damaged or inconsistent folder.

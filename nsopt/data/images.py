@@ -296,9 +296,6 @@ class Splits:
     """Training, validation and test images.
 
     Attributes:
-        train: training images.
-        validation: validation images.
-        test: test images.
         mean: mean of each channel of pixels from 0 to 255, (C,), on the device of the batches.
         std: standard deviation, likewise.
         mirror: whether training may mirror images.

@@ -67,7 +67,6 @@ def images_in(folder: Place, left_out: LeftOut) -> list[Place]:
     is in it.
 
     Args:
-        folder: a folder.
         left_out: counts the files that are no images, by suffix, and hidden images.
 
     Raises:

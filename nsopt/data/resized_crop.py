@@ -37,10 +37,8 @@ class Windows:
         """Draw random windows.
 
         Args:
-            count: number of images.
             smallest_area: smallest area of a window, over the area of the image.
             shape: shape of an image, (C, H, W).
-            generator: draws the random numbers.
         """
         image_height, image_width = shape[-2:]
         area, ratio, top, left = torch.rand(4, count, generator=generator).double()
@@ -68,7 +66,6 @@ def resized_crops(images: Tensor, windows: Windows, flipped: Tensor) -> Tensor:
 
     Args:
         images: uint8 (B, C, H, W).
-        windows: B windows.
         flipped: which images to mirror, bool (B,).
 
     Returns:

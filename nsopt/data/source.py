@@ -47,14 +47,8 @@ class Source:
     """The arguments of `load_data`, except the directory, and the normalisation of the images.
 
     Attributes:
-        name: see `load_data`.
-        image_size: likewise.
-        subset: likewise.
         mean: mean of each channel of pixels from 0 to 1; None for that of the training images.
         std: standard deviation, likewise.
-        split: see `load_data`.
-        split_seed: likewise.
-        skip_corrupt: likewise.
         mirror: whether training may mirror the images, unless the data set forbids it.
     """
 

@@ -84,10 +84,6 @@ def compare_outputs(
     """Return how far the first output of an exported file is from the network's, on a batch.
 
     The difference is relative to the largest number. Raises NsoptError if it is too large.
-
-    Args:
-        arch: of the network.
-        inputs: the batch.
     """
     found, expected = (
         _first_output(function(inputs))

@@ -135,7 +135,6 @@ def find_obstacles(module: nn.Module, inputs: Any, forms: Sequence[str]) -> dict
     """Return the formats that a network cannot be exported to, each with the reason.
 
     Args:
-        module: the network.
         inputs: a batch of at least two examples.
         forms: `onnx`, `pt2` or both.
     """

@@ -26,7 +26,6 @@ class Call:
         kind: equal for calls that differ only in their channels.
         place: its one or two sizes.
         module: path of the innermost module that made the call.
-        function: the torch function.
         arguments: its arguments; tensors are on the meta device. Of a convolution all seven.
         options: its keyword arguments.
     """

@@ -64,10 +64,6 @@ def latency_model(
     learned on a busy machine is not stored.
 
     Args:
-        arch: the network.
-        compute: the device.
-        progress: receives steps and warnings.
-        batch_size: images per batch.
         folder: folder of the files, by default in the cache.
     """
     runtime = Torch(batch_size)
@@ -240,11 +236,6 @@ def _choose_distinct_widths(arch: Architecture) -> tuple[int, ...]:
 
 def _compute_growth(before: Sequence[Call], after: Sequence[Call], name: str) -> IntArray:
     """Return how much the sizes of all calls, concatenated, grow if a layer gets one more filter.
-
-    Args:
-        before: the calls of the network.
-        after: the calls of the wider network.
-        name: name of the network, for the error.
 
     Raises:
         UnpredictableError: if the two networks call different operations.

@@ -84,10 +84,6 @@ def learn_latency(
     """Return a latency model of `arch`, as `with_latency` does.
 
     Args:
-        arch: the network.
-        compute: the device.
-        progress: receives steps and warnings.
-        runtime: runs the networks.
         inputs: a batch with which networks are timed; by default random images.
         kernels: whether there is time to learn from kernels, see `kernel_model`; otherwise two
             networks are timed.

@@ -42,7 +42,6 @@ def fit_linear(
     If the narrowest network takes as long, milliseconds are proportional to MACs.
 
     Args:
-        arch: the network.
         measure: returns the milliseconds of networks of several widths.
     """
     macs = MACS.cost(arch)

@@ -121,8 +121,6 @@ def measure_latencies(
         warmup: passes of each network before timing, over all rounds.
         repeats: timed passes of each network, over all rounds.
         rounds: number of rounds. On a busy machine they differ.
-        compute: the device.
-        runtime: runs the networks.
     """
     beside = Beside(None, inputs, compute, runtime, (warmup, repeats, rounds))
     timed = beside.time([beside.load(model) for model in models])
@@ -137,8 +135,6 @@ class Beside:
         whole: the network beside which others are timed; the runtime loads it once. None times each
             network alone.
         inputs: a batch, as in `measure_latencies`.
-        compute: the device.
-        runtime: runs the networks.
         passes: warm-up, repeats and rounds, as in `measure_latencies`.
     """
 

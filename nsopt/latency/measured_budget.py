@@ -28,10 +28,7 @@ class MeasuredBudget:
 
     Attributes:
         arch: the network, with a latency model.
-        law: gives widths at any scale.
-        metric: limits milliseconds, perhaps among others.
         budget: the limit, in the unit of `metric`.
-        limits: of the widths.
         beside_whole: whether to time each network in turns with the network of base widths. Its
             milliseconds are then its share of that network's time, times that network's predicted
             milliseconds. So the result does not change with the speed of the machine.

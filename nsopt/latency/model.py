@@ -40,7 +40,6 @@ class Term:
         table: index of its table.
         factors: (D, L); the D sizes of the call are `factors @ widths + constants`.
         constants: (D,).
-        convolution: whether it is a convolution.
         unless_equal: two linear functions of the widths, as factors (L,) and a constant each; the
             call exists only if their values differ. None if it always exists.
     """
@@ -69,7 +68,6 @@ class LatencyModel:
 
     Attributes:
         tables: T tables of kernel times.
-        terms: the calls of the network.
         layers: L.
         factors: factors of each table's cheap and expensive calls, (T, 2).
         constant: milliseconds that every network takes.

@@ -82,9 +82,7 @@ def choose_multiples(
     has priority unless a smaller one allows 2 % more MACs.
 
     Args:
-        arch: the trained network.
         asked: budgets along uniform scaling, without multiples.
-        timer: times networks.
     """
     tried = dict.fromkeys(multiple_per_layer(arch, multiple) for multiple in _TRIED)
     macs = dict[tuple[int, ...], float]()
@@ -122,7 +120,6 @@ def multiple_per_layer(arch: Architecture, multiple: int) -> tuple[int, ...]:
     A layer that is narrower than two multiples gets half of the multiple, and so on.
 
     Args:
-        arch: the trained network.
         multiple: of channels, a power of two.
     """
     found = []

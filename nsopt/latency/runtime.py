@@ -69,7 +69,6 @@ class Runtime(ABC):
         Args:
             model: the network; it does not change.
             inputs: a batch of any size, of the same kind.
-            device: where the network runs.
         """
 
 
@@ -104,7 +103,6 @@ class OnnxRuntime(Runtime):
 
     Attributes:
         int8: whether to quantise networks to 8-bit integers, in the faster of two forms.
-        batch_size: examples per pass.
     """
 
     int8: bool = False
@@ -200,7 +198,6 @@ def choose_runtime(
     Args:
         name: name of a built-in runtime.
         measure: a user's function, which replaces the built-in runtime if given.
-        batch_size: examples per pass.
 
     Raises:
         NsoptError: for an unknown name, a runtime that is not installed, a `measure` that is not
@@ -234,7 +231,6 @@ def stored_runtime(stored: str, given: str | None, batch_size: int = BATCH_SIZE)
     Args:
         stored: the name in the storage.
         given: the name that the user gave, or None. Required for `package.module:function`.
-        batch_size: examples per pass.
 
     Raises:
         NsoptError: if the user must give the name, or if the two names differ.

@@ -61,8 +61,6 @@ class Timer:
 
     Attributes:
         compute: the device, which other processes may share.
-        runtime: runs the networks.
-        progress: receives steps and messages.
         inputs: a batch with which networks are timed; by default random images.
         store: remembers measurements and choices.
         allowance: how long all measurements may take; then the best known widths count.
@@ -87,7 +85,6 @@ class Timer:
         That network is timed first. nsopt learns a model unless `arch` has one.
 
         Args:
-            arch: the network.
             check: gets the milliseconds of that network. It can raise an error before nsopt learns.
         """
         self.progress.start("timing the whole network", 1)
@@ -129,7 +126,6 @@ class Timer:
         """Return the largest widths that fit by measurement, see `bisect_widths`.
 
         Args:
-            asked: the budget and the law.
             is_careful: whether to confirm the widths by another measurement. Otherwise few
                 measurements are enough.
 
@@ -209,8 +205,6 @@ class Timer:
         """Return the measurement of a network with this number, counted from 0; time it if new.
 
         Args:
-            arch: the network.
-            widths: of the network.
             beside_whole: whether to time it in turns with the network of base widths.
             number: how many earlier measurements of these widths do not count.
         """

@@ -24,7 +24,6 @@ def compact(
     """Cut a network down to fewer channels.
 
     Args:
-        arch: the architecture of `model`.
         model: the network; its parameters are replaced.
         optimizer: gets the new parameters and their momentum.
         old: the channels that `model` has.

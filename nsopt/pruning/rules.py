@@ -142,10 +142,8 @@ class CostRule:
 
     Attributes:
         counted: the unit of the cost.
-        cost: the cost model.
         full: the cost before pruning.
         fraction: the part of the cost that each step leaves.
-        steps: number of steps.
     """
 
     counted: str

@@ -30,7 +30,6 @@ class PrunableTrace:
 
     Args:
         network: the trace of `model` before pruning.
-        model: the network.
     """
 
     def __init__(self, network: TracedNetwork, model: nn.Module) -> None:

@@ -36,8 +36,6 @@ def choose_compute(
 
     Args:
         settings: of the training or search, with its device and batch size.
-        arch: the network.
-        widths: the widths that are trained.
         task: its batches and loss; of images only the shape matters.
 
     Raises:

@@ -63,14 +63,12 @@ def fit_network(
     """Return a network of the kept units, fitted to the trained one.
 
     Args:
-        arch: the architecture of `model`.
         model: a trained network of base widths; it does not change.
         kept: per group, ascending indices of the units to keep.
         inputs: what both networks run on.
         ridge: how much a change of weights costs, relative to the squares of their inputs.
         rows: how many places of all inputs each layer is fitted to.
         seed: of the choice of these places.
-        progress: receives a step for each layer.
         checkpoint: a file from which an interrupted fit continues.
 
     Raises:

@@ -159,13 +159,7 @@ class Convolution:
 
 
 def read_product(name: str, args: Any, result: Any) -> tuple[Tensor, Product] | None:
-    """Return the input of an ATen operation and its product; None for other operations.
-
-    Args:
-        name: of the operation.
-        args: its arguments.
-        result: what it returned.
-    """
+    """Return the input of an ATen operation and its product; None for other operations."""
     if name == "convolution":
         x, weight, bias, stride, padding, dilation, transposed, _, groups = args
         sides = len(weight.shape) - 2

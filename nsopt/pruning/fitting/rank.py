@@ -61,10 +61,8 @@ def rank_by_fit(
     """Rank the units of a trained network by what a fit loses without them.
 
     Args:
-        arch: the architecture of `model`.
         model: a trained network of base widths; it does not change.
         inputs: what it runs on.
-        progress: receives a step for each batch and each group.
         seed: of the rows that are used.
 
     Returns:
@@ -107,7 +105,6 @@ class _Sums:
     """Sums over the rows of one product, for the units of one group that it reads.
 
     Attributes:
-        group: the group.
         weights: of each unit, (U, taps * outputs).
         gram: products of its inputs, (U, U), summed over rows, averaged over taps.
         total: its inputs, (U,), likewise.

@@ -86,10 +86,7 @@ def widths_by_fit(
     """Return the widths at a budget that lose least per cost.
 
     Args:
-        arch: the architecture.
         ranking: by `rank_by_fit`.
-        cost: what the budget limits.
-        budget: the limit.
 
     Raises:
         NoWidthsError: if no widths meet the budget.

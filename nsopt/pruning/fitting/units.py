@@ -22,7 +22,6 @@ def find_units(arch: Architecture, model: nn.Module) -> Units:
     """Return which unit each index belongs to.
 
     Args:
-        arch: the architecture of `model`.
         model: a network of base widths.
     """
     found = {

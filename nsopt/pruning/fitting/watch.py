@@ -28,7 +28,6 @@ class Seen:
     Attributes:
         key: the weight's name, with a number if several parts of it are used.
         nth: how many calls of this product came before, in this run.
-        product: the product.
         inputs: rows of its inputs, (G, N, P), if wanted.
         outputs: rows of what its outputs become, (N, O): behind a BatchNorm, and behind an addition
             to a tensor that existed before the product ran.
@@ -67,7 +66,6 @@ class Watch(TorchDispatchMode):
     """Records the products of one forward pass.
 
     Args:
-        model: the network.
         places: returns which places to record, for a key, its number of calls so far, the product
             and its result; see `Product`.
         wanted: how often each product is called that is recorded; the pass ends after the last one.
