@@ -85,28 +85,19 @@ class BestNetworks:
                 mimetype="application/octet-stream",
             )
 
-    def content(self, study: Study, trial: FrozenTrial) -> dict[str, Any] | None:
-        """Return the content of a trial's file; None if it is missing or damaged."""
-        path = self._file(study, trial)
-        content = _read(path) if path else None
-        return content if _is_of(trial, content) else None
-
     def file(self, study: Study, trial: FrozenTrial) -> Path:
         """Return the file of one of the `best_trials`. Raises NsoptError if it is not here."""
         path = self._file(study, trial)
-        if path and self.content(study, trial):
-            return path
-        if path and path.is_file() and _read(path) is None:
-            raise NsoptError(f"{path} is damaged: run the study's command again to repair it")
+        if path and path.is_file():
+            content = _read(path)
+            if content is None:
+                raise NsoptError(f"{path} is damaged: run the study's command again to repair it")
+            if content.get("score") == trial.values[0]:
+                return path
         raise NsoptError(
             f"{self.folder} does not contain {describe_network(study, trial)}: run this there, or "
             "copy that folder and give it as artifacts="
         )
-
-    def files(self, study: Study) -> list[Path]:
-        """Return the files of the best networks that are here."""
-        found = [self._file(study, trial) for trial in best_trials(study).values()]
-        return [path for path in found if path and path.is_file()]
 
     def damaged(self, study: Study) -> list[FrozenTrial]:
         """Return the best trials whose files here are damaged."""
@@ -177,10 +168,6 @@ def _read(path: Path) -> dict[str, Any] | None:
         return read_weights(path)
     except Exception:  # torch raises anything for a damaged file
         return None
-
-
-def _is_of(trial: FrozenTrial, content: Mapping[str, Any] | None) -> bool:
-    return content is not None and content.get("score") == trial.values[0]
 
 
 def _name_file(study: Study, metric: str, budget: float) -> str:

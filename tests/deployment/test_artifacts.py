@@ -81,9 +81,15 @@ def keep(best: BestNetworks, study: Study, *found: KeptNetwork) -> None:
         end_trial(trial, trained)
 
 
+def find_files(best: BestNetworks, study: Study) -> list[Path]:
+    """Return the files of the best networks that are here."""
+    found = [best._file(study, trial) for trial in best_trials(study).values()]
+    return [path for path in found if path and path.is_file()]
+
+
 def read_values(study: Study, folder: Path) -> dict[float, float]:
     """Return the values that identify the kept networks, by budget."""
-    found = [nsopt.load_network(path) for path in BestNetworks(folder).files(study)]
+    found = [nsopt.load_network(path) for path in find_files(BestNetworks(folder), study)]
     values = {n.budget: n.model.get_parameter("classifier.bias")[0].item() for n in found}
     return {budget: round(value, 3) for budget, value in values.items()}
 
@@ -113,7 +119,7 @@ def test_workers_that_finish_together_keep_the_best_network(study: Study, tmp_pa
     keep(best, study, make_network(81.0, seed=5))
     assert read_values(study, best.folder) == {1000: 81.5}
     best.clear(study)
-    assert [*best.folder.iterdir()] == best.files(study)
+    assert [*best.folder.iterdir()] == find_files(best, study)
 
 
 def test_the_best_network_of_every_budget_is_kept(study: Study, tmp_path: Path) -> None:
@@ -179,7 +185,7 @@ def test_a_half_written_network_is_written_again(
     end_trial(trial, better)
     best.clear(study)
     assert read_values(study, best.folder) == {1000: 70.1}
-    assert [*best.folder.iterdir()] == best.files(study)
+    assert [*best.folder.iterdir()] == find_files(best, study)
 
 
 def test_the_network_of_an_unfinished_trial_replaces_nothing(study: Study, tmp_path: Path) -> None:
@@ -192,7 +198,7 @@ def test_the_network_of_an_unfinished_trial_replaces_nothing(study: Study, tmp_p
     assert len([*best.folder.iterdir()]) == 2, "the trial may still end"
     study.tell(lost.number, state=TrialState.FAIL)
     best.clear(study)
-    assert [*best.folder.iterdir()] == best.files(study)
+    assert [*best.folder.iterdir()] == find_files(best, study)
 
 
 def test_a_full_disk_raises_os_error_and_leaves_no_file(
@@ -219,11 +225,10 @@ def test_a_damaged_network_is_detected_and_replaced(
     best = BestNetworks(tmp_path / "artifacts")
     keep(best, study, make_network(60.0))
     assert not best.damaged(study)
-    (path,) = best.files(study)
+    (path,) = find_files(best, study)
     path.write_bytes(damage)
     with pytest.raises(NsoptError, match="is damaged: run the study's command again"):
         best.file(study, find_best(study))
-    assert best.content(study, find_best(study)) is None
     assert best.damaged(study) == [find_best(study)]
     best.mend(study, find_best(study), make_network(60.0))
     assert read_values(study, best.folder) == {1000: 60.0}

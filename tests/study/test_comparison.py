@@ -20,7 +20,7 @@ import nsopt
 from nsopt.compute.device import Compute
 from nsopt.data.images import ImageData, ImageSet
 from nsopt.data.source import Source
-from nsopt.deployment.artifacts import BestNetworks
+from nsopt.deployment.artifacts import BestNetworks, best_trials
 from nsopt.errors import NsoptError
 from nsopt.latency.model import LatencyModel, Term
 from nsopt.latency.runtime import OwnMeasure
@@ -197,7 +197,8 @@ def test_weights_of_the_best_network_are_kept(
     for study in open_studies(done).values():
         if study.study_name.endswith("/search"):
             continue
-        (path,) = BestNetworks(folder).files(study)
+        (best,) = best_trials(study).values()
+        path = BestNetworks(folder).file(study, best)
         kept = nsopt.load_network(path)
         splits, compute = comparison.subject.splits, Compute(torch.device("cpu"), bf16=False)
         evaluation = AccuracyEvaluation(splits.validation, splits, compute)
