@@ -6,74 +6,54 @@ one row. G: groups of a grouped convolution, solved side by side, otherwise 1.
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 
-class Product(Protocol):
-    """One kind of product.
+@dataclass(eq=False)
+class MatrixProduct:
+    """Rows times a weight (inputs, outputs).
 
     Attributes:
         weight: the factor, a parameter or a view of one.
         bias: what the operation itself adds; None if it adds nothing.
-        inputs: weights of an output.
     """
 
     weight: Tensor
     bias: Tensor | None
 
     @property
-    def inputs(self) -> int: ...
-
-    def count_places(self, result: Tensor) -> tuple[int, int]:
-        """Return the number of examples in a result, and of places in each."""
-
-    def select(self, result: Tensor, places: Tensor) -> Tensor:
-        """Return the outputs at `places` (examples, places of each), as (rows, outputs)."""
-
-    def rows(self, x: Tensor, places: Tensor) -> Tensor:
-        """Return the inputs of the outputs at `places`, (G, rows, inputs)."""
-
-    def split(self, outputs: Tensor) -> Tensor:
-        """Return outputs (..., all outputs) by groups, (G, ..., outputs of a group)."""
-
-    def change(self, change: Tensor) -> None:
-        """Add a change (G, inputs, outputs of a group) to the weight."""
-
-
-@dataclass(eq=False)
-class MatrixProduct:
-    """Rows times a weight (inputs, outputs)."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-    @property
     def inputs(self) -> int:
+        """Number of weights of an output."""
         return self.weight.shape[-2]
 
     def count_places(self, result: Tensor) -> tuple[int, int]:
+        """Return the number of examples in a result, and of places in each."""
         return 1, result.numel() // result.shape[-1]
 
     def select(self, result: Tensor, places: Tensor) -> Tensor:
+        """Return the outputs at `places` (examples, places of each), as (rows, outputs)."""
         return result.reshape(-1, result.shape[-1])[places[0]]
 
     def rows(self, x: Tensor, places: Tensor) -> Tensor:
+        """Return the inputs of the outputs at `places`, (G, rows, inputs)."""
         return self.select(x, places)[None]
 
     def split(self, outputs: Tensor) -> Tensor:
+        """Return outputs (..., all outputs) by groups, (G, ..., outputs of a group)."""
         return outputs[None]
 
     def change(self, change: Tensor) -> None:
+        """Add a change (G, inputs, outputs of a group) to the weight."""
         self.weight += change.view(self.weight.shape).to(self.weight)
 
 
 @dataclass(eq=False)
 class Convolution:
-    """A convolution of one to three dimensions, grouped or transposed."""
+    """A convolution of one to three dimensions, grouped or transposed; see `MatrixProduct`."""
 
     weight: Tensor
     bias: Tensor | None
@@ -156,6 +136,9 @@ class Convolution:
         channels_first = parts.movedim(-1, 2)  # (G, channels, outputs, *kernel)
         whole = channels_first if self.transposed else channels_first.transpose(1, 2)
         self.weight += whole.flatten(0, 1).to(self.weight)
+
+
+Product = MatrixProduct | Convolution
 
 
 def read_product(name: str, args: Any, result: Any) -> tuple[Tensor, Product] | None:

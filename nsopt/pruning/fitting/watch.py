@@ -31,7 +31,7 @@ class Seen:
         inputs: rows of its inputs, (G, N, P), if wanted.
         outputs: rows of what its outputs become, (N, O): behind a BatchNorm, and behind an addition
             to a tensor that existed before the product ran.
-        places: which rows; see `Product`.
+        places: which rows; see `MatrixProduct`.
         extent: the number of examples and of places, of which the rows are some.
         scale: factors of the outputs before that addition, (O,); None for one.
         constant: name of the tensor that adds a constant to the outputs: a bias, or the mean that a
@@ -67,7 +67,7 @@ class Watch(TorchDispatchMode):
 
     Args:
         places: returns which places to record, for a key, its number of calls so far, the product
-            and its result; see `Product`.
+            and its result; see `MatrixProduct`.
         wanted: how often each product is called that is recorded; the pass ends after the last one.
             None to record all.
         takes_inputs: whether to record rows of inputs.
