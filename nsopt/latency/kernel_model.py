@@ -169,33 +169,23 @@ def _read_calls(
         The calls as functions of the widths, each with the index of its table, and for each table
         the calls of networks of several sizes, by kind.
     """
-    samples: dict[str, list[Call]] = {}
-    for scale in _SCALES:
-        widths = _clip(arch, floor_widths(scale, arch.base_widths))
-        for call in _record_calls(arch, widths, batch_size):
+    base, samples = _choose_distinct_widths(arch), dict[str, list[Call]]()
+    scaled = [_clip(arch, floor_widths(scale, arch.base_widths)) for scale in _SCALES]
+    for widths in (*scaled, base):
+        calls = _record_calls(arch, widths, batch_size)
+        for call in calls:
             samples.setdefault(call.kind, []).append(call)
-    base = _choose_distinct_widths(arch)
-    calls = _record_calls(arch, base, batch_size)
-    for call in calls:
-        samples.setdefault(call.kind, []).append(call)
     kinds = tuple(samples)
     wider = (np.array(base) + np.eye(len(base), dtype=int)).tolist()
-    grown = [_record_calls(arch, widths, batch_size) for widths in wider]
+    grown = [_record_calls(arch, each, batch_size) for each in wider]
     factors = np.stack([_compute_growth(calls, after, arch.name) for after in grown], axis=-1)
     vanishing = _find_vanishing_modules(arch)
     terms = []
     ends = np.cumsum([len(call.place) for call in calls])
     for call, own in zip(calls, np.split(factors, ends[:-1]), strict=True):
+        table, unless_equal = kinds.index(call.kind), vanishing.get(call.module)
         constants = np.array(call.place) - own @ np.array(base)
-        terms.append(
-            Term(
-                kinds.index(call.kind),
-                own,
-                constants,
-                call.function is torch.conv2d,
-                vanishing.get(call.module),
-            )
-        )
+        terms.append(Term(table, own, constants, call.function is torch.conv2d, unless_equal))
     return tuple(terms), samples
 
 
