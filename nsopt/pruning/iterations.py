@@ -5,8 +5,9 @@ prices share their pre-training: a second file keeps the pre-trained network for
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,52 +26,6 @@ from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.record import Iteration
 from nsopt.scaling.solve import solve_widths
 from nsopt.tasks.supervision import Supervision
-
-
-def run_iterations(
-    arch: Architecture,
-    supervision: Supervision,
-    settings: SearchSettings,
-    done: Sequence[Iteration],
-    compute: Compute,
-    progress: Progress,
-    checkpoint: Path | None = None,
-    start: nn.Module | None = None,
-    pretrained: Path | None = None,
-) -> Iterator[Iteration]:
-    """Run the missing iterations of a search; yield each one when it ends.
-
-    A resumed search equals an uninterrupted one. The checkpoint keeps an iteration until the caller
-    asks for the next one.
-
-    Args:
-        supervision: what to train on, on the device of `compute`.
-        done: the iterations that the caller has already.
-        checkpoint: a file from which an interrupted search resumes.
-        start: a trained network of the base widths, see `search`.
-        pretrained: a file with the state at the end of the first iteration's pre-training, which
-            does not depend on the price. It is read if it exists, else written.
-
-    Raises:
-        NsoptError: as `search` does.
-    """
-    if is_complete(done, settings):
-        Checkpoint(checkpoint, {}).remove()
-        return
-    identity = (
-        _make_identity(arch, supervision, settings, start) if checkpoint or pretrained else {}
-    )
-    search = _Search(
-        arch,
-        supervision,
-        settings,
-        compute,
-        progress,
-        Checkpoint(checkpoint, identity),
-        Checkpoint(pretrained, _drop_price(identity)),
-        start,
-    )
-    yield from search.run(done)
 
 
 def is_complete(history: Sequence[Iteration], settings: SearchSettings) -> bool:
@@ -92,21 +47,40 @@ def derive_seed(seed: int, number: int) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class _Search:
-    """A search that keeps finished iterations and the current state in a checkpoint."""
+class Descent:
+    """A search that keeps finished iterations and the current state in a checkpoint.
+
+    A resumed search equals an uninterrupted one.
+
+    Attributes:
+        supervision: what to train on, on the device of `compute`.
+        checkpoint: a file from which an interrupted search resumes.
+        start: a trained network of the base widths, see `search`.
+        pretrained: a file with the state at the end of the first iteration's pre-training, which
+            does not depend on the price. It is read if it exists, else written.
+    """
 
     arch: Architecture
     supervision: Supervision
     settings: SearchSettings
     compute: Compute
     progress: Progress
-    checkpoint: Checkpoint
-    pretrained: Checkpoint
-    start: nn.Module | None
+    checkpoint: Path | None = None
+    start: nn.Module | None = None
+    pretrained: Path | None = None
 
     def run(self, done: Sequence[Iteration]) -> Iterator[Iteration]:
-        """Yield the iterations after those that are `done`."""
-        state = self.checkpoint.load(self.compute.device) or {"history": [], "current": None}
+        """Run the iterations after those that are `done`; yield each one when it ends.
+
+        The checkpoint keeps an iteration until the caller asks for the next one.
+
+        Raises:
+            NsoptError: as `search` does.
+        """
+        if is_complete(done, self.settings):
+            Checkpoint(self.checkpoint, {}).remove()
+            return
+        state = self._checkpoint.load(self.compute.device) or {"history": [], "current": None}
         saved = [Iteration.from_dict(iteration) for iteration in state["history"]]
         history = list(done)
         for iteration in saved[len(history) :]:
@@ -119,7 +93,32 @@ class _Search:
             history.append(self._run_iteration(history, current))
             current = None
             yield history[-1]
-        self.checkpoint.remove()
+        self._checkpoint.remove()
+
+    @cached_property
+    def _checkpoint(self) -> Checkpoint:
+        return Checkpoint(self.checkpoint, self._identity)
+
+    @cached_property
+    def _pretrained(self) -> Checkpoint:
+        """The file of the pre-training, which does not depend on the price."""
+        search = {k: v for k, v in self._identity.get("search", {}).items() if k != "price"}
+        return Checkpoint(self.pretrained, self._identity | {"search": search})
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        """What the iterations depend on, without their number; empty without a file."""
+        if not self.checkpoint and not self.pretrained:
+            return {}
+        arch, excluded = self.arch, {"iterations", "convergence", "device"}
+        return {
+            "arch": arch.name,
+            "widths": list(arch.base_widths),
+            "classes": arch.num_classes,
+            "data": self.supervision.fingerprint(),
+            "search": self.settings.model_dump(mode="json", exclude=excluded),
+            **({} if self.start is None else {"start": weights_checksum(self.start)}),
+        }
 
     def _run_iteration(self, history: Sequence[Iteration], current: State | None) -> Iteration:
         """Run the next iteration, from its beginning or from its state in a checkpoint.
@@ -128,16 +127,16 @@ class _Search:
         other error leaves the checkpoint as it is.
         """
         if current is None and history:
-            self.checkpoint.save(_pack_state(history))
+            self._checkpoint.save(_pack_state(history))
         elif current is None:  # another search may have pre-trained the network
-            current = self.pretrained.load(self.compute.device)
+            current = self._pretrained.load(self.compute.device)
         try:
             return self._prune_and_fit(history, current)
         except DeterministicError:
             if history:
-                self.checkpoint.save(_pack_state(history))
+                self._checkpoint.save(_pack_state(history))
             else:
-                self.checkpoint.remove()
+                self._checkpoint.remove()
             raise
 
     def _prune_and_fit(self, history: Sequence[Iteration], current: State | None) -> Iteration:
@@ -149,8 +148,8 @@ class _Search:
 
         def save(pruning: Callable[[], State], pretrained: bool) -> None:
             if pretrained and not history:
-                self.pretrained.save(pack(pruning))
-            self.checkpoint.save_when_due(lambda: _pack_state(history, pack(pruning)))
+                self._pretrained.save(pack(pruning))
+            self._checkpoint.save_when_due(lambda: _pack_state(history, pack(pruning)))
 
         settings = self.settings.updated(seed=derive_seed(self.settings.seed, number))
         widths = _choose_widths(self.arch, history, settings)
@@ -187,22 +186,6 @@ def _to_tuple(widths: NDArray[np.int64] | None) -> tuple[int, ...] | None:
 def _pack_state(history: Sequence[Iteration], current: State | None = None) -> State:
     """Return the content of the checkpoint: the finished iterations, and the current one."""
     return {"history": [iteration.to_dict() for iteration in history], "current": current}
-
-
-def _make_identity(
-    arch: Architecture, supervision: Supervision, settings: SearchSettings, start: nn.Module | None
-) -> dict[str, Any]:
-    """Return what the iterations depend on, without their number."""
-    kept = settings.model_dump(mode="json", exclude={"iterations", "convergence", "device"})
-    network = {"arch": arch.name, "widths": list(arch.base_widths), "classes": arch.num_classes}
-    weights = {} if start is None else {"start": weights_checksum(start)}
-    return network | {"data": supervision.fingerprint(), "search": kept} | weights
-
-
-def _drop_price(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the identity of the pre-training, which does not depend on the price."""
-    search = {name: value for name, value in identity.get("search", {}).items() if name != "price"}
-    return {**identity, "search": search}
 
 
 def _choose_widths(

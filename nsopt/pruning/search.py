@@ -14,7 +14,7 @@ from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
 from nsopt.notebook import make_html_table
 from nsopt.progress import Progress
-from nsopt.pruning.iterations import run_iterations
+from nsopt.pruning.iterations import Descent
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.record import Iteration
@@ -106,10 +106,8 @@ def search(
         compute = choose_compute(settings, arch, arch.base_widths, task)
     supervision = supervise_search(task, settings, compute)
     with show_progress(progress) as display:
-        iterations = tuple(
-            run_iterations(arch, supervision, settings, (), compute, display, checkpoint, start)
-        )
-    return SearchResult(iterations)
+        descent = Descent(arch, supervision, settings, compute, display, checkpoint, start)
+        return SearchResult(tuple(descent.run(())))
 
 
 def supervise_search(

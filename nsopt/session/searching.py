@@ -10,7 +10,7 @@ from nsopt.compute.checkpoint import Checkpoint
 from nsopt.compute.device import resolve_compute
 from nsopt.compute.locks import hold_lock, is_being_done
 from nsopt.errors import DeterministicError
-from nsopt.pruning.iterations import run_iterations
+from nsopt.pruning.iterations import Descent
 from nsopt.pruning.search import supervise_search
 from nsopt.pruning.settings import SearchSettings
 from nsopt.samplers.candidates import list_prices
@@ -94,17 +94,17 @@ def search_task(
     compute = replace(
         resolve_compute(settings.device, settings.precision), lock=session.compute.lock
     )
-    return run_iterations(
+    descent = Descent(
         subject.arch,
         supervise_search(subject.data, settings, compute),
         settings,
-        history,
         compute,
         session.progress,
         checkpoint,
         subject.start,
         None if subject.start else pretrained,
     )
+    return descent.run(history)
 
 
 def _continue_search(

@@ -11,7 +11,7 @@ from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import table_architecture
 from nsopt.progress import Silent
 from nsopt.pruning.engine import PruneSchedule, ShrinkingNetwork, iterative_prune
-from nsopt.pruning.iterations import run_iterations
+from nsopt.pruning.iterations import Descent
 from nsopt.pruning.search import search
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.law import PowerLaw
@@ -193,7 +193,7 @@ def test_a_continued_descent_equals_an_uninterrupted_one(
     stored = Iteration.from_dict(whole[0].to_dict())
     compute, splits = resolve_compute("cpu", "fp32"), digits.split(SHORT.val_fraction)
     continued = list(
-        run_iterations(narrow, Classification(splits), SHORT, [stored], compute, Silent())
+        Descent(narrow, Classification(splits), SHORT, compute, Silent()).run([stored])
     )
     assert are_equal(stored, whole[0])
     assert len(continued) == 1
