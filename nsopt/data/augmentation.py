@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nsopt.data.images import Splits
-from nsopt.data.resized_crop import Windows, resized_crops
+from nsopt.data.resized_crop import draw_windows, resized_crops
 from nsopt.errors import NsoptError
 
 _PADDING = 4
@@ -51,7 +51,7 @@ class TrainingBatches:
         if self._windows is None:
             images = crop_and_mirror(images, self._top[here], self._left[here], flipped)
         else:
-            images = resized_crops(images, self._windows[here], flipped)
+            images = resized_crops(images, self._windows[:, here], flipped)
         return normalise(images, self._splits), labels
 
     def state(self) -> dict[str, Any]:
@@ -78,8 +78,7 @@ class TrainingBatches:
         self._windows = None
         if self._resized_crop is not None:
             shape = self._splits.train.shape
-            windows = Windows.draw(count, self._resized_crop, shape, generator)
-            self._windows = windows.to(device)
+            self._windows = draw_windows(count, self._resized_crop, shape, generator).to(device)
 
 
 def normalise(images: Tensor, splits: Splits) -> Tensor:

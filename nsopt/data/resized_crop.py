@@ -5,7 +5,6 @@ equals an antialiased resize.
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,67 +13,46 @@ from torch.nn import functional
 _LARGEST_RATIO = 4 / 3  # width over height
 
 
-@dataclass(frozen=True, eq=False)
-class Windows:
-    """One window per image. All attributes are whole numbers of pixels, float32 (N,).
+def draw_windows(
+    count: int, smallest_area: float, shape: tuple[int, ...], generator: torch.Generator
+) -> Tensor:
+    """Draw one random window per image.
 
-    Attributes:
-        top: first row.
-        left: first column.
-        height: number of rows.
-        width: number of columns.
+    Args:
+        smallest_area: smallest area of a window, over the area of the image.
+        shape: shape of an image, (C, H, W).
+
+    Returns:
+        First row, first column, height and width of each window: whole numbers of pixels, float32
+        (4, count).
     """
-
-    top: Tensor
-    left: Tensor
-    height: Tensor
-    width: Tensor
-
-    @classmethod
-    def draw(
-        cls, count: int, smallest_area: float, shape: tuple[int, ...], generator: torch.Generator
-    ) -> "Windows":
-        """Draw random windows.
-
-        Args:
-            smallest_area: smallest area of a window, over the area of the image.
-            shape: shape of an image, (C, H, W).
-        """
-        image_height, image_width = shape[-2:]
-        area, ratio, top, left = torch.rand(4, count, generator=generator).double()
-        area = smallest_area + (1 - smallest_area) * area
-        ratio = torch.exp((2 * ratio - 1) * math.log(_LARGEST_RATIO))
-        height = (image_height * (area / ratio).sqrt()).round().clamp(1, image_height)
-        width = (image_width * (area * ratio).sqrt()).round().clamp(1, image_width)
-        top = (top * (image_height - height + 1)).floor()
-        left = (left * (image_width - width + 1)).floor()
-        return cls(top.float(), left.float(), height.float(), width.float())
-
-    def to(self, device: torch.device) -> "Windows":
-        return Windows(*(part.to(device) for part in self._parts))
-
-    def __getitem__(self, where: slice) -> "Windows":
-        return Windows(*(part[where] for part in self._parts))
-
-    @property
-    def _parts(self) -> tuple[Tensor, ...]:
-        return self.top, self.left, self.height, self.width
+    image_height, image_width = shape[-2:]
+    area, ratio, top, left = torch.rand(4, count, generator=generator).double()
+    area = smallest_area + (1 - smallest_area) * area
+    ratio = torch.exp((2 * ratio - 1) * math.log(_LARGEST_RATIO))
+    height = (image_height * (area / ratio).sqrt()).round().clamp(1, image_height)
+    width = (image_width * (area * ratio).sqrt()).round().clamp(1, image_width)
+    top = (top * (image_height - height + 1)).floor()
+    left = (left * (image_width - width + 1)).floor()
+    return torch.stack([top, left, height, width]).float()
 
 
-def resized_crops(images: Tensor, windows: Windows, flipped: Tensor) -> Tensor:
+def resized_crops(images: Tensor, windows: Tensor, flipped: Tensor) -> Tensor:
     """Crop images to windows and resize these to the size of the images.
 
     Args:
         images: uint8 (B, C, H, W).
+        windows: of `draw_windows`, (4, B).
         flipped: which images to mirror, bool (B,).
 
     Returns:
         Images float32 (B, C, H, W).
     """
     count, _, height, width = images.shape
-    x = _compute_positions(windows.left, windows.width, width)
+    tops, lefts, heights, widths = windows
+    x = _compute_positions(lefts, widths, width)
     x = torch.where(flipped[:, None], x.flip(1), x)
-    y = _compute_positions(windows.top, windows.height, height)
+    y = _compute_positions(tops, heights, height)
     everywhere = (count, height, width)
     grid = torch.stack([x[:, None, :].expand(everywhere), y[:, :, None].expand(everywhere)], -1)
     return functional.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)

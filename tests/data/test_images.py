@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from nsopt.data.augmentation import TrainingBatches, crop_and_mirror, normalise
 from nsopt.data.images import ImageData, ImageSet
 from nsopt.data.registry import load_data
-from nsopt.data.resized_crop import Windows, resized_crops
+from nsopt.data.resized_crop import draw_windows, resized_crops
 from nsopt.errors import NsoptError
 from tests.conftest import first_digits
 
@@ -173,7 +173,7 @@ import re
 from pathlib import Path
 import torch
 from nsopt.data.images import ImageData, ImageSet
-from nsopt.data.resized_crop import Windows, resized_crops
+from nsopt.data.resized_crop import draw_windows, resized_crops
 
 images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8).expand(20_000, -1, -1, -1)
 labels = torch.arange(20_000) % 2
@@ -235,7 +235,7 @@ def test_crop_windows_stay_inside_the_image_and_keep_the_smallest_area(
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     for top, left, high, wide in list_boxes(
-        Windows.draw(20, smallest, (3, height, width), generator)
+        draw_windows(20, smallest, (3, height, width), generator)
     ):
         assert 0 <= top <= height - high < height
         assert 0 <= left <= width - wide < width
@@ -244,10 +244,9 @@ def test_crop_windows_stay_inside_the_image_and_keep_the_smallest_area(
         assert high * wide / (height * width) >= smallest - rounding or clamped
 
 
-def list_boxes(windows: Windows) -> list[list[int]]:
+def list_boxes(windows: torch.Tensor) -> list[list[int]]:
     """Return top, left, height and width of each window."""
-    sides = (windows.top, windows.left, windows.height, windows.width)
-    return [[int(side) for side in box] for box in zip(*sides, strict=True)]
+    return windows.T.int().tolist()
 
 
 @pytest.mark.parametrize("side", [32, 65])
@@ -255,7 +254,7 @@ def test_resized_crops_are_antialiased_resizes_of_windows(side: int) -> None:
     generator = torch.Generator().manual_seed(3)
     images = torch.randint(256, (50, 3, side, side), dtype=torch.uint8, generator=generator)
     flipped = torch.rand(50, generator=generator) < 0.5
-    windows = Windows.draw(50, 0.2, (3, side, side), generator)
+    windows = draw_windows(50, 0.2, (3, side, side), generator)
     found = resized_crops(images, windows, flipped)
     assert found.dtype == torch.float32
     for i, (top, left, high, wide) in enumerate(list_boxes(windows)):
