@@ -1,6 +1,6 @@
 """A trained network as a file, with everything needed to use it."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -138,37 +138,27 @@ def load_network(path: Path | str, arch: str | Architecture | None = None) -> Ke
         >>> network = nsopt.load_network("small.pt")
         >>> network.model, network.widths, network.test_accuracy
     """
-
-    def families(kept: KeptNetwork) -> Iterable[Architecture]:
-        if arch is not None and not isinstance(arch, str):
-            return [arch]
-        if not kept.input_shape:
-            raise NsoptError(
-                f"{kept.arch} takes no images: give arch=nsopt.trace(model, inputs) to load it"
-            )
-        channels, image_size, _ = kept.input_shape
-        return stored_architectures(kept.arch, arch, len(kept.classes), image_size, channels)
-
-    return _load(path, families)
-
-
-def _load(
-    path: Path | str, families: Callable[[KeptNetwork], Iterable[Architecture]]
-) -> KeptNetwork:
-    """Load a network.
-
-    Args:
-        families: of a network; its shapes must be those of each, and the last one builds it.
-    """
     with explain_reading(path, "nsopt"):
         content = read_weights(Path(path))
         state = content.pop("state")
         kept = _KEPT.validate_python(content | {"model": nn.Identity()})
-        for family in families(kept):
+        for family in _list_families(kept, arch):
             _check_shapes(family, kept.widths, state)
         model = build_to_fill(family, kept.widths)
         model.load_state_dict(state)
         return replace(kept, model=model.eval())
+
+
+def _list_families(kept: KeptNetwork, arch: str | Architecture | None) -> Iterable[Architecture]:
+    """Return architectures whose shapes a network must have; the last one builds it."""
+    if arch is not None and not isinstance(arch, str):
+        return [arch]
+    if not kept.input_shape:
+        raise NsoptError(
+            f"{kept.arch} takes no images: give arch=nsopt.trace(model, inputs) to load it"
+        )
+    channels, image_size, _ = kept.input_shape
+    return stored_architectures(kept.arch, arch, len(kept.classes), image_size, channels)
 
 
 def _check_shapes(
