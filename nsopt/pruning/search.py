@@ -8,7 +8,6 @@ from torch import nn
 
 from nsopt.arguments import checked
 from nsopt.compute.device import Compute, resolve_compute
-from nsopt.compute.placement import place_images
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
@@ -18,7 +17,6 @@ from nsopt.pruning.iterations import Descent
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.record import Iteration
-from nsopt.tasks.classification import Classification
 from nsopt.tasks.supervise import supervise
 from nsopt.tasks.supervision import Supervision
 from nsopt.tasks.task import Task
@@ -118,9 +116,6 @@ def supervise_search(
     Raises:
         NsoptError: if the settings choose images, and the task has none.
     """
-    if isinstance(task, ImageData):
-        splits = task.split(settings.val_fraction).with_train_images(settings.search_images)
-        return Classification(place_images(splits, compute), settings.resized_crop)
-    if settings.search_images is not None:
+    if settings.search_images is not None and not isinstance(task, ImageData):
         raise NsoptError("search_images chooses images with labels: a loader chooses its own")
-    return supervise(task, settings, compute)
+    return supervise(task, settings, compute, settings.search_images)

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nsopt.compute.device import Compute, place
-from nsopt.compute.placement import place_images
 from nsopt.data.augmentation import TrainingBatches
-from nsopt.data.images import ImageData, Splits
+from nsopt.data.images import Splits
 from nsopt.models.layout import layout_of
 from nsopt.models.tracing.originals import copy_model
 from nsopt.tasks.agreement import Agreement, class_divergence
@@ -89,10 +88,3 @@ def read_logits(outputs: Tensor) -> Tensor:
     are_probabilities = sums.all() & (found >= 0).all()
     logarithm = outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log()
     return torch.where(are_probabilities, logarithm, outputs)
-
-
-def classify(
-    data: ImageData, val_fraction: float, crop: float | None, compute: Compute
-) -> Classification:
-    """Return images as a task on a device, with `val_fraction` of them held out for validation."""
-    return Classification(place_images(data.split(val_fraction), compute), crop)
