@@ -381,7 +381,7 @@ def test_inputs_may_be_tensors_tuples_dicts_or_pairs_with_targets() -> None:
     for other in found[1:]:
         assert other.get_parameter("last.weight").equal(found[0].get_parameter("last.weight"))
     given = Inputs(torch.utils.data.DataLoader([(row, 1) for row in x], batch_size=20))
-    assert [batch.shape for batch in given] == [(20, 4), (12, 4)]
+    assert [batch.shape for batch in given.batches] == [(20, 4), (12, 4)]
 
 
 @pytest.mark.parametrize(

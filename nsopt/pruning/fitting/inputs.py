@@ -14,19 +14,18 @@ from nsopt.models.activations import tensors_in
 from nsopt.models.inputs import call_network, count_examples
 from nsopt.models.layout import inputs_for
 
-FEWEST = 16
+FEWEST, _MOST = 16, 1024  # examples
 _PAIR = 2
 
 
 class Inputs:
-    """Batches of inputs, in memory, on the CPU.
+    """Batches of inputs, in memory, on the CPU: at most 1,024 examples, rounded up to a batch.
 
     Args:
         batches: a tensor of examples, or batches: tensors, tuples of arguments, dicts of keyword
             arguments, or pairs of one of these and targets, which are ignored.
         arguments: how many arguments the network takes; it distinguishes two arguments from a pair
             of an input and its target.
-        most: take only so many examples.
         batch_size: of batches, where `batches` is a tensor.
 
     Raises:
@@ -34,27 +33,22 @@ class Inputs:
             that are not finite.
     """
 
-    def __init__(
-        self, batches: Any, arguments: int = 1, most: int = 1024, batch_size: int = 32
-    ) -> None:
+    def __init__(self, batches: Any, arguments: int = 1, batch_size: int = 32) -> None:
         if isinstance(batches, Tensor):
-            batches = batches[:most].split(batch_size)
+            batches = batches[:_MOST].split(batch_size)
         if not isinstance(batches, Iterable):
             raise NsoptError("the inputs must be a tensor of examples, or a loader of batches")
         self.batches: list[Any] = []
-        self.examples = 0
+        examples = 0
         for batch in batches:
-            if self.examples >= most:
+            if examples >= _MOST:
                 break
             inputs = tree_map_only(Tensor, lambda t: t.detach().cpu(), _read(batch, arguments))
             _check(inputs, len(self.batches))
             self.batches.append(inputs)
-            self.examples += count_examples(inputs)
-        if self.examples < FEWEST:
-            raise NsoptError(f"give at least {FEWEST} inputs, got {self.examples}")
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.batches)
+            examples += count_examples(inputs)
+        if examples < FEWEST:
+            raise NsoptError(f"give at least {FEWEST} inputs, got {examples}")
 
     def __len__(self) -> int:
         return len(self.batches)
