@@ -6,16 +6,15 @@ become new objects, because autograd remembers the shapes of old ones. BatchNorm
 momentum are cut in the same way.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.layers import Selection, slice_channels
-from nsopt.models.tracing.resize import describe_module
+from nsopt.models.tracing.resize import describe_module, replace_tensors
 from nsopt.pruning.layout import Layout, find_positions
-from nsopt.scaling.cost import Operation
 
 
 def compact(
@@ -37,10 +36,24 @@ def compact(
         ]
         for after, before in ((new.kept, old.kept), (new.written, old.written))
     )
-    modules = dict(model.named_modules())
-    for operation in arch.operations:
-        if operation.name in modules:
-            _cut(operation, modules[operation.name], optimizer, read, written)
+    operations = {operation.name: operation for operation in arch.operations}
+
+    def shrink(name: str, tensor: Tensor) -> Tensor:
+        operation = operations.get(name.rpartition(".")[0])
+        if operation is None:  # of a Selection, which is replaced below
+            return tensor
+
+        def cut(value: Tensor) -> Tensor:
+            part = slice_channels(operation, value, read, written)
+            layout = torch.channels_last if part.ndim == 4 else torch.contiguous_format
+            return part.contiguous(memory_format=layout)
+
+        return cut_tensor(tensor, optimizer, cut)
+
+    replace_tensors(model, shrink)
+    for path, module in model.named_modules():
+        if path in operations:
+            describe_module(module, 1 if operations[path].kind == "depthwise" else None)
     optimizer.param_groups[0]["params"] = list(model.parameters())
     select_channels(arch, model, new)
 
@@ -60,33 +73,14 @@ def select_channels(arch: TableArchitecture, model: nn.Module, layout: Layout) -
             model.add_module(path, module)
 
 
-def _cut(
-    operation: Operation,
-    module: nn.Module,
-    optimizer: torch.optim.SGD,
-    read: Sequence[Tensor],
-    written: Sequence[Tensor],
-) -> None:
-    """Replace the parameters and buffers of one module."""
-
-    def cut(value: Tensor) -> Tensor:
-        part = slice_channels(operation, value, read, written)
-        layout = torch.channels_last if part.ndim == 4 else torch.contiguous_format
-        return part.contiguous(memory_format=layout)
-
-    for name, parameter in list(module.named_parameters()):
-        module.register_parameter(name, cut_parameter(parameter, optimizer, cut))
-    for name, buffer in list(module.named_buffers()):
-        module.register_buffer(name, cut(buffer))
-    describe_module(module, 1 if operation.kind == "depthwise" else None)
-
-
-def cut_parameter(
-    parameter: nn.Parameter, optimizer: torch.optim.SGD, cut: Callable[[Tensor], Tensor]
-) -> nn.Parameter:
-    """Return a new parameter with what `cut` leaves of the old one, and of its momentum."""
-    smaller = nn.Parameter(cut(parameter.detach()), parameter.requires_grad)
-    momentum = optimizer.state.pop(parameter, {}).get("momentum_buffer")
+def cut_tensor(
+    tensor: Tensor, optimizer: torch.optim.SGD, cut: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Return what `cut` leaves of a buffer, or of a parameter and its momentum."""
+    if not isinstance(tensor, nn.Parameter):
+        return cut(tensor)
+    smaller = nn.Parameter(cut(tensor.detach()), tensor.requires_grad)
+    momentum = optimizer.state.pop(tensor, {}).get("momentum_buffer")
     if momentum is not None:
         optimizer.state[smaller] = {"momentum_buffer": cut(momentum)}
     return smaller

@@ -43,11 +43,6 @@ class Layout:
                 written[source] = np.union1d(written[source], written[target])
         return cls(tuple(kept), tuple(written))
 
-    @property
-    def widths(self) -> list[int]:
-        """Return the number of kept channels in each group."""
-        return [len(channels) for channels in self.kept]
-
 
 def find_positions(channels: IntArray, within: IntArray) -> IntArray:
     """Return the index of each of `channels` in the ascending array `within`, or -1."""

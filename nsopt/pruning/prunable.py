@@ -35,7 +35,7 @@ class PrunableTable:
     @property
     def widths(self) -> Sequence[int]:
         """The widths that the record gets."""
-        return self._layout.widths
+        return [len(channels) for channels in self.kept]
 
     def shrink(self, kept: Sequence[IntArray], optimizer: torch.optim.SGD) -> None:
         """Cut the network and the optimizer's momentum down to the units `kept`."""

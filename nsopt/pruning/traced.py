@@ -16,7 +16,7 @@ from nsopt.models.tracing.groups import Group
 from nsopt.models.tracing.makers import Makers, Slices
 from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
 from nsopt.models.tracing.resize import replace_tensors, select_indices
-from nsopt.pruning.compaction import cut_parameter
+from nsopt.pruning.compaction import cut_tensor
 from nsopt.pruning.gates import Gate
 from nsopt.pruning.layout import find_positions
 from nsopt.scaling.cost import IntArray
@@ -89,9 +89,7 @@ class PrunableTrace:
                 own = layout if value.ndim == 4 else torch.contiguous_format
                 return select_indices(value, indices).clone(memory_format=own)
 
-            if isinstance(tensor, nn.Parameter):
-                return cut_parameter(tensor, optimizer, cut)
-            return cut(tensor)
+            return cut_tensor(tensor, optimizer, cut)
 
         replace_tensors(self._model, shrink)
         self._network.describe(self._model)
