@@ -71,8 +71,9 @@ class _Bracket:
 
     def is_filled(self, budget: float, measurements: int) -> bool:
         """Return whether the best network fills the budget, as well as few measurements show."""
-        full = bool(self.fits) and max(self.fits[-1].measured) >= _FULL * budget
-        return full or (bool(self.fits) and measurements >= _FEW)
+        if not self.fits:
+            return False
+        return measurements >= _FEW or max(self.fits[-1].measured) >= _FULL * budget
 
     def guess(self, budget: float) -> float:
         """Return a prediction at which widths fit, if milliseconds are in proportion."""
