@@ -1,4 +1,4 @@
-"""Cut pruned channels out of a network's tensors while it trains.
+"""Cut pruned channels out of the tensors of a network from a table while it trains.
 
 A pruned channel is zero. It costs as much as any other channel and changes nothing: its readers get
 zeros and send back no gradient. Without it the network computes the same numbers faster. Parameters
@@ -6,15 +6,82 @@ become new objects, because autograd remembers the shapes of old ones. BatchNorm
 momentum are cut in the same way.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.layers import Selection, slice_channels
 from nsopt.models.tracing.resize import describe_module, replace_tensors
-from nsopt.pruning.layout import Layout, find_positions
+from nsopt.pruning.gates import make_gates
+from nsopt.scaling.cost import IntArray
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Original channels per group, as ascending int64 arrays.
+
+    The two fields differ in networks with shortcuts: if one block no longer reads a channel of the
+    stream, an identity may still carry it to a block that does.
+
+    Attributes:
+        kept: the channels that operations read.
+        written: the channels of the tensor that convolutions write.
+    """
+
+    kept: tuple[IntArray, ...]
+    written: tuple[IntArray, ...]
+
+    @classmethod
+    def full(cls, widths: Sequence[int]) -> Self:
+        """Return the layout of a network before pruning."""
+        everything = tuple(np.arange(width) for width in widths)
+        return cls(everything, everything)
+
+    @classmethod
+    def of(cls, arch: TableArchitecture, model: nn.Module, kept: Sequence[IntArray]) -> Self:
+        """Return the layout of `model`, a network of `arch`, with the channels `kept`."""
+        written = list(kept)
+        present = dict(model.named_modules()).keys() & arch.identities.keys()
+        streams = set(arch.stream_reads.values())
+        for source, target in sorted((arch.identities[path] for path in present), reverse=True):
+            if source in streams:
+                written[source] = np.union1d(written[source], written[target])
+        return cls(tuple(kept), tuple(written))
+
+
+class PrunableTable:
+    """A network made from a table of operations, which shrinks.
+
+    Attributes:
+        gates: per group, where units are scored.
+    """
+
+    def __init__(self, arch: TableArchitecture, model: nn.Module, widths: Sequence[int]) -> None:
+        self._arch = arch
+        self._model = model
+        self._layout = Layout.full(widths)
+        self.gates = make_gates(arch.gate_modules(model))
+
+    @property
+    def kept(self) -> Sequence[IntArray]:
+        """Per group, the original units that are left, ascending."""
+        return self._layout.kept
+
+    @property
+    def widths(self) -> Sequence[int]:
+        """The widths that the record gets."""
+        return [len(channels) for channels in self.kept]
+
+    def shrink(self, kept: Sequence[IntArray], optimizer: torch.optim.SGD) -> None:
+        """Cut the network and the optimizer's momentum down to the units `kept`."""
+        layout = Layout.of(self._arch, self._model, kept)
+        compact(self._arch, self._model, optimizer, self._layout, layout)
+        self._layout = layout
 
 
 def compact(
@@ -84,3 +151,10 @@ def cut_tensor(
     if momentum is not None:
         optimizer.state[smaller] = {"momentum_buffer": cut(momentum)}
     return smaller
+
+
+def find_positions(channels: IntArray, within: IntArray) -> IntArray:
+    """Return the index of each of `channels` in the ascending array `within`, or -1."""
+    index = np.searchsorted(within, channels)
+    index[index == len(within)] = 0
+    return np.where(within[index] == channels, index, -1)

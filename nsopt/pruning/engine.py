@@ -19,12 +19,14 @@ from nsopt.compute.memory import keep_memory
 from nsopt.compute.out_of_memory import explain_out_of_memory
 from nsopt.compute.random_state import OwnRandomState
 from nsopt.errors import NonFiniteLossError, NsoptError
-from nsopt.models.architecture import Architecture
+from nsopt.models.architecture import Architecture, TableArchitecture
+from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.progress import Progress
+from nsopt.pruning.compaction import PrunableTable
 from nsopt.pruning.importance import ImportanceScores
-from nsopt.pruning.prunable import make_prunable
 from nsopt.pruning.rules import PruneRule, get_size_metric, make_rule
 from nsopt.pruning.settings import SearchSettings
+from nsopt.pruning.traced import PrunableTrace
 from nsopt.scaling.record import Trajectory, gives_a_law
 from nsopt.tasks.supervision import Supervision
 from nsopt.training.kernels.swap import fast_kernels
@@ -146,6 +148,16 @@ def _copy_weights(start: nn.Module, model: nn.Module) -> None:
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise NsoptError(f"start is not a network of these widths: {reason}") from None
+
+
+def make_prunable(
+    arch: Architecture, model: nn.Module, widths: Sequence[int]
+) -> PrunableTable | PrunableTrace:
+    """Return `model`, an unpruned network of `arch` with these widths, as one that shrinks."""
+    if isinstance(arch, TracedArchitecture):
+        return PrunableTrace(arch.network.retrace(model), model)
+    assert isinstance(arch, TableArchitecture)
+    return PrunableTable(arch, model, widths)
 
 
 class ShrinkingNetwork:

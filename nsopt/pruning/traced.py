@@ -16,9 +16,8 @@ from nsopt.models.tracing.groups import Group
 from nsopt.models.tracing.makers import Makers, Slices
 from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
 from nsopt.models.tracing.resize import replace_tensors, select_indices
-from nsopt.pruning.compaction import cut_tensor
+from nsopt.pruning.compaction import cut_tensor, find_positions
 from nsopt.pruning.gates import Gate
-from nsopt.pruning.layout import find_positions
 from nsopt.scaling.cost import IntArray
 
 

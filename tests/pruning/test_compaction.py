@@ -13,9 +13,8 @@ from nsopt.data.images import ImageData, ImageSet, Splits
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import architectures, table_architecture
 from nsopt.progress import Silent
-from nsopt.pruning.compaction import compact
+from nsopt.pruning.compaction import Layout, compact, find_positions
 from nsopt.pruning.engine import iterative_prune
-from nsopt.pruning.layout import Layout, find_positions
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.record import gives_a_law
 from nsopt.tasks.classification import Classification

@@ -14,8 +14,7 @@ from nsopt.data.images import ImageData
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.trace import trace
 from nsopt.progress import Silent
-from nsopt.pruning.engine import ShrinkingNetwork, iterative_prune
-from nsopt.pruning.prunable import make_prunable
+from nsopt.pruning.engine import ShrinkingNetwork, iterative_prune, make_prunable
 from nsopt.pruning.settings import SearchSettings
 from nsopt.pruning.traced import PrunableTrace, RigidGate, TracedGate, find_gate_slices
 from nsopt.tasks.classification import Classification
