@@ -65,10 +65,8 @@ def with_latency(
         >>> arch = nsopt.with_latency(nsopt.get_architecture("vgg11"), "cpu")
         >>> nsopt.solve_widths(nsopt.uniform_curve(arch.base_widths), arch.cost("latency"), 20.0)
     """
-    timed_in, compute = (
-        choose_runtime(runtime, measure, batch_size),
-        resolve_compute(device, "fp32"),
-    )
+    timed_in = choose_runtime(runtime, measure, batch_size)
+    compute = resolve_compute(device, "fp32")
     with show_progress(progress) as display, sharing(compute, display) as shared:
         return arch.with_latency(learn_latency(arch, shared, display, timed_in, inputs))
 

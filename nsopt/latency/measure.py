@@ -197,9 +197,7 @@ class Beside:
         return self.load(self.whole)
 
     def time(
-        self,
-        feeds: Sequence[Feed],
-        is_enough: Callable[[NDArray[np.float64]], bool] | None = None,
+        self, feeds: Sequence[Feed], is_enough: Callable[[NDArray[np.float64]], bool] | None = None
     ) -> "_Turns":
         """Time loaded networks in turns, in rounds.
 

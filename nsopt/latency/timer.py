@@ -23,13 +23,7 @@ from nsopt.latency.linear import MacsLatency
 from nsopt.latency.measure import LONGEST, Beside, latency_conditions, was_busy
 from nsopt.latency.measured_budget import MeasuredBudget
 from nsopt.latency.model import LatencyModel
-from nsopt.latency.runtime import (
-    TORCH,
-    Measure,
-    Runtime,
-    choose_inputs,
-    choose_runtime,
-)
+from nsopt.latency.runtime import TORCH, Measure, Runtime, choose_inputs, choose_runtime
 from nsopt.latency.sittings import Latency, distrust
 from nsopt.latency.store import Memory, Store
 from nsopt.models.architecture import Architecture, build_to_fill
@@ -351,10 +345,8 @@ def solve_measured_widths(
     share = read_percentage(budget) if isinstance(budget, str) else None
     if not isinstance(budget, str) and not 0 < budget < math.inf:
         raise NsoptError(f"a budget must be a number of milliseconds above 0, not {budget}")
-    timed_in, compute = (
-        choose_runtime(runtime, measure, batch_size),
-        resolve_compute(device, "fp32"),
-    )
+    timed_in = choose_runtime(runtime, measure, batch_size)
+    compute = resolve_compute(device, "fp32")
     random = keep_random_state(compute.device)
     with show_progress(progress) as display, sharing(compute, display) as shared, random:
         timer = Timer(shared, timed_in, display, inputs)

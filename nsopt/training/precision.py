@@ -50,11 +50,7 @@ def choose_compute(
 
 
 def time_training_step(
-    arch: Architecture,
-    widths: Widths,
-    batch_size: int,
-    task: Task | ImageData,
-    compute: Compute,
+    arch: Architecture, widths: Widths, batch_size: int, task: Task | ImageData, compute: Compute
 ) -> float:
     """Return the seconds of a training step: on random images, or on the first batch of a task.
 
