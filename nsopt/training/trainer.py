@@ -13,7 +13,7 @@ from torch import nn
 from nsopt.compute.device import Compute
 from nsopt.compute.random_state import use_seed
 from nsopt.errors import NsoptError
-from nsopt.models.architecture import Architecture
+from nsopt.models.architecture import Architecture, shapes_of
 from nsopt.tasks.supervision import Supervision, evaluate, evaluations_of
 from nsopt.training.outcome import Epoch, Outcome
 
@@ -65,10 +65,8 @@ def train_by(
     context.folder.mkdir(parents=True, exist_ok=True)
     with use_seed(context.seed, compute.device):
         trained = trainer(model, task, context)
-    shapes = {name: tuple(t.shape) for name, t in arch.build(widths).state_dict().items()}
-    if not isinstance(trained, nn.Module) or shapes != {
-        name: tuple(tensor.shape) for name, tensor in trained.state_dict().items()
-    }:
+    expected = arch.shapes(widths)
+    if not isinstance(trained, nn.Module) or shapes_of(trained.state_dict()) != expected:
         raise NsoptError(
             "the trainer must return the network that it got, trained: a module with the same "
             "tensors"
