@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,13 +84,8 @@ def compare_outputs(
 
     The difference is relative to the largest number. Raises NsoptError if it is too large.
     """
-    found, expected = (
-        _first_output(function(inputs))
-        for function in (
-            load_exported(path, format, arch),
-            partial(call_network, make_whole(network)),
-        )
-    )
+    found = _first_output(load_exported(path, format, arch)(inputs))
+    expected = _first_output(call_network(make_whole(network), inputs))
     difference = float((found - expected).abs().max() / expected.abs().max())
     _check_close(difference)
     return difference
