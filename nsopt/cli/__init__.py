@@ -2,5 +2,5 @@
 
 A command is a frozen dataclass of options and a function that takes it. Options that several
 commands share are groups in cli/options.py, which a command holds as fields. Functions import what
-they need themselves, so that `nsopt --help` is fast.
+is slow to import themselves, so that `nsopt --help` is fast.
 """

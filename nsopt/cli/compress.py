@@ -8,6 +8,16 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from nsopt.cli.answer import Answer, keep_answer, read_answer
+from nsopt.cli.console import (
+    console,
+    describe_storage,
+    fits,
+    live_progress,
+    make_fitting_table,
+    make_table,
+    print_line,
+)
+from nsopt.cli.extras import has_extra, install_command
 from nsopt.cli.options import (
     Count,
     NetworkOptions,
@@ -21,7 +31,7 @@ from nsopt.cli.options import (
 )
 from nsopt.data.source import folder_path, is_folder
 from nsopt.errors import NsoptError
-from nsopt.files import RUNS
+from nsopt.files import RUNS, written_beside
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,8 +80,6 @@ def compress(options: CompressOptions) -> None:
 
     Example: nsopt compress --weights trained.pt --data cifar10 --budgets macs=50%,latency=20ms
     """
-    from nsopt.cli.console import print_line
-
     options.task.check_names()
     kept_in = options.place.out or RUNS
     answer = read_answer(kept_in, options)
@@ -102,7 +110,6 @@ def _list_files(options: CompressOptions, folder: Path, storage: Path) -> list[P
 
 def _compress(options: CompressOptions) -> "tuple[Answer, Workspace]":
     """Run what is missing; return the answer, and where everything is stored."""
-    from nsopt.cli.console import console, describe_storage, live_progress
     from nsopt.cli.export import export_command
     from nsopt.cli.preparation import announce, apply_changes, prepare, with_known_multiple
     from nsopt.compression.budgets import CURVE, check_budgets, check_words, split_budgets
@@ -172,8 +179,6 @@ def _choose_forms(subject: "Subject", tries: bool) -> list[str]:
     Args:
         tries: whether to try, which takes seconds; a finished run has tried.
     """
-    from nsopt.cli.console import console
-    from nsopt.cli.extras import has_extra, install_command
     from nsopt.deployment.export import find_obstacles
     from nsopt.session.subject import make_example
 
@@ -235,7 +240,6 @@ def _export_checked(network: "KeptNetwork", path: Path, form: str, subject: "Sub
     from nsopt.data.images import ImageData
     from nsopt.deployment.check import compare_export, compare_outputs
     from nsopt.deployment.export import export
-    from nsopt.files import written_beside
 
     with written_beside(path) as unfinished:
         export(network, unfinished, form, subject.inputs)
@@ -247,8 +251,6 @@ def _export_checked(network: "KeptNetwork", path: Path, form: str, subject: "Sub
 
 def _print_answer(answer: Answer) -> None:
     """Print the networks, on a narrow terminal without what is in brackets, and their files."""
-    from nsopt.cli.console import console, fits, make_fitting_table, make_table
-
     shown = [{name: text for name, text in row.items() if name != "files"} for row in answer.rows]
     left = "budget", "widths by"
     table = make_table(shown, answer.title, left)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cyclopts import Parameter
 
+from nsopt.cli.extras import need_extra
 from nsopt.cli.options import OptionalStorageUrl
 
 
@@ -26,8 +27,6 @@ class DashboardOptions:
 
 def dashboard(options: DashboardOptions = DashboardOptions()) -> None:
     """Browse a storage with optuna-dashboard, with nsopt's notes and figures for each study."""
-    from nsopt.cli.extras import need_extra
-
     need_extra("dashboard")
     from nsopt.reports.dashboard import serve
     from nsopt.storage.opening import newest_storage

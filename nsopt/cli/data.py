@@ -5,7 +5,9 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from nsopt.cli.console import console, name_options
 from nsopt.cli.options import Count, CountFrom0
+from nsopt.data.source import DESCRIPTIONS, Source
 
 Name = Annotated[str, Parameter(help="A name that `nsopt data list` prints.")]
 DataDir = Annotated[Path, Parameter(help="Folder of downloaded data sets.")]
@@ -22,9 +24,6 @@ app = App(name="data", help="List, fetch and check data sets.")
 @app.command(name="list")
 def list_names() -> None:
     """Print the names that --data takes."""
-    from nsopt.cli.console import console, name_options
-    from nsopt.data.source import DESCRIPTIONS
-
     for name, description in DESCRIPTIONS.items():
         console.print(f"{name:24} {name_options(description)}", soft_wrap=True)
 
@@ -32,7 +31,6 @@ def list_names() -> None:
 @app.command
 def fetch(name: Name, *, data_dir: DataDir = Path("data")) -> None:
     """Download a data set and check it."""
-    from nsopt.cli.console import console
     from nsopt.data.registry import fetch_data
 
     fetch_data(name, data_dir)
@@ -50,9 +48,7 @@ def check(
     skip_corrupt: SkipCorrupt = False,
 ) -> None:
     """Read a data set as a study does, and print its numbers of images and classes."""
-    from nsopt.cli.console import console
     from nsopt.data.registry import load_source
-    from nsopt.data.source import Source
 
     source = Source(name, image_size, split=split, split_seed=split_seed, skip_corrupt=skip_corrupt)
     data = load_source(source, data_dir)

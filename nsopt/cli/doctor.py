@@ -1,14 +1,16 @@
 """`nsopt doctor`: what nsopt finds on this machine."""
 
+from nsopt.cli.console import console, name_options
+from nsopt.cli.extras import describe_extras
+from nsopt.errors import NsoptError
+from nsopt.files import cache_folder
+
 
 def doctor() -> None:
     """Print versions, device and folders, and what is missing; for bug reports."""
     from rich.table import Table
 
-    from nsopt.cli.console import console
-    from nsopt.cli.extras import describe_extras
     from nsopt.compute.device import float32_precision, resolve_compute
-    from nsopt.files import cache_folder
     from nsopt.storage.provenance import provenance
     from nsopt.torchvision_import import describe_torchvision
 
@@ -27,8 +29,6 @@ def doctor() -> None:
 
 
 def _find_newest_study() -> str:
-    from nsopt.cli.console import name_options
-    from nsopt.errors import NsoptError
     from nsopt.storage.opening import newest_storage
 
     try:

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import Parameter
 
+from nsopt.cli.console import console, tell_what_is_fixed
 from nsopt.cli.options import OptionalStorageUrl, StoredDataOptions
+from nsopt.errors import NsoptError, unknown_name
+from nsopt.files import check_writable, written_beside
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -64,11 +67,8 @@ def export(options: ExportOptions = ExportOptions()) -> None:
 
     Example: nsopt export --study vgg11-digits-smoke/uniform --ratio 0.25 --out small.onnx
     """
-    from nsopt.cli.console import console, tell_what_is_fixed
     from nsopt.deployment.check import check_export, compare_outputs
     from nsopt.deployment.export import export as write
-    from nsopt.errors import NsoptError
-    from nsopt.files import check_writable, written_beside
     from nsopt.storage import schema
 
     if options.int8 and (options.format != "onnx" or options.unchecked or options.task):
@@ -147,7 +147,6 @@ def _quantise(chosen: "_Chosen", data: "ImageData", file: Path, accuracy: float)
     Args:
         accuracy: of the exported file, on the test images, in percent.
     """
-    from nsopt.cli.console import console
     from nsopt.deployment.check import measure_accuracy
     from nsopt.deployment.int8 import FLOAT, quantise
 
@@ -202,7 +201,6 @@ def _load(options: ExportOptions) -> _Chosen:
 
     from nsopt.deployment.artifacts import BestNetworks, best_trials, describe_network
     from nsopt.deployment.kept import load_network
-    from nsopt.errors import NsoptError, unknown_name
     from nsopt.session.stored import load_images
     from nsopt.session.subject import read_architecture
     from nsopt.settings import BATCH_SIZE
@@ -254,8 +252,6 @@ def _with_answer(options: ExportOptions, url: str) -> ExportOptions:
 
     For a compression a budget may be given, as it stands in its table.
     """
-    from nsopt.cli.console import console
-    from nsopt.errors import NsoptError
     from nsopt.reports.results import read_results
     from nsopt.storage.schema import study_name
 
@@ -300,7 +296,6 @@ def _has_networks(storage: "BaseStorage", name: str) -> bool:
 
 def _choose(best: "Sequence[FrozenTrial]", options: ExportOptions) -> "FrozenTrial":
     """Return the trial of the network that the options name."""
-    from nsopt.errors import NsoptError
     from nsopt.scaling.metric import Metric, read_budgets
     from nsopt.storage.trials import Point, read_point
 

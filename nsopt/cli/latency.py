@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 
 from cyclopts import Parameter
 
+from nsopt.cli.console import console, live_progress, make_table
 from nsopt.cli.options import Count, OptionalStorageUrl, RuntimeOptions, StoredArch, StoredTask
+from nsopt.errors import NsoptError
 
 if TYPE_CHECKING:
     from nsopt.latency.sittings import Latency
@@ -34,7 +36,6 @@ class LatencyOptions:
 
 def latency(options: LatencyOptions = LatencyOptions()) -> None:
     """Time the trained networks of a study side by side; `nsopt report` shows all timings."""
-    from nsopt.cli.console import live_progress
     from nsopt.cli.preparation import read_runtime
     from nsopt.session.timing import measure_again
     from nsopt.storage.opening import newest_storage
@@ -58,8 +59,6 @@ def latency(options: LatencyOptions = LatencyOptions()) -> None:
 
 
 def _read_batch_sizes(text: str) -> list[int]:
-    from nsopt.errors import NsoptError
-
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() and int(word) for word in words):
         raise NsoptError(f"--batch-size {text!r}: write numbers such as 1,100")
@@ -67,7 +66,6 @@ def _read_batch_sizes(text: str) -> list[int]:
 
 
 def _print(measured: "list[tuple[Trained, Latency]]") -> None:
-    from nsopt.cli.console import console, make_table
     from nsopt.latency.sittings import distrust
     from nsopt.methods.registry import method_label
     from nsopt.reports.tables import name_runtime, share

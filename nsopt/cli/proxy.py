@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 from cyclopts import Parameter
 
+from nsopt.cli.console import console
+from nsopt.cli.extras import need_extra
 from nsopt.cli.options import StorageUrl
+from nsopt.errors import NsoptError
 
 
 @Parameter(name="*")
@@ -24,14 +27,10 @@ class ProxyOptions:
 
 def proxy(options: ProxyOptions) -> None:
     """Serve a database to many workers; their --storage is then grpc://HOST:PORT."""
-    from nsopt.cli.extras import need_extra
-
     need_extra("cluster")
     import optuna
     from optuna.exceptions import ExperimentalWarning
 
-    from nsopt.cli.console import console
-    from nsopt.errors import NsoptError
     from nsopt.storage.opening import open_storage
     from nsopt.storage.urls import GRPC, JOURNAL, check_address, hide_password, read_url
 

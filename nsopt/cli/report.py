@@ -5,7 +5,9 @@ from pathlib import Path
 
 from cyclopts import Parameter
 
+from nsopt.cli.console import console, tell_what_is_fixed
 from nsopt.cli.options import OptionalStorageUrl
+from nsopt.files import check_writable
 
 
 @Parameter(name="*")
@@ -27,8 +29,6 @@ def report(options: ReportOptions = ReportOptions()) -> None:
 
     Example: nsopt report --storage sqlite:///study.db --out report
     """
-    from nsopt.cli.console import console, tell_what_is_fixed
-    from nsopt.files import check_writable
     from nsopt.reports.page import write_report
     from nsopt.reports.results import read_results
     from nsopt.reports.tuning_page import is_about_tuning, write_tuning_report

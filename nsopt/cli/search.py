@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from cyclopts import Parameter
 
+from nsopt.cli.console import console, live_progress, make_table, print_storage
 from nsopt.cli.options import SearchOptions, TrainingOptions, WorkOptions, changes
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ def search(options: LawOptions = LawOptions()) -> None:
     Example: nsopt search --arch mobilenetv2 --data cifar10 --preset fast
     """
     options.task.check_names()
-    from nsopt.cli.console import live_progress, print_storage
     from nsopt.cli.preparation import announce, apply_changes, prepare
     from nsopt.scaling.metric import PARAMS
     from nsopt.session.presets import get_preset
@@ -50,7 +50,6 @@ def search(options: LawOptions = LawOptions()) -> None:
 
 
 def _print_law(layer_names: Sequence[str], iteration: "Iteration") -> None:
-    from nsopt.cli.console import console, make_table
     from nsopt.scaling.metric import get_metric
 
     law = iteration.law

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from nsopt.cli.console import console, live_progress, make_fitting_table, print_storage
+from nsopt.cli.extras import has_extra
 from nsopt.cli.options import BudgetOptions, Count, CountFrom0, SearchOptions, changes, split_words
+from nsopt.errors import NsoptError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,7 +66,6 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     """
     methods = _read_methods(options)
     from nsopt.cli import preparation
-    from nsopt.cli.console import console, live_progress
     from nsopt.session.presets import get_preset
     from nsopt.study.compare import preview_comparison, run_comparison
     from nsopt.study.comparison import Comparison
@@ -112,7 +114,6 @@ def _make_settings(
 ) -> "StudySettings":
     """Return the settings of a study. Raises NsoptError if they do not suit methods or budgets."""
     from nsopt.cli.preparation import apply_changes
-    from nsopt.errors import NsoptError
 
     changed = changes(
         options.search,
@@ -133,9 +134,7 @@ def _make_settings(
 
 def _report(name: str, workspace: "Workspace") -> None:
     """Print the results of a study, write its report, and publish them for optuna-dashboard."""
-    from nsopt.cli.console import console, print_storage
     from nsopt.cli.export import export_command, name_answer
-    from nsopt.cli.extras import has_extra
     from nsopt.reports.page import write_report
     from nsopt.reports.results import read_results
 
@@ -163,7 +162,6 @@ def _read_methods(options: StudyOptions) -> "tuple[Method, ...]":
 
 def _read_tuned_settings(options: StudyOptions) -> dict[str, dict[str, object]]:
     """Return the best settings of the study --tuned, as changes of the preset."""
-    from nsopt.errors import NsoptError
     from nsopt.session.workspace import Workspace
     from nsopt.tuning.settings import best_settings
 
@@ -177,7 +175,6 @@ def _read_tuned_settings(options: StudyOptions) -> dict[str, dict[str, object]]:
 
 def _print_summary(results: "Results") -> None:
     """Print the result table, the answer, and the trainings that failed."""
-    from nsopt.cli.console import console, make_fitting_table
     from nsopt.reports.doubts import doubt_latencies
     from nsopt.reports.words import answer
 

@@ -5,7 +5,10 @@ from typing import TYPE_CHECKING, Literal
 
 from cyclopts import Parameter
 
+from nsopt.cli.console import console, live_progress, make_table, print_storage
+from nsopt.cli.extras import has_extra
 from nsopt.cli.options import BudgetOptions, Count, DescentOptions, changes
+from nsopt.errors import NsoptError
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -38,8 +41,6 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
     metric = preparation.read_metric(options.sizes)
     sizes = preparation.with_known_multiple(options.sizes, options.sgd.device, options.timing)
     options = replace(options, sizes=sizes)
-    from nsopt.cli.console import live_progress, print_storage
-    from nsopt.errors import NsoptError
     from nsopt.session.presets import get_preset
     from nsopt.storage.urls import hide_password
     from nsopt.study.learned_latency import with_latency_if_needed
@@ -78,8 +79,6 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
 
 def _publish(study: "Study") -> None:
     """Write notes and figures for optuna-dashboard, if it is installed."""
-    from nsopt.cli.extras import has_extra
-
     if has_extra("dashboard"):
         from nsopt.reports.tuning import publish_tuning
 
@@ -87,8 +86,6 @@ def _publish(study: "Study") -> None:
 
 
 def _parse_epochs(text: str) -> tuple[int, ...]:
-    from nsopt.errors import NsoptError
-
     try:
         found = tuple(dict.fromkeys(int(word) for word in text.split(",")))
     except ValueError:
@@ -99,7 +96,6 @@ def _parse_epochs(text: str) -> tuple[int, ...]:
 
 
 def _print_trials(study: "Study", url: str) -> None:
-    from nsopt.cli.console import console
     from nsopt.tuning.settings import best_trial
 
     _print_table(study)
@@ -111,7 +107,6 @@ def _print_trials(study: "Study", url: str) -> None:
 
 
 def _print_table(study: "Study") -> None:
-    from nsopt.cli.console import console, make_table
     from nsopt.reports.tuning_table import tuning_rows
 
     names, rows = tuning_rows(study)

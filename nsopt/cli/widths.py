@@ -1,5 +1,6 @@
 """`nsopt widths`: compute the widths of a law at budgets."""
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from nsopt.cli.console import console, is_narrow, live_progress, make_table, tell_what_is_fixed
 from nsopt.cli.options import (
     Count,
     CountFrom2,
@@ -18,6 +20,8 @@ from nsopt.cli.options import (
     StoredTask,
     TimingOptions,
 )
+from nsopt.errors import NsoptError
+from nsopt.progress import Progress, Silent
 from nsopt.session.processes import STORAGE_VARIABLE
 
 if TYPE_CHECKING:
@@ -27,7 +31,6 @@ if TYPE_CHECKING:
     from nsopt.latency.measured_budget import MeasuredBudget
     from nsopt.latency.runtime import Runtime
     from nsopt.models.architecture import Architecture
-    from nsopt.progress import Progress
     from nsopt.scaling.solve import WidthFit
     from nsopt.study.comparison import Size
     from nsopt.study.stored_law import NetworkLaw
@@ -75,15 +78,11 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
 
     Example: nsopt widths --storage sqlite:///study.db --budgets 600k,2M
     """
-    import json
-
-    from nsopt.cli.console import console, live_progress, tell_what_is_fixed
     from nsopt.cli.preparation import read_metrics, resolve_multiple
     from nsopt.compute.device import resolve_compute
     from nsopt.compute.sharing import sharing
     from nsopt.latency.learn import learn_latency
     from nsopt.latency.runtime import TORCH
-    from nsopt.progress import Silent
     from nsopt.session.subject import write_latency_once
     from nsopt.settings import batch_unit
     from nsopt.tasks.imported import import_given_task
@@ -167,7 +166,6 @@ def _propose_widths(
         NsoptError: for a law of another network.
     """
     from nsopt.cli.preparation import read_sizes
-    from nsopt.errors import NsoptError
     from nsopt.latency.measured_budget import MeasuredBudget
     from nsopt.scaling.law import PowerLaw
     from nsopt.scaling.metric import counted_costs
@@ -215,7 +213,6 @@ def _describe(size: "Size", arch: "Architecture", fit: "WidthFit") -> dict[str, 
 
 
 def _find_law(options: WidthsOptions, task: "Task | None" = None) -> "NetworkLaw":
-    from nsopt.errors import NsoptError
     from nsopt.models.registry import get_architecture
     from nsopt.scaling.law_file import read_law
     from nsopt.storage.opening import newest_storage
@@ -235,7 +232,6 @@ def _find_law(options: WidthsOptions, task: "Task | None" = None) -> "NetworkLaw
 
 
 def _read_stored(options: WidthsOptions, url: str, task: "Task | None") -> "NetworkLaw":
-    from nsopt.errors import NsoptError
     from nsopt.methods.registry import LAW_OF_SEARCH, get_method
     from nsopt.session.workspace import Workspace
     from nsopt.storage.studies import only_comparison
@@ -253,8 +249,6 @@ def _read_stored(options: WidthsOptions, url: str, task: "Task | None") -> "Netw
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    from nsopt.cli.console import console, is_narrow, make_table
-
     counts = [] if is_narrow() else ["params", "macs"]
     beyond = any(row["beyond_record"] for row in rows)
     joint = any(row["binding"] for row in rows)

@@ -6,7 +6,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from nsopt.cli.console import console, live_progress
 from nsopt.cli.options import Count, StorageUrl, StoredDataOptions
+from nsopt.files import RUNS, check_writable
+from nsopt.session.processes import end_with_starter
 
 
 @Parameter(name="*")
@@ -31,16 +34,12 @@ class WorkerOptions(StoredDataOptions):
 
 def worker(options: WorkerOptions) -> None:
     """Join a study from any machine: run its waiting trials until none is left."""
-    from nsopt.session.processes import end_with_starter
-
     if options.child:
         end_with_starter()
     import optuna
 
-    from nsopt.cli.console import console, live_progress
     from nsopt.compression.fine_tuning import run_fine_tunings
     from nsopt.compression.fits import Fits
-    from nsopt.files import RUNS, check_writable
     from nsopt.session.cleanup import clear_finished
     from nsopt.session.joining import join_session
     from nsopt.session.workspace import Workspace

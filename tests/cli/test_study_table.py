@@ -4,9 +4,8 @@ import dataclasses
 
 import pandas as pd
 import pytest
-from rich.console import Console
 
-from nsopt.cli import console as module
+from nsopt.cli.console import console
 from nsopt.cli.study import _print_summary
 from nsopt.reports.results import Results
 from tests.reports.conftest import results  # noqa: F401  (a fixture)
@@ -23,10 +22,10 @@ def test_a_narrow_table_drops_columns_but_never_cuts_words(
         for metric in ("macs", "latency")
     ]
     outcomes = pd.concat([results.outcomes, *others], ignore_index=True)
-    terminal = Console(width=width, record=True)
-    monkeypatch.setattr(module, "console", terminal)
-    _print_summary(dataclasses.replace(results, outcomes=outcomes))
-    lines = terminal.export_text().splitlines()
+    monkeypatch.setattr(console, "width", width)
+    with console.capture() as printed:
+        _print_summary(dataclasses.replace(results, outcomes=outcomes))
+    lines = printed.get().splitlines()
     table = [line.rstrip() for line in lines if " ± " in line and "mean" not in line]
     assert len(table) == 4 + 2 * 2
     assert max(map(len, table)) <= width

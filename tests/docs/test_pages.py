@@ -3,7 +3,6 @@
 import ast
 import dataclasses
 import html
-import io
 import json
 import re
 import runpy
@@ -14,13 +13,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from rich.console import Console
 
 import nsopt
-from nsopt.cli import console
 from nsopt.cli import data as data_commands
 from nsopt.cli.app import app
-from nsopt.cli.console import name_options
+from nsopt.cli.console import console, name_options
 from nsopt.cli.study import _print_summary
 from nsopt.compression import compress, pipeline
 from nsopt.compression.budgets import expand_curve
@@ -245,16 +242,16 @@ def test_a_page_shows_the_summary_that_the_command_prints(
     """shown: number of the page's text block with the summary."""
     outcomes = pd.read_csv(ROOT / "studies" / study / "outcomes.csv").query("method != 'tuned'")
     widths = outcomes["widths"].map(lambda key: tuple(int(width) for width in key.split("-")))
-    terminal = Console(width=80, record=True, file=io.StringIO())
-    monkeypatch.setattr(console, "console", terminal)
+    monkeypatch.setattr(console, "width", 80)
     # The stored files are older than these columns.
     since = {"binding": None, "cost_latency": None, "latency_spread": 0.0, "latency_waited": 0.0}
     task = TaskDescription(network, data, (), (), classes, 32, 3)
     settings, none = {"data": {"test": test_images}}, pd.DataFrame()
     outcomes = outcomes.assign(widths=widths, **since)
-    _print_summary(Results(study, task, settings, {}, outcomes, none, none, none, {}))
-    printed = [line.rstrip() for line in terminal.export_text().splitlines()]
-    assert blocks(ROOT / page, "text")[shown].splitlines() == printed
+    with console.capture() as printed:
+        _print_summary(Results(study, task, settings, {}, outcomes, none, none, none, {}))
+    lines = [line.rstrip() for line in printed.get().splitlines()]
+    assert blocks(ROOT / page, "text")[shown].splitlines() == lines
 
 
 @pytest.mark.parametrize("name", ["compression", "parameters"])
