@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from nsopt.progress import Progress
+
 _SECONDS_BETWEEN = 0.2
 
 
@@ -17,7 +19,7 @@ def make_html_table(rows: Sequence[Mapping[str, object]], caption: str) -> str:
     return f'<p>{escape(caption)}</p><div style="overflow-x: auto">{table}</div>'
 
 
-class NotebookProgress:
+class NotebookProgress(Progress):
     """A `Progress` below the cell of a notebook: a bar for the current task.
 
     Args:
@@ -44,9 +46,6 @@ class NotebookProgress:
 
     def message(self, text: str) -> None:
         print(text)
-
-    def warning(self, text: str) -> None:
-        self.message(text)
 
     def finish(self) -> None:
         """Remove the bar."""

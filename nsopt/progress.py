@@ -7,7 +7,7 @@ class Progress(Protocol):
     """Receives the progress of one task at a time.
 
     `start` names a task and its number of steps; `advance` ends a step; `overall` says how many
-    points of the study are done.
+    points of the study are done. A warning is a message unless a subclass does more.
     """
 
     def overall(self, done: int, total: int) -> None: ...
@@ -18,10 +18,11 @@ class Progress(Protocol):
 
     def message(self, text: str) -> None: ...
 
-    def warning(self, text: str) -> None: ...
+    def warning(self, text: str) -> None:
+        self.message(text)
 
 
-class Silent:
+class Silent(Progress):
     """A `Progress` that displays nothing."""
 
     def overall(self, done: int, total: int) -> None:
@@ -35,6 +36,3 @@ class Silent:
 
     def message(self, text: str) -> None:
         pass
-
-    def warning(self, text: str) -> None:
-        self.message(text)

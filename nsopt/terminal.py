@@ -46,7 +46,7 @@ class PlainConsole(Console):
             yield segment if segment.control else segment._replace(text=printable(segment.text))
 
 
-class LiveProgress:
+class LiveProgress(Progress):
     """A `Progress` drawn with Rich: one bar for the whole, one for the current task."""
 
     def __init__(self, bars: RichBars, reword: Callable[[str], str] = str) -> None:
@@ -72,11 +72,8 @@ class LiveProgress:
     def message(self, text: str) -> None:
         self._bars.console.print(self._reword(text))
 
-    def warning(self, text: str) -> None:
-        self.message(text)
 
-
-class LineProgress:
+class LineProgress(Progress):
     """A `Progress` without a terminal: writes every message, phases, and a step now and then.
 
     Args:
