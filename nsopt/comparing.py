@@ -18,14 +18,14 @@ from nsopt.deployment.export import export
 from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.files import check_writable
-from nsopt.methods.registry import COMPARED, get_methods, method_label
+from nsopt.methods.registry import COMPARED, get_methods
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.originals import copy_model
 from nsopt.notebook import make_html_table
 from nsopt.progress import Progress
 from nsopt.reports.page import write_report
 from nsopt.reports.results import Results, read_results
-from nsopt.reports.tables import format_measured, size_of, summary, with_deviation
+from nsopt.reports.tables import summary, summary_rows
 from nsopt.reports.words import Verdict, answer
 from nsopt.scaling.metric import PARAMS, Metric, get_metric, read_budgets, short_number
 from nsopt.session.presets import StudySettings, get_preset
@@ -77,16 +77,16 @@ class ComparisonResult:
         """Return the table, with the verdicts above it, for a notebook."""
         rows = [
             {
-                "method": method_label(row["method"]),
-                "size": size_of(row),
+                "method": row["name"],
+                "size": row["size"],
                 "n": row["n"],
                 "params": short_number(row["params"]),
                 "MACs": short_number(row["macs"]),
-                "validation": with_deviation(row["val_mean"], row["val_std"]),
-                "test": with_deviation(row["test_mean"], row["test_std"]),
-                self.results.latency_unit: format_measured(row),
+                "validation": row["val"],
+                "test": row["test"],
+                self.results.latency_unit: row["measured"],
             }
-            for row in self.table.to_dict("records")
+            for row in summary_rows(self.results)
         ]
         return make_html_table(rows, repr(self))
 

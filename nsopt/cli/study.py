@@ -191,34 +191,26 @@ def _print_summary(results: "Results") -> None:
 
 
 def _make_summary_rows(results: "Results") -> list[dict[str, str]]:
-    from nsopt.reports.tables import (
-        format_measured,
-        name_binding,
-        needed_bytes,
-        predicted_latency,
-        size_of,
-        summary,
-        with_deviation,
-    )
+    from nsopt.reports.tables import summary_rows
     from nsopt.scaling.metric import short_number
 
     task = results.task
     validation, test = (task.score_name, "test") if task.score_name else ("val %", "test %")
     rows = [
         {
-            "size": size_of(row),
+            "size": row["size"],
             "method": row["method"],
             "n": str(row["n"]),
             "params": short_number(row["params"]),
             "MACs": short_number(row["macs"]),
-            "ms": format_measured(row),
-            "predicted": predicted_latency(row),
-            "binds": name_binding(row),
-            "needs": needed_bytes(row),
-            validation: with_deviation(row["val_mean"], row["val_std"]),
-            **({test: with_deviation(row["test_mean"], row["test_std"])} if task.has_test else {}),
+            "ms": row["measured"],
+            "predicted": row["predicted"],
+            "binds": row["binds"],
+            "needs": row["needs"],
+            validation: row["val"],
+            **({test: row["test"]} if task.has_test else {}),
         }
-        for row in summary(results).to_dict("records")
+        for row in summary_rows(results)
     ]
     unused = [
         name for name in ("predicted", "binds", "needs") if not any(row[name] for row in rows)

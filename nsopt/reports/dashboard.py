@@ -13,14 +13,7 @@ from nsopt.reports.accuracy import draw_pareto, pareto_info
 from nsopt.reports.doubts import doubt_latencies
 from nsopt.reports.law import draw_search
 from nsopt.reports.results import Results
-from nsopt.reports.tables import (
-    format_latency,
-    list_descent,
-    search_label,
-    size_of,
-    summary,
-    with_deviation,
-)
+from nsopt.reports.tables import list_descent, search_label, summary_rows
 from nsopt.reports.widths import draw_widths, widths_info
 from nsopt.reports.words import answer
 from nsopt.session.presets import get_preset
@@ -116,24 +109,23 @@ def serve(url: str, host: str, port: int, artifacts: Path | None) -> None:
 
 def describe_outcomes(results: Results) -> str:
     """Return the answer of a comparison and its numbers, in Markdown."""
+    task = results.task
     rows = [
         (
-            size_of(row),
-            method_label(row["method"]),
+            row["size"],
+            row["name"],
             row["n"],
             f"{row['params']:,.0f}",
             f"{row['macs'] / 1e6:.2f} M",
-            format_latency(row),
-            with_deviation(row["val_mean"], row["val_std"]),
-            *([with_deviation(row["test_mean"], row["test_std"])] if results.task.has_test else []),
+            row["latency"],
+            row["val"],
+            *([row["test"]] if task.has_test else []),
         )
-        for row in summary(results).to_dict("records")
+        for row in summary_rows(results)
     ]
-    latency = results.latency_unit
-    task = results.task
     scores = [task.score_name, "test"] if task.score_name else ["validation %", "test %"]
     scores = scores if task.has_test else scores[:1]
-    names = ("size", "method", "n", "parameters", "MACs", latency, *scores)
+    names = ("size", "method", "n", "parameters", "MACs", results.latency_unit, *scores)
     sentences = [*map(escape_text, answer(results)), escape_text(doubt_latencies(results))]
     table = _ABOVE_OUTCOMES + make_markdown_table(names, rows)
     return "\n\n".join(filter(None, [*sentences, table]))

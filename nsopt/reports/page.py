@@ -16,16 +16,11 @@ from nsopt.reports.fits import describe_fits
 from nsopt.reports.law import draw_search
 from nsopt.reports.results import Results
 from nsopt.reports.tables import (
-    format_latency,
     list_descent,
-    name_binding,
     name_runtime,
-    needed_bytes,
     search_label,
     share,
-    size_of,
-    summary,
-    with_deviation,
+    summary_rows,
     write_csv,
 )
 from nsopt.reports.template import flatten, fragment, render_template
@@ -80,7 +75,7 @@ def render(
         answer=answer(results),
         doubts=[doubt_split(results.split if networks else None), doubt_latencies(results)],
         fits=describe_fits(results),
-        rows=_make_rows(summary(results)),
+        rows=_make_rows(results),
         unit=results.latency_unit,
         is_front_a_point=len(pareto.front_x) == 1,
         shows_base=results.task.base_params
@@ -128,18 +123,11 @@ def _order_figures(results: Results, figures: Collection[str]) -> list[str]:
     return [key for key in dict.fromkeys(wanted) if key in figures]
 
 
-def _make_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = table.to_dict("records")
+def _make_rows(results: Results) -> list[dict[str, Any]]:
+    rows = summary_rows(results)
     for row in rows:
-        row["size"] = size_of(row)
-        row["name"] = method_label(row["method"])
-        row["latency"] = format_latency(row)
         factor = row["beyond_record"]
-        row["binds"] = name_binding(row)
-        row["needs"] = needed_bytes(row)
         row["beyond"] = "" if pd.isna(factor) else f"at {describe_reach(factor)}"
-        for part in ("val", "test"):
-            row[part] = with_deviation(row[f"{part}_mean"], row[f"{part}_std"])
     return rows
 
 

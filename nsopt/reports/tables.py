@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from nsopt.methods.registry import method_label
 from nsopt.reports.results import Results
 from nsopt.scaling.metric import IN_BYTES, LATENCY, METRICS, Joint, format_ms, get_metric
 from nsopt.scaling.record import Iteration
@@ -59,6 +60,25 @@ def summary(results: Results) -> pd.DataFrame:
     return table.reset_index().astype({"metric": str})
 
 
+def summary_rows(results: Results) -> list[dict[str, Any]]:
+    """Return the rows of `summary`, each with its cells as text.
+
+    These are its size, the name of its method, its latency as measured, as predicted and both in
+    one, which budget binds, the bytes that it needs, and its scores of validation and test.
+    """
+    rows: list[dict[str, Any]] = summary(results).to_dict("records")
+    for row in rows:
+        row["size"] = size_of(row)
+        row["name"] = method_label(row["method"])
+        row["measured"], row["predicted"] = format_measured(row), predicted_latency(row)
+        row["latency"] = format_latency(row)
+        row["binds"] = name_binding(row)
+        row["needs"] = _format_bytes(row)
+        for part in ("val", "test"):
+            row[part] = with_deviation(row[f"{part}_mean"], row[f"{part}_std"])
+    return rows
+
+
 def size_of(row: Mapping[str, Any]) -> str:
     """Format the budget of a row of results."""
     ratio = None if pd.isna(row["ratio"]) else row["ratio"]
@@ -82,7 +102,7 @@ def name_binding(row: Mapping[str, Any]) -> str:
     return "" if pd.isna(row["binding"]) else get_metric(row["binding"]).noun
 
 
-def needed_bytes(row: Mapping[str, Any]) -> str:
+def _format_bytes(row: Mapping[str, Any]) -> str:
     """Format the bytes that a row's network needs, if its budget limits them; else ""."""
     metric = get_metric(row["metric"])
     return metric.show(row["cost"]) if metric in IN_BYTES else ""
