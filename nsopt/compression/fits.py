@@ -6,16 +6,15 @@ Inputs are enough: no targets, no loss.
 import time
 import zlib
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 from torch import nn
 
 from nsopt.compression.budgets import Budget
-from nsopt.compression.latency import solve_as_timed
+from nsopt.compression.latency import Solver
 from nsopt.errors import NoWidthsError
 from nsopt.latency.bisection import Widths
-from nsopt.latency.timer import Timer
 from nsopt.pruning.fitting.fit import fit_network
 from nsopt.pruning.fitting.inputs import Inputs
 from nsopt.pruning.fitting.rank import rank_by_fit
@@ -88,7 +87,7 @@ class Fits:
         training = self.session.subject.settings.training
         return self.session.supervision.batches(training.batch_size, training.seed).per_epoch
 
-    def choose_widths(self, timer: Timer, budget: Budget, uniform: Widths) -> Widths:
+    def choose_widths(self, solver: Solver, budget: Budget, uniform: Widths) -> Widths:
         """Return the widths at a budget whose network scores best after a fit.
 
         They are those that lose least by the fit for what they cost, or those halfway between them
@@ -97,12 +96,11 @@ class Fits:
         """
         subject, progress = self.session.subject, self.session.progress
         cost = budget.metric.cost(subject.arch)
-        solve = partial(solve_as_timed, budget, subject.arch, subject.settings, timer)
         try:
-            least = solve(
-                uniform_curve(widths_by_fit(subject.arch, self.ranking, cost, budget.limit))
-            )
-            halfway = solve(uniform_curve(np.sqrt(np.multiply(least, uniform))))
+            law = uniform_curve(widths_by_fit(subject.arch, self.ranking, cost, budget.limit))
+            least = solver.solve(budget, law)
+            law = uniform_curve(np.sqrt(np.multiply(least, uniform)))
+            halfway = solver.solve(budget, law)
         except NoWidthsError as error:
             progress.message(f"{budget.word}: uniform widths are taken, because {error}")
             return uniform

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ from optuna.study import Study
 
 from nsopt.compression.budgets import Budget, check_time, limits_time
 from nsopt.errors import NoWidthsError
+from nsopt.latency.bisection import Widths
 from nsopt.latency.measured_budget import MeasuredBudget
 from nsopt.latency.multiples import MORE, choose_multiples
 from nsopt.latency.timer import Timer
@@ -40,72 +42,73 @@ def with_latency_for(
     return arch
 
 
-def ask(
-    budget: Budget, arch: Architecture, settings: StudySettings, timer: Timer, law: PowerLaw
-) -> MeasuredBudget:
-    """Return the question for `timer` which widths along a law fit a budget in milliseconds."""
-    limits = budget.limits(arch, settings)
-    return MeasuredBudget(arch, law, budget.metric, budget.limit, limits, timer.runtime.is_here)
+@dataclass(frozen=True, eq=False)
+class Solver:
+    """Finds the widths along laws at budgets; milliseconds hold as measured.
 
-
-def solve_as_timed(
-    budget: Budget, arch: Architecture, settings: StudySettings, timer: Timer, law: PowerLaw
-) -> tuple[int, ...]:
-    """Return the widths along a law at a budget; milliseconds hold as measured, and confirmed.
-
-    The multiples that nsopt chose suit uniform widths. Along this law half of them may fill the
-    budget better: they are tried, and taken if they allow more MACs.
+    Attributes:
+        arch: the trained network, with a latency model if a budget limits milliseconds.
+        settings: they round widths.
+        timer: times networks.
     """
-    if not budget.metric.is_timed:
-        return budget.solve(law, arch, settings)
-    count, found = MACS.cost(arch), _confirm(budget, arch, settings, timer, law)
-    finer = _halve_multiples(settings)
-    if finer is not None:
-        with suppress(NoWidthsError):
-            asked = ask(budget, arch, finer, timer, law)
-            likely = timer.solve(asked, is_careful=False).widths
-            if count(likely) > MORE * count(found):
-                found = max(found, _confirm(budget, arch, finer, timer, law), key=count)
-    return found
 
+    arch: Architecture
+    settings: StudySettings
+    timer: Timer
 
-def _confirm(
-    budget: Budget, arch: Architecture, settings: StudySettings, timer: Timer, law: PowerLaw
-) -> tuple[int, ...]:
-    """Return the widths along a law at a budget as measured, by the multiples of the settings."""
-    arch = timer.correct(ask(budget, arch, settings, timer, law))
-    return budget.solve(law, arch, settings)
+    def ask(self, budget: Budget, law: PowerLaw) -> MeasuredBudget:
+        """Return the question for `timer` which widths along a law fit a budget."""
+        limits = budget.limits(self.arch, self.settings)
+        beside = self.timer.runtime.is_here
+        return MeasuredBudget(self.arch, law, budget.metric, budget.limit, limits, beside)
 
+    def solve(self, budget: Budget, law: PowerLaw) -> Widths:
+        """Return the widths along a law at a budget; a second measurement confirms them.
 
-def _halve_multiples(settings: StudySettings) -> StudySettings | None:
-    """Return settings with half of each multiple that nsopt chose; None without such multiples."""
-    given = settings.multiple_of
-    own = given.get(LATENCY.name) if isinstance(given, dict) else None
-    if not isinstance(own, tuple | list) or max(own) == 1:
-        return None
-    halved = tuple(max(1, multiple // 2) for multiple in own)
-    return settings.updated(multiple_of={LATENCY.name: halved})
+        The multiples that nsopt chose suit uniform widths. Along this law half of them may fill the
+        budget better: they are tried, and taken if they allow more MACs.
+        """
+        if not budget.metric.is_timed:
+            return budget.solve(law, self.arch, self.settings)
+        count, found = MACS.cost(self.arch), self._confirm(budget, law)
+        finer = self._halve_multiples()
+        if finer is not None:
+            with suppress(NoWidthsError):
+                if count(finer._estimate(budget, law)) > MORE * count(found):
+                    found = max(found, finer._confirm(budget, law), key=count)
+        return found
+
+    def solve_candidate(self, budget: Budget, law: PowerLaw) -> Widths:
+        """Return the widths along one of many laws at a budget; few measurements are enough.
+
+        Uniform widths are those that are fine-tuned, too, so that their score stands in the table.
+        """
+        if not budget.metric.is_timed:
+            return budget.solve(law, self.arch, self.settings)
+        if _is_uniform(law, self.arch):
+            return self.solve(budget, uniform_curve(self.arch.base_widths))
+        return self._estimate(budget, law)
+
+    def _estimate(self, budget: Budget, law: PowerLaw) -> Widths:
+        return self.timer.solve(self.ask(budget, law), is_careful=False).widths
+
+    def _confirm(self, budget: Budget, law: PowerLaw) -> Widths:
+        return budget.solve(law, self.timer.correct(self.ask(budget, law)), self.settings)
+
+    def _halve_multiples(self) -> "Solver | None":
+        """Return this with half of each multiple that nsopt chose; None without such multiples."""
+        given = self.settings.multiple_of
+        own = given.get(LATENCY.name) if isinstance(given, dict) else None
+        if not isinstance(own, tuple | list) or max(own) == 1:
+            return None
+        halved = {LATENCY.name: tuple(max(1, multiple // 2) for multiple in own)}
+        return replace(self, settings=self.settings.updated(multiple_of=halved))
 
 
 def _is_uniform(law: PowerLaw, arch: Architecture) -> bool:
     """Return whether a law keeps the same share of every width."""
     shares = law.alpha / np.array(arch.base_widths)
     return bool(np.allclose(shares, shares[0]) and np.allclose(law.beta, law.beta[0]))
-
-
-def solve_candidate(
-    budget: Budget, arch: Architecture, settings: StudySettings, timer: Timer, law: PowerLaw
-) -> tuple[int, ...]:
-    """Return the widths along one of many laws at a budget; few measurements are enough.
-
-    Uniform widths are those that are fine-tuned, too, so that their score stands in the table.
-    """
-    if budget.metric.is_timed and _is_uniform(law, arch):
-        return solve_as_timed(budget, arch, settings, timer, uniform_curve(arch.base_widths))
-    if budget.metric.is_timed:
-        asked = ask(budget, arch, settings, timer, law)
-        return timer.solve(asked, is_careful=False).widths
-    return budget.solve(law, arch, settings)
 
 
 def with_fast_multiple(
@@ -142,10 +145,8 @@ def with_fast_multiple(
         return settings
     if not timed:
         return settings
-    law = uniform_curve(arch.base_widths)
-    multiples = choose_multiples(
-        arch, [ask(budget, arch, settings, timer, law) for budget in timed], timer
-    )
+    law, solver = uniform_curve(arch.base_widths), Solver(arch, settings, timer)
+    multiples = choose_multiples(arch, [solver.ask(budget, law) for budget in timed], timer)
     if max(multiples) > 1:
         timer.progress.message(
             f"at budgets in milliseconds widths are multiples of {max(multiples)}, less in narrow "

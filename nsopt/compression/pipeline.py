@@ -22,14 +22,13 @@ from nsopt.compression.choice import choose_method, find_error, is_near_chance
 from nsopt.compression.estimate import tell_duration
 from nsopt.compression.fine_tuning import Widths, fine_tune
 from nsopt.compression.fits import Fits
-from nsopt.compression.latency import solve_as_timed, with_fast_multiple, with_latency_for
+from nsopt.compression.latency import Solver, with_fast_multiple, with_latency_for
 from nsopt.compression.result import Compressed, Compression
 from nsopt.compression.scores import choose_widths, find_trained, read_scores
 from nsopt.data.images import ImageData
 from nsopt.deployment.artifacts import BestNetworks, best_trials
 from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.errors import NsoptError
-from nsopt.latency.timer import Timer
 from nsopt.progress import Progress
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import PARAMS, counted_costs
@@ -74,9 +73,9 @@ def run_compression(
     with start_session(subject, workspace, progress) as begun:
         _tell_score(begun)
         tell_duration(begun, words, candidates, seeds)
-        session, timer, budgets = prepare(begun, words)
+        session, solver, budgets = prepare(begun, words)
         fits = Fits(session)
-        networks = _choose_networks(session, timer, fits, budgets, candidates, seeds)
+        networks = _choose_networks(session, solver, fits, budgets, candidates, seeds)
         keep_start(session.subject, workspace)
         # Workers have fewer threads, with which sums end a little apart: each fits for itself.
         fine_tune(session, networks, fits if workspace.workers == 1 else Fits(session))
@@ -115,9 +114,9 @@ def read_score(subject: Subject, workspace: Workspace) -> float | None:
     return float(done[0].values[0]) if (stored["start"], stored["data"]) == asked else None
 
 
-def prepare(session: Session, words: Sequence[str]) -> tuple[Session, Timer, tuple[Budget, ...]]:
-    """Return the session with a latency model and rounding if a budget needs them, a timer, and the
-    budgets.
+def prepare(session: Session, words: Sequence[str]) -> tuple[Session, Solver, tuple[Budget, ...]]:
+    """Return the session with a latency model and rounding if a budget needs them, a solver, and
+    the budgets.
 
     Raises:
         NsoptError: for invalid budgets; most are found before nsopt measures anything.
@@ -134,12 +133,12 @@ def prepare(session: Session, words: Sequence[str]) -> tuple[Session, Timer, tup
             session.open_study(UNIFORM), lambda: session.studies().values(), session.subject.name
         )
         timer = replace(timer, store=store)
-    return session, timer, budgets
+    return session, Solver(arch, settings, timer), budgets
 
 
 def _choose_networks(
     session: Session,
-    timer: Timer,
+    solver: Solver,
     fits: Fits,
     budgets: Sequence[Budget],
     candidates: int,
@@ -156,15 +155,15 @@ def _choose_networks(
     uniform = []
     for budget in budgets:
         with naming(budget, settings):
-            uniform.append(solve_as_timed(budget, arch, settings, timer, law))
+            uniform.append(solver.solve(budget, law))
     whole = PARAMS.cost(arch)(arch.base_widths)
     networks = {Point(DENSE, PARAMS, whole, first, ratio=1.0): arch.base_widths}
     for budget, widths in zip(budgets, uniform, strict=True):
         if fits.lead:
-            best = find_trained(session, budget) or fits.choose_widths(timer, budget, widths)
+            best = find_trained(session, budget) or fits.choose_widths(solver, budget, widths)
         else:
             with naming(budget, settings):
-                best = choose_widths(session, timer, budget, candidates)
+                best = choose_widths(session, solver, budget, candidates)
         for seed in range(first, first + seeds):
             networks[Point(UNIFORM, budget.metric, budget.limit, seed)] = widths
             if best != widths:

@@ -16,11 +16,10 @@ from optuna.trial import FrozenTrial, Trial
 from torch import nn
 
 from nsopt.compression.budgets import Budget
-from nsopt.compression.latency import ask, solve_as_timed, solve_candidate
+from nsopt.compression.latency import Solver
 from nsopt.compute.device import Compute
 from nsopt.errors import DeterministicError, NoWidthsError
 from nsopt.latency.bisection import Widths
-from nsopt.latency.timer import Timer
 from nsopt.progress import Progress
 from nsopt.pruning.inherited import SCORE_STEPS, score
 from nsopt.samplers.candidates import (
@@ -151,12 +150,12 @@ def _read_widths(trial: FrozenTrial) -> Widths:
     return schema.read_width_key(key)
 
 
-def choose_widths(session: Session, timer: Timer, budget: Budget, candidates: int) -> Widths:
+def choose_widths(session: Session, solver: Solver, budget: Budget, candidates: int) -> Widths:
     """Run the missing scores at a budget; return the widths with the best score.
 
     Args:
         session: the trained network and its data.
-        timer: for budgets in milliseconds.
+        solver: finds the widths of laws.
         budget: the budget.
         candidates: number of laws to score: first uniform scaling, the laws of the searches, the
             widths that pruning had at the budget, and the laws halfway between uniform scaling and
@@ -167,12 +166,11 @@ def choose_widths(session: Session, timer: Timer, budget: Budget, candidates: in
         NoWidthsError: if no law has widths at this budget.
     """
     settings, scorer = session.subject.settings, _Scorer(session)
-    family = _make_family(session, timer, budget)
+    family = _make_family(session, solver, budget)
     study = _open_scores(session, budget, scorer)
-    limits = budget, session.subject.arch, settings, timer
     runner = ScoreRunner(
         family,
-        partial(solve_candidate, *limits),
+        partial(solver.solve_candidate, budget),
         scorer.measure,
         session.compute,
         session.progress,
@@ -183,7 +181,7 @@ def choose_widths(session: Session, timer: Timer, budget: Budget, candidates: in
     if trained is None:
         uniform = [trial for trial in done if trials.read_tuning_point(trial).index == 0]
         _tell_verdict(study, budget, scorer, best, *uniform)
-        score_as_timed(study, runner, partial(solve_as_timed, *limits), budget, done)
+        score_as_timed(study, runner, partial(solver.solve, budget), budget, done)
         return _read_widths(best) if not budget.metric.is_timed else _find_timed(study)
     if not budget.metric.is_timed and trained != _read_widths(best):
         session.progress.message(
@@ -193,18 +191,17 @@ def choose_widths(session: Session, timer: Timer, budget: Budget, candidates: in
     return trained
 
 
-def _make_family(session: Session, timer: Timer, budget: Budget) -> LawFamily:
+def _make_family(session: Session, solver: Solver, budget: Budget) -> LawFamily:
     """Return the family whose laws are scored at a budget.
 
     They are those of a search as published and of one by importance per cost. The widths of the
     second at the budget are a member, too. For milliseconds the latency model is first made right
     for the uniform network at this budget.
     """
-    subject, arch = session.subject, session.subject.arch
-    searches = run_searches(session, budget.metric)
+    arch, searches = session.subject.arch, run_searches(session, budget.metric)
     if budget.metric.is_timed:
-        uniform = uniform_curve(arch.base_widths)
-        arch = timer.correct(ask(budget, arch, subject.settings, timer, uniform))
+        asked = solver.ask(budget, uniform_curve(arch.base_widths))
+        arch = solver.timer.correct(asked)
     family = make_family(arch, {price: search.law for price, search in searches.items()})
     *_, priced = searches.values()
     return with_recorded(family, arch, priced.record, budget.metric, budget.limit)

@@ -14,6 +14,7 @@ import nsopt
 from nsopt.compression.budgets import Budget
 from nsopt.compression.compress import get_settings
 from nsopt.compression.fits import Fits
+from nsopt.compression.latency import Solver
 from nsopt.compute import checkpoint
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
@@ -291,6 +292,7 @@ def test_a_budget_that_no_fit_keeps_leaves_the_uniform_widths(trained: nn.Module
     scores = tuple(torch.ones(width).double() for width in arch.base_widths)
     vars(fits)["ranking"] = UnitRanking(scores, arch.streams)
     budget, uniform = Budget("macs=1", MACS, 1.0), arch.base_widths
-    assert fits.choose_widths(cast(Timer, None), budget, uniform) == uniform
+    solver = Solver(arch, subject.settings, cast(Timer, None))
+    assert fits.choose_widths(solver, budget, uniform) == uniform
     (message,) = listener.messages
     assert message.startswith("macs=1: uniform widths are taken, because no widths")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nsopt.compression.budgets import read_compression_budgets
-from nsopt.compression.latency import ask, solve_as_timed, with_fast_multiple
+from nsopt.compression.latency import Solver, with_fast_multiple
 from nsopt.compression.pipeline import prepare
 from nsopt.data.images import ImageData
 from nsopt.latency.allowance import Allowance
@@ -124,7 +124,7 @@ def test_the_multiple_is_the_largest_that_allows_most_macs(
     block[0] = size
     (budget,) = read_compression_budgets([f"latency={percentage}%"], arch)
     timer = Timer(CPU, TORCH, Silent())
-    asked = [ask(budget, arch, SETTINGS, timer, uniform_curve(arch.base_widths))]
+    asked = [Solver(arch, SETTINGS, timer).ask(budget, uniform_curve(arch.base_widths))]
     found = {
         multiple: _count_macs(arch, asked, multiple_per_layer(arch, multiple), timer)
         for multiple in (16, 8, 4, 1)
@@ -149,8 +149,8 @@ def test_half_of_the_chosen_multiples_fill_a_budget_better_along_some_laws(
         (budget,) = read_compression_budgets([f"latency={part}%"], arch)
         given = SETTINGS.updated(multiple_of={"latency": 16})
         chosen = SETTINGS.updated(multiple_of={"latency": multiples})
-        coarse = solve_as_timed(budget, arch, given, timer, law)
-        widths = solve_as_timed(budget, arch, chosen, timer, law)
+        coarse = Solver(arch, given, timer).solve(budget, law)
+        widths = Solver(arch, chosen, timer).solve(budget, law)
         assert coarse[4] % 16 == 0
         assert widths[4] % 8 == 0
         assert count(widths) >= count(coarse)
@@ -175,7 +175,7 @@ def test_multiples_take_half_of_the_time_for_measurements(
 ) -> None:
     (budget,) = read_compression_budgets(["latency=50%"], arch)
     timer = Timer(CPU, TORCH, Silent(), allowance=Allowance(10.0))
-    asked = [ask(budget, arch, SETTINGS, timer, uniform_curve(arch.base_widths))]
+    asked = [Solver(arch, SETTINGS, timer).ask(budget, uniform_curve(arch.base_widths))]
     solve, tried = Timer.solve, []
 
     def solve_slowly(timer: Timer, asked: MeasuredBudget, is_careful: bool) -> Tried:
