@@ -88,7 +88,7 @@ def _tell_score(session: Session) -> None:
     """Report first how good the trained network is: a wrong normalisation shows there."""
     subject, value = session.subject, read_score(session.subject, session.workspace)
     if value is None:
-        value = session.validate_start()
+        value = session.validate(session.trained)
     if not isinstance(subject.data, ImageData):
         session.progress.message(f"the trained network: {subject.data.score_name} {value:g}")
         return

@@ -155,12 +155,8 @@ class Session:
         folder = self.workspace.checkpoints(self.subject.study_name(point.method))
         return folder / f"{point.metric.name}-{point.budget}-seed{point.seed}.pt"
 
-    def validate_start(self) -> float:
-        """Return the validation score of the network that the subject starts from."""
-        return self.validate(self.trained)
-
     def validate(self, model: nn.Module) -> float:
-        """Return the validation score of a network."""
+        """Return the validation score of a network, which moves to the device."""
         with self.compute.computing():
             placed = place(model, self.compute.device, self.subject.arch.layout)
             return evaluate(self.supervision.validation(self.compute), placed, self.compute)
@@ -173,15 +169,12 @@ class Session:
         """Return the scores of a network that nsopt does not train.
 
         Args:
-            model: the network.
-            widths: of the network.
             began: when work on it began, by `time.perf_counter`.
         """
+        validation = self.validate(model)
         with self.compute.computing():
-            placed = place(model, self.compute.device, self.subject.arch.layout)
-            validation = evaluate(self.supervision.validation(self.compute), placed, self.compute)
             evaluation = self.supervision.test(self.compute)
-            test = None if evaluation is None else evaluate(evaluation, placed, self.compute)
+            test = None if evaluation is None else evaluate(evaluation, model, self.compute)
         epoch = Epoch(math.nan, validation, test)
         return Outcome(widths, (epoch,), time.perf_counter() - began, epoch, model)
 
@@ -190,14 +183,11 @@ class Session:
 
         Another command may have stored one since this session began.
         """
-        if self.subject.arch.latency is not None:
+        known = self.subject.arch
+        arch = known if known.latency is not None else with_stored_latency(known, studies)
+        if arch is known:
             return self
-        arch = with_stored_latency(self.subject.arch, studies)
-        return (
-            self
-            if arch is self.subject.arch
-            else replace(self, subject=replace(self.subject, arch=arch))
-        )
+        return replace(self, subject=replace(self.subject, arch=arch))
 
 
 @contextmanager
