@@ -17,10 +17,8 @@ from torch import nn
 
 from nsopt.compression.budgets import Budget
 from nsopt.compression.latency import Solver
-from nsopt.compute.device import Compute
-from nsopt.errors import DeterministicError, NoWidthsError
+from nsopt.errors import NoWidthsError
 from nsopt.latency.bisection import Widths
-from nsopt.progress import Progress
 from nsopt.pruning.inherited import SCORE_STEPS, score
 from nsopt.samplers.candidates import (
     list_starts,
@@ -32,7 +30,7 @@ from nsopt.samplers.candidates import (
 from nsopt.scaling.family import LawFamily
 from nsopt.scaling.law import PowerLaw, uniform_curve
 from nsopt.scaling.metric import counted_costs
-from nsopt.session.points import PointReader, open_tuning, run_points
+from nsopt.session.points import PointRunner, open_tuning, run_points
 from nsopt.session.searching import run_searches
 from nsopt.session.session import Session
 from nsopt.storage import schema, trials
@@ -45,25 +43,20 @@ _AS_TIMED = 2**31 - 1  # index of the trial whose widths were timed; candidates 
 
 
 @dataclass(frozen=True, eq=False)
-class ScoreRunner(PointReader):
-    """Scores laws of a family at one budget; the `Work` of a queue.
+class ScoreRunner(PointRunner):
+    """Scores laws of a family at one budget.
 
     Attributes:
         family: the laws.
         solve: returns the widths along a law at the budget.
         measure: returns the score of widths, and what to store with it.
-        compute: the device.
-        progress: receives the best score so far, and failures.
     """
 
     family: LawFamily
     solve: Callable[[PowerLaw], Widths]
     measure: Callable[[Widths], tuple[float, Mapping[str, Any]]]
-    compute: Compute
-    progress: Progress
 
     def sampler(self, trial: FrozenTrial) -> BaseSampler:
-        """Return a sampler whose proposals depend on the scores so far and the trial's index."""
         return make_sampler(self.sampler_seed(trial))
 
     def run(self, trial: Trial) -> list[float]:
@@ -71,19 +64,14 @@ class ScoreRunner(PointReader):
         widths = self.solve(self.family.law(suggest_parameters(trial, self.family)))
         key = schema.width_key(widths)
         known = trials.read_completed_by_widths(trial.study)
-        value, numbers = _read_score(known[key]) if key in known else self.measure(widths)
+        if key in known:
+            value, numbers = known[key].values[0], trials.read_outcome(known[key])
+        else:
+            value, numbers = self.measure(widths)
         trials.write_outcome(trial, {**numbers, "widths": key}, {})
         best = max([value, *(other.values[0] for other in known.values())])
-        self.progress.advance(f"best {best:.4g}")
+        self.session.progress.advance(f"best {best:.4g}")
         return [value]
-
-    def handle_failure(self, trial: FrozenTrial, error: DeterministicError) -> None:
-        self.progress.warning(f"trial {trial.number}: {error}")
-
-
-def _read_score(trial: FrozenTrial) -> tuple[float, dict[str, Any]]:
-    """Return the score of a trial, and the numbers that are stored with it."""
-    return trial.values[0], trials.read_outcome(trial)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,19 +156,14 @@ def choose_widths(session: Session, solver: Solver, budget: Budget, candidates: 
     settings, scorer = session.subject.settings, _Scorer(session)
     family = _make_family(session, solver, budget)
     study = _open_scores(session, budget, scorer)
-    runner = ScoreRunner(
-        family,
-        partial(solver.solve_candidate, budget),
-        scorer.measure,
-        session.compute,
-        session.progress,
-    )
+    solve = partial(solver.solve_candidate, budget)
+    runner = ScoreRunner(session, family, solve, scorer.measure)
     done = score_laws(study, runner, budget, candidates, settings.training.seed)
     best = find_best(done)
     trained = find_trained(session, budget)
     if trained is None:
-        uniform = [trial for trial in done if trials.read_tuning_point(trial).index == 0]
-        _tell_verdict(study, budget, scorer, best, *uniform)
+        uniform = next((t for t in done if trials.read_tuning_point(t).index == 0), None)
+        _tell_verdict(study, budget, scorer, best, uniform)
         score_as_timed(study, runner, partial(solver.solve, budget), budget, done)
         return _read_widths(best) if not budget.metric.is_timed else _find_timed(study)
     if not budget.metric.is_timed and trained != _read_widths(best):
@@ -224,11 +207,7 @@ def find_trained(session: Session, budget: Budget) -> Widths | None:
 
 
 def _tell_verdict(
-    study: Study,
-    budget: Budget,
-    scorer: _Scorer,
-    best: FrozenTrial,
-    uniform: FrozenTrial | None = None,
+    study: Study, budget: Budget, scorer: _Scorer, best: FrozenTrial, uniform: FrozenTrial | None
 ) -> None:
     """Report and store in words how good the best widths are, unless that is stored already."""
     verdict = schema.read_verdict(study, best.number)
@@ -243,22 +222,21 @@ def score_laws(
 ) -> list[FrozenTrial]:
     """Score laws of a family, together with any other process; return the trials with a score.
 
+    The laws of `list_first_candidates` come first. Scores that the study has are not repeated.
+
     Args:
-        study: where the scores are stored; those that it has are not repeated.
-        runner: scores a law. Those of `list_first_candidates` come first.
-        budget: the budget.
         candidates: number of laws.
         seed: identifies the trials.
 
     Raises:
         NoWidthsError: if no law has widths at this budget.
     """
-    runner.progress.start(f"scoring widths at {budget.word}", candidates)
+    runner.session.progress.start(f"scoring widths at {budget.word}", candidates)
     starts = dict(enumerate(list_first_candidates(runner.family)))
     points: dict[TuningPoint, Mapping[str, float]] = {
         TuningPoint(seed, index=index): starts.get(index, {}) for index in range(candidates)
     }
-    run_points(study, points, runner, runner.progress)
+    run_points(study, points, runner)
     done = trials.read_completed(study)
     if not done:
         raise NoWidthsError(f"no candidate has widths within {budget.shown}: give a larger budget")
@@ -272,21 +250,18 @@ def score_as_timed(
     budget: Budget,
     done: Sequence[FrozenTrial],
 ) -> None:
-    """Score the widths along the best law that are within milliseconds as timed.
+    """Score the widths along the best law that are within milliseconds as timed by `solve`.
 
     Candidates have widths that few measurements found.
 
     Args:
-        study: where the score is stored.
-        runner: scored the candidates.
-        solve: returns the widths along a law, which it times.
-        budget: the budget; only for one in milliseconds is there anything to do.
+        budget: only for one in milliseconds is there anything to do.
         done: the trials of the candidates.
     """
     if budget.metric.is_timed:
         best = find_best(done)
         point = TuningPoint(trials.read_tuning_point(best).seed, index=_AS_TIMED)
-        run_points(study, {point: best.params}, replace(runner, solve=solve), runner.progress)
+        run_points(study, {point: best.params}, replace(runner, solve=solve))
 
 
 def _find_timed(study: Study) -> Widths:

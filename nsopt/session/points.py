@@ -5,23 +5,38 @@ from dataclasses import dataclass
 from typing import Any
 
 from optuna.exceptions import TrialPruned
+from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, Trial
 
 from nsopt.compute.device import Compute
 from nsopt.errors import DeterministicError
-from nsopt.progress import Progress
 from nsopt.session.session import Session
 from nsopt.session.subject import write_latency_once
 from nsopt.storage import trials
-from nsopt.storage.engine import Work, run_trials
+from nsopt.storage.engine import run_trials
 from nsopt.storage.provenance import provenance
 from nsopt.storage.studies import open_study
 from nsopt.storage.trials import TuningPoint
 
 
-class PointReader:
-    """Reads what the trials of a tuning study run; part of the `Work` of its queue."""
+@dataclass(frozen=True, eq=False)
+class PointRunner:
+    """Base of the classes that run trials of a tuning study of a session; the `Work` of a queue."""
+
+    session: Session
+
+    @property
+    def compute(self) -> Compute:
+        return self.session.compute
+
+    def sampler(self, trial: FrozenTrial) -> BaseSampler:
+        """Return a sampler whose proposals depend on the results so far and the trial's index."""
+        raise NotImplementedError
+
+    def run(self, trial: Trial) -> list[float]:
+        """Return the values of a trial, one per direction of the study."""
+        raise NotImplementedError
 
     def point(self, trial: FrozenTrial) -> TuningPoint | None:
         """Return the point of a trial; None if a user enqueued the trial."""
@@ -33,17 +48,6 @@ class PointReader:
         if point is None:
             raise TrialPruned("the trial has no seed")
         return trial.number if point.index is None else point.index
-
-
-@dataclass(frozen=True, eq=False)
-class PointRunner(PointReader):
-    """Base of the classes that run trials of a tuning study of a session."""
-
-    session: Session
-
-    @property
-    def compute(self) -> Compute:
-        return self.session.compute
 
     def handle_failure(self, trial: FrozenTrial, error: DeterministicError) -> None:
         self.session.progress.warning(f"trial {trial.number}: {error}")
@@ -59,10 +63,8 @@ def open_tuning(
     """Open or create a tuning study of a session's subject.
 
     Args:
-        name: of the study.
         tuned: settings that decide its numbers, besides those of the subject.
         metric_names: one per direction.
-        directions: of the values of its trials.
 
     Raises:
         NsoptError: if other settings wrote the study.
@@ -83,16 +85,15 @@ def open_tuning(
 
 
 def run_points(
-    study: Study, points: Mapping[TuningPoint, Mapping[str, float]], work: Work, progress: Progress
+    study: Study, points: Mapping[TuningPoint, Mapping[str, float]], runner: PointRunner
 ) -> None:
     """Run every point without a settled trial (`run_trials`).
 
     Args:
         points: the points with the parameters of their trials, empty if a sampler proposes them.
-        work: runs the trials.
     """
 
     def enqueue(point: TuningPoint) -> None:
         trials.enqueue_point(study, point, points[point])
 
-    run_trials(study, points, enqueue, work, progress)
+    run_trials(study, points, enqueue, runner, runner.session.progress)

@@ -107,7 +107,7 @@ def run_tuning(tuning: Tuning, workspace: Workspace, progress: Progress) -> Stud
         )
         law = None if tuning.trains else _find_law(tuning, session, study)
         runner = TuningRunner(session, tuning, law)
-        run_points(study, {point: {} for point in tuning.points}, runner, progress)
+        run_points(study, {point: {} for point in tuning.points}, runner)
     workspace.clear(tuning.study_name)
     return study
 
@@ -174,7 +174,6 @@ class TuningRunner(PointRunner):
     law: PowerLaw | None
 
     def sampler(self, trial: FrozenTrial) -> TPESampler:
-        """Return a sampler whose proposals depend on the results so far and the trial's index."""
         seed = self.sampler_seed(trial)
         return TPESampler(seed=seed, multivariate=True, n_startup_trials=_STARTUP_TRIALS)
 
@@ -184,7 +183,6 @@ class TuningRunner(PointRunner):
         self.session.progress.warning(f"{epochs}seed {point.seed}: {error}")
 
     def run(self, trial: Trial) -> list[float]:
-        """Return the values of a trial, one per direction of the study."""
         if self.law is not None:
             fit = self._run_algorithm_3(trial, self.law)
             self.session.progress.message(

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import optuna
 import pytest
@@ -18,6 +19,7 @@ from nsopt.progress import Silent
 from nsopt.scaling.family import LawFamily, relative_uniform
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.metric import LATENCY, MACS
+from nsopt.session.session import Session
 from nsopt.tasks.agreement import Agreement, is_closer
 from nsopt.tasks.classification import Classification
 from nsopt.tasks.evaluation import outputs_on
@@ -79,7 +81,8 @@ def test_the_widths_that_were_timed_are_scored_once_and_only_for_milliseconds() 
         scored.append(widths)
         return float(widths[0]), {"score": 50.0}
 
-    runner = ScoreRunner(family, solve, measure, resolve_compute("cpu", "fp32"), Silent())
+    session = SimpleNamespace(compute=resolve_compute("cpu", "fp32"), progress=Silent())
+    runner = ScoreRunner(cast(Session, session), family, solve, measure)
     study = optuna.create_study(direction="maximize")
     for metric in (MACS, LATENCY, LATENCY):
         budget = Budget("half", metric, 9.0)
