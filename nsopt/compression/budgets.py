@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from optuna.trial import FrozenTrial
@@ -69,15 +70,8 @@ def split_budgets(text: str) -> list[str]:
     return [word.strip() for word in text.split(";" if ";" in text else ",") if word.strip()]
 
 
-@dataclass(frozen=True)
-class _Limit:
-    """One limit of a budget.
-
-    Attributes:
-        metric: what it limits.
-        number: in the unit of the metric, or a share of what the base network costs.
-        is_share: which of the two.
-    """
+class _Limit(NamedTuple):
+    """One limit: in the unit of the metric, or a share of what the base network costs."""
 
     metric: Metric
     number: float
@@ -156,7 +150,7 @@ def check_budgets(words: Sequence[str], arch: Architecture, settings: StudySetti
 
 def limits_time(words: Sequence[str]) -> bool:
     """Return whether a budget limits milliseconds. Raises NsoptError if one is invalid."""
-    return any(metric.is_timed for word in words for metric in read_limited_metrics(word))
+    return any(limit.metric.is_timed for word in words for limit in _read_limits(word))
 
 
 def check_time(words: Sequence[str], arch: Architecture, milliseconds: float) -> None:
@@ -171,22 +165,15 @@ def split_into_limits(word: str) -> list[tuple[Metric, str]]:
     return split_limits(word, _EXAMPLE)
 
 
-def read_limited_metrics(word: str) -> tuple[Metric, ...]:
-    """Return the metrics of a budget. Raises NsoptError if it is invalid."""
-    return tuple(limit.metric for limit in _read_limits(word))
-
-
 def read_compression_budgets(words: Sequence[str], arch: Architecture) -> tuple[Budget, ...]:
     """Return budgets for networks smaller than the base network.
 
     Args:
         words: `METRIC=LIMIT`, where a limit is a percentage of the base network's cost (`50%`) or a
             number in the unit of the metric. Commas join several limits of one network.
-        arch: the network.
 
     Raises:
-        NsoptError: for an invalid budget, or a budget that the base network already
-            meets.
+        NsoptError: for an invalid budget, or a budget that the base network already meets.
     """
     return tuple(dict.fromkeys(_read(word.strip(), arch) for word in words))
 

@@ -25,11 +25,9 @@ from nsopt.session.subject import with_stored_latency
 def with_latency_for(
     words: Sequence[str], arch: Architecture, studies: Iterable[Study], timer: Timer
 ) -> Architecture:
-    """Return `arch`, with a stored or new latency model if a budget limits milliseconds.
+    """Return `arch`, with a latency model if a budget limits milliseconds.
 
-    Args:
-        words: the budgets.
-        studies: may have stored a model, which has priority, so that budgets keep their meaning.
+    One that the studies have stored has priority, so that budgets keep their meaning.
 
     Raises:
         NsoptError: if the network meets a budget already, before nsopt learns for minutes.
@@ -125,10 +123,8 @@ def with_fast_multiple(
 
     Args:
         settings: as the user gave them.
-        budgets: of the compression.
         arch: the trained network, with a latency model if a budget limits milliseconds.
         stored: settings of the studies that this compression continues. Their multiple is kept.
-        timer: times networks.
     """
     if settings.multiple_of is not None or not timer.runtime.is_here:
         return settings

@@ -53,15 +53,7 @@ def run_compression(
     workspace: Workspace,
     progress: Progress,
 ) -> Compression:
-    """Run the missing steps of a compression, and return its networks.
-
-    Args:
-        subject: the trained network, its data and settings.
-        words: the budgets, as the user wrote them, or `curve`.
-        candidates: number of widths to score at each budget.
-        seeds: number of fine-tunings.
-        workspace: where all is stored.
-        progress: receives steps and messages.
+    """Run the missing steps of a compression, and return its networks: see `compress`.
 
     Raises:
         NoWidthsError: if no widths meet a budget.

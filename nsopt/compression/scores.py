@@ -142,9 +142,6 @@ def choose_widths(session: Session, solver: Solver, budget: Budget, candidates: 
     """Run the missing scores at a budget; return the widths with the best score.
 
     Args:
-        session: the trained network and its data.
-        solver: finds the widths of laws.
-        budget: the budget.
         candidates: number of laws to score: first uniform scaling, the laws of the searches, the
             widths that pruning had at the budget, and the laws halfway between uniform scaling and
             each of these; then proposals of a sampler.
