@@ -108,24 +108,16 @@ class Plan:
         self.session.progress.start("measuring latency", 1)
         return find_latencies(self.session, networks)
 
-    @property
-    def has_references(self) -> bool:
-        """Whether there are networks that additional uniform ones can be compared with."""
-        names = [method.name for method in self._methods_with_law]
-        others = len(names) > 1 and BASELINE.name in names
-        return others and self.comparison.references > 0
-
     def with_references(self) -> "Plan":
         """Return this plan with additional uniform networks, if the comparison asks for them.
 
         Their MACs cover the MACs and the latencies of the other networks.
         """
-        if not self.has_references:
+        by_name = {method.name: method for method in self._methods_with_law}
+        uniform = by_name.pop(BASELINE.name, None)
+        if uniform is None or not by_name or not self.comparison.references:
             return self
-        methods = self._methods_with_law
-        uniform = next(method for method in methods if method.name == BASELINE.name)
-        others = [method for method in methods if method is not uniform]
-        budgets = self._find_reference_budgets([uniform, *others])
+        budgets = self._find_reference_budgets([uniform, *by_name.values()])
         more = make_reference_points(self.comparison, budgets)
         return replace(self, points={**self.points, uniform: [*self.points[uniform], *more]})
 
