@@ -35,13 +35,10 @@ def join_session(
 
     Args:
         name: ARCH-DATA-PRESET.
-        workspace: storage and folder.
-        progress: receives steps and messages.
         data: where its images are on this machine; None for where the study was started.
         arch_name: the name of its architecture, if the user gave one.
         measure: the name of the function that measures its networks, if the user gave one.
         task: the name of the function that returns its task, if it is not of images.
-        device: as PyTorch names it.
         threads: number of CPU threads; None for torch's own.
 
     Raises:

@@ -79,7 +79,6 @@ class Preset:
     Attributes:
         question: what its results answer.
         ratios: width ratios of the budgets.
-        seeds: number of seeds.
         references: number of additional uniform networks, see `Comparison`.
     """
 

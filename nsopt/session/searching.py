@@ -112,9 +112,6 @@ def _continue_search(
 ) -> list[Iteration]:
     """Return the requested iterations. Wait for other processes that search in this folder.
 
-    Args:
-        pretrained: file of the network that several searches share.
-
     Raises:
         NsoptError: if other settings wrote the stored iterations.
     """

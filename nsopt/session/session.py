@@ -34,14 +34,7 @@ from nsopt.training.trainer import Trainer, TrainerContext, train_by
 
 @dataclass(frozen=True, eq=False)
 class Session:
-    """A subject with what is needed to work on it.
-
-    Attributes:
-        subject: network, images and settings.
-        workspace: storage and folder.
-        compute: the device, which other processes may share.
-        progress: receives steps and messages.
-    """
+    """A subject with what is needed to work on it; other processes may share its device."""
 
     subject: Subject
     workspace: Workspace

@@ -47,11 +47,7 @@ def with_start(subject: Subject, workspace: Workspace) -> Subject:
 
 
 def rank_start(subject: Subject, supervision: Supervision, compute: Compute) -> TrainedStart | None:
-    """Return the network that a subject starts from, with its units ranked; None without one.
-
-    Args:
-        supervision: its data on the device of `compute`.
-    """
+    """Return the network that a subject starts from, with its units ranked; None without one."""
     if subject.start is None:
         return None
     search = subject.settings.search

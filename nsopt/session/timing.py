@@ -36,14 +36,10 @@ def time_networks(
     runtime: Runtime,
     inputs: Any = None,
 ) -> dict[tuple[int, ...], Latency]:
-    """Time networks side by side, equal ones once, and store each latency with its study.
+    """Time networks side by side, equal ones once; store each latency, and return all by widths.
 
     Args:
-        networks: pairs of a study and the widths of one of its networks.
         inputs: a batch; None for random images.
-
-    Returns:
-        The latencies by widths.
     """
     different = list(dict.fromkeys(widths for _, widths in networks))
     models = [build_to_fill(arch, widths) for widths in different]
@@ -128,7 +124,6 @@ def measure_again(
     of torch), the calmest counts (`choose_latencies`).
 
     Args:
-        url: of the storage.
         batch_sizes: images per pass; each size is measured.
         name: ARCH-DATA-PRESET; None for the only one in the storage.
         arch_name: the name of the architecture, if the user gave one (`stored_architecture`).

@@ -22,9 +22,7 @@ class Workspace:
     """Where a study is stored.
 
     Attributes:
-        url: of the Optuna storage.
-        folder: for all other files.
-        data_dir: folder of data sets.
+        folder: for all files beside the storage.
         workers: number of processes on this machine that share the work.
     """
 

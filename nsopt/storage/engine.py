@@ -75,8 +75,6 @@ def run_trials(
     of ten lines.
 
     Args:
-        study: the study.
-        points: what the trials run.
         enqueue: enqueues the trial of a point, such as with `study.enqueue_trial({}, user_attrs)`.
         work: runs the trials, and any others that wait in the study.
         progress: receives the number of points that have ended.
@@ -107,7 +105,7 @@ def run_missing(enqueue_missing: Callable[[], bool], work: Callable[[], object])
     """Enqueue and run trials until none is missing.
 
     Args:
-        enqueue_missing: enqueues missing trials; returns whether any were missing.
+        enqueue_missing: returns whether any were missing.
         work: runs all waiting trials.
     """
     enqueue_missing()
@@ -123,7 +121,6 @@ def missing_points(
 
     Args:
         study: None if it does not exist yet.
-        points: all points.
         read: reads the point of a trial.
     """
     stored = study.get_trials(deepcopy=False) if study else []
@@ -162,8 +159,6 @@ def run_next(study: Study, work: Work, stored: Sequence[FrozenTrial] | None = No
     trial fails and is not retried. Other errors fail the trial and are raised.
 
     Args:
-        study: the study.
-        work: runs the trial.
         stored: the trials of the study, if they were just read.
     """
     asked = _ask(study, work, study.get_trials(deepcopy=False) if stored is None else stored)

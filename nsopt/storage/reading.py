@@ -19,12 +19,7 @@ Owner = Study | FrozenTrial | Trial
 
 @contextmanager
 def damage(owner: Owner, name: str) -> Iterator[None]:
-    """Turn errors of the block into an NsoptError that names the damaged value.
-
-    Args:
-        owner: the study or trial from which the block reads.
-        name: name of the attribute or parameter.
-    """
+    """Turn errors of the block into an NsoptError that names the damaged value and its owner."""
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -51,8 +46,6 @@ def read(owner: Owner, name: str, kind: Any, values: Mapping[str, Any] | None = 
     """Return a value of a study or a trial.
 
     Args:
-        owner: the study or trial.
-        name: name of the value.
         kind: the type that the value must have, as JSON.
         values: where to find it; by default in the attributes of the owner.
 
@@ -70,12 +63,7 @@ def _make_reader(kind: Any) -> TypeAdapter[Any]:
 
 
 class Attribute(Generic[T]):
-    """An attribute of studies or trials.
-
-    Args:
-        name: its name.
-        kind: the type of its value, which pydantic reads and writes.
-    """
+    """An attribute of studies or trials; pydantic reads and writes its value as a type, `kind`."""
 
     def __init__(self, name: str, kind: Any) -> None:
         self.name, self._kind = name, kind

@@ -186,8 +186,6 @@ def write_limits(
     """Write the budgets of a trial that limit one network at once; each becomes a constraint.
 
     Args:
-        study: the study.
-        trial: its trial.
         limits: by metric, the budget and the cost of the trial's network.
         binding: name of the metric whose budget stops the network, or None.
     """
@@ -235,13 +233,7 @@ def _format_provenance(provenance: Mapping[str, str]) -> str:
 def write_outcome(
     trial: Trial, numbers: Mapping[str, Any], curves: Mapping[str, Sequence[float]]
 ) -> None:
-    """Write a trial's outcome.
-
-    Args:
-        trial: a running trial.
-        numbers: flat values.
-        curves: lists with one value per epoch.
-    """
+    """Write a running trial's outcome: flat values, and lists with one value per epoch."""
     with one_transaction(trial.storage):
         for name, value in numbers.items():
             if value is not None:

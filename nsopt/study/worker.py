@@ -31,11 +31,7 @@ class Worker:
         return drain(self._look, self._wait)
 
     def run_missing(self, enqueue_missing: Callable[[], bool]) -> None:
-        """Run trials until no point is missing. Train networks again whose files here are damaged.
-
-        Args:
-            enqueue_missing: enqueues the missing points; returns whether there were any.
-        """
+        """Run trials until no point is missing; train networks again whose files are damaged."""
         run_missing(enqueue_missing, self.work)
         for method, study in self._find_installed(self._session.studies()):
             MethodRunner(self._session, self._laws, method).mend(study)
