@@ -14,7 +14,7 @@ from nsopt.scaling.algorithm3 import solve_widths_sgd
 from nsopt.scaling.law import ScalingLaw
 from nsopt.scaling.metric import Metric
 from nsopt.scaling.record import Iteration, describe_reach
-from nsopt.scaling.solve import solve_widths
+from nsopt.scaling.solve import Limits, solve_widths
 from nsopt.session.session import Session
 from nsopt.storage import schema, trials
 from nsopt.storage.trials import Point
@@ -129,22 +129,15 @@ class Laws:
         law, cost = self._make_law(method, point), point.metric.cost(arch)
         fitted = method.fitted_to(self.find_history(method))
         eta = None if fitted is None else settings.eta
-        multiple_of, min_width = (1, 1) if method.keeps_weights else settings.rounding(point.metric)
+        rounding = (1, 1) if method.keeps_weights else settings.rounding(point.metric)
         inherits = session.subject.start is not None
-        max_width = arch.base_widths if inherits else None
+        limits = Limits(*rounding, max_width=arch.base_widths if inherits else None, fill=inherits)
         is_timed = self._timed and eta is None and not method.keeps_weights
         if is_timed and point.metric.is_timed:
             study = session.open_study(method.name)
-            corrected = correct_latency(session, study, law, point.metric, point.budget, max_width)
+            corrected = correct_latency(session, study, law, point.metric, point.budget, limits)
             cost = point.metric.cost(corrected)
-        solver: Solver = partial(
-            solve_widths,
-            multiple_of=multiple_of,
-            min_width=min_width,
-            max_width=max_width,
-            fill=inherits,
-            warn=False,
-        )
+        solver: Solver = partial(solve_widths, **limits._asdict(), warn=False)
         if eta is not None:
             solver = partial(solve_widths_sgd, eta=eta, warn=False)
         return NeuralScaleSampler(

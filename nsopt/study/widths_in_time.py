@@ -5,7 +5,6 @@
 
 from dataclasses import replace
 
-from numpy.typing import ArrayLike
 from optuna.study import Study
 
 from nsopt.latency.measured_budget import MeasuredBudget
@@ -23,7 +22,7 @@ def correct_latency(
     law: ScalingLaw,
     metric: Metric,
     budget: float,
-    max_width: ArrayLike | None = None,
+    limits: Limits,
 ) -> Architecture:
     """Return the network with a latency model by which the solver keeps a budget as measured.
 
@@ -40,9 +39,7 @@ def correct_latency(
     subject = session.subject
     if not metric.is_timed:
         return subject.arch
-    inherits = subject.start is not None
-    limits = Limits(*subject.settings.rounding(metric), max_width=max_width, fill=inherits)
-    beside = inherits and subject.runtime.is_here
+    beside = subject.start is not None and subject.runtime.is_here
     asked = MeasuredBudget(subject.arch, law, metric, budget, limits, beside)
     store = StoredTimings(study, lambda: session.studies().values())
     return replace(session.timer, store=store).correct(asked)
@@ -59,7 +56,7 @@ def solve_in_time(
     Raises:
         NoWidthsError: if no widths are within the budget.
     """
-    arch = correct_latency(session, study, law, metric, budget)
-    rounding = session.subject.settings.rounding(metric)
-    fit = solve_widths(law, metric.cost(arch), budget, *rounding, warn=False)
+    limits = Limits(*session.subject.settings.rounding(metric))
+    arch = correct_latency(session, study, law, metric, budget, limits)
+    fit = solve_widths(law, metric.cost(arch), budget, *limits, warn=False)
     return tuple(fit.widths.tolist())
