@@ -175,7 +175,6 @@ class _Chosen:
 
     Attributes:
         fixed: its summary of fixed layers.
-        url: of the storage.
         study, trial: that trained it.
         batch_size: images per batch of the study's latencies.
         data: None if the user wants no check, or if they are not images.
@@ -186,7 +185,6 @@ class _Chosen:
 
     network: "KeptNetwork"
     fixed: str
-    url: str
     study: "Study"
     trial: "FrozenTrial"
     batch_size: int
@@ -232,7 +230,6 @@ def _load(options: ExportOptions) -> _Chosen:
     chosen = partial(
         _Chosen,
         fixed=fixed,
-        url=url,
         study=study,
         trial=trial,
         batch_size=settings.get("latency_batch_size", BATCH_SIZE),
