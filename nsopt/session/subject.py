@@ -222,7 +222,7 @@ def with_precision(subject: Subject, workspace: Workspace) -> Subject:
     """Return `subject` with a precision in place of `auto`.
 
     That of its stored studies and tunings has priority. A new study gets the precision in which a
-    step of its network is faster on this device.
+    step of its network is faster on this device; without a loss, which trains nothing, fp32.
     """
     stored = [schema.read_settings(study) for study in list_studies(subject, workspace)]
     settings, arch = subject.settings, subject.arch
@@ -230,7 +230,9 @@ def with_precision(subject: Subject, workspace: Workspace) -> Subject:
         sgd = getattr(settings, part)
         if sgd.precision == "auto":
             known = [each[part]["precision"] for each in stored if part in each]
-            if not known:
+            if not known and isinstance(subject.data, Task) and subject.data.loss is None:
+                known = ["fp32"]
+            elif not known:
                 known = [choose_compute(sgd, arch, arch.base_widths, subject.data).precision]
             settings = settings.updated(**{part: sgd.updated(precision=known[0])})
     return replace(subject, settings=settings)

@@ -85,6 +85,15 @@ def test_inputs_alone_are_enough(trained: nn.Module, tmp_path: Path) -> None:
     assert [again[budget].score for budget in BUDGETS] == [first, second]
 
 
+def test_inputs_alone_are_enough_on_a_processor_with_bfloat16(
+    trained: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nsopt.compute.device._multiplies_bf16", lambda device: True)
+    task = nsopt.Task([make_sounds(16, seed)[0] for seed in range(4)], name="sounds")
+    result = compress(trained, task, budgets=["macs=70%"])
+    assert result["macs=70%"].score > 80
+
+
 def test_the_curve_says_where_to_train(trained: nn.Module) -> None:
     result = compress(trained, make_task(), budgets="curve")
     shares = [
