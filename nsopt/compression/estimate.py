@@ -24,17 +24,17 @@ Widths = tuple[int, ...]
 _GUESS = f"{MACS.name}=50%"  # in place of a number of milliseconds
 
 
-def tell_duration(session: Session, words: Sequence[str], candidates: int, seeds: int) -> None:
+def tell_duration(fits: Fits, words: Sequence[str], candidates: int, seeds: int) -> None:
     """Say how long a new compression takes, phase by phase; networks are as wide as uniform ones.
 
     Without training it is the number of fits, and nothing where a user's trainer counts its steps.
     """
-    subject, training = session.subject, session.subject.settings.training
+    session, subject = fits.session, fits.session.subject
+    training = subject.settings.training
     stored = session.workspace.studies(subject.name).keys() & {DENSE, SCORED}
     if stored or subject.trainer is not None:
         return
     timings = f", and at most {format_duration(MOST)} of timings" if limits_time(words) else ""
-    fits = Fits(session)
     if fits.begin:
         session.progress.message(
             f"{(2 * seeds + fits.lead) * len(words)} networks to fit at most; the first shows how "

@@ -95,9 +95,9 @@ class Fits:
         timed on a busy machine.
         """
         subject, progress = self.session.subject, self.session.progress
-        cost = budget.metric.cost(subject.arch)
+        cost = budget.metric.cost(solver.arch)
         try:
-            law = uniform_curve(widths_by_fit(subject.arch, self.ranking, cost, budget.limit))
+            law = uniform_curve(widths_by_fit(solver.arch, self.ranking, cost, budget.limit))
             least = solver.solve(budget, law)
             law = uniform_curve(np.sqrt(np.multiply(least, uniform)))
             halfway = solver.solve(budget, law)

@@ -64,9 +64,9 @@ def run_compression(
     check_budgets(words, subject.arch, subject.settings)
     with start_session(subject, workspace, progress) as begun:
         _tell_score(begun)
-        tell_duration(begun, words, candidates, seeds)
+        fits = Fits(begun)
+        tell_duration(fits, words, candidates, seeds)
         session, solver, budgets = prepare(begun, words)
-        fits = Fits(session)
         networks = _choose_networks(session, solver, fits, budgets, candidates, seeds)
         keep_start(session.subject, workspace)
         # Workers have fewer threads, with which sums end a little apart: each fits for itself.

@@ -21,7 +21,6 @@ from nsopt.errors import NoWidthsError
 from nsopt.latency.bisection import Widths
 from nsopt.pruning.inherited import SCORE_STEPS, score
 from nsopt.samplers.candidates import (
-    list_starts,
     make_family,
     make_sampler,
     suggest_parameters,
@@ -287,6 +286,6 @@ def read_scores(session: Session, budget: Budget) -> dict[Widths, float]:
 
 def list_first_candidates(family: LawFamily) -> list[dict[str, float]]:
     """Return the parameters of uniform scaling, of the other laws, and of laws halfway to each."""
-    uniform, *searched = list_starts(family)
-    halfway = [uniform | {name: 0.5} for name in family.others]
-    return [uniform, *searched, *halfway]
+    uniform = dict.fromkeys(family.parameters, 0.0)
+    others = [uniform | {name: weight} for weight in (1.0, 0.5) for name in family.others]
+    return [uniform, *others]

@@ -63,12 +63,6 @@ def with_recorded(
     return replace(family, others={**family.others, RECORDED: recorded})
 
 
-def list_starts(family: LawFamily) -> list[dict[str, float]]:
-    """Return the parameters of uniform scaling, then those of each other law alone."""
-    uniform = dict.fromkeys(family.parameters, 0.0)
-    return [uniform, *(uniform | {name: 1.0} for name in family.others)]
-
-
 def suggest_parameters(trial: Trial, family: LawFamily) -> dict[str, float]:
     """Return the parameters of the member that a trial evaluates."""
     return {
