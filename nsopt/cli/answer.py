@@ -21,13 +21,7 @@ _NAME = ".answer-"  # begins the names of files
 
 @dataclass(frozen=True)
 class Answer:
-    """The last lines of a command.
-
-    Attributes:
-        title: of the table.
-        rows: of the table: cells by column.
-        lines: what follows it.
-    """
+    """The last lines of a command: a table, its cells by column, and what follows it."""
 
     title: str
     rows: Sequence[Mapping[str, str]]
@@ -35,10 +29,9 @@ class Answer:
 
 
 def read_answer(folder: Path, command: object) -> Answer | None:
-    """Return the answer to a command, if there is one and it still holds.
+    """Return the answer that `keep_answer` wrote to a folder, if there is one and it still holds.
 
     Args:
-        folder: where `keep_answer` wrote it.
         command: the options, whose repr identifies them.
     """
     try:
@@ -54,9 +47,6 @@ def keep_answer(folder: Path, command: object, answer: Answer, read: Iterable[Pa
     """Keep the answer to a command.
 
     Args:
-        folder: for the answer.
-        command: the options.
-        answer: of the command.
         read: files and folders that it read or wrote. Imported modules are added.
     """
     paths = sorted({str(path.absolute()) for path in (*read, *_list_modules())})

@@ -51,11 +51,7 @@ def render(
     csv_files: list[str],
     networks: Sequence[Mapping[str, str]] = (),
 ) -> str:
-    """Return the page as HTML; the template engine escapes all text from users.
-
-    Args:
-        networks: rows of a table with which the page begins.
-    """
+    """Return the page as HTML; the template engine escapes all text from users."""
     pareto = pareto_info(results)
     figures = {
         "pareto": draw_pareto(pareto),

@@ -17,10 +17,7 @@ def render_template(name: str, title: str, folder: Path | None = None, **values:
     """Return a page as HTML; the template engine escapes all text from users.
 
     Args:
-        name: of the template.
-        title: of the page.
         folder: of the template, if it is not one of nsopt.
-        values: for the template.
     """
     own = [] if folder is None else [FileSystemLoader(folder)]
     loader = ChoiceLoader([*own, PackageLoader("nsopt.reports", ".")])

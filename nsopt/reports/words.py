@@ -84,11 +84,9 @@ def answer(results: Results) -> list[Verdict]:
 def paired_difference(
     one: pd.Series, other: pd.Series, test_images: int | None = None
 ) -> Difference | None:
-    """Return by how much `one` is ahead of `other`; None if they share no seed.
+    """Return by how much `one` is ahead of `other`, both scores by seed; None if they share none.
 
     Args:
-        one: scores by seed.
-        other: the same of another method.
         test_images: the interval is at least as wide as for two samples of so many images.
     """
     differences = (one - other).dropna()
@@ -144,12 +142,7 @@ class _Choice(NamedTuple):
 
 
 def _judge_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdict:
-    """Return the verdict at one budget.
-
-    Args:
-        rows: of the summary, at this budget.
-        reference: the method with which to compare the best one.
-    """
+    """Return the verdict at one budget, whose rows of the summary these are."""
     choice = _choose(results, rows, reference)
     found = _describe_choice(results, choice, reference)
     found += _describe_limits(results, rows, choice.taken)
@@ -274,11 +267,7 @@ def _compare(
     rival: pd.Series,
     difference: Difference | None,
 ) -> str:
-    """Say how the best by the validation differs from its rival in the score and in cost.
-
-    Args:
-        label: of the best methods, `equals`.
-    """
+    """Say how the best by the validation differs from its rival in the score and in cost."""
     other = method_label(rival["method"])
     score, name = results.show_score, results.final_name
     scores = f"{label} {score(best['final_mean'])}, {other} {score(rival['final_mean'])}"

@@ -251,12 +251,7 @@ class TuningRunner(PointRunner):
 
 
 def _search(tuning: Tuning, session: Session, checkpoint: str, **changes: int) -> list[Iteration]:
-    """Return the iterations of a search.
-
-    Args:
-        checkpoint: the name of its file.
-        changes: of the search's settings.
-    """
+    """Return the iterations of a search with changed settings; `checkpoint` names its file."""
     settings = tuning.subject.settings.search.updated(**changes)
     path = session.workspace.checkpoints(tuning.study_name) / checkpoint
     return list(search_task(session, settings, (), path))
