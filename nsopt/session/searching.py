@@ -119,7 +119,7 @@ def _continue_search(
     kind = subject.search_kind(price)
     folder = workspace.checkpoints(subject.study_name(kind))
     with hold_search(session, folder):
-        study = subject.stored_search(workspace, kind)
+        study = subject.stored_studies(workspace, kind).get(kind)
         history = trials.read_iterations(study) if study else []
         settings = subject.settings.search.updated(price=price, iterations=iterations)
         missing = search_task(session, settings, history, folder / "search.pt", pretrained)

@@ -178,27 +178,17 @@ class Subject:
             base_macs=MACS.cost(self.arch)(base),
         )
 
-    def stored_studies(self, workspace: Workspace) -> dict[str, Study]:
-        """Return the stored studies by method.
+    def stored_studies(self, workspace: Workspace, *wanted: str) -> dict[str, Study]:
+        """Return the stored studies by kind: of methods and searches, or those that are wanted.
 
         Raises:
             NsoptError: if other settings wrote them.
         """
-        studies = workspace.studies(self.name)
+        stored = workspace.studies(self.name)
+        studies = {kind: study for kind, study in stored.items() if not wanted or kind in wanted}
         for kind, study in studies.items():
             check_settings(study, self._find_identity(kind))
         return studies
-
-    def stored_search(self, workspace: Workspace, kind: str) -> Study | None:
-        """Return a stored search, whatever the settings of trainings.
-
-        Raises:
-            NsoptError: if other settings wrote the search.
-        """
-        study = workspace.studies(self.name).get(kind)
-        if study:
-            check_settings(study, self._find_identity(kind))
-        return study
 
     def open_study(self, storage: BaseStorage, method: str, compute: Compute) -> Study:
         """Open or create the study of a method, or of a search."""
