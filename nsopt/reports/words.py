@@ -5,6 +5,7 @@ if there is no test. Differences are paired by seed, with an interval at 90 %: S
 seeds, or for images that of a sample of so many test images if it is wider.
 """
 
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -18,7 +19,6 @@ from nsopt.reports.results import Results
 from nsopt.reports.tables import name_binding, summary
 from nsopt.scaling.metric import LATENCY, get_metric
 from nsopt.scaling.record import describe_reach
-from nsopt.scaling.t_test import run_t_test
 from nsopt.storage.schema import SCORED, width_key
 
 _REFERENCE = 0  # index of the reference: reports begin with uniform scaling
@@ -89,6 +89,8 @@ def paired_difference(
     Args:
         test_images: the interval is at least as wide as for two samples of so many images.
     """
+    from scipy.stats import ttest_1samp  # noqa: PLC0415  (slow to import)
+
     differences = (one - other).dropna()
     n = len(differences)
     if n == 0:
@@ -96,7 +98,8 @@ def paired_difference(
     mean = float(differences.mean())
     if n == 1:
         return Difference(mean, -np.inf, np.inf, n)
-    low, high = run_t_test(differences.to_numpy()).confidence_interval(_COVERAGE)
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # if nearly equal
+        low, high = ttest_1samp(differences.to_numpy(), 0.0).confidence_interval(_COVERAGE)
     radius = 0.0
     if test_images is not None:
         shares = np.array([part[differences.index].mean() for part in (one, other)]) / 100

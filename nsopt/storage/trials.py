@@ -70,10 +70,8 @@ class Point:
     """What one trial runs: a method at a budget, with a seed.
 
     Attributes:
-        method: name of the method.
         metric: what the budget limits.
         budget: the limit, in the unit of the metric.
-        seed: seed of the training.
         ratio: width ratio from which the budget follows; None if the user gave the budget.
     """
 
@@ -103,7 +101,6 @@ class TuningPoint:
     """What one trial of a tuning study runs.
 
     Attributes:
-        seed: seed of the training.
         pretrain_epochs: P, or None.
         index: index of the trial among those whose parameters are sampled, or None.
     """
