@@ -35,7 +35,7 @@ from nsopt.storage.studies import quiet_optuna
 from nsopt.storage.urls import sqlite_url
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import Comparison, Size, check_sizes, sizes_of_ratios
-from nsopt.study.learned_latency import with_latency_if_needed
+from nsopt.study.latency import with_latency_if_needed
 from nsopt.tasks.imported import import_task
 from nsopt.tasks.supervise import check_task
 from nsopt.tasks.task import Task
@@ -208,7 +208,7 @@ def compare(
         limits = get_metric(metric)
         with show_progress(progress) as display, quiet_optuna():
             subject = with_precision(subject, workspace)
-            subject = with_latency_if_needed(subject, limits, found, workspace, display)
+            subject = with_latency_if_needed(subject, (limits,), found, workspace, display)
             sizes = _read_sizes(subject, limits, ratios or chosen.ratios, budgets)
             comparison = Comparison(subject, found, sizes, seeds or chosen.seeds, chosen.references)
             run_comparison(comparison, workspace, display)

@@ -30,11 +30,10 @@ def search(options: LawOptions = LawOptions()) -> None:
     """
     options.task.check_names()
     from nsopt.cli.preparation import announce, apply_changes, prepare
-    from nsopt.scaling.metric import PARAMS
     from nsopt.session.presets import get_preset
     from nsopt.session.searching import continue_searches
     from nsopt.session.session import start_session
-    from nsopt.study.learned_latency import with_latency_if_needed
+    from nsopt.study.latency import with_latency_if_needed
 
     preset = get_preset(options.task.preset, options.task.data)
     settings = apply_changes(preset, changes(options.search, TrainingOptions(), options.sgd))
@@ -42,7 +41,7 @@ def search(options: LawOptions = LawOptions()) -> None:
     announce(subject, preset, options.place.verbose, searches_only=True)
     search_settings = subject.settings.search
     with live_progress() as progress:
-        subject = with_latency_if_needed(subject, PARAMS, (), workspace, progress)
+        subject = with_latency_if_needed(subject, (), (), workspace, progress)
         with start_session(subject, workspace, progress, search_settings.device) as session:
             found = continue_searches(session, {search_settings.price: search_settings.iterations})
     _print_law(subject.arch.layer_names, found[search_settings.price][-1])

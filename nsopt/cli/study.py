@@ -69,7 +69,7 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     from nsopt.session.presets import get_preset
     from nsopt.study.compare import preview_comparison, run_comparison
     from nsopt.study.comparison import Comparison
-    from nsopt.study.learned_latency import with_latency_if_needed
+    from nsopt.study.latency import with_latency_if_needed
 
     metrics = preparation.read_metrics(options.sizes)
     sizes = preparation.with_known_multiple(options.sizes, options.sgd.device, options.timing)
@@ -85,8 +85,7 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     )
     preparation.announce(subject, preset, options.place.verbose)
     with live_progress() as progress:
-        for metric in metrics:
-            subject = with_latency_if_needed(subject, metric, methods, workspace, progress)
+        subject = with_latency_if_needed(subject, metrics, methods, workspace, progress)
         timed = subject.settings.eta is None and not options.dry_run
         comparison = Comparison(
             subject,

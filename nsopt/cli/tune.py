@@ -43,7 +43,7 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
     options = replace(options, sizes=sizes)
     from nsopt.session.presets import get_preset
     from nsopt.storage.urls import hide_password
-    from nsopt.study.learned_latency import with_latency_if_needed
+    from nsopt.study.latency import with_latency_if_needed
     from nsopt.tuning.settings import PRETRAIN_EPOCHS, Tuning, run_tuning
 
     preset = get_preset(options.task.preset, options.task.data)
@@ -58,7 +58,7 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
         options.task, options.place, settings, timing=options.timing
     )
     with live_progress() as progress:
-        subject = with_latency_if_needed(subject, metric, (), workspace, progress)
+        subject = with_latency_if_needed(subject, (metric,), (), workspace, progress)
         timed = options.over != "eta"
         (size,) = preparation.read_sizes(options.sizes, subject.arch, (0.25,), timed)
         preparation.announce(subject, preset, options.place.verbose)

@@ -19,8 +19,8 @@ from nsopt.session.session import Session
 from nsopt.storage import schema, trials
 from nsopt.storage.trials import Point
 from nsopt.storage.urls import hide_password
+from nsopt.study.latency import correct_latency
 from nsopt.study.trained import train_base_network
-from nsopt.study.widths_in_time import correct_latency
 
 
 class Laws:

@@ -29,7 +29,7 @@ from nsopt.session.workspace import Workspace
 from nsopt.storage import schema, trials
 from nsopt.storage.trials import TuningPoint
 from nsopt.storage.urls import hide_password
-from nsopt.study.widths_in_time import solve_in_time
+from nsopt.study.latency import solve_in_time
 
 Over = Literal["pretrain-epochs", "eta"]
 PRETRAIN_EPOCHS = (0, 2, 5, 10, 30, 60)

@@ -27,7 +27,7 @@ from nsopt.session.workspace import Workspace
 from nsopt.storage.timings import StoredTimings
 from nsopt.study.compare import preview_comparison, run_comparison
 from nsopt.study.comparison import Comparison, Size
-from nsopt.study.learned_latency import with_latency_if_needed
+from nsopt.study.latency import with_latency_if_needed
 from nsopt.study.stored_law import NetworkLaw
 from nsopt.tuning.settings import Tuning, run_tuning
 from tests.study.joined import join
@@ -65,7 +65,7 @@ def in_milliseconds(
         runtime=runtime.name, latency_batch_size=batch_size
     )
     task = dataclasses.replace(comparison.subject, settings=settings, runtime=runtime)
-    task = with_latency_if_needed(task, LATENCY, (), place, Silent())
+    task = with_latency_if_needed(task, (LATENCY,), (), place, Silent())
     return only(
         comparison, "uniform", "neuralscale", subject=task, sizes=(Size(LATENCY, 5.0),), seeds=1
     )

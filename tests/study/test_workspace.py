@@ -36,7 +36,7 @@ from nsopt.study import compare, worker
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import Comparison
 from nsopt.study.laws import Laws
-from nsopt.study.trial import MethodRunner
+from nsopt.study.worker import MethodRunner
 from tests.data.test_folder import write_images
 from tests.forked import Forked
 from tests.study.joined import join

@@ -26,7 +26,7 @@ from nsopt.session.subject import Subject
 from nsopt.session.workspace import Workspace
 from nsopt.storage import engine, schema
 from nsopt.study.comparison import sizes_of_ratios
-from nsopt.study.learned_latency import with_latency_if_needed
+from nsopt.study.latency import with_latency_if_needed
 from nsopt.tuning import settings
 from nsopt.tuning.settings import Tuning, TuningRunner, best_settings, best_trial, run_tuning
 from tests.study.test_comparison import SETTINGS, make_workspace
@@ -161,7 +161,7 @@ def test_a_tuning_stores_its_latency_model(tuning: Tuning, place: Workspace) -> 
     model = MacsLatency("latency", arch.cost("macs"), 1e-6, 1.0)
     task = dataclasses.replace(tuning.subject, arch=arch.with_latency(model))
     run_tuning(dataclasses.replace(tuning, subject=task, trials=1), place, Silent())
-    again = with_latency_if_needed(tuning.subject, LATENCY, (), place, Silent())
+    again = with_latency_if_needed(tuning.subject, (LATENCY,), (), place, Silent())
     assert again.arch.cost("latency")(arch.base_widths) == model(arch.base_widths)
 
 

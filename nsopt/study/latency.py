@@ -1,19 +1,56 @@
-"""Budgets in milliseconds along the laws of a study: solved by timing networks, and stored.
+"""Milliseconds in a study: its latency model, and widths that keep budgets as measured.
 
-`nsopt.latency.timer` does the work.
+`nsopt.latency.timer` does the work; what it timed is stored.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from optuna.study import Study
 
+from nsopt.compute.device import resolve_compute
+from nsopt.compute.sharing import sharing
+from nsopt.latency.learn import learn_latency
 from nsopt.latency.measured_budget import MeasuredBudget
+from nsopt.latency.timer import Timer
+from nsopt.methods.base import Method
 from nsopt.models.architecture import Architecture
+from nsopt.progress import Progress
 from nsopt.scaling.law import ScalingLaw
-from nsopt.scaling.metric import Metric
+from nsopt.scaling.metric import LATENCY, Metric
 from nsopt.scaling.solve import Limits, solve_widths
 from nsopt.session.session import Session
+from nsopt.session.subject import Subject, list_studies, with_stored_latency
+from nsopt.session.workspace import Workspace
 from nsopt.storage.timings import StoredTimings
+
+
+def with_latency_if_needed(
+    subject: Subject,
+    metrics: Sequence[Metric],
+    methods: Sequence[Method],
+    workspace: Workspace,
+    progress: Progress,
+) -> Subject:
+    """Return `subject` with a latency model, if a metric or a price is latency.
+
+    A stored model has priority, so that budgets keep their meaning. Otherwise nsopt uses the model
+    of this device, and learns it if necessary. If the subject starts from a trained network, the
+    model is then made exact for this one, so that percentages of its latency hold.
+    """
+    prices = {subject.settings.search.price, *(method.price for method in methods)}
+    if not any(metric.is_timed for metric in metrics) and LATENCY.name not in prices:
+        return subject
+    arch = with_stored_latency(subject.arch, list_studies(subject, workspace))
+    if arch.latency is None:
+        compute = resolve_compute(subject.settings.training.device, "fp32")
+        with sharing(compute, progress) as shared:
+            if subject.start is not None:
+                arch = Timer(shared, subject.runtime, progress, subject.inputs).learn(arch)
+            else:
+                model = learn_latency(arch, shared, progress, subject.runtime, subject.inputs)
+                arch = arch.with_latency(model)
+    return replace(subject, arch=arch)
 
 
 def correct_latency(
