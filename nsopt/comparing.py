@@ -27,14 +27,14 @@ from nsopt.reports.page import write_report
 from nsopt.reports.results import Results, read_results
 from nsopt.reports.tables import summary, summary_rows
 from nsopt.reports.words import Verdict, answer
-from nsopt.scaling.metric import PARAMS, Metric, get_metric, read_budgets, short_number
+from nsopt.scaling.metric import PARAMS, get_metric, read_budgets, short_number
 from nsopt.session.presets import StudySettings, get_preset
 from nsopt.session.subject import Subject, make_architecture, with_precision
 from nsopt.session.workspace import Workspace
 from nsopt.storage.studies import quiet_optuna
 from nsopt.storage.urls import sqlite_url
 from nsopt.study.compare import run_comparison
-from nsopt.study.comparison import Comparison, Size, check_sizes, sizes_of_ratios
+from nsopt.study.comparison import Comparison, make_sizes
 from nsopt.study.latency import with_latency_if_needed
 from nsopt.tasks.imported import import_task
 from nsopt.tasks.supervise import check_task
@@ -209,7 +209,9 @@ def compare(
         with show_progress(progress) as display, quiet_optuna():
             subject = with_precision(subject, workspace)
             subject = with_latency_if_needed(subject, (limits,), found, workspace, display)
-            sizes = _read_sizes(subject, limits, ratios or chosen.ratios, budgets)
+            read = None if budgets is None else read_budgets(budgets, limits)
+            rounding = subject.settings.multiple_of, subject.settings.min_width
+            sizes = make_sizes(subject.arch, limits, ratios or chosen.ratios, read, *rounding)
             comparison = Comparison(subject, found, sizes, seeds or chosen.seeds, chosen.references)
             run_comparison(comparison, workspace, display)
             results = read_results(workspace.url, subject.name)
@@ -238,15 +240,3 @@ def _load(
     check_task(task)
     network = make_architecture(arch, task) if isinstance(arch, str) else arch
     return network, task, source
-
-
-def _read_sizes(
-    subject: Subject, metric: Metric, ratios: Sequence[float], budgets: str | None
-) -> tuple[Size, ...]:
-    settings = subject.settings
-    if budgets is None:
-        sizes = sizes_of_ratios(subject.arch, metric, ratios)
-    else:
-        sizes = tuple(Size(*limit) for limit in read_budgets(budgets, metric))
-    check_sizes(subject.arch, sizes, settings.multiple_of, settings.min_width, timed=True)
-    return sizes

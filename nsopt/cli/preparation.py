@@ -38,7 +38,7 @@ from nsopt.session.subject import Subject, make_architecture, with_precision
 from nsopt.session.workspace import Workspace
 from nsopt.storage.opening import is_empty
 from nsopt.storage.urls import sqlite_url, storage_file
-from nsopt.study.comparison import Size, check_sizes, sizes_of_ratios
+from nsopt.study.comparison import Size, make_sizes
 from nsopt.tasks.imported import import_task
 from nsopt.tasks.task import Task
 
@@ -279,18 +279,11 @@ def read_sizes(
     fit.
 
     Args:
-        timed: whether networks will be timed for budgets in milliseconds, see `check_sizes`.
+        timed: whether networks will be timed for budgets in milliseconds, see `make_sizes`.
     """
     budgets, ratios = _parse_sizes(options)
-    if budgets:
-        sizes = tuple(Size(metric, budget) for metric, budget in budgets)
-    else:
-        sizes = sizes_of_ratios(arch, get_metric(options.metric), ratios or default_ratios)
-    once: dict[tuple[Metric, float], Size] = {}
-    for size in sizes:
-        once.setdefault((size.metric, size.budget), size)
-    check_sizes(arch, list(once.values()), **options.rounding, timed=timed)
-    return tuple(once.values())
+    asked = get_metric(options.metric), ratios or default_ratios, budgets or None
+    return make_sizes(arch, *asked, **options.rounding, timed=timed)
 
 
 def _parse_sizes(options: SizeOptions) -> tuple[list[tuple[Metric, float]], list[float]]:

@@ -88,27 +88,41 @@ def sizes_of_ratios(
     return tuple(Size(metric, *budget) for budget in budgets)
 
 
-def check_sizes(
+def make_sizes(
     arch: Architecture,
-    sizes: Sequence[Size],
+    metric: Metric,
+    ratios: Sequence[float],
+    budgets: Sequence[tuple[Metric, int | float]] | None,
     multiple_of: Multiple | None,
     min_width: MinWidth | None,
-    timed: bool = False,
-) -> None:
-    """Raise NoWidthsError if no widths, rounded as `solve_widths` does, meet one of the budgets.
+    timed: bool = True,
+) -> tuple[Size, ...]:
+    """Return budgets, each once; without any, those of uniform networks at width ratios.
 
     Args:
         timed: whether networks will be timed for budgets in milliseconds; predicted milliseconds
             then decide nothing.
+
+    Raises:
+        NoWidthsError: if no widths, rounded as `solve_widths` does, meet one of the budgets.
+        NsoptError: for a ratio that is not above 0.
     """
-    curve = uniform_curve(arch.base_widths)
+    if budgets is None:
+        asked = sizes_of_ratios(arch, metric, ratios)
+    else:
+        asked = tuple(Size(*budget) for budget in budgets)
+    once = dict[tuple[Metric, float], Size]()
+    for size in asked:
+        once.setdefault((size.metric, size.budget), size)
+    curve, sizes = uniform_curve(arch.base_widths), tuple(once.values())
     for size in sizes:
         rounding = rounding_for(multiple_of, min_width, size.metric)
         limits = [(size.metric, size.budget)]
         if timed and size.metric.is_timed:
             limits = [each for each in size.metric.limits_at(size.budget) if not each[0].is_timed]
-        for metric, budget in limits:
-            solve_widths(curve, metric.cost(arch), budget, *rounding)
+        for limited, budget in limits:
+            solve_widths(curve, limited.cost(arch), budget, *rounding)
+    return sizes
 
 
 def choose_reference_budgets(
