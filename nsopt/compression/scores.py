@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from typing import Any, TypeVar
 
 from optuna.samplers import BaseSampler
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial
 from torch import nn
 
@@ -38,6 +38,7 @@ from nsopt.tasks.agreement import Agreement, is_closer
 from nsopt.tasks.supervision import evaluate
 
 Found = TypeVar("Found")
+_UP = StudyDirection.MAXIMIZE
 _AS_TIMED = 2**31 - 1  # index of the trial whose widths were timed; candidates count from 0
 
 
@@ -190,7 +191,7 @@ def _open_scores(session: Session, budget: Budget, scorer: _Scorer) -> Study:
     subject = session.subject
     name = schema.study_name(schema.tuning_name(subject.name), budget.scores_kind)
     tuned = {"metric": budget.metric.name, "budget": budget.limit, "steps": SCORE_STEPS}
-    return open_tuning(session, name, tuned | {"by": scorer.by}, [scorer.by])
+    return open_tuning(session, name, tuned | {"by": scorer.by}, {scorer.by: _UP})
 
 
 def find_trained(session: Session, budget: Budget) -> Widths | None:

@@ -1,6 +1,6 @@
 """Run the points of a tuning study, together with any number of other processes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,14 +57,13 @@ def open_tuning(
     session: Session,
     name: str,
     tuned: Mapping[str, Any],
-    metric_names: Sequence[str],
-    directions: Sequence[StudyDirection] = (StudyDirection.MAXIMIZE,),
+    objectives: Mapping[str, StudyDirection],
 ) -> Study:
     """Open or create a tuning study of a session's subject.
 
     Args:
         tuned: settings that decide its numbers, besides those of the subject.
-        metric_names: one per direction.
+        objectives: the directions of the values of its trials, by name.
 
     Raises:
         NsoptError: if other settings wrote the study.
@@ -77,8 +76,8 @@ def open_tuning(
         subject.source,
         subject.identity | {"tuning": dict(tuned)},
         provenance(session.compute),
-        metric_names,
-        directions,
+        list(objectives),
+        list(objectives.values()),
     )
     write_latency_once(study, subject.arch.latency)
     return study

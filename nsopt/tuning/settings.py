@@ -84,14 +84,11 @@ class Tuning:
         ]
 
     @property
-    def directions(self) -> tuple[StudyDirection, ...]:
-        return (_UP, _DOWN) if self.trains else (_DOWN, _DOWN)
-
-    @property
-    def metric_names(self) -> list[str]:
+    def objectives(self) -> dict[str, StudyDirection]:
+        """The values of the trials."""
         if self.trains:
-            return ["validation accuracy (%)", "search seconds"]
-        return ["distance from the budget", "steps"]
+            return {"validation accuracy (%)": _UP, "search seconds": _DOWN}
+        return {"distance from the budget": _DOWN, "steps": _DOWN}
 
 
 def run_tuning(tuning: Tuning, workspace: Workspace, progress: Progress) -> Study:
@@ -102,9 +99,7 @@ def run_tuning(tuning: Tuning, workspace: Workspace, progress: Progress) -> Stud
     """
     with start_session(tuning.subject, workspace, progress) as session:
         tuned = {"budget": tuning.budget, "metric": tuning.metric.name}
-        study = open_tuning(
-            session, tuning.study_name, tuned, tuning.metric_names, tuning.directions
-        )
+        study = open_tuning(session, tuning.study_name, tuned, tuning.objectives)
         law = None if tuning.trains else _find_law(tuning, session, study)
         runner = TuningRunner(session, tuning, law)
         run_points(study, {point: {} for point in tuning.points}, runner)
