@@ -62,16 +62,18 @@ class ScoreRunner(PointRunner):
     def run(self, trial: Trial) -> list[float]:
         """Return the score of the widths along the law that a trial suggests."""
         widths = self.solve(self.family.law(suggest_parameters(trial, self.family)))
-        key = schema.width_key(widths)
         known = trials.read_completed_by_widths(trial.study)
-        if key in known:
-            value, numbers = known[key].values[0], trials.read_outcome(known[key])
-        else:
-            value, numbers = self.measure(widths)
-        trials.write_outcome(trial, {**numbers, "widths": key}, {})
+        same = known.get(widths)
+        value, numbers = _read_score(same) if same else self.measure(widths)
+        trials.write_outcome(trial, {**numbers, "widths": schema.width_key(widths)}, {})
         best = max([value, *(other.values[0] for other in known.values())])
         self.session.progress.advance(f"best {best:.4g}")
         return [value]
+
+
+def _read_score(trial: FrozenTrial) -> tuple[float, Mapping[str, Any]]:
+    """Return the score of a trial, and the numbers that are stored with it."""
+    return trial.values[0], trials.read_outcome(trial)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,17 +127,13 @@ class _Scorer:
         compare = self._compare_with_start
         if compare is None:
             return verdict
-        one, other = (self._score(_read_widths(trial), compare) for trial in (best, uniform))
+        one, other = (
+            self._score(trials.read_scored_widths(trial), compare) for trial in (best, uniform)
+        )
         if is_closer(one, other):
             return verdict
         examples = f"{len(one.distances):,} validation examples"
         return f"{verdict}; {examples} are too few to tell which are closer"
-
-
-def _read_widths(trial: FrozenTrial) -> Widths:
-    key = trials.read_scored_widths(trial)
-    assert key is not None
-    return schema.read_width_key(key)
 
 
 def choose_widths(session: Session, solver: Solver, budget: Budget, candidates: int) -> Widths:
@@ -161,9 +159,9 @@ def choose_widths(session: Session, solver: Solver, budget: Budget, candidates: 
     if trained is None:
         uniform = next((t for t in done if trials.read_tuning_point(t).index == 0), None)
         _tell_verdict(study, budget, scorer, best, uniform)
-        score_as_timed(study, runner, partial(solver.solve, budget), budget, done)
-        return _read_widths(best) if not budget.metric.is_timed else _find_timed(study)
-    if not budget.metric.is_timed and trained != _read_widths(best):
+        best = score_as_timed(study, runner, partial(solver.solve, budget), budget, done)
+        return trials.read_scored_widths(best)
+    if not budget.metric.is_timed and trained != trials.read_scored_widths(best):
         session.progress.message(
             f"{budget.word}: other widths score best among these candidates, but a network with "
             "the first was trained already: give another out="
@@ -246,26 +244,22 @@ def score_as_timed(
     solve: Callable[[PowerLaw], Widths],
     budget: Budget,
     done: Sequence[FrozenTrial],
-) -> None:
-    """Score the widths along the best law that are within milliseconds as timed by `solve`.
+) -> FrozenTrial:
+    """Return the trial of the best candidate, or of the widths along its law as `solve` times them.
 
-    Candidates have widths that few measurements found.
-
-    Args:
-        budget: only for one in milliseconds is there anything to do.
-        done: the trials of the candidates.
+    Candidates at a budget in milliseconds have widths that few measurements found, so that the
+    widths along the best law are timed, and scored.
     """
-    if budget.metric.is_timed:
-        best = find_best(done)
-        point = TuningPoint(trials.read_tuning_point(best).seed, index=_AS_TIMED)
-        run_points(study, {point: best.params}, replace(runner, solve=solve))
-
-
-def _find_timed(study: Study) -> Widths:
-    """Return the widths of `score_as_timed`."""
-    done = trials.read_completed(study)
-    (timed,) = (t for t in done if trials.read_tuning_point(t).index == _AS_TIMED)
-    return _read_widths(timed)
+    best = find_best(done)
+    if not budget.metric.is_timed:
+        return best
+    point = TuningPoint(trials.read_tuning_point(best).seed, index=_AS_TIMED)
+    run_points(study, {point: best.params}, replace(runner, solve=solve))
+    return next(
+        trial
+        for trial in trials.read_completed(study)
+        if trials.read_tuning_point(trial).index == _AS_TIMED
+    )
 
 
 def find_best(done: Sequence[FrozenTrial]) -> FrozenTrial:
@@ -275,14 +269,10 @@ def find_best(done: Sequence[FrozenTrial]) -> FrozenTrial:
 
 def read_scores(session: Session, budget: Budget) -> dict[Widths, float]:
     """Return the task's scores at a budget before fine-tuning, after a few steps, by widths."""
-    study = session.workspace.studies(schema.tuning_name(session.subject.name)).get(
-        budget.scores_kind
-    )
+    stored = session.workspace.studies(schema.tuning_name(session.subject.name))
+    study = stored.get(budget.scores_kind)
     done = {} if study is None else trials.read_completed_by_widths(study)
-    return {
-        schema.read_width_key(key): trials.read_outcome(trial)["score"]
-        for key, trial in done.items()
-    }
+    return {widths: trials.read_outcome(trial)["score"] for widths, trial in done.items()}
 
 
 def list_first_candidates(family: LawFamily) -> list[dict[str, float]]:

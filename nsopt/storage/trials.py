@@ -62,7 +62,6 @@ _INDEX = Attribute[int]("index", int)
 _WIDTHS = Attribute[str]("widths", schema.WidthKey)
 read_failure, read_worker, read_place = _ERROR.read, _WORKER.read, _PLACE.read
 read_budget = Attribute[float](BUDGET, _Number).read  # with which a trial was enqueued
-read_scored_widths = _WIDTHS.read  # the `width_key` of the widths that a trial of scores had
 
 
 @dataclass(frozen=True)
@@ -249,9 +248,15 @@ def read_completed(study: Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
-def read_completed_by_widths(study: Study) -> dict[str, FrozenTrial]:
-    """Return the completed trials by the `width_key` of their widths; without widths, not."""
-    return {key: trial for trial in read_completed(study) if (key := read_scored_widths(trial))}
+def read_scored_widths(trial: FrozenTrial) -> tuple[int, ...]:
+    """Return the widths that a trial of scores had; none if it has none."""
+    key = _WIDTHS.read(trial)
+    return () if key is None else schema.read_width_key(key)
+
+
+def read_completed_by_widths(study: Study) -> dict[tuple[int, ...], FrozenTrial]:
+    """Return the completed trials of scores by their widths; without widths, not."""
+    return {own: trial for trial in read_completed(study) if (own := read_scored_widths(trial))}
 
 
 def read_curves(trial: FrozenTrial) -> dict[str, list[float]]:
