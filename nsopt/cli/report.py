@@ -31,7 +31,7 @@ def report(options: ReportOptions = ReportOptions()) -> None:
     """
     from nsopt.reports.page import write_report
     from nsopt.reports.results import read_results
-    from nsopt.reports.tuning_page import is_about_tuning, write_tuning_report
+    from nsopt.reports.tuning import is_about_tuning, write_tuning_report
     from nsopt.storage.opening import newest_storage
     from nsopt.storage.urls import storage_file
 

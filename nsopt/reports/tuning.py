@@ -1,14 +1,22 @@
-"""Store a note and a figure in a tuning study, for optuna-dashboard."""
+"""Tuning studies: a note and a figure of each for optuna-dashboard, and their report."""
+
+from pathlib import Path
+from typing import Any
 
 import optuna
 import plotly.graph_objects as go
 from optuna.study import Study
 
+from nsopt.errors import NsoptError
 from nsopt.reports.dashboard import describe_protocol, escape_text, make_markdown_table
 from nsopt.reports.style import apply_style
+from nsopt.reports.template import flatten, fragment, render_template
 from nsopt.reports.tuning_table import tuning_rows
 from nsopt.scaling.metric import METRICS
-from nsopt.storage import schema
+from nsopt.storage import schema, trials
+from nsopt.storage.opening import existing_storage
+from nsopt.storage.studies import comparisons, load_studies, tunings
+from nsopt.storage.urls import hide_password
 
 _QUESTIONS = {
     "pretrain-epochs": "How many epochs P should a network train before it is pruned?",
@@ -45,7 +53,7 @@ def draw_tuning(study: Study) -> go.Figure:
     return apply_style(figure).update_layout(title=None)
 
 
-def question(study: Study) -> str:
+def _find_question(study: Study) -> str:
     """Return the question that a tuning study answers."""
     _, kind = schema.split_name(study.study_name)
     return next(text for over, text in _QUESTIONS.items() if kind.startswith(over))
@@ -57,7 +65,7 @@ def tuning_note(study: Study) -> str:
     settings = schema.read_settings(study)
     parts = [
         f"# {escape_text(study.study_name)}",
-        question(study),
+        _find_question(study),
         describe_protocol(settings, "search"),
         describe_protocol(settings, "training"),
         make_markdown_table(names, rows),
@@ -66,3 +74,51 @@ def tuning_note(study: Study) -> str:
     if verdict is not None:
         parts.insert(2, f"**{escape_text(verdict)}**")
     return "\n\n".join(parts)
+
+
+def is_about_tuning(url: str, name: str | None) -> bool:
+    """Return whether a report on `name` is about tuning: by the name, or because the storage has
+    only searches besides. Raises NsoptError if nothing is stored there."""
+    if name is not None:
+        return schema.is_tuning(name)
+    storage = existing_storage(url)
+    kinds = [kind for own in comparisons(storage) for kind in load_studies(storage, own)]
+    return bool(tunings(storage)) and all(map(schema.is_search, kinds))
+
+
+def write_tuning_report(url: str, name: str | None, folder: Path) -> Path:
+    """Write `index.html` about the tuning studies of a task; return its path.
+
+    Args:
+        name: ARCH-DATA-PRESET-tune; None takes the only one in the storage.
+
+    Raises:
+        NsoptError: if it is missing.
+    """
+    storage = existing_storage(url)
+    found = tunings(storage)
+    if name is None and len(found) == 1:
+        name = found[0]
+    if name not in found:
+        known = ", ".join(found) or "none"
+        raise NsoptError(f"choose a tuning with name=: at {hide_password(url)} are {known}")
+    studies = [study for study in load_studies(storage, name).values() if study.trials]
+    folder.mkdir(parents=True, exist_ok=True)
+    page = folder / "index.html"
+    described = [_describe(study, index) for index, study in enumerate(studies)]
+    page.write_text(render_template("tuning.html", name, studies=described), encoding="utf-8")
+    return page
+
+
+def _describe(study: Study, index: int) -> dict[str, Any]:
+    columns, rows = tuning_rows(study)
+    return {
+        "name": study.study_name,
+        "question": _find_question(study),
+        "verdict": schema.read_verdict(study),
+        "figure": fragment(draw_tuning(study), f"tuning-{index}"),
+        "columns": columns,
+        "rows": rows,
+        "settings": flatten(schema.read_settings(study)),
+        "provenance": flatten(trials.read_all_provenance(study)),
+    }
