@@ -19,8 +19,7 @@ from nsopt.latency.measure import measure_latencies
 from nsopt.latency.runtime import TORCH, Runtime, draw_images
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Silent
-from nsopt.scaling.law import ScalingLaw
-from nsopt.scaling.law_file import read_law
+from nsopt.scaling.law import ScalingLaw, read_law
 
 _GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 _PUBLISHED = {

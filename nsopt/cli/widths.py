@@ -214,7 +214,7 @@ def _describe(size: "Size", arch: "Architecture", fit: "WidthFit") -> dict[str, 
 
 def _find_law(options: WidthsOptions, task: "Task | None" = None) -> "NetworkLaw":
     from nsopt.models.registry import get_architecture
-    from nsopt.scaling.law_file import read_law
+    from nsopt.scaling.law import read_law
     from nsopt.storage.opening import newest_storage
     from nsopt.study.stored_law import NetworkLaw
 
