@@ -7,7 +7,6 @@ import numpy as np
 
 from nsopt.errors import NsoptError
 from nsopt.methods.base import Method
-from nsopt.methods.registry import BASELINE
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.law import floor_widths, uniform_curve
 from nsopt.scaling.metric import MACS, Metric
@@ -58,18 +57,14 @@ class Comparison:
             needed[price] = max(needed.get(price, 0), iterations)
         return {price: iterations for price, iterations in needed.items() if iterations}
 
-    def points(self, method: Method) -> list[Point]:
-        """Return the points of a method, size by size."""
+    def points(self, method: Method, sizes: Sequence[Size] | None = None) -> list[Point]:
+        """Return the points of a method, size by size; by default at all sizes."""
+        first = self.subject.settings.training.seed
         return [
             Point(method.name, size.metric, size.budget, seed, size.ratio)
-            for size in self.sizes
-            for seed in self.all_seeds
+            for size in (self.sizes if sizes is None else sizes)
+            for seed in range(first, first + self.seeds)
         ]
-
-    @property
-    def all_seeds(self) -> range:
-        first = self.subject.settings.training.seed
-        return range(first, first + self.seeds)
 
 
 def sizes_of_ratios(
@@ -156,12 +151,3 @@ def choose_reference_budgets(
     new = [budget for budget in budgets.tolist() if is_new(budget)]
     smallest = MACS.cost(comparison.subject.arch)([1] * len(comparison.subject.arch.base_widths))
     return [budget for budget in new if budget >= smallest]
-
-
-def make_reference_points(comparison: Comparison, budgets: Sequence[int]) -> list[Point]:
-    """Return the points of uniform networks with these MACs."""
-    return [
-        Point(BASELINE.name, MACS, budget, seed)
-        for budget in budgets
-        for seed in comparison.all_seeds
-    ]

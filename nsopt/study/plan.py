@@ -16,7 +16,7 @@ from nsopt.session.timing import Network, find_latencies
 from nsopt.storage import schema, trials
 from nsopt.storage.engine import missing_points
 from nsopt.storage.trials import Point
-from nsopt.study.comparison import Comparison, choose_reference_budgets, make_reference_points
+from nsopt.study.comparison import Comparison, Size, choose_reference_budgets
 from nsopt.study.laws import Laws
 
 Points = Mapping[Method, Sequence[Point]]
@@ -118,7 +118,7 @@ class Plan:
         if uniform is None or not by_name or not self.comparison.references:
             return self
         budgets = self._find_reference_budgets([uniform, *by_name.values()])
-        more = make_reference_points(self.comparison, budgets)
+        more = self.comparison.points(uniform, [Size(MACS, budget) for budget in budgets])
         return replace(self, points={**self.points, uniform: [*self.points[uniform], *more]})
 
     def _find_reference_budgets(self, methods: Sequence[Method]) -> Sequence[int]:

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from nsopt.data.images import ImageData
-from nsopt.methods.registry import get_methods
+from nsopt.methods.registry import BASELINE, get_methods
 from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Silent
 from nsopt.reports.words import answer
@@ -14,8 +14,8 @@ from nsopt.session.workspace import Workspace
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import (
     Comparison,
+    Size,
     choose_reference_budgets,
-    make_reference_points,
     sizes_of_ratios,
 )
 from tests.study.test_comparison import load_results, make_comparison, make_workspace, open_studies
@@ -36,7 +36,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 def test_references_span_the_macs_and_the_latencies_of_the_others(comparison: Comparison) -> None:
     budgets = choose_reference_budgets(comparison, [10**6, 3 * 10**6], [1.0, 5.0], 1)
     assert budgets == [1709975, 2924017, 5000000]
-    points = make_reference_points(comparison, budgets)
+    points = comparison.points(BASELINE, [Size(MACS, budget) for budget in budgets])
     assert [point.budget for point in points] == budgets
     assert {(point.method, point.metric, point.seed) for point in points} == {("uniform", MACS, 0)}
     assert choose_reference_budgets(comparison, [10**6, 1.02 * 10**6], [1.0, 1.05], 1) == []
