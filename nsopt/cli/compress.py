@@ -115,8 +115,7 @@ def _compress(options: CompressOptions) -> "tuple[Answer, Workspace]":
     from nsopt.compression.budgets import CURVE, check_budgets, check_words, split_budgets
     from nsopt.compression.compress import PRESET, get_settings
     from nsopt.compression.pipeline import run_compression
-    from nsopt.reports.doubts import doubt_latencies, doubt_split
-    from nsopt.reports.fits import describe_fits
+    from nsopt.reports.doubts import describe_fits, doubt_latencies, doubt_split
     from nsopt.reports.page import write_report
     from nsopt.session.presets import get_preset
     from nsopt.storage import schema

@@ -1,7 +1,12 @@
-"""What makes the numbers of a page doubtful."""
+"""What makes the numbers of a page doubtful, and which networks need training."""
+
+import pandas as pd
 
 from nsopt.latency.sittings import distrust
+from nsopt.methods.registry import DENSE
 from nsopt.reports.results import Results
+
+_LITTLE = 0.01  # of a score: a network without training is still good
 
 
 def doubt_split(split: float | None) -> str:
@@ -18,3 +23,25 @@ def doubt_latencies(results: Results) -> str:
     """Return a warning if the machine was busy while latencies were measured, else ""."""
     networks = results.outcomes.drop_duplicates("widths")
     return distrust(networks["latency_spread"].tolist(), networks["latency_waited"].tolist())
+
+
+def describe_fits(results: Results) -> str:
+    """Say down to which share of the MACs a compression without training is good; else ""."""
+    if results.is_trained:
+        return ""
+    rows = results.outcomes.set_index("method")
+    whole, rest = rows.loc[DENSE.name], rows.drop(index=DENSE.name)
+    whole = whole if isinstance(whole, pd.Series) else whole.iloc[0]
+    best = rest.groupby(["metric", "budget"]).agg({"macs": "min", "score": "max"})
+    least = whole["score"] - _LITTLE * abs(whole["score"])
+    name = results.task.score_name or "accuracy"
+    good, bad = (best[best["score"].ge(least) == is_good]["macs"] for is_good in (True, False))
+    if bad.empty:
+        return f"Without training, every {name} is within {_LITTLE:.0%} of the whole network's."
+    above = good[good > bad.max()]
+    if above.empty:
+        return f"Without training, every {name} is more than {_LITTLE:.0%} below: train them."
+    return (
+        f"Without training, {name} stays within {_LITTLE:.0%} of the whole network's down to "
+        f"{above.min() / whole['macs']:.0%} of its MACs: train smaller ones."
+    )

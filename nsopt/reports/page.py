@@ -11,8 +11,7 @@ import plotly.graph_objects as go
 from nsopt.data.source import FOLDER_PREFIX
 from nsopt.methods.registry import method_label
 from nsopt.reports.accuracy import accuracy_info, draw_accuracy, draw_dots, draw_pareto, pareto_info
-from nsopt.reports.doubts import doubt_latencies, doubt_split
-from nsopt.reports.fits import describe_fits
+from nsopt.reports.doubts import describe_fits, doubt_latencies, doubt_split
 from nsopt.reports.law import draw_search
 from nsopt.reports.results import Results
 from nsopt.reports.tables import (

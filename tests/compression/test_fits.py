@@ -21,7 +21,7 @@ from nsopt.errors import NsoptError
 from nsopt.latency.timer import Timer
 from nsopt.models.architecture import TableArchitecture
 from nsopt.pruning.ranking import UnitRanking
-from nsopt.reports.fits import describe_fits
+from nsopt.reports.doubts import describe_fits
 from nsopt.scaling.metric import MACS
 from nsopt.session.agreement import AGREEMENT
 from nsopt.session.presets import override
