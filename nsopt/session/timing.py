@@ -181,22 +181,17 @@ def _read_latencies(
 
 def _find_trained(storage: BaseStorage, name: str) -> list[Trained]:
     """Return the networks that a comparison has trained, by method and widths."""
-    return [
-        Trained(method, study, widths, tuple(sizes))
-        for method, study in load_studies(storage, name).items()
-        if not schema.is_search(method)
-        for widths, sizes in _list_trained_widths(study).items()
-    ]
-
-
-def _list_trained_widths(study: Study) -> dict[tuple[int, ...], list[str]]:
-    """Return the widths that were trained, with their sizes in words."""
-    names = schema.read_task(study).layer_names
-    found: dict[tuple[int, ...], list[str]] = {}
-    for trial in trials.read_completed(study):
-        point = trials.read_point(trial)
-        if point is not None:
-            sizes = found.setdefault(trials.read_widths(trial, names), [])
-            if point.size not in sizes:
-                sizes.append(point.size)
+    found = list[Trained]()
+    for method, study in load_studies(storage, name).items():
+        if schema.is_search(method):
+            continue
+        names, sizes = schema.read_task(study).layer_names, dict[tuple[int, ...], list[str]]()
+        for trial in trials.read_completed(study):
+            point = trials.read_point(trial)
+            if point is not None:
+                sizes.setdefault(trials.read_widths(trial, names), []).append(point.size)
+        found += [
+            Trained(method, study, widths, tuple(dict.fromkeys(own)))
+            for widths, own in sizes.items()
+        ]
     return found
