@@ -77,17 +77,18 @@ def read_stored_law(
         NsoptError: if the storage has no such law.
     """
     studies = workspace.studies(name)
-    ours = [study for study in studies.values() if schema.read_settings(study)]
+    ours = {kind: study for kind, study in studies.items() if schema.read_settings(study)}
     if not ours:
         raise NsoptError(
             f"no search of {name} is stored at {hide_password(workspace.url)}: run one first"
         )
     if method.needs_trained_network:
         raise NoWidthsError(f"{method.name} has one law per trained network, so none is stored")
-    arch = read_architecture(schema.read_task(ours[0]), ours, arch_name, task)
+    first, *_ = ours.values()
+    arch = read_architecture(schema.read_task(first), ours.values(), arch_name, task)
     # The settings of a search by another price name that price.
-    usual = next((s for s in ours if schema.price_of_search(_kind(s)) is None), None)
-    stored = schema.read_settings(usual or ours[0])["search"]
+    usual = next((s for own, s in ours.items() if schema.price_of_search(own) is None), None)
+    stored = schema.read_settings(usual or first)["search"]
     settings = SearchSettings(iterations=stored["iterations"])
     if usual is not None:
         settings = settings.updated(price=stored["price"])
@@ -106,9 +107,5 @@ def read_stored_law(
         method.law(inputs),
         arch,
         method.fitted_to(chosen),
-        sorted(ours, key=lambda study: _kind(study) != method.name),
+        [ours[own] for own in sorted(ours, key=lambda own: own != method.name)],
     )
-
-
-def _kind(study: Study) -> str:
-    return schema.split_name(study.study_name)[1]
