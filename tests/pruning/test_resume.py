@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from nsopt.compute import checkpoint
@@ -41,8 +41,9 @@ SEARCH = SearchSettings(
     batch_size=16,
     small_width=3,
     device="cpu",
+    precision="fp32",  # auto times steps without a checkpoint, and never with one
 )
-TRAINING = TrainSettings(epochs=2, batch_size=16, lr=0.05, device="cpu")
+TRAINING = TrainSettings(epochs=2, batch_size=16, lr=0.05, device="cpu", precision="fp32")
 FINE_TUNING: dict[str, Any] = {
     "schedule": "linear",
     "warmup_epochs": 0.5,
@@ -50,6 +51,7 @@ FINE_TUNING: dict[str, Any] = {
     "averaging": 0.9,
 }
 SEARCH_BATCHES, TRAINING_STEPS = 30, 16
+DEAR = Phase.explicit, Phase.generate  # a smaller example would take minutes to find
 
 
 class EndedError(Exception):
@@ -90,7 +92,7 @@ def whole_search(narrow: TableArchitecture, few: ImageData) -> list[dict]:
     return describe_search(search(narrow, few, SEARCH))
 
 
-@settings(max_examples=3)
+@settings(max_examples=3, phases=DEAR)
 @given(first=st.integers(1, SEARCH_BATCHES), second=st.integers(1, SEARCH_BATCHES))
 def test_a_resumed_search_equals_an_uninterrupted_one(
     narrow: TableArchitecture,
@@ -158,7 +160,7 @@ def uninterrupted() -> dict[tuple[str, bool], tuple]:
     return {}
 
 
-@settings(max_examples=4)
+@settings(max_examples=4, phases=DEAR)
 @example(first=6, precision="fp32", tuned=False)  # after an epoch's last batch, before its end
 @example(first=13, precision="fp32", tuned=True)
 @given(
