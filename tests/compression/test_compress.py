@@ -183,17 +183,19 @@ def test_better_widths_after_the_training_are_reported(
     copy = compressed[0], tmp_path / "copy"
     study = open_scores(copy)[0]
     first = study.trials[0]
-    others = schema.width_key([width - 1 for width in narrow.base_widths])
-    better = first.user_attrs | {"index": 9, "widths": others}
-    distributions = first.distributions
-    study.add_trial(
-        create_trial(
-            values=[99.9], params=first.params, distributions=distributions, user_attrs=better
-        )
-    )
+
+    def add(value: float, index: int, widths: list[int]) -> None:
+        found = first.user_attrs | {"index": index, "widths": schema.width_key(widths)}
+        trial = {"params": first.params, "distributions": first.distributions}
+        study.add_trial(create_trial(values=[value], user_attrs=found, **trial))
+
+    add(99.8, 8, [width // 2 for width in narrow.base_widths])
+    before = run(trained, narrow, digits, copy[1])
+    add(99.9, 9, [width - 1 for width in narrow.base_widths])
     again = run(trained, narrow, digits, copy[1], hearer := Listener())
     assert sum("was trained already: give another out=" in each for each in hearer.messages) == 1
-    assert again["params=50%"].widths == compressed[0]["params=50%"].widths
+    assert again["params=50%"].widths == before["params=50%"].widths
+    assert len(again.results.outcomes) == len(before.results.outcomes)
 
 
 def test_the_stored_accuracy_is_that_of_the_same_weights_and_normalisation(
