@@ -24,5 +24,6 @@ def run_impatiently(module: str, arguments: Sequence[str]) -> None:
     """Run that command, and consider other processes dead sooner."""
     patch = pytest.MonkeyPatch()
     patch.setattr(engine, "HEARTBEAT_SECONDS", 1.0)
-    patch.setattr(engine, "DEAD_AFTER_LOOKS", 4)
+    patch.setattr(engine, "POLL_SECONDS", 0.25)
+    patch.setattr(engine, "DEAD_AFTER_LOOKS", 16)
     run_slim(module, arguments)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from nsopt.cli import tune
-from nsopt.cli.options import PlaceOptions
+from nsopt.cli.options import PlaceOptions, SgdOptions
 from nsopt.cli.tune import TuneOptions
 from nsopt.errors import NsoptError, StorageError
 from nsopt.tuning import settings
@@ -21,6 +21,7 @@ def test_a_storage_that_fails_before_the_table_is_an_error_of_one_line(
     monkeypatch.setattr(settings, "run_tuning", lambda *arguments: None)
     monkeypatch.setattr(tune, "_publish", lambda study: None)
     monkeypatch.setattr(tune, "_print_table", fail)
-    options = TuneOptions(over="eta", place=PlaceOptions(out=tmp_path))
+    exact, place = SgdOptions(precision="fp32"), PlaceOptions(out=tmp_path)
+    options = TuneOptions(over="eta", sgd=exact, place=place)
     with pytest.raises(NsoptError, match=r"study\.db cannot be used: the server is gone"):
         tune.tune(options)

@@ -60,7 +60,7 @@ def test_invalid_options_fail_before_anything_runs(
     weights: Path, tmp_path: Path, options: list[str], parts: list[str]
 ) -> None:
     usual = {"--weights": str(weights), "--budgets": "macs=50%", "--arch": "mobilenetv2"}
-    usual |= {"--out": str(tmp_path / "out"), "--device": "cpu"}
+    usual |= {"--out": str(tmp_path / "out"), "--device": "cpu", "--precision": "fp32"}
     usual |= dict(option.split("=", 1) for option in options)
     assert_fails(
         call_nsopt("compress", *(f"{name}={value}" for name, value in usual.items())), *parts

@@ -24,7 +24,7 @@ from nsopt.pruning.ranking import UnitRanking
 from nsopt.reports.doubts import describe_fits
 from nsopt.scaling.metric import MACS
 from nsopt.session.agreement import AGREEMENT
-from nsopt.session.presets import override
+from nsopt.session.presets import StudySettings, override
 from nsopt.session.session import Session, start_session
 from nsopt.session.subject import Subject
 from nsopt.storage.schema import SCORED
@@ -50,8 +50,16 @@ def trained() -> nn.Module:
     return model.eval()
 
 
+def exact(images: bool = False, **training: Any) -> StudySettings:
+    """Return the settings of a compression, with the same precision on every processor."""
+    parts = {"search": {"precision": "fp32"}, "training": {"precision": "fp32"} | training}
+    return override(get_settings(images=images), parts)
+
+
 def compress(model: nn.Module, task: nsopt.Task, **changes: Any) -> nsopt.Compression:
     asked: dict[str, Any] = {"budgets": BUDGETS, "epochs": 0, "progress": nsopt.Silent()}
+    if task.loss is not None:
+        asked["settings"] = exact()
     return nsopt.compress(model, task, **asked | changes)
 
 
@@ -139,9 +147,9 @@ def test_a_score_of_the_user_decides(trained: nn.Module) -> None:
 def test_a_classifier_of_images_is_fitted(narrow: TableArchitecture, digits: ImageData) -> None:
     settings = TrainSettings(epochs=4, batch_size=32, lr=0.05, device="cpu", precision="fp32")
     model = train(narrow, narrow.base_widths, digits, settings).model.eval()
-    result = nsopt.compress(
-        model, digits, ["macs=60%"], arch=narrow, epochs=0, progress=nsopt.Silent()
-    )
+    asked: dict[str, Any] = {"epochs": 0, "settings": exact(images=True)}
+    asked["progress"] = nsopt.Silent()
+    result = nsopt.compress(model, digits, ["macs=60%"], arch=narrow, **asked)
     small = result["macs=60%"]
     assert small.cost["macs"] <= 0.6 * result.dense.cost["macs"]
     assert small.val_accuracy > result.dense.val_accuracy - 15
@@ -199,9 +207,7 @@ def test_training_needs_epochs_and_targets(trained: nn.Module) -> None:
 
 def test_few_steps_begin_with_the_fit_and_end_no_worse(trained: nn.Module) -> None:
     """Here with a ruinous learning rate: the fit itself stays the best."""
-    task, settings = make_task(), get_settings(images=False)
-    training = settings.training.updated(lr=30.0, batch_size=16, averaging=None, least_steps=20)
-    settings = settings.updated(training=training)
+    task, settings = make_task(), exact(lr=30.0, batch_size=16, averaging=None, least_steps=20)
     budget, asked = BUDGETS[1], {"budgets": BUDGETS[1:], "settings": settings}
     fitted = compress(trained, task, **asked)[budget]
     tuned = compress(trained, task, epochs=1, **asked)
@@ -235,7 +241,7 @@ def test_a_fit_is_the_same_before_and_after_a_training(
     narrow: TableArchitecture, digits: ImageData, tmp_path: Path
 ) -> None:
     """Training lays its teacher out for convolutions; sums in another layout end a little apart."""
-    settings = override(get_settings(images=True), {"training": {"epochs": 1, "device": "cpu"}})
+    settings, digits = exact(images=True, epochs=1, device="cpu"), digits.subset(None, 12)
     subject = Subject.of(narrow, digits, settings, narrow.build(narrow.base_widths).eval())
     widths = tuple(width // 2 for width in narrow.base_widths)
     point = Point(SCORED, MACS, 1.0, 0)
@@ -249,11 +255,9 @@ def test_a_fit_is_the_same_before_and_after_a_training(
 
 
 def test_with_more_steps_searched_widths_begin_with_a_fit(trained: nn.Module) -> None:
-    task, settings = make_task(), get_settings(images=False)
+    task = make_task()
     steps = 2 * len(list(task.train))
-    settings = override(
-        settings, {"training": {"batch_size": 16, "least_steps": steps // 3}, "multiple_of": None}
-    )
+    settings = exact(batch_size=16, least_steps=steps // 3).updated(multiple_of=None)
     listener = Listener()
     asked: dict[str, Any] = {"epochs": 2, "candidates": 3, "settings": settings}
     result = compress(trained, task, budgets=BUDGETS[1:], progress=listener, **asked)

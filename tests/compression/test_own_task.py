@@ -96,7 +96,11 @@ def run(model: nn.Module, **changes: Any) -> nsopt.Compression:
 
 
 def run_briefly(model: nn.Module, out: Path) -> None:
-    run(model, out=out, budgets=BUDGETS[:1], epochs=1, candidates=2)
+    """Look often for what the other process does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nsopt.storage.engine.POLL_SECONDS", 0.05)
+        patch.setattr("nsopt.storage.engine.DEAD_AFTER_LOOKS", 240)
+        run(model, out=out, budgets=BUDGETS[:1], epochs=1, candidates=2)
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ def measure_briefly(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(measure, "_MOST_ROUNDS", 2)
     patch.setattr(device_lock, "_PAUSE", 0.02)
     patch.setattr(precision, "_TIMED", 1)
+    patch.setattr(precision, "_TURNS", 1)
     patch.setattr(memory, "_SMALLEST_GAP", 2**20)
 
 

@@ -282,6 +282,7 @@ def test_a_trial_taken_by_a_process_that_died_at_once_is_run_again(
 ) -> None:
     """Between taking a trial and its first heartbeat a process leaves no sign of life."""
     monkeypatch.setattr(engine, "DEAD_AFTER_LOOKS", 2)
+    monkeypatch.setattr(engine, "POLL_SECONDS", 0.05)
     more = only(comparison, "uniform", seeds=3)
     study = optuna.load_study(study_name="vgg11-digits-test/uniform", storage=done.url)
     (point,) = [point for point in more.points(more.methods[0]) if point.seed == 2]

@@ -96,6 +96,7 @@ def test_a_preview_knows_the_widths_that_need_no_search(
 
 def test_a_dry_run_prints_widths_and_duration_and_writes_nothing(tmp_path: Path) -> None:
     options = [f"--out={tmp_path / 'out'}", "--ratios=0.03,0.06", "--seeds=2", "--device=cpu"]
+    options += ["--precision=fp32"]
     done = call_nsopt("study", "--dry-run", "--methods=uniform", *options)
     assert done.returncode == 0, done.stderr
     assert "takes about" in done.stdout

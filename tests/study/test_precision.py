@@ -69,6 +69,7 @@ def test_a_tuning_study_fixes_the_precision_too(comparison: Comparison, place: W
     assert read_precisions(with_precision(ask_for(comparison, "auto"), place)) == {"bf16"}
 
 
+@pytest.mark.usefixtures("slim")
 def test_a_command_replaces_precision_auto_by_that_of_the_device(tmp_path: Path) -> None:
     settings = get_preset("smoke").settings
     assert settings.training.precision == "auto"
