@@ -187,7 +187,7 @@ def test_data_commands_list_check_and_fetch(tmp_path: Path) -> None:
 
 SHORT = (
     *("--methods=uniform", "--ratios=0.03", "--seeds=1", "--epochs=2", "--per-class=20"),
-    "--device=cpu",
+    *("--device=cpu", "--precision=fp32"),
 )
 
 

@@ -20,7 +20,7 @@ from tests.forked import Forked, run_code
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = (
     *("--methods=uniform", "--ratios=0.03", "--seeds=1", "--epochs=1", "--per-class=20"),
-    *("--device=cpu", "--out=out"),
+    *("--device=cpu", "--precision=fp32", "--out=out"),
 )
 
 

@@ -65,7 +65,7 @@ def broken():
 def number():
     return 5
 """
-NAMES = "--arch=sound_task:net", "--task=sound_task:task", "--device=cpu"
+NAMES = "--arch=sound_task:net", "--task=sound_task:task", "--device=cpu", "--precision=fp32"
 FEW = "--prune-every=1", "--filters-per-step=4"
 
 

@@ -19,7 +19,7 @@ from nsopt.storage.opening import open_storage
 from tests.conftest import call_nsopt, run_nsopt
 from tests.forked import Forked, run_module
 
-SHORT = ["--methods=uniform", "--per-class=20", "--device=cpu"]
+SHORT = ["--methods=uniform", "--per-class=20", "--device=cpu", "--precision=fp32"]
 NAME = "vgg11-digits-20each-smoke"
 ONE_SEED = [*SHORT, "--ratios=0.03", "--seeds=1"]
 ONE_POINT = [*ONE_SEED, "--epochs=1"]
@@ -87,6 +87,7 @@ def write_image_folder(root: Path, content: bytes | None, images: int = 1) -> Pa
     ],
     ids=lambda value: " ".join(value) if value and value[0].startswith("-") else "",
 )
+@pytest.mark.usefixtures("slim")
 def test_study_refuses_invalid_options(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], parts: list[str]
 ) -> None:
@@ -178,6 +179,7 @@ def test_an_unwritable_folder_fails_before_any_work(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.usefixtures("slim")
 def test_an_empty_database_becomes_a_new_storage_with_a_message(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -200,15 +202,22 @@ def test_a_separate_process_fails_in_one_line_too(tmp_path: Path) -> None:
     )
 
 
-def test_a_worker_refuses_an_unknown_study_and_other_images(tmp_path: Path) -> None:
-    assert call_nsopt("study", *ONE_POINT, f"--out={tmp_path}").returncode == 0
-    worker = ("worker", f"--storage=sqlite:///{tmp_path / 'study.db'}", f"--out={tmp_path}")
-    before = (tmp_path / "study.db").read_bytes()
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a study of one point, whose storage no test changes."""
+    folder = tmp_path_factory.mktemp("done")
+    assert call_nsopt("study", *ONE_POINT, f"--out={folder}").returncode == 0
+    return folder
+
+
+def test_a_worker_refuses_an_unknown_study_and_other_images(stored: Path, tmp_path: Path) -> None:
+    worker = ("worker", f"--storage=sqlite:///{stored / 'study.db'}", f"--out={tmp_path}")
+    before = (stored / "study.db").read_bytes()
     assert_fails(call_nsopt(*worker, "--study=vgg11"), "no study 'vgg11' to work on", NAME)
     other = write_image_folder(tmp_path / "other", None, images=20)
     options = (f"--study={NAME}", f"--data=folder:{other}")
     assert_fails(call_nsopt(*worker, *options), f"differs here from the data of {NAME}")
-    assert (tmp_path / "study.db").read_bytes() == before
+    assert (stored / "study.db").read_bytes() == before
 
 
 def test_empty_and_truncated_image_folders_are_refused(tmp_path: Path) -> None:
@@ -241,7 +250,8 @@ def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
 
 def test_too_few_images_for_a_validation_split_are_refused(tmp_path: Path) -> None:
     folder = write_image_folder(tmp_path / "few", None)
-    done = call_nsopt("study", f"--data=folder:{folder}", f"--out={tmp_path / 'out'}")
+    options = (f"--data=folder:{folder}", f"--out={tmp_path / 'out'}", "--precision=fp32")
+    done = call_nsopt("study", *options)
     assert_fails(done, "2 training images of 2 classes are too few")
 
 
@@ -249,7 +259,7 @@ def test_a_search_that_would_record_too_few_rows_is_refused(tmp_path: Path) -> N
     done = call_nsopt(
         "study",
         *["--pretrain-epochs=0", "--prune-every=1", "--filters-per-step=600", "--batch-size=32"],
-        *["--methods=neuralscale", "--device=cpu"],
+        *["--methods=neuralscale", "--device=cpu", "--precision=fp32"],
         f"--out={tmp_path / 'out'}",
     )
     assert_fails(
@@ -295,14 +305,13 @@ def test_a_wrong_value_in_a_url_fails_before_any_work(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_storage_with_other_settings_is_refused_and_unchanged(tmp_path: Path) -> None:
-    assert call_nsopt("study", *ONE_POINT, f"--out={tmp_path}").returncode == 0
-    before = (tmp_path / "study.db").read_bytes()
-    done = call_nsopt("study", *ONE_SEED, "--epochs=2", f"--out={tmp_path}")
-    assert_fails(done, "other settings (training.epochs: 2 now, 1 there)", "--storage")
-    done = call_nsopt("study", *ONE_POINT, "--budgets=5", f"--out={tmp_path}")
-    assert_fails(done, "not both")
-    assert (tmp_path / "study.db").read_bytes() == before
+def test_a_storage_with_other_settings_is_refused_and_unchanged(stored: Path) -> None:
+    before = (stored / "study.db").read_bytes()
+    other = call_nsopt("study", *ONE_SEED, "--epochs=2", f"--out={stored}")
+    assert_fails(other, "other settings (training.epochs: 2 now, 1 there)", "--storage")
+    other = call_nsopt("study", *ONE_POINT, "--budgets=5", f"--out={stored}")
+    assert_fails(other, "not both")
+    assert (stored / "study.db").read_bytes() == before
 
 
 def test_a_full_disk_fails_in_one_line_and_the_same_command_finishes_later(
@@ -336,7 +345,7 @@ def test_a_nan_loss_fails_the_trials_and_says_why(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="address-space limits are Linux's")
 def test_running_out_of_memory_suggests_a_batch_size(tmp_path: Path) -> None:
     options = [*SHORT, "--seeds=1", "--epochs=1", "--ratios=1", "--batch-size=60000"]
-    options += ["--precision=fp32", f"--out={tmp_path / 'out'}"]
+    options += [f"--out={tmp_path / 'out'}"]
     done = Forked(run_within, 6 * 2**30, options).finish()
     assert_fails(done, "out of memory with batches of 60000: try --batch-size 30000")
     assert not (tmp_path / "out").exists()
