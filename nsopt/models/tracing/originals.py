@@ -6,6 +6,7 @@ both as hooks (older) and as parametrizations.
 
 import copy
 from collections.abc import Iterable, Iterator
+from types import CellType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from nsopt.errors import NsoptError
 from nsopt.models.inputs import tensors_in
 
 _ROUNDS = 15  # iterations of the power method, as in PyTorch
@@ -41,6 +43,20 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return unwrapped(wrapped) if isinstance(wrapped, nn.Module) else model
 
 
+def set_mode(model: nn.Module, training: bool) -> nn.Module:
+    """Change a network to training or evaluation mode; return it.
+
+    Raises NsoptError for a program of torch.export, which has one mode.
+    """
+    try:
+        return model.train(training)
+    except NotImplementedError as error:
+        raise NsoptError(
+            f"the network cannot change its mode ({error}): give the module from which it was "
+            "exported"
+        ) from None
+
+
 def copy_model(model: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
     """Return a deep copy, even if modules store tensors that autograd computed, also in lists.
 
@@ -55,13 +71,43 @@ def copy_model(model: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
     memo: dict[int, Any] = {id(t): t.detach().clone() for t in held if not t.is_leaf}
     memo |= {id(t): t for t in shared}
     try:
-        return copy.deepcopy(model, dict(memo))
+        return _deep_copy(model, dict(memo))
     except Exception:
         memo |= {id(module): module for module in model.modules()}
         stored = [value for module in model.modules() for value in vars(module).values()]
         refusing = {id(value): value for value in stored if not _can_copy(value, memo)}
         memo = {key: value for key, value in memo.items() if not isinstance(value, nn.Module)}
-        return copy.deepcopy(model, memo | refusing)
+        return _deep_copy(model, memo | refusing)
+
+
+def _deep_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """Return a deep copy whose hooks belong to it: `copy.deepcopy` shares functions."""
+    copied = copy.deepcopy(model, memo)
+    for module in copied.modules():
+        stores = [vars(module), *(each for each in vars(module).values() if isinstance(each, dict))]
+        for store in stores:
+            for name, value in list(dict.items(store)):
+                if isinstance(value, FunctionType) and value.__closure__:
+                    dict.__setitem__(store, name, _rebind(value, memo))
+    return copied
+
+
+def _rebind(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
+    """Return a function that uses the copies of the variables around it, if there are any."""
+    try:
+        held = [cell.cell_contents for cell in function.__closure__ or ()]
+    except ValueError:  # a variable without a value
+        return function
+    copies = [_find_copy(value, memo) for value in held]
+    if all(own is value for own, value in zip(copies, held, strict=True)):
+        return function
+    cells = tuple(map(CellType, copies))
+    made = FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, cells
+    )
+    made.__kwdefaults__ = function.__kwdefaults__
+    made.__dict__.update(function.__dict__)
+    return made
 
 
 def _can_copy(value: Any, memo: dict[int, Any]) -> bool:
@@ -70,6 +116,13 @@ def _can_copy(value: Any, memo: dict[int, Any]) -> bool:
     except Exception:
         return False
     return True
+
+
+def _find_copy(value: Any, memo: dict[int, Any]) -> Any:
+    """Return the copy of an object, or of a method's object; the object itself without one."""
+    if isinstance(value, MethodType) and id(value.__self__) in memo:
+        return MethodType(value.__func__, memo[id(value.__self__)])
+    return memo.get(id(value), value)
 
 
 def start_norms(model: nn.Module) -> None:

@@ -26,6 +26,7 @@ from nsopt.models.tracing import (  # noqa: F401  (they register their rules)
 from nsopt.models.tracing.function_rules import FunctionRules
 from nsopt.models.tracing.groups import Family
 from nsopt.models.tracing.labels import Atoms, Labels, Trace, TraceError, select_atoms
+from nsopt.models.tracing.originals import set_mode
 from nsopt.models.tracing.outputs import find_outputs
 from nsopt.models.tracing.states import follow_modules, restore_modules, spare_collector
 from nsopt.models.tracing.tracer import Tracer, is_of_user
@@ -122,7 +123,7 @@ class LabelledRun:
         for name, tensor in tensors.items():
             tracer.declare(tensor, labels[name])
         with restore_modules(model):
-            model.train(training)
+            set_mode(model, training)
             outputs = self._run_forward(model, tracer)
         tracer.freeze(
             "determines the shape of the output",

@@ -35,16 +35,25 @@ def restore_modules(model: nn.Module) -> Iterator[None]:
     """
     copier = _Copier(model)
     gradients = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-    drawn = random.getstate(), np.random.get_state()
     try:
         copier.replace_all()
-        random.seed(0)  # all runs drop the same layers
-        np.random.seed(0)
-        yield
+        with keep_random_numbers():
+            random.seed(0)  # all runs drop the same layers
+            np.random.seed(0)
+            yield
     finally:
         _give_back(copier.held)
         for parameter, required, gradient in gradients:
             parameter.requires_grad, parameter.grad = required, gradient
+
+
+@contextmanager
+def keep_random_numbers() -> Iterator[None]:
+    """Restore Python's and NumPy's random numbers at the end of the block."""
+    drawn = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
         random.setstate(drawn[0])
         np.random.set_state(drawn[1])
 

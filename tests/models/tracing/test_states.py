@@ -163,6 +163,34 @@ def test_a_network_that_stores_a_lock_or_a_refusing_dictionary_can_be_built_and_
     assert model.store is not None
 
 
+class Hooked(nn.Module):
+    """A hook that keeps a map, and a `forward` of the instance; both refer to the module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.kept = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 3), dict[str, Tensor]()
+        self.a.register_forward_hook(lambda module, given, made: self.kept.update(a=made))
+        look = self.look
+        self.forward = lambda x: self.b(look(x))
+
+    def look(self, x: Tensor) -> Tensor:
+        self.a(x)
+        return self.kept["a"].relu()
+
+
+def test_hooks_of_a_smaller_network_belong_to_it() -> None:
+    model = Hooked()
+    model(IMAGES)
+    before = describe_state(model)
+    arch = nsopt.trace(model, IMAGES)
+    smaller = arch.prune(model, [range(3)])
+    assert describe_state(model) == before
+    smaller(IMAGES)
+    assert describe_state(model) == before
+    kept: Any = smaller.kept
+    assert kept["a"].shape[1] == 3
+
+
 def test_a_failed_trace_names_the_error_and_leaves_the_module() -> None:
     model = fields.Viewed()
     before = describe_state(model)
