@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nsopt.errors import NsoptError
 from nsopt.models.tracing.originals import original_weight
 
 Fan = Literal["in", "out", "out of a group", "none"]
@@ -86,9 +87,15 @@ Law = Drawn | Filled | Copied
 
 @dataclass(frozen=True)
 class InitialisationLaw:
-    """How a network initialises its trained parameters: a law for each, by name."""
+    """How a network initialises its trained parameters.
+
+    Attributes:
+        tensors: a law for each, by name.
+        unknown: names of those whose values are NaN or infinite, which show no law.
+    """
 
     tensors: dict[str, Law]
+    unknown: tuple[str, ...] = ()
 
     @property
     def measured(self) -> tuple[str, ...]:
@@ -106,9 +113,12 @@ class InitialisationLaw:
         fans = fans_of(template)
         kinds: dict[str, list[str]] = {}
         tensors: dict[str, Law] = {}
+        unknown: list[str] = []
         for name in trained:
             values = _view_as_real(template.get_parameter(name))
-            if (values == values.flatten()[0]).all():
+            if not values.isfinite().all():
+                unknown.append(name)
+            elif (values == values.flatten()[0]).all():
                 tensors[name] = Filled(float(values.flatten()[0]))
             elif shifted := _infer_shifted_law(values):
                 tensors[name] = shifted
@@ -121,10 +131,18 @@ class InitialisationLaw:
             values = _view_as_real(template.get_parameter(name))
             if isinstance(law, Drawn) and _has_repeats(values):
                 tensors[name] = Copied(values.clone(), law)
-        return cls(tensors)
+        return cls(tensors, tuple(unknown))
 
     def draw(self, model: nn.Module) -> None:
-        """Initialise the trained parameters of `model`, a network of the same family."""
+        """Initialise the trained parameters of `model`, a network of the same family.
+
+        Raises NsoptError for parameters without a law.
+        """
+        if self.unknown:
+            raise NsoptError(
+                f"{self.unknown[0]} of the traced network has values that are NaN or infinite: "
+                "trace one without them, or pass init= to fill new networks"
+            )
         fans = fans_of(model)
         for name, parameter in model.named_parameters():
             if name in self.tensors:

@@ -86,6 +86,8 @@ def matrix_product(tracer: Tracer, result: Tensor, a: Tensor, b: Tensor, *_: Any
     It is inexact between two activations: a function before the product may make zero another
     number, and code around it may divide by its size. Parameters and their views are no fakes.
     """
+    if a.dtype != b.dtype:  # fake tensors multiply all the same
+        raise RuntimeError(f"they should be the same, but are {a.dtype} and {b.dtype}")
     left, right = tracer.get(a), tracer.get(b)
     inner = tracer.join(left[-1], right[-2]) if a.shape[-1] > 1 else None
     if isinstance(a, FakeTensor) and isinstance(b, FakeTensor):

@@ -187,6 +187,27 @@ def test_a_network_that_torchscript_compiled_is_refused() -> None:
         nsopt.trace(model, torch.zeros(2, 1, 8, 8))
 
 
+def test_an_exported_program_is_refused() -> None:
+    exported = torch.export.export(nn.Linear(8, 2), (torch.zeros(2, 8),)).module()
+    with pytest.raises(NsoptError, match="give the module from which it was exported"):
+        nsopt.trace(exported, torch.zeros(2, 8))
+
+
+def test_numbers_of_another_type_are_named_where_linear_layers_read_them() -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+    with pytest.raises(NsoptError, match=r"weights and inputs have different number types in 0 "):
+        nsopt.trace(model, torch.zeros(2, 8, dtype=torch.float64))
+
+
+def test_weights_that_are_not_finite_show_no_initialisation() -> None:
+    model = awkward.Chunks()
+    model.get_parameter("stem.0.weight").data[0] = torch.nan
+    arch = trace(model, X)
+    assert "widths" in arch.explain()
+    with pytest.raises(NsoptError, match=r"stem\.0\.weight of .* are NaN or infinite: trace one"):
+        arch.build(arch.base_widths)
+
+
 class _Keeping(awkward.Chunks):
     """Keeps its last map in a list in a dictionary, as networks do to show their attention."""
 
