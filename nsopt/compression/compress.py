@@ -16,12 +16,12 @@ from nsopt.compression.pipeline import run_compression
 from nsopt.compression.result import Compression
 from nsopt.compute.random_state import restore_at_end
 from nsopt.data.images import ImageData
-from nsopt.deployment.trained import check_finite, check_has_weights, describe_differences
+from nsopt.deployment.trained import describe_differences
 from nsopt.errors import NsoptError, shorten
 from nsopt.files import check_writable
 from nsopt.latency.runtime import TORCH, Measure, choose_runtime
-from nsopt.models.architecture import Architecture
-from nsopt.models.tracing.originals import copy_model, unwrapped
+from nsopt.models.architecture import Architecture, check_finite, check_has_weights
+from nsopt.models.tracing.originals import copy_model, set_mode, unwrapped
 from nsopt.models.tracing.trace import trace
 from nsopt.progress import Progress
 from nsopt.session.presets import StudySettings, get_preset, override
@@ -40,6 +40,7 @@ PRESET = "compress"
 
 @torch.inference_mode(False)
 @checked
+@restore_at_end()
 def compress(
     model: nn.Module,
     task: Task | ImageData,
@@ -109,7 +110,7 @@ def compress(
         check_writable(Path(out), "out=")
     timed_in = choose_runtime(runtime, measure, latency_batch_size)
     check_has_weights(model)
-    model = copy_model(unwrapped(model)).cpu().eval()
+    model = set_mode(copy_model(unwrapped(model)).cpu(), training=False)
     check_finite(model, "the model")
     if arch is not None:
         _check_weights(model, arch)
@@ -122,7 +123,7 @@ def compress(
     folder = Path(out if out is not None else tempfile.mkdtemp(prefix="nsopt-"))
     workspace = Workspace(sqlite_url(folder / "study.db"), folder)
     try:
-        with restore_at_end(), quiet_optuna(), show_progress(progress) as display:
+        with quiet_optuna(), show_progress(progress) as display:
             subject = with_precision(subject, workspace)
             result = run_compression(subject, words, candidates, seeds, workspace, display)
     except BaseException:

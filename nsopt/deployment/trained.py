@@ -8,10 +8,9 @@ from typing import Any
 from zipfile import BadZipFile
 
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from nsopt.errors import NsoptError, short_reason
-from nsopt.models.architecture import Architecture, build_to_fill, shapes_of
+from nsopt.models.architecture import Architecture, build_to_fill, check_finite, shapes_of
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.storage.weights_file import read_weights
 
@@ -51,32 +50,24 @@ def copy_traced(arch: TracedArchitecture) -> nn.Module:
 
     Raises NsoptError if some are NaN or infinite.
     """
+    check_finite(arch.network.template, arch.name)
     return _build(arch, arch.network.template.state_dict(), arch.name)
 
 
 def _build(arch: Architecture, state: Mapping[str, Tensor], origin: str) -> nn.Module:
     model = build_to_fill(arch, arch.base_widths)
+    for name, tensor in model.state_dict().items():
+        found = state[name]
+        if not isinstance(tensor, Tensor):  # a module may add anything
+            continue
+        if found.is_meta or (tensor.is_floating_point() and not found.is_floating_point()):
+            kind = "no values" if found.is_meta else f"numbers of type {found.dtype}"
+            raise NsoptError(
+                f"{name} of {origin} has {kind}: give weights as the network computes with them"
+            )
     model.load_state_dict(state)
     check_finite(model, origin)
     return model.eval()
-
-
-def check_has_weights(model: nn.Module) -> None:
-    """Raise NsoptError if tensors have no values: lazy modules, or the meta device."""
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if is_lazy(tensor) or tensor.is_meta:
-            raise NsoptError(f"{name} of the model has no values: give a network with its weights")
-
-
-def check_finite(model: nn.Module, origin: str) -> None:
-    """Raise NsoptError if a weight is NaN or infinite, or a buffer NaN; masks may be infinite."""
-    weights = dict(model.named_parameters())
-    for name, tensor in model.state_dict().items():
-        if tensor.isnan().any() or (name in weights and tensor.isinf().any()):
-            raise NsoptError(
-                f"{name} of {origin} has values that are NaN or infinite: give weights of a "
-                "training that ended well"
-            )
 
 
 @contextmanager

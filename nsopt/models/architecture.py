@@ -2,25 +2,31 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from nsopt.errors import NsoptError, shorten
 from nsopt.models.activations import TableActivations
 from nsopt.models.layers import build_operation, copy_channels
 from nsopt.models.shortcuts import leaders, tie
+from nsopt.models.tracing.originals import unwrapped
 from nsopt.scaling.cost import (
     COUNTED_IN_BYTES,
     Channels,
     CostModel,
     CountedCost,
+    IntArray,
     LinearCost,
     Operation,
     Widths,
 )
+
+Kept = Sequence[Sequence[int] | NDArray[Any] | Tensor]  # per group
 
 
 class Architecture(Protocol):
@@ -108,12 +114,13 @@ class Architecture(Protocol):
             >>> kept = [norm.topk(len(norm) // 2).indices.sort().values for norm in norms]
         """
 
-    def inherit(self, model: nn.Module, kept: Sequence[Tensor], widths: Widths) -> nn.Module:
+    def inherit(self, model: nn.Module, kept: Kept, widths: Widths) -> nn.Module:
         """Return a network of `widths` with the kept units of a trained `model`.
 
         Args:
             model: a trained network of this family.
-            kept: per group, indices of at most `widths[l]` units. All others are newly initialised.
+            kept: per group, ascending indices of at most `widths[l]` units, or a boolean mask. All
+                others are newly initialised.
             widths: the widths of the new network.
 
         Examples:
@@ -229,17 +236,33 @@ class TableArchitecture:
     def filter_norms(self, model: nn.Module) -> list[Tensor]:
         return [
             torch.stack([relative_norms(weight, 0) for weight in weights]).mean(dim=0)
-            for weights in self.filter_weights(model)
+            for weights in self.filter_weights(self._read_model(model))
         ]
 
-    def inherit(self, model: nn.Module, kept: Sequence[Tensor], widths: Widths) -> nn.Module:
-        """See `Architecture`. Projections that `model` does not have are newly initialised."""
+    def inherit(self, model: nn.Module, kept: Kept, widths: Widths) -> nn.Module:
+        """See `Architecture`. Projections that `model` does not have are newly initialised.
+
+        Raises NsoptError if `model` is of another family, or for invalid indices or widths.
+        """
+        model = self._read_model(model)
+        chosen = read_kept(self, [len(first) for first, *_ in self.filter_weights(model)], kept)
+        check_room(self, chosen, self.check_widths(widths))
         smaller = self.build(widths).to(next(model.parameters()).device)
+        indices = [torch.from_numpy(units) for units in chosen]
         modules, sources = dict(smaller.named_modules()), dict(model.named_modules())
         for operation in self.operations:
             if operation.name in modules and operation.name in sources:
-                copy_channels(operation, sources[operation.name], modules[operation.name], kept)
+                copy_channels(operation, sources[operation.name], modules[operation.name], indices)
         return smaller
+
+    def _read_model(self, model: nn.Module) -> nn.Module:
+        """Return the network that `model` is or wraps. Raises NsoptError for another family."""
+        model = unwrapped(model)
+        names = dict(model.named_modules())
+        for operation in self.operations:
+            if operation.name not in names and operation.name not in self.conditional:
+                raise NsoptError(f"the model is no {self.name}: it has no module {operation.name}")
+        return model
 
 
 def build_to_fill(arch: Architecture, widths: Widths) -> nn.Module:
@@ -271,6 +294,60 @@ def read_widths(arch: Architecture, widths: Widths) -> tuple[int, ...]:
     if found != given or min(found) < 1:
         raise NsoptError(f"widths must be integers of at least 1, got {given}")
     return found
+
+
+def read_kept(arch: Architecture, widths: Sequence[int], kept: Kept) -> list[IntArray]:
+    """Return the units to keep of a network of `widths` as indices.
+
+    Raises NsoptError for invalid ones.
+    """
+    if len(kept) != len(arch.layer_names):
+        raise NsoptError(f"{arch.name} has {len(arch.layer_names)} groups, got {len(kept)}")
+    groups = zip(arch.layer_names, widths, kept, strict=True)
+    return [_read_indices(name, width, units) for name, width, units in groups]
+
+
+def _read_indices(name: str, width: int, units: Sequence[int] | NDArray[Any] | Tensor) -> IntArray:
+    found = np.asarray(units.cpu() if isinstance(units, Tensor) else units)
+    if found.dtype == np.bool_ and found.shape == (width,):
+        found = np.flatnonzero(found)
+    if not found.size:
+        raise NsoptError(f"give at least one unit of {name}")
+    if found.ndim == 1 and np.issubdtype(found.dtype, np.integer):
+        indices: IntArray = found.astype(np.int64)
+        if indices[0] >= 0 and indices[-1] < width and (np.diff(indices) > 0).all():
+            return indices
+    raise NsoptError(
+        f"the units to keep of {name} must be ascending integers below {width}, or a mask of "
+        f"{width} booleans"
+    )
+
+
+def check_room(arch: Architecture, chosen: Sequence[IntArray], widths: Sequence[int]) -> None:
+    """Raise NsoptError if a network of `widths` has no room for the chosen units."""
+    for name, indices, width in zip(arch.layer_names, chosen, widths, strict=True):
+        if len(indices) > width:
+            raise NsoptError(f"give at most {width} units of {name}, got {len(indices)}")
+
+
+def check_has_weights(model: nn.Module) -> None:
+    """Raise NsoptError if tensors have no values: lazy modules, or the meta device."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if is_lazy(tensor) or tensor.is_meta:
+            raise NsoptError(f"{name} of the model has no values: give a network with its weights")
+
+
+def check_finite(model: nn.Module, origin: str) -> None:
+    """Raise NsoptError if a weight is NaN or infinite, or a buffer NaN; masks may be infinite."""
+    weights = dict(model.named_parameters())
+    for name, tensor in model.state_dict().items():
+        if not isinstance(tensor, Tensor):  # a module may add anything
+            continue
+        if tensor.isnan().any() or (name in weights and tensor.isinf().any()):
+            raise NsoptError(
+                f"{name} of {origin} has values that are NaN or infinite: give weights of a "
+                "training that ended well"
+            )
 
 
 def relative_norms(weight: Tensor, axis: int) -> Tensor:

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from nsopt.deployment.trained import check_finite, load_trained
+from nsopt.deployment.trained import load_trained
 from nsopt.errors import NsoptError
-from nsopt.models.architecture import TableArchitecture
+from nsopt.models.architecture import TableArchitecture, check_finite
 from nsopt.models.registry import table_architecture
+from nsopt.models.tracing.trace import trace
 
 
 @pytest.mark.parametrize("name", [None, "state_dict", "model", "state", "model_state_dict", "net"])
@@ -107,9 +108,19 @@ def test_weights_that_are_not_numbers_are_refused(
         load_trained(file, narrow)
 
 
+def test_weights_without_values_or_of_integers_are_named(tmp_path: Path) -> None:
+    model, file = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2)), tmp_path / "weights.pt"
+    arch = trace(model, torch.zeros(2, 2))
+    for kind, message in (("meta", "no values"), (torch.int8, "numbers of type torch.int8")):
+        torch.save({name: t.to(kind) for name, t in model.state_dict().items()}, file)
+        with pytest.raises(NsoptError, match=f"weights.pt has {message}: give weights as the net"):
+            load_trained(file, arch)
+
+
 def test_a_mask_may_be_infinite() -> None:
     module = nn.Linear(2, 2)
     module.register_buffer("mask", torch.full((2,), -math.inf))
+    module.get_extra_state = lambda: "text"  # type: ignore[method-assign]
     check_finite(module, "the model")
     module.register_buffer("mask", torch.full((2,), math.nan))
     with pytest.raises(NsoptError, match="mask of the model"):

@@ -248,3 +248,23 @@ def test_unknown_names_suggest_the_nearest() -> None:
 def test_images_too_small_for_the_network_are_refused() -> None:
     with pytest.raises(NsoptError, match="image_size=32"):
         table_architecture("vgg11", image_size=28)
+
+
+def test_units_to_inherit_are_checked_and_may_be_a_mask() -> None:
+    arch = table_architecture("vgg11", num_classes=10, in_channels=1)
+    model, widths = arch.build([8] * 8), [4] * 8
+    mask = torch.arange(8) % 2 == 1
+    states = [
+        arch.inherit(model, [units] * 8, widths).state_dict()
+        for units in (mask, torch.tensor([1, 3, 5, 7]), range(1, 8, 2))
+    ]
+    for state in states[1:]:
+        torch.testing.assert_close(state, states[0], rtol=0, atol=0)
+    for kept, message in (
+        ([[0]] * 7, "vgg11 has 8 groups, got 7"),
+        ([[8]] * 8, "the units to keep of conv1 must be ascending integers below 8"),
+        ([[-1]] * 8, "the units to keep of conv1 must be ascending integers below 8"),
+        ([range(5)] * 8, "give at most 4 units of conv1, got 5"),
+    ):
+        with pytest.raises(NsoptError, match=message):
+            arch.inherit(model, kept, widths)

@@ -173,3 +173,14 @@ def test_shapes_of_a_traced_network_equal_those_of_the_built_one() -> None:
     arch = nsopt.trace(nn.Sequential(*layers), torch.zeros(2, 3, 8, 8))
     built = arch.build([5]).state_dict()
     assert arch.shapes([5]) == {name: tuple(t.shape) for name, t in built.items()}
+
+
+def test_a_changed_byte_is_noticed(tmp_path: Path) -> None:
+    file = tmp_path / "weights.pt"
+    torch.save({"weight": torch.arange(1000.0)}, file)
+    content = bytearray(file.read_bytes())
+    place = content.index(torch.arange(1000.0).numpy().tobytes())
+    content[place + 7] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(zipfile.BadZipFile):
+        read_weights(file)

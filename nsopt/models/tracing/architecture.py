@@ -3,15 +3,22 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nsopt.errors import NsoptError, unknown_name
-from nsopt.models.architecture import read_widths, relative_norms, require_latency, shapes_of
+from nsopt.models.architecture import (
+    Kept,
+    check_room,
+    read_kept,
+    read_widths,
+    relative_norms,
+    require_latency,
+    shapes_of,
+)
 from nsopt.models.inputs import tensors_in
 from nsopt.models.layout import best_layout
 from nsopt.models.sizes import Size, SizeCost
@@ -23,11 +30,10 @@ from nsopt.models.tracing.initialise import InitialisationLaw
 from nsopt.models.tracing.labels import Atoms
 from nsopt.models.tracing.makers import Makers
 from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
-from nsopt.models.tracing.originals import original_weight, start_norms
+from nsopt.models.tracing.originals import original_weight, start_norms, unwrapped
 from nsopt.models.tracing.run import tensors_of
 from nsopt.scaling.cost import COUNTED_IN_BYTES, Channels, CostModel, LinearCost, Widths
 
-Kept = Sequence[Sequence[int] | NDArray[Any] | Tensor]  # per group
 _METRICS = ("params", "macs", "activations", "latency", *COUNTED_IN_BYTES)
 PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear, nn.RNNBase, nn.RNNCellBase)
 
@@ -152,7 +158,7 @@ class TracedArchitecture:
             >>> arch = nsopt.trace(model, torch.zeros(2, 1, 32, 32))
             >>> smaller = arch.prune(model, [range(width // 2) for width in arch.base_widths])
         """
-        network = self.network.retrace(model)
+        network = self.network.retrace(model := unwrapped(model))
         smaller = network.cut(model, self._read_kept(network, kept))
         self.network.retrace(smaller)
         return smaller
@@ -163,7 +169,7 @@ class TracedArchitecture:
         Norms are divided by their mean in each parameter, and averaged over all slices that make
         the unit.
         """
-        network = self.network.retrace(model)
+        network = self.network.retrace(model := unwrapped(model))
         makers, result = Makers.of(network), []
         for group in network.family.groups:
             of_unit, counted = torch.zeros(2, len(network.family.units.fixed), dtype=torch.float64)
@@ -191,13 +197,9 @@ class TracedArchitecture:
         Raises:
             NsoptError: for invalid indices or widths, or a network of another family.
         """
-        network = self.network.retrace(model)
+        network = self.network.retrace(model := unwrapped(model))
         chosen = self._read_kept(network, kept)
-        for name, indices, width in zip(
-            self.layer_names, chosen, self.check_widths(widths), strict=True
-        ):
-            if len(indices) > width:
-                raise NsoptError(f"give at most {width} units of {name}, got {len(indices)}")
+        check_room(self, chosen, self.check_widths(widths))
         started = self.build(widths).to(next(model.parameters()).device)
         source = network.indices(chosen)
         target = self.network.retrace(started).indices([np.arange(len(k)) for k in chosen])
@@ -296,10 +298,7 @@ class TracedArchitecture:
 
     def _read_kept(self, network: TracedNetwork, kept: Kept) -> list[Atoms]:
         """Return the units to keep in `network` as indices. Raises NsoptError for invalid ones."""
-        if len(kept) != len(self.layer_names):
-            raise NsoptError(f"{self.name} has {len(self.layer_names)} groups, got {len(kept)}")
-        groups = zip(self.layer_names, network.family.widths, kept, strict=True)
-        return [_read_indices(name, width, units) for name, width, units in groups]
+        return read_kept(self, network.family.widths, kept)
 
     def _limit(self, cost: CostModel) -> LimitedCost:
         """Return a cost model with the limits of the widths."""
@@ -349,23 +348,6 @@ def _find_reasons(network: TracedNetwork, units: Atoms) -> list[str]:
         if np.isin(of_atom[frozen.atoms], units).any()
     }
     return sorted(reasons) or ["belongs to a fixed group"]
-
-
-def _read_indices(name: str, width: int, units: Sequence[int] | NDArray[Any] | Tensor) -> Atoms:
-    """Return the units of a group as indices. Raises NsoptError for invalid ones."""
-    found = np.asarray(units.cpu() if isinstance(units, Tensor) else units)
-    if found.dtype == np.bool_ and found.shape == (width,):
-        found = np.flatnonzero(found)
-    if not found.size:
-        raise NsoptError(f"give at least one unit of {name}")
-    if found.ndim == 1 and np.issubdtype(found.dtype, np.integer):
-        indices: Atoms = found.astype(np.int64)
-        if indices[0] >= 0 and indices[-1] < width and (np.diff(indices) > 0).all():
-            return indices
-    raise NsoptError(
-        f"the units to keep of {name} must be ascending integers below {width}, or a mask of "
-        f"{width} booleans"
-    )
 
 
 def _make_grid(indices: Sequence[Atoms]) -> tuple[Tensor, ...]:
