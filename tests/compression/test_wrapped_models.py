@@ -11,6 +11,7 @@ from torch.nn import functional
 
 import nsopt
 from nsopt.errors import NsoptError
+from nsopt.models.tracing.architecture import TracedArchitecture
 from tests.compression.test_own_task import SETTINGS
 
 
@@ -77,6 +78,35 @@ def test_dataparallel_is_traced_as_the_network_that_it_wraps() -> None:
     wrapped, inputs = nn.DataParallel(make_model()), torch.zeros(2, 1, 6, 6)
     plain = nsopt.trace(make_model(), inputs)
     assert nsopt.trace(wrapped, inputs).layer_names == plain.layer_names
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
+@pytest.mark.parametrize("name", ["traced", "vgg11"])
+def test_units_of_a_wrapped_network_are_those_of_the_network(
+    name: str, wrap: Callable[[nn.Module], nn.Module]
+) -> None:
+    inputs = torch.rand(16, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    arch = nsopt.get_architecture("vgg11", in_channels=1)
+    model = arch.build([8] * 8).eval()
+    if name == "traced":
+        arch = nsopt.trace(model, inputs[:2])
+    norms = [norm.tolist() for norm in arch.filter_norms(model)]
+    assert [norm.tolist() for norm in arch.filter_norms(wrap(model))] == norms
+    kept, widths = [torch.arange(4)] * 8, [4] * 8
+    plain, found = (arch.inherit(each, kept, widths) for each in (model, wrap(model)))
+    torch.testing.assert_close(found.state_dict(), plain.state_dict(), rtol=0, atol=0)
+    if isinstance(arch, TracedArchitecture):
+        pruned = arch.prune(wrap(model), kept)
+        torch.testing.assert_close(pruned.state_dict(), plain.state_dict(), rtol=0, atol=0)
+        fitted = [nsopt.fit(each, widths, inputs).state_dict() for each in (model, wrap(model))]
+        torch.testing.assert_close(fitted[1], fitted[0], rtol=0, atol=0)
+
+
+def test_a_network_of_another_family_has_nothing_to_inherit() -> None:
+    arch = nsopt.get_architecture("vgg11")
+    with pytest.raises(NsoptError, match=r"the model is no vgg11: it has no module conv"):
+        arch.inherit(make_model(), [torch.arange(4)] * 8, [4] * 8)
 
 
 def test_long_names_of_networks_and_tasks_become_names_of_files(

@@ -324,6 +324,89 @@ def test_attention_is_fitted_and_a_fused_kernel_hides_nothing() -> None:
     assert not fitted.left
 
 
+class Adding(nn.Module):
+    """Parameters of one dimension that are added to one place, along another axis, and negated."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.first = way, nn.Linear(8, 16)
+        self.second, self.last = nn.Linear(16, 12, bias=False), nn.Linear(12, 3)
+        self.along = nn.Conv1d(16, 12, 1, bias=False)
+        self.added = nn.Parameter(torch.randn(12))
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, 12, 8)
+        x = self.first(x).relu()
+        if self.way == "one place":
+            x = self.second(x)[:, -1] + self.added
+        elif self.way == "transposed":
+            x = (self.second(x).mT + self.added).mT
+        elif self.way == "convolution":
+            x = (self.along(x.mT) + self.added).mT
+        else:
+            x = torch.add(self.second(x), self.added, alpha=-2)
+        return self.last(x.relu())
+
+
+@pytest.mark.parametrize("way", ["one place", "transposed", "convolution", "negated"])
+def test_a_parameter_that_is_added_in_another_way_is_no_bias(way: str) -> None:
+    torch.manual_seed(0)
+    model, x = Adding(way), images(64, 12, 8)
+    arch = trace(model, x[:2])
+    kept = [torch.arange(8), *(torch.arange(width) for width in arch.base_widths[1:])]
+    fitted = fit_network(arch, model, kept, Inputs(x)).model
+    wanted, inherited = outputs(model, x), outputs(arch.prune(model, kept), x)
+    errors = [(found - wanted).square().mean() for found in (inherited, outputs(fitted, x))]
+    assert errors[1] < 0.6 * errors[0]
+    assert fitted.get_parameter("added").equal(model.added)
+
+
+class Subtracted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        return torch.add(x, self.second(x), alpha=-1)
+
+
+def test_a_sum_with_a_factor_is_not_made_up_for() -> None:
+    model, x = Subtracted().eval(), images(4, 8)
+    calls = Watch(model, all_places).run(lambda: model(x))
+    with torch.no_grad():
+        torch.testing.assert_close(calls[1].outputs, model.second(model.first(x).relu()))
+
+
+class Tied(nn.Module):
+    """A matrix that is also used transposed, and experts that may get no examples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.tied = nn.Linear(8, 12), nn.Parameter(torch.randn(12, 12) / 4)
+        self.experts = nn.ModuleList(nn.Linear(12, 12) for _ in range(2))
+        self.last = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = ((self.first(x).relu() @ self.tied).relu() @ self.tied.T).relu()
+        for number, expert in enumerate(self.experts):
+            chosen = torch.where((x[:, 0] < 0) == number)[0]  # the first one gets all
+            x = x.index_add(0, chosen, expert(x[chosen]).relu())
+        return self.last(x)
+
+
+def test_a_matrix_that_is_also_used_transposed_stays_as_inherited_and_idle_experts_too() -> None:
+    torch.manual_seed(0)
+    model, x = Tied(), images(64, 8)
+    arch = trace(model, x[:2])
+    halves = [width // 2 for width in arch.base_widths]
+    kept = rank_by_fit(arch, model, Inputs(x), Silent()).pick_strongest(tuple(halves))
+    fitted, inherited = fit_network(arch, model, kept, Inputs(x)), arch.prune(model, kept)
+    assert fitted.left["tied"] == "used in several ways"
+    for name, same in (("tied", True), ("experts.1.weight", True), ("experts.0.weight", False)):
+        found = fitted.model.get_parameter(name)
+        assert found.equal(inherited.get_parameter(name)) == same
+
+
 class Words(nn.Module):
     """An embedding whose weight is also the last layer's, and a recurrent layer."""
 
@@ -380,6 +463,8 @@ def test_inputs_may_be_tensors_tuples_dicts_or_pairs_with_targets() -> None:
     found = [fit_network(arch, model, kept, Inputs(each, arguments=2)).model for each in both]
     for other in found[1:]:
         assert other.get_parameter("last.weight").equal(found[0].get_parameter("last.weight"))
+    for each in (both[0], both[1]):
+        assert nsopt.fit(model, [4], each).get_parameter("last.weight").shape == (2, 4)
     given = Inputs(torch.utils.data.DataLoader([(row, 1) for row in x], batch_size=20))
     assert [batch.shape for batch in given.batches] == [(20, 4), (12, 4)]
 
@@ -393,6 +478,7 @@ def test_inputs_may_be_tensors_tuples_dicts_or_pairs_with_targets() -> None:
             "batch 0 of the inputs contains NaN or infinite numbers: remove them",
         ),
         (lambda: images(20, 3, 5, 5), "the network does not run on these inputs \\(Given groups=1"),
+        (lambda: [images(20).to_sparse()], "batch 0 of the inputs is sparse: give dense tensors"),
         (lambda: [7], "a batch must be a tensor"),
         (lambda: 7, "the inputs must be a tensor of examples"),
     ],
@@ -440,6 +526,27 @@ def test_an_interrupted_fit_continues_with_the_next_layer(
     for name, tensor in whole.model.state_dict().items():
         assert tensor.equal(continued.model.state_dict()[name])
     assert continued.errors == whole.errors
+
+
+def test_layers_whose_outputs_never_change_are_ranked() -> None:
+    torch.manual_seed(0)
+    model, x = conv_net(norm=False, bias=True), images()
+    arch = trace(model, x[:2])
+    halves = [width // 2 for width in arch.base_widths]
+    with torch.no_grad():
+        model.get_parameter("0.bias").fill_(-100)  # no ReLU behind it is ever above zero
+    smaller = nsopt.fit(model, halves, x, arch)
+    torch.testing.assert_close(outputs(smaller, x), outputs(model, x), atol=1e-3, rtol=1e-3)
+    assert nsopt.fit(model, halves, torch.zeros_like(x), arch)(x).isfinite().all()
+
+
+def test_weights_that_are_not_finite_are_named_before_a_fit() -> None:
+    model = conv_net()
+    arch = trace(model, images(2))
+    with torch.no_grad():
+        model.get_parameter("0.weight")[0] = torch.nan
+    with pytest.raises(nsopt.NsoptError, match=r"0\.weight of the model has values that are NaN"):
+        nsopt.fit(model, arch.base_widths, images(), arch)
 
 
 def test_units_that_repeat_others_are_removed_first() -> None:

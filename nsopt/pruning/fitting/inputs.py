@@ -1,5 +1,6 @@
 """Batches of inputs without targets, from whatever a user has."""
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -66,6 +67,14 @@ class Inputs:
         return run
 
 
+def count_arguments(model: nn.Module) -> int:
+    """Return how many arguments the forward pass of a network needs, at least one."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    kinds = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    needed = [each for each in parameters if each.kind in kinds and each.default is each.empty]
+    return max(1, len(needed))
+
+
 def _read(batch: Any, arguments: int) -> Any:
     """Return the inputs of a batch."""
     if isinstance(batch, Tensor | Mapping):
@@ -82,6 +91,8 @@ def _read(batch: Any, arguments: int) -> Any:
 
 def _check(inputs: Any, number: int) -> None:
     for tensor in tensors_in(inputs):
+        if tensor.layout != torch.strided:
+            raise NsoptError(f"batch {number} of the inputs is sparse: give dense tensors")
         if not tensor.isfinite().all():
             raise NsoptError(
                 f"batch {number} of the inputs contains NaN or infinite numbers: remove them"

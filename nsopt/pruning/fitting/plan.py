@@ -86,12 +86,14 @@ def make_plan(
             names = (f"{path}.{name}".strip(".") for name, _ in module.named_parameters())
             reasons |= dict.fromkeys(names, "a recurrent layer")
     constants = Counter(c for calls in seen.values() for c in {call.constant for call in calls})
+    views = Counter(_find_start(key, calls[0].product) for key, calls in seen.items())
     left: dict[str, str] = {}
     products: list[Planned] = []
     for index, (key, calls) in enumerate(seen.items()):
         name, first, there = key.partition("[")[0], calls[0], seen_small.get(key, [])
         outputs = find_kept_outputs(first.product, tensors[name], units[name], kept)
         alike = len({(type(call.product), call.product.inputs) for call in calls}) == 1
+        alike &= views[_find_start(key, first.product)] == 1  # else also transposed
         if name in reasons:
             left[name] = reasons[name]
         elif not alike or not there or there[0].outputs.shape[1] != len(outputs):
@@ -121,12 +123,17 @@ def make_plan(
     return products, left
 
 
+def _find_start(key: str, product: Product) -> tuple[str, int]:
+    """Return the parameter of a product, and where in it its weight starts."""
+    return key.partition("[")[0], int(product.weight.storage_offset())
+
+
 def _watch(model: nn.Module, inputs: Inputs) -> tuple[dict[str, list[Seen]], set[str]]:
     """Return the calls of each product on the first batch, and the weights of embeddings."""
 
     def first_place(key: str, nth: int, product: Product, result: Tensor) -> Tensor:
-        examples, _ = product.count_places(result)
-        return torch.zeros(examples, 1, dtype=torch.int64, device=result.device)
+        examples, count = product.count_places(result)
+        return torch.zeros(examples, min(1, count), dtype=torch.int64, device=result.device)
 
     watch = Watch(model, first_place)
     found: dict[str, list[Seen]] = {}

@@ -25,6 +25,8 @@ from nsopt.pruning.fitting.watch import Seen, Watch
 from nsopt.pruning.ranking import UnitRanking, join_streams
 
 _RIDGE = 1e-4
+_NO_VARIANCE = torch.finfo(torch.float32).tiny
+_MOST = torch.finfo(torch.float64).max
 _ROWS = 65536  # of taps
 _REMOVALS = 128  # of a group; of larger groups several units at once
 
@@ -88,6 +90,7 @@ def _remove_all(readers: Sequence[Reader], width: int) -> Tensor:
     worst = 0.0
     while left.any():
         losses = torch.stack([reader.losses().cpu() for reader in readers]).sum(0)
+        losses = losses.nan_to_num(nan=_MOST, posinf=_MOST)  # each is below those removed
         losses[~left] = torch.inf
         count = min(int(left.sum()), max(1, width // _REMOVALS))
         units = losses.topk(count, largest=False).indices
@@ -123,7 +126,8 @@ class _Sums:
         mean = self.total / self.rows
         gram = self.gram / self.rows - mean[:, None] * mean
         gram.diagonal().add_(_RIDGE * gram.diagonal().mean() + torch.finfo(gram.dtype).tiny)
-        scale = max(self.square / self.rows, torch.finfo(gram.dtype).tiny) ** -0.5
+        variance = self.square / self.rows
+        scale = variance**-0.5 if variance > _NO_VARIANCE else 0.0  # then nothing can be lost
         return Reader(torch.linalg.inv(gram), self.weights * scale)
 
 
@@ -141,7 +145,8 @@ def _sum_products(
         examples, count = product.count_places(result)
         taps = product.weight[0, 0].numel() if isinstance(product, Convolution) else 1
         rows = min(count, max(1, each // (examples * taps)))
-        return torch.randint(count, (examples, rows), generator=generator).to(result.device)
+        places = torch.randint(max(1, count), (examples, rows), generator=generator)
+        return places.to(result.device)
 
     def add(seen: Seen) -> None:
         rows, name = seen.inputs, seen.key.partition("[")[0]

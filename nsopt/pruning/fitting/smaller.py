@@ -10,11 +10,12 @@ from torch.utils._pytree import tree_map_only
 
 from nsopt.arguments import checked
 from nsopt.errors import NsoptError
-from nsopt.models.architecture import Architecture
+from nsopt.models.architecture import Architecture, check_finite, check_has_weights
+from nsopt.models.tracing.originals import unwrapped
 from nsopt.models.tracing.trace import trace
 from nsopt.progress import Progress, Silent
 from nsopt.pruning.fitting.fit import fit_network
-from nsopt.pruning.fitting.inputs import Inputs
+from nsopt.pruning.fitting.inputs import Inputs, count_arguments
 from nsopt.pruning.fitting.rank import rank_by_fit
 from nsopt.pruning.ranking import UnitRanking
 from nsopt.scaling.cost import CostModel
@@ -56,8 +57,10 @@ def fit(
         >>> arch = nsopt.trace(model, images[:2])
         >>> half = nsopt.fit(model, [width // 2 for width in arch.base_widths], images)
     """
-    network = getattr(arch, "network", None)
-    given = Inputs(inputs, arguments=1 if network is None else len(network.run.inputs))
+    model, network = unwrapped(model), getattr(arch, "network", None)
+    check_has_weights(model)
+    check_finite(model, "the model")
+    given = Inputs(inputs, count_arguments(model) if network is None else len(network.run.inputs))
     if arch is None:
         arch = trace(model, tree_map_only(Tensor, lambda tensor: tensor[:2], given.batches[0]))
     wanted, progress = check_widths(arch, widths), progress or Silent()

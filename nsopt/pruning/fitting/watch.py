@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nsopt.models.inputs import tensors_in
 from nsopt.models.tracing.run import tensors_of
-from nsopt.pruning.fitting.products import Product, read_product
+from nsopt.pruning.fitting.products import MatrixProduct, Product, read_product
 
 Places = Callable[[str, int, Product, Tensor], Tensor]
 Bounds = tuple[float, float]
@@ -95,7 +95,7 @@ class Watch(TorchDispatchMode):
         self._names: dict[int, list[tuple[str, Tensor]]] = {}
         for name, tensor in tensors_of(model).items():
             self._names.setdefault(_storage(tensor), []).append((name, tensor))
-        self._parts: dict[str, list[int]] = {}
+        self._parts: dict[str, list[object]] = {}
         self._calls: dict[str, int] = {}
         self._steps = 0
         self._made: dict[int, int] = {}  # when a storage was last written
@@ -118,6 +118,8 @@ class Watch(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, self._steps = func.overloadpacket.__name__, self._steps + 1
         result = func(*args, **(kwargs or {}))
+        if kwargs and name in ("add", "add_"):
+            name = f"scaled_{name}"  # by alpha
         self._follow(name, args, result)
         self._note_times(name, args, result)
         if name == "embedding":
@@ -133,10 +135,11 @@ class Watch(TorchDispatchMode):
         name = self._name(product.weight)
         if name is None or not product.weight.is_floating_point():
             return
-        offsets, offset = self._parts.setdefault(name, []), int(product.weight.storage_offset())
-        if offset not in offsets:
-            offsets.append(offset)
-        part = offsets.index(offset)
+        weight, parts = product.weight, self._parts.setdefault(name, [])
+        view = weight.storage_offset(), weight.shape, weight.stride()
+        if view not in parts:
+            parts.append(view)
+        part = parts.index(view)
         key = f"{name}[{part}]" if part else name
         nth = self._calls[key] = self._calls.get(key, -1) + 1
         if self._wanted is not None and nth >= self._wanted.get(key, 0):
@@ -203,13 +206,16 @@ class Watch(TorchDispatchMode):
 
     def _note_bias(self, chain: _Chain, args: Any) -> bool:
         """Note a parameter that is added to the outputs as a bias; return whether it is one."""
-        for other in args:
-            name = self._name(other) if isinstance(other, Tensor) else None
-            if name is not None and other.ndim == 1 and len(other) == chain.shape[-1]:
-                if chain.seen.constant is None:
-                    chain.seen.constant = name
-                return True
-        return False
+        own, other = args if _storage(args[0]) == _storage(chain.tensor) else args[::-1]
+        name = self._name(other) if isinstance(other, Tensor) else None
+        is_matrix = isinstance(chain.seen.product, MatrixProduct)
+        if name is None or not is_matrix or other.shape != chain.shape[-1:]:
+            return False
+        if not _has_rows(chain, own):
+            return False
+        if chain.seen.constant is None:
+            chain.seen.constant = name
+        return True
 
     def _is_sum(self, chain: _Chain, args: Any) -> bool:
         """Return whether outputs are added to a tensor that existed before the product ran."""
@@ -217,7 +223,8 @@ class Watch(TorchDispatchMode):
             return False
         own, other = args if _storage(args[0]) == _storage(chain.tensor) else args[::-1]
         is_older = self._made.get(_storage(other), 0) < chain.started
-        chain.is_sum = is_older and self._name(other) is None and _fits(chain, own, other)
+        is_value = self._name(other) is None and own.shape == other.shape
+        chain.is_sum = is_older and is_value and _has_rows(chain, own)
         return chain.is_sum
 
     def _note_times(self, name: str, args: Any, result: Any) -> None:
@@ -240,9 +247,9 @@ def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def _fits(chain: _Chain, own: Tensor, other: Tensor) -> bool:
-    """Return whether the rows of a product's result are those of a sum's terms."""
-    if own.shape != other.shape or own.numel() != chain.shape.numel():
+def _has_rows(chain: _Chain, own: Tensor) -> bool:
+    """Return whether a view of a product's result has the same rows."""
+    if own.numel() != chain.shape.numel():
         return False
     is_rows = own.is_contiguous() and own.shape[-1] == chain.shape[-1]
     return own.shape == chain.shape or (len(chain.shape) == 2 and is_rows)
