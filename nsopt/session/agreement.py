@@ -34,10 +34,10 @@ def with_score(subject: Subject) -> Subject:
 
 
 def read_batches(batches: Batches, most: int) -> list[Any]:
-    """Return the inputs of batches: at most an epoch, and enough for `most` examples."""
+    """Return batches without their targets: at most an epoch, and enough for `most` examples."""
     found = list[Any]()
     for _ in range(batches.per_epoch):
         if sum(map(count_examples, found)) >= most:
             break
-        found.append(batches.next()[0])
+        found.append((batches.next()[0], None))  # a tuple of arguments is no such pair
     return found

@@ -212,15 +212,16 @@ def with_precision(subject: Subject, workspace: Workspace) -> Subject:
     """Return `subject` with a precision in place of `auto`.
 
     That of its stored studies and tunings has priority. A new study gets the precision in which a
-    step of its network is faster on this device; without a loss, which trains nothing, fp32.
+    step of its network is faster on this device; a task that is not trained gets fp32.
     """
     stored = [schema.read_settings(study) for study in list_studies(subject, workspace)]
-    settings, arch = subject.settings, subject.arch
+    settings, arch, task = subject.settings, subject.arch, subject.data
+    is_untrained = isinstance(task, Task) and (task.loss is None or not settings.training.epochs)
     for part in ("search", "training"):
         sgd = getattr(settings, part)
         if sgd.precision == "auto":
             known = [each[part]["precision"] for each in stored if part in each]
-            if not known and isinstance(subject.data, Task) and subject.data.loss is None:
+            if not known and is_untrained:
                 known = ["fp32"]
             elif not known:
                 known = [choose_compute(sgd, arch, arch.base_widths, subject.data).precision]
