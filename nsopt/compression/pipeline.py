@@ -210,7 +210,10 @@ def _find_best(
     scores = {method: found for method, found in listed.items() if found}
     if not scores:
         url = hide_password(session.workspace.url)
-        raise NsoptError(f"no training at {budget.word} succeeded: see {url}")
+        tried = [each for method in methods if method in studies for each in studies[method].trials]
+        reasons = [trials.read_failure(each) for each in tried if budget.holds(each)]
+        why = next((f" ({reason})" for reason in reasons if reason), "")
+        raise NsoptError(f"no training at {budget.word} succeeded{why}: see {url}")
     name = choose_method(scores, subject.validation_images, scored)
     best = best_trials(studies[name])[budget.metric.name, budget.limit]
     file = BestNetworks(session.workspace.artifacts).file(studies[name], best)

@@ -12,8 +12,9 @@ from torch import nn
 
 from nsopt.compute.device import Compute
 from nsopt.compute.random_state import use_seed
-from nsopt.errors import NsoptError
+from nsopt.errors import NonFiniteLossError, NsoptError
 from nsopt.models.architecture import Architecture, shapes_of
+from nsopt.models.tracing.originals import unwrapped
 from nsopt.tasks.supervision import Supervision, evaluate, evaluations_of
 from nsopt.training.outcome import Epoch, Outcome
 
@@ -59,18 +60,23 @@ def train_by(
         supervision: the same task, on the device.
 
     Raises:
-        NsoptError: if the trainer returns no network of these widths.
+        NsoptError: if the trainer returns no network of these widths, or weights that are not
+            finite.
     """
     began = time.perf_counter()
     context.folder.mkdir(parents=True, exist_ok=True)
     with use_seed(context.seed, compute.device):
         trained = trainer(model, task, context)
+    if isinstance(trained, nn.Module):
+        trained = unwrapped(trained)
     expected = arch.shapes(widths)
     if not isinstance(trained, nn.Module) or shapes_of(trained.state_dict()) != expected:
         raise NsoptError(
             "the trainer must return the network that it got, trained: a module with the same "
             "tensors"
         )
+    if not all(bool(p.isfinite().all()) for p in trained.parameters()):
+        raise NonFiniteLossError("the trainer returned weights that are NaN or infinite")
     trained = trained.to(compute.device).eval()
     with compute.computing():
         evaluations = evaluations_of(supervision, compute).values()

@@ -395,6 +395,46 @@ def test_a_trainer_replaces_the_fine_tuning(trained: nn.Module, tmp_path: Path) 
         run(trained, trainer=5)
 
 
+def test_a_trainer_may_return_the_network_wrapped_but_no_weights_that_are_not_finite(
+    trained: nn.Module,
+) -> None:
+    def wrap(model: nn.Module, *_: Any) -> nn.Module:
+        return nn.DataParallel(model)
+
+    def spoil(model: nn.Module, *_: Any) -> nn.Module:
+        next(model.parameters()).data.fill_(math.nan)
+        return model
+
+    asked = {"budgets": BUDGETS[:1], "candidates": 1, "epochs": 1}
+    assert type(run(trained, **asked, trainer=wrap)[BUDGETS[0]].model) is type(trained)
+    with pytest.raises(NsoptError, match=r"macs=60% succeeded \(the trainer returned weights"):
+        run(trained, **asked, trainer=spoil)
+
+
+class Weighed(nn.Module):
+    """Takes two arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 16), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+        found: Tensor = self.last(self.first(x).relu()) * weight
+        return found
+
+
+def test_networks_of_several_arguments_are_fitted_to_inputs_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr("nsopt.session.subject.choose_compute")  # there is no step to time
+    x, weight = (torch.rand(64, n, generator=torch.Generator().manual_seed(n)) for n in (4, 1))
+    alone = list(zip(x.split(16), weight.split(16), strict=True))
+    task = nsopt.Task([(inputs, None) for inputs in alone])
+    small = nsopt.compress(Weighed(), task, ["macs=50%"], epochs=0)["macs=50%"]
+    assert 0 < small.score < 100
+    assert small.model(x, weight).shape == (64, 2)
+
+
 @pytest.mark.parametrize(
     ("scores", "method"),
     [
