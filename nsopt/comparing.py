@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from nsopt.compute.random_state import restore_at_end
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
 from nsopt.data.source import Source, is_folder
@@ -135,6 +136,7 @@ class ComparisonResult:
 
 
 @torch.inference_mode(False)
+@restore_at_end()
 def compare(
     arch: Architecture | str,
     task: Task | ImageData | str,

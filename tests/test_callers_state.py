@@ -23,7 +23,7 @@ TRIVIAL = {"get_preset", "register_method", "architectures", "uniform_curve"}
 
 
 class Dropping(nn.Module):
-    """A network that draws random numbers even in evaluation mode."""
+    """A network that draws random numbers even in evaluation mode, in training also Python's."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,6 +32,8 @@ class Dropping(nn.Module):
         self.last = nn.Linear(8, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            x = x * (random.random() + np.random.rand())
         x = self.norms[0](self.first(nn.functional.dropout(x, 0.1))).relu()
         return self.last(self.norms[1](self.second(x)).relu().mean((2, 3)))
 

@@ -4,10 +4,12 @@ torch has one generator per device for all threads of a process. One thread at a
 blocks. They restore the generator at the end.
 """
 
+import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from threading import RLock
 
+import numpy as np
 import torch
 
 _generators = RLock()
@@ -78,17 +80,19 @@ def keep_random_state(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def restore_at_end() -> Iterator[None]:
-    """Restore the CPU's random numbers after a long block; other threads may draw meanwhile.
+    """Restore random numbers of torch (on the CPU), Python and NumPy after a long block.
 
-    Networks may draw even in evaluation mode.
+    Other threads may draw meanwhile. Networks may draw even in evaluation mode.
     """
     with _generators:
-        before = torch.get_rng_state()
+        before = torch.get_rng_state(), random.getstate(), np.random.get_state()
     try:
         yield
     finally:
         with _generators:
-            torch.set_rng_state(before)
+            torch.set_rng_state(before[0])
+            random.setstate(before[1])
+            np.random.set_state(before[2])
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map_only
 
 from nsopt.models.inputs import call_network, tensors_in
 from nsopt.models.tracing.originals import copy_model
+from nsopt.models.tracing.states import keep_random_numbers
 
 _IMAGES = 4  # dimensions of images and of convolution weights
 
@@ -24,7 +25,7 @@ def best_layout(model: nn.Module, inputs: Any) -> torch.memory_format:
     tried = lay_out(copy_model(model), torch.channels_last)
     inputs = change_layout(inputs, torch.channels_last)
     devices = {tensor.device for tensor in tensors if tensor.is_cuda}
-    with torch.random.fork_rng(devices), torch.no_grad():
+    with torch.random.fork_rng(devices), keep_random_numbers(), torch.no_grad():
         try:
             for training in (False, True):
                 call_network(tried.train(training), inputs)

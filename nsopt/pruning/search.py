@@ -8,6 +8,7 @@ from torch import nn
 
 from nsopt.arguments import checked
 from nsopt.compute.device import Compute, resolve_compute
+from nsopt.compute.random_state import restore_at_end
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
@@ -58,6 +59,7 @@ class SearchResult:
 
 @torch.inference_mode(False)
 @checked
+@restore_at_end()
 def search(
     arch: Architecture,
     task: Task | ImageData,

@@ -17,7 +17,7 @@ from nsopt.compute.checkpoint import Checkpoint, State, weights_checksum
 from nsopt.compute.device import Compute, place, resolve_compute, wait_for
 from nsopt.compute.memory import keep_memory
 from nsopt.compute.out_of_memory import explain_out_of_memory
-from nsopt.compute.random_state import OwnRandomState, use_seed
+from nsopt.compute.random_state import OwnRandomState, restore_at_end, use_seed
 from nsopt.data.images import ImageData
 from nsopt.errors import NonFiniteLossError, NsoptError
 from nsopt.models.architecture import Architecture
@@ -41,6 +41,7 @@ _FORMAT = 6  # of the checkpoint of an unfinished training
 
 @torch.inference_mode(False)
 @checked
+@restore_at_end()
 def train(
     arch: Architecture,
     widths: Widths,
