@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import kl_div
-from torch.utils._pytree import tree_leaves
 
 from nsopt.errors import NsoptError
+from nsopt.models.tracing.outputs import find_outputs
 
 _CERTAIN = 1.64  # standard errors of a difference: 5 % of chance differences are larger
 _FAR = 100.0  # a distance that is as bad as an infinite one
@@ -63,7 +63,8 @@ def relative_distance(outputs: Any, outputs_of_teacher: Any) -> Tensor:
     """Return the squared difference of all floating outputs, relative to their variance, (N,).
 
     Args:
-        outputs: tensors, or a nest of tensors, whose first dimension is the batch of N examples.
+        outputs: tensors, or a nest or dataclass of tensors, whose first dimension is the batch of
+            N examples.
         outputs_of_teacher: of the trained network, likewise.
 
     Raises:
@@ -86,7 +87,7 @@ def _floating(outputs: Any) -> list[Tensor]:
     """Return the floating tensors with as many examples as the first of them."""
     found = [
         leaf.to(torch.promote_types(leaf.dtype, torch.float32))
-        for leaf in tree_leaves(outputs)
-        if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim
+        for leaf in find_outputs(outputs)[0]
+        if leaf.is_floating_point() and leaf.ndim
     ]
     return [tensor for tensor in found if len(tensor) == len(found[0])]

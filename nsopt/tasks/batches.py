@@ -44,6 +44,8 @@ def count_batches(loader: Iterable[Any]) -> int:
     Raises:
         NsoptError: if the loader has no length, no batches, or can be read only once.
     """
+    if isinstance(loader, Tensor):
+        raise NsoptError("the loader is a tensor: give a list of batches, such as x.split(64)")
     try:
         count = (
             len(loader) if isinstance(loader, Sized) and not isinstance(loader, Iterator) else -1

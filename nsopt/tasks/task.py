@@ -78,7 +78,7 @@ class Task:
         count_batches(self.train)
         for name in ("loss", "score", "test", "distance", "trainer"):
             function = getattr(self, name)
-            if function is not None and not callable(function):
+            if function is not None and (not callable(function) or isinstance(function, type)):
                 raise NsoptError(f"{name} of a task must be a function, not {shorten(function)}")
         if not isinstance(self.name, str) or not self.name or "/" in self.name:
             raise NsoptError(f"name of a task must be a word without '/', not {shorten(self.name)}")
@@ -166,7 +166,8 @@ class TaskSupervision:
         if targets is None:
             raise NsoptError("training needs targets: give batches of inputs and targets")
         value = self.task.loss(outputs, targets)
-        if not isinstance(value, Tensor) or value.ndim or not value.requires_grad:
+        usable = isinstance(value, Tensor) and value.ndim == 0 and not value.is_complex()
+        if not usable or not value.requires_grad:
             raise NsoptError("the loss must be a tensor of one number that depends on the outputs")
         return value
 
@@ -207,6 +208,8 @@ class TaskSupervision:
         def compare(model: nn.Module) -> Agreement:
             model.eval()
             found = [distance(run(model, batch), run(teacher, batch)) for batch in inputs]
+            if not all(isinstance(each, Tensor) and each.ndim == 1 for each in found):
+                raise NsoptError("the distance must be a tensor of one number for each example")
             return Agreement(torch.cat(found).float().cpu().nan_to_num(nan=math.inf))
 
         return compare

@@ -1,6 +1,7 @@
 """A user's task: its batches, loss, score and distance, and how networks are trained on it."""
 
 from collections import UserDict
+from dataclasses import make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,8 @@ def test_networks_with_keyword_arguments_are_trained() -> None:
         ({"train": iter([])}, "the loader must have a length and restart in every epoch"),
         ({"train": []}, "the loader has no batches"),
         ({"train": 5}, "the loader must have a length"),
+        ({"train": torch.zeros(9, 3)}, r"the loader is a tensor: give a list .* as x.split\(64\)"),
+        ({"loss": torch.nn.MSELoss}, "loss of a task must be a function, not <class"),
         ({"loss": 5}, "loss of a task must be a function, not 5"),
         ({"score": "accuracy"}, "score of a task must be a function, not 'accuracy'"),
         ({"name": "a/b"}, "name of a task must be a word without '/', not 'a/b'"),
@@ -174,6 +177,7 @@ def test_an_invalid_task_raises_an_error(changes: dict[str, Any], message: str) 
     [
         (make_task(score=None), r"training needs a score: nsopt.Task\(..., score=...\)"),
         (make_task(loss=None), r"training needs a loss: nsopt.Task\(..., loss=...\)"),
+        (make_task(loss=lambda y, t: y.sum() * 1j), "the loss must be a tensor of one number"),
         (make_task(score=lambda model: "good"), "the score must be a finite number, not 'good'"),
         (make_task(score=lambda model: 10**400), "the score must be a finite number, not 1000"),
         (make_task(score=lambda model: 1j), "the score must be a finite number, not 1j"),
@@ -191,6 +195,8 @@ def test_the_default_distance_is_relative_to_the_variance_of_all_floating_output
     teacher = {"pitch": torch.tensor([[0.0], [2.0]]), "voiced": torch.tensor([1, 0])}
     student = {"pitch": torch.tensor([[1.0], [2.0]]), "voiced": torch.tensor([0, 0])}
     assert relative_distance(student, teacher).tolist() == [1.0, 0.0]
+    named = [make_dataclass("Outputs", outputs)(**outputs) for outputs in (student, teacher)]
+    assert relative_distance(*named).tolist() == [1.0, 0.0]
     scaled = [{**outputs, "pitch": 100 * outputs["pitch"]} for outputs in (student, teacher)]
     assert relative_distance(*scaled).tolist() == [1.0, 0.0]
     with pytest.raises(NsoptError, match="give the task a distance"):
@@ -204,6 +210,10 @@ def test_networks_are_compared_by_the_distance_of_the_task(arch: nsopt.Architect
     compare = supervision.comparison(trained, CPU)
     assert compare is not None
     assert compare(trained).percentage == 100
+    for wrong in (lambda y, t: 1.0, lambda y, t: (y - t).sum(), lambda y, t: y[:, None]):
+        compare_wrongly = TaskSupervision(make_task(distance=wrong), CPU.device)
+        with pytest.raises(NsoptError, match="tensor of one number for each example"):
+            compare_wrongly.comparison(trained, CPU)(trained)  # type: ignore[misc]
     other = compare(arch.build([12]))
     assert other.percentage < 100
     assert other.distances.shape == (64,)
