@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.onnx.errors import OnnxExporterError
 from torch.utils._pytree import tree_map
 
 from nsopt.errors import NsoptError, short_reason
@@ -119,5 +120,8 @@ def explain_export(form: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # PyTorch raises anything
-        reason = short_reason(error)
+        cause: BaseException = error
+        while isinstance(cause, OnnxExporterError) and cause.__cause__ is not None:
+            cause = cause.__cause__  # it tells which of three steps failed
+        reason = short_reason(cause)
         raise NsoptError(f"PyTorch cannot export this network as {form}: {reason}") from None

@@ -10,6 +10,7 @@ import pytest
 import torch
 from onnxruntime import InferenceSession
 from torch import nn
+from torch.onnx.errors import OnnxExporterError
 
 import nsopt
 from nsopt.data.images import ImageData, ImageSet
@@ -18,6 +19,7 @@ from nsopt.deployment.export import WithNormalisation, export, load_exported
 from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import TableArchitecture
+from nsopt.models.onnx import explain_export
 from nsopt.scaling.metric import PARAMS
 from nsopt.storage.trials import Point
 from nsopt.training.settings import TrainSettings
@@ -139,3 +141,11 @@ def test_unknown_formats_and_missing_packages_raise_an_error(
     (tmp_path / "network").touch()
     with pytest.raises(NsoptError, match=r"is not installed: pip install 'nsopt\[export\]'"):
         use(kept, tmp_path / "network", "onnx")
+
+
+def test_what_the_exporter_cannot_do_is_told_by_the_cause_of_its_error() -> None:
+    told = pytest.raises(NsoptError, match=r"this network as onnx: no function for aten\.cdist$")
+    with told, explain_export("onnx"):
+        raise OnnxExporterError("\x1b[96mThis is step 3/3\x1b[0m") from ValueError(
+            "no function for aten.cdist\nand more"
+        )
