@@ -100,8 +100,8 @@ def check_writable(folder: Path, option: str) -> None:
         nearest = next(path for path in (folder, *folder.parents) if _exists(path))
         with tempfile.TemporaryFile(dir=nearest):
             pass
-    except OSError as error:
-        reason = error.strerror or error
+    except (OSError, ValueError) as error:  # ValueError for a null byte
+        reason = getattr(error, "strerror", None) or error
         raise NsoptError(f"cannot write to {folder} ({reason}): give another {option}") from None
 
 

@@ -59,7 +59,7 @@ class SgdSettings(Settings):
     momentum: float = Field(default=0.5, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0)
     val_fraction: Fraction = 0.1
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=2**32 - 1)
     device: str = "auto"
     precision: Precision = "auto"
     resized_crop: Fraction | None = None

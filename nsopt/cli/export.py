@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cyclopts import Parameter
 
 from nsopt.cli.console import console, tell_what_is_fixed
-from nsopt.cli.options import OptionalStorageUrl, StoredDataOptions
+from nsopt.cli.options import OptionalStorageUrl, OutPath, StoredDataOptions
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.files import check_writable, written_beside
 
@@ -37,7 +37,7 @@ class ExportOptions(StoredDataOptions):
     study: str | None = None
     """Optuna study that trained the network: ARCH-DATA-PRESET/METHOD. By default nsopt exports the
     network that the comparison's answer names at its largest budget."""
-    out: Path | None = None
+    out: OutPath = None
     """File to write; by default network.onnx, network.pt2 or network.pt, by the format."""
     format: Literal["onnx", "pt2", "state_dict"] = "onnx"
     """onnx for onnxruntime and others, pt2 for torch.export.load, state_dict for

@@ -4,11 +4,12 @@ A command holds these groups as fields. An option has the name of the setting th
 (`SearchSettings`, `TrainSettings`); None keeps the preset's value.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 from cyclopts.validators import Number
 
 from nsopt.errors import NsoptError
@@ -25,6 +26,15 @@ def _check_batch(kind: Any, size: int | None) -> None:
 
 
 BatchSize = Annotated[int, Parameter(validator=_check_batch)]
+
+
+def _read_path(kind: Any, tokens: Sequence[Token]) -> Path:
+    if not tokens[0].value:  # pathlib takes it for the working directory
+        raise ValueError("It is empty: name a path, or leave the option out.")
+    return Path(tokens[0].value)
+
+
+OutPath = Annotated[Path | None, Parameter(converter=_read_path)]
 
 _storage_variable = Parameter(env_var=STORAGE_VARIABLE)
 StorageUrl = Annotated[str, _storage_variable]
@@ -264,7 +274,7 @@ class PlaceOptions:
 
     storage: OptionalStorageUrl = None
     """Optuna storage URL; by default an SQLite file in --out."""
-    out: Path | None = None
+    out: OutPath = None
     """Folder for the results; by default runs/ARCH-DATA-PRESET, of `nsopt compress`
     runs/ARCH-DATA-compress."""
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"])] = False

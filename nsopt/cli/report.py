@@ -6,7 +6,7 @@ from pathlib import Path
 from cyclopts import Parameter
 
 from nsopt.cli.console import console, tell_what_is_fixed
-from nsopt.cli.options import OptionalStorageUrl
+from nsopt.cli.options import OptionalStorageUrl, OutPath
 from nsopt.files import check_writable
 
 
@@ -17,7 +17,7 @@ class ReportOptions:
 
     storage: OptionalStorageUrl = None
     """Optuna storage URL of the study; by default the newest study.db under runs/."""
-    out: Path | None = None
+    out: OutPath = None
     """Folder for index.html and the CSV files; by default `report` beside an SQLite file."""
     name: str | None = None
     """The study as ARCH-DATA-PRESET, if several are stored; ARCH-DATA-PRESET-tune for its

@@ -1,13 +1,12 @@
 """`nsopt worker`: join a study that another process has started."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from nsopt.cli.console import console, live_progress
-from nsopt.cli.options import Count, StorageUrl, StoredDataOptions
+from nsopt.cli.options import Count, OutPath, StorageUrl, StoredDataOptions
 from nsopt.files import RUNS, check_writable
 from nsopt.session.processes import end_with_starter
 
@@ -25,7 +24,7 @@ class WorkerOptions(StoredDataOptions):
     """Device as PyTorch names it (cpu, cuda, cuda:1, ...), or auto."""
     threads: Count | None = None
     """CPU threads; by default one per core."""
-    out: Path | None = None
+    out: OutPath = None
     """Folder for unfinished trainings; by default runs/STUDY."""
     measure: str | None = None
     """Function that measures networks; needed only if the study has one."""

@@ -1,5 +1,6 @@
 """The storage and the folder of a study."""
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from nsopt.storage.studies import load_studies
 from nsopt.storage.urls import is_sqlite
 
 _CHECKPOINTS = "checkpoints"
+_WORKERS_PER_CORE = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +32,14 @@ class Workspace:
     folder: Path
     data_dir: Path = Path("data")
     workers: int = 1
+
+    def __post_init__(self) -> None:
+        """Raise NsoptError for more workers than this machine can run."""
+        most = _WORKERS_PER_CORE * (os.cpu_count() or 1)
+        if self.workers > most:
+            raise NsoptError(
+                f"{self.workers:,} workers are too many for this machine: give at most {most}"
+            )
 
     @cached_property
     def storage(self) -> BaseStorage:

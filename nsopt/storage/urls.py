@@ -12,7 +12,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from nsopt.errors import NsoptError
 
 GRPC, JOURNAL, SQLITE = "grpc", "journal", "sqlite"
-_HIDDEN = "***"
+_HIDDEN, _IN_MEMORY = "***", ":memory:"
 _SHORTEST = 4  # shorter values of a URL are not hidden in other text: they may be parts of words
 _LARGEST_PORT = 65535
 _KINDS = (
@@ -46,6 +46,8 @@ def read_url(url: str) -> URL:
         _check_options(parts, shown, url)
     if parts.drivername == JOURNAL and (parts.host or not parts.database):
         raise NsoptError(f"storage {shown} names no file: write journal:///FILE")
+    if parts.get_backend_name() == SQLITE and parts.database in (None, "", _IN_MEMORY):
+        raise NsoptError(f"storage {shown} is lost at the end: write sqlite:///FILE")
     return parts
 
 

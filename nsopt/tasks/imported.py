@@ -20,7 +20,7 @@ def import_task(name: str) -> Task:
         made = function()
     except NsoptError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise NsoptError(
             f"{name} makes no task ({type(error).__name__}: {error}): name a function without "
             "arguments that returns an nsopt.Task"

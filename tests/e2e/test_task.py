@@ -62,6 +62,14 @@ def photos():
 def broken():
     raise KeyError("no sounds")
 
+def leave():
+    raise SystemExit(3)
+
+def spoilt():
+    model = net()
+    model.out.weight.data.fill_(float("nan"))
+    return model
+
 def number():
     return 5
 """
@@ -162,6 +170,9 @@ def test_a_full_disk_ends_a_compression_in_one_line(monkeypatch: pytest.MonkeyPa
         (["--arch=vgg11"], "vgg11 is a network of images: with --task name a function of yours"),
         (["--task=sound_task:missing"], "cannot import the function 'sound_task:missing'"),
         (["--task=sound_task:broken"], "sound_task:broken makes no task (KeyError: 'no sounds')"),
+        (["--task=sound_task:leave"], "sound_task:leave makes no task (SystemExit: 3)"),
+        (["--arch=sound_task:spoilt"], "out.weight of the traced network has values that are NaN"),
+        (["--seed=4294967296"], "seed = 4294967296: input should be less than or equal to"),
         (["--task=sound_task:number"], "sound_task:number returns a int, not an nsopt.Task"),
     ],
 )

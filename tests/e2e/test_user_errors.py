@@ -109,6 +109,7 @@ def test_study_refuses_invalid_options(
         ("study --budgets 600 k", "'k' belongs to no option: write values without spaces"),
         ("stduy", 'Unknown command "stduy". Did you mean "study"?'),
         ("report --out=r", "no study is in runs/: give --storage"),
+        ("report --out=", "Invalid value for --out: It is empty: name a path, or leave the"),
         ("worker --storage=sqlite:///none.db", "--study requires an argument"),
         ("tune --ratios=0.1,0.2", "tune takes a single budget"),
         ("tune --over=eta --min-width=8", "Algorithm 3 takes no --multiple-of or --min-width"),

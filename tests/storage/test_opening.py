@@ -72,6 +72,12 @@ def test_a_journal_needs_a_file(url: str) -> None:
         open_storage(url)
 
 
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
+def test_a_database_in_memory_is_refused_because_it_keeps_nothing(url: str) -> None:
+    with pytest.raises(NsoptError, match=r"is lost at the end: write sqlite:///FILE"):
+        open_storage(url)
+
+
 class Failing(InMemoryStorage):
     """A storage that raises an error at each call, a number of times."""
 

@@ -418,3 +418,8 @@ def test_a_point_whose_trial_failed_is_enqueued_again(
     states = [trial.state.name for trial in open_studies(place)["uniform"].trials]
     assert states == ["FAIL", "COMPLETE", "COMPLETE"]
     assert len(load_results(place).outcomes) == 2
+
+
+def test_more_workers_than_the_machine_can_run_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(NsoptError, match=r"1,000,000 workers are too many .* give at most \d+$"):
+        Workspace("sqlite:///study.db", tmp_path, workers=1_000_000)
