@@ -70,6 +70,8 @@ class PowerLaw:
             values = np.array(getattr(self, name), dtype=np.float64)
             values.setflags(write=False)
             object.__setattr__(self, name, values)
+        if self.alpha.shape == (0,):
+            raise NsoptError("a law needs at least one layer")
         if self.alpha.ndim != 1 or not self.alpha.shape == self.beta.shape == self.r2.shape:
             raise NsoptError("alpha, beta and r2 of a law must be lists of the same length")
         if not (np.isfinite(self.alpha) & (self.alpha > 0) & np.isfinite(self.beta)).all():

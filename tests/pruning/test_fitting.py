@@ -465,6 +465,10 @@ def test_inputs_may_be_tensors_tuples_dicts_or_pairs_with_targets() -> None:
         assert other.get_parameter("last.weight").equal(found[0].get_parameter("last.weight"))
     for each in (both[0], both[1]):
         assert nsopt.fit(model, [4], each).get_parameter("last.weight").shape == (2, 4)
+    before = torch.get_rng_state()
+    rows = torch.utils.data.TensorDataset(x, weight)
+    nsopt.fit(model, [4], torch.utils.data.DataLoader(rows, batch_size=16))  # it draws a seed
+    assert torch.get_rng_state().equal(before)
     given = Inputs(torch.utils.data.DataLoader([(row, 1) for row in x], batch_size=20))
     assert [batch.shape for batch in given.batches] == [(20, 4), (12, 4)]
 
@@ -481,6 +485,7 @@ def test_inputs_may_be_tensors_tuples_dicts_or_pairs_with_targets() -> None:
         (lambda: [images(20).to_sparse()], "batch 0 of the inputs is sparse: give dense tensors"),
         (lambda: [7], "a batch must be a tensor"),
         (lambda: 7, "the inputs must be a tensor of examples"),
+        (lambda: torch.tensor(7.0), "the inputs must be a tensor of examples"),
     ],
 )
 def test_unusable_inputs_raise_one_line(batches: Callable[[], Any], message: str) -> None:

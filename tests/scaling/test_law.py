@@ -224,3 +224,8 @@ def test_a_layer_with_a_falling_law_gets_beta_zero_and_a_warning() -> None:
         Iteration(trajectory, loose, (1,), 1.0).doubts(["first"])
         == "that of first follows it loosely"
     )
+
+
+def test_a_law_without_layers_is_refused() -> None:
+    with pytest.raises(NsoptError, match="a law needs at least one layer"):
+        uniform_curve([])

@@ -35,9 +35,9 @@ class Inputs:
     """
 
     def __init__(self, batches: Any, arguments: int = 1, batch_size: int = 32) -> None:
-        if isinstance(batches, Tensor):
+        if isinstance(batches, Tensor) and batches.ndim:
             batches = batches[:_MOST].split(batch_size)
-        if not isinstance(batches, Iterable):
+        if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
             raise NsoptError("the inputs must be a tensor of examples, or a loader of batches")
         self.batches: list[Any] = []
         examples = 0

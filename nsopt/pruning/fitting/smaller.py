@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from nsopt.arguments import checked
+from nsopt.compute.random_state import restore_at_end
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture, check_finite, check_has_weights
 from nsopt.models.tracing.originals import unwrapped
@@ -24,6 +25,7 @@ from nsopt.tasks import agreement
 
 @torch.inference_mode(False)
 @checked
+@restore_at_end()
 def fit(
     model: nn.Module,
     widths: Sequence[int],
