@@ -12,9 +12,8 @@ from nsopt.data.images import ImageSet
 from nsopt.deployment.export import load_exported, make_whole
 from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import NsoptError
-from nsopt.models.activations import tensors_in
 from nsopt.models.architecture import Architecture
-from nsopt.models.inputs import call_network
+from nsopt.models.inputs import call_network, tensors_in
 
 _BATCH = 100
 _LOGITS_APART = 1e-3  # of the largest output

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from nsopt.compute.device import Compute, place
 from nsopt.data.checksum import checksum_of
 from nsopt.errors import NsoptError, shorten
-from nsopt.models.activations import tensors_in
-from nsopt.models.inputs import call_network
+from nsopt.models.inputs import call_network, tensors_in
 from nsopt.models.layout import inputs_for, layout_of
 from nsopt.models.tracing.originals import copy_model
 from nsopt.tasks.agreement import Agreement, relative_distance

@@ -12,8 +12,7 @@ from torch.utils._pytree import tree_map_only
 
 from nsopt.compute.device import Compute
 from nsopt.errors import NonFiniteLossError, NsoptError
-from nsopt.models.activations import tensors_in
-from nsopt.models.inputs import call_network
+from nsopt.models.inputs import call_network, tensors_in
 from nsopt.models.layout import inputs_for
 from nsopt.tasks.supervision import Loss
 

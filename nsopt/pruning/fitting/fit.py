@@ -14,8 +14,8 @@ from nsopt.compute.checkpoint import Checkpoint, weights_checksum
 from nsopt.compute.random_state import use_seed
 from nsopt.data.checksum import checksum_of
 from nsopt.errors import NsoptError
-from nsopt.models.activations import tensors_in
 from nsopt.models.architecture import Architecture
+from nsopt.models.inputs import tensors_in
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.originals import copy_model
 from nsopt.models.tracing.run import tensors_of
