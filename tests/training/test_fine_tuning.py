@@ -13,7 +13,7 @@ from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
 from tests.study.test_comparison import Listener
 
-SHORT = TrainSettings(epochs=2, batch_size=32, lr=0.05, device="cpu")
+SHORT = TrainSettings(epochs=2, batch_size=32, lr=0.05, device="cpu", precision="fp32")
 
 
 def test_the_learning_rate_rises_and_falls_linearly() -> None:

@@ -25,8 +25,11 @@ def native(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("bf16", "chosen"), [(0.5, "bf16"), (2.4, "fp32"), (1.0, "fp32")])
-def test_auto_takes_the_faster_precision(bf16: float, chosen: str) -> None:
+def test_auto_takes_the_faster_precision(
+    bf16: float, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first step is slow, and the machine becomes slower: neither decides."""
+    monkeypatch.setattr(precision, "_TURNS", 2)
     slowing, asked = count(10, -1), list[str]()
 
     def time(compute: Compute) -> float:
