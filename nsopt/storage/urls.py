@@ -47,7 +47,7 @@ def read_url(url: str) -> URL:
     if parts.drivername == JOURNAL and (parts.host or not parts.database):
         raise NsoptError(f"storage {shown} names no file: write journal:///FILE")
     if parts.get_backend_name() == SQLITE and parts.database in (None, "", _IN_MEMORY):
-        raise NsoptError(f"storage {shown} is lost at the end: write sqlite:///FILE")
+        raise NsoptError("a database in memory is lost at the end: write sqlite:///FILE")
     return parts
 
 
