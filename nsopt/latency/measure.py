@@ -152,7 +152,7 @@ class Beside:
 
     def glance(self, feed: Feed, seconds: float = _BRIEFLY) -> Latency:
         """Return the latency of a loaded network by few passes, with the median of its shares."""
-        feeds, least = [feed, self._whole], self.passes[2]
+        feeds, least = [feed, *self._whole], self.passes[2]
 
         def is_enough(rounds: NDArray[np.float64]) -> bool:
             brief = float(rounds.sum()) >= min(seconds, _BRIEFLY)
@@ -169,7 +169,7 @@ class Beside:
         median, or `seconds` were timed. After that many seconds five rounds are enough; if they are
         less than usual and rounds do not agree, the median itself is returned.
         """
-        feeds = [feed] if self.whole is None else [feed, self._whole]
+        feeds = [feed, *self._whole]
         least = self.passes[2]
 
         def is_enough(rounds: NDArray[np.float64]) -> bool:
@@ -184,7 +184,7 @@ class Beside:
 
         timed = self.time(feeds, is_enough)
         latency = _summarise(timed, 0)
-        if self.whole is None:
+        if len(feeds) == 1:
             return latency
         shares = _share(timed.seconds)
         bound, median = bound_median(shares), float(np.median(shares))
@@ -192,9 +192,8 @@ class Beside:
         return replace(latency, share=median if is_short else bound)
 
     @cached_property
-    def _whole(self) -> Feed:
-        assert self.whole is not None
-        return self.load(self.whole)
+    def _whole(self) -> list[Feed]:
+        return [] if self.whole is None else [self.load(self.whole)]
 
     def time(
         self, feeds: Sequence[Feed], is_enough: Callable[[NDArray[np.float64]], bool] | None = None

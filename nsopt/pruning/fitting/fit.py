@@ -176,12 +176,11 @@ class _Fitting:
                 extent, wanted = targets.pop((batch, seen.key, seen.nth), (None, None))
                 if wanted is None or (extent, wanted.shape) != (seen.extent, seen.outputs.shape):
                     continue
-                assert seen.inputs is not None
                 missing = _find_missing(seen, wanted, own.bounds)
                 solver.add(seen.inputs, seen.product.split(missing))
                 missing_square += float((wanted - seen.outputs).square().sum())
                 target_square += float(wanted.square().sum())
-                seen.inputs, last = None, seen
+                seen.inputs, last = seen.inputs.new_empty(0), seen
         if last is None:
             self.left[own.key.partition("[")[0]] = "its outputs have other places"
             return

@@ -150,7 +150,7 @@ def _sum_products(
 
     def add(seen: Seen) -> None:
         rows, name = seen.inputs, seen.key.partition("[")[0]
-        if rows is None or len(rows) > 1 or rows.shape[1] < 2:  # depthwise: it reads its own unit
+        if len(rows) > 1 or rows.shape[1] < 2:  # depthwise: it reads its own unit
             return
         if seen.key not in read:
             own = find_units_read(seen.product, tensors[name], units[name], arch.base_widths)
@@ -166,7 +166,6 @@ def _sum_products(
 
 def _add(found: dict[tuple[str, int], _Sums], group: int, columns: Tensor, seen: Seen) -> None:
     """Add the rows of one call, and of it the units of one group, whose inputs are `columns`."""
-    assert seen.inputs is not None
     taken = seen.inputs[0][:, columns].float()  # (N, U, taps)
     if (seen.key, group) not in found:
         weights = widen(_flatten_weight(seen.product)[columns].flatten(1))

@@ -28,7 +28,7 @@ class Seen:
     Attributes:
         key: the weight's name, with a number if several parts of it are used.
         nth: how many calls of this product came before, in this run.
-        inputs: rows of its inputs, (G, N, P), if wanted.
+        inputs: rows of its inputs, (G, N, P); empty if not wanted.
         outputs: rows of what its outputs become, (N, O): behind a BatchNorm, and behind an addition
             to a tensor that existed before the product ran.
         places: which rows; see `MatrixProduct`.
@@ -42,7 +42,7 @@ class Seen:
     key: str
     nth: int
     product: Product
-    inputs: Tensor | None
+    inputs: Tensor
     outputs: Tensor
     places: Tensor
     extent: tuple[int, int]
@@ -146,7 +146,7 @@ class Watch(TorchDispatchMode):
             return
         self._left -= 1
         places = self._places(key, nth, product, result)
-        inputs = product.rows(x, places) if self._takes_inputs else None
+        inputs = product.rows(x, places) if self._takes_inputs else x.new_empty(0)
         outputs, extent = product.select(result, places), product.count_places(result)
         seen = Seen(key, nth, product, inputs, outputs, places, extent)
         seen.constant = self._name(product.bias) if product.bias is not None else None
