@@ -112,7 +112,7 @@ def _compress(options: CompressOptions) -> "tuple[Answer, Workspace]":
     """Run what is missing; return the answer, and where everything is stored."""
     from nsopt.cli.export import export_command
     from nsopt.cli.preparation import announce, apply_changes, prepare, with_known_multiple
-    from nsopt.compression.budgets import CURVE, check_budgets, check_words, split_budgets
+    from nsopt.compression.budgets import CURVE, check_budgets, read_words, split_budgets
     from nsopt.compression.compress import PRESET, get_settings
     from nsopt.compression.pipeline import run_compression
     from nsopt.reports.doubts import describe_fits, doubt_latencies, doubt_split
@@ -120,8 +120,7 @@ def _compress(options: CompressOptions) -> "tuple[Answer, Workspace]":
     from nsopt.session.presets import get_preset
     from nsopt.storage import schema
 
-    budgets = split_budgets(options.budgets)
-    check_words(budgets)
+    budgets = read_words(split_budgets(options.budgets))
     preset = replace(get_preset(PRESET), settings=get_settings(options.task.task is None))
     rounding = with_known_multiple(options.rounding, options.sgd.device, options.timing).rounding
     changed = changes(options.search, options.training, options.sgd, **rounding)
@@ -139,9 +138,9 @@ def _compress(options: CompressOptions) -> "tuple[Answer, Workspace]":
     if doubt := doubt_split(options.task.split):
         console.print(doubt, markup=False)
     forms = []
-    if budgets != [CURVE]:
+    if CURVE not in budgets:
         check_budgets(budgets, subject.arch, settings)  # before exporting, which takes seconds
-        files = [workspace.folder / f"{_name_file(budget)}.pt" for budget in budgets]
+        files = [workspace.folder / f"{_name_file(budget.word)}.pt" for budget in budgets]
         forms = _choose_forms(subject, tries=not all(map(Path.is_file, files)))
     with live_progress() as progress:
         result = run_compression(

@@ -267,7 +267,7 @@ def _with_answer(options: ExportOptions, url: str) -> ExportOptions:
 
 def _without_shares(options: ExportOptions, study: "Study") -> ExportOptions:
     """Return the options with numbers in place of percentages of what the base network costs."""
-    from nsopt.compression.budgets import read_compression_budgets
+    from nsopt.compression.budgets import budgets_of, read_words
     from nsopt.session.subject import read_architecture
     from nsopt.storage.schema import read_task
     from nsopt.tasks.imported import import_given_task
@@ -276,7 +276,7 @@ def _without_shares(options: ExportOptions, study: "Study") -> ExportOptions:
         return options
     own = import_given_task(options.task)
     arch = read_architecture(read_task(study), [study], options.arch, own)
-    (budget,) = read_compression_budgets([str(options.budget)], arch)
+    (budget,) = budgets_of(read_words([str(options.budget)]), arch)
     name = budget.metric.name
     is_joint = len(budget.metric.parts) > 1
     return replace(options, budget=name if is_joint else f"{name}={budget.limit!r}")

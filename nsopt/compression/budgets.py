@@ -17,7 +17,6 @@ from nsopt.scaling.solve import Limits, solve_widths
 from nsopt.session.presets import StudySettings
 from nsopt.storage import schema, trials
 
-CURVE = "curve"  # in place of budgets: shares of the MACs, from 90 % to 10 %
 _EXAMPLE = "macs=50%, params=600k or latency=5ms"
 
 
@@ -70,7 +69,7 @@ def split_budgets(text: str) -> list[str]:
     return [word.strip() for word in text.split(";" if ";" in text else ",") if word.strip()]
 
 
-class _Limit(NamedTuple):
+class AskedLimit(NamedTuple):
     """One limit: in the unit of the metric, or a share of what the base network costs."""
 
     metric: Metric
@@ -86,6 +85,38 @@ class _Limit(NamedTuple):
         return exact if isinstance(whole, float) else int(exact)
 
 
+@dataclass(frozen=True)
+class AskedBudget:
+    """A budget as a user asks for it, which may depend on what the base network costs.
+
+    Attributes:
+        word: as the user wrote it.
+        limits: of one network; empty for `CURVE`.
+    """
+
+    word: str
+    limits: tuple[AskedLimit, ...]
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether it limits milliseconds."""
+        return any(limit.metric.is_timed for limit in self.limits)
+
+    def for_network(self, arch: Architecture) -> Budget:
+        """Return the budget. Raises NsoptError if the base network already meets it."""
+        limits = [(limit.metric, limit.for_network(arch)) for limit in self.limits]
+        metric, limit = limits[0] if len(limits) == 1 else (Joint.of(limits), 1)
+        if limit >= metric.cost(arch)(arch.base_widths):
+            costs = " and ".join(part.show(part.cost(arch)(arch.base_widths)) for part, _ in limits)
+            raise NsoptError(
+                f"{self.word}: the network already costs only {costs}; give a smaller budget"
+            )
+        return Budget(self.word, metric, limit)
+
+
+CURVE = AskedBudget("curve", ())  # in place of budgets: shares of the MACs, from 90 % to 10 %
+
+
 @contextmanager
 def naming(budget: Budget, settings: StudySettings) -> Iterator[None]:
     """Name the budget and its rounding in the error that no widths fit it."""
@@ -97,100 +128,79 @@ def naming(budget: Budget, settings: StudySettings) -> Iterator[None]:
         raise NoWidthsError(f"{budget.word}{rounded}: {error}") from None
 
 
-def check_words(words: Sequence[str]) -> None:
-    """Raise NsoptError if there are no budgets, or an invalid one.
+def read_words(words: Sequence[str]) -> tuple[AskedBudget, ...]:
+    """Return what the user asks for. Raises NsoptError if there are no budgets, or an invalid one.
 
-    A budget is `METRIC=LIMIT`, or several of these with commas.
+    Args:
+        words: `METRIC=LIMIT`, where a limit is a percentage of the base network's cost (`50%`) or a
+            number in the unit of the metric. Commas join several limits of one network. Or "curve".
     """
+    if isinstance(words, str) and words == CURVE.word:
+        return (CURVE,)
+    if isinstance(words, str) or not isinstance(words, Sequence):
+        raise NsoptError("budgets must be a list of words: ['macs=50%', 'latency=5ms']")
+    if list(words) == [CURVE.word]:
+        return (CURVE,)
     if not words:
         raise NsoptError("give at least one budget, such as macs=50%")
-    if list(words) == [CURVE]:
-        return
-    for word in words:
-        if not isinstance(word, str):
-            raise NsoptError(f"{shorten(word)} is not a budget: write a word such as 'macs=50%'")
-        limits = _read_limits(word)
-        if not all(limit.number for limit in limits):
-            raise NsoptError(f"{shorten(word)}: a budget must be above 0")
-        Joint.of([(limit.metric, limit.number) for limit in limits])
+    return tuple(map(_read, words))
+
+
+def _read(word: str) -> AskedBudget:
+    if not isinstance(word, str):
+        raise NsoptError(f"{shorten(word)} is not a budget: write a word such as 'macs=50%'")
+    limits = []
+    for metric, text in split_limits(word, _EXAMPLE):
+        is_share = text.endswith("%")
+        number = read_percentage(text) if is_share else metric.read(text)
+        limits.append(AskedLimit(metric, number, is_share))
+    if not all(limit.number for limit in limits):
+        raise NsoptError(f"{shorten(word)}: a budget must be above 0")
+    Joint.of([(limit.metric, limit.number) for limit in limits])
+    return AskedBudget(word.strip(), tuple(limits))
 
 
 def expand_curve(
-    words: Sequence[str], arch: Architecture, settings: StudySettings
-) -> Sequence[str]:
-    """Return `words`; in place of `curve` those shares of the MACs for which there are widths.
+    asked: Sequence[AskedBudget], arch: Architecture, settings: StudySettings
+) -> Sequence[AskedBudget]:
+    """Return `asked`; in place of `CURVE` those shares of the MACs for which there are widths.
 
     Raises:
         NoWidthsError: if there are widths for none of them.
     """
-    if list(words) != [CURVE]:
-        return words
-    found = list[str]()
-    for share in range(90, 0, -10):
+    if CURVE not in asked:
+        return asked
+    found = list[AskedBudget]()
+    for share in read_words([f"macs={percentage}%" for percentage in range(90, 0, -10)]):
         try:
-            check_budgets([f"macs={share}%"], arch, settings)
+            check_budgets([share], arch, settings)
         except NoWidthsError:
             if not found:
                 raise
             break
-        found.append(f"macs={share}%")
+        found.append(share)
     return found
 
 
-def check_budgets(words: Sequence[str], arch: Architecture, settings: StudySettings) -> None:
-    """Raise the errors of budgets that need no measurement: if they are invalid or have no widths.
+def check_budgets(
+    asked: Sequence[AskedBudget], arch: Architecture, settings: StudySettings
+) -> None:
+    """Raise the errors of budgets that need no measurement.
 
-    See `read_compression_budgets` and `Budget.solve`.
+    See `AskedBudget.for_network` and `Budget.solve`.
     """
-    counted = [word for word in words if not limits_time([word])]
-    for budget in read_compression_budgets(counted, arch):
+    for budget in budgets_of([each for each in asked if not each.is_timed], arch):
         with naming(budget, settings):
             budget.solve(uniform_curve(arch.base_widths), arch, settings)
 
 
-def limits_time(words: Sequence[str]) -> bool:
-    """Return whether a budget limits milliseconds. Raises NsoptError if one is invalid."""
-    return any(limit.metric.is_timed for word in words for limit in _read_limits(word))
-
-
-def check_time(words: Sequence[str], arch: Architecture, milliseconds: float) -> None:
+def check_time(asked: Sequence[AskedBudget], arch: Architecture, milliseconds: float) -> None:
     """Raise NsoptError for a budget that the base network meets, if it takes `milliseconds`."""
     macs = MACS.cost(arch)
     whole = LinearCost(LATENCY.name, macs, milliseconds / macs(arch.base_widths))
-    read_compression_budgets(words, arch.with_latency(whole))
+    budgets_of(asked, arch.with_latency(whole))
 
 
-def split_into_limits(word: str) -> list[tuple[Metric, str]]:
-    """Return metrics and limits of a budget, as text. Raises NsoptError if it is invalid."""
-    return split_limits(word, _EXAMPLE)
-
-
-def read_compression_budgets(words: Sequence[str], arch: Architecture) -> tuple[Budget, ...]:
-    """Return budgets for networks smaller than the base network.
-
-    Args:
-        words: `METRIC=LIMIT`, where a limit is a percentage of the base network's cost (`50%`) or a
-            number in the unit of the metric. Commas join several limits of one network.
-
-    Raises:
-        NsoptError: for an invalid budget, or a budget that the base network already meets.
-    """
-    return tuple(dict.fromkeys(_read(word.strip(), arch) for word in words))
-
-
-def _read_limits(word: str) -> list[_Limit]:
-    limits = []
-    for metric, text in split_into_limits(word):
-        is_share = text.endswith("%")
-        number = read_percentage(text) if is_share else metric.read(text)
-        limits.append(_Limit(metric, number, is_share))
-    return limits
-
-
-def _read(word: str, arch: Architecture) -> Budget:
-    limits = [(limit.metric, limit.for_network(arch)) for limit in _read_limits(word)]
-    metric, limit = limits[0] if len(limits) == 1 else (Joint.of(limits), 1)
-    if limit >= metric.cost(arch)(arch.base_widths):
-        costs = " and ".join(part.show(part.cost(arch)(arch.base_widths)) for part, _ in limits)
-        raise NsoptError(f"{word}: the network already costs only {costs}; give a smaller budget")
-    return Budget(word, metric, limit)
+def budgets_of(asked: Sequence[AskedBudget], arch: Architecture) -> tuple[Budget, ...]:
+    """Return the budgets of a network, each once: see `AskedBudget.for_network`."""
+    return tuple(dict.fromkeys(each.for_network(arch) for each in asked))

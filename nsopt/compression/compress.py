@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from nsopt.arguments import checked
-from nsopt.compression.budgets import CURVE, check_words
+from nsopt.compression.budgets import read_words
 from nsopt.compression.pipeline import run_compression
 from nsopt.compression.result import Compression
 from nsopt.compute.random_state import restore_at_end
@@ -102,8 +102,8 @@ def compress(
         >>> result["macs=50%"].accuracy, result.dense.accuracy
         >>> result.report("report")
     """
-    words = [CURVE] if budgets == CURVE else budgets
-    _check_arguments(model, task, words, settings, (epochs, candidates, seeds))
+    _check_arguments(model, task, settings, (epochs, candidates, seeds))
+    asked = read_words(budgets)
     if out is not None:
         if not str(out):
             raise NsoptError("out is empty: name a folder, or leave it out")
@@ -125,7 +125,7 @@ def compress(
     try:
         with quiet_optuna(), show_progress(progress) as display:
             subject = with_precision(subject, workspace)
-            result = run_compression(subject, words, candidates, seeds, workspace, display)
+            result = run_compression(subject, asked, candidates, seeds, workspace, display)
     except BaseException:
         if out is None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -142,18 +142,12 @@ def get_settings(images: bool) -> StudySettings:
 
 
 def _check_arguments(
-    model: object,
-    task: object,
-    budgets: object,
-    settings: object,
-    numbers: Sequence[object],
+    model: object, task: object, settings: object, numbers: Sequence[object]
 ) -> None:
-    """Raise NsoptError for arguments of the wrong type, small numbers, and invalid budgets."""
+    """Raise NsoptError for arguments of the wrong type, and for small numbers."""
     if not isinstance(model, nn.Module):
         raise NsoptError(f"give a torch.nn.Module with its weights, not {shorten(model)}")
     check_task(task)
-    if isinstance(budgets, str) or not isinstance(budgets, Sequence):
-        raise NsoptError("budgets must be a list of words: ['macs=50%', 'latency=5ms']")
     if not isinstance(settings, StudySettings | None):
         raise NsoptError(
             "settings must be those of a preset: nsopt.get_preset('compress').settings"
@@ -162,7 +156,6 @@ def _check_arguments(
         raise NsoptError("candidates and seeds must be at least 1, and whole numbers")
     if not isinstance(numbers[0], int) or numbers[0] < 0:
         raise NsoptError("epochs must be a whole number; 0 fits networks without training")
-    check_words(budgets)
 
 
 def _check_weights(model: nn.Module, arch: Architecture) -> None:

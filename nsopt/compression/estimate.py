@@ -3,12 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
-from nsopt.compression.budgets import (
-    Budget,
-    limits_time,
-    read_compression_budgets,
-    split_into_limits,
-)
+from nsopt.compression.budgets import AskedBudget, AskedLimit, Budget, budgets_of
 from nsopt.compression.fits import Fits
 from nsopt.errors import NoWidthsError
 from nsopt.latency.allowance import MOST
@@ -21,10 +16,10 @@ from nsopt.session.session import Session
 from nsopt.storage.schema import DENSE, SCORED
 
 Widths = tuple[int, ...]
-_GUESS = f"{MACS.name}=50%"  # in place of a number of milliseconds
+_GUESS = (AskedLimit(MACS, 0.5, is_share=True),)  # in place of a number of milliseconds
 
 
-def tell_duration(fits: Fits, words: Sequence[str], candidates: int, seeds: int) -> None:
+def tell_duration(fits: Fits, asked: Sequence[AskedBudget], candidates: int, seeds: int) -> None:
     """Say how long a new compression takes, phase by phase; networks are as wide as uniform ones.
 
     Without training it is the number of fits, and nothing where a user's trainer counts its steps.
@@ -34,17 +29,18 @@ def tell_duration(fits: Fits, words: Sequence[str], candidates: int, seeds: int)
     stored = session.workspace.studies(subject.name).keys() & {DENSE, SCORED}
     if stored or subject.trainer is not None:
         return
-    timings = f", and at most {format_duration(MOST)} of timings" if limits_time(words) else ""
+    is_timed = any(each.is_timed for each in asked)
+    timings = f", and at most {format_duration(MOST)} of timings" if is_timed else ""
     if fits.begin:
         session.progress.message(
-            f"{(2 * seeds + fits.lead) * len(words)} networks to fit at most; the first shows how "
+            f"{(2 * seeds + fits.lead) * len(asked)} networks to fit at most; the first shows how "
             f"long one takes{'' if training.epochs else timings}"
         )
     if not training.epochs:
         return
     if fits.begin:
         session.progress.message(_describe_steps(fits.count_steps(), training.least_steps or 0))
-    seconds = _estimate(session, words, 0 if fits.lead else candidates, seeds)
+    seconds = _estimate(session, asked, 0 if fits.lead else candidates, seeds)
     parts = ", ".join(f"{name} {format_duration(own)}" for name, own in seconds.items())
     whole = format_duration(sum(seconds.values()))
     also = ", besides the fits" if fits.begin else ""
@@ -57,14 +53,14 @@ def _describe_steps(steps: int, least: int) -> str:
 
 
 def _estimate(
-    session: Session, words: Sequence[str], candidates: int, seeds: int
+    session: Session, asked: Sequence[AskedBudget], candidates: int, seeds: int
 ) -> dict[str, float]:
     """Return the seconds of each phase, from the durations of single steps.
 
     Without candidates, nothing is searched and scored.
     """
     settings, durations = session.subject.settings, Durations(session)
-    budgets = read_compression_budgets(list(map(_count, words)), session.subject.arch)
+    budgets = budgets_of(list(map(_count, asked)), session.subject.arch)
     sizes, seconds = list(_list_sizes(session, budgets)), dict[str, float]()
     if candidates:
         prices = {price for budget in budgets for price in list_prices(budget.metric)}
@@ -84,12 +80,10 @@ def _list_sizes(session: Session, budgets: Sequence[Budget]) -> Iterator[Widths]
             yield budget.solve(uniform_curve(arch.base_widths), arch, session.subject.settings)
 
 
-def _count(word: str) -> str:
+def _count(asked: AskedBudget) -> AskedBudget:
     """Return a budget as if milliseconds followed the MACs: nothing is timed yet."""
-    limits = dict[str, str]()
-    for metric, text in split_into_limits(word):
-        if not metric.is_timed:
-            limits[metric.name] = text
-        elif text.endswith("%"):
-            limits.setdefault(MACS.name, text)
-    return ",".join(f"{name}={text}" for name, text in limits.items()) or _GUESS
+    counted = {limit.metric: limit for limit in asked.limits if not limit.metric.is_timed}
+    for limit in asked.limits:
+        if limit.metric.is_timed and limit.is_share:
+            counted.setdefault(MACS, limit._replace(metric=MACS))
+    return AskedBudget(asked.word, tuple(counted.values()) or _GUESS)

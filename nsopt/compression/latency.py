@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from optuna.study import Study
 
-from nsopt.compression.budgets import Budget, check_time, limits_time
+from nsopt.compression.budgets import AskedBudget, Budget, check_time
 from nsopt.errors import NoWidthsError
 from nsopt.latency.bisection import Widths
 from nsopt.latency.measured_budget import MeasuredBudget
@@ -23,7 +23,7 @@ from nsopt.session.subject import with_stored_latency
 
 
 def with_latency_for(
-    words: Sequence[str], arch: Architecture, studies: Iterable[Study], timer: Timer
+    asked: Sequence[AskedBudget], arch: Architecture, studies: Iterable[Study], timer: Timer
 ) -> Architecture:
     """Return `arch`, with a latency model if a budget limits milliseconds.
 
@@ -32,11 +32,11 @@ def with_latency_for(
     Raises:
         NsoptError: if the network meets a budget already, before nsopt learns for minutes.
     """
-    if not limits_time(words):
+    if not any(each.is_timed for each in asked):
         return arch
     arch = with_stored_latency(arch, studies)
     if arch.latency is None:
-        arch = timer.learn(arch, partial(check_time, words, arch))
+        arch = timer.learn(arch, partial(check_time, asked, arch))
     return arch
 
 

@@ -11,12 +11,12 @@ from dataclasses import replace
 from optuna.study import Study
 
 from nsopt.compression.budgets import (
+    AskedBudget,
     Budget,
+    budgets_of,
     check_budgets,
     expand_curve,
-    limits_time,
     naming,
-    read_compression_budgets,
 )
 from nsopt.compression.choice import choose_method, find_error, is_near_chance
 from nsopt.compression.estimate import tell_duration
@@ -47,7 +47,7 @@ from nsopt.storage.urls import hide_password
 
 def run_compression(
     subject: Subject,
-    words: Sequence[str],
+    asked: Sequence[AskedBudget],
     candidates: int,
     seeds: int,
     workspace: Workspace,
@@ -60,13 +60,13 @@ def run_compression(
         NsoptError: for invalid budgets, if the score is not a number, if other settings wrote the
             storage, or if every training at a budget failed.
     """
-    words = expand_curve(words, subject.arch, subject.settings)
-    check_budgets(words, subject.arch, subject.settings)
+    asked = expand_curve(asked, subject.arch, subject.settings)
+    check_budgets(asked, subject.arch, subject.settings)
     with start_session(subject, workspace, progress) as begun:
         _tell_score(begun)
         fits = Fits(begun)
-        tell_duration(fits, words, candidates, seeds)
-        session, solver, budgets = prepare(begun, words)
+        tell_duration(fits, asked, candidates, seeds)
+        session, solver, budgets = prepare(begun, asked)
         networks = _choose_networks(session, solver, fits, budgets, candidates, seeds)
         keep_start(session.subject, workspace)
         # Workers have fewer threads, with which sums end a little apart: each fits for itself.
@@ -106,7 +106,9 @@ def read_score(subject: Subject, workspace: Workspace) -> float | None:
     return float(done[0].values[0]) if (stored["start"], stored["data"]) == asked else None
 
 
-def prepare(session: Session, words: Sequence[str]) -> tuple[Session, Solver, tuple[Budget, ...]]:
+def prepare(
+    session: Session, asked: Sequence[AskedBudget]
+) -> tuple[Session, Solver, tuple[Budget, ...]]:
     """Return the session with a latency model and rounding if a budget needs them, a solver, and
     the budgets.
 
@@ -115,12 +117,12 @@ def prepare(session: Session, words: Sequence[str]) -> tuple[Session, Solver, tu
     """
     subject, timer = session.subject, session.timer
     studies = list_studies(subject, session.workspace)
-    arch = with_latency_for(words, subject.arch, studies, timer)
-    budgets = read_compression_budgets(words, arch)
+    arch = with_latency_for(asked, subject.arch, studies, timer)
+    budgets = budgets_of(asked, arch)
     stored = [schema.read_settings(study) for study in studies]
     settings = with_fast_multiple(subject.settings, budgets, arch, stored, timer)
     session = replace(session, subject=replace(subject, arch=arch, settings=settings))
-    if limits_time(words):
+    if any(budget.metric.is_timed for budget in budgets):
         store = StoredTimings(
             session.open_study(UNIFORM), lambda: session.studies().values(), session.subject.name
         )

@@ -13,7 +13,7 @@ from optuna.trial import create_trial
 from torch import nn
 
 import nsopt
-from nsopt.compression.budgets import read_compression_budgets, split_budgets
+from nsopt.compression.budgets import budgets_of, read_words, split_budgets
 from nsopt.compression.choice import choose_method
 from nsopt.compression.pipeline import read_score
 from nsopt.data.images import ImageData
@@ -460,16 +460,16 @@ def test_a_budget_in_milliseconds_without_widths_ends_all_before_a_search(
 
 
 def test_budgets_are_read_from_strings(narrow: TableArchitecture) -> None:
-    half, plain = read_compression_budgets(["macs=50%", "params=20k"], narrow)
+    half, plain = budgets_of(read_words(["macs=50%", "params=20k"]), narrow)
     macs = narrow.cost("macs")(narrow.base_widths)
     assert (half.metric.name, half.limit) == ("macs", macs // 2)
     assert (plain.metric.name, plain.limit) == ("params", 20_000)
-    assert len(read_compression_budgets(["macs=50%", "macs=50%"], narrow)) == 1
+    assert len(budgets_of(read_words(["macs=50%", "macs=50%"]), narrow)) == 1
     assert split_budgets("macs=50%, params=20k") == ["macs=50%", "params=20k"]
     assert split_budgets("macs=50%,params=20k; params=9k") == ["macs=50%,params=20k", "params=9k"]
-    (both,) = read_compression_budgets(["params=20k,macs=50%"], narrow)
+    (both,) = budgets_of(read_words(["params=20k,macs=50%"]), narrow)
     assert both.metric.name == f"params=20000,macs={macs // 2}"
-    read_compression_budgets(["params=9G,macs=50%"], narrow)  # one of them binds
+    budgets_of(read_words(["params=9G,macs=50%"]), narrow)  # one of them binds
 
 
 @pytest.mark.parametrize(

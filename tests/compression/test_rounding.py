@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nsopt.compression.budgets import read_compression_budgets
+from nsopt.compression.budgets import budgets_of, read_words
 from nsopt.compression.latency import Solver, with_fast_multiple
 from nsopt.compression.pipeline import prepare
 from nsopt.data.images import ImageData
@@ -74,7 +74,7 @@ def choose(
     runtime: Runtime = TORCH,
     stored: tuple[dict[str, Any], ...] = (),
 ) -> StudySettings:
-    budgets = read_compression_budgets(words or ("latency=50%",), arch)
+    budgets = budgets_of(read_words(words or ("latency=50%",)), arch)
     timer = Timer(CPU, runtime, Listener())
     return with_fast_multiple(settings, budgets, arch, stored, timer)
 
@@ -122,7 +122,7 @@ def test_the_multiple_is_the_largest_that_allows_most_macs(
     arch: Architecture, block: list[int], size: int, percentage: int
 ) -> None:
     block[0] = size
-    (budget,) = read_compression_budgets([f"latency={percentage}%"], arch)
+    (budget,) = budgets_of(read_words([f"latency={percentage}%"]), arch)
     timer = Timer(CPU, TORCH, Silent())
     asked = [Solver(arch, SETTINGS, timer).ask(budget, uniform_curve(arch.base_widths))]
     found = {
@@ -146,7 +146,7 @@ def test_half_of_the_chosen_multiples_fill_a_budget_better_along_some_laws(
         [width * (1 if layer == 4 else 8) for layer, width in enumerate(arch.base_widths)]
     )
     for part in range(85, 100):
-        (budget,) = read_compression_budgets([f"latency={part}%"], arch)
+        (budget,) = budgets_of(read_words([f"latency={part}%"]), arch)
         given = SETTINGS.updated(multiple_of={"latency": 16})
         chosen = SETTINGS.updated(multiple_of={"latency": multiples})
         coarse = Solver(arch, given, timer).solve(budget, law)
@@ -173,7 +173,7 @@ def test_every_question_takes_half_of_the_time_that_is_left() -> None:
 def test_multiples_take_half_of_the_time_for_measurements(
     arch: Architecture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (budget,) = read_compression_budgets(["latency=50%"], arch)
+    (budget,) = budgets_of(read_words(["latency=50%"]), arch)
     timer = Timer(CPU, TORCH, Silent(), allowance=Allowance(10.0))
     asked = [Solver(arch, SETTINGS, timer).ask(budget, uniform_curve(arch.base_widths))]
     solve, tried = Timer.solve, []
@@ -210,7 +210,7 @@ def test_the_same_command_rounds_to_the_same_multiple(
 ) -> None:
     model = arch.build(arch.base_widths).eval()
     subject = Subject.of(arch, digits, SETTINGS, model)
-    place, asked = make_workspace(tmp_path), ["latency=50%"]
+    place, asked = make_workspace(tmp_path), read_words(["latency=50%"])
 
     def read_settings() -> StudySettings:
         with start_session(subject, place, Silent()) as begun:
