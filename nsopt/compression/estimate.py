@@ -1,9 +1,9 @@
 """How long a compression takes, said before it begins."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
-from nsopt.compression.budgets import AskedBudget, AskedLimit, Budget, budgets_of
+from nsopt.compression.budgets import AskedBudget, AskedLimit, budgets_of
 from nsopt.compression.fits import Fits
 from nsopt.errors import NoWidthsError
 from nsopt.latency.allowance import MOST
@@ -59,9 +59,12 @@ def _estimate(
 
     Without candidates, nothing is searched and scored.
     """
-    settings, durations = session.subject.settings, Durations(session)
-    budgets = budgets_of(list(map(_count, asked)), session.subject.arch)
-    sizes, seconds = list(_list_sizes(session, budgets)), dict[str, float]()
+    arch, settings = session.subject.arch, session.subject.settings
+    budgets, law = budgets_of(list(map(_count, asked)), arch), uniform_curve(arch.base_widths)
+    durations, sizes, seconds = Durations(session), list[Widths](), dict[str, float]()
+    for budget in budgets:
+        with suppress(NoWidthsError):
+            sizes.append(budget.solve(law, arch, settings))
     if candidates:
         prices = {price for budget in budgets for price in list_prices(budget.metric)}
         seconds["searches"] = sum(durations.estimate_search(price, 1) for price in prices)
@@ -71,13 +74,6 @@ def _estimate(
     trained = (durations.estimate_training(settings.training, widths) for widths in sizes)
     seconds["fine-tuning"] = 2 * seeds * sum(trained)
     return seconds
-
-
-def _list_sizes(session: Session, budgets: Sequence[Budget]) -> Iterator[Widths]:
-    arch = session.subject.arch
-    for budget in budgets:
-        with suppress(NoWidthsError):
-            yield budget.solve(uniform_curve(arch.base_widths), arch, session.subject.settings)
 
 
 def _count(asked: AskedBudget) -> AskedBudget:
