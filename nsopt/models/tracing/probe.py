@@ -6,11 +6,9 @@ with all groups larger. If a run fails, bisection finds the groups at fault amon
 failing operation.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 
 import numpy as np
 
@@ -137,9 +135,23 @@ def find_narrowest(network: TracedNetwork) -> Atoms:
 
 
 def _propose_lifts(network: TracedNetwork, groups: Sequence[int]) -> Iterator[TracedNetwork]:
-    """Yield the network with additional lifts that may let these groups shrink."""
+    """Yield the network with additional lifts that may let these groups shrink.
+
+    Some numbers help only together with a tie: how many heads there are, if a tie makes them units.
+    """
+    yield from _propose_numbers(network, groups)
     known = network.template, network.family, groups, network.lifts
-    for lifts in chain(propose_numbers(*known, network.read), propose_ties(*known)):
+    tied = [network.with_lifts(network.lifts + lifts) for lifts in propose_ties(*known)]
+    yield from tied
+    atoms = [_find_first_atom(network, group) for group in groups]
+    for each in tied:
+        units = each.family.units.of_atom[atoms]
+        yield from _propose_numbers(each, np.unique(each.family.group_of_unit[units]).tolist())
+
+
+def _propose_numbers(network: TracedNetwork, groups: Sequence[int]) -> Iterator[TracedNetwork]:
+    known = network.template, network.family, groups, network.lifts
+    for lifts in propose_numbers(*known, network.read):
         yield network.with_lifts(network.lifts + lifts)
 
 
@@ -167,15 +179,15 @@ def _find_first_atom(network: TracedNetwork, group: int) -> int:
 def _shrink(network: TracedNetwork, some: Sequence[int]) -> None:
     """Run a network in which some groups have fewer units. Raises TraceError if it fails.
 
-    Groups of equal widths lose different numbers of units, which reveals code that uses the size of
-    one group for another group.
+    The first group loses a third of its units, the second a third but one unit, and so on: this
+    reveals code that uses the size of one group for another group.
     """
-    kept, before = [], Counter[int]()
+    kept, before = [], 0
     for index, group in enumerate(network.family.groups):
         count = len(group.units)
         most = count - shrink_width(count)
-        lost = most - before[count] % most if index in some else 0
-        before[count] += index in some
+        lost = most - before % most if index in some else 0
+        before += index in some
         kept.append(np.arange(count - lost))
     network.check_cut(kept)
 

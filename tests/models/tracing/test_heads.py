@@ -89,3 +89,25 @@ def test_heads_go_from_each_block_on_their_own(
     check_building(arch, words)
     randomise(model)
     check_pruning(arch, model, words)
+
+
+class Encoder(nn.Module):
+    """PyTorch's own encoder; `padded`: zeros are no words."""
+
+    def __init__(self, size: int, padded: bool = False) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(size, 4, 20, batch_first=True, activation="gelu")
+        self.words, self.padded = nn.Embedding(20, size), padded
+        self.blocks = nn.TransformerEncoder(layer, 1, enable_nested_tensor=padded)
+        self.head = nn.Linear(size, 4)
+
+    def forward(self, words: Tensor) -> Tensor:
+        mask = words == 0 if self.padded else None
+        out: Tensor = self.head(self.blocks(self.words(words), src_key_padding_mask=mask)[:, 0])
+        return out
+
+
+@pytest.mark.parametrize(("size", "units"), [(24, 4), (32, 4), (48, 12)])
+def test_attention_of_pytorch_shrinks_whatever_its_sizes(size: int, units: int) -> None:
+    arch = trace(Encoder(size), torch.randint(20, (2, 5)))
+    assert arch.base_widths == (units, 20)
