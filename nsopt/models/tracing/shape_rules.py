@@ -27,7 +27,7 @@ def label_filled(tracer: Tracer, result: Any, *_: Any) -> None:
         tracer.put(tensor, (ANY,) * tensor.ndim)
 
 
-@rule("arange", "linspace", "eye", "tril_indices")
+@rule("arange", "linspace", "eye", "tril_indices", "_nested_tensor_from_mask_left_aligned")
 def label_nothing(tracer: Tracer, result: Any, *_: Any) -> None:
     """Label tensors with None: no parameter determines their sizes."""
     for tensor in tensors_in(result):
@@ -125,8 +125,12 @@ def _regroup(
     """
     labelled = [d for d, label in enumerate(labels) if isinstance(label, np.ndarray)]
     if not labelled:
-        indifferent = all(label is ANY for label, n in zip(labels, old, strict=True) if n > 1)
-        return [ANY if indifferent else None] * len(new)
+        wide = [d for d, n in enumerate(old) if n > 1]
+        filled = [d for d in wide if labels[d] is ANY]
+        if len(filled) in (0, len(wide)):
+            return [ANY if filled or not wide else None] * len(new)
+        labelled = filled[:1]  # such as heads, which a mask gets beside its examples
+        labels = (*labels[: filled[0]], tracer.trace.new_atoms(old[filled[0]]))
     d = labelled[0]
     if len(labelled) > 1:  # only the largest dimension may still change
         d = tracer.choose(lambda: max(labelled, key=lambda each: old[each]))

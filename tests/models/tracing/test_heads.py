@@ -111,3 +111,16 @@ class Encoder(nn.Module):
 def test_attention_of_pytorch_shrinks_whatever_its_sizes(size: int, units: int) -> None:
     arch = trace(Encoder(size), torch.randint(20, (2, 5)))
     assert arch.base_widths == (units, 20)
+
+
+PADDED = torch.cat([torch.randint(1, 20, (8, 5)), torch.zeros(8, 2, dtype=torch.int64)], 1)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_mask_of_padding_does_not_keep_heads() -> None:
+    model = Encoder(32, padded=True)
+    arch = trace(model, PADDED)
+    assert arch.base_widths == (4, 20)
+    check_building(arch, PADDED)
+    randomise(model)
+    check_pruning(arch, model, PADDED)
