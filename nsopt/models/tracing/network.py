@@ -280,8 +280,8 @@ class TracedNetwork:
 
     def describe(self, model: nn.Module) -> None:
         """Set the sizes that modules store, such as `in_channels`, to those of their tensors."""
-        describe_shapes(model, self.trace.group_sizes)
         self.lifts.describe(model)
+        describe_shapes(model, self.trace.group_sizes)
 
     @cached_property
     def _quick_run(self) -> LabelledRun:

@@ -74,6 +74,9 @@ def describe_module(module: nn.Module, group_size: int | None) -> None:
     weight = original_weight(module)
     if isinstance(module, nn.MultiheadAttention):
         _describe_attention(module)
+    elif isinstance(module, nn.TransformerEncoder) and module.use_nested_tensor:
+        attentions = [m for m in module.modules() if isinstance(m, nn.MultiheadAttention)]
+        module.use_nested_tensor = all(m.num_heads % 2 == 0 for m in attentions)  # PyTorch's kernel
     elif isinstance(module, nn.modules.batchnorm._NormBase):
         sized = module.running_mean if weight is None else weight
         module.num_features = module.num_features if sized is None else len(sized)

@@ -124,3 +124,12 @@ def test_a_mask_of_padding_does_not_keep_heads() -> None:
     check_building(arch, PADDED)
     randomise(model)
     check_pruning(arch, model, PADDED)
+
+
+def test_an_odd_number_of_heads_runs_without_nested_tensors() -> None:
+    model = Encoder(32, padded=True).eval()
+    smaller = trace(model, PADDED).prune(model, [range(3), range(20)])
+    assert smaller.get_submodule("blocks.layers.0.self_attn").head_dim == 8
+    with torch.no_grad():
+        found = smaller(PADDED)
+    torch.testing.assert_close(found, smaller(PADDED))
