@@ -19,6 +19,14 @@ def crop_regions(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
         tracer.put(tensor, (None, channels, None, None))
 
 
+@rule("grid_sampler_2d", "grid_sampler_3d")
+def sample(tracer: Tracer, result: Tensor, x: Tensor, grid: Tensor, *_: Any) -> None:
+    """Keep the channels of a map that is read at the places of a grid; freeze the places."""
+    labels = tracer.get(x)
+    tracer.freeze("holds places in a map", *labels[2:], *tracer.get(grid))
+    tracer.put(result, [*labels[:2], *[None] * (result.ndim - 2)])
+
+
 @rule("index_put")
 def write_rows(
     tracer: Tracer, result: Tensor, x: Tensor, indices: Sequence[Any], values: Tensor, *_: Any

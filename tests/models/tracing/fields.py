@@ -126,6 +126,22 @@ class Unfolded(nn.Module):
         return logits
 
 
+class Warped(nn.Module):
+    """A map that is read at places which it tells itself, as in optical flow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.places = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 1)
+        self.b, self.out = nn.Conv2d(8, 12, 3), nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).relu()
+        grid = self.places(x).tanh().permute(0, 2, 3, 1)
+        x = functional.grid_sample(x, grid, align_corners=False)
+        logits: Tensor = self.out(self.b(x).relu().mean((2, 3)))
+        return logits
+
+
 class Dynamic(nn.Module):
     """Kernels mixed for each example: one grouped convolution, examples side by side."""
 
