@@ -116,7 +116,8 @@ def _move_to_cpu(module: nn.Module) -> nn.Module:
 def _note_failure(network: TracedNetwork) -> TracedNetwork:
     """Warn that a network was traced in evaluation mode only; return it with a note of that."""
     kind, failed = type(network.template).__name__, network.trace.failed
-    unread = {n.rpartition(".")[0] for n in tensors_of(network.template).keys() - network.order}
+    sized = {name for name, tensor in tensors_of(network.template).items() if tensor.ndim}
+    unread = {name.rpartition(".")[0] for name in sized - network.order.keys()}
     only = f"; layers that run only in training keep their sizes: {', '.join(sorted(unread))}"
     reason = failed.removesuffix(ADVICE) + (only if unread else "")
     note = f"traced in evaluation mode only, because of training mode: {reason}"
