@@ -21,7 +21,7 @@ from nsopt.compute.memory import keep_memory
 from nsopt.compute.out_of_memory import memory_for
 from nsopt.compute.random_state import keep_random_state
 from nsopt.compute.waiting import seconds_waited
-from nsopt.errors import NsoptError
+from nsopt.errors import NsoptError, short_reason
 from nsopt.latency.runtime import TORCH, Feed, Pass, Runtime, Torch, draw_images, move
 from nsopt.latency.sittings import LONGEST_WAIT, Latency
 from nsopt.models.inputs import count_examples, resize_batch
@@ -86,7 +86,8 @@ def measure_latency(
         Milliseconds per batch: median, quartiles and mean, with the conditions.
 
     Raises:
-        NsoptError: if the device is not available or has too little memory.
+        NsoptError: if the device is not available or has too little memory, or if the network does
+            not run on these inputs.
 
     Examples:
         >>> model = arch.build(arch.base_widths)
@@ -94,9 +95,19 @@ def measure_latency(
         >>> nsopt.measure_latency(model, inputs={"tokens": tokens, "mask": mask}).median_ms
     """
     if inputs is None:
-        inputs = draw_images(input_shape, batch_size)
+        inputs, kind = draw_images(input_shape, batch_size), f"images of {input_shape}"
+    else:
+        kind = "these inputs"
     runtime, compute = Torch(count_examples(inputs)), resolve_compute(device, "fp32")
-    (latency,) = measure_latencies([model], inputs, warmup, repeats, 1, compute, runtime)
+    try:
+        (latency,) = measure_latencies([model], inputs, warmup, repeats, 1, compute, runtime)
+    except NsoptError:
+        raise
+    except Exception as error:  # forward may raise anything
+        raise NsoptError(
+            f"the network does not run on {kind}: {short_reason(error)}: give its own input_shape= "
+            "or inputs="
+        ) from error
     return latency
 
 

@@ -1,6 +1,6 @@
 """Architectures: families of networks indexed by widths, with their costs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 
@@ -301,8 +301,9 @@ def read_kept(arch: Architecture, widths: Sequence[int], kept: Kept) -> list[Int
 
     Raises NsoptError for invalid ones.
     """
-    if len(kept) != len(arch.layer_names):
-        raise NsoptError(f"{arch.name} has {len(arch.layer_names)} groups, got {len(kept)}")
+    given = len(kept) if isinstance(kept, Sized) else shorten(kept)
+    if given != len(arch.layer_names):
+        raise NsoptError(f"{arch.name} has {len(arch.layer_names)} groups, got {given}")
     groups = zip(arch.layer_names, widths, kept, strict=True)
     return [_read_indices(name, width, units) for name, width, units in groups]
 

@@ -189,6 +189,19 @@ KINDS: dict[str, tuple[nn.Module, Any]] = {
 }
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"input_shape": (3, 8, 8)}, r"not run on images of \(3, 8, 8\): .*: give its own"),
+        ({"inputs": torch.zeros(2, 8)}, "not run on these inputs: .*: give its own"),
+    ],
+)
+def test_inputs_on_which_a_network_does_not_run_are_refused(options: Any, message: str) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3))
+    with pytest.raises(NsoptError, match=message):
+        nsopt.measure_latency(model, warmup=0, repeats=1, **options)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_networks_of_any_inputs_are_timed(kind: str) -> None:
     model, inputs = KINDS[kind]

@@ -134,6 +134,11 @@ def _read_inputs(inputs: tuple[Any, ...] | Mapping[str, Any]) -> Any:
 
     Raises NsoptError unless they contain a tensor, and the first is a batch of two or more.
     """
+    if any(tensor.is_meta for tensor in tensors_in(inputs)):
+        raise NsoptError(
+            "the example input is on the meta device, without values: pass numbers, such as "
+            "torch.zeros(2, 3, 32, 32)"
+        )
     read = tree_map_only(Tensor, lambda tensor: tensor.detach().cpu(), inputs)
     read = dict(read) if isinstance(inputs, Mapping) else read
     if not tensors_in(read):

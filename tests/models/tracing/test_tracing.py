@@ -171,8 +171,9 @@ X = torch.zeros(2, 3, 32, 32)
         ({"x": None}, "got no tensor"),
         (torch.tensor(1.0), "at least two examples, along the first dimension"),
         (([X[0]],), "at least two examples"),
+        (X.to("meta"), "the example input is on the meta device, without values: pass numbers"),
     ],
-    ids=["empty", "none", "scalar", "one image in a list"],
+    ids=["empty", "none", "scalar", "one image in a list", "meta"],
 )
 def test_example_inputs_that_are_no_tensors_are_refused(examples: Any, message: str) -> None:
     with pytest.raises(NsoptError, match=message):
@@ -262,6 +263,8 @@ def test_invalid_arguments_raise_errors() -> None:
         arch.cost("flops")
     with pytest.raises(NsoptError, match="chunks has 3 groups, got 1"):
         arch.prune(model, [[0]])
+    with pytest.raises(NsoptError, match="chunks has 3 groups, got None"):
+        arch.prune(model, None)
     with pytest.raises(NsoptError, match=r"family.*: stem\.0\.weight is missing"):
         arch.prune(nn.Sequential(model), [[0]] * 3)
     other = awkward.Chunks()
