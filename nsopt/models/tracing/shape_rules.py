@@ -239,6 +239,27 @@ def roll(tracer: Tracer, result: Tensor, x: Tensor, shifts: Any, dims: Any = ())
     tracer.put(result, tracer.get(x))
 
 
+@rule("_fft_r2c", "_fft_c2r", "_fft_c2c")
+def transform(tracer: Tracer, result: Tensor, x: Tensor, dims: Any, *_: Any) -> None:
+    """Freeze the dimensions along which a Fourier transform runs."""
+    labels, along = list(tracer.get(x)), set(_count_from_front(x, dims))
+    tracer.freeze("is transformed by Fourier", *(labels[d] for d in along))
+    tracer.put(result, [None if d in along else label for d, label in enumerate(labels)])
+
+
+@rule("view_as_complex")
+def join_parts(tracer: Tracer, result: Tensor, x: Tensor) -> None:
+    """Freeze the last dimension: a real and an imaginary part become one complex number."""
+    *labels, parts = tracer.get(x)
+    tracer.freeze("holds real and imaginary parts", parts)
+    tracer.put(result, labels)
+
+
+@rule("view_as_real")
+def part(tracer: Tracer, result: Tensor, x: Tensor) -> None:
+    tracer.put(result, [*tracer.get(x), None])
+
+
 @rule("pixel_shuffle")
 def pixel_shuffle(tracer: Tracer, result: Tensor, x: Tensor, factor: int) -> None:
     """Join the channels that become the pixels of one channel."""

@@ -142,6 +142,23 @@ class Warped(nn.Module):
         return logits
 
 
+class Spectral(nn.Module):
+    """GFNet and FNO: frequencies of a map are weighted, and mixed as complex numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.filters = nn.Conv2d(3, 8, 3), nn.Parameter(torch.randn(8, 7, 4, 2) / 8)
+        self.mixed, self.out = nn.Parameter(torch.randn(8, 12, 2) / 8), nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).relu()
+        y = torch.fft.rfft2(x) * torch.view_as_complex(self.filters)
+        y = torch.einsum("bihw,io->bohw", y, torch.view_as_complex(self.mixed))
+        x = torch.fft.irfft2(y, s=x.shape[2:]).relu().mean((2, 3))
+        logits: Tensor = self.out(x + torch.view_as_real(y).square().mean((2, 3, 4)))
+        return logits
+
+
 class Dynamic(nn.Module):
     """Kernels mixed for each example: one grouped convolution, examples side by side."""
 
