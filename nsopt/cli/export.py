@@ -208,9 +208,13 @@ def _load(options: ExportOptions) -> _Chosen:
         existing_storage,
         newest_storage,
     )
+    from nsopt.storage.urls import storage_file
     from nsopt.tasks.imported import import_task
 
     url = options.storage or newest_storage()
+    results = storage_file(url)
+    if results and options.out and options.out.resolve() == results.resolve():
+        raise NsoptError(f"--out {options.out} is the storage of the study: name another file")
     storage = existing_storage(url)
     if options.study is None:
         options = _with_answer(options, url)

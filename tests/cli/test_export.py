@@ -71,6 +71,15 @@ def test_a_share_of_the_base_network_names_a_budget_as_for_compress(
     assert _without_shares(found, digits_study) is found
 
 
+def test_an_export_never_replaces_the_storage(tmp_path: Path) -> None:
+    (tmp_path / "study.db").write_bytes(b"results")
+    (tmp_path / "link").symlink_to(tmp_path)
+    for kind in ("sqlite", "journal"):
+        storage, out = f"{kind}:///{tmp_path}/study.db", tmp_path / "link/study.db"
+        with pytest.raises(NsoptError, match="is the storage of the study: name another file"):
+            export.export(ExportOptions(storage=storage, out=out))
+
+
 @pytest.fixture
 def digits_study(narrow: TableArchitecture) -> Study:
     task = Subject(narrow, first_digits(100, 20), Source("digits"), SETTINGS)
