@@ -128,7 +128,7 @@ def own_architecture(stored: str, given: str | None, example: Any) -> "Architect
 
     if given is None or given != stored:
         raise NsoptError(
-            f"the stored network is {stored!r}, code of yours: give its name as arch, too"
+            f"the stored network is {stored!r}, code of yours: give its name as arch=, too"
         )
     return import_for_inputs(given, example)
 

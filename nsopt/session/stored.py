@@ -40,9 +40,9 @@ def load_subject(
     stored = schema.read_task(study)
     if (own is None) != (stored.classes is not None):
         raise NsoptError(
-            f"{study.study_name} is of images: leave task out"
+            f"{study.study_name} is of images: leave task= out"
             if own
-            else f"{study.study_name} is of a task of yours: give its function as task"
+            else f"{study.study_name} is of a task of yours: give its function as task="
         )
     arch = read_architecture(stored, [study], arch_name, own)
     if (arch.layer_names, arch.base_widths) != (stored.layer_names, stored.base_widths):
@@ -77,7 +77,7 @@ def load_images(study: Study, data: str | None, data_dir: Path) -> ImageData:
 
 def _read_images(study: Study, data: str | None, data_dir: Path) -> tuple[Source, ImageData]:
     if schema.read_task(study).classes is None:
-        raise NsoptError(f"{study.study_name} is of a task of yours: give its function as task")
+        raise NsoptError(f"{study.study_name} is of a task of yours: give its function as task=")
     source = schema.read_source(study)
     source = replace(source, name=data or source.name)
     return source, replace(load_source(source, data_dir), name=schema.read_task(study).data)

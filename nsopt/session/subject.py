@@ -253,7 +253,7 @@ def read_architecture(
     if own is not None:
         arch: Architecture = own_architecture(subject.arch, arch_name, own.inputs)
     elif subject.classes is None or subject.image_size is None or subject.channels is None:
-        raise NsoptError(f"{subject.arch} takes no images: give the function of its task as task")
+        raise NsoptError(f"{subject.arch} takes no images: give the function of its task as task=")
     else:
         arch = stored_architecture(
             subject.arch, arch_name, subject.classes, subject.image_size, subject.channels

@@ -134,7 +134,7 @@ def test_two_workers_compress_a_network_of_a_task_and_every_command_reads_it() -
     assert written.returncode == 0, written.stderr
     assert "the outputs of the file differ from PyTorch's by" in written.stdout
     without = call_nsopt("export", *stored[:1], "--out=again.pt2")
-    assert_fails(without, "is of a task of yours: give its function as task")
+    assert_fails(without, "is of a task of yours: give its function as --task")
 
 
 def test_a_folder_of_images_without_classes_is_enough_without_training() -> None:
