@@ -80,7 +80,7 @@ def compress(options: CompressOptions) -> None:
 
     Example: nsopt compress --weights trained.pt --data cifar10 --budgets macs=50%,latency=20ms
     """
-    options.task.check_names()
+    options.task.check_names(options.sgd, options.search)
     kept_in = options.place.out or RUNS
     answer = read_answer(kept_in, options)
     if answer is not None:

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from cyclopts import Parameter
 
 from nsopt.cli.console import console, tell_what_is_fixed
-from nsopt.cli.options import OptionalStorageUrl, OutPath, StoredDataOptions
+from nsopt.cli.options import (
+    OptionalStorageUrl,
+    OutPath,
+    StoredDataOptions,
+    refuse_options_of_images,
+)
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.files import check_writable, written_beside
 
@@ -73,6 +78,8 @@ def export(options: ExportOptions = ExportOptions()) -> None:
 
     if options.int8 and (options.format != "onnx" or options.unchecked or options.task):
         raise NsoptError("--int8 is for --format onnx, and reads the images of the study")
+    if options.task is not None:
+        refuse_options_of_images(options)
     out = options.out or Path(f"network.{_SUFFIXES[options.format]}")
     check_writable(out.parent, "--out")
     if out.is_dir():

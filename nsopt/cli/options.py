@@ -15,6 +15,10 @@ from cyclopts.validators import Number
 from nsopt.errors import NsoptError
 from nsopt.session.processes import STORAGE_VARIABLE
 
+_OF_IMAGES = {
+    *("data", "data_dir", "image_size", "split", "split_seed", "skip_corrupt", "no_mirror"),
+    *("classes", "per_class", "mean", "std", "batch_size", "resized_crop", "search_images"),
+}
 Count = Annotated[int, Parameter(validator=Number(gte=1))]
 CountFrom0 = Annotated[int, Parameter(validator=Number(gte=0))]
 CountFrom2 = Annotated[int, Parameter(validator=Number(gte=2))]
@@ -86,8 +90,12 @@ class NetworkOptions:
     std: str | None = None
     """Normalise pixels with this standard deviation per channel; give it together with --mean."""
 
-    def check_names(self) -> None:
-        """Raise NsoptError for a misspelt network or data set, without importing torch."""
+    def check_names(self, *others: object) -> None:
+        """Raise NsoptError for a misspelt network or data set, without importing torch.
+
+        Args:
+            others: groups that may hold options of images.
+        """
         from nsopt.data import source
         from nsopt.models import registry
 
@@ -98,6 +106,8 @@ class NetworkOptions:
                 f"{self.arch} is a network of images: with --task name a function of yours that "
                 "returns the network, --arch package.module:factory"
             )
+        if self.task is not None:
+            refuse_options_of_images(self, *others)
 
 
 @Parameter(name="*", group="Network and data")
@@ -309,6 +319,16 @@ class StoredDataOptions:
     task: StoredTask = None
     data_dir: Path = Path("data")
     """Folder of downloaded data sets."""
+
+
+def refuse_options_of_images(*groups: object) -> None:
+    """Raise NsoptError if these options, beside --task, have one that only images use."""
+    for group in groups:
+        for name in _OF_IMAGES & vars(group).keys():
+            if getattr(group, name) != getattr(type(group), name):
+                raise NsoptError(
+                    f"--task takes the place of images: leave --{name.replace('_', '-')} out"
+                )
 
 
 def split_words(text: str) -> list[str]:

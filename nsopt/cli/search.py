@@ -28,7 +28,7 @@ def search(options: LawOptions = LawOptions()) -> None:
 
     Example: nsopt search --arch mobilenetv2 --data cifar10 --preset fast
     """
-    options.task.check_names()
+    options.task.check_names(options.sgd, options.search)
     from nsopt.cli.preparation import announce, apply_changes, prepare
     from nsopt.session.presets import get_preset
     from nsopt.session.searching import continue_searches

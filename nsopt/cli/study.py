@@ -155,7 +155,7 @@ def _read_methods(options: StudyOptions) -> "tuple[Method, ...]":
     """Return the methods. A misspelt name of anything ends here, before torch is imported."""
     from nsopt.methods.registry import get_methods
 
-    options.task.check_names()
+    options.task.check_names(options.sgd, options.search)
     return get_methods(split_words(options.methods))
 
 

@@ -35,7 +35,7 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
 
     Example: nsopt tune --arch resnet18-tied --data cifar10 --metric macs
     """
-    options.task.check_names()
+    options.task.check_names(options.sgd, options.search)
     from nsopt.cli import preparation
 
     metric = preparation.read_metric(options.sizes)

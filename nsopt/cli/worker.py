@@ -6,7 +6,13 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from nsopt.cli.console import console, live_progress
-from nsopt.cli.options import Count, OutPath, StorageUrl, StoredDataOptions
+from nsopt.cli.options import (
+    Count,
+    OutPath,
+    StorageUrl,
+    StoredDataOptions,
+    refuse_options_of_images,
+)
 from nsopt.files import RUNS, check_writable
 from nsopt.session.processes import end_with_starter
 
@@ -35,6 +41,8 @@ def worker(options: WorkerOptions) -> None:
     """Join a study from any machine: run its waiting trials until none is left."""
     if options.child:
         end_with_starter()
+    elif options.task is not None:
+        refuse_options_of_images(options)
     import optuna
 
     from nsopt.compression.fine_tuning import run_fine_tunings
