@@ -224,6 +224,7 @@ def with_precision(subject: Subject, workspace: Workspace) -> Subject:
             if not known and is_untrained:
                 known = ["fp32"]
             elif not known:
+                _ = subject.validation_images  # too few are refused before a step is timed
                 known = [choose_compute(sgd, arch, arch.base_widths, subject.data).precision]
             settings = settings.updated(**{part: sgd.updated(precision=known[0])})
     return replace(subject, settings=settings)

@@ -11,6 +11,7 @@ from nsopt.cli.preparation import prepare
 from nsopt.compute import device
 from nsopt.compute.device import Compute
 from nsopt.errors import NsoptError
+from nsopt.session import subject
 from nsopt.session.presets import get_preset
 from nsopt.session.subject import Subject, with_precision
 from nsopt.session.workspace import Workspace
@@ -18,6 +19,7 @@ from nsopt.settings import Precision
 from nsopt.storage import schema
 from nsopt.storage.studies import open_study
 from nsopt.study.comparison import Comparison
+from tests.conftest import first_digits
 
 CPU = Compute(torch.device("cpu"), bf16=False)
 
@@ -59,6 +61,15 @@ def test_a_study_stored_with_precision_auto_is_continued(
     auto = ask_for(comparison, "auto")
     auto.open_study(place.storage, "uniform", CPU)
     assert with_precision(auto, place).stored_studies(place).keys() == {"uniform"}
+
+
+def test_too_few_images_are_refused_before_a_step_is_timed(
+    comparison: Comparison, place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(subject, "choose_compute")
+    auto = replace(ask_for(comparison, "auto"), data=first_digits(10, 10))
+    with pytest.raises(NsoptError, match="10 training images of 10 classes are too few"):
+        with_precision(auto, place)
 
 
 @pytest.mark.usefixtures("slow_bf16")
