@@ -38,7 +38,7 @@ from nsopt.session.subject import Subject, make_architecture, with_precision
 from nsopt.session.workspace import Workspace
 from nsopt.storage.opening import is_empty
 from nsopt.storage.urls import sqlite_url, storage_file
-from nsopt.study.comparison import Size, make_sizes
+from nsopt.study.comparison import Size, check_ratios, make_sizes
 from nsopt.tasks.imported import import_task
 from nsopt.tasks.task import Task
 
@@ -293,7 +293,11 @@ def _parse_sizes(options: SizeOptions) -> tuple[list[tuple[Metric, float]], list
     if "=" in (options.budgets or "") and options.metric != PARAMS.name:
         raise NsoptError("--budgets names its metrics: leave --metric out")
     budgets = read_budgets(options.budgets or "", get_metric(options.metric))
-    return budgets, [_parse_ratio(word) for word in split_words(options.ratios or "")]
+    ratios = [_parse_ratio(word) for word in split_words(options.ratios or "")]
+    check_ratios(ratios)
+    if not (budgets or ratios) and (options.budgets, options.ratios) != (None, None):
+        raise NsoptError("no budget is given: write --ratios 0.25,0.5 or --budgets 600k,2M")
+    return budgets, ratios
 
 
 def _parse_ratio(text: str) -> float:
@@ -303,7 +307,7 @@ def _parse_ratio(text: str) -> float:
         ratio = float(text)
     except ValueError:
         raise NsoptError(f"{text!r} is not a width ratio: write 0.25 or 25%") from None
-    if ratio > _WIDEST_RATIO:
+    if _WIDEST_RATIO < ratio < float("inf"):
         raise NsoptError(
             f"a width ratio of {ratio:g} is a network {ratio:g} times as wide: for {ratio / 100:g} "
             f"write {ratio / 100:g} or {ratio:g}%"

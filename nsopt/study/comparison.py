@@ -67,17 +67,22 @@ class Comparison:
         ]
 
 
+def check_ratios(ratios: Sequence[float]) -> None:
+    """Raise NsoptError for a width ratio that is not above 0, or infinite."""
+    for ratio in ratios:
+        if not 0 < ratio < float("inf"):
+            raise NsoptError(f"a width ratio must be above 0 and finite, got {ratio:g}")
+
+
 def sizes_of_ratios(
     arch: Architecture, metric: Metric, ratios: Sequence[float]
 ) -> tuple[Size, ...]:
     """Return the budgets of uniform networks at width ratios.
 
     Raises:
-        NsoptError: for a ratio that is not above 0.
+        NsoptError: for an invalid ratio.
     """
-    for ratio in ratios:
-        if not 0 < ratio < float("inf"):
-            raise NsoptError(f"a width ratio must be above 0, got {ratio:g}")
+    check_ratios(ratios)
     cost = metric.cost(arch)
     budgets = [(cost(floor_widths(ratio, arch.base_widths)), ratio) for ratio in ratios]
     return tuple(Size(metric, *budget) for budget in budgets)

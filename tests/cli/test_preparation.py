@@ -3,8 +3,8 @@
 import pytest
 
 from nsopt.cli.options import SizeOptions
-from nsopt.cli.preparation import read_sizes
-from nsopt.errors import NoWidthsError
+from nsopt.cli.preparation import read_metrics, read_sizes
+from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.models.architecture import TableArchitecture
 from nsopt.scaling.cost import LinearCost
 
@@ -25,6 +25,21 @@ def test_a_budget_that_is_given_twice_counts_once(
     sizes = read_sizes(options, narrow, (0.25, 0.5, 0.25))
     assert len(sizes) == count
     assert sizes[0].ratio in (0.25, None)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        *((SizeOptions(ratios=text), "must be above 0 and finite") for text in ("0", "nan", "inf")),
+        *((SizeOptions(ratios=text), "no budget is given") for text in ("", ",")),
+        (SizeOptions(budgets=","), "no budget is given: write --ratios 0.25,0.5 or --budgets"),
+    ],
+)
+def test_invalid_and_missing_budgets_are_refused_before_any_work(
+    options: SizeOptions, reason: str
+) -> None:
+    with pytest.raises(NsoptError, match=reason):
+        read_metrics(options)
 
 
 def test_predicted_milliseconds_refuse_no_budget_for_which_networks_are_timed(

@@ -58,8 +58,8 @@ def write_image_folder(root: Path, content: bytes | None, images: int = 1) -> Pa
         (["--preset=quik"], ['Invalid value "quik" for --preset', '"quick"']),
         (["--precision=fp23"], ['Invalid value "fp23" for --precision', '"fp32"']),
         (["--device=cuda:7"], ["device 'cuda:7' is not available", "--device auto"]),
-        (["--ratios=0.25,0"], ["a width ratio must be above 0, got 0"]),
-        (["--ratios=-1"], ["above 0, got -1"]),
+        (["--ratios=0.25,0"], ["a width ratio must be above 0 and finite, got 0"]),
+        (["--ratios=-1"], ["above 0 and finite, got -1"]),
         (["--ratios=a"], ["'a' is not a width ratio: write 0.25 or 25%"]),
         (["--ratios=25"], ["a network 25 times as wide: for 0.25 write 0.25 or 25%"]),
         (
