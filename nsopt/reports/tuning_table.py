@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nsopt.storage import trials
 
-_OUTCOMES = {"params": "parameters", "test_score": "test accuracy (%)"}
+_OUTCOMES = {"params": "parameters", "test_score": "test"}
 
 
 def _format(value: object) -> str:

@@ -87,7 +87,7 @@ class Tuning:
     def objectives(self) -> dict[str, StudyDirection]:
         """The values of the trials."""
         if self.trains:
-            return {"validation accuracy (%)": _UP, "search seconds": _DOWN}
+            return {self.subject.description.validation_name: _UP, "search seconds": _DOWN}
         return {"distance from the budget": _DOWN, "steps": _DOWN}
 
 
@@ -193,8 +193,10 @@ class TuningRunner(PointRunner):
             trials.write_search(trial, *found)
         iteration, seconds = found
         accuracy = self._train(trial, iteration.law, seed)
+        about = self.session.subject.description
         self.session.progress.message(
-            f"P {epochs} seed {seed}: validation {accuracy:.2f} %, search {seconds:.0f} s"
+            f"P {epochs} seed {seed}: {about.score_name or 'validation'} "
+            f"{accuracy:.2f}{about.unit}, search {seconds:.0f} s"
         )
         return [accuracy, seconds]
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import optuna
 import optuna_dashboard
 import pytest
+import torch
 from optuna import create_study
 from optuna.trial import TrialState
 
+import nsopt
 from nsopt.data.images import ImageData
 from nsopt.data.source import Source
 from nsopt.errors import NsoptError
@@ -169,6 +171,13 @@ def test_a_tuning_study_with_other_settings_is_refused(tuning: Tuning, place: Wo
     run_tuning(dataclasses.replace(tuning, trials=1), place, Silent())
     with pytest.raises(NsoptError, match=r"other settings \(tuning\.budget: \d+ now, \d+ there"):
         run_tuning(dataclasses.replace(tuning, budget=tuning.budget + 1), place, Silent())
+
+
+def test_objectives_are_named_by_the_score_of_a_task(tuning: Tuning) -> None:
+    task = nsopt.Task([(torch.zeros(2, 3), torch.zeros(2))], score_name="found (dB)")
+    subject = dataclasses.replace(tuning.subject, data=task)
+    named = dataclasses.replace(tuning, subject=subject, over="pretrain-epochs")
+    assert list(named.objectives) == ["found (dB)", "search seconds"]
 
 
 @pytest.mark.parametrize("name", ["vgg11-digits-test/uniform", "nothing", "x-tune/eta"])
