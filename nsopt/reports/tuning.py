@@ -15,7 +15,7 @@ from nsopt.reports.tuning_table import tuning_rows
 from nsopt.scaling.metric import METRICS
 from nsopt.storage import schema, trials
 from nsopt.storage.opening import existing_storage
-from nsopt.storage.studies import comparisons, load_studies, tunings
+from nsopt.storage.studies import comparisons, load_studies, quiet_optuna, tunings
 from nsopt.storage.urls import hide_password
 
 _QUESTIONS = {
@@ -43,10 +43,12 @@ def publish_tuning(study: Study) -> None:
 def draw_tuning(study: Study) -> go.Figure:
     """Draw the front of two objectives, or scores over the parameters of a law."""
     metric_names = study.metric_names or []
-    if len(study.directions) > 1:
-        figure = optuna.visualization.plot_pareto_front(study, target_names=metric_names)
-    else:
-        figure = optuna.visualization.plot_slice(study, target_name=metric_names[0])
+    with quiet_optuna():  # it warns of a study without completed trials
+        if len(study.directions) > 1:
+            figure = optuna.visualization.plot_pareto_front(study, target_names=metric_names)
+        else:
+            figure = optuna.visualization.plot_slice(study, target_name=metric_names[0])
+    if len(study.directions) == 1:
         figure.update_traces(marker={"colorscale": "Cividis", "size": 9})
         for axis in figure.select_xaxes():
             axis.title.text = _AXES.get(axis.title.text, axis.title.text)

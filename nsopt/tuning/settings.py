@@ -150,7 +150,11 @@ def best_trial(study: Study) -> FrozenTrial:
     """
     done = trials.read_completed(study)
     if not done:
-        raise NsoptError(f"{study.study_name} has no completed trial")
+        reason = next(filter(None, map(trials.read_failure, study.trials)), "none ran")
+        raise NsoptError(
+            f"no trial of {study.study_name} completed ({reason}): give other settings, and "
+            "another out= or storage="
+        )
     if study.directions[0] == _DOWN:
         return min(done, key=lambda trial: trial.values)
 

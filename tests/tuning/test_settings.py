@@ -1,6 +1,8 @@
 """Tuning studies of narrow networks, in this process."""
 
 import dataclasses
+import io
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +21,7 @@ from nsopt.errors import NsoptError
 from nsopt.latency.linear import MacsLatency
 from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Silent
-from nsopt.reports.tuning import publish_tuning
+from nsopt.reports.tuning import draw_tuning, publish_tuning
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import LATENCY, PARAMS
 from nsopt.session.presets import override
@@ -178,6 +180,23 @@ def test_objectives_are_named_by_the_score_of_a_task(tuning: Tuning) -> None:
     subject = dataclasses.replace(tuning.subject, data=task)
     named = dataclasses.replace(tuning, subject=subject, over="pretrain-epochs")
     assert list(named.objectives) == ["found (dB)", "search seconds"]
+
+
+def test_a_tuning_whose_trials_all_failed_says_why(tuning: Tuning, place: Workspace) -> None:
+    search = SETTINGS.search.updated(filters_per_step=100)
+    subject = dataclasses.replace(tuning.subject, settings=SETTINGS.updated(search=search))
+    both = dataclasses.replace(tuning, subject=subject, over="pretrain-epochs", seeds=1)
+    study = run_tuning(both, place, Silent())
+    with pytest.raises(NsoptError, match=r"completed \(pruning ends after .*: give other settings"):
+        best_trial(study)
+    logged = io.StringIO()
+    handler = logging.StreamHandler(logged)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.get_logger("optuna").addHandler(handler)
+    draw_tuning(study)
+    optuna.logging.get_logger("optuna").removeHandler(handler)
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    assert logged.getvalue() == ""
 
 
 @pytest.mark.parametrize("name", ["vgg11-digits-test/uniform", "nothing", "x-tune/eta"])
