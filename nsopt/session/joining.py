@@ -55,6 +55,8 @@ def join_session(
 
 def _choose_study(name: str, workspace: Workspace) -> Study:
     """Return one of the comparison's studies, which all have the same settings."""
+    if schema.is_tuning(name):
+        raise NsoptError(f"{name} is a tuning: to share it, run the same nsopt tune command again")
     if not workspace.has_storage:
         raise NsoptError(
             f"nothing is stored at {hide_password(workspace.url)}: start a study first"

@@ -24,6 +24,7 @@ from nsopt.progress import Silent
 from nsopt.reports.tuning import draw_tuning, publish_tuning
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import LATENCY, PARAMS
+from nsopt.session.joining import join_session
 from nsopt.session.presets import override
 from nsopt.session.session import Session, start_session
 from nsopt.session.subject import Subject
@@ -197,6 +198,15 @@ def test_a_tuning_whose_trials_all_failed_says_why(tuning: Tuning, place: Worksp
     optuna.logging.get_logger("optuna").removeHandler(handler)
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     assert logged.getvalue() == ""
+
+
+def test_a_worker_of_a_tuning_is_refused(tuning: Tuning, place: Workspace) -> None:
+    study = run_tuning(dataclasses.replace(tuning, trials=1), place, Silent())
+    with (
+        pytest.raises(NsoptError, match="run the same nsopt tune command again"),
+        join_session(study.study_name.rpartition("/")[0], place, Silent()),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("name", ["vgg11-digits-test/uniform", "nothing", "x-tune/eta"])
