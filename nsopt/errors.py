@@ -45,7 +45,7 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> NsoptError:
     names = sorted(known)
     nearest = get_close_matches(str(name)[:_LONGEST].lower(), names, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-    known_are = f"known are {', '.join(names)}" if len(names) <= _MOST_NAMES else ""
+    known_are = f"known are {', '.join(names)}" if 0 < len(names) <= _MOST_NAMES else ""
     return NsoptError(f"unknown {kind} {shorten(name)}: {hint}{known_are}".rstrip(": "))
 
 

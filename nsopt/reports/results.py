@@ -15,7 +15,7 @@ from nsopt.scaling.record import Iteration
 from nsopt.settings import BATCH_SIZE, batch_unit
 from nsopt.storage import schema, trials
 from nsopt.storage.opening import existing_storage
-from nsopt.storage.studies import comparisons, load_studies, only_comparison
+from nsopt.storage.studies import comparisons, load_studies, only_comparison, tunings
 from nsopt.storage.urls import hide_password
 
 CONDITIONS = [
@@ -126,7 +126,7 @@ def read_results(url: str, name: str | None = None) -> Results:
     name = name or only_comparison(storage)
     studies = load_studies(storage, name)
     if not studies:
-        raise unknown_name("study", name, comparisons(storage))
+        raise unknown_name("study", name, comparisons(storage) + tunings(storage))
     compared = {method: study for method, study in studies.items() if not schema.is_search(method)}
     points = [
         (study, trial)
