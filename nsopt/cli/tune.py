@@ -1,5 +1,6 @@
 """`nsopt tune`: Optuna studies over P or eta."""
 
+import shlex
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +14,8 @@ from nsopt.errors import NsoptError
 if TYPE_CHECKING:
     from optuna.study import Study
 
+_TRIALS = 30
+
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
@@ -21,10 +24,10 @@ class TuneOptions(BudgetOptions):
 
     over: Literal["pretrain-epochs", "eta"] = "pretrain-epochs"
     """What to tune: P, or the step size of Algorithm 3."""
-    trials: Count = 30
-    """Trials with --over eta."""
+    trials: Count | None = None
+    """Trials with --over eta, by default 30."""
     pretrain_epochs: str | None = None
-    """Values of P to try, by default 0,2,5,10,30,60."""
+    """Values of P to try with --over pretrain-epochs, by default 0,2,5,10,30,60."""
     seeds: Count | None = None
     """Trials per value of P, by default as many as the preset has seeds."""
     search: DescentOptions = DescentOptions()
@@ -36,6 +39,7 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
     Example: nsopt tune --arch resnet18-tied --data cifar10 --metric macs
     """
     options.task.check_names(options.sgd, options.search)
+    _check_unused(options)
     from nsopt.cli import preparation
 
     metric = preparation.read_metric(options.sizes)
@@ -47,7 +51,8 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
     from nsopt.tuning.settings import PRETRAIN_EPOCHS, Tuning, run_tuning
 
     preset = get_preset(options.task.preset, options.task.data)
-    tried = _parse_epochs(options.pretrain_epochs) if options.pretrain_epochs else PRETRAIN_EPOCHS
+    text = options.pretrain_epochs
+    tried = PRETRAIN_EPOCHS if text is None else _parse_epochs(text)
     preparation.check_single(options.sizes)
     rounding = options.sizes.rounding
     if options.over == "eta" and any(rounding.values()):
@@ -67,7 +72,7 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
             metric=metric,
             budget=size.budget,
             over=options.over,
-            trials=options.trials,
+            trials=options.trials or _TRIALS,
             seeds=options.seeds or preset.seeds,
             pretrain_epochs=tried,
         )
@@ -75,6 +80,15 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
     _publish(study)
     _print_trials(study, hide_password(workspace.url))
     print_storage(workspace.url)
+
+
+def _check_unused(options: TuneOptions) -> None:
+    """Raise NsoptError for an option of what is not tuned."""
+    unused = ("trials",) if options.over == "pretrain-epochs" else ("pretrain_epochs", "seeds")
+    for name in unused:
+        if getattr(options, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise NsoptError(f"{option} does nothing with --over {options.over}: leave it out")
 
 
 def _publish(study: "Study") -> None:
@@ -101,9 +115,9 @@ def _print_trials(study: "Study", url: str) -> None:
     _print_table(study)
     best = ", ".join(f"{name} {value:.4g}" for name, value in best_trial(study).params.items())
     console.print(f"best: {best}")
-    console.print(
-        f"to use it: nsopt study --tuned-storage '{url}' --tuned {study.study_name}", soft_wrap=True
-    )
+    name = shlex.quote(study.study_name)
+    line = f"to use it: nsopt study --tuned-storage '{url}' --tuned {name}"
+    console.print(line, markup=False, soft_wrap=True)
 
 
 def _print_table(study: "Study") -> None:

@@ -12,6 +12,20 @@ from nsopt.errors import NsoptError, StorageError
 from nsopt.tuning import settings
 
 
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (TuneOptions(trials=3), "--trials does nothing with --over pretrain-epochs: leave it out"),
+        (TuneOptions(over="eta", seeds=3), "--seeds does nothing with --over eta"),
+        (TuneOptions(over="eta", pretrain_epochs="3"), "--pretrain-epochs does nothing with"),
+        (TuneOptions(pretrain_epochs=""), "--pretrain-epochs '': write numbers such as 0,2,5"),
+    ],
+)
+def test_an_option_of_what_is_not_tuned_is_refused(options: TuneOptions, reason: str) -> None:
+    with pytest.raises(NsoptError, match=reason):
+        tune.tune(options)
+
+
 def test_a_storage_that_fails_before_the_table_is_an_error_of_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
