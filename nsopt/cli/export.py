@@ -267,6 +267,9 @@ def _with_answer(options: ExportOptions, url: str) -> ExportOptions:
     for row in results.networks:
         if row["budget"] == options.budget:
             return replace(options, study=study_name(results.name, row["widths by"]))
+    if results.networks and options.budget is not None:
+        known = ", ".join(row["budget"] for row in results.networks[1:])
+        raise NsoptError(f"no network at --budget {options.budget}: stored are {known}")
     if (options.ratio, options.budget, options.metric) != (None, None, None):
         raise NsoptError("--ratio, --budget and --metric choose a network of --study: give it, too")
     named = name_answer(results)

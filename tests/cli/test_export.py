@@ -11,7 +11,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, create_trial
 
 from nsopt.cli import export
-from nsopt.cli.export import ExportOptions, _choose, _Chosen, _without_shares
+from nsopt.cli.export import ExportOptions, _choose, _Chosen, _with_answer, _without_shares
 from nsopt.compute.device import Compute
 from nsopt.data.source import Source
 from nsopt.deployment import check
@@ -20,6 +20,7 @@ from nsopt.deployment.check import ExportCheck
 from nsopt.errors import NsoptError, StorageError
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import get_architecture
+from nsopt.reports import results
 from nsopt.scaling.metric import get_metric
 from nsopt.session.subject import Subject
 from nsopt.storage import schema
@@ -55,6 +56,15 @@ def test_a_budget_names_a_network_among_those_of_other_metrics(text: str, number
 def test_a_budget_of_no_network_is_answered_with_those_that_are_stored(text: str) -> None:
     with pytest.raises(NsoptError, match=r"choose a network with .*: stored are .*20"):
         _choose(TRIALS, ExportOptions(budget=text))
+
+
+def test_a_budget_that_a_compression_lacks_is_answered_with_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [{"budget": word} for word in ("100%", "macs=50%", "latency=5ms")]
+    monkeypatch.setattr(results, "read_results", lambda *_: SimpleNamespace(networks=rows))
+    with pytest.raises(NsoptError, match="at --budget macs=9%: stored are macs=50%, latency=5ms"):
+        _with_answer(ExportOptions(budget="macs=9%"), "sqlite:///study.db")
 
 
 @pytest.mark.parametrize(
