@@ -125,8 +125,8 @@ def import_function(name: str) -> Callable[..., Any]:
     Raises:
         NsoptError: if it does not exist, or is not a function.
     """
-    package, colon, word = name.partition(":")
-    if not colon:
+    package, _, word = name.partition(":")
+    if not (package and word):
         raise NsoptError(f"{name!r} is not a function: write package.module:function")
     try:
         found = getattr(import_module(package), word)
@@ -145,8 +145,9 @@ def _describe(error: BaseException) -> str:
         place = f" ({Path(error.filename or '').name}, line {error.lineno})"
         return f"{type(error).__name__}: {error.msg}{place}"
     frame = extract_tb(error.__traceback__)[-1]
-    is_own = Path(frame.filename).suffix == ".py" and "importlib" not in frame.filename
-    place = f" ({Path(frame.filename).name}, line {frame.lineno})" if is_own else ""
+    file = Path(frame.filename)
+    is_own = file.suffix == ".py" and "importlib" not in frame.filename and file != Path(__file__)
+    place = f" ({file.name}, line {frame.lineno})" if is_own else ""
     kind = "" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: "
     return f"{kind}{' '.join(str(error).split())}{place}"
 
