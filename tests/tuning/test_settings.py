@@ -203,7 +203,7 @@ def test_a_tuning_whose_trials_all_failed_says_why(tuning: Tuning, place: Worksp
 
 def test_a_report_of_an_unknown_study_names_the_tunings(tuning: Tuning, place: Workspace) -> None:
     run_tuning(dataclasses.replace(tuning, trials=1), place, Silent())
-    with pytest.raises(NsoptError, match="known are vgg11-digits-test-tune$"):
+    with pytest.raises(NsoptError, match=r"known are vgg11-digits-test-tune$"):
         read_results(place.url, "vgg11-digits-test")
     assert str(unknown_name("study", "vgg11", [])) == "unknown study 'vgg11'"
 
