@@ -230,10 +230,12 @@ def announce(
     console.print(Text.assemble((subject.name, "bold"), question))
     tell_what_is_fixed(subject.arch.summary())
     search, training = subject.settings.search, subject.settings.training
+    is_own = isinstance(subject.data, Task)
+    sizes = ["the task" if is_own else part.batch_size for part in (search, training)]
     summaries = {
         "search": f"{_format_epochs(search.pretrain_epochs)}, then {_describe_pruning(search)} "
-        f"of {search.batch_size}",
-        "training": f"{_format_epochs(training.epochs)}, batches of {training.batch_size}, "
+        f"of {sizes[0]}",
+        "training": f"{_format_epochs(training.epochs)}, batches of {sizes[1]}, "
         f"learning rate {training.lr:g}",
     }
     if training.epochs:

@@ -1,12 +1,18 @@
 """Budgets as the options of a command give them."""
 
 import pytest
+import torch
 
+import nsopt
 from nsopt.cli.options import SizeOptions
-from nsopt.cli.preparation import read_metrics, read_sizes
+from nsopt.cli.preparation import announce, read_metrics, read_sizes
+from nsopt.data.source import Source
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.models.architecture import TableArchitecture
 from nsopt.scaling.cost import LinearCost
+from nsopt.session.presets import get_preset
+from nsopt.session.subject import Subject
+from tests.study.test_comparison import SETTINGS
 
 
 @pytest.mark.parametrize(
@@ -40,6 +46,14 @@ def test_invalid_and_missing_budgets_are_refused_before_any_work(
 ) -> None:
     with pytest.raises(NsoptError, match=reason):
         read_metrics(options)
+
+
+def test_the_batches_of_a_task_are_its_own(
+    narrow: TableArchitecture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = nsopt.Task([(torch.zeros(2, 3), torch.zeros(2))], name="pitch")
+    announce(Subject(narrow, task, Source("pitch"), SETTINGS), get_preset("smoke"))
+    assert "training: 1 epoch, batches of the task, learning rate" in capsys.readouterr().out
 
 
 def test_predicted_milliseconds_refuse_no_budget_for_which_networks_are_timed(
