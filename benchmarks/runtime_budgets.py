@@ -18,6 +18,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 import pandas as pd
 
 from benchmarks.trained import Dense, add_arguments, read_images, train_dense
+from nsopt.compression.budgets import read_words
 from nsopt.compression.compress import PRESET
 from nsopt.compression.pipeline import prepare, run_compression
 from nsopt.latency.runtime import choose_runtime
@@ -47,10 +48,10 @@ def compare(dense: Dense, options: argparse.Namespace) -> pd.DataFrame:
     with show_progress(None) as progress:
         subject = Subject.of(dense.arch, dense.data, settings, dense.model, runtime)
         subject = with_precision(subject, workspace)
-        words = [f"latency={options.share}"]
-        run_compression(subject, words, options.candidates, options.seeds, workspace, progress)
+        asked = read_words([f"latency={options.share}"])
+        run_compression(subject, asked, options.candidates, options.seeds, workspace, progress)
         with start_session(subject, workspace, progress) as begun:
-            session, _, budgets = prepare(begun, words)
+            session, _, budgets = prepare(begun, asked)
         sizes = tuple(Size(budget.metric, budget.limit) for budget in budgets)
         comparison = Comparison(session.subject, _LAWS, sizes, options.seeds)
         run_comparison(comparison, workspace, progress)
