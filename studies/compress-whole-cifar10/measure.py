@@ -8,11 +8,13 @@
     uniform           uniform widths that inherit the most important units, from the same call
     torch-pruning     Torch-Pruning's widths and weights: global Taylor importance, one ranking
     torch-pruning, trained between    half of the epochs are spent between its steps
-    knapsack          units of the least importance for the MACs they save leave one by one, as HALP
-                      (Shen et al., 2022) weighs importance against cost
+    knapsack          units of the least importance for the MACs they save leave one by one, or for
+                      the milliseconds in groups of eight, as HALP (Shen et al., 2022) weighs
+                      importance against cost
     uniform, scratch  uniform widths, trained as the whole network was, with all epochs of both
 All but the last are fine-tuned by `nsopt.train` with the same settings. Rows go to
-`FOLDER/outcomes.jsonl`; the same call runs only what is missing there.
+`FOLDER/outcomes.jsonl`; the same call runs only what is missing there. With `--metric latency` they
+have shares of the milliseconds of a pass on this machine's CPU: PyTorch, batches of 100.
 
 Needs one package more: pip install torch-pruning==1.6.1.
 """
@@ -35,6 +37,7 @@ from networks import EPOCHS, VAL_FRACTION, Layer, build, recipe, train_whole
 from torch import Tensor, nn
 
 import nsopt
+from benchmarks.common import time_alone
 from benchmarks.trained import Results
 from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.placement import place_images
@@ -51,7 +54,9 @@ from nsopt.tasks.supervision import evaluate
 from nsopt.training.step import sgd, train_step
 
 _STEPS, _BATCHES = 100, 5  # of Torch-Pruning to 5 % of the channels; over which it averages
-_KEYS = "network", "share", "arm", "seed"
+_FAR = 1.1  # rough milliseconds over a budget that need not be measured well
+_GROUP = {"macs": 1, "latency": 8}  # units that leave the knapsack together
+_KEYS = "network", "metric", "share", "arm", "seed"
 _ARMS = {  # numbers of seeds at half and at a quarter of the MACs
     "compress": (5, 5),
     "torch-pruning": (5, 3),
@@ -73,7 +78,9 @@ class Protocol:
 
     data: str
     folder: Path
+    whole_epochs: int | None
     epochs: int
+    batch_size: int
     per_class: int | None
     precision: Precision
 
@@ -83,9 +90,13 @@ class Job:
     """A training; for `compress` its search and two of them."""
 
     network: str
+    metric: str
     arm: str
     share: float
     seed: int
+
+
+Rows = list[tuple[dict[str, Any], nn.Module]]  # with their networks
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,13 +114,31 @@ class Whole:
     def example(self) -> Tensor:
         return torch.zeros(2, *self.arch.input_shape, device=self.compute.device)
 
-    def budget(self, share: float) -> float:
-        return share * float(self.arch.cost("macs")(self.arch.base_widths))
+    @cached_property
+    def timed(self) -> Architecture:
+        """It with a model of its milliseconds."""
+        return nsopt.with_latency(self.arch, "cpu", nsopt.Silent())
+
+    def budget(self, job: "Job") -> float:
+        arch = self.timed if job.metric == "latency" else self.arch
+        return job.share * float(arch.cost(job.metric)(arch.base_widths))
+
+    def time(self, model: nn.Module, rounds: int) -> float:
+        """Return the milliseconds of a network over the whole one's, timed in turns."""
+        both = [copy.deepcopy(each).eval() for each in (model, self.model)]
+        part, whole = time_alone(both, self.arch.input_shape, 1, 2 * rounds, rounds)
+        return part / whole
 
     def settings(self, seed: int) -> StudySettings:
         """Return the settings of `nsopt.compress`: its preset, with larger batches."""
-        lr, asked = (0.08 if self.name == "resnet20" else 0.04), self.protocol
-        own = {"batch_size": 256, "lr": lr, "least_steps": None, "epochs": asked.epochs}
+        asked = self.protocol
+        lr = (0.08 if self.name == "resnet20" else 0.04) * asked.batch_size / 256
+        own = {
+            "batch_size": asked.batch_size,
+            "lr": lr,
+            "least_steps": None,
+            "epochs": asked.epochs,
+        }
         common = {"seed": seed, "val_fraction": VAL_FRACTION, "precision": asked.precision}
         preset = get_preset("compress").settings
         return override(preset, {"search": common, "training": common | own})
@@ -137,31 +166,34 @@ def load(network: str, protocol: Protocol) -> Whole:
     return Whole(network, arch, model.eval().to(compute.device), data, compute, protocol)
 
 
-def compress(whole: Whole, job: Job) -> list[dict[str, Any]]:
-    """Return what a call of `nsopt.compress` chose, and its uniform network, as rows."""
-    word = f"macs={job.share:.0%}"
+def compress(whole: Whole, job: Job) -> Rows:
+    """Return what a call of `nsopt.compress` chose, and its uniform network."""
+    word = f"{job.metric}={job.share:.0%}"
     result = nsopt.compress(
         *(whole.model, whole.data, [word]),
         epochs=whole.protocol.epochs,
         settings=whole.settings(job.seed),
-        out=whole.protocol.folder / f"{whole.name}-{100 * job.share:.0f}-{job.seed}",
+        out=whole.protocol.folder / name_files(job),
     )
     outcomes = result.results.outcomes.set_index("method")
     rows = []
     for arm, method in (("compress", result[word].method), ("uniform", "uniform")):
         found = outcomes.loc[method]
-        rows.append(
-            {
-                **vars(job),
-                "arm": arm,
-                "validation": float(found["score"]),
-                "test": float(found["test_score"]),
-                "macs": int(found["macs"]),
-                "widths": list(found["widths"]),
-                "chosen": method,
-            }
-        )
+        row = {
+            **vars(job),
+            "arm": arm,
+            "validation": float(found["score"]),
+            "test": float(found["test_score"]),
+            "macs": int(found["macs"]),
+            "widths": list(found["widths"]),
+            "chosen": method,
+        }
+        rows.append((row, whole.arch.build(row["widths"])))
     return rows
+
+
+def name_files(job: Job) -> str:
+    return f"{job.network}-{job.metric}-{100 * job.share:.0f}-{job.seed}"
 
 
 def train(
@@ -170,16 +202,15 @@ def train(
     training: nsopt.TrainSettings,
     start: nn.Module | None = None,
     widths: Sequence[int] = (),
-) -> list[dict[str, Any]]:
-    """Fine-tune `start`, or train a network of `widths` from scratch; return its row.
+) -> Rows:
+    """Fine-tune `start`, or train a network of `widths` from scratch.
 
     A training from scratch continues after an interruption.
     """
     arch: Architecture = whole.arch
     checkpoint = None
     if start is None:
-        name = f"{job.network}-{100 * job.share:.0f}-{job.seed}.checkpoint"
-        checkpoint = whole.protocol.folder / name
+        checkpoint = whole.protocol.folder / f"{name_files(job)}.checkpoint"
     else:
         arch = trace(start.eval(), whole.example, whole.name)
     outcome = nsopt.train(
@@ -191,15 +222,14 @@ def train(
         start=start,
         teacher=whole.model,
     )
-    return [
-        {
-            **vars(job),
-            "validation": outcome.val_accuracy,
-            "test": outcome.test_accuracy,
-            "macs": int(arch.cost("macs")(outcome.widths)),
-            "widths": list(outcome.widths),
-        }
-    ]
+    row = {
+        **vars(job),
+        "validation": outcome.val_accuracy,
+        "test": outcome.test_accuracy,
+        "macs": int(arch.cost("macs")(outcome.widths)),
+        "widths": list(outcome.widths),
+    }
+    return [(row, outcome.model)]
 
 
 def rank(whole: Whole, seed: int) -> TrainedStart:
@@ -209,52 +239,65 @@ def rank(whole: Whole, seed: int) -> TrainedStart:
     return TrainedStart(whole.arch, whole.model, ranking)
 
 
-def solve_knapsack(start: TrainedStart, budget: float) -> tuple[int, ...]:
-    """Return the widths when units of the least importance per MAC leave one by one."""
-    cost = start.arch.cost("macs")
+def solve_knapsack(whole: Whole, start: TrainedStart, job: Job) -> tuple[int, ...]:
+    """Return the widths when units of the least importance for what they save leave first."""
+    cost = (whole.timed if job.metric == "latency" else whole.arch).cost(job.metric)
     scores = [np.sort(own.cpu().numpy())[::-1] for own in start.ranking.scores]
     widths, lowest = np.array(start.arch.base_widths), width_limits(cost, len(scores))[0]
-    while float(cost(widths)) > budget:
-        smaller = widths - np.eye(len(widths), dtype=int)
-        saved = float(cost(widths)) - np.asarray(cost(np.maximum(smaller, 1)), float)
-        prices = [
-            scores[layer][width - 1] / saved[layer] if width > lowest[layer] else np.inf
-            for layer, width in enumerate(widths)
-        ]
-        widths = smaller[int(np.argmin(prices))]
+
+    def price(layer: int) -> float:
+        """Return the importance of a layer's last units over what they cost."""
+        fewer = widths.copy()
+        fewer[layer] = max(widths[layer] - _GROUP[job.metric], lowest[layer])
+        lost = scores[layer][fewer[layer] : widths[layer]].sum()
+        saved = float(cost(widths)) - float(cost(fewer))
+        return lost / max(saved, 1e-9) if fewer[layer] < widths[layer] else np.inf
+
+    def is_beyond_budget() -> bool:
+        over = float(cost(widths)) / whole.budget(job)
+        if job.metric == "macs" or over > _FAR:
+            return over > 1
+        return is_beyond(whole, whole.arch.build(widths), job)
+
+    while is_beyond_budget():
+        layer = int(np.argmin([price(layer) for layer in range(len(widths))]))
+        widths[layer] = max(widths[layer] - _GROUP[job.metric], lowest[layer])
     return tuple(widths.tolist())
 
 
-def prune(whole: Whole, share: float, seed: int, epochs: int = 0) -> nn.Module:
+def prune(whole: Whole, job: Job, epochs: int = 0) -> nn.Module:
     """Return the network after the first of Torch-Pruning's 100 steps that meets the budget.
 
     Args:
         epochs: of training, spread over the steps.
     """
     model, pruner = make_pruner(whole)
-    batches, between = whole.batches(seed), 0
+    batches, between = whole.batches(job.seed), 0
     if epochs:
-        between = epochs * batches.per_epoch // max(count_steps(whole, share, seed), 1)
-    while is_beyond(whole, model, share):
+        between = epochs * batches.per_epoch // max(count_steps(whole, job), 1)
+    while is_beyond(whole, model, job):
         prune_step(model, pruner, batches)
-        train_between(whole, model, batches, between, seed)
+        train_between(whole, model, batches, between, job.seed)
     return model.eval()
 
 
-def count_steps(whole: Whole, share: float, seed: int) -> int:
+def count_steps(whole: Whole, job: Job) -> int:
     """Return how many steps meet the budget without training between them."""
     (model, pruner), steps = make_pruner(whole), 0
-    while is_beyond(whole, model, share):
-        prune_step(model, pruner, whole.batches(seed))
+    while is_beyond(whole, model, job):
+        prune_step(model, pruner, whole.batches(job.seed))
         steps += 1
     return steps
 
 
-def is_beyond(whole: Whole, model: nn.Module, share: float) -> bool:
+def is_beyond(whole: Whole, model: nn.Module, job: Job) -> bool:
     """Return whether a network costs more than a share of the whole one."""
+    if job.metric == "latency":
+        is_far = whole.time(model, rounds=1) > _FAR * job.share
+        return is_far or whole.time(model, rounds=10) > job.share
     from torch_pruning.utils import count_ops_and_params  # noqa: PLC0415  (optional)
 
-    return bool(count_ops_and_params(model, whole.example[:1])[0] > whole.budget(share))
+    return bool(count_ops_and_params(model, whole.example[:1])[0] > whole.budget(job))
 
 
 def train_between(
@@ -312,37 +355,52 @@ def run(job: Job, protocol: Protocol, deadline: float) -> list[dict[str, Any]]:
     """Return the rows of a job; none if it is too late to begin."""
     if time.time() > deadline:
         return []
-    began, epochs = time.time(), protocol.epochs
-    whole = load(job.network, protocol)
-    training = whole.settings(job.seed).training
+    began, whole = time.time(), load(job.network, protocol)
+    rows = make_smaller(whole, job)
+    seconds = {"seconds": round(time.time() - began)}
+    if job.metric == "latency":
+        return [row | seconds | {"time": whole.time(model, rounds=30)} for row, model in rows]
+    return [row | seconds for row, _ in rows]
+
+
+def make_smaller(whole: Whole, job: Job) -> Rows:
+    """Return the trained networks of an arm."""
+    epochs, training = whole.protocol.epochs, whole.settings(job.seed).training
     if job.arm == "compress":
-        rows = compress(whole, job)
-    elif job.arm == "torch-pruning":
-        rows = train(whole, job, training, start=prune(whole, job.share, job.seed))
-    elif job.arm == "torch-pruning, trained between":
-        model = prune(whole, job.share, job.seed, epochs // 2)
-        rows = train(whole, job, training.updated(epochs=epochs - epochs // 2), start=model)
-    elif job.arm == "knapsack":
+        return compress(whole, job)
+    if job.arm == "torch-pruning":
+        return train(whole, job, training, start=prune(whole, job))
+    if job.arm == "torch-pruning, trained between":
+        model = prune(whole, job, epochs // 2)
+        return train(whole, job, training.updated(epochs=epochs - epochs // 2), start=model)
+    if job.arm == "knapsack":
         start = rank(whole, job.seed)
-        model = start.build(solve_knapsack(start, whole.budget(job.share)))
-        rows = train(whole, job, training, start=model)
-    else:
-        macs, law = whole.arch.cost("macs"), nsopt.uniform_curve(whole.arch.base_widths)
-        widths = nsopt.solve_widths(law, macs, whole.budget(job.share)).widths.tolist()
-        training = recipe(EPOCHS[job.network] + epochs, job.seed)
-        rows = train(whole, job, training.updated(precision=protocol.precision), widths=widths)
-    return [each | {"seconds": round(time.time() - began)} for each in rows]
+        model = start.build(solve_knapsack(whole, start, job))
+        return train(whole, job, training, start=model)
+    epochs += whole.protocol.whole_epochs or EPOCHS[job.network]
+    training = recipe(epochs, job.seed).updated(precision=whole.protocol.precision)
+    return train(whole, job, training, widths=solve_uniform(whole, job))
+
+
+def solve_uniform(whole: Whole, job: Job) -> tuple[int, ...]:
+    """Return the largest uniform widths within the budget."""
+    law = nsopt.uniform_curve(whole.arch.base_widths)
+    if job.metric == "latency":
+        words = f"{job.share:.0%}"
+        return nsopt.solve_measured_widths(whole.timed, law, words, device="cpu").widths
+    found = nsopt.solve_widths(law, whole.arch.cost("macs"), whole.budget(job)).widths
+    return tuple(map(int, found))
 
 
 def list_jobs(options: argparse.Namespace, results: Results) -> list[Job]:
     """Return what is missing, the most decisive first."""
     wanted = [
-        Job(network, arm, share, seed)
+        Job(network, options.metric, arm, share, seed)
         for network in options.networks
         for arm, seeds in _ARMS.items()
         for share, number in zip(_SHARES, seeds, strict=True)
-        for seed in range(min(number, options.seeds))
-        if arm in options.arms and share in options.shares
+        for seed in range(number)
+        if seed in options.seeds and arm in options.arms and share in options.shares
     ]
     wanted.sort(key=lambda job: ("scratch" in job.arm, job.seed + _LATER[job.share]))
     return [job for job in wanted if not results.has(**vars(job))]
@@ -354,12 +412,14 @@ def train_all(options: argparse.Namespace, results: Results) -> None:
     for network in options.networks:
         began = time.time()
         arch = trace(build(network), torch.zeros(2, 3, 32, 32), network)
-        epochs = options.epochs or EPOCHS[network]
-        model = train_whole(network, arch, data, compute, epochs, options.folder).eval()
+        epochs = options.whole_epochs or EPOCHS[network]
+        precision: Precision = options.precision or "fp32"
+        model = train_whole(network, arch, data, epochs, precision, options.folder).eval()
         torch.save(model.state_dict(), options.folder / f"{network}.pt")
         images = Classification(place_images(data.split(VAL_FRACTION), compute))
         results.add(
             network=network,
+            metric="macs",
             share=1.0,
             arm="whole",
             seed=0,
@@ -378,11 +438,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--networks", nargs="+", default=["resnet20"], choices=tuple(EPOCHS))
     parser.add_argument("--arms", nargs="+", default=tuple(_ARMS), choices=tuple(_ARMS))
+    parser.add_argument("--metric", default="macs", choices=tuple(_GROUP))
     parser.add_argument("--shares", nargs="+", type=float, default=_SHARES, choices=_SHARES)
-    parser.add_argument("--seeds", type=int, default=5, help="at most so many of each arm")
-    parser.add_argument("--epochs", type=int, help="20 of fine-tuning by default")
+    parser.add_argument("--seeds", type=int, nargs="+", default=range(5))
+    parser.add_argument("--whole-epochs", type=int, help="of the whole networks")
+    parser.add_argument("--epochs", type=int, default=20, help="of fine-tuning")
+    parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--per-class", type=int, help="training images of each class")
-    parser.add_argument("--precision", default="bf16", choices=("bf16", "fp32"))
+    parser.add_argument("--precision", choices=("bf16", "fp32"), help="fp32 of the whole ones")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=np.inf, help="begin nothing later")
     options = parser.parse_args()
@@ -391,9 +454,17 @@ def main() -> None:
     if options.stage == "train":
         train_all(options, results)
         return
-    deadline, epochs = time.time() + options.seconds, options.epochs or 20
-    asked = options.data, options.folder, epochs, options.per_class, options.precision
-    calls = [(job, Protocol(*asked), deadline) for job in list_jobs(options, results)]
+    deadline = time.time() + options.seconds
+    protocol = Protocol(
+        options.data,
+        options.folder,
+        options.whole_epochs,
+        options.epochs,
+        options.batch_size,
+        options.per_class,
+        options.precision or "bf16",
+    )
+    calls = [(job, protocol, deadline) for job in list_jobs(options, results)]
     results.add_all(run, calls, options.processes)
 
 

@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu, scaled_dot_product_attention
 
 import nsopt
-from nsopt.compute.device import Compute
+from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.placement import place_images
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.data.images import ImageData, Splits
 from nsopt.models.architecture import Architecture
+from nsopt.settings import Precision
 
 VAL_FRACTION = 0.04  # 2,000 of the 50,000 training images choose; they train nothing
 EPOCHS = {"resnet20": 120, "vit": 60}  # of the whole network
@@ -119,14 +120,15 @@ def recipe(epochs: int, seed: int = 0) -> nsopt.TrainSettings:
 
 
 def train_whole(
-    name: str, arch: Architecture, data: ImageData, compute: Compute, epochs: int, folder: Path
+    name: str, arch: Architecture, data: ImageData, epochs: int, precision: Precision, folder: Path
 ) -> nn.Module:
     """Return the trained whole network; ResNet-20 continues after an interruption."""
     if name == "vit":
+        compute = resolve_compute("auto", "fp32")
         splits = place_images(data.split(VAL_FRACTION), compute)
         return train_with_adamw(build(name), splits, compute, epochs)
     checkpoint = folder / f"{name}.checkpoint"
-    settings = recipe(epochs)
+    settings = recipe(epochs).updated(precision=precision)
     return nsopt.train(arch, arch.base_widths, data, settings, checkpoint=checkpoint).model
 
 
