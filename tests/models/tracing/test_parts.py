@@ -21,7 +21,7 @@ GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
     parts.OneQuery: [16, 1, 12],
     parts.PoolingTransformer: [16, 12],
     parts.UnitVectors: [16, 24, 12],
-    parts.Complex: [24],
+    parts.Complex: [16, 24],
     parts.Recurrent: [16, 8],
     parts.RecurrentBothWays: [16, 10, 14, 12],
     parts.Text: [16, 24],
