@@ -324,7 +324,7 @@ class StoredDataOptions:
 def refuse_options_of_images(*groups: object) -> None:
     """Raise NsoptError if these options, beside --task, have one that only images use."""
     for group in groups:
-        for name in _OF_IMAGES & vars(group).keys():
+        for name in sorted(_OF_IMAGES & vars(group).keys()):
             if getattr(group, name) != getattr(type(group), name):
                 raise NsoptError(
                     f"--task takes the place of images: leave --{name.replace('_', '-')} out"

@@ -48,10 +48,9 @@ def draw_tuning(study: Study) -> go.Figure:
             figure = optuna.visualization.plot_pareto_front(study, target_names=metric_names)
         else:
             figure = optuna.visualization.plot_slice(study, target_name=metric_names[0])
-    if len(study.directions) == 1:
-        figure.update_traces(marker={"colorscale": "Cividis", "size": 9})
-        for axis in figure.select_xaxes():
-            axis.title.text = _AXES.get(axis.title.text, axis.title.text)
+            figure.update_traces(marker={"colorscale": "Cividis", "size": 9})
+            for axis in figure.select_xaxes():
+                axis.title.text = _AXES.get(axis.title.text, axis.title.text)
     return apply_style(figure).update_layout(title=None)
 
 

@@ -46,7 +46,7 @@ from nsopt.data.images import ImageData, Splits
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.trace import trace
 from nsopt.pruning.inherited import TrainedStart, rank_by_importance
-from nsopt.scaling.cost import width_limits
+from nsopt.scaling.cost import CostModel, width_limits
 from nsopt.session.presets import StudySettings, get_preset, override
 from nsopt.settings import Precision
 from nsopt.tasks.classification import Classification
@@ -119,9 +119,11 @@ class Whole:
         """It with a model of its milliseconds."""
         return nsopt.with_latency(self.arch, "cpu", nsopt.Silent())
 
+    def cost(self, metric: str) -> CostModel:
+        return (self.timed if metric == "latency" else self.arch).cost(metric)
+
     def budget(self, job: "Job") -> float:
-        arch = self.timed if job.metric == "latency" else self.arch
-        return job.share * float(arch.cost(job.metric)(arch.base_widths))
+        return job.share * float(self.cost(job.metric)(self.arch.base_widths))
 
     def time(self, model: nn.Module, rounds: int) -> float:
         """Return the milliseconds of a network over the whole one's, timed in turns."""
@@ -241,27 +243,24 @@ def rank(whole: Whole, seed: int) -> TrainedStart:
 
 def solve_knapsack(whole: Whole, start: TrainedStart, job: Job) -> tuple[int, ...]:
     """Return the widths when units of the least importance for what they save leave first."""
-    cost = (whole.timed if job.metric == "latency" else whole.arch).cost(job.metric)
+    cost, budget = whole.cost(job.metric), whole.budget(job)
     scores = [np.sort(own.cpu().numpy())[::-1] for own in start.ranking.scores]
-    widths, lowest = np.array(start.arch.base_widths), width_limits(cost, len(scores))[0]
-
-    def price(layer: int) -> float:
-        """Return the importance of a layer's last units over what they cost."""
-        fewer = widths.copy()
-        fewer[layer] = max(widths[layer] - _GROUP[job.metric], lowest[layer])
-        lost = scores[layer][fewer[layer] : widths[layer]].sum()
-        saved = float(cost(widths)) - float(cost(fewer))
-        return lost / max(saved, 1e-9) if fewer[layer] < widths[layer] else np.inf
+    widths = np.array(start.arch.base_widths)
+    lowest = width_limits(cost, len(scores))[0].astype(int)
 
     def is_beyond_budget() -> bool:
-        over = float(cost(widths)) / whole.budget(job)
+        over = float(cost(widths)) / budget
         if job.metric == "macs" or over > _FAR:
             return over > 1
         return is_beyond(whole, whole.arch.build(widths), job)
 
     while is_beyond_budget():
-        layer = int(np.argmin([price(layer) for layer in range(len(widths))]))
-        widths[layer] = max(widths[layer] - _GROUP[job.metric], lowest[layer])
+        fewer = np.maximum(widths - _GROUP[job.metric], lowest)  # of the layer that is chosen
+        networks = np.where(np.eye(len(widths), dtype=bool), fewer, widths)
+        saved = float(cost(widths)) - np.asarray(cost(networks), float)
+        lost = [own[few:width].sum() for own, few, width in zip(scores, fewer, widths, strict=True)]
+        prices = np.where(fewer < widths, lost / np.maximum(saved, 1e-9), np.inf)
+        widths = networks[int(np.argmin(prices))]
     return tuple(widths.tolist())
 
 
@@ -386,9 +385,9 @@ def solve_uniform(whole: Whole, job: Job) -> tuple[int, ...]:
     """Return the largest uniform widths within the budget."""
     law = nsopt.uniform_curve(whole.arch.base_widths)
     if job.metric == "latency":
-        words = f"{job.share:.0%}"
-        return nsopt.solve_measured_widths(whole.timed, law, words, device="cpu").widths
-    found = nsopt.solve_widths(law, whole.arch.cost("macs"), whole.budget(job)).widths
+        share = f"{job.share:.0%}"
+        return nsopt.solve_measured_widths(whole.timed, law, share, device="cpu").widths
+    found = nsopt.solve_widths(law, whole.cost("macs"), whole.budget(job)).widths
     return tuple(map(int, found))
 
 

@@ -141,8 +141,10 @@ def _propose_lifts(network: TracedNetwork, groups: Sequence[int]) -> Iterator[Tr
     """
     yield from _propose_numbers(network, groups)
     known = network.template, network.family, groups, network.lifts
-    tied = [network.with_lifts(network.lifts + lifts) for lifts in propose_ties(*known)]
-    yield from tied
+    tied = list[TracedNetwork]()
+    for lifts in propose_ties(*known):
+        tied.append(network.with_lifts(network.lifts + lifts))
+        yield tied[-1]
     atoms = [_find_first_atom(network, group) for group in groups]
     for each in tied:
         units = each.family.units.of_atom[atoms]
