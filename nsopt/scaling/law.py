@@ -19,6 +19,7 @@ from nsopt.notebook import make_html_table
 from nsopt.scaling.cost import FloatArray, IntArray, Widths, read_numbers
 from nsopt.scaling.fit_error import FitError
 
+_LARGEST = np.finfo(np.float64).max  # width that a steep law gives at huge sizes
 _REACHED = 1 + 1e-9  # a constant width below an integer by less than this counts as the integer
 
 
@@ -143,7 +144,8 @@ class PowerLaw:
     def widths(self, scale: ArrayLike) -> FloatArray:
         """Return real-valued widths at sizes `scale`: (L,) for a number, (N, L) for (N,)."""
         tau = np.asarray(scale, dtype=np.float64)[..., None]
-        result: FloatArray = self.alpha * tau**self.beta
+        with np.errstate(over="ignore"):
+            result: FloatArray = np.minimum(self.alpha * tau**self.beta, _LARGEST)
         return result
 
     def band(self, scale: ArrayLike) -> tuple[FloatArray, FloatArray] | None:

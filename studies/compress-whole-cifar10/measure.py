@@ -134,7 +134,7 @@ class Whole:
     def settings(self, seed: int) -> StudySettings:
         """Return the settings of `nsopt.compress`: its preset, with larger batches."""
         asked = self.protocol
-        lr = (0.08 if self.name == "resnet20" else 0.04) * asked.batch_size / 256
+        lr = (0.04 if self.name == "vit" else 0.08) * asked.batch_size / 256
         own = {
             "batch_size": asked.batch_size,
             "lr": lr,

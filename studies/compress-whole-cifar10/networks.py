@@ -1,6 +1,7 @@
 """The networks of this study, and how they are trained before anything is pruned."""
 
 import math
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from nsopt.models.architecture import Architecture
 from nsopt.settings import Precision
 
 VAL_FRACTION = 0.04  # 2,000 of the 50,000 training images choose; they train nothing
-EPOCHS = {"resnet20": 120, "vit": 60}  # of the whole network
+EPOCHS = {"resnet20": 120, "resnet56": 120, "vit": 60}  # of the whole network
 
 
 class Block(nn.Module):
@@ -37,15 +38,18 @@ class Block(nn.Module):
         return added.relu()
 
 
-class ResNet20(nn.Module):
-    """ResNet-20 of He et al., 2016, section 4.2; shortcuts between stages are projections."""
+class ResNet(nn.Module):
+    """ResNets for CIFAR of He et al., 2016, section 4.2; shortcuts between stages are projections.
 
-    def __init__(self, classes: int = 10) -> None:
+    ResNet-20 has 3 blocks a stage, ResNet-56 has 9.
+    """
+
+    def __init__(self, stage: int, classes: int = 10) -> None:
         super().__init__()
         self.conv, self.bn = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
         blocks, inputs = [], 16
         for width, stride in ((16, 1), (32, 2), (64, 2)):
-            for step in (stride, 1, 1):
+            for step in (stride, *[1] * (stage - 1)):
                 blocks.append(Block(inputs, width, step))
                 inputs = width
         self.blocks, self.linear = nn.Sequential(*blocks), nn.Linear(64, classes)
@@ -98,13 +102,11 @@ class ViT(nn.Module):
 def build(name: str) -> nn.Module:
     """Return a whole network with fresh weights."""
     torch.manual_seed(0)
-    if name == "resnet20":
-        return ResNet20()
-    return ViT()
+    return {"resnet20": partial(ResNet, 3), "resnet56": partial(ResNet, 9), "vit": ViT}[name]()
 
 
 def recipe(epochs: int, seed: int = 0) -> nsopt.TrainSettings:
-    """Return the settings with which ResNet-20 is trained, whole or smaller ones from scratch."""
+    """Return the settings with which a ResNet is trained, whole or smaller ones from scratch."""
     return nsopt.TrainSettings(
         epochs=epochs,
         batch_size=256,
@@ -122,7 +124,7 @@ def recipe(epochs: int, seed: int = 0) -> nsopt.TrainSettings:
 def train_whole(
     name: str, arch: Architecture, data: ImageData, epochs: int, precision: Precision, folder: Path
 ) -> nn.Module:
-    """Return the trained whole network; ResNet-20 continues after an interruption."""
+    """Return the trained whole network; a ResNet continues after an interruption."""
     if name == "vit":
         compute = resolve_compute("auto", "fp32")
         splits = place_images(data.split(VAL_FRACTION), compute)

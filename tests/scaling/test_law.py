@@ -229,3 +229,13 @@ def test_a_layer_with_a_falling_law_gets_beta_zero_and_a_warning() -> None:
 def test_a_law_without_layers_is_refused() -> None:
     with pytest.raises(NsoptError, match="a law needs at least one layer"):
         uniform_curve([])
+
+
+def test_a_steep_layer_has_finite_widths_and_a_band_at_any_size() -> None:
+    tau = np.array([100.0, 200, 400, 800])
+    law = PowerLaw.fit(np.array([[15.0, 1], [15, 3], [15, 9], [16, 29]]), tau)
+
+    low, high = law.band(1e290) or pytest.fail("the law has no band")
+
+    assert np.isfinite(law.widths(1e290)).all()
+    assert (low <= high).all()
