@@ -58,7 +58,7 @@ def check_steps(arch: Architecture, widths: Sequence[int], settings: SearchSetti
     pruned = filters - math.floor(settings.keep_fraction * filters)
     largest = max(1, math.ceil(pruned / (MIN_ROWS - 1)) - 1)
     raise ShortRecordError(
-        f"pruning ends after {rule.steps} steps and a law needs {MIN_ROWS}: try "
+        f"pruning ends after {rule.steps} of the {MIN_ROWS} steps that a law needs: try "
         f"filters_per_step={largest} or less"
     )
 

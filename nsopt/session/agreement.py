@@ -8,7 +8,7 @@ from torch import nn
 
 from nsopt.models.inputs import count_examples
 from nsopt.pruning.fitting.inputs import Inputs
-from nsopt.pruning.fitting.smaller import Agreement
+from nsopt.pruning.fitting.smaller import AgreementScore
 from nsopt.session.subject import Subject
 from nsopt.tasks.supervision import Batches
 from nsopt.tasks.task import Task, TaskSupervision
@@ -25,7 +25,7 @@ def with_score(subject: Subject) -> Subject:
     if not isinstance(task, Task) or task.score is not None:
         return subject
     batches = TaskSupervision(task, torch.device("cpu")).batches(0, seed=1)
-    compare = Agreement(start, Inputs(read_batches(batches, _COMPARED)))
+    compare = AgreementScore(start, Inputs(read_batches(batches, _COMPARED)))
 
     def agreement(network: nn.Module) -> float:
         return compare(network)

@@ -264,7 +264,8 @@ def test_a_search_that_would_record_too_few_rows_is_refused(tmp_path: Path) -> N
         f"--out={tmp_path / 'out'}",
     )
     assert_fails(
-        done, "pruning ends after 5 steps and a law needs 6: try --filters-per-step 522 or less"
+        done,
+        "pruning ends after 5 of the 6 steps that a law needs: try --filters-per-step 522 or less",
     )
     assert not (tmp_path / "out").exists()
 

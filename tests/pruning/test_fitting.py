@@ -22,7 +22,7 @@ from nsopt.pruning.fitting.inputs import Inputs
 from nsopt.pruning.fitting.least_squares import LeastSquares, most_rows
 from nsopt.pruning.fitting.products import Product
 from nsopt.pruning.fitting.rank import rank_by_fit
-from nsopt.pruning.fitting.smaller import Agreement, widths_by_fit
+from nsopt.pruning.fitting.smaller import AgreementScore, widths_by_fit
 from nsopt.pruning.fitting.watch import Watch
 
 
@@ -570,7 +570,7 @@ def test_agreement_and_cost_rise_with_the_budget() -> None:
     model, x = randomise(conv_net()), images(96)
     arch = trace(model, x[:2])
     repeat_units(arch, model)
-    agreement, cost = Agreement(model, Inputs(x)), arch.cost("macs")
+    agreement, cost = AgreementScore(model, Inputs(x)), arch.cost("macs")
     ranking, whole = rank_by_fit(arch, model, Inputs(x), Silent()), cost(arch.base_widths)
     found = []
     for share in (0.1, 0.7):

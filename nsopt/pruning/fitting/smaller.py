@@ -102,7 +102,7 @@ def widths_by_fit(
     return UnitRanking(tuple(scores), ranking.streams).widths_within(cost, budget)
 
 
-class Agreement:
+class AgreementScore:
     """Scores networks by how closely their outputs follow those of the trained network (%).
 
     Calling it returns `100 exp(-d)` for a network in evaluation mode, where d is the mean squared
