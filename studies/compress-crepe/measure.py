@@ -88,24 +88,23 @@ def aim(pitches: Tensor) -> Tensor:
 
 
 def prune_with_torch_pruning(
-    model: nn.Module, batches: Iterable[Sequence[Tensor]], share: float
+    model: nn.Module, batches: Iterable[Sequence[Tensor]], share: float, is_helped: bool = True
 ) -> nn.Module:
     """Return the network after the first of Torch-Pruning's steps that meets a share of its MACs.
-
-    The last convolution is kept: Torch-Pruning 1.6.1 cuts other columns of what follows its
-    transposition than belong to its units.
 
     Args:
         model: the whole network; it does not change.
         batches: of frames and targets, for Taylor importance.
         share: of its MACs.
+        is_helped: whether the last convolution is kept. Torch-Pruning 1.6.1 cuts other columns of
+            what follows its transposition than belong to its units.
     """
     import torch_pruning as tp  # noqa: PLC0415  (optional)
 
     model = copy.deepcopy(model)
     example = torch.zeros(1, 1024, device=DEVICE)
     importance = tp.importance.GroupTaylorImportance()
-    kept: Any = [model.conv6, model.classifier]
+    kept: Any = [model.conv6, model.classifier] if is_helped else [model.classifier]
     limits = {"pruning_ratio": 0.95, "max_pruning_ratio": 0.95, "iterative_steps": _STEPS}
     pruner = tp.pruner.BasePruner(
         model, example, importance, global_pruning=True, ignored_layers=kept, **limits
@@ -117,6 +116,7 @@ def prune_with_torch_pruning(
         for frames, targets in itertools.islice(again, _BATCHES):
             binary_cross_entropy(model(frames.to(DEVICE)), targets.to(DEVICE)).backward()
         pruner.step()
+        model.in_features = model.classifier.in_features  # by which its forward reshapes
     return model
 
 
@@ -206,7 +206,7 @@ def solve_widths(shape: Any, cost: Any, base: Any, share: float) -> tuple[int, .
     return tuple(solved.widths.tolist())
 
 
-def join(widths: Sequence[int]) -> str:
+def join(widths: Iterable[int]) -> str:
     return "-".join(map(str, widths))
 
 

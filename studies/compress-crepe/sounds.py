@@ -43,13 +43,15 @@ def _draw_amplitudes(
     if kind == "glide":
         return 1 / partials ** random.uniform(0.5, 2)
     if kind == "bright":
-        found = random.uniform(0, 1, len(partials)) / partials
+        found: np.ndarray = random.uniform(0, 1, len(partials)) / partials
         found[0] = max(found[0], 0.2)
         return found
     formants = random.uniform([250, 800, 2200], [900, 2500, 3300])
     heights = np.exp(-(((hertz[:, None] - formants) / [100, 150, 200]) ** 2)) @ [1, 0.6, 0.3]
-    return (heights + 0.02) / np.sqrt(partials)
+    shaped: np.ndarray = (heights + 0.02) / np.sqrt(partials)
+    return shaped
 
 
 def _normalise(sound: np.ndarray) -> np.ndarray:
-    return (sound - sound.mean()) / (sound.std() + 1e-9)
+    normal: np.ndarray = (sound - sound.mean()) / (sound.std() + 1e-9)
+    return normal

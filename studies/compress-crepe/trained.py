@@ -13,12 +13,14 @@ Arms, all fine-tuned alike by nsopt:
     compress, fits   nsopt.compress as with fewer: widths and weights by the fit, at any length
     uniform, fits    uniform widths that are fitted first, from the same call
     torch-pruning    Torch-Pruning's widths and weights: one ranking, its last convolution kept
+    torch-pruning, as is   its last convolution is not kept by hand
 One epoch has 64 steps; the whole network and Torch-Pruning's train 200 at least. Shares are of the
 MACs; with `--cost torch` or `--cost onnxruntime` half of the milliseconds of a batch there, of the
 arms that compress. Rows go to OUT/trained.jsonl; the same command runs only what is missing.
 """
 
 import argparse
+import itertools
 import sys
 import time
 from dataclasses import dataclass
@@ -43,7 +45,9 @@ SHARES = 0.5, 0.25, 0.1
 TRAIN, VALIDATION = 2048, 500  # frames
 BATCH_SIZE = 32
 _KEYS = "network", "cost", "epochs", "arm", "share", "seed"
-_ARMS = "whole", "compress", "compress, begun by fits", "compress, fits", "torch-pruning"
+_OWN = "whole", "compress", "compress, begun by fits", "compress, fits"
+_PRUNED = "torch-pruning", "torch-pruning, as is"
+_ARMS = *_OWN, *_PRUNED
 _LEAST = {"compress, begun by fits": 0.4, "compress, fits": 1.0}  # `least_steps`: a share of all
 
 
@@ -152,17 +156,19 @@ def run(job: Job, package: Path) -> list[dict[str, Any]]:
     if job.arm.startswith("compress"):
         rows = compress(model, task, job)
     else:
-        if job.arm == "torch-pruning":
-            model = prune_with_torch_pruning(model, task.train, job.share)
+        if job.arm in _PRUNED:
+            helped = job.arm == "torch-pruning"
+            model = prune_with_torch_pruning(model, task.train, job.share, helped)
         rows = train(model.cpu(), task, job)
     return [row | {"seconds": round(time.time() - began)} for row in rows]
 
 
 def list_jobs(options: argparse.Namespace, results: Results) -> list[Job]:
     """Return what is missing."""
-    whole, *calls, pruned = _ARMS
+    whole, *calls = _OWN
     first, *_ = SHARES  # a call writes all shares
-    arms = [(whole, 1.0), *((arm, first) for arm in calls), *((pruned, s) for s in SHARES)]
+    pruned = itertools.product(_PRUNED, SHARES)
+    arms = [(whole, 1.0), *((arm, first) for arm in calls), *pruned]
     wanted = [
         Job(network, options.cost, epochs, arm, share, seed)
         for network in options.networks
