@@ -53,6 +53,15 @@ _BEGINNING = b'{"op_code":'  # of a journal
 _UNAVAILABLE = ("UNAVAILABLE", "CANCELLED")  # names of gRPC's status codes
 _files = weakref.WeakKeyDictionary[BaseStorage, RDBStorage]()  # of the storages in SQLite
 _ERRORS = (SQLAlchemyError, StorageInternalError, OSError)  # of storages, except gRPC's
+_REMEDIES = {  # by a part of the reason
+    "not a database": "give another file",
+    "malformed": "restore it from a copy",
+    "database is locked": "try again when no other process writes to it",
+    "readonly": "let this user write to the file and its folder, or copy it",
+    "is full": "make room and run the same command again",
+    "No space left": "make room and run the same command again",
+    "": "check the URL, and the file or server",
+}
 
 
 def storage_exists(url: str) -> bool:
@@ -192,7 +201,9 @@ def _make_error(url: str, error: BaseException) -> StorageError:
     cause = error.__cause__ or error
     details = error.details() if hasattr(error, "details") else None  # of gRPC
     reason = (details or str(cause) or str(error) or type(error).__name__).splitlines()[0]
-    return StorageError(f"storage {hide_password(url)} cannot be used: {hide_values(url, reason)}")
+    remedy = next(text for part, text in _REMEDIES.items() if part in reason)
+    reason = hide_values(url, reason)
+    return StorageError(f"storage {hide_password(url)} cannot be used: {reason}: {remedy}")
 
 
 def _open_proxy(address: sqlalchemy.URL) -> BaseStorage:

@@ -289,7 +289,7 @@ def test_a_full_disk_ends_in_one_line_and_the_trial_is_run_later(url: str) -> No
 
     try:
         with pytest.raises(
-            StorageError, match=r"study.db cannot be used: .* disk is full$"
+            StorageError, match=r"study.db cannot be used: .* disk is full: make room"
         ) as told:
             run_next(open_study(url), Job(fill))
     finally:

@@ -1,7 +1,8 @@
 import os
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,30 @@ def test_a_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "study.db"
     path.write_text("not a database, whatever its name says\n" * 100)
     before = path.read_bytes()
-    with pytest.raises(NsoptError, match=r"cannot be used: .*not a database") as caught:
+    with pytest.raises(NsoptError, match=r"cannot be used: .*not a database: give anoth") as caught:
         open_storage(f"sqlite:///{path}")
     assert "\n" not in str(caught.value)
     assert path.read_bytes() == before
+
+
+def test_a_locked_database_is_to_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = sqlite_url(tmp_path / "study.db")
+    open_storage(url)
+    monkeypatch.setattr(opening, "_SQLITE_LOCK_SECONDS", 0)
+    with closing(sqlite3.connect(tmp_path / "study.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(NsoptError, match=r"is locked: try again when no other process writes"):
+            open_storage(url)
+
+
+def test_a_cut_database_is_to_be_restored(tmp_path: Path) -> None:
+    path = tmp_path / "study.db"
+    open_storage(sqlite_url(path))
+    path.write_bytes(path.read_bytes()[:20_000])
+    with pytest.raises(NsoptError, match=r"is malformed: restore it from a copy"):
+        open_storage(sqlite_url(path))
 
 
 @pytest.mark.parametrize("url", ["redis://here/x", "sqlit:///study.db", "postgres://me@here/x"])
@@ -115,6 +136,7 @@ def wrapped(cause: Exception) -> Exception:
 
 
 AWAY = Exception("could not connect\nto the server: sesame")
+FILE = "sqlite:///study.db"
 SERVER = "postgresql://me:sesame@127.0.0.1:9/x"
 
 
@@ -155,19 +177,22 @@ def test_a_method_that_not_every_storage_has_to_write_is_repeated_too(
 
 
 @pytest.mark.parametrize(
-    ("error", "url"),
+    ("error", "url", "remedy"),
     [
-        (wrapped(DataError("insert", {}, Exception("value too long"))), SERVER),
-        (wrapped(IntegrityError("insert", {}, Exception("not unique"))), SERVER),
-        (make_unavailable("UNKNOWN"), "grpc://me:sesame@h"),
-        (wrapped(OperationalError("insert", {}, Exception("disk is full"))), "sqlite:///study.db"),
-        (OSError(28, "No space left on device"), "journal:///study.journal"),
+        (wrapped(DataError("insert", {}, Exception("too long"))), SERVER, "check the URL"),
+        (wrapped(IntegrityError("insert", {}, Exception("not unique"))), SERVER, "check the URL"),
+        (make_unavailable("UNKNOWN"), "grpc://me:sesame@h", "check the URL"),
+        (wrapped(OperationalError("insert", {}, Exception("disk is full"))), FILE, "make room"),
+        (wrapped(OperationalError("", {}, Exception("a readonly database"))), FILE, "let this us"),
+        (OSError(28, "No space left on device"), "journal:///study.journal", "make room"),
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_an_error_that_would_happen_again_is_one_line_at_once(error: Exception, url: str) -> None:
+def test_an_error_that_would_happen_again_is_one_line_at_once(
+    error: Exception, url: str, remedy: str
+) -> None:
     storage = guard(Failing(error, times=1), url)
-    with pytest.raises(StorageError, match=r"storage .* cannot be used: ") as caught:
+    with pytest.raises(StorageError, match=rf"storage .* cannot be used: .*: {remedy}") as caught:
         storage.get_all_studies()
     assert "sesame" not in str(caught.value)
     assert "\n" not in str(caught.value)
