@@ -23,6 +23,7 @@ from nsopt.terminal import LineProgress, LiveProgress, PlainConsole, printable, 
 _USER_ERROR = 2
 _INTERRUPTED = 130
 _READER_LEFT = 1  # as Rich exits then
+_OF_A_PLACE = errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.EPERM, errno.EROFS
 _SECONDS_UNKEPT = 30.0  # a search or a training is kept from then on
 _NARROW = 80  # columns of a terminal
 _UNLIMITED = 10_000
@@ -151,9 +152,13 @@ def user_errors(keeps_results: bool) -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for the flush at exit
         raise SystemExit(_READER_LEFT) from None
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _stop("error: the disk is full: make room and run the same command again")
+        place = error.filename2 or error.filename
+        if place is None or error.errno not in _OF_A_PLACE:
             raise
-        _stop("error: the disk is full: make room and run the same command again")
+        advice = "rename it, let this user write there, or give another folder"
+        _stop(f"error: cannot use {place} ({error.strerror}): {advice}")
     finally:
         warnings.formatwarning = usual
 

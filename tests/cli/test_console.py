@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from rich.progress import Progress as RichBars
@@ -19,7 +20,27 @@ from nsopt.cli.console import (
     user_errors,
 )
 from nsopt.errors import NsoptError
+from nsopt.files import written_beside
 from nsopt.terminal import LineProgress, LiveProgress, PlainConsole
+
+
+def test_a_file_in_the_place_of_a_folder_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "report").touch()
+    (tmp_path / "network.onnx").mkdir()
+    with pytest.raises(SystemExit, match="2"), user_errors(keeps_results=True):
+        (tmp_path / "report").mkdir()
+    with (
+        pytest.raises(SystemExit, match="2"),
+        user_errors(keeps_results=True),
+        written_beside(tmp_path / "network.onnx") as unfinished,
+    ):
+        unfinished.touch()
+    first, second = capsys.readouterr().err.splitlines()
+    advice = "rename it, let this user write there, or give another folder"
+    assert first == f"error: cannot use {tmp_path}/report (File exists): {advice}"
+    assert second == f"error: cannot use {tmp_path}/network.onnx (Is a directory): {advice}"
 
 
 @pytest.fixture
