@@ -114,7 +114,8 @@ def _read_image(entry: Place, size: int | None, left_out: LeftOut) -> Image.Imag
     try:
         return _read(entry, size, left_out)
     except Exception as error:  # Pillow and zipfile raise anything for a damaged or hostile file
-        return f"{entry} is not a complete image ({short_reason(error)})"
+        reason = short_reason(error).partition(" <")[0]  # Pillow adds the open file
+        return f"{entry} is not a complete image ({reason})"
 
 
 def _read(entry: Place, size: int | None, left_out: LeftOut) -> Image.Image:
