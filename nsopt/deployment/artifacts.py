@@ -95,8 +95,8 @@ class BestNetworks:
             if content.get("score") == trial.values[0]:
                 return path
         raise NsoptError(
-            f"{self.folder} does not contain {describe_network(study, trial)}: run this there, or "
-            "copy that folder and give it as artifacts="
+            f"{self.folder} does not contain {describe_network(study, trial)}: run this there, "
+            "copy that folder to here, or start over in another one"
         )
 
     def damaged(self, study: Study) -> list[FrozenTrial]:

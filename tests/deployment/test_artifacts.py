@@ -237,6 +237,15 @@ def test_a_damaged_network_is_detected_and_replaced(
     assert read_values(study, best.folder) == {1000: 61.1}
 
 
+def test_the_advice_for_a_missing_network_fits_every_command(study: Study, tmp_path: Path) -> None:
+    best = BestNetworks(tmp_path / "artifacts")
+    keep(best, study, make_network(60.0))
+    (path,) = find_files(best, study)
+    path.unlink()
+    with pytest.raises(NsoptError, match="copy that folder to here, or start over in"):
+        best.file(study, find_best(study))
+
+
 @pytest.mark.parametrize("planted", ["../../secret", "/etc/passwd", "a/b", ".."])
 def test_an_artifact_name_that_points_outside_the_folder_is_refused(
     planted: str, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
