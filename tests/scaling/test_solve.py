@@ -114,12 +114,13 @@ def test_layers_that_cannot_grow_leave_the_budget_to_the_others(
 
 @given(laws, budgets)
 @example(PowerLaw(np.ones(L), np.full(L, 0.1), np.ones(L)), 10_000)  # all breakpoints are ties
+@example(PowerLaw(np.full(L, 0.012), np.array([1.0, *[0.125] * (L - 1)]), np.ones(L)), 40_894_559)
 def test_no_larger_scale_fits(law: PowerLaw, budget: int) -> None:
     fit = solve_widths(law, PARAMS, budget)
     at_tau = np.clip(np.floor(law.widths(fit.tau)), 1, WIDEST)
     np.testing.assert_array_equal(fit.widths, at_tau)
-    larger = float(fit.tau) * np.geomspace(1 + 1e-9, 100, 50)
-    assert (PARAMS(np.maximum(np.floor(law.widths(larger)), 1)) > budget).all()
+    larger = law.widths(float(fit.tau) * np.geomspace(1 + 1e-9, 100, 50))
+    assert (PARAMS(np.clip(np.floor(larger), 1, WIDEST)) > budget).all()
 
 
 @given(laws, st.lists(budgets, min_size=1, max_size=8))
