@@ -17,14 +17,16 @@ _WORDS: dict[Any, str] = {
     **{Path: "a path", NoneType: "None", Callable: "a function", Sequence: "a list"},
     **{tuple: "a tuple", Iterable: "a list", Mapping: "a dictionary"},
 }
+_OWN = {"Architecture": "an architecture, which nsopt.trace returns"}
 _SCALARS = {bool, int, float, str, Path, NoneType, Literal}
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
     """Make a public function refuse arguments of the wrong type.
 
-    Numbers, text and paths are checked before the call. All others are only checked if the function
-    raises an error that is not an NsoptError, because what works need not be of the annotated type.
+    Numbers, text, paths, and text in place of a list are checked before the call. All others are
+    only checked if the function raises an error that is not an NsoptError, because what works need
+    not be of the annotated type.
     """
     signature = inspect.signature(function)
 
@@ -32,7 +34,8 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         for name, value in given.items():
             hint = signature.parameters[name].annotation
             hint = getattr(hint, "__bound__", None) or hint  # of a type variable
-            if (_is_scalar(hint) or not scalars_only) and not _fits(value, hint):
+            is_sure = _is_scalar(hint) or isinstance(value, str)
+            if (is_sure or not scalars_only) and not _fits(value, hint):
                 raise NsoptError(f"{name} must be {_describe(hint)}, not {shorten(value)}")
 
     @functools.wraps(function)
@@ -97,5 +100,6 @@ def _describe(hint: Any) -> str:
         if kind is Literal:
             names += [repr(value) for value in get_args(part)]
         else:
-            names.append(_WORDS.get(kind, getattr(kind, "__name__", str(kind))))
+            name = getattr(kind, "__name__", str(kind))
+            names.append(_WORDS.get(kind, _OWN.get(name, name)))
     return " or ".join(dict.fromkeys(names))

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from nsopt.arguments import checked
 from nsopt.compute.random_state import restore_at_end
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
@@ -42,6 +43,8 @@ from nsopt.tasks.supervise import check_task
 from nsopt.tasks.task import Task
 from nsopt.terminal import show_progress
 from nsopt.training.trainer import Trainer
+
+_MOST_SEEDS = 1_000
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -91,10 +94,12 @@ class ComparisonResult:
         ]
         return make_html_table(rows, repr(self))
 
+    @checked
     def report(self, folder: Path | str) -> Path:
         """Write the report, with its numbers as CSV; return the path of its page."""
         return write_report(self.results, Path(folder))
 
+    @checked
     def network(self, method: str, budget: float) -> KeptNetwork:
         """Return the best network of a method at a budget, by the score of the validation.
 
@@ -115,6 +120,7 @@ class ComparisonResult:
         networks = BestNetworks(self._workspace.artifacts)
         return load_network(networks.file(studies[method], best[budget]), self.arch)
 
+    @checked
     def export(
         self,
         path: Path | str,
@@ -131,18 +137,20 @@ class ComparisonResult:
             budget: see `network`; by default the largest.
         """
         taken = self.answer[-1].row
-        network = self.network(method or taken["method"], budget or taken["budget"])
+        method = taken["method"] if method is None else method
+        network = self.network(method, taken["budget"] if budget is None else budget)
         export(network, path, format, self._inputs)
 
 
 @torch.inference_mode(False)
+@checked
 @restore_at_end()
 def compare(
     arch: Architecture | str,
     task: Task | ImageData | str,
     methods: Sequence[str] = COMPARED,
     ratios: Sequence[float] | None = None,
-    budgets: str | None = None,
+    budgets: Sequence[float | str] | str | None = None,
     metric: str = PARAMS.name,
     seeds: int | None = None,
     preset: str = "quick",
@@ -164,7 +172,8 @@ def compare(
             of a function that returns a task, or a data set as for `nsopt.load_data`.
         methods: their names, uniform scaling first.
         ratios: width ratios whose uniform networks give the budgets; by default the preset's.
-        budgets: in place of ratios, as on the command line: `600k,2M`, or `macs=20M`.
+        budgets: in place of ratios: `["600k", 2e6]`, or text as on the command line: `600k,2M` or
+            `macs=20M`.
         metric: what the budgets count: params, macs or latency.
         seeds: number of trainings at each budget; by default that of the preset.
         preset: settings of search and training, and default numbers of seeds and ratios.
@@ -194,10 +203,13 @@ def compare(
         >>> study.report("report")
     """
     arch, data, source = _load(arch, task, workers)
-    if seeds is not None and not (isinstance(seeds, int) and seeds >= 1):
-        raise NsoptError("seeds must be a whole number of at least 1")
+    if seeds is not None and not 1 <= seeds <= _MOST_SEEDS:
+        raise NsoptError(f"seeds must be from 1 to {_MOST_SEEDS:,}")
+    if ratios is not None and budgets is not None:
+        raise NsoptError("give ratios or budgets, not both")
     chosen, found = get_preset(preset), get_methods(list(methods))
-    if not (settings or chosen.settings).training.epochs:
+    wanted = chosen.settings if settings is None else settings
+    if not wanted.training.epochs:
         raise NsoptError("epochs must be at least 1: only nsopt.compress works without training")
     with tempfile.TemporaryDirectory(prefix="nsopt-") as temporary:
         folder = Path(out) if out is not None else Path(temporary)
@@ -205,7 +217,6 @@ def compare(
             check_writable(folder, "out=")
         workspace = Workspace(storage or sqlite_url(folder / "study.db"), folder, workers=workers)
         start = None if start is None else copy_model(start).cpu().eval()
-        wanted = settings or chosen.settings
         subject = Subject.of(arch, data, wanted, start, source=source, trainer=trainer)
         limits = get_metric(metric)
         with show_progress(progress) as display, quiet_optuna():
@@ -213,7 +224,8 @@ def compare(
             subject = with_latency_if_needed(subject, (limits,), found, workspace, display)
             read = None if budgets is None else read_budgets(budgets, limits)
             rounding = subject.settings.multiple_of, subject.settings.min_width
-            sizes = make_sizes(subject.arch, limits, ratios or chosen.ratios, read, *rounding)
+            asked = chosen.ratios if ratios is None else ratios
+            sizes = make_sizes(subject.arch, limits, asked, read, *rounding)
             comparison = Comparison(subject, found, sizes, seeds or chosen.seeds, chosen.references)
             run_comparison(comparison, workspace, display)
             results = read_results(workspace.url, subject.name)

@@ -102,7 +102,8 @@ def check_writable(folder: Path, option: str) -> None:
             pass
     except (OSError, ValueError) as error:  # ValueError for a null byte
         reason = getattr(error, "strerror", None) or error
-        raise NsoptError(f"cannot write to {folder} ({reason}): give another {option}") from None
+        place = f"{folder!s:.500}"  # of those that are too long, the beginning
+        raise NsoptError(f"cannot write to {place} ({reason}): give another {option}") from None
 
 
 def _create(path: Path) -> BinaryIO:

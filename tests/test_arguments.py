@@ -111,6 +111,7 @@ def calls() -> list[tuple[Callable[..., Any], dict[str, Any]]]:
     search = nsopt.SearchSettings(iterations=1, pretrain_epochs=0, prune_every=1, device="cpu")
     batches = [(torch.zeros(4, 1, 8, 8), torch.zeros(4, dtype=torch.int64))]
     widths = {"law": law, "cost": params, "budget": 10**6}
+    compared = {"arch": traced, "task": data, "settings": nsopt.get_preset("smoke").settings}
     return [
         (nsopt.get_architecture, {"name": "vgg11", "num_classes": 3, "in_channels": 1}),
         (nsopt.load_data, {"name": "digits", "directory": "data", "image_size": 8, "split": None}),
@@ -154,6 +155,11 @@ def calls() -> list[tuple[Callable[..., Any], dict[str, Any]]]:
         (nsopt.register_method, {"method": None}),
         (nsopt.compress, {"model": nn.Linear(2, 2), "task": data, "budgets": ["macs=50%"]}),
         (nsopt.compress, {"model": small, "task": data, "budgets": ["macs=50%"], "epochs": 0}),
+        (nsopt.compare, compared | {"methods": ["uniform"], "ratios": [0.5], "seeds": 1}),
+        (nsopt.compare, compared | {"budgets": [40, "50"], "metric": "params", "start": small}),
+        (nsopt.compare, compared | {"preset": "smoke", "trainer": None, "workers": 1}),
+        (nsopt.compare, compared | {"out": None, "storage": None, "progress": nsopt.Silent()}),
+        (nsopt.fit, {"model": small, "widths": [2], "inputs": torch.rand(20, 1, 8, 8), "seed": 0}),
     ]
 
 

@@ -76,7 +76,9 @@ def export(options: ExportOptions = ExportOptions()) -> None:
     from nsopt.deployment.export import export as write
     from nsopt.storage import schema
 
-    if options.int8 and (options.format != "onnx" or options.unchecked or options.task):
+    if options.int8 and options.task:
+        raise NsoptError("--int8 is for networks of images: leave it out")
+    if options.int8 and (options.format != "onnx" or options.unchecked):
         raise NsoptError("--int8 is for --format onnx, and reads the images of the study")
     if options.task is not None:
         refuse_options_of_images(options)

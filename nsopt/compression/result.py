@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from nsopt.arguments import checked
 from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import unknown_name
 from nsopt.notebook import make_html_table
@@ -161,6 +162,7 @@ class Compression:
         """Return the table for a notebook."""
         return make_html_table(self.rows(), self.name)
 
+    @checked
     def report(self, folder: Path | str) -> Path:
         """Write a report of the networks, with their numbers as CSV; return its page."""
         from nsopt.reports.page import write_report  # noqa: PLC0415

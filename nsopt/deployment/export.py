@@ -70,14 +70,16 @@ def export(
             unless the network takes images.
 
     Raises:
-        NsoptError: for an unknown format, if a package is missing that the format needs, or if
-            PyTorch cannot export the network.
+        NsoptError: for an unknown format or a folder, if a package is missing that the format
+            needs, or if PyTorch cannot export the network.
 
     Examples:
         >>> nsopt.export(nsopt.load_network("small.pt"), "small.onnx")
     """
     if format not in _READERS:
         raise unknown_name("format", format, _READERS)
+    if Path(path).is_dir():
+        raise NsoptError(f"{path} is a folder: name a file")
     with written_beside(Path(path)) as unfinished:
         if format in _WRITERS:
             example = _choose_example(network, inputs)

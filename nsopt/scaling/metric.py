@@ -245,15 +245,23 @@ def read_percentage(text: str) -> float:
     return part
 
 
-def read_budgets(text: str, metric: Metric) -> list[tuple[Metric, int | float]]:
+def read_budgets(
+    text: str | Sequence[str | float], metric: Metric
+) -> list[tuple[Metric, int | float]]:
     """Parse budgets in `metric`, such as `600k,2M`, or budgets that name their metrics.
 
     `params=250k,macs=20M` limits one network twice. A semicolon separates the budgets of different
     networks: `params=250k,macs=20M; params=500k`.
 
+    Args:
+        text: all of it, or a list with one or more budgets in each part.
+        metric: of budgets that name none.
+
     Raises:
         NsoptError: for an invalid budget.
     """
+    if not isinstance(text, str):
+        return [budget for part in text for budget in read_budgets(str(part), metric)]
     if "=" in text:
         return [_read_named(words) for words in text.split(";") if words.strip()]
     return [(metric, metric.read(word.strip())) for word in text.split(",") if word.strip()]

@@ -105,12 +105,14 @@ def make_sizes(
 
     Raises:
         NoWidthsError: if no widths, rounded as `solve_widths` does, meet one of the budgets.
-        NsoptError: for a ratio that is not above 0.
+        NsoptError: for a ratio that is not above 0, or none.
     """
     if budgets is None:
         asked = sizes_of_ratios(arch, metric, ratios)
     else:
         asked = tuple(Size(*budget) for budget in budgets)
+    if not asked:
+        raise NsoptError("no budget is given")
     once = dict[tuple[Metric, float], Size]()
     for size in asked:
         once.setdefault((size.metric, size.budget), size)

@@ -87,6 +87,10 @@ def test_unknown_metrics_suggest_the_nearest() -> None:
 
 def test_budgets_that_name_their_metrics_become_joint() -> None:
     assert read_budgets("600k,2M", MACS) == [(MACS, 600_000), (MACS, 2_000_000)]
+    assert read_budgets(["600k,2M", 3e6, "params=5k"], MACS) == [
+        *((MACS, 600_000), (MACS, 2_000_000), (MACS, 3_000_000)),
+        (PARAMS, 5000),
+    ]
     (joint, share), plain = read_budgets("macs=20M, params=250k; params=2M", PARAMS)
     assert isinstance(joint, Joint)
     assert (joint.name, share, plain) == ("params=250000,macs=20000000", 1, (PARAMS, 2_000_000))

@@ -167,9 +167,17 @@ def test_a_test_is_reported_and_the_trainer_of_the_user_trains(
     [
         ({"methods": ["unifrom"]}, "uniform"),
         ({"preset": "quik"}, "quick"),
-        ({"seeds": 0}, "seeds must be a whole number of at least 1"),
+        ({"methods": "uniform"}, "methods must be a list, not 'uniform'"),
+        ({"settings": {"epochs": 1}}, "settings must be StudySettings or None, not {'epochs': 1}"),
+        ({"seeds": 0}, "seeds must be from 1 to 1,000"),
+        ({"seeds": [0, 1]}, r"seeds must be a whole number or None, not \[0, 1\]"),
         ({"ratios": [0]}, "a width ratio must be above 0"),
-        ({"budgets": "3"}, "budget"),
+        ({"ratios": 0.5}, "ratios must be a list or None, not 0.5"),
+        ({"ratios": []}, "no budget is given"),
+        ({"budgets": "3"}, "give ratios or budgets, not both"),
+        ({"ratios": None, "budgets": [3]}, "budget"),
+        ({"ratios": None, "budgets": 3}, "budgets must be a list or text or None, not 3"),
+        ({"start": "weights.pt"}, "start must be Module or None, not 'weights.pt'"),
         ({"metric": "mac"}, "macs"),
         ({"workers": 2}, "several workers load the network and the task by their names"),
         ({"workers": 0}, "workers must be a whole number of at least 1"),
@@ -182,3 +190,22 @@ def test_an_invalid_call_is_one_line_and_writes_nothing(
     with pytest.raises(NsoptError, match=message):
         compare(arch, make_task(), **changes, out=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_architecture_is_asked_for_in_place_of_a_network() -> None:
+    with pytest.raises(NsoptError, match="arch must be an architecture, which nsopt"):
+        nsopt.compare(Pitch(), make_task())
+
+
+def test_wrong_arguments_of_a_result_are_one_line(
+    study: tuple[nsopt.ComparisonResult, Path], tmp_path: Path
+) -> None:
+    result = study[0]
+    with pytest.raises(NsoptError, match="budget must be a number, not '600k'"):
+        result.network("uniform", "600k")
+    with pytest.raises(NsoptError, match="folder must be a path or text, not None"):
+        result.report(None)
+    with pytest.raises(NsoptError, match="unknown method ''"):
+        result.export(tmp_path / "network.pt", "state_dict", method="")
+    with pytest.raises(NsoptError, match="is a folder: name a file"):
+        result.export(tmp_path, "state_dict")

@@ -53,12 +53,14 @@ def fit(
         The smaller network, in evaluation mode.
 
     Raises:
-        NsoptError: for invalid widths or inputs.
+        NsoptError: for invalid widths, inputs or seed.
 
     Examples:
         >>> arch = nsopt.trace(model, images[:2])
         >>> half = nsopt.fit(model, [width // 2 for width in arch.base_widths], images)
     """
+    if not 0 <= seed < 2**32:
+        raise NsoptError(f"seed must be from 0 to {2**32 - 1:,}")
     model, network = unwrapped(model), getattr(arch, "network", None)
     check_has_weights(model)
     check_finite(model, "the model")
