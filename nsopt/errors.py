@@ -36,6 +36,7 @@ class NoWidthsError(DeterministicError):
     """A method has no law, or no widths that fit the budget."""
 
 
+DISK_IS_FULL = "make room and run the same command again"
 _MOST_NAMES = 20
 _LONGEST = 60
 

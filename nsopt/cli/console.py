@@ -17,7 +17,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from nsopt.errors import NsoptError
+from nsopt.errors import DISK_IS_FULL, NsoptError
 from nsopt.terminal import LineProgress, LiveProgress, PlainConsole, printable, show_bars
 
 _USER_ERROR = 2
@@ -153,7 +153,7 @@ def user_errors(keeps_results: bool) -> Iterator[None]:
         raise SystemExit(_READER_LEFT) from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            _stop("error: the disk is full: make room and run the same command again")
+            _stop(f"error: the disk is full: {DISK_IS_FULL}")
         place = error.filename2 or error.filename
         if place is None or error.errno not in _OF_A_PLACE:
             raise

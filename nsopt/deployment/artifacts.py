@@ -71,7 +71,7 @@ class BestNetworks:
         if best is not None and _rank(best) > (content["score"], -content["seed"]):
             return
         is_retried = trials.read_place(trial) is not None  # a process started this trial and died
-        trials.write_place(trial, str(self.folder.resolve()))
+        trials.write_place(trial, self.folder)
         if is_retried and (announced := _list_artifacts(trial)):
             write_weights(self._path(announced[-1]), content)
             return
@@ -94,15 +94,23 @@ class BestNetworks:
                 raise NsoptError(f"{path} is damaged: run the study's command again to repair it")
             if content.get("score") == trial.values[0]:
                 return path
+        elif path and trials.is_placed_in(trial, self.folder):
+            raise NsoptError(f"{path} is deleted: run the study's command again to repair it")
         raise NsoptError(
             f"{self.folder} does not contain {describe_network(study, trial)}: run this there, "
             "copy that folder to here, or start over in another one"
         )
 
     def damaged(self, study: Study) -> list[FrozenTrial]:
-        """Return the best trials whose files here are damaged."""
-        found = [(trial, self._file(study, trial)) for trial in best_trials(study).values()]
-        return [t for t, path in found if path and path.is_file() and _read(path) is None]
+        """Return the best trials whose files here are damaged or deleted."""
+
+        def is_damaged(trial: FrozenTrial) -> bool:
+            path = self._file(study, trial)
+            if path is not None and path.is_file():
+                return _read(path) is None
+            return path is not None and trials.is_placed_in(trial, self.folder)
+
+        return list(filter(is_damaged, best_trials(study).values()))
 
     def mend(self, study: Study, trial: FrozenTrial, network: KeptNetwork) -> None:
         """Write the file of one of the `damaged` again."""

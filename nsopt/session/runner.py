@@ -74,19 +74,19 @@ class TrialRunner:
         self.session.progress.warning(f"{point.label if point else trial.number}: {error}")
 
     def mend(self, study: Study) -> None:
-        """Train the networks of a study again whose files here are damaged."""
+        """Train the networks of a study again whose files here are damaged or deleted."""
         for trial in self._open_networks().damaged(study):
             point = trials.read_point(trial)
             assert point is not None
             self.session.progress.message(
-                f"{point.label}: its file is damaged; training the network again"
+                f"{point.label}: its file is damaged or deleted; training the network again"
             )
             widths = trials.read_widths(trial, self.session.subject.arch.layer_names)
             outcome = self.train(point, widths)
             if outcome.score == trial.values[0]:
                 self._open_networks().mend(study, trial, self._make_kept(point, outcome))
             else:
-                self._report(point, outcome, "other results than before: the file stays damaged")
+                self._report(point, outcome, "other results than before: the file stays as it is")
 
     def _make_kept(self, point: Point, outcome: Outcome) -> KeptNetwork:
         subject = self.session.subject

@@ -2,10 +2,11 @@
 
 import functools
 import logging
+import sqlite3
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from tenacity import (
     wait_fixed,
 )
 
-from nsopt.errors import NsoptError, StorageError
+from nsopt.errors import DISK_IS_FULL, NsoptError, StorageError
 from nsopt.files import RUNS
 from nsopt.storage.urls import (
     GRPC,
@@ -52,14 +53,15 @@ _PATIENCE_SECONDS, _RETRY_SECONDS = 300.0, 0.5  # while a server is away
 _BEGINNING = b'{"op_code":'  # of a journal
 _UNAVAILABLE = ("UNAVAILABLE", "CANCELLED")  # names of gRPC's status codes
 _files = weakref.WeakKeyDictionary[BaseStorage, RDBStorage]()  # of the storages in SQLite
+_TABLES = {"studies", "version_info"}  # of Optuna; the first that it makes
 _ERRORS = (SQLAlchemyError, StorageInternalError, OSError)  # of storages, except gRPC's
 _REMEDIES = {  # by a part of the reason
     "not a database": "give another file",
     "malformed": "restore it from a copy",
     "database is locked": "try again when no other process writes to it",
     "readonly": "let this user write to the file and its folder, or copy it",
-    "is full": "make room and run the same command again",
-    "No space left": "make room and run the same command again",
+    "is full": DISK_IS_FULL,
+    "No space left": DISK_IS_FULL,
     "": "check the URL, and the file or server",
 }
 
@@ -104,7 +106,7 @@ def open_storage(url: str) -> BaseStorage:
     for five minutes.
 
     Raises:
-        NsoptError: if the storage cannot be opened.
+        NsoptError: if the storage cannot be opened, or belongs to another program.
     """
     parts, path = read_url(url), storage_file(url)
     try:
@@ -115,6 +117,8 @@ def open_storage(url: str) -> BaseStorage:
                 return guard(_open_proxy(parts), url)
             if path is not None and parts.drivername == JOURNAL:
                 return guard(_open_journal(path.resolve()), url)
+            if path is not None:
+                _check_tables(path)
             return guard(_open_database(url), url)
     except NsoptError:
         raise
@@ -234,6 +238,14 @@ def _cut_unfinished_line(path: Path) -> None:
             file.truncate(file.read().rfind(b"\n") + 1)
     finally:
         lock.release()
+
+
+def _check_tables(path: Path) -> None:
+    """Raise NsoptError for an SQLite file of another program."""
+    with closing(sqlite3.connect(path, timeout=_SQLITE_LOCK_SECONDS)) as file:
+        found = {name for (name,) in file.execute("SELECT name FROM sqlite_master")}
+    if found and not found & _TABLES:
+        raise NsoptError(f"{path} is a database of another program: give another file")
 
 
 def _open_database(url: str) -> BaseStorage:

@@ -4,6 +4,7 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 from optuna.distributions import IntDistribution
@@ -209,9 +210,18 @@ def write_run(trial: Trial, provenance: Mapping[str, str]) -> None:
         _PROVENANCE.write(trial, _format_provenance(provenance))
 
 
-def write_place(trial: Trial, folder: str) -> None:
+def write_place(trial: Trial, folder: Path) -> None:
     """Write where the network of a trial is stored, `HOST:FOLDER`."""
-    _PLACE.write(trial, f"{platform.node()}:{folder}")
+    _PLACE.write(trial, _name_place(folder))
+
+
+def is_placed_in(trial: FrozenTrial, folder: Path) -> bool:
+    """Return whether the network of a trial was stored in this folder of this machine."""
+    return read_place(trial) == _name_place(folder)
+
+
+def _name_place(folder: Path) -> str:
+    return f"{platform.node()}:{folder.resolve()}"
 
 
 def read_all_provenance(study: Study) -> dict[str, str]:

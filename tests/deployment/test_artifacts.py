@@ -242,8 +242,11 @@ def test_the_advice_for_a_missing_network_fits_every_command(study: Study, tmp_p
     keep(best, study, make_network(60.0))
     (path,) = find_files(best, study)
     path.unlink()
-    with pytest.raises(NsoptError, match="copy that folder to here, or start over in"):
+    with pytest.raises(NsoptError, match="is deleted: run the study's command again to repair it"):
         best.file(study, find_best(study))
+    elsewhere = BestNetworks(tmp_path / "elsewhere")
+    with pytest.raises(NsoptError, match="copy that folder to here, or start over in"):
+        elsewhere.file(study, find_best(study))
 
 
 @pytest.mark.parametrize("planted", ["../../secret", "/etc/passwd", "a/b", ".."])
@@ -252,7 +255,7 @@ def test_an_artifact_name_that_points_outside_the_folder_is_refused(
 ) -> None:
     monkeypatch.setattr("optuna.artifacts._upload.uuid.uuid4", lambda: planted)
     trial, trained = start_trial(study, make_network(60.0)), make_network(60.0)
-    trials.write_place(trial, "elsewhere")
+    trials.write_place(trial, tmp_path)
     file = tmp_path / "any"
     file.touch()
     upload_artifact(artifact_store=NoFiles(), file_path=str(file), study_or_trial=trial)

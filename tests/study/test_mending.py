@@ -1,5 +1,6 @@
-"""A kept network whose file is damaged is trained again."""
+"""A kept network whose file is damaged or deleted is trained again."""
 
+import shutil
 from typing import Any
 
 import pytest
@@ -26,18 +27,22 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def test_a_damaged_network_is_trained_again_by_the_same_command(
-    comparison: Comparison, place: Workspace, trained: list[str]
+@pytest.mark.parametrize("is_deleted", [False, True])
+def test_a_damaged_or_deleted_network_is_trained_again_by_the_same_command(
+    is_deleted: bool, comparison: Comparison, place: Workspace, trained: list[str]
 ) -> None:
     uniform = only(comparison, "uniform")
     run_comparison(uniform, place, Listener())
     (path,) = place.artifacts.iterdir()
     whole = nsopt.load_network(path)
     path.write_bytes(path.read_bytes()[:5000])
+    if is_deleted:
+        shutil.rmtree(place.artifacts)
     listener = Listener()
     run_comparison(uniform, place, listener)
     label = f"uniform 0.5x seed {whole.seed}"
-    assert f"{label}: its file is damaged; training the network again" in listener.messages
+    told = f"{label}: its file is damaged or deleted; training the network again"
+    assert told in listener.messages
     assert trained[2:] == [label]
     mended = nsopt.load_network(path)
     assert mended.facts == whole.facts
