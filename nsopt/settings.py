@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nsopt.errors import NsoptError
+from nsopt.errors import NsoptError, shorten
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -31,7 +31,8 @@ class Settings(BaseModel):
             inner = first.get("ctx", {}).get("error")
             if isinstance(inner, NsoptError):
                 raise NsoptError(f"{name}.{inner}" if name else str(inner)) from None
-            raise NsoptError(f"{name} = {first['input']!r}: {first['msg'].lower()}") from None
+            value, reason = shorten(first["input"]), first["msg"].lower()
+            raise NsoptError(f"{name} = {value}: {reason}") from None
 
     def updated(self, **changes: Any) -> Self:
         """Return a validated copy with `changes`."""

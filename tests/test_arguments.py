@@ -110,6 +110,7 @@ def calls() -> list[tuple[Callable[..., Any], dict[str, Any]]]:
     briefly = nsopt.TrainSettings(epochs=1, batch_size=16, device="cpu")
     search = nsopt.SearchSettings(iterations=1, pretrain_epochs=0, prune_every=1, device="cpu")
     batches = [(torch.zeros(4, 1, 8, 8), torch.zeros(4, dtype=torch.int64))]
+    once = {"repeats": 1, "device": "cpu"}
     widths = {"law": law, "cost": params, "budget": 10**6}
     compared = {"arch": traced, "task": data, "settings": nsopt.get_preset("smoke").settings}
     return [
@@ -138,6 +139,7 @@ def calls() -> list[tuple[Callable[..., Any], dict[str, Any]]]:
         (nsopt.SearchSettings, {"iterations": 1, "pretrain_epochs": 1, "filters_per_step": 1}),
         (nsopt.with_latency, {"arch": traced, "runtime": "torch", "batch_size": 2, **timed}),
         (nsopt.measure_latency, {"model": small, "input_shape": (1, 8, 8), "batch_size": 2}),
+        (nsopt.measure_latency, {"model": small, "inputs": batches[0][0], "warmup": 1} | once),
         (nsopt.solve_measured_widths, {"arch": traced, "law": law, "budget": 9.0, **timed}),
         (nsopt.train, {"arch": traced, "widths": [4], "task": data, "settings": briefly}),
         (nsopt.search, {"arch": traced, "task": data, "settings": search, "start": None}),

@@ -86,14 +86,16 @@ def measure_latency(
         Milliseconds per batch: median, quartiles and mean, with the conditions.
 
     Raises:
-        NsoptError: if the device is not available or has too little memory, or if the network does
-            not run on these inputs.
+        NsoptError: for invalid numbers, if the device is not available or has too little memory, or
+            if the network does not run on these inputs.
 
     Examples:
         >>> model = arch.build(arch.base_widths)
         >>> nsopt.measure_latency(model, arch.input_shape).median_ms
         >>> nsopt.measure_latency(model, inputs={"tokens": tokens, "mask": mask}).median_ms
     """
+    if min(batch_size, repeats) < 1 or warmup < 0:
+        raise NsoptError("batch_size and repeats must be at least 1, and warmup at least 0")
     if inputs is None:
         inputs, kind = draw_images(input_shape, batch_size), f"images of {input_shape}"
     else:

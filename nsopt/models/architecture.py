@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from nsopt.arguments import checked
 from nsopt.errors import NsoptError, shorten
 from nsopt.models.activations import TableActivations
 from nsopt.models.layers import build_operation, copy_channels
@@ -204,6 +205,7 @@ class TableArchitecture:
     def shapes(self, widths: Widths) -> dict[str, tuple[int, ...]]:
         return shapes_of(self._on_meta(widths).state_dict())
 
+    @checked
     def cost(self, metric: str) -> CostModel:
         if metric == "latency":
             return require_latency(self.name, self.latency)

@@ -65,7 +65,10 @@ def suggest_widths(
     least = np.maximum(base // _NARROWER // step, narrowest) * step
     lowest = least if low is None else low
     highest = base * _WIDER if high is None else high
-    ranges = np.broadcast_arrays(lowest, highest, base)[:2]
+    try:
+        ranges = np.broadcast_arrays(lowest, highest, base)[:2]
+    except ValueError:
+        raise NsoptError(f"low and high must be one number, or {len(base)} of them") from None
     if step < 1 or (ranges[0] < 1).any() or (ranges[0] > ranges[1]).any():
         raise NsoptError("low and step must be at least 1, and low at most high")
     return tuple(

@@ -197,13 +197,14 @@ def _check_limits(law: ScalingLaw, limits: Limits) -> None:
         raise NsoptError(
             f"multiple_of must be a whole number, or {law.layers} of them, one per layer"
         )
-    if max_width is not None and np.shape(max_width) not in ((), (law.layers,)):
+    most = np.asarray(np.inf if max_width is None else max_width)
+    if most.dtype.kind not in "iuf" or most.shape not in ((), (law.layers,)):
         raise NsoptError(f"max_width must be a number, or {law.layers} of them, one per layer")
     if multiples.min() < 1 or min_width < 1:
         raise NsoptError("multiple_of and min_width must be at least 1")
-    if max_width is not None and (most := np.min(max_width)) < min_width:
+    if most.min() < min_width:
         raise NsoptError(
-            f"min_width must be at most the smallest max_width: {min_width} is above {most}"
+            f"min_width must be at most the smallest max_width: {min_width} is above {most.min()}"
         )
     if fill and max_width is None:
         raise NsoptError("fill needs max_width: a layer that costs nothing would grow without end")

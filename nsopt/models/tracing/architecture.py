@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nsopt.arguments import checked
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.models.architecture import (
     Kept,
@@ -218,6 +219,7 @@ class TracedArchitecture:
         vars(copy).update({**vars(self), "narrowest": self.narrowest, "latency": latency})
         return copy
 
+    @checked
     def cost(self, metric: str) -> LimitedCost:
         """Return the cost model for a metric, with the limits of the widths.
 
