@@ -65,6 +65,9 @@ class Metric(ABC):
         return arch.cost(self.name)
 
 
+_HINTS = {"ms": ", or give metric=latency", "%": ", or for half of all widths ratios=0.5"}
+
+
 def _multiply(digits: str, unit: int) -> float:
     number = float(digits) * unit
     if number > _LARGEST:
@@ -83,7 +86,7 @@ class Count(Metric):
         """Parse `600k`, `2M`, `1.5M` or a plain number."""
         match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmg]?)", text.lower())
         if not match:
-            hint = ", or give metric=latency" if text.endswith("ms") else ""
+            hint = next((hint for end, hint in _HINTS.items() if text.endswith(end)), "")
             raise NsoptError(f"{shorten(text)} is not a budget: write 600000, 600k or 2M{hint}")
         number = _multiply(match[1], _UNITS[match[2]])
         if 0 < number < 1:

@@ -62,6 +62,8 @@ def test_an_invalid_budget_raises_an_error(text: str) -> None:
 
 
 def test_the_error_for_milliseconds_in_a_count_suggests_latency() -> None:
+    with pytest.raises(NsoptError, match=r"2M, or for half of all widths ratios=0\.5$"):
+        MACS.read("50%")
     with pytest.raises(NsoptError, match=r"2M, or give metric=latency$"):
         MACS.read("20ms")
     with pytest.raises(NsoptError, match=r"2M$"):
