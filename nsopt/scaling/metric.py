@@ -15,6 +15,7 @@ from nsopt.scaling.joint import JointCost, name_limits
 
 _LARGEST = 1e18
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
+_HINTS = {"ms": ", or give metric=latency", "%": ", or for half of all widths ratios=0.5"}
 
 
 class Costed(Protocol):
@@ -63,9 +64,6 @@ class Metric(ABC):
     def cost(self, arch: Costed) -> CostModel:
         """Return the cost model of `arch`, which maps widths to a cost in `unit`."""
         return arch.cost(self.name)
-
-
-_HINTS = {"ms": ", or give metric=latency", "%": ", or for half of all widths ratios=0.5"}
 
 
 def _multiply(digits: str, unit: int) -> float:
