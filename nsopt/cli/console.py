@@ -23,7 +23,10 @@ from nsopt.terminal import LineProgress, LiveProgress, PlainConsole, printable, 
 _USER_ERROR = 2
 _INTERRUPTED = 130
 _READER_LEFT = 1  # as Rich exits then
-_OF_A_PLACE = errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.EPERM, errno.EROFS
+_OF_A_PLACE = {  # errors that another name or place mends
+    *(errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EPERM),
+    errno.EROFS,
+}
 _SECONDS_UNKEPT = 30.0  # a search or a training is kept from then on
 _NARROW = 80  # columns of a terminal
 _UNLIMITED = 10_000
@@ -158,7 +161,7 @@ def user_errors(keeps_results: bool) -> Iterator[None]:
         if place is None or error.errno not in _OF_A_PLACE:
             raise
         advice = "rename it, let this user write there, or give another folder"
-        _stop(f"error: cannot use {place} ({error.strerror}): {advice}")
+        _stop(f"error: cannot use {place!s:.500} ({error.strerror}): {advice}")
     finally:
         warnings.formatwarning = usual
 

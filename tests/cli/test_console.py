@@ -37,10 +37,13 @@ def test_a_file_in_the_place_of_a_folder_is_one_line(
         written_beside(tmp_path / "network.onnx") as unfinished,
     ):
         unfinished.touch()
-    first, second = capsys.readouterr().err.splitlines()
+    with pytest.raises(SystemExit, match="2"), user_errors(keeps_results=True):
+        Path("x" * 1000).touch()
+    first, second, third = capsys.readouterr().err.splitlines()
     advice = "rename it, let this user write there, or give another folder"
     assert first == f"error: cannot use {tmp_path}/report (File exists): {advice}"
     assert second == f"error: cannot use {tmp_path}/network.onnx (Is a directory): {advice}"
+    assert third == f"error: cannot use {'x' * 500} (File name too long): {advice}"
 
 
 @pytest.fixture
