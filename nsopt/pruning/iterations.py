@@ -21,7 +21,7 @@ from nsopt.errors import DeterministicError
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
 from nsopt.pruning.engine import iterative_prune
-from nsopt.pruning.rules import check_range, check_steps, get_size_metric
+from nsopt.pruning.rules import check_range, check_steps, get_size_metric, with_enough_steps
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.record import Iteration
 from nsopt.scaling.solve import solve_widths
@@ -139,6 +139,14 @@ class Descent:
                 self._checkpoint.remove()
             raise
 
+    def _tell_step(self, settings: SearchSettings) -> None:
+        """Say if a step removes fewer filters than the user asked for."""
+        asked, taken = self.settings.filters_per_step, settings.filters_per_step
+        if taken != asked:
+            self.progress.message(
+                f"{asked} filters in a step are too many for a law of this network: {taken} instead"
+            )
+
     def _prune_and_fit(self, history: Sequence[Iteration], current: State | None) -> Iteration:
         started = time.perf_counter() - (current["seconds"] if current else 0.0)
         number = len(history)
@@ -153,8 +161,11 @@ class Descent:
 
         settings = self.settings.updated(seed=derive_seed(self.settings.seed, number))
         widths = _choose_widths(self.arch, history, settings)
+        settings = with_enough_steps(self.arch, widths, settings)
         check_steps(self.arch, widths, settings)
         check_range(self.arch, widths, settings)
+        if not history and current is None:
+            self._tell_step(settings)
         start = None if history else self.start
         if start is not None:
             settings = settings.updated(pretrain_epochs=0)

@@ -35,7 +35,7 @@ def make_rule(arch: Architecture, widths: Sequence[int], settings: SearchSetting
     """Return the rule for pruning a network of `widths`."""
     by_filters = FilterRule(
         np.array(arch.channels_per_unit),
-        int(np.dot(widths, arch.channels_per_unit)),
+        _count_filters(arch, widths),
         settings.keep_fraction,
         settings.filters_per_step,
     )
@@ -49,17 +49,40 @@ def make_rule(arch: Architecture, widths: Sequence[int], settings: SearchSetting
     return CostRule(metric.unit, cost, full, fraction, by_filters.steps)
 
 
+def with_enough_steps(
+    arch: Architecture, widths: Sequence[int], settings: SearchSettings
+) -> SearchSettings:
+    """Return the settings; with fewer filters in a step if the record would be too short for a law.
+
+    A fraction of the filters stays: it suits networks of all sizes.
+    """
+    largest = _find_largest_step(arch, widths, settings)
+    if not isinstance(settings.filters_per_step, int) or settings.filters_per_step <= largest:
+        return settings
+    return settings.updated(filters_per_step=largest)
+
+
+def _find_largest_step(arch: Architecture, widths: Sequence[int], settings: SearchSettings) -> int:
+    """Return how many filters a step may remove so that the record is long enough for a law."""
+    filters = _count_filters(arch, widths)
+    pruned = filters - math.floor(settings.keep_fraction * filters)
+    return max(1, math.ceil(pruned / (MIN_ROWS - 1)) - 1)
+
+
+def _count_filters(arch: Architecture, widths: Sequence[int]) -> int:
+    return int(np.dot(widths, arch.channels_per_unit))
+
+
 def check_steps(arch: Architecture, widths: Sequence[int], settings: SearchSettings) -> None:
     """Raise ShortRecordError, before any training, if the record will be too short for a law."""
     rule = make_rule(arch, widths, settings)
     if rule.steps >= MIN_ROWS:
         return
-    filters = int(np.dot(widths, arch.channels_per_unit))
-    pruned = filters - math.floor(settings.keep_fraction * filters)
-    largest = max(1, math.ceil(pruned / (MIN_ROWS - 1)) - 1)
+    advice = f"the network has only {_count_filters(arch, widths)} filters"
+    if not isinstance(settings.filters_per_step, int):
+        advice = f"try filters_per_step={_find_largest_step(arch, widths, settings)} or less"
     raise ShortRecordError(
-        f"pruning ends after {rule.steps} of the {MIN_ROWS} steps that a law needs: try "
-        f"filters_per_step={largest} or less"
+        f"pruning ends after {rule.steps} of the {MIN_ROWS} steps that a law needs: {advice}"
     )
 
 

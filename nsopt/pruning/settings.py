@@ -22,8 +22,9 @@ class SearchSettings(SgdSettings):
         prune_every: Q, mini-batches between prune steps; None for as many as ten epochs of pruning
             have, but at least 1 and at most 10.
         filters_per_step: filters to prune in a step across all layers, a number or a fraction of
-            those that are left. With a price, a search takes as many steps, but to costs evenly
-            spaced in their logarithm.
+            those that are left. Of a number, a small network removes fewer, so that the record has
+            the six steps that a law needs. With a price, a search takes as many steps, but to costs
+            evenly spaced in their logarithm.
         keep_fraction: fraction of all filters at which pruning ends. With a price, pruning ends at
             the cost of a network with this fraction of every width.
         iterations: number of rounds of pruning, fitting and rescaling.

@@ -7,7 +7,7 @@ from functools import cache
 from nsopt.data.images import ImageData
 from nsopt.pruning.engine import PruneSchedule
 from nsopt.pruning.iterations import is_complete
-from nsopt.pruning.rules import make_rule
+from nsopt.pruning.rules import make_rule, with_enough_steps
 from nsopt.session.session import Session
 from nsopt.settings import Price
 from nsopt.storage import trials
@@ -40,6 +40,7 @@ class Durations:
         history = trials.read_iterations(study) if study else []
         if is_complete(history, own):
             return 0.0
+        own = with_enough_steps(subject.arch, base, own)
         steps = make_rule(subject.arch, base, own).steps
         epoch = self._count_batches(own.batch_size, own.search_images)
         batches = PruneSchedule(steps, epoch, own).batches

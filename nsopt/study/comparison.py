@@ -112,7 +112,7 @@ def make_sizes(
     else:
         asked = tuple(Size(*budget) for budget in budgets)
     if not asked:
-        raise NsoptError("no budget is given")
+        raise NsoptError("ratios and budgets are empty: give at least one")
     once = dict[tuple[Metric, float], Size]()
     for size in asked:
         once.setdefault((size.metric, size.budget), size)

@@ -259,7 +259,7 @@ def test_too_few_images_for_a_validation_split_are_refused(tmp_path: Path) -> No
 def test_a_search_that_would_record_too_few_rows_is_refused(tmp_path: Path) -> None:
     done = call_nsopt(
         "study",
-        *["--pretrain-epochs=0", "--prune-every=1", "--filters-per-step=600", "--batch-size=32"],
+        *["--pretrain-epochs=0", "--prune-every=1", "--filters-per-step=0.5", "--batch-size=32"],
         *["--methods=neuralscale", "--device=cpu", "--precision=fp32"],
         f"--out={tmp_path / 'out'}",
     )

@@ -5,11 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
+import nsopt
 from nsopt.compute import checkpoint
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError, OutOfMemoryError, ShortRecordError
 from nsopt.models.architecture import TableArchitecture
+from nsopt.progress import Silent
 from nsopt.pruning import iterations
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.iterations import derive_seed
@@ -39,6 +43,35 @@ def test_no_two_iterations_of_any_searches_share_a_seed() -> None:
 def whole(narrow: TableArchitecture, few: ImageData) -> list[dict]:
     result = search(narrow, few, SETTINGS)
     return [{**iteration.to_dict(), "seconds": 0} for iteration in result.iterations]
+
+
+class Messages(Silent):
+    """Progress that keeps the messages."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.texts.append(text)
+
+
+def test_a_small_network_is_pruned_in_as_many_steps_as_a_law_needs(few: ImageData) -> None:
+    layers = nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU()
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+    arch, told = nsopt.trace(network, torch.zeros(2, *few.train.images.shape[1:])), Messages()
+    found = search(arch, few, SETTINGS.updated(filters_per_step=80, iterations=1), progress=told)
+    (iteration,) = found.iterations
+    left = iteration.record.widths.sum(axis=1)
+    assert left.tolist() == [24, 20, 16, 12, 8, 4, 2]
+    expected = "80 filters in a step are too many for a law of this network: 4 instead"
+    assert told.texts.count(expected) == 1
+
+
+def test_a_network_with_too_few_filters_for_a_law_is_refused(few: ImageData) -> None:
+    layers = nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    arch = nsopt.trace(nn.Sequential(*layers, nn.Linear(4, 10)), torch.zeros(2, 1, 32, 32))
+    with pytest.raises(ShortRecordError, match=r"steps that a law needs: .* has only 4 filters"):
+        search(arch, few, SETTINGS)
 
 
 @pytest.mark.parametrize("error", [OutOfMemoryError("no room"), ShortRecordError("5 rows")])

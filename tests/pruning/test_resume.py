@@ -292,7 +292,7 @@ def test_a_run_that_cannot_succeed_leaves_no_checkpoint(
     with pytest.raises(NonFiniteLossError):
         search(narrow, few, SEARCH.updated(lr=1e9), checkpoint=file)
     with pytest.raises(ShortRecordError):
-        search(narrow, few, SEARCH.updated(filters_per_step=45), checkpoint=file)
+        search(narrow, few, SEARCH.updated(filters_per_step=0.9), checkpoint=file)
     with pytest.raises(NonFiniteLossError):
         train(narrow, narrow.base_widths, few, TRAINING.updated(lr=1e9), checkpoint=file)
     assert not file.exists()

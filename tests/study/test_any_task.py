@@ -173,7 +173,7 @@ def test_a_test_is_reported_and_the_trainer_of_the_user_trains(
         ({"seeds": [0, 1]}, r"seeds must be a whole number or None, not \[0, 1\]"),
         ({"ratios": [0]}, "a width ratio must be above 0"),
         ({"ratios": 0.5}, "ratios must be a list or None, not 0.5"),
-        ({"ratios": []}, "no budget is given"),
+        ({"ratios": []}, "ratios and budgets are empty: give at least one"),
         ({"budgets": "3"}, "give ratios or budgets, not both"),
         ({"ratios": None, "budgets": [3]}, "budget"),
         ({"ratios": None, "budgets": 3}, "budgets must be a list or text or None, not 3"),

@@ -388,8 +388,8 @@ def test_a_diverging_loss_fails_its_trial_and_the_study_goes_on(
 def test_an_error_in_the_search_leaves_the_folder_empty(
     comparison: Comparison, place: Workspace
 ) -> None:
-    short = SETTINGS.updated(search=SETTINGS.search.updated(filters_per_step=100))
-    with pytest.raises(NsoptError, match="2 of the 6 steps that a law needs"):
+    short = SETTINGS.updated(search=SETTINGS.search.updated(filters_per_step=0.7))
+    with pytest.raises(NsoptError, match="3 of the 6 steps that a law needs"):
         run_comparison(with_settings(comparison, short), place, Silent())
     assert list(place.folder.iterdir()) == []
 

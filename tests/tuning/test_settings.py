@@ -185,7 +185,7 @@ def test_objectives_are_named_by_the_score_of_a_task(tuning: Tuning) -> None:
 
 
 def test_a_tuning_whose_trials_all_failed_says_why(tuning: Tuning, place: Workspace) -> None:
-    search = SETTINGS.search.updated(filters_per_step=100)
+    search = SETTINGS.search.updated(filters_per_step=0.9)
     subject = dataclasses.replace(tuning.subject, settings=SETTINGS.updated(search=search))
     both = dataclasses.replace(tuning, subject=subject, over="pretrain-epochs", seeds=1)
     study = run_tuning(both, place, Silent())
