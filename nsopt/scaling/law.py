@@ -20,6 +20,7 @@ from nsopt.scaling.cost import FloatArray, IntArray, Widths, read_numbers
 from nsopt.scaling.fit_error import FitError
 
 _LARGEST = np.finfo(np.float64).max  # width that a steep law gives at huge sizes
+_OUTSIDE = 0.005  # a budget farther from the record than this share of it is outside
 _REACHED = 1 + 1e-9  # a constant width below an integer by less than this counts as the integer
 
 
@@ -171,12 +172,13 @@ class PowerLaw:
         Returns:
             The budget over the cost of the largest recorded network if it is above this cost, over
             the cost of the smallest one if it is below; for N budgets (N,), with 1 inside the
-            record. None if all are inside, or if the record is unknown.
+            record or half a percent outside. None if all are, or if the record is unknown.
         """
         if self.recorded is None:
             return None
         ends = [float(cost(widths)) for widths in self.recorded.astype(np.int64)]
         factor = np.asarray(budget, dtype=np.float64) / np.clip(budget, min(ends), max(ends))
+        factor = np.where(np.abs(factor - 1) < _OUTSIDE, 1.0, factor)
         if (factor == 1).all():
             return None
         return float(factor) if factor.ndim == 0 else factor
