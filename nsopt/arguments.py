@@ -34,7 +34,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         for name, value in given.items():
             hint = signature.parameters[name].annotation
             hint = getattr(hint, "__bound__", None) or hint  # of a type variable
-            is_sure = _is_scalar(hint) or isinstance(value, str)
+            is_sure = _is_scalar(hint) or (get_origin(hint) is Sequence and isinstance(value, str))
             if (is_sure or not scalars_only) and not _fits(value, hint):
                 raise NsoptError(f"{name} must be {_describe(hint)}, not {shorten(value)}")
 
