@@ -224,9 +224,12 @@ def _explain(error: Exception, tracer: Tracer) -> TraceError:
     if tracer.guessed:
         return tracer.refuse_guess()
     if "DataDependent" in type(error).__name__ or "DynamicOutput" in type(error).__name__:
+        advice = "trace the part of the network before it"
+        if "pack_padded_sequence" in str(error):
+            advice = "give the recurrent layer the padded batch, and read its output at the lengths"
         return TraceError(
-            f"the forward pass depends on the values of tensors, in {tracer.where}, by "
-            f"{error}: trace the part of the network before it"
+            f"the forward pass depends on the values of tensors, in {tracer.where}, by {error}: "
+            f"{advice}"
         )
     if "more than 1 value per channel" in str(error):
         few = TraceError(

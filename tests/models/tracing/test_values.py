@@ -175,6 +175,24 @@ def test_values_that_decide_which_layers_run_are_refused(where: str) -> None:
         nsopt.trace(Deciding(where), torch.randn(2, 8))
 
 
+class Packed(nn.Module):
+    """A recurrent layer that skips the padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.rnn, self.last = nn.Linear(4, 8), nn.GRU(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(self.first(x), lengths, batch_first=True)
+        last: Tensor = self.last(self.rnn(packed)[1][-1])
+        return last
+
+
+def test_packed_sequences_are_refused_with_the_way_out() -> None:
+    with pytest.raises(NsoptError, match="give the recurrent layer the padded batch, and read"):
+        nsopt.trace(Packed(), (torch.randn(2, 5, 4), torch.tensor([5, 3])))
+
+
 def test_values_that_decide_only_about_the_output_are_accepted() -> None:
     model = Deciding("after")
     model.add_module("b", nn.Identity())
