@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 
 from nsopt.errors import NsoptError, short_reason
 from nsopt.models.inputs import count_examples, split_arguments, tensors_in
+from nsopt.models.quiet import silence_logger
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]  # by the names of a file's inputs
@@ -108,9 +109,14 @@ def import_for_export(package: str) -> Any:
 
 @contextlib.contextmanager
 def quiet_exporters() -> Iterator[None]:
-    """Silence PyTorch's exporters, which print progress and warn about their own code."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
+    """Silence PyTorch's exporters, which print progress, and whole networks where they fail."""
+    unread = io.StringIO()
+    with (
+        warnings.catch_warnings(action="ignore"),
+        contextlib.redirect_stdout(unread),
+        contextlib.redirect_stderr(unread),
+        silence_logger("torch"),
+    ):
         yield
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from onnxruntime import InferenceSession
-from torch import nn
+from torch import Tensor, nn
 from torch.onnx.errors import OnnxExporterError
 
 import nsopt
 from nsopt.data.images import ImageData, ImageSet
 from nsopt.deployment.check import check_export
-from nsopt.deployment.export import WithNormalisation, export, load_exported
+from nsopt.deployment.export import WithNormalisation, export, find_obstacles, load_exported
 from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import TableArchitecture
@@ -149,3 +149,15 @@ def test_what_the_exporter_cannot_do_is_told_by_the_cause_of_its_error() -> None
         raise OnnxExporterError("\x1b[96mThis is step 3/3\x1b[0m") from ValueError(
             "no function for aten.cdist\nand more"
         )
+
+
+class Deciding(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1 if bool((x > 0).all()) else x
+
+
+def test_an_exporter_that_fails_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    obstacles = find_obstacles(Deciding(), torch.ones(2, 3), ["pt2"])
+    assert obstacles["pt2"].startswith("PyTorch cannot export this network as pt2: Could not guard")
+    assert "\n" not in obstacles["pt2"]
+    assert capfd.readouterr() == ("", "")

@@ -1,9 +1,8 @@
 """Run a network on labels: its tensors are fake, need no memory and compute nothing."""
 
-import logging
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from nsopt.models.activations import Buffer, BufferRecorder
 from nsopt.models.inputs import call_network, count_examples, tensors_in
+from nsopt.models.quiet import silence_logger
 from nsopt.models.sizes import Size
 from nsopt.models.tracing import (  # noqa: F401  (they register their rules)
     cut_rules,
@@ -32,6 +32,7 @@ from nsopt.models.tracing.states import follow_modules, restore_modules, spare_c
 from nsopt.models.tracing.tracer import Tracer, is_of_user
 
 _LONGEST_REASON = 150
+_FAKES = "torch._subclasses.fake_tensor"  # logs errors that nsopt reports itself
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
@@ -98,7 +99,7 @@ class LabelledRun:
         replay = None if choices is None else iter(choices)
         tracer = Tracer(trace, replay, same)
         shapes: list[tuple[int, ...]] = []
-        with follow_modules(model, tracer.running), _hide_logs(), spare_collector():
+        with follow_modules(model, tracer.running), silence_logger(_FAKES), spare_collector():
             for training in self.modes:
                 before = {name: copy(value) for name, value in vars(trace).items()}
                 if training != self.modes[0]:
@@ -163,7 +164,7 @@ class LabelledRun:
             ]
 
         recorder = BufferRecorder(sizes_of)
-        with restore_modules(model), follow_modules(model, tracer.running), _hide_logs():
+        with restore_modules(model), follow_modules(model, tracer.running), silence_logger(_FAKES):
             model.eval()
             for name, tensor in tensors_of(model).items():
                 tracer.declare(tensor, labels[name])
@@ -249,15 +250,3 @@ def _explain(error: Exception, tracer: Tracer) -> TraceError:
         )
     reason = str(error).splitlines()[0][:_LONGEST_REASON] if str(error) else type(error).__name__
     return TraceError(f"{reason} (in {tracer.where})", tracer.find_last_atoms())
-
-
-@contextmanager
-def _hide_logs() -> Iterator[None]:
-    """Silence the logger of fake tensors inside the block: nsopt reports their errors itself."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
