@@ -18,7 +18,7 @@ from nsopt.models.tracing.labels import Atoms, Labels, Product, Trace, TraceErro
 from nsopt.models.tracing.lifts import Lifts, find_norms, list_sizes
 from nsopt.models.tracing.resize import (
     copy_with_tensors,
-    describe_shapes,
+    describe_module,
     replace_values,
     select_indices,
 )
@@ -281,7 +281,8 @@ class TracedNetwork:
     def describe(self, model: nn.Module) -> None:
         """Set the sizes that modules store, such as `in_channels`, to those of their tensors."""
         self.lifts.describe(model)
-        describe_shapes(model, self.trace.group_sizes)
+        for path, module in model.named_modules():
+            describe_module(module, self.trace.group_sizes.get(path))
 
     @cached_property
     def _quick_run(self) -> LabelledRun:

@@ -57,20 +57,13 @@ def select_indices(tensor: Tensor, indices: Sequence[Atoms]) -> Tensor:
     return tensor
 
 
-def describe_shapes(model: nn.Module, group_sizes: dict[str, int]) -> None:
-    """Set the size attributes of all modules, such as `in_channels`, to fit their tensors.
+def describe_module(module: nn.Module, group_size: int | None) -> None:
+    """Set the size attributes of a module, such as `in_channels`, to fit its tensors.
 
     Args:
-        model: a network whose tensors were replaced.
-        group_sizes: channels per group, by path, for modules whose number of groups changes with
-            the width.
+        module: a module whose tensors were replaced.
+        group_size: channels per group, if its number of groups changes with the width.
     """
-    for path, module in model.named_modules():
-        describe_module(module, group_sizes.get(path))
-
-
-def describe_module(module: nn.Module, group_size: int | None) -> None:
-    """Set the size attributes of one module, see `describe_shapes`."""
     weight = original_weight(module)
     if isinstance(module, nn.MultiheadAttention):
         _describe_attention(module)
