@@ -226,7 +226,8 @@ def _infer_laws(
         return dict.fromkeys(tensors, own)
     fan = _choose_fan(variances, counts, fans)
     scales = {name: variances[name] * fans[name][fan] for name in tensors}
-    common = _find_weighted_median(list(scales.values()), list(counts.values()))
+    sizes = list(counts.values())
+    common = float(np.quantile([*scales.values()], 0.5, method="inverted_cdf", weights=sizes))
     alike = [name for name in tensors if _agree(scales[name], common, counts[name])]
     if len(tensors) == 1:
         alike = []
@@ -320,9 +321,3 @@ def _choose_fan(
     spreads: dict[Fan, float] = {fan: spread(fan) for fan in (*_FANS, "none")}
     least = min(spreads.values())
     return next(fan for fan, found in spreads.items() if found <= least + chance)
-
-
-def _find_weighted_median(values: list[float], weights: list[int]) -> float:
-    order = np.argsort(values)
-    cumulated = np.cumsum(np.array(weights)[order])
-    return values[int(order[np.searchsorted(cumulated, cumulated[-1] / 2)])]
