@@ -33,7 +33,7 @@ class PrunableTrace:
 
     def __init__(self, network: TracedNetwork, model: nn.Module) -> None:
         self._network = network
-        self._model = model
+        self.model = model
         self.kept: tuple[IntArray, ...] = tuple(
             np.arange(group.width) for group in network.family.groups
         )
@@ -59,13 +59,6 @@ class PrunableTrace:
             for n, g in zip(left, groups, strict=True)
         ]
 
-    @property
-    def device(self) -> torch.device:
-        return next(self._model.parameters()).device
-
-    def parameter(self, name: str) -> nn.Parameter:
-        return self._model.get_parameter(name)
-
     def find_units(self, tensor: str, axis: int, group: int) -> IntArray:
         """Return the unit of each remaining channel, as an index into `kept`; -1 for others."""
         labels = self._network.labels[tensor][axis]
@@ -78,7 +71,7 @@ class PrunableTrace:
 
     def shrink(self, kept: Sequence[IntArray], optimizer: torch.optim.SGD) -> None:
         before, after = self._left, self._network.indices(list(kept))
-        layout = layout_of(self._model)
+        layout = layout_of(self.model)
 
         def shrink(name: str, tensor: Tensor) -> Tensor:
             pairs = zip(after[name], before[name], strict=True)
@@ -90,9 +83,9 @@ class PrunableTrace:
 
             return cut_tensor(tensor, optimizer, cut)
 
-        replace_tensors(self._model, shrink)
-        self._network.describe(self._model)
-        optimizer.param_groups[0]["params"] = list(self._model.parameters())
+        replace_tensors(self.model, shrink)
+        self._network.describe(self.model)
+        optimizer.param_groups[0]["params"] = list(self.model.parameters())
         self.kept, self._left = tuple(kept), after
 
 
@@ -107,7 +100,8 @@ class RigidGate(Gate):
         self._width = width
 
     def gradient(self) -> Tensor:
-        return torch.full((self._width,), torch.inf, device=self._pruned.device)
+        device = next(self._pruned.model.parameters()).device
+        return torch.full((self._width,), torch.inf, device=device)
 
 
 class TracedGate(Gate):
@@ -128,7 +122,7 @@ class TracedGate(Gate):
         self._channels: list[Tensor] = []
 
     def gradient(self) -> Tensor:
-        parameters = [self._pruned.parameter(name) for name, _ in self._slices]
+        parameters = [self._pruned.model.get_parameter(name) for name, _ in self._slices]
         if self._kept is not self._pruned.kept:
             self._kept = self._pruned.kept
             count = len(self._kept[self._group])

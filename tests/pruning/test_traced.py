@@ -163,7 +163,7 @@ def test_units_of_several_channels_are_scored_by_deterministic_sums(kind: type[n
             scores = torch.zeros(len(units), dtype=torch.float64)
             for name, axis in gate._slices:
                 assert axis == 0
-                parameter = pruned.parameter(name)
+                parameter = pruned.model.get_parameter(name)
                 assert parameter.grad is not None
                 scores += (parameter * parameter.grad).detach().reshape(len(units), -1).sum(1)
             expected = [scores[torch.from_numpy(units == u)].sum() for u in range(units.max() + 1)]
