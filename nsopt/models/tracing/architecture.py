@@ -160,7 +160,7 @@ class TracedArchitecture:
             >>> smaller = arch.prune(model, [range(width // 2) for width in arch.base_widths])
         """
         network = self.network.retrace(model := unwrapped(model))
-        smaller = network.cut(model, self._read_kept(network, kept))
+        smaller = network.cut(model, read_kept(self, network.family.widths, kept))
         self.network.retrace(smaller)
         return smaller
 
@@ -199,7 +199,7 @@ class TracedArchitecture:
             NsoptError: for invalid indices or widths, or a network of another family.
         """
         network = self.network.retrace(model := unwrapped(model))
-        chosen = self._read_kept(network, kept)
+        chosen = read_kept(self, network.family.widths, kept)
         check_room(self, chosen, self.check_widths(widths))
         started = self.build(widths).to(next(model.parameters()).device)
         source = network.indices(chosen)
@@ -297,10 +297,6 @@ class TracedArchitecture:
         if name in self.capped:
             parts.append(f"cannot grow: {self.capped[name]}")
         return ", ".join(parts)
-
-    def _read_kept(self, network: TracedNetwork, kept: Kept) -> list[Atoms]:
-        """Return the units to keep in `network` as indices. Raises NsoptError for invalid ones."""
-        return read_kept(self, network.family.widths, kept)
 
     def _limit(self, cost: CostModel) -> LimitedCost:
         """Return a cost model with the limits of the widths."""
