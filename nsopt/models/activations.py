@@ -74,7 +74,9 @@ class BufferRecorder(TorchDispatchMode):
         used = {identify_memory(tensor) for tensor in tensors_in((args, kwargs))}
         made = [tensor for tensor in tensors_in(result) if identify_memory(tensor) not in used]
         if _is_view(func):
-            self._note_views(made, tensors_in(args)[0])
+            storage = self._find_storage(tensors_in(args)[0])
+            for view in made:  # PyTorch reports the memory of a fake view as its own
+                self._views[identify_memory(view)] = view, storage
             made = []
         self.take(made)
         if made or func._schema.is_mutable:  # a view does not use the memory
@@ -86,11 +88,6 @@ class BufferRecorder(TorchDispatchMode):
     def buffers(self) -> list[Buffer]:
         """The buffers that operations use."""
         return [b for b in self._buffers.values() if b.last > b.first and b.tensor.numel()]
-
-    def _note_views(self, views: Sequence[Tensor], base: Tensor) -> None:
-        """Record views whose memory PyTorch reports as their own, as it does for fake tensors."""
-        for view in views:
-            self._views[identify_memory(view)] = view, self._find_storage(base)
 
     def _find_storage(self, tensor: Tensor) -> int:
         own = identify_memory(tensor)
@@ -186,7 +183,11 @@ class TableActivations:
             }
 
             def size(n: int) -> Size:
-                return _make_size(channels.get(n, Channels(None, n)), self.layers)
+                factors = np.zeros(self.layers, np.int64)
+                if n not in channels:
+                    return factors, n
+                factors[channels[n].layer] = channels[n].factor
+                return factors, 0
 
             recorder = BufferRecorder(lambda tensor: [size(n) for n in tensor.shape])
             network = self.assemble(widths.tolist()).eval()
@@ -196,11 +197,3 @@ class TableActivations:
                 recorder.give(network(images))
             self.recorded[pairs] = count_activations(recorder.buffers, self.layers)
         return self.recorded[pairs]
-
-
-def _make_size(channels: Channels, layers: int) -> Size:
-    factors = np.zeros(layers, np.int64)
-    if channels.layer is None:
-        return factors, channels.factor
-    factors[channels.layer] = channels.factor
-    return factors, 0
