@@ -1,8 +1,7 @@
 """Batches of inputs without targets, from whatever a user has."""
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -54,14 +53,25 @@ class Inputs:
         return len(self.batches)
 
     def call(self, model: nn.Module, number: int) -> Callable[[], Any]:
-        """Return a function that runs `model` on a batch, on the device of its weights."""
+        """Return a function that runs `model` on a batch, on the device of its weights.
+
+        The function raises NsoptError if the network does not run.
+        """
         device = next(model.parameters()).device
 
         def run() -> Any:
             inputs = tree_map_only(Tensor, lambda t: t.to(device), self.batches[number])
             inputs = inputs_for(model, inputs)
-            with _explain(device):
-                return call_network(model, inputs)
+            try:
+                with explain_out_of_memory(device, None):
+                    return call_network(model, inputs)
+            except NsoptError:
+                raise
+            except Exception as error:
+                raise NsoptError(
+                    f"the network does not run on these inputs ({short_reason(error)}): give what "
+                    "its forward pass takes"
+                ) from error
 
         return run
 
@@ -96,18 +106,3 @@ def _check(inputs: Any, number: int) -> None:
             raise NsoptError(
                 f"batch {number} of the inputs contains NaN or infinite numbers: remove them"
             )
-
-
-@contextmanager
-def _explain(device: torch.device) -> Iterator[None]:
-    """Raise NsoptError if the network does not run."""
-    try:
-        with explain_out_of_memory(device, None):
-            yield
-    except NsoptError:
-        raise
-    except Exception as error:
-        reason = short_reason(error)
-        raise NsoptError(
-            f"the network does not run on these inputs ({reason}): give what its forward pass takes"
-        ) from error
