@@ -169,7 +169,7 @@ def find_gate_slices(network: TracedNetwork) -> list[list[list[Slices]]]:
 
 
 def _find_gates(network: TracedNetwork, makers: Makers, group: Group) -> list[list[Slices]]:
-    products, norms = makers.find_products(group), makers.find_norms(group)
+    products, norms = (makers.find_made(group, each) for each in (makers.products, makers.norms))
     behind = {
         slices: [norm for channels, norm in norms if np.array_equal(channels, made)][:1]
         for made, slices in products

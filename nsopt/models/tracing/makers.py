@@ -59,19 +59,13 @@ class Makers:
         own = [s for index, s in self.holders.items() if index in group.per_dimension]
         return sorted(own, key=self.vectors.__contains__)
 
-    def find_products(self, group: Group) -> list[Made]:
-        """Return the slices whose products make the units of a group, with their channels."""
-        return self._select(group, self.products)
-
-    def find_norms(self, group: Group) -> list[Made]:
-        """Return the slices of norms that scale the units of a group, with their channels."""
-        return self._select(group, self.norms)
-
     def find_first(self, group: Group) -> list[Slices]:
         """Return the slices that make the units of a group, or else the first of its slices."""
-        return [slices for _, slices in self.find_products(group)] or self.find_holders(group)[:1]
+        made = self.find_made(group, self.products)
+        return [slices for _, slices in made] or self.find_holders(group)[:1]
 
-    def _select(self, group: Group, found: list[tuple[Atoms, set[int]]]) -> list[Made]:
+    def find_made(self, group: Group, found: list[tuple[Atoms, set[int]]]) -> list[Made]:
+        """Return the slices of `products` or `norms` that make a group, with their channels."""
         return [
             (channels, self.holders[index])
             for channels, dimensions in found
