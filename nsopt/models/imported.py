@@ -164,12 +164,7 @@ def _find_in_torchvision(word: str) -> Callable[[int], nn.Module]:
     if word not in models.list_models():
         raise unknown_name("network of torchvision", word, models.list_models())
     more = {"init_weights": True} if word in ("googlenet", "inception_v3") else {}
-
-    def make(num_classes: int) -> nn.Module:
-        model: nn.Module = models.get_model(word, weights=None, num_classes=num_classes, **more)
-        return model
-
-    return make
+    return lambda classes: models.get_model(word, weights=None, num_classes=classes, **more)
 
 
 def _find_in_timm(word: str) -> Callable[[int], nn.Module]:
@@ -180,9 +175,4 @@ def _find_in_timm(word: str) -> Callable[[int], nn.Module]:
         raise NsoptError("timm is not installed: pip install timm") from None
     if word not in timm.list_models():
         raise unknown_name("network of timm", word, timm.list_models())
-
-    def make(num_classes: int) -> nn.Module:
-        model: nn.Module = timm.create_model(word, pretrained=False, num_classes=num_classes)
-        return model
-
-    return make
+    return lambda classes: timm.create_model(word, pretrained=False, num_classes=classes)
