@@ -77,11 +77,6 @@ class Product:
     factor: int
     dimensions: tuple[Atoms, ...]
 
-    @property
-    def size(self) -> int:
-        """Their number in this network."""
-        return self.factor * math.prod(map(len, self.dimensions))
-
 
 @dataclass(eq=False)
 class Trace:
