@@ -76,7 +76,7 @@ def relative_distance(outputs: Any, outputs_of_teacher: Any) -> Tensor:
             "the outputs have no floating numbers to compare: give the task a distance"
         )
     squares = [
-        (mine - theirs).square().flatten(1).mean(1)
+        (mine - theirs).square().reshape(len(mine), -1).mean(1)
         / theirs.var(correction=0).clamp(min=torch.finfo(theirs.dtype).tiny)
         for mine, theirs in zip(own, target, strict=True)
     ]

@@ -199,6 +199,8 @@ def test_the_default_distance_is_relative_to_the_variance_of_all_floating_output
     assert relative_distance(*named).tolist() == [1.0, 0.0]
     scaled = [{**outputs, "pitch": 100 * outputs["pitch"]} for outputs in (student, teacher)]
     assert relative_distance(*scaled).tolist() == [1.0, 0.0]
+    numbers = [outputs["pitch"].squeeze(1) for outputs in (student, teacher)]
+    assert relative_distance(*numbers).tolist() == [1.0, 0.0]
     with pytest.raises(NsoptError, match="give the task a distance"):
         relative_distance(torch.tensor([1]), torch.tensor([2]))
 
