@@ -22,7 +22,7 @@ from nsopt.errors import NsoptError, unknown_name
 from nsopt.files import check_writable
 from nsopt.methods.registry import COMPARED, get_methods
 from nsopt.models.architecture import Architecture
-from nsopt.models.tracing.originals import copy_model
+from nsopt.models.tracing.originals import copy_model, unwrapped
 from nsopt.notebook import make_html_table
 from nsopt.progress import Progress
 from nsopt.reports.page import write_report
@@ -216,7 +216,7 @@ def compare(
         if out is not None:
             check_writable(folder, "out=")
         workspace = Workspace(storage or sqlite_url(folder / "study.db"), folder, workers=workers)
-        start = None if start is None else copy_model(start).cpu().eval()
+        start = None if start is None else copy_model(unwrapped(start)).cpu().eval()
         subject = Subject.of(arch, data, wanted, start, source=source, trainer=trainer)
         limits = get_metric(metric)
         with show_progress(progress) as display, quiet_optuna():

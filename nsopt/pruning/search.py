@@ -12,6 +12,7 @@ from nsopt.compute.random_state import restore_at_end
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
+from nsopt.models.tracing.originals import unwrapped
 from nsopt.notebook import make_html_table
 from nsopt.progress import Progress
 from nsopt.pruning.iterations import Descent
@@ -105,6 +106,7 @@ def search(
     if checkpoint is None:  # what continues must not change its precision
         compute = choose_compute(settings, arch, arch.base_widths, task)
     supervision = supervise_search(task, settings, compute)
+    start = None if start is None else unwrapped(start)
     with show_progress(progress) as display:
         descent = Descent(arch, supervision, settings, compute, display, checkpoint, start)
         return SearchResult(tuple(descent.run(())))

@@ -23,7 +23,7 @@ from nsopt.errors import NonFiniteLossError, NsoptError
 from nsopt.models.architecture import Architecture
 from nsopt.models.inputs import call_network, count_examples
 from nsopt.models.layout import inputs_for
-from nsopt.models.tracing.originals import copy_model
+from nsopt.models.tracing.originals import copy_model, unwrapped
 from nsopt.progress import Progress, Silent
 from nsopt.scaling.cost import Widths
 from nsopt.tasks.supervise import supervise
@@ -95,8 +95,8 @@ def train(
         compute,
         progress or Silent(),
         checkpoint,
-        start=None if start is None else lambda: copy_model(start),
-        teacher=None if teacher is None else copy_model(teacher),
+        start=None if start is None else lambda: copy_model(unwrapped(start)),
+        teacher=None if teacher is None else copy_model(unwrapped(teacher)),
         after_epoch=lambda epochs: on_epoch(len(epochs), epochs[-1]),
         origin={
             name: weights_checksum(model)

@@ -23,8 +23,7 @@ def make_model() -> nn.Sequential:
     )
 
 
-def compress(model: nn.Module, out: Path | None = None, name: str = "task") -> float:
-    """Return the score of a network at half of the MACs."""
+def make_task(name: str = "task") -> nsopt.Task:
     inputs = torch.rand(64, 1, 6, 6, generator=torch.Generator().manual_seed(0))
     targets = (4 * inputs.flatten(1)[:, 0]).long()
     batches = list(zip(inputs.split(16), targets.split(16), strict=True))
@@ -32,10 +31,14 @@ def compress(model: nn.Module, out: Path | None = None, name: str = "task") -> f
     def score(network: nn.Module) -> float:
         return -float(functional.cross_entropy(network(inputs), targets))
 
-    task = nsopt.Task(batches, functional.cross_entropy, score, name=name)
+    return nsopt.Task(batches, functional.cross_entropy, score, name=name)
+
+
+def compress(model: nn.Module, out: Path | None = None, name: str = "task") -> float:
+    """Return the score of a network at half of the MACs."""
     settings = SETTINGS.updated(search=SETTINGS.search.updated(filters_per_step=4))
     options = {"epochs": 1, "candidates": 2, "settings": settings, "out": out}
-    return nsopt.compress(model, task, ["macs=50%"], **options)["macs=50%"].score
+    return nsopt.compress(model, make_task(name), ["macs=50%"], **options)["macs=50%"].score
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +125,19 @@ def test_long_names_of_networks_and_tasks_become_names_of_files(
 def test_weights_of_another_number_type_are_named(dtype: torch.dtype) -> None:
     with pytest.raises(NsoptError, match=r"different number types in 0 .*model\.float\(\)"):
         compress(make_model().to(dtype))
+
+
+def test_searches_studies_and_trainings_start_from_wrapped_models() -> None:
+    model, task = make_model(), make_task()
+    arch = nsopt.trace(model, task.inputs)
+    search = SETTINGS.search.updated(filters_per_step=4)
+    asked = {"ratios": [0.5], "seeds": 1, "settings": SETTINGS.updated(search=search)}
+
+    def run(start: nn.Module) -> tuple[list[float], float, list[float]]:
+        law = nsopt.search(arch, task, search, start=start).law
+        settings = SETTINGS.training.updated(epochs=1, distillation=0.5)
+        trained = nsopt.train(arch, arch.base_widths, task, settings, start=start, teacher=start)
+        table = nsopt.compare(arch, task, start=start, **asked).table
+        return law.beta.tolist(), trained.score, table["val_mean"].tolist()
+
+    assert run(nn.DataParallel(model)) == run(model)
