@@ -47,8 +47,8 @@ class _FineTuning(TrialRunner):
 def fine_tune(session: Session, networks: Mapping[Point, Widths], fits: Fits) -> None:
     """Fine-tune every network that is not stored, and time all of them side by side.
 
-    The same call continues after an interruption. Networks whose files here are damaged are trained
-    again.
+    The same call continues after an interruption. Networks whose files here are damaged or deleted
+    are trained again.
     """
     studies = session.open_studies(_KINDS)  # all of them: they mark a compression
 

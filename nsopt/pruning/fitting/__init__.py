@@ -13,7 +13,7 @@ A pipeline calls
     widths = widths_by_fit(arch, ranking, cost, budget)     # for each budget
     kept = ranking.pick_strongest(widths)
     fitted = fit_network(arch, model, kept, inputs, seed=seed, progress=progress, checkpoint=file)
-    score = AgreementScore(model, others)(fitted.model)          # where the task has none
+    score = AgreementScore(model, others)(fitted.model)     # where the task has none
 
 and, to score widths cheaply, the last three lines with `rows=2048`.
 
