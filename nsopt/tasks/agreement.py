@@ -62,19 +62,26 @@ def class_divergence(outputs: Tensor, outputs_of_teacher: Tensor) -> Tensor:
 def relative_distance(outputs: Any, outputs_of_teacher: Any) -> Tensor:
     """Return the squared difference of all floating outputs, relative to their variance, (N,).
 
+    Numbers that are infinite in the trained network, such as masked logits, do not count.
+
     Args:
         outputs: tensors, or a nest or dataclass of tensors, whose first dimension is the batch of
             N examples.
         outputs_of_teacher: of the trained network, likewise.
 
     Raises:
-        NsoptError: if no output has floating numbers for each example.
+        NsoptError: if no output has finite floating numbers for each example.
     """
     own, target = _floating(outputs), _floating(outputs_of_teacher)
-    if not own:
+    known = [theirs.isfinite() for theirs in target]
+    if not any(each.any() for each in known):
         raise NsoptError(
-            "the outputs have no floating numbers to compare: give the task a distance"
+            "the outputs have no finite floating numbers to compare: give the task a distance"
         )
+    own, target = (
+        [values.where(each, 0.0) for values, each in zip(tensors, known, strict=True)]
+        for tensors in (own, target)
+    )
     squares = [
         (mine - theirs).square().reshape(len(mine), -1).mean(1)
         / theirs.var(correction=0).clamp(min=torch.finfo(theirs.dtype).tiny)
@@ -88,6 +95,6 @@ def _floating(outputs: Any) -> list[Tensor]:
     found = [
         leaf.to(torch.promote_types(leaf.dtype, torch.float32))
         for leaf in find_outputs(outputs)[0]
-        if leaf.is_floating_point() and leaf.ndim
+        if leaf.is_floating_point() and leaf.ndim and leaf.numel()
     ]
     return [tensor for tensor in found if len(tensor) == len(found[0])]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from nsopt.compute.device import Compute, place
 from nsopt.data.checksum import checksum_of
@@ -106,7 +107,13 @@ class Task:
 
     @cached_property
     def _first_batch(self) -> tuple[Any, Any]:
-        return LoaderBatches(self.train, 0, torch.device("cpu")).next()
+        inputs, targets = LoaderBatches(self.train, 0, torch.device("cpu")).next()
+        is_number = isinstance(targets, int | float | Tensor) and torch.as_tensor(targets).ndim == 0
+        if is_number and isinstance(self.train, Dataset):
+            raise NsoptError(
+                "train is a Dataset of single examples: give a DataLoader(dataset, batch_size=64)"
+            )
+        return inputs, targets
 
 
 def name_function(function: Callable[..., Any]) -> str:

@@ -125,9 +125,16 @@ def test_a_batch_is_a_pair_or_a_dictionary_with_labels() -> None:
     assert split_batch((UserDict(ids=x), y)) == ({"ids": x}, y)
     assert split_batch(x) == (x, None)
     assert split_batch({"ids": x}) == ({"ids": x}, None)
+    assert split_batch([x]) == (x, None)
     for wrong in ((x,), (x, y, y), 5):
         with pytest.raises(NsoptError, match="a pair of inputs and targets, or a dictionary with"):
             split_batch(wrong)
+
+
+def test_a_dataset_in_the_place_of_a_loader_is_one_line() -> None:
+    data = torch.utils.data.TensorDataset(torch.zeros(8, 3), torch.arange(8))
+    with pytest.raises(NsoptError, match="single examples: give a DataLoader"):
+        _ = nsopt.Task(data, functional.cross_entropy).inputs
 
 
 def test_networks_with_keyword_arguments_are_trained() -> None:
@@ -201,6 +208,10 @@ def test_the_default_distance_is_relative_to_the_variance_of_all_floating_output
     assert relative_distance(*scaled).tolist() == [1.0, 0.0]
     numbers = [outputs["pitch"].squeeze(1) for outputs in (student, teacher)]
     assert relative_distance(*numbers).tolist() == [1.0, 0.0]
+    masked = [torch.cat([each, torch.tensor([-torch.inf])]) for each in numbers]
+    assert relative_distance(*masked).tolist()[1:] == [0.0, 0.0]
+    with pytest.raises(NsoptError, match="no finite floating numbers"):
+        relative_distance(torch.ones(2), torch.full((2,), torch.nan))
     with pytest.raises(NsoptError, match="give the task a distance"):
         relative_distance(torch.tensor([1]), torch.tensor([2]))
 
