@@ -141,7 +141,7 @@ def read_results(url: str, name: str | None = None) -> Results:
         raise NsoptError(f"every training of {name} failed: {first}")
     if not done:
         raise NsoptError(
-            f"{name} at {hide_password(url)} has no completed trial yet: run nsopt study first"
+            f"{name} at {hide_password(url)} has no completed trial yet: run its command again"
         )
     task, settings = schema.read_task(done[0][0]), schema.read_settings(done[0][0])
     latencies = _read_latencies(compared)
