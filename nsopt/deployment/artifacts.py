@@ -103,14 +103,13 @@ class BestNetworks:
 
     def damaged(self, study: Study) -> list[FrozenTrial]:
         """Return the best trials whose files here are damaged or deleted."""
-
-        def is_damaged(trial: FrozenTrial) -> bool:
-            path = self._file(study, trial)
-            if path is not None and path.is_file():
-                return _read(path) is None
-            return path is not None and trials.is_placed_in(trial, self.folder)
-
-        return list(filter(is_damaged, best_trials(study).values()))
+        found = [(trial, self._file(study, trial)) for trial in best_trials(study).values()]
+        unread = [(trial, path) for trial, path in found if path and _read(path) is None]
+        return [
+            trial
+            for trial, path in unread
+            if path.is_file() or trials.is_placed_in(trial, self.folder)
+        ]
 
     def mend(self, study: Study, trial: FrozenTrial, network: KeptNetwork) -> None:
         """Write the file of one of the `damaged` again."""

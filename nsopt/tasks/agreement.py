@@ -78,10 +78,8 @@ def relative_distance(outputs: Any, outputs_of_teacher: Any) -> Tensor:
         raise NsoptError(
             "the outputs have no finite floating numbers to compare: give the task a distance"
         )
-    own, target = (
-        [values.where(each, 0.0) for values, each in zip(tensors, known, strict=True)]
-        for tensors in (own, target)
-    )
+    own = [mine.where(each, 0.0) for mine, each in zip(own, known, strict=True)]
+    target = [theirs.where(each, 0.0) for theirs, each in zip(target, known, strict=True)]
     squares = [
         (mine - theirs).square().reshape(len(mine), -1).mean(1)
         / theirs.var(correction=0).clamp(min=torch.finfo(theirs.dtype).tiny)
