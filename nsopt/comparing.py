@@ -29,14 +29,15 @@ from nsopt.reports.page import write_report
 from nsopt.reports.results import Results, read_results
 from nsopt.reports.tables import summary, summary_rows
 from nsopt.reports.words import Verdict, answer
-from nsopt.scaling.metric import PARAMS, get_metric, read_budgets, short_number
+from nsopt.scaling.budget import read_budgets
+from nsopt.scaling.metric import PARAMS, get_metric, short_number
 from nsopt.session.presets import StudySettings, get_preset
 from nsopt.session.subject import Subject, make_architecture, with_precision
 from nsopt.session.workspace import Workspace
 from nsopt.storage.studies import quiet_optuna
 from nsopt.storage.urls import sqlite_url
 from nsopt.study.compare import run_comparison
-from nsopt.study.comparison import Comparison, make_sizes
+from nsopt.study.comparison import AskedSizes, Comparison, make_sizes
 from nsopt.study.latency import with_latency_if_needed
 from nsopt.tasks.imported import import_task
 from nsopt.tasks.supervise import check_task
@@ -172,8 +173,8 @@ def compare(
             of a function that returns a task, or a data set as for `nsopt.load_data`.
         methods: their names, uniform scaling first.
         ratios: width ratios whose uniform networks give the budgets; by default the preset's.
-        budgets: in place of ratios: `["600k", 2e6]`, or text as on the command line: `600k,2M` or
-            `macs=20M`.
+        budgets: in place of ratios: `["600k", 2e6]`, shares of what the network of base widths
+            costs, `["50%"]`, or text as on the command line: `600k,2M` or `macs=20M`.
         metric: what the budgets count: params, macs or latency.
         seeds: number of trainings at each budget; by default that of the preset.
         preset: settings of search and training, and default numbers of seeds and ratios.
@@ -207,7 +208,9 @@ def compare(
         raise NsoptError(f"seeds must be from 1 to {_MOST_SEEDS:,}")
     if ratios is not None and budgets is not None:
         raise NsoptError("give ratios or budgets, not both")
-    chosen, found = get_preset(preset), get_methods(list(methods))
+    chosen, found, limits = get_preset(preset), get_methods(list(methods)), get_metric(metric)
+    read = None if budgets is None else read_budgets(budgets, limits)
+    asked = AskedSizes(limits, chosen.ratios if ratios is None else ratios, read)
     wanted = chosen.settings if settings is None else settings
     if not wanted.training.epochs:
         raise NsoptError("epochs must be at least 1: only nsopt.compress works without training")
@@ -218,14 +221,11 @@ def compare(
         workspace = Workspace(storage or sqlite_url(folder / "study.db"), folder, workers=workers)
         start = None if start is None else copy_model(unwrapped(start)).cpu().eval()
         subject = Subject.of(arch, data, wanted, start, source=source, trainer=trainer)
-        limits = get_metric(metric)
         with show_progress(progress) as display, quiet_optuna():
             subject = with_precision(subject, workspace)
-            subject = with_latency_if_needed(subject, (limits,), found, workspace, display)
-            read = None if budgets is None else read_budgets(budgets, limits)
+            subject = with_latency_if_needed(subject, asked.is_timed, found, workspace, display)
             rounding = subject.settings.multiple_of, subject.settings.min_width
-            asked = chosen.ratios if ratios is None else ratios
-            sizes = make_sizes(subject.arch, limits, asked, read, *rounding)
+            sizes = make_sizes(subject.arch, asked, *rounding)
             comparison = Comparison(subject, found, sizes, seeds or chosen.seeds, chosen.references)
             run_comparison(comparison, workspace, display)
             results = read_results(workspace.url, subject.name)

@@ -283,19 +283,22 @@ def _with_answer(options: ExportOptions, url: str) -> ExportOptions:
 
 def _without_shares(options: ExportOptions, study: "Study") -> ExportOptions:
     """Return the options with numbers in place of percentages of what the base network costs."""
-    from nsopt.compression.budgets import budgets_of, read_words
+    from nsopt.scaling.budget import read_budgets
+    from nsopt.scaling.metric import PARAMS, get_metric
     from nsopt.session.subject import read_architecture
     from nsopt.storage.schema import read_task
     from nsopt.tasks.imported import import_given_task
 
     if "%" not in (options.budget or ""):
         return options
+    asked = read_budgets(str(options.budget), get_metric(options.metric or PARAMS.name))
+    if len(asked) > 1:
+        return options
     own = import_given_task(options.task)
     arch = read_architecture(read_task(study), [study], options.arch, own)
-    (budget,) = budgets_of(read_words([str(options.budget)]), arch)
-    name = budget.metric.name
-    is_joint = len(budget.metric.parts) > 1
-    return replace(options, budget=name if is_joint else f"{name}={budget.limit!r}")
+    metric, limit = asked[0].of(arch)
+    is_joint = len(metric.parts) > 1
+    return replace(options, budget=metric.name if is_joint else f"{metric.name}={limit!r}")
 
 
 def _has_networks(storage: "BaseStorage", name: str) -> bool:
@@ -309,7 +312,8 @@ def _has_networks(storage: "BaseStorage", name: str) -> bool:
 
 def _choose(best: "Sequence[FrozenTrial]", options: ExportOptions) -> "FrozenTrial":
     """Return the trial of the network that the options name."""
-    from nsopt.scaling.metric import Metric, read_budgets
+    from nsopt.scaling.budget import AskedLimit, read_budgets
+    from nsopt.scaling.metric import Metric
     from nsopt.storage.trials import Point, read_point
 
     def fits(point: Point) -> bool:
@@ -321,9 +325,10 @@ def _choose(best: "Sequence[FrozenTrial]", options: ExportOptions) -> "FrozenTri
 
     def is_of_budget(metric: Metric, budget: float, text: str) -> bool:
         try:
-            return read_budgets(text, metric) == [(metric, budget)]
+            asked = [set(each.limits) for each in read_budgets(text, metric)]
         except NsoptError:  # the text of a budget in another metric
             return False
+        return asked == [{AskedLimit(*limit, is_share=False) for limit in metric.limits_at(budget)}]
 
     points = [(trial, point) for trial in best if (point := read_point(trial))]
     found = [trial for trial, point in points if fits(point)]

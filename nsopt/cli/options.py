@@ -154,9 +154,9 @@ class SizeOptions(RoundingOptions):
     Several: 0.25,2. By default study takes those of its preset (smoke 0.125,0.25, tiny 0.016,0.032,
     quick 0.25, fast 0.25 to 1, paper 0.25 to 2), widths 0.25,1, tune 0.25."""
     budgets: str | None = None
-    """Budgets as numbers: 600k,2M, or 20ms with --metric latency. Budgets that hold at once name
-    their metrics: "params=250k,macs=20M"; a semicolon begins the next network. Replaces
-    --ratios."""
+    """Budgets: 600k,2M, or 20ms with --metric latency, or 50% of what the network of base widths
+    costs. Budgets that hold at once name their metrics: "params=250k,macs=20M"; a semicolon begins
+    the next network. Replaces --ratios."""
     metric: Literal["params", "macs", "latency", "flash", "flash-int8", "memory", "memory-int8"] = (
         "params"
     )

@@ -32,13 +32,14 @@ from nsopt.models.registry import is_own
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.progress import Progress
 from nsopt.pruning.settings import SearchSettings
-from nsopt.scaling.metric import PARAMS, Metric, get_metric, read_budgets
+from nsopt.scaling.budget import read_budgets
+from nsopt.scaling.metric import PARAMS, get_metric
 from nsopt.session.presets import Preset, StudySettings, override
 from nsopt.session.subject import Subject, make_architecture, with_precision
 from nsopt.session.workspace import Workspace
 from nsopt.storage.opening import is_empty
 from nsopt.storage.urls import sqlite_url, storage_file
-from nsopt.study.comparison import Size, check_ratios, make_sizes
+from nsopt.study.comparison import AskedSizes
 from nsopt.tasks.imported import import_task
 from nsopt.tasks.task import Task
 
@@ -64,28 +65,6 @@ def resolve_multiple(
     found = find_multiple(device, runtime, progress)
     progress.message(f"--multiple-of auto is {found} here")
     return replace(options, multiple_of=str(found))
-
-
-def read_metrics(sizes: SizeOptions) -> tuple[Metric, ...]:
-    """Return what the budgets limit. Raises NsoptError for invalid sizes, before any work."""
-    budgets, _ = _parse_sizes(sizes)
-    found = dict.fromkeys(metric for metric, _ in budgets)
-    return tuple(found) or (get_metric(sizes.metric),)
-
-
-def read_metric(sizes: SizeOptions) -> Metric:
-    """Return the only metric of the budgets. Raises NsoptError if they limit several."""
-    metric, *others = read_metrics(sizes)
-    if others or len(metric.parts) > 1:
-        raise NsoptError("this command takes budgets in one metric: --budgets 20M --metric macs")
-    return metric
-
-
-def check_single(sizes: SizeOptions) -> None:
-    """Raise NsoptError if the options give several sizes."""
-    budgets, ratios = _parse_sizes(sizes)
-    if len(budgets) + len(ratios) > 1:
-        raise NsoptError("tune takes a single budget: give one --ratios or one --budgets")
 
 
 def prepare(
@@ -274,32 +253,18 @@ def _format(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def read_sizes(
-    options: SizeOptions, arch: Architecture, default_ratios: Sequence[float], timed: bool = True
-) -> tuple[Size, ...]:
-    """Return the requested budgets, each once. Raises NsoptError for invalid ones, or if no widths
-    fit.
-
-    Args:
-        timed: whether networks will be timed for budgets in milliseconds, see `make_sizes`.
-    """
-    budgets, ratios = _parse_sizes(options)
-    asked = get_metric(options.metric), ratios or default_ratios, budgets or None
-    return make_sizes(arch, *asked, **options.rounding, timed=timed)
-
-
-def _parse_sizes(options: SizeOptions) -> tuple[list[tuple[Metric, float]], list[float]]:
-    """Return the budgets and the width ratios. Raises NsoptError for invalid ones."""
+def read_sizes(options: SizeOptions, default_ratios: Sequence[float]) -> AskedSizes:
+    """Return the requested sizes. Raises NsoptError for invalid ones, before any work."""
     if options.ratios is not None and options.budgets is not None:
         raise NsoptError("give --ratios or --budgets, not both")
     if "=" in (options.budgets or "") and options.metric != PARAMS.name:
         raise NsoptError("--budgets names its metrics: leave --metric out")
-    budgets = read_budgets(options.budgets or "", get_metric(options.metric))
+    metric = get_metric(options.metric)
+    budgets = read_budgets(options.budgets or "", metric)
     ratios = [_parse_ratio(word) for word in split_words(options.ratios or "")]
-    check_ratios(ratios)
     if not (budgets or ratios) and (options.budgets, options.ratios) != (None, None):
         raise NsoptError("no budget is given: write --ratios 0.25,0.5 or --budgets 600k,2M")
-    return budgets, ratios
+    return AskedSizes(metric, ratios or default_ratios, budgets or None)
 
 
 def _parse_ratio(text: str) -> float:

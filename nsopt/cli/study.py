@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from nsopt.methods.base import Method
     from nsopt.reports.results import Results
-    from nsopt.scaling.metric import Metric
     from nsopt.session.presets import Preset, StudySettings
     from nsopt.session.workspace import Workspace
+    from nsopt.study.comparison import AskedSizes
 
 _LEFT_OUT_FIRST = ("MACs", "predicted", "n", "params", "val %")  # columns, on a narrow terminal
 
@@ -68,29 +68,29 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     from nsopt.cli import preparation
     from nsopt.session.presets import get_preset
     from nsopt.study.compare import preview_comparison, run_comparison
-    from nsopt.study.comparison import Comparison
+    from nsopt.study.comparison import Comparison, make_sizes
     from nsopt.study.latency import with_latency_if_needed
 
-    metrics = preparation.read_metrics(options.sizes)
+    preset = get_preset(options.task.preset, options.task.data)
+    asked = preparation.read_sizes(options.sizes, preset.ratios)
     sizes = preparation.with_known_multiple(options.sizes, options.sgd.device, options.timing)
     options = replace(options, sizes=sizes)
-    preset = get_preset(options.task.preset, options.task.data)
     subject, workspace = preparation.prepare(
         options.task,
         options.place,
-        _make_settings(options, preset, methods, metrics),
+        _make_settings(options, preset, methods, asked),
         workers=options.workers,
         start=options.start,
         timing=options.timing,
     )
     preparation.announce(subject, preset, options.place.verbose)
     with live_progress() as progress:
-        subject = with_latency_if_needed(subject, metrics, methods, workspace, progress)
+        subject = with_latency_if_needed(subject, asked.is_timed, methods, workspace, progress)
         timed = subject.settings.eta is None and not options.dry_run
         comparison = Comparison(
             subject,
             methods,
-            preparation.read_sizes(options.sizes, subject.arch, preset.ratios, timed),
+            make_sizes(subject.arch, asked, **options.sizes.rounding, timed=timed),
             options.seeds or preset.seeds,
             preset.references if options.references is None else options.references,
         )
@@ -109,7 +109,7 @@ def _make_settings(
     options: StudyOptions,
     preset: "Preset",
     methods: "Sequence[Method]",
-    metrics: "Sequence[Metric]",
+    asked: "AskedSizes",
 ) -> "StudySettings":
     """Return the settings of a study. Raises NsoptError if they do not suit methods or budgets."""
     from nsopt.cli.preparation import apply_changes
@@ -126,7 +126,7 @@ def _make_settings(
     settings = apply_changes(preset, _read_tuned_settings(options), changed)
     for method in methods:
         method.search_iterations(settings.search)
-    if settings.eta is not None and any(len(metric.parts) > 1 for metric in metrics):
+    if settings.eta is not None and any(len(each.limits) > 1 for each in asked.budgets or ()):
         raise NsoptError("Algorithm 3 takes one budget at a time: leave --eta or --tuned out")
     return settings
 

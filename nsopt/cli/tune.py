@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from optuna.study import Study
 
 _TRIALS = 30
+_RATIOS = (0.25,)
 
 
 @Parameter(name="*")
@@ -42,18 +43,22 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
     _check_unused(options)
     from nsopt.cli import preparation
 
-    metric = preparation.read_metric(options.sizes)
+    asked = preparation.read_sizes(options.sizes, _RATIOS)
+    if len(asked.budgets or asked.ratios) > 1:
+        raise NsoptError("tune takes a single budget: give one --ratios or one --budgets")
+    if any(len(budget.limits) > 1 for budget in asked.budgets or ()):
+        raise NsoptError("tune takes a budget in one metric: write --budgets 20M --metric macs")
     sizes = preparation.with_known_multiple(options.sizes, options.sgd.device, options.timing)
     options = replace(options, sizes=sizes)
     from nsopt.session.presets import get_preset
     from nsopt.storage.urls import hide_password
+    from nsopt.study.comparison import make_sizes
     from nsopt.study.latency import with_latency_if_needed
     from nsopt.tuning.settings import PRETRAIN_EPOCHS, Tuning, run_tuning
 
     preset = get_preset(options.task.preset, options.task.data)
     text = options.pretrain_epochs
     tried = PRETRAIN_EPOCHS if text is None else _parse_epochs(text)
-    preparation.check_single(options.sizes)
     rounding = options.sizes.rounding
     if options.over == "eta" and any(rounding.values()):
         raise NsoptError("Algorithm 3 takes no --multiple-of or --min-width: leave them out")
@@ -63,13 +68,13 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
         options.task, options.place, settings, timing=options.timing
     )
     with live_progress() as progress:
-        subject = with_latency_if_needed(subject, (metric,), (), workspace, progress)
+        subject = with_latency_if_needed(subject, asked.is_timed, (), workspace, progress)
         timed = options.over != "eta"
-        (size,) = preparation.read_sizes(options.sizes, subject.arch, (0.25,), timed)
+        (size,) = make_sizes(subject.arch, asked, **rounding, timed=timed)
         preparation.announce(subject, preset, options.place.verbose)
         tuning = Tuning(
             subject=subject,
-            metric=metric,
+            metric=size.metric,
             budget=size.budget,
             over=options.over,
             trials=options.trials or _TRIALS,

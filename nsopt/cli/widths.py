@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from nsopt.latency.runtime import Runtime
     from nsopt.models.architecture import Architecture
     from nsopt.scaling.solve import WidthFit
-    from nsopt.study.comparison import Size
+    from nsopt.study.comparison import AskedSizes, Size
     from nsopt.study.stored_law import NetworkLaw
     from nsopt.tasks.task import Task
 
@@ -78,7 +78,7 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
 
     Example: nsopt widths --storage sqlite:///study.db --budgets 600k,2M
     """
-    from nsopt.cli.preparation import read_metrics, resolve_multiple
+    from nsopt.cli.preparation import read_sizes, resolve_multiple
     from nsopt.compute.device import resolve_compute
     from nsopt.compute.sharing import sharing
     from nsopt.latency.learn import learn_latency
@@ -87,14 +87,14 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
     from nsopt.settings import batch_unit
     from nsopt.tasks.imported import import_given_task
 
-    in_time = any(metric.is_timed for metric in read_metrics(options.sizes))
+    asked = read_sizes(options.sizes, _RATIOS)
     task = import_given_task(options.task)
     found, inputs = _find_law(options, task), task and task.inputs
-    is_timed = in_time or options.sizes.multiple_of == "auto" or options.timing.runtime
+    is_timed = asked.is_timed or options.sizes.multiple_of == "auto" or options.timing.runtime
     runtime = _choose_runtime(options, found.studies) if is_timed else TORCH
     with nullcontext(Silent()) if options.as_json else live_progress() as progress:
         sizes = resolve_multiple(options.sizes, options.device, runtime, progress)
-        if in_time and found.arch.latency is None:
+        if asked.is_timed and found.arch.latency is None:
             with sharing(resolve_compute(options.device, "fp32"), progress) as compute:
                 model = learn_latency(found.arch, compute, progress, runtime, inputs)
             arch = found.arch.with_latency(model)
@@ -104,13 +104,13 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
         correct = partial(
             _correct_latency, options.device, runtime, inputs, found.studies, progress
         )
-        rows = _propose_widths(found, sizes, correct)
+        rows = _propose_widths(found, asked, sizes.rounding, correct)
     if options.as_json:
         print(json.dumps(rows, indent=1))
     else:
         tell_what_is_fixed(found.arch.summary())
         _print_table(rows)
-        if in_time:
+        if asked.is_timed:
             console.print(f"milliseconds: {batch_unit(runtime.batch_size)}", style="dim")
 
 
@@ -155,7 +155,10 @@ def _correct_latency(
 
 
 def _propose_widths(
-    found: "NetworkLaw", sizes: SizeOptions, correct: "Callable[[MeasuredBudget], Architecture]"
+    found: "NetworkLaw",
+    asked: "AskedSizes",
+    rounding: dict[str, Any],
+    correct: "Callable[[MeasuredBudget], Architecture]",
 ) -> list[dict[str, Any]]:
     """Return one row per budget.
 
@@ -165,12 +168,12 @@ def _propose_widths(
     Raises:
         NsoptError: for a law of another network.
     """
-    from nsopt.cli.preparation import read_sizes
     from nsopt.latency.measured_budget import MeasuredBudget
     from nsopt.scaling.law import PowerLaw
     from nsopt.scaling.metric import counted_costs
     from nsopt.scaling.record import Iteration
     from nsopt.scaling.solve import solve_widths
+    from nsopt.study.comparison import make_sizes
 
     law, arch = found.law, found.arch
     if law.layers != len(arch.base_widths):
@@ -179,10 +182,11 @@ def _propose_widths(
             "searched widths: give the network that was searched as --arch"
         )
     rows = []
-    for size in read_sizes(sizes, arch, _RATIOS):
-        limits = found.limits(size.metric, **sizes.rounding)
-        asked = MeasuredBudget(arch, law, size.metric, size.budget, limits)
-        cost = size.metric.cost(correct(asked))
+    for size in make_sizes(arch, asked, **rounding):
+        limits = found.limits(size.metric, **rounding)
+        cost = size.metric.cost(
+            correct(MeasuredBudget(arch, law, size.metric, size.budget, limits))
+        )
         fit = solve_widths(law, cost, size.budget, *limits, warn=False)
         widths = fit.widths.tolist()
         row = {"ratio": size.ratio, "metric": size.metric.name} | _describe(size, arch, fit)

@@ -3,21 +3,19 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from optuna.trial import FrozenTrial
 
 from nsopt.errors import NoWidthsError, NsoptError, shorten
 from nsopt.models.architecture import Architecture
+from nsopt.scaling.budget import AskedBudget, read_budget
 from nsopt.scaling.cost import LinearCost
 from nsopt.scaling.law import PowerLaw, uniform_curve
-from nsopt.scaling.metric import LATENCY, MACS, Joint, Metric, read_percentage, split_limits
+from nsopt.scaling.metric import LATENCY, MACS, Metric
 from nsopt.scaling.solve import Limits, solve_widths
 from nsopt.session.presets import StudySettings
 from nsopt.storage import schema, trials
-
-_EXAMPLE = "macs=50%, params=600k or latency=5ms"
 
 
 @dataclass(frozen=True)
@@ -69,51 +67,6 @@ def split_budgets(text: str) -> list[str]:
     return [word.strip() for word in text.split(";" if ";" in text else ",") if word.strip()]
 
 
-class AskedLimit(NamedTuple):
-    """One limit: in the unit of the metric, or a share of what the base network costs."""
-
-    metric: Metric
-    number: float
-    is_share: bool
-
-    def for_network(self, arch: Architecture) -> int | float:
-        """Return the limit in the unit of the metric."""
-        if not self.is_share:
-            return self.number
-        whole = self.metric.cost(arch)(arch.base_widths)
-        exact = self.number * whole
-        return exact if isinstance(whole, float) else int(exact)
-
-
-@dataclass(frozen=True)
-class AskedBudget:
-    """A budget as a user asks for it, which may depend on what the base network costs.
-
-    Attributes:
-        word: as the user wrote it.
-        limits: of one network; empty for `CURVE`.
-    """
-
-    word: str
-    limits: tuple[AskedLimit, ...]
-
-    @property
-    def is_timed(self) -> bool:
-        """Whether it limits milliseconds."""
-        return any(limit.metric.is_timed for limit in self.limits)
-
-    def for_network(self, arch: Architecture) -> Budget:
-        """Return the budget. Raises NsoptError if the base network already meets it."""
-        limits = [(limit.metric, limit.for_network(arch)) for limit in self.limits]
-        metric, limit = limits[0] if len(limits) == 1 else (Joint.of(limits), 1)
-        if limit >= metric.cost(arch)(arch.base_widths):
-            costs = " and ".join(part.show(part.cost(arch)(arch.base_widths)) for part, _ in limits)
-            raise NsoptError(
-                f"{self.word}: the network already costs only {costs}; give a smaller budget"
-            )
-        return Budget(self.word, metric, limit)
-
-
 CURVE = AskedBudget("curve", ())  # in place of budgets: shares of the MACs, from 90 % to 10 %
 
 
@@ -143,21 +96,10 @@ def read_words(words: Sequence[str]) -> tuple[AskedBudget, ...]:
         return (CURVE,)
     if not words:
         raise NsoptError("give at least one budget, such as macs=50%")
-    return tuple(map(_read, words))
-
-
-def _read(word: str) -> AskedBudget:
-    if not isinstance(word, str):
-        raise NsoptError(f"{shorten(word)} is not a budget: write a word such as 'macs=50%'")
-    limits = []
-    for metric, text in split_limits(word, _EXAMPLE):
-        is_share = text.endswith("%")
-        number = read_percentage(text) if is_share else metric.read(text)
-        limits.append(AskedLimit(metric, number, is_share))
-    if not all(limit.number for limit in limits):
-        raise NsoptError(f"{shorten(word)}: a budget must be above 0")
-    Joint.of([(limit.metric, limit.number) for limit in limits])
-    return AskedBudget(word.strip(), tuple(limits))
+    for word in words:
+        if not isinstance(word, str):
+            raise NsoptError(f"{shorten(word)} is not a budget: write a word such as 'macs=50%'")
+    return tuple(map(read_budget, words))
 
 
 def expand_curve(
@@ -185,10 +127,7 @@ def expand_curve(
 def check_budgets(
     asked: Sequence[AskedBudget], arch: Architecture, settings: StudySettings
 ) -> None:
-    """Raise the errors of budgets that need no measurement.
-
-    See `AskedBudget.for_network` and `Budget.solve`.
-    """
+    """Raise the errors of budgets that need no measurement: see `budgets_of` and `Budget.solve`."""
     for budget in budgets_of([each for each in asked if not each.is_timed], arch):
         with naming(budget, settings):
             budget.solve(uniform_curve(arch.base_widths), arch, settings)
@@ -202,5 +141,17 @@ def check_time(asked: Sequence[AskedBudget], arch: Architecture, milliseconds: f
 
 
 def budgets_of(asked: Sequence[AskedBudget], arch: Architecture) -> tuple[Budget, ...]:
-    """Return the budgets of a network, each once: see `AskedBudget.for_network`."""
-    return tuple(dict.fromkeys(each.for_network(arch) for each in asked))
+    """Return the budgets of a network, each once.
+
+    Raises:
+        NsoptError: if the base network already meets one.
+    """
+    budgets = dict.fromkeys(Budget(each.word, *each.of(arch)) for each in asked)
+    for budget in budgets:
+        if budget.limit >= budget.metric.cost(arch)(arch.base_widths):
+            parts = budget.metric.parts
+            costs = " and ".join(part.show(part.cost(arch)(arch.base_widths)) for part in parts)
+            raise NsoptError(
+                f"{budget.word}: the network already costs only {costs}; give a smaller budget"
+            )
+    return tuple(budgets)

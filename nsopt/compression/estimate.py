@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from contextlib import suppress
 
-from nsopt.compression.budgets import AskedBudget, AskedLimit, budgets_of
+from nsopt.compression.budgets import budgets_of
 from nsopt.compression.fits import Fits
 from nsopt.errors import NoWidthsError
 from nsopt.latency.allowance import MOST
 from nsopt.pruning.inherited import SCORE_STEPS
 from nsopt.samplers.candidates import list_prices
+from nsopt.scaling.budget import AskedBudget, AskedLimit
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import MACS
 from nsopt.session.durations import Durations, format_duration

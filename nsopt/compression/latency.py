@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from optuna.study import Study
 
-from nsopt.compression.budgets import AskedBudget, Budget, check_time
+from nsopt.compression.budgets import Budget, check_time
 from nsopt.errors import NoWidthsError
 from nsopt.latency.bisection import Widths
 from nsopt.latency.measured_budget import MeasuredBudget
 from nsopt.latency.multiples import MORE, choose_multiples
 from nsopt.latency.timer import Timer
 from nsopt.models.architecture import Architecture
+from nsopt.scaling.budget import AskedBudget
 from nsopt.scaling.law import PowerLaw, uniform_curve
 from nsopt.scaling.metric import LATENCY, MACS
 from nsopt.session.presets import StudySettings

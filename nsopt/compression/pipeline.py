@@ -11,7 +11,6 @@ from dataclasses import replace
 from optuna.study import Study
 
 from nsopt.compression.budgets import (
-    AskedBudget,
     Budget,
     budgets_of,
     check_budgets,
@@ -30,6 +29,7 @@ from nsopt.deployment.artifacts import BestNetworks, best_trials
 from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.errors import NsoptError
 from nsopt.progress import Progress
+from nsopt.scaling.budget import AskedBudget
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import PARAMS, counted_costs
 from nsopt.session.cleanup import clear_finished

@@ -15,7 +15,7 @@ from nsopt.scaling.joint import JointCost, name_limits
 
 _LARGEST = 1e18
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
-_HINTS = {"ms": ", or give metric=latency", "%": ", or for half of all widths ratios=0.5"}
+_EXAMPLE = "macs=50%, params=600k or latency=5ms"
 
 
 class Costed(Protocol):
@@ -84,7 +84,7 @@ class Count(Metric):
         """Parse `600k`, `2M`, `1.5M` or a plain number."""
         match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmg]?)", text.lower())
         if not match:
-            hint = next((hint for end, hint in _HINTS.items() if text.endswith(end)), "")
+            hint = ", or give metric=latency" if text.endswith("ms") else ""
             raise NsoptError(f"{shorten(text)} is not a budget: write 600000, 600k or 2M{hint}")
         number = _multiply(match[1], _UNITS[match[2]])
         if 0 < number < 1:
@@ -224,7 +224,7 @@ def counted_costs(arch: Costed, widths: Sequence[int]) -> dict[str, Any]:
 def get_metric(name: str) -> Metric:
     """Return the metric `name`. Raises NsoptError for an unknown one."""
     if "=" in name:
-        return Joint.of(_read_numbers(name))
+        return Joint.of([(metric, metric.read(limit)) for metric, limit in split_limits(name)])
     return get_single_metric(name)
 
 
@@ -246,48 +246,8 @@ def read_percentage(text: str) -> float:
     return part
 
 
-def read_budgets(
-    text: str | Sequence[str | float], metric: Metric
-) -> list[tuple[Metric, int | float]]:
-    """Parse budgets in `metric`, such as `600k,2M`, or budgets that name their metrics.
-
-    `params=250k,macs=20M` limits one network twice. A semicolon separates the budgets of different
-    networks: `params=250k,macs=20M; params=500k`.
-
-    Args:
-        text: all of it, or a list with one or more budgets in each part.
-        metric: of budgets that name none.
-
-    Raises:
-        NsoptError: for an invalid budget.
-    """
-    if not isinstance(text, str):
-        return [budget for part in text for budget in read_budgets(str(part), metric)]
-    if "=" in text:
-        return [_read_named(words) for words in text.split(";") if words.strip()]
-    return [(metric, metric.read(word.strip())) for word in text.split(",") if word.strip()]
-
-
-def _read_named(text: str) -> tuple[Metric, int | float]:
-    limits = _read_numbers(text)
-    return limits[0] if len(limits) == 1 else (Joint.of(limits), 1)
-
-
-def _read_numbers(text: str) -> list[tuple[Metric, int | float]]:
-    """Parse `params=250k,macs=20M`."""
-    parts = split_limits(text, "params=250k,macs=20M")
-    limits = [(metric, metric.read(limit)) for metric, limit in parts]
-    if not all(limit for _, limit in limits):
-        raise NsoptError(f"{shorten(text.strip())}: a budget must be above 0")
-    return limits
-
-
-def split_limits(text: str, example: str) -> list[tuple[Metric, str]]:
+def split_limits(text: str) -> list[tuple[Metric, str]]:
     """Split `params=250k,macs=20M` into metrics and their limits as text.
-
-    Args:
-        text: one budget.
-        example: of what to write, for the error.
 
     Raises:
         NsoptError: for a part without a known metric or a limit.
@@ -296,7 +256,7 @@ def split_limits(text: str, example: str) -> list[tuple[Metric, str]]:
     for word in text.split(","):
         name, equals, limit = (part.strip() for part in word.partition("="))
         if not equals or not limit:
-            raise NsoptError(f"{shorten(word.strip())} is not a budget: write {example}")
+            raise NsoptError(f"{shorten(word.strip())} is not a budget: write {_EXAMPLE}")
         limits.append((get_single_metric(name), limit))
     return limits
 

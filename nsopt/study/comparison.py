@@ -8,6 +8,7 @@ import numpy as np
 from nsopt.errors import NsoptError
 from nsopt.methods.base import Method
 from nsopt.models.architecture import Architecture
+from nsopt.scaling.budget import AskedBudget
 from nsopt.scaling.law import floor_widths, uniform_curve
 from nsopt.scaling.metric import MACS, Metric
 from nsopt.scaling.solve import solve_widths
@@ -26,6 +27,36 @@ class Size:
     metric: Metric
     budget: int | float
     ratio: float | None = None
+
+
+@dataclass(frozen=True)
+class AskedSizes:
+    """Sizes as a user asks for them.
+
+    Attributes:
+        metric: what the budgets of `ratios` count.
+        ratios: width ratios, whose uniform networks give the budgets.
+        budgets: in place of ratios, unless None.
+
+    Raises:
+        NsoptError: for a width ratio that is not above 0, or infinite.
+    """
+
+    metric: Metric
+    ratios: Sequence[float]
+    budgets: Sequence[AskedBudget] | None = None
+
+    def __post_init__(self) -> None:
+        for ratio in self.ratios:
+            if not 0 < ratio < float("inf"):
+                raise NsoptError(f"a width ratio must be above 0 and finite, got {ratio:g}")
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether one limits milliseconds."""
+        if self.budgets is None:
+            return self.metric.is_timed
+        return any(budget.is_timed for budget in self.budgets)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,22 +98,10 @@ class Comparison:
         ]
 
 
-def check_ratios(ratios: Sequence[float]) -> None:
-    """Raise NsoptError for a width ratio that is not above 0, or infinite."""
-    for ratio in ratios:
-        if not 0 < ratio < float("inf"):
-            raise NsoptError(f"a width ratio must be above 0 and finite, got {ratio:g}")
-
-
 def sizes_of_ratios(
     arch: Architecture, metric: Metric, ratios: Sequence[float]
 ) -> tuple[Size, ...]:
-    """Return the budgets of uniform networks at width ratios.
-
-    Raises:
-        NsoptError: for an invalid ratio.
-    """
-    check_ratios(ratios)
+    """Return the budgets of uniform networks at width ratios."""
     cost = metric.cost(arch)
     budgets = [(cost(floor_widths(ratio, arch.base_widths)), ratio) for ratio in ratios]
     return tuple(Size(metric, *budget) for budget in budgets)
@@ -90,14 +109,12 @@ def sizes_of_ratios(
 
 def make_sizes(
     arch: Architecture,
-    metric: Metric,
-    ratios: Sequence[float],
-    budgets: Sequence[tuple[Metric, int | float]] | None,
+    asked: AskedSizes,
     multiple_of: Multiple | None,
     min_width: MinWidth | None,
     timed: bool = True,
 ) -> tuple[Size, ...]:
-    """Return budgets, each once; without any, those of uniform networks at width ratios.
+    """Return the sizes that a user asks for, each once.
 
     Args:
         timed: whether networks will be timed for budgets in milliseconds; predicted milliseconds
@@ -105,16 +122,16 @@ def make_sizes(
 
     Raises:
         NoWidthsError: if no widths, rounded as `solve_widths` does, meet one of the budgets.
-        NsoptError: for a ratio that is not above 0, or none.
+        NsoptError: if there are neither ratios nor budgets.
     """
-    if budgets is None:
-        asked = sizes_of_ratios(arch, metric, ratios)
+    if asked.budgets is None:
+        found = sizes_of_ratios(arch, asked.metric, asked.ratios)
     else:
-        asked = tuple(Size(*budget) for budget in budgets)
-    if not asked:
+        found = tuple(Size(*budget.of(arch)) for budget in asked.budgets)
+    if not found:
         raise NsoptError("ratios and budgets are empty: give at least one")
     once = dict[tuple[Metric, float], Size]()
-    for size in asked:
+    for size in found:
         once.setdefault((size.metric, size.budget), size)
     curve, sizes = uniform_curve(arch.base_widths), tuple(once.values())
     for size in sizes:

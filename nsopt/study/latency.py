@@ -27,19 +27,19 @@ from nsopt.storage.timings import StoredTimings
 
 def with_latency_if_needed(
     subject: Subject,
-    metrics: Sequence[Metric],
+    is_timed: bool,
     methods: Sequence[Method],
     workspace: Workspace,
     progress: Progress,
 ) -> Subject:
-    """Return `subject` with a latency model, if a metric or a price is latency.
+    """Return `subject` with a latency model, if a budget or a price is in milliseconds.
 
     A stored model has priority, so that budgets keep their meaning. Otherwise nsopt uses the model
     of this device, and learns it if necessary. If the subject starts from a trained network, the
     model is then made exact for this one, so that percentages of its latency hold.
     """
     prices = {subject.settings.search.price, *(method.price for method in methods)}
-    if not any(metric.is_timed for metric in metrics) and LATENCY.name not in prices:
+    if not is_timed and LATENCY.name not in prices:
         return subject
     arch = with_stored_latency(subject.arch, list_studies(subject, workspace))
     if arch.latency is None:

@@ -204,7 +204,6 @@ def test_a_reader_that_leaves_early_causes_no_traceback() -> None:
         ("try batch_size=32", "try --batch-size 32"),
         ("use device='auto' (cpu)", "use --device auto (cpu)"),
         ("smaller steps (filters_per_step=)", "smaller steps (--filters-per-step)"),
-        ("for half of all widths ratios=0.5", "for half of all widths --ratios 0.5"),
         ("give its function as task=", "give its function as --task"),
         ("macs=50%: give x/out=5 another name=", "macs=50%: give x/out=5 another --name"),
     ],

@@ -5,13 +5,15 @@ import torch
 
 import nsopt
 from nsopt.cli.options import SizeOptions
-from nsopt.cli.preparation import announce, read_metrics, read_sizes
+from nsopt.cli.preparation import announce, read_sizes
 from nsopt.data.source import Source
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.models.architecture import TableArchitecture
 from nsopt.scaling.cost import LinearCost
+from nsopt.scaling.metric import LATENCY, PARAMS
 from nsopt.session.presets import get_preset
 from nsopt.session.subject import Subject
+from nsopt.study.comparison import Size, make_sizes
 from tests.study.test_comparison import SETTINGS
 
 
@@ -28,7 +30,7 @@ from tests.study.test_comparison import SETTINGS
 def test_a_budget_that_is_given_twice_counts_once(
     narrow: TableArchitecture, options: SizeOptions, count: int
 ) -> None:
-    sizes = read_sizes(options, narrow, (0.25, 0.5, 0.25))
+    sizes = make_sizes(narrow, read_sizes(options, (0.25, 0.5, 0.25)), **options.rounding)
     assert len(sizes) == count
     assert sizes[0].ratio in (0.25, None)
 
@@ -45,7 +47,7 @@ def test_invalid_and_missing_budgets_are_refused_before_any_work(
     options: SizeOptions, reason: str
 ) -> None:
     with pytest.raises(NsoptError, match=reason):
-        read_metrics(options)
+        read_sizes(options, (0.25,))
 
 
 def test_the_batches_of_a_task_are_its_own(
@@ -63,8 +65,23 @@ def test_predicted_milliseconds_refuse_no_budget_for_which_networks_are_timed(
     short = SizeOptions(budgets="1ms", metric="latency")
     both = SizeOptions(budgets="latency=1ms,params=20k")
     for options in (short, both):
-        assert len(read_sizes(options, arch, ())) == 1
+        asked = read_sizes(options, ())
+        assert len(make_sizes(arch, asked, None, None)) == 1
         with pytest.raises(NoWidthsError, match="no widths fit"):
-            read_sizes(options, arch, (), timed=False)
+            make_sizes(arch, asked, None, None, timed=False)
+    asked = read_sizes(SizeOptions(budgets="latency=1ms,params=1"), ())
     with pytest.raises(NoWidthsError, match="no widths fit a budget of 1 params"):
-        read_sizes(SizeOptions(budgets="latency=1ms,params=1"), arch, ())
+        make_sizes(arch, asked, None, None)
+
+
+def test_a_percentage_is_a_share_of_what_the_base_network_costs(narrow: TableArchitecture) -> None:
+    arch = narrow.with_latency(LinearCost("latency", narrow.cost("macs"), 1e-6))
+    params, milliseconds = (arch.cost(name)(arch.base_widths) for name in ("params", "latency"))
+    asked = read_sizes(SizeOptions(budgets="50%,12.5%"), ())
+    assert make_sizes(arch, asked, None, None) == (
+        Size(PARAMS, int(params / 2)),
+        Size(PARAMS, int(params / 8)),
+    )
+    timed = read_sizes(SizeOptions(budgets="50%", metric="latency"), ())
+    assert timed.is_timed
+    assert make_sizes(arch, timed, None, None) == (Size(LATENCY, milliseconds / 2),)

@@ -25,8 +25,9 @@ from nsopt.data.images import ImageData
 from nsopt.models.architecture import Architecture, TableArchitecture
 from nsopt.models.registry import get_architecture
 from nsopt.reports.results import Results
+from nsopt.scaling.budget import read_budgets
 from nsopt.scaling.law import PowerLaw
-from nsopt.scaling.metric import PARAMS, read_budgets
+from nsopt.scaling.metric import PARAMS
 from nsopt.session.presets import get_preset
 from nsopt.storage.schema import TaskDescription, width_key
 from tests.compression.test_compress import SETTINGS
@@ -293,7 +294,7 @@ def test_the_table_of_joint_budgets_is_computed() -> None:
     rows = re.findall(r"\| `(.*,.*)` \| ([\d-]+) .* \| (\w+) \| ([\d-]+) .* \| (\w+) \|", page)
     assert len(rows) == 3
     for budgets, *cells in rows:
-        ((metric, share),) = read_budgets(budgets, PARAMS)
+        metric, share = read_budgets(budgets, PARAMS)[0].of(arch)
         limits = [(part.cost(arch), limit) for part, limit in metric.limits_at(share)]
         fits = [nsopt.solve_widths(law, limits) for law in laws]
         computed = [(width_key(fit.widths), metric.parts[fit.binding or 0].name) for fit in fits]

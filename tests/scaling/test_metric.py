@@ -17,7 +17,6 @@ from nsopt.scaling.metric import (
     Joint,
     Metric,
     get_metric,
-    read_budgets,
 )
 from nsopt.scaling.solve import solve_widths
 
@@ -62,8 +61,6 @@ def test_an_invalid_budget_raises_an_error(text: str) -> None:
 
 
 def test_the_error_for_milliseconds_in_a_count_suggests_latency() -> None:
-    with pytest.raises(NsoptError, match=r"2M, or for half of all widths ratios=0\.5$"):
-        MACS.read("50%")
     with pytest.raises(NsoptError, match=r"2M, or give metric=latency$"):
         MACS.read("20ms")
     with pytest.raises(NsoptError, match=r"2M$"):
@@ -87,23 +84,6 @@ def test_unknown_metrics_suggest_the_nearest() -> None:
         get_metric("mac")
 
 
-def test_budgets_that_name_their_metrics_become_joint() -> None:
-    assert read_budgets("600k,2M", MACS) == [(MACS, 600_000), (MACS, 2_000_000)]
-    assert read_budgets(["600k,2M", 3e6, "params=5k"], MACS) == [
-        *((MACS, 600_000), (MACS, 2_000_000), (MACS, 3_000_000)),
-        (PARAMS, 5000),
-    ]
-    (joint, share), plain = read_budgets("macs=20M, params=250k; params=2M", PARAMS)
-    assert isinstance(joint, Joint)
-    assert (joint.name, share, plain) == ("params=250000,macs=20000000", 1, (PARAMS, 2_000_000))
-    assert joint == get_metric(joint.name)
-    assert joint.show(share) == "250,000 params and 20,000,000 MACs"
-    assert joint.show(0.5) == "125,000 params and 10,000,000 MACs"
-    arch = get_architecture("vgg11")
-    used = [metric.cost(arch)(arch.base_widths) / limit for metric, limit in joint.limits]
-    assert joint.cost(arch)(arch.base_widths) == max(used)
-
-
 @given(st.integers(1, 10**12), st.floats(1e-6, 1e9))
 def test_the_name_of_a_joint_metric_contains_its_budgets_exactly(
     params: int, milliseconds: float
@@ -111,22 +91,6 @@ def test_the_name_of_a_joint_metric_contains_its_budgets_exactly(
     joint = Joint.of([(LATENCY, milliseconds), (PARAMS, params)])
     assert get_metric(joint.name) == joint
     assert joint.limits == ((PARAMS, params), (LATENCY, milliseconds))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("params=250k,20M", "'20M' is not a budget: write params=250k,macs=20M"),
-        ("params=", "'params=' is not a budget: write params=250k,macs=20M"),
-        ("params=250k,params=500k", "write a semicolon between"),
-        ("params=250k,mac=1M", "did you mean 'macs'"),
-        ("params=5ms", "is not a budget"),
-        ("params=250k,macs=0", "must be above 0"),
-    ],
-)
-def test_an_invalid_joint_budget_raises_an_error(text: str, message: str) -> None:
-    with pytest.raises(NsoptError, match=message):
-        read_budgets(text, PARAMS)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ from nsopt.storage import engine, schema, trials
 from nsopt.storage.opening import open_storage
 from nsopt.storage.studies import load_studies
 from nsopt.study.compare import run_comparison
-from nsopt.study.comparison import Comparison, Size, sizes_of_ratios
+from nsopt.study.comparison import AskedSizes, Comparison, Size, sizes_of_ratios
 from nsopt.study.laws import Laws
 from nsopt.study.stored_law import read_stored_law
 from nsopt.study.worker import Worker
@@ -515,9 +515,9 @@ def test_budgets_can_be_in_macs(comparison: Comparison, place: Workspace) -> Non
 
 
 @pytest.mark.parametrize("ratio", [0, -1, float("nan"), float("inf")])
-def test_ratios_must_be_positive(narrow: TableArchitecture, ratio: float) -> None:
+def test_ratios_must_be_positive(ratio: float) -> None:
     with pytest.raises(NsoptError, match="must be above 0"):
-        sizes_of_ratios(narrow, PARAMS, [ratio])
+        AskedSizes(PARAMS, [ratio])
 
 
 def test_same_seed_gives_the_same_comparison(

@@ -11,7 +11,8 @@ from nsopt.cli.study import _print_summary
 from nsopt.reports.page import render
 from nsopt.reports.tables import predicted_latency
 from nsopt.reports.words import answer
-from nsopt.scaling.metric import MACS, PARAMS, read_budgets
+from nsopt.scaling.budget import read_budgets
+from nsopt.scaling.metric import LATENCY, MACS, PARAMS, Joint
 from nsopt.session.presets import rounding_for
 from nsopt.session.workspace import Workspace
 from nsopt.study.compare import run_comparison
@@ -31,7 +32,8 @@ BUDGETS = "params=20k,macs=200k; params=10k,macs=5M"
 
 @pytest.fixture
 def joint(comparison: Comparison) -> Comparison:
-    sizes = tuple(Size(*budget) for budget in read_budgets(BUDGETS, PARAMS))
+    asked = read_budgets(BUDGETS, PARAMS)
+    sizes = tuple(Size(*budget.of(comparison.subject.arch)) for budget in asked)
     return only(comparison, "uniform", sizes=sizes, seeds=1, references=0)
 
 
@@ -79,9 +81,9 @@ def test_a_network_at_a_joint_budget_with_latency_stores_its_predicted_latency(
 ) -> None:
     joint = timed_by_filters(joint)
     arch = with_latency_of_filters(joint.subject.arch)
-    ((metric, share),) = read_budgets("params=20k,latency=0.5ms", PARAMS)
+    limits = Joint.of([(PARAMS, 20_000), (LATENCY, 0.5)])
     task = dataclasses.replace(joint.subject, arch=arch)
-    in_time = only(joint, "uniform", subject=task, sizes=(Size(metric, share),))
+    in_time = only(joint, "uniform", subject=task, sizes=(Size(limits, 1),))
     run_comparison(in_time, place, Listener())
     (row,) = load_results(place).outcomes.to_dict("records")
     assert row["binding"] == "latency"
@@ -91,7 +93,7 @@ def test_a_network_at_a_joint_budget_with_latency_stores_its_predicted_latency(
 
 
 def test_rounding_for_joint_budgets_satisfies_every_metric() -> None:
-    (joint, _), *_ = read_budgets("macs=1M,latency=5ms", PARAMS)
+    joint = Joint.of([(MACS, 1_000_000), (LATENCY, 5.0)])
     multiple, least = {"macs": 8, "latency": 12}, {"params": 64, "macs": 16}
     assert rounding_for(multiple, least, joint) == (24, 16)
     assert rounding_for(4, None, joint) == (4, 1)
@@ -102,7 +104,7 @@ def test_rounding_for_joint_budgets_satisfies_every_metric() -> None:
     ("command", "message"),
     [
         (("study", "--eta=50", "--methods=uniform"), "Algorithm 3 takes one budget at a time"),
-        (("tune",), "takes budgets in one metric"),
+        (("tune",), "tune takes a budget in one metric"),
     ],
 )
 def test_options_that_take_a_single_budget_refuse_joint_ones(

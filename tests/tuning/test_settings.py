@@ -24,7 +24,7 @@ from nsopt.progress import Silent
 from nsopt.reports.results import read_results
 from nsopt.reports.tuning import draw_tuning, publish_tuning
 from nsopt.scaling.law import uniform_curve
-from nsopt.scaling.metric import LATENCY, PARAMS
+from nsopt.scaling.metric import PARAMS
 from nsopt.session.joining import join_session
 from nsopt.session.presets import override
 from nsopt.session.session import Session, start_session
@@ -167,7 +167,7 @@ def test_a_tuning_stores_its_latency_model(tuning: Tuning, place: Workspace) -> 
     model = MacsLatency("latency", arch.cost("macs"), 1e-6, 1.0)
     task = dataclasses.replace(tuning.subject, arch=arch.with_latency(model))
     run_tuning(dataclasses.replace(tuning, subject=task, trials=1), place, Silent())
-    again = with_latency_if_needed(tuning.subject, (LATENCY,), (), place, Silent())
+    again = with_latency_if_needed(tuning.subject, True, (), place, Silent())
     assert again.arch.cost("latency")(arch.base_widths) == model(arch.base_widths)
 
 

@@ -1,0 +1,58 @@
+"""Budgets as users write them."""
+
+import pytest
+
+from nsopt.errors import NsoptError
+from nsopt.models.registry import get_architecture
+from nsopt.scaling.budget import read_budget, read_budgets
+from nsopt.scaling.metric import LATENCY, MACS, PARAMS, Joint, get_metric
+
+VGG11 = get_architecture("vgg11")
+
+
+def test_budgets_without_a_name_limit_one_network_each() -> None:
+    found = [budget.of(VGG11) for budget in read_budgets("600k, 2M", MACS)]
+    assert found == [(MACS, 600_000), (MACS, 2_000_000)]
+    found = [budget.of(VGG11) for budget in read_budgets(["600k,2M", 3e6, "params=5k"], MACS)]
+    assert found == [
+        *((MACS, 600_000), (MACS, 2_000_000), (MACS, 3_000_000)),
+        (PARAMS, 5000),
+    ]
+
+
+def test_budgets_that_name_their_metrics_become_joint() -> None:
+    asked = read_budgets("macs=20M, params=250k; params=2M", PARAMS)
+    (joint, share), plain = (budget.of(VGG11) for budget in asked)
+    assert isinstance(joint, Joint)
+    assert (joint.name, share, plain) == ("params=250000,macs=20000000", 1, (PARAMS, 2_000_000))
+    assert joint == get_metric(joint.name)
+    assert joint.show(share) == "250,000 params and 20,000,000 MACs"
+    assert joint.show(0.5) == "125,000 params and 10,000,000 MACs"
+    used = [metric.cost(VGG11)(VGG11.base_widths) / limit for metric, limit in joint.limits]
+    assert joint.cost(VGG11)(VGG11.base_widths) == max(used)
+
+
+def test_a_percentage_is_a_share_of_what_the_base_network_costs() -> None:
+    macs = VGG11.cost("macs")(VGG11.base_widths)
+    assert read_budget("macs=50%").of(VGG11) == (MACS, macs // 2)
+    assert read_budgets("12.5%", MACS)[0].of(VGG11) == (MACS, macs // 8)
+    joint, _ = read_budget("macs=50%,latency=5ms").of(VGG11)
+    assert joint.limits_at(1) == [(MACS, macs // 2), (LATENCY, 5.0)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("params=250k,20M", "'20M' is not a budget: write macs=50%, params=600k or latency=5ms"),
+        ("params=", "'params=' is not a budget: write macs=50%"),
+        ("params=250k,params=500k", "write a semicolon between"),
+        ("params=250k,mac=1M", "did you mean 'macs'"),
+        ("params=5ms", "is not a budget"),
+        ("params=250k,macs=0", "'0': a budget must be above 0"),
+        ("0", "'0': a budget must be above 0"),
+        *((text, "a percentage must be between 0 and 100") for text in ("0%", "100%", "x%", "%")),
+    ],
+)
+def test_an_invalid_budget_raises_an_error(text: str, message: str) -> None:
+    with pytest.raises(NsoptError, match=message):
+        read_budgets(text, PARAMS)
