@@ -4,7 +4,7 @@ from typing import Any
 
 from torch.overrides import TorchFunctionMode
 
-from nsopt.models.tracing.recurrent_rules import GATES, follow_layers
+from nsopt.models.tracing.recurrent_rules import GATES, PACKING, follow_layers
 from nsopt.models.tracing.tracer import Tracer
 
 _DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout")
@@ -24,8 +24,13 @@ class FunctionRules(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = getattr(func, "__name__", ""), kwargs or {}
-        if name in GATES and isinstance(args[3], bool):  # not for packed sequences
-            return follow_layers(self._tracer, GATES[name], *args)
+        if name in GATES and not isinstance(args[3], bool):  # a packed sequence
+            return follow_layers(self._tracer, GATES[name], args[0], *args[2:])
+        if name in GATES:
+            return follow_layers(self._tracer, GATES[name], *args[:-1])
+        if name in PACKING:
+            packed = PACKING[name](self._tracer, *args)
+            return func(*args) if packed is None else packed
         if name == "scaled_dot_product_attention":
             query = args[0] if args else kwargs["query"]
             self._tracer.mark_inexact(self._tracer.get(query)[-1])

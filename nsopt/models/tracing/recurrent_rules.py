@@ -5,14 +5,18 @@ that reads the state. A PyTorch module has one hidden size, so all its layers an
 their units.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
+from torch.utils._mode_utils import no_dispatch
 
 from nsopt.models.tracing.labels import Label
+from nsopt.models.tracing.picks import make_fakes
 from nsopt.models.tracing.tracer import Tracer
 
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
@@ -62,30 +66,33 @@ def follow_layers(
     dropout: float,
     training: bool,
     bidirectional: bool,
-    batch_first: bool,
 ) -> tuple[Tensor, ...]:
     """Return the labelled results of a recurrent module.
 
     The arguments after `gates` are those of PyTorch's function, such as `torch.lstm`.
+
+    Args:
+        x: padded, with dimensions of batch and time; or packed, with one of both.
     """
     states = [state] if isinstance(state, Tensor) else list(state)
     ways = 2 if bidirectional else 1
     each = len(weights) // (layers * ways)
-    labels, seen, size = tracer.get(x), tracer.get(x)[-1], x.shape[-1]
+    labels, seen, size = tracer.get(x)[:-1], tracer.get(x)[-1], x.shape[-1]
+    steps = math.prod(x.shape[:-1])
     outputs: list[Label] = [tracer.get(states[0])[-1]]
     cells: list[Label] = [tracer.get(states[-1])[-1]]
     for first in range(0, len(weights), ways * each):
         for start in range(first, first + ways * each, each):
             cell = _Cell.of(weights[start : start + each], has_biases)
             cell.check(size, gates)
-            units, made = _follow_cell(tracer, cell, gates, seen, x.shape[0] * x.shape[1])
+            units, made = _follow_cell(tracer, cell, gates, seen, steps)
             cells.append(units)
             outputs.append(made)
         size, seen = ways * states[0].shape[-1], _repeat(outputs[-1], ways)
     of_outputs = tracer.join(*outputs) if states[0].shape[-1] > 1 else None
     of_cells = tracer.join(*cells) if states[-1].shape[-1] > 1 else None
-    result = x.new_empty(*x.shape[:2], size)
-    tracer.put(result, [*labels[:2], _repeat(of_outputs, ways)])
+    result = x.new_empty(*x.shape[:-1], size)
+    tracer.put(result, [*labels, _repeat(of_outputs, ways)])
     ends = [state.new_empty(state.shape) for state in states]
     for end, label in zip(ends, (of_outputs, of_cells), strict=False):
         tracer.put(end, [None, None, label])
@@ -123,3 +130,41 @@ def _follow_cell(
 
 def _repeat(label: Label, times: int) -> Label:
     return np.tile(label, times) if isinstance(label, np.ndarray) else label
+
+
+def _pack(
+    tracer: Tracer, x: Tensor, lengths: Tensor, batch_first: bool
+) -> tuple[Tensor, Tensor] | None:
+    """Return a padded batch as a packed one, and how many sequences have each step."""
+    known = tracer.read(lengths)
+    if known is None:
+        return None
+    with no_dispatch():
+        steps = torch.arange(int(known.max()))
+        sizes, total = (known > steps[:, None]).sum(1), int(known.sum())
+    packed = x.new_empty(total, *x.shape[2:])
+    tracer.put(packed, [None, *tracer.get(x)[2:]])
+    return packed, make_fakes(tracer.values, sizes)
+
+
+def _pad(
+    tracer: Tracer, packed: Tensor, sizes: Tensor, batch_first: bool, value: float, total: int
+) -> tuple[Tensor, Tensor] | None:
+    """Return a packed batch as a padded one, and the lengths of its sequences."""
+    known = tracer.read(sizes)
+    if known is None:
+        return None
+    with no_dispatch():
+        count, steps = int(known[0]), max(len(known), total)
+        lengths = (known[:, None] > torch.arange(count)).sum(0)
+    shape = (count, steps) if batch_first else (steps, count)
+    padded = packed.new_empty(*shape, *packed.shape[1:])
+    tracer.put(padded, [None, None, *tracer.get(packed)[1:]])
+    return padded, make_fakes(tracer.values, lengths)
+
+
+# By the name of PyTorch's function. They return None if the lengths are unknown.
+PACKING: dict[str, Callable[..., tuple[Tensor, Tensor] | None]] = {
+    "_pack_padded_sequence": _pack,
+    "_pad_packed_sequence": _pad,
+}

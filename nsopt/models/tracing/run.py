@@ -227,7 +227,7 @@ def _explain(error: Exception, tracer: Tracer) -> TraceError:
     if "DataDependent" in type(error).__name__ or "DynamicOutput" in type(error).__name__:
         advice = "trace the part of the network before it"
         if "pack_padded_sequence" in str(error):
-            advice = "give the recurrent layer the padded batch, and read its output at the lengths"
+            advice = "give the lengths of the sequences to forward, as an argument"
         return TraceError(
             f"the forward pass depends on the values of tensors, in {tracer.where}, by {error}: "
             f"{advice}"

@@ -285,6 +285,11 @@ class Tracer(TorchDispatchMode):
                 expanded.append(index)
         return expanded
 
+    def read(self, tensor: Tensor) -> Tensor | None:
+        """Return the values of a tensor that decide shapes, or None if they are unknown."""
+        self._use_values(tensor)
+        return self.values.find(tensor)
+
     def _use_values(self, tensor: Tensor) -> None:
         """Freeze the dimensions of a tensor whose values code reads, and of buffers behind it."""
         self.freeze("its values decide what the code does", *self.get(tensor))

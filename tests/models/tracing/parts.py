@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from tests.models.tracing.awkward import Head, block
 
@@ -245,6 +246,26 @@ class RecurrentBothWays(nn.Module):
         for step in steps:
             state = self.cell(step, state)
         return self.out(state)
+
+
+class Packed(nn.Module):
+    """Recurrent layers that skip the padding of sequences, sorted by PyTorch or not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.out = block(3, 16), nn.Linear(22, 10)
+        self.first = nn.LSTM(16, 10, num_layers=2, batch_first=True, bidirectional=True)
+        self.second = nn.GRU(20, 12)
+
+    def forward(self, x: Tensor) -> Any:
+        steps = self.a(x).mean(3).transpose(1, 2)[:, ::4]
+        lengths = torch.arange(3, 3 + len(steps))
+        packed = pack_padded_sequence(steps, lengths, batch_first=True, enforce_sorted=False)
+        packed, (states, _) = self.first(packed)
+        padded, lengths = pad_packed_sequence(packed, batch_first=True, total_length=9)
+        padded, lengths = padded.flip(0).transpose(0, 1), lengths.flip(0)
+        _, last = self.second(pack_padded_sequence(padded, lengths))
+        return self.out(torch.cat([last[-1], states[-1].flip(0)], 1))
 
 
 class Text(nn.Module):

@@ -176,21 +176,22 @@ def test_values_that_decide_which_layers_run_are_refused(where: str) -> None:
 
 
 class Packed(nn.Module):
-    """A recurrent layer that skips the padding."""
+    """A recurrent layer that skips the padding, which is where the signal is zero."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.rnn, self.last = nn.Linear(4, 8), nn.GRU(8, 8), nn.Linear(8, 3)
 
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        lengths = x.any(2).sum(1)
         packed = nn.utils.rnn.pack_padded_sequence(self.first(x), lengths, batch_first=True)
         last: Tensor = self.last(self.rnn(packed)[1][-1])
         return last
 
 
-def test_packed_sequences_are_refused_with_the_way_out() -> None:
-    with pytest.raises(NsoptError, match="give the recurrent layer the padded batch, and read"):
-        nsopt.trace(Packed(), (torch.randn(2, 5, 4), torch.tensor([5, 3])))
+def test_lengths_that_are_unknown_are_refused_with_the_way_out() -> None:
+    with pytest.raises(NsoptError, match="give the lengths of the sequences to forward, as an"):
+        nsopt.trace(Packed(), torch.randn(2, 5, 4))
 
 
 def test_values_that_decide_only_about_the_output_are_accepted() -> None:
