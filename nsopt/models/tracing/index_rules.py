@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from nsopt.models.inputs import tensors_in
 from nsopt.models.tracing.labels import Label
 from nsopt.models.tracing.tracer import Tracer, rule
 
@@ -42,6 +43,53 @@ def write_rows(
     tracer.freeze("is written by indices", old[0], new[0])
     pairs = zip(old[1:], new[1:], strict=True)
     tracer.put(result, [old[0], *(tracer.join(*pair) for pair in pairs)])
+
+
+@rule("sort", "topk", "kthvalue")
+def order(tracer: Tracer, result: Any, x: Tensor, *arguments: Any) -> None:
+    """Freeze the dimension along which values are ordered; it is the last integer."""
+    labels = list(tracer.get(x))
+    if x.ndim:
+        dim = [a for a in arguments if isinstance(a, int) and not isinstance(a, bool)][-1]
+        tracer.freeze("is sorted", labels[dim])
+        labels[dim] = None
+        left = labels[:dim] + labels[dim:][1:]
+    for tensor in tensors_in(result):
+        tracer.put(tensor, labels if tensor.ndim == x.ndim else left)
+
+
+@rule("multinomial")
+def draw(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
+    """Mark the dimension as inexact that holds the probabilities."""
+    *labels, drawn = tracer.get(x)
+    tracer.mark_inexact(drawn)
+    tracer.put(result, [*labels, None])
+
+
+@rule("unfold")
+def read_windows(tracer: Tracer, result: Tensor, x: Tensor, dim: int, *_: Any) -> None:
+    """Freeze the dimension along which windows are read."""
+    labels = list(tracer.get(x))
+    tracer.freeze("is read in windows", labels[dim])
+    labels[dim] = None
+    tracer.put(result, [*labels, None])
+
+
+@rule("triu", "tril")
+def cut_triangle(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
+    """Freeze the last two dimensions."""
+    *labels, rows, columns = tracer.get(x)
+    tracer.freeze("is cut to a triangle", rows, columns)
+    tracer.put(result, [*labels, None, None])
+
+
+@rule("max_unpool2d", "max_unpool3d")
+def unpool(tracer: Tracer, result: Tensor, x: Tensor, places: Tensor, *_: Any) -> None:
+    """Join the channels of a map with those of the pooling that it undoes."""
+    pairs = list(zip(tracer.get(x), tracer.get(places), strict=True))
+    count = int(tracer.operation[-2])
+    tracer.freeze("is unpooled", *(label for pair in pairs[-count:] for label in pair))
+    tracer.put(result, [*(tracer.join(*pair) for pair in pairs[:-count]), *[None] * count])
 
 
 @rule("gather")

@@ -200,11 +200,21 @@ def _repeat_heads(tracer: Tracer, keys: Tensor, queries: Tensor) -> Labels:
     return tuple(labels)
 
 
-@rule("_softmax", "_log_softmax", "_safe_softmax", "cumsum")
-def softmax(tracer: Tracer, result: Tensor, x: Tensor, dim: int, *_: Any) -> None:
+@rule("_softmax _log_softmax _safe_softmax cumsum cumprod logcumsumexp cummax cummin")
+def softmax(tracer: Tracer, result: Any, x: Tensor, dim: int, *_: Any) -> None:
     """Mark the dimension as inexact: zeros count in an exponential, and may be none in a sum."""
     tracer.mark_inexact(tracer.get(x)[dim])
-    tracer.put(result, tracer.get(x))
+    for tensor in tensors_in(result):
+        tracer.put(tensor, tracer.get(x))
+
+
+@rule("_cdist_forward", "_euclidean_dist")
+def distances(tracer: Tracer, result: Tensor, a: Tensor, b: Tensor, *_: Any) -> None:
+    """Join the dimensions of two sets of points, as in a product of matrices."""
+    one, other = tracer.get(a), tracer.get(b)
+    tracer.mark_inexact(tracer.join(one[-1], other[-1]))
+    lead = one[:-2] if a.ndim == result.ndim else [None] * (result.ndim - 2)
+    tracer.put(result, [*lead, one[-2], other[-2]])
 
 
 @rule(

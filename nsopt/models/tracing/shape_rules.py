@@ -36,7 +36,7 @@ def label_nothing(tracer: Tracer, result: Any, *_: Any) -> None:
 
 @rule(
     "clone detach alias _to_copy lift_fresh contiguous native_dropout fill zero bernoulli uniform "
-    "normal hardswish empty_like zeros_like ones_like full_like rand_like randn_like"
+    "exponential hardswish empty_like zeros_like ones_like full_like rand_like randn_like bucketize"
 )
 def keep_labels(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
     """Copy the labels of the input, as for clone, dropout and fill."""
@@ -45,7 +45,7 @@ def keep_labels(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
         tracer.put(tensor, tracer.get(x) if kept else (None,) * tensor.ndim)
 
 
-@rule("pointwise", "copy", "_prelu_kernel")
+@rule("pointwise", "copy", "_prelu_kernel", "normal", "rrelu_with_noise")
 def pointwise(tracer: Tracer, result: Any, *arguments: Any) -> None:
     """Join the dimensions that broadcasting aligns, from the right."""
     tensors = [tensor for tensor in tensors_in(arguments) if tensor.ndim]
@@ -198,7 +198,8 @@ def transpose(tracer: Tracer, result: Tensor, x: Tensor, one: int = 0, other: in
 
 @rule("squeeze")
 def squeeze(tracer: Tracer, result: Tensor, x: Tensor, dims: Any = None) -> None:
-    gone = {d for d in _count_from_front(x, dims) if x.shape[d] == 1}
+    before = tracer.shape  # `squeeze_` has changed that of x
+    gone = {d for d in _count_from_front(len(before), dims) if before[d] == 1}
     tracer.put(result, [label for d, label in enumerate(tracer.get(x)) if d not in gone])
 
 
@@ -226,7 +227,7 @@ def repeat(tracer: Tracer, result: Tensor, x: Tensor, times: Sequence[int]) -> N
 @rule("flip")
 def flip(tracer: Tracer, result: Tensor, x: Tensor, dims: Any) -> None:
     labels = list(tracer.get(x))
-    for d in _count_from_front(x, dims):
+    for d in _count_from_front(x.ndim, dims):
         label = labels[d]
         labels[d] = label[::-1] if isinstance(label, np.ndarray) else label
     tracer.put(result, labels)
@@ -235,14 +236,14 @@ def flip(tracer: Tracer, result: Tensor, x: Tensor, dims: Any) -> None:
 @rule("roll")
 def roll(tracer: Tracer, result: Tensor, x: Tensor, shifts: Any, dims: Any = ()) -> None:
     """Freeze the dimensions that are rolled."""
-    tracer.freeze("is rolled", *(tracer.get(x)[d] for d in _count_from_front(x, dims or None)))
+    tracer.freeze("is rolled", *(tracer.get(x)[d] for d in _count_from_front(x.ndim, dims or None)))
     tracer.put(result, tracer.get(x))
 
 
 @rule("_fft_r2c", "_fft_c2r", "_fft_c2c")
 def transform(tracer: Tracer, result: Tensor, x: Tensor, dims: Any, *_: Any) -> None:
     """Freeze the dimensions along which a Fourier transform runs."""
-    labels, along = list(tracer.get(x)), set(_count_from_front(x, dims))
+    labels, along = list(tracer.get(x)), set(_count_from_front(x.ndim, dims))
     tracer.freeze("is transformed by Fourier", *(labels[d] for d in along))
     tracer.put(result, [None if d in along else label for d, label in enumerate(labels)])
 
@@ -280,6 +281,17 @@ def channel_shuffle(tracer: Tracer, result: Tensor, x: Tensor, groups: int) -> N
     tracer.put(result, labels)
 
 
+@rule("col2im")
+def fold(
+    tracer: Tracer, result: Tensor, x: Tensor, size: Any, kernel: Sequence[int], *_: Any
+) -> None:
+    """Join the channels that become the pixels of one channel."""
+    *labels, channels, _places = tracer.get(x)
+    if isinstance(channels, np.ndarray):
+        channels = tracer.join_rows(channels.reshape(-1, math.prod(kernel)).T)
+    tracer.put(result, [*labels, channels, None, None])
+
+
 @rule("pixel_unshuffle", "im2col")
 def read_places_as_channels(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
     """Repeat the label of each channel for its pixels, which become channels."""
@@ -291,10 +303,13 @@ def read_places_as_channels(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) 
     tracer.put(result, [*labels, *[None] * (result.ndim - axis - 1)])
 
 
-@rule("mean sum amax amin var var_mean std prod logsumexp max min any all argmax argmin")
+@rule(
+    "mean sum nansum amax amin aminmax var var_mean std std_mean prod logsumexp max min any all "
+    "argmax argmin median nanmedian mode"
+)
 def reduce(tracer: Tracer, result: Any, x: Tensor, dims: Any = None, *_: Any) -> None:
     """Remove the labels of reduced dimensions, or set them to None where the dimensions stay."""
-    gone = set(_count_from_front(x, dims if isinstance(dims, int | list | tuple) else None))
+    gone = set(_count_from_front(x.ndim, dims if isinstance(dims, int | list | tuple) else None))
     labels = tracer.get(x)
     tracer.mark_inexact(*(labels[d] for d in gone))  # even in a sum: of zero, sigmoid makes 0.5
     left = [label for d, label in enumerate(labels) if d not in gone]
@@ -310,6 +325,16 @@ def norm(tracer: Tracer, result: Tensor, x: Tensor, order: Any, dims: Any = None
     reduce(tracer, result, x, dims)
 
 
+@rule("mse_loss smooth_l1_loss huber_loss binary_cross_entropy")
+def compare(tracer: Tracer, result: Tensor, x: Tensor, target: Tensor, *_: Any) -> None:
+    """Join what a loss compares; the dimensions go where it reduces them."""
+    if result.ndim:
+        pointwise(tracer, result, x, target)
+    else:
+        met = zip(tracer.get(x), tracer.get(target), strict=True)
+        tracer.mark_inexact(*(tracer.join(*labels) for labels in met))
+
+
 @rule(
     "max_pool2d_with_indices avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d "
     "max_pool3d_with_indices avg_pool3d _adaptive_avg_pool3d avg_pool1d upsample_nearest2d "
@@ -317,7 +342,7 @@ def norm(tracer: Tracer, result: Tensor, x: Tensor, order: Any, dims: Any = None
     "upsample_trilinear3d upsample_nearest3d adaptive_max_pool3d _upsample_nearest_exact1d "
     "_upsample_nearest_exact2d _upsample_nearest_exact3d _upsample_bilinear2d_aa "
     "_upsample_bicubic2d_aa reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d "
-    "replication_pad2d replication_pad3d"
+    "replication_pad2d replication_pad3d fractional_max_pool2d fractional_max_pool3d"
 )
 def resize_places(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
     """Keep the labels of examples and channels in pooling and resizing; freeze the others."""
@@ -328,10 +353,10 @@ def resize_places(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
         tracer.put(tensor, [*labels[:-places], *[None] * places])
 
 
-def _count_from_front(x: Tensor, dims: Any) -> Iterable[int]:
-    """Return the dimensions `dims` counted from the front; None or an empty list means all."""
-    if x.ndim == 0:
+def _count_from_front(count: int, dims: Any) -> Iterable[int]:
+    """Return which of `count` dimensions `dims` are; None or an empty list means all."""
+    if count == 0:
         return []
     if dims is None or (isinstance(dims, list | tuple) and not dims):
-        return range(x.ndim)
-    return [d % x.ndim for d in ([dims] if isinstance(dims, int) else dims)]
+        return range(count)
+    return [d % count for d in ([dims] if isinstance(dims, int) else dims)]

@@ -70,6 +70,8 @@ class Tracer(TorchDispatchMode):
     Attributes:
         running: the paths of the modules that are running, the innermost last.
         values: the known values of tensors.
+        operation: the name of the operation that is running.
+        shape: that of its first argument, before it runs.
         guessed: where code first read a number that is unknown, else empty.
     """
 
@@ -84,6 +86,7 @@ class Tracer(TorchDispatchMode):
         self.values = Values()
         self.guessed = ""
         self.operation = ""
+        self.shape: Sequence[int] = ()
         self._replay = replay
         self._same = same
         self.running: list[str] = []
@@ -238,7 +241,8 @@ class Tracer(TorchDispatchMode):
             return args[0].fake_device
         self._last = (args, kwargs)
         signature = _read_signature(func)
-        if not (args and isinstance(args[0], Tensor) and not args[0].ndim):
+        self.shape = args[0].shape if args and isinstance(args[0], Tensor) else (1,)
+        if self.shape:
             self.trace.operations[-1].append((signature.name, self.where))
         made = RESULTS.get(signature.name)
         if signature.depends_on_values:
