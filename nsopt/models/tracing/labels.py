@@ -12,7 +12,7 @@ removing them gives another result than setting them to zero, as before a softma
 """
 
 import math
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
@@ -45,6 +45,7 @@ class TraceError(NsoptError):
 
     Attributes:
         step: number of operations that ran before the failure.
+        asked: see `Trace`.
         optional: whether training mode may be left out; a larger example might help instead.
     """
 
@@ -52,7 +53,12 @@ class TraceError(NsoptError):
         super().__init__(message)
         self.atoms = np.zeros(0, np.int64) if atoms is None else atoms
         self.step = math.inf
+        self.asked: Sequence[str] = ()
         self.optional = True
+
+
+class UnknownError(TraceError):
+    """The code reads values that are unknown, and may run other layers because of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +108,7 @@ class Trace:
         norms: pairs of the atoms of normalised channels and the atoms of the norm's scale.
         plain_norms: atoms of normalised channels, by the path of a norm without a scale.
         notes: what users should know, with the paths of the modules.
+        asked: lines of code that asked for unknown values, with how often; see assume.py.
         failed: why the network does not run in training mode, if it runs in evaluation mode only.
     """
 
@@ -120,7 +127,8 @@ class Trace:
     norms: list[tuple[Atoms, Atoms]] = field(default_factory=list)
     plain_norms: dict[str, Atoms] = field(default_factory=dict)
     notes: dict[str, dict[str, None]] = field(default_factory=dict)
-    failed: str = ""
+    asked: dict[str, int] = field(default_factory=dict)
+    failed: TraceError | None = None
 
     @property
     def steps(self) -> int:

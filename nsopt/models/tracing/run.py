@@ -4,7 +4,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,10 +48,13 @@ class LabelledRun:
         inputs: arguments of `forward` in a tuple, or keyword arguments in a dictionary.
         modes: the network runs once with each value of `training`: usually both, because `forward`
             may branch on it.
+        denied: lines of code in which unknown conditions are false; elsewhere they are true. None
+            to refuse a network that asks for unknown values before its last layer.
     """
 
     inputs: tuple[Any, ...] | dict[str, Any]
     modes: tuple[bool, ...] = (False, True)
+    denied: frozenset[str] | None = None
 
     @property
     def count(self) -> int:
@@ -70,7 +73,7 @@ class LabelledRun:
         def take(nest: Any) -> Any:
             return nest[:1] if is_batch(nest) else nest
 
-        return LabelledRun(tree_map(take, self.inputs, is_leaf=is_batch), (False,))
+        return replace(self, inputs=tree_map(take, self.inputs, is_leaf=is_batch), modes=(False,))
 
     def __call__(
         self,
@@ -97,7 +100,7 @@ class LabelledRun:
                 only records it if that is so in training mode alone.
         """
         replay = None if choices is None else iter(choices)
-        tracer = Tracer(trace, replay, same)
+        tracer = Tracer(trace, replay, same, self.denied)
         shapes: list[tuple[int, ...]] = []
         with follow_modules(model, tracer.running), silence_logger(_FAKES), spare_collector():
             for training in self.modes:
@@ -109,7 +112,7 @@ class LabelledRun:
                 except TraceError as error:
                     if not (shapes and training and error.optional) or choices or same:
                         raise
-                    vars(trace).update(before, failed=str(error))
+                    vars(trace).update(before, failed=error)
                     return shapes
                 if training != self.modes[0]:
                     trace.products, trace.numbers = before["products"], before["numbers"]
@@ -153,7 +156,7 @@ class LabelledRun:
         Raises:
             TraceError: if the network does not run.
         """
-        tracer = Tracer(Trace(count=count), same=lambda *_: True)
+        tracer = Tracer(Trace(count=count), same=lambda *_: True, denied=self.denied)
         fixed = np.zeros(len(family.groups), np.int64)
 
         def sizes_of(tensor: Tensor) -> list[Size]:
@@ -206,6 +209,7 @@ class LabelledRun:
                     return outputs
                 explained = error if isinstance(error, TraceError) else _explain(error, tracer)
                 explained.step = tracer.trace.steps
+                explained.asked = tuple(tracer.trace.asked)
                 raise explained from error
         return outputs
 

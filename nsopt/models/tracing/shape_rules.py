@@ -305,7 +305,7 @@ def read_places_as_channels(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) 
 
 @rule(
     "mean sum nansum amax amin aminmax var var_mean std std_mean prod logsumexp max min any all "
-    "argmax argmin median nanmedian mode"
+    "argmax argmin median nanmedian mode _is_all_true _is_any_true"
 )
 def reduce(tracer: Tracer, result: Any, x: Tensor, dims: Any = None, *_: Any) -> None:
     """Remove the labels of reduced dimensions, or set them to None where the dimensions stay."""

@@ -20,6 +20,7 @@ from nsopt.models.tracing.architecture import (
     find_fixed,
     output_axis,
 )
+from nsopt.models.tracing.assume import trace_network
 from nsopt.models.tracing.groups import Dimension
 from nsopt.models.tracing.labels import Atoms
 from nsopt.models.tracing.makers import Makers
@@ -69,7 +70,7 @@ def trace(
     inputs = example_input if isinstance(example_input, tuple | Mapping) else (example_input,)
     run = LabelledRun(_read_inputs(inputs), (False, True) if training else (False,))
     _check_module(module, is_double=any(t.dtype == torch.float64 for t in tensors_in(run.inputs)))
-    network = TracedNetwork.of(_move_to_cpu(module), run)
+    network = trace_network(_move_to_cpu(module), run)
     if network.trace.failed:
         network = _note_failure(network)
     network = network.with_fixed(_find_units(network, fixed))
@@ -119,7 +120,7 @@ def _note_failure(network: TracedNetwork) -> TracedNetwork:
     sized = {name for name, tensor in tensors_of(network.template).items() if tensor.ndim}
     unread = {name.rpartition(".")[0] for name in sized - network.order.keys()}
     only = f"; layers that run only in training keep their sizes: {', '.join(sorted(unread))}"
-    reason = failed.removesuffix(ADVICE) + (only if unread else "")
+    reason = str(failed).removesuffix(ADVICE) + (only if unread else "")
     note = f"traced in evaluation mode only, because of training mode: {reason}"
     network.trace.notes[note] = {}
     warnings.warn(

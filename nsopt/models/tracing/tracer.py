@@ -28,6 +28,7 @@ from nsopt.models.tracing.labels import (
     Product,
     Trace,
     TraceError,
+    UnknownError,
     select_atoms,
 )
 from nsopt.models.tracing.picks import make_fakes, pick_all
@@ -40,6 +41,7 @@ Rule = Callable[..., None]
 R = TypeVar("R", bound=Rule)
 _FILLS = ("full", "full_like", "new_full", "fill", "fill_", "scalar_tensor")
 _FEW = 100
+_OFTEN = 500  # times that a line asks for unknown values: then it is taken for a loop
 _RULES: dict[str, Rule] = {}  # by operation; without a rule, all atoms of its inputs freeze
 
 
@@ -66,6 +68,7 @@ class Tracer(TorchDispatchMode):
         same: returns whether two arrays of atoms belong to the same units. If given, the tracer
             only checks: it joins and freezes nothing, and raises TraceError if a rule joins
             different units.
+        denied: see `LabelledRun`.
 
     Attributes:
         running: the paths of the modules that are running, the innermost last.
@@ -80,6 +83,7 @@ class Tracer(TorchDispatchMode):
         trace: Trace,
         replay: Iterator[tuple[str, Any]] | None = None,
         same: Callable[[Atoms, Atoms], bool] | None = None,
+        denied: frozenset[str] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.trace = trace
@@ -89,6 +93,7 @@ class Tracer(TorchDispatchMode):
         self.shape: Sequence[int] = ()
         self._replay = replay
         self._same = same
+        self._denied = denied
         self.running: list[str] = []
         self._labels: dict[int, Labels] = {}
         self._kept_alive: list[Tensor] = []  # else Python may reuse the ids
@@ -196,9 +201,9 @@ class Tracer(TorchDispatchMode):
         """Record what `explain` tells users about a module."""
         self.trace.notes.setdefault(what, {})[self.where] = None
 
-    def refuse_guess(self) -> TraceError:
+    def refuse_guess(self) -> UnknownError:
         """Return the error that the values of tensors decide how layers run."""
-        return TraceError(
+        return UnknownError(
             f"the forward pass depends on the values of tensors, in {self.guessed}{ADVICE}"
         )
 
@@ -304,11 +309,21 @@ class Tracer(TorchDispatchMode):
                 self.note("reads values of the input, which are those of the example")
 
     def _guess(self, kind: torch.dtype) -> bool | int | float:
-        """Return 1 for a number that is unknown: it may only decide what follows the last layer."""
-        self.guessed = self.guessed or _find_code(self.where)
-        if kind == torch.bool:
-            return True
-        return 1.0 if kind.is_floating_point else 1
+        """Return 1 for a number that is unknown, or 0 in a line where it is denied.
+
+        Unless lines may be denied, it may only decide what follows the last layer. So may integers:
+        they may be sizes.
+        """
+        line = _find_line() or self.where
+        if self._denied is None or not (kind == torch.bool or kind.is_floating_point):
+            self.guessed = self.guessed or f"{self.where} ({line})"
+            return True if kind == torch.bool else 1.0 if kind.is_floating_point else 1
+        self.trace.asked[line] = self.trace.asked.get(line, 0) + 1
+        if self.trace.asked[line] > _OFTEN:
+            raise self.refuse_guess()
+        self.note("reads values of tensors, which decide nothing")
+        answer = line not in self._denied
+        return answer if kind == torch.bool else float(answer)
 
 
 def _is_pointwise(func: Any, name: str) -> bool:
@@ -374,11 +389,11 @@ def is_of_user(file: str) -> bool:
     return not file.startswith(_LIBRARIES)
 
 
-def _find_code(module: str) -> str:
-    """Return a module and the line of code of the user that is running."""
+def _find_line() -> str:
+    """Return the line of code of the user that is running, or "" if there is none."""
     lines = [
         f"{Path(frame.filename).name}, line {frame.lineno}"
         for frame in traceback.extract_stack()
         if is_of_user(frame.filename)
     ]
-    return f"{module} ({lines[-1]})" if lines else module
+    return lines[-1] if lines else ""

@@ -1,5 +1,6 @@
 """Small networks with parts of larger ones: recurrent layers, attention, computed weights."""
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -266,6 +267,36 @@ class Packed(nn.Module):
         padded, lengths = padded.flip(0).transpose(0, 1), lengths.flip(0)
         _, last = self.second(pack_padded_sequence(padded, lengths))
         return self.out(torch.cat([last[-1], states[-1].flip(0)], 1))
+
+
+class Prototypes(nn.Module):
+    """Distances from learned points, of the three largest features over time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = block(3, 16), nn.Conv1d(16, 12, 3)
+        self.points = nn.Parameter(torch.randn(10, 12))
+
+    def forward(self, x: Tensor) -> Any:
+        steps = self.b(self.a(x).mean(3)).unfold(2, 6, 3).amax(3)
+        steps = steps.topk(3, dim=2).values.cumsum(2).unsqueeze_(1).squeeze_(1)
+        return -torch.cdist(steps.median(2).values, self.points)
+
+
+class Unpooled(nn.Module):
+    """A segmentation network as SegNet, and an overlap of patches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = block(3, 16), nn.Conv2d(16, 16, 3, padding=1), block(16, 32)
+        self.out = nn.Conv2d(8, 10, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        pooled, places = functional.max_pool2d(self.a(x), 2, return_indices=True)
+        x = functional.max_unpool2d(self.b(pooled).relu(), places, 2)
+        patches = self.c(x)[..., ::2, ::2].flatten(2)
+        side = math.isqrt(patches.shape[2]) + 1
+        return self.out(functional.fold(patches, (side, side), 2))
 
 
 class Text(nn.Module):

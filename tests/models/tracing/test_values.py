@@ -1,6 +1,6 @@
 """Code that reads values: constants are computed, boxes are picked, decisions are refused."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -173,6 +173,47 @@ def test_values_that_decide_which_layers_run_are_refused(where: str) -> None:
     )
     with pytest.raises(NsoptError, match=message):
         nsopt.trace(Deciding(where), torch.randn(2, 8))
+
+
+class Checking(nn.Module):
+    """Checks and logs values between its layers."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.log = how, list[float]()
+        self.a, self.b, self.c = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).relu()
+        if self.how == "raise" and x.isnan().any():
+            raise ValueError("nan")
+        assert self.how != "assert" or (x >= 0).all()
+        if self.how == "repair" and not x.isfinite().all():
+            x = x.nan_to_num()
+        if self.how == "log":
+            self.log.append(x.mean().item())
+        if self.how == "sample":
+            x = torch.distributions.Normal(x, x.exp()).rsample()
+        while self.how == "loop" and x.norm() > 1:
+            x = x / 2
+        return cast("Tensor", self.c(self.b(x)))
+
+
+@pytest.mark.parametrize("how", ["raise", "assert", "repair", "log", "sample"])
+def test_values_that_are_only_checked_or_logged_decide_nothing(how: str) -> None:
+    model, x = Checking(how), torch.randn(2, 8)
+    arch = nsopt.trace(model, x)
+    assert arch.base_widths == (16, 16)
+    assert "note: reads values of tensors, which decide nothing, in the network" in arch.explain()
+    assert model.log == []
+    if how != "sample":  # the noise has the sizes of the example
+        assert arch.cost("activations")(arch.base_widths) > 0
+    assert arch.build([5, 3])(x).shape == (2, 4)
+
+
+def test_a_loop_until_values_are_small_is_refused() -> None:
+    with pytest.raises(NsoptError, match="depends on the values of tensors, in the network"):
+        nsopt.trace(Checking("loop"), torch.randn(2, 8))
 
 
 class Packed(nn.Module):
