@@ -55,11 +55,9 @@ class TrainingBatches:
         return normalise(images, self._splits), labels
 
     def state(self) -> dict[str, Any]:
-        """Return the state from which `restore` continues with the next batch."""
         return {"epoch_start": self._epoch_start, "position": self._position}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from a `state`."""
         self._generator.set_state(state["epoch_start"])
         self._start_epoch()
         self._position = state["position"]

@@ -1,6 +1,6 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky, 2009), read and checked by torchvision."""
 
-import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ def load_cifar(name: str, directory: Path) -> ImageData:
         train = reader(str(directory), train=True, download=True)
         test = reader(str(directory), train=False)
     except (OSError, RuntimeError) as error:
-        _remove_if_empty(archive)
+        with suppress(OSError):  # it stays unless it is empty
+            directory.rmdir()
         raise NsoptError(
             f"{name} is not complete in {directory} and cannot be downloaded "
             f"({short_reason(error)}): put {reader.filename} (md5 {reader.tgz_md5}) there"
@@ -48,9 +49,3 @@ def load_cifar(name: str, directory: Path) -> ImageData:
 def _make_image_set(reader: Any) -> ImageSet:
     images = torch.from_numpy(np.ascontiguousarray(reader.data.transpose(0, 3, 1, 2)))
     return ImageSet(images, torch.tensor(reader.targets, dtype=torch.int64))
-
-
-def _remove_if_empty(archive: Path) -> None:
-    folder = archive.parent
-    if folder.is_dir() and not any(folder.iterdir()):
-        shutil.rmtree(folder)

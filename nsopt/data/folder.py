@@ -23,52 +23,42 @@ from nsopt.data.places import (
     list_children,
     open_place,
 )
-from nsopt.data.source import FOLDER_PREFIX
+from nsopt.data.source import FOLDER_PREFIX, Source, folder_path
 from nsopt.errors import NsoptError
 
 _PARTS = ("train", "test", "val")
 
 
-def load_folder(
-    path: Path,
-    image_size: int | None = None,
-    split: float | None = None,
-    split_seed: int = 0,
-    skip_corrupt: bool = False,
-) -> ImageData:
-    """Load the images below `path`, a folder or a zip of one, as RGB.
+def load_folder(source: Source) -> ImageData:
+    """Load the images of `folder:PATH`, where PATH is a folder or a zip of one, as RGB.
 
-    Args:
-        image_size: side in pixels. Images are cropped to their central square and resized. None
-            keeps their size; they must then be square and all of one size.
+    Images are cropped to their central square and resized to `image_size`. Without a size they must
+    be square and all of one size.
 
     Raises:
         NsoptError: for a missing, empty, damaged or inconsistent folder.
     """
-    variant = f"folder {image_size} {split} {split_seed} {skip_corrupt}"
-    return load_cached(
-        path, variant, lambda: _load(path, image_size, split, split_seed, skip_corrupt)
-    )
+    path = folder_path(source.name)
+    variant = f"folder {source.image_size} {source.split} {source.split_seed} {source.skip_corrupt}"
+    return load_cached(path, variant, lambda: _load(path, source))
 
 
-def _load(
-    path: Path, image_size: int | None, split: float | None, split_seed: int, skip_corrupt: bool
-) -> ImageData:
+def _load(path: Path, source: Source) -> ImageData:
     sets, damaged, left_out = {}, list[str](), LeftOut()
     with open_place(path) as place:
         root = _enter(place)
-        if split is None:
+        if source.split is None:
             splits = _find_splits(root, path, left_out)
         else:
-            splits = _divide(root, path, split, split_seed, left_out)
+            splits = _divide(root, path, source.split, source.split_seed, left_out)
         classes = tuple(splits["train"])
         groups = [group for files in splits.values() for group in files.values()]
-        size = image_size or common_size(groups, path)
+        size = source.image_size or common_size(groups, path)
         for part, files in splits.items():
             grouped = list(files.values())
-            sets[part], more = decode(grouped, size, left_out, resize=bool(image_size))
+            sets[part], more = decode(grouped, size, left_out, resize=bool(source.image_size))
             damaged += more
-    if not skip_corrupt:
+    if not source.skip_corrupt:
         refuse_damaged(damaged, path, "replace or remove what is damaged, or give skip_corrupt=")
     for part, images in sets.items():
         counts = images.labels.bincount(minlength=len(classes))

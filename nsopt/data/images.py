@@ -135,10 +135,9 @@ class ImageData:
     def __repr__(self) -> str:
         parts = {"training": self.train, "validation": self.validation, "test": self.test}
         counts = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part)
-        shape = "x".join(map(str, self.train.shape))
-        classes = f"{len(self.classes)} classes"
+        kind = f"{format_shape(self.train.shape)} in {len(self.classes)} classes"
         rest = f"; left out: {'; '.join(self.skipped)}" if self.skipped else ""
-        return f"<{self.name}: {counts} images of {shape} in {classes}{rest}>"
+        return f"<{self.name}: {counts} images of {kind}{rest}>"
 
     @property
     def image_size(self) -> int:

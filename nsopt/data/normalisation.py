@@ -13,9 +13,7 @@ def read_normalisation(
 ) -> tuple[Numbers, Numbers]:
     """Return mean and standard deviation of each channel of pixels from 0 to 1.
 
-    Raises:
-        NsoptError: if only one of them is given, the wrong number of values, or a mean that is not
-            of pixels from 0 to 1.
+    Raises NsoptError for numbers that are not such.
     """
     if mean is None or std is None or not len(mean) == len(std) == channels:
         raise NsoptError(f"give mean and std, each with {channels} numbers")

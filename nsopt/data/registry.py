@@ -9,15 +9,7 @@ from nsopt.data.cifar import load_cifar
 from nsopt.data.digits import load_digits
 from nsopt.data.folder import load_folder
 from nsopt.data.images import ImageData
-from nsopt.data.source import (
-    DATA_SETS,
-    STAND_IN,
-    Source,
-    Subset,
-    check_name,
-    folder_path,
-    is_folder,
-)
+from nsopt.data.source import DATA_SETS, STAND_IN, Source, Subset, check_name, is_folder
 from nsopt.data.tiny_imagenet import fetch_tiny_imagenet, load_tiny_imagenet
 from nsopt.errors import NsoptError, unknown_name
 
@@ -76,8 +68,7 @@ def load_source(source: Source, directory: Path) -> ImageData:
     if source.image_size is not None and source.image_size < 1:
         raise NsoptError(f"an image size must be at least 1 pixel, got {source.image_size}")
     if is_folder(name):
-        size, split = source.image_size, source.split
-        data = load_folder(folder_path(name), size, split, source.split_seed, source.skip_corrupt)
+        data = load_folder(source)
     elif source.split is not None or source.skip_corrupt:
         raise NsoptError(f"leave split= and skip_corrupt= out: {name} is no folder")
     else:

@@ -32,7 +32,7 @@ def load_tiny_imagenet(directory: Path, image_size: int = 64) -> ImageData:
     return load_cached(path, f"tiny-imagenet {image_size}", lambda: _load(path, image_size))
 
 
-def fetch_tiny_imagenet(directory: Path) -> Path:
+def fetch_tiny_imagenet(directory: Path) -> None:
     """Download the archive and check it. Raises NsoptError if the download fails."""
     utils: Any = import_torchvision("datasets").utils
     try:
@@ -42,7 +42,6 @@ def fetch_tiny_imagenet(directory: Path) -> Path:
             f"tiny-imagenet cannot be downloaded ({short_reason(error)}): put {ARCHIVE} "
             f"(md5 {MD5}) into {directory}"
         ) from None
-    return directory / ARCHIVE
 
 
 def _find(directory: Path) -> Path:
