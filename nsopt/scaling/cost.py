@@ -176,11 +176,9 @@ class LinearCost:
         return self.constant + self.slope * self.cost(widths)
 
     def lower_bound(self, widths: ArrayLike) -> Any:
-        """Return a lower bound on the cost that never falls as a width grows."""
         return self.constant + self.slope * self.cost.lower_bound(widths)
 
     def marginal(self, widths: ArrayLike) -> Numbers:
-        """Return what one more filter in each layer costs at these widths: (L,), or (N, L)."""
         return np.asarray(self.slope * self.cost.marginal(widths))
 
 

@@ -83,11 +83,7 @@ class FitError:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-safe form, from which `from_dict` makes exactly the same error."""
-        return {
-            "residual": self.residual.tolist(),
-            "covariance": self.covariance.tolist(),
-            "freedom": self.freedom.tolist(),
-        }
+        return {name: values.tolist() for name, values in vars(self).items()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:

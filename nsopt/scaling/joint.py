@@ -62,12 +62,10 @@ class JointCost:
         return dict(zip(self.names, pairs, strict=True))
 
     def lower_bound(self, widths: ArrayLike) -> Any:
-        """Return a lower bound on the cost that never falls as a width grows."""
         bounds = [getattr(cost, "lower_bound", cost)(widths) / b for cost, b in self.limits]
         return unwrap(np.max(bounds, axis=0))
 
     def marginal(self, widths: ArrayLike) -> Numbers:
-        """Return what one more filter in each layer costs at widths (N, L): (N, L)."""
         return compute_marginal(self, widths)
 
     @property

@@ -179,31 +179,18 @@ class Iteration:
         return self.trajectory.record()
 
     def beyond(self, cost: CostModel, budget: float) -> float | None:
-        """Return how far a budget is outside the record.
-
-        Args:
-            cost: a cost model in the unit of the budget.
-            budget: a number.
-
-        Returns:
-            The budget over the cost of the largest recorded network if it is above this cost, over
-            the cost of the smallest one if it is below; None inside the record.
-        """
+        """Return how far a budget is outside the record, however little; see `PowerLaw.beyond`."""
         costs = np.asarray(cost(self.record.widths), dtype=np.float64)
         nearest = float(np.clip(budget, costs.min(), costs.max()))
         return None if nearest == budget else budget / nearest
 
     def doubts(self, layer_names: Sequence[str]) -> str:
         """Return a warning that names the layers with a poor fit, or an empty string."""
-        law = self.law
-        held = [n for n, b in zip(layer_names, law.beta, strict=True) if b == 0]
-        loose = [
-            n
-            for n, r2, b in zip(layer_names, law.r2, law.beta, strict=True)
-            if r2 < _POOR_R2 and b != 0
-        ]
-        parts = [f"the width of {', '.join(held)} does not follow the size"] if held else []
-        parts += [f"that of {', '.join(loose)} follows it loosely"] if loose else []
+        names, held = np.array(layer_names), self.law.beta == 0
+        loose = (self.law.r2 < _POOR_R2) & ~held
+        stiff, vague = ", ".join(names[held]), ", ".join(names[loose])
+        parts = [f"the width of {stiff} does not follow the size"] if stiff else []
+        parts += [f"that of {vague} follows it loosely"] if vague else []
         return "; ".join(parts)
 
     @property

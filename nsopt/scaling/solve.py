@@ -92,19 +92,12 @@ class _Grid:
     widest: FloatArray
 
     @classmethod
-    def of(
-        cls,
-        cost: CostFunction,
-        layers: int,
-        multiple_of: ArrayLike,
-        min_width: int,
-        max_width: ArrayLike | None,
-    ) -> Self:
+    def of(cls, cost: CostFunction, layers: int, limits: Limits) -> Self:
         least, most = width_limits(cost, layers)
-        if max_width is not None:
-            most = np.minimum(most, max_width)
-        step = np.broadcast_to(multiple_of, layers).astype(np.int64)
-        smallest = np.ceil(np.maximum(min_width, least) / step) * step
+        if limits.max_width is not None:
+            most = np.minimum(most, limits.max_width)
+        step = np.broadcast_to(limits.multiple_of, layers).astype(np.int64)
+        smallest = np.ceil(np.maximum(limits.min_width, least) / step) * step
         narrowest = np.minimum(smallest, most)
         return cls(step, narrowest, np.maximum(narrowest, _round_down(most, step)))
 
@@ -218,7 +211,7 @@ def _solve(law: ScalingLaw, cost: CostFunction, budget: ArrayLike, limits: Limit
     _check_limits(law, limits)
     _check_growth(law)
 
-    grid = _Grid.of(cost, law.layers, *limits[:3])
+    grid = _Grid.of(cost, law.layers, limits)
     table = _find_breakpoints(law, cost, float(budgets.max()), grid)
     cheapest_from = np.minimum.accumulate(table.cost[::-1])[::-1]
     row = np.searchsorted(cheapest_from, budgets, side="right") - 1
