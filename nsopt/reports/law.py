@@ -14,7 +14,8 @@ from nsopt.scaling.cost import FloatArray
 from nsopt.scaling.family import relative_uniform
 from nsopt.scaling.metric import LATENCY, get_metric
 
-_SAMPLES = 40
+_SAMPLES = 40  # points of a line in the record, and as many on each side of it
+RECORDED = slice(_SAMPLES, 2 * _SAMPLES)
 _COLUMNS = {LATENCY.name: "latency_ms"}
 _PANELS_IN_A_ROW = 4
 _PANEL_HEIGHT = 230
@@ -29,6 +30,7 @@ class LawInfo(NamedTuple):
     The line is solid inside the record and dashed where it extrapolates.
 
     Attributes:
+        line_tau, line_widths: the line, whose points at `RECORDED` are inside the record.
         uniform, uniform_line: the layer's widths in uniform networks of the same sizes as the rows,
             and as the line's points.
     """
@@ -42,7 +44,6 @@ class LawInfo(NamedTuple):
     line_widths: list[float]
     low: list[float]
     high: list[float]
-    recorded: tuple[int, int]
     uniform: list[float]
     uniform_line: list[float]
 
@@ -72,7 +73,6 @@ def law_info(results: Results, search: str) -> list[LawInfo]:
             line_widths=widths[:, layer].tolist(),
             low=low[:, layer].tolist(),
             high=high[:, layer].tolist(),
-            recorded=(_SAMPLES, 2 * _SAMPLES),
             uniform=uniform.widths(record.tau / base)[:, layer].tolist(),
             uniform_line=uniform.widths(line / base)[:, layer].tolist(),
         )
@@ -145,7 +145,6 @@ def draw_law(layers: list[LawInfo], metric: str) -> go.Figure:
 def _make_traces(info: LawInfo, unit: str) -> list[tuple[go.Scatter, FloatArray, FloatArray]]:
     """Return traces, each with its widths and those of uniform scaling at the same sizes."""
     line, uniform = np.array(info.line_widths), np.array(info.uniform_line)
-    first, last = info.recorded
     quiet = {"hoverinfo": "skip", "mode": "lines"}
     parts = []
     if info.low:
@@ -162,11 +161,10 @@ def _make_traces(info: LawInfo, unit: str) -> list[tuple[go.Scatter, FloatArray,
         parts.append((shape, band, np.concatenate([uniform, uniform[::-1]])))
     dashed = {"color": _LINE.colour, "width": 1, "dash": "dash"}
     parts.append((go.Scatter(x=info.line_tau, y=line, line=dashed, **quiet), line, uniform))
-    recorded = slice(first, last)
     solid = go.Scatter(
-        x=info.line_tau[recorded], y=line[recorded], line={"color": _LINE.colour}, **quiet
+        x=info.line_tau[RECORDED], y=line[RECORDED], line={"color": _LINE.colour}, **quiet
     )
-    parts.append((solid, line[recorded], uniform[recorded]))
+    parts.append((solid, line[RECORDED], uniform[RECORDED]))
     widths = np.array(info.widths)
     points = go.Scatter(
         x=info.tau,

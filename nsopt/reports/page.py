@@ -3,9 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import plotly.graph_objects as go
 
 from nsopt.data.source import FOLDER_PREFIX
@@ -26,7 +24,6 @@ from nsopt.reports.template import flatten, fragment, render_template
 from nsopt.reports.widths import draw_widths, widths_info
 from nsopt.reports.words import answer
 from nsopt.scaling.metric import IN_BYTES, MACS, PARAMS
-from nsopt.scaling.record import describe_reach
 
 
 def write_report(
@@ -70,12 +67,15 @@ def render(
         answer=answer(results),
         doubts=[doubt_split(results.split if networks else None), doubt_latencies(results)],
         fits=describe_fits(results),
-        rows=_make_rows(results),
+        rows=summary_rows(results),
         unit=results.latency_unit,
         is_front_a_point=len(pareto.front_x) == 1,
         shows_base=results.task.base_params
         and results.task.base_widths not in set(results.outcomes["widths"]),
-        latencies=_make_latency_rows(results.latencies),
+        latencies=results.latencies.to_dict("records"),
+        method_label=method_label,
+        name_runtime=name_runtime,
+        share=share,
         search_label=search_label,
         descents={search: list_descent(found) for search, found in results.searches.items()},
         failures=results.failures.to_dict("records"),
@@ -116,22 +116,3 @@ def _order_figures(results: Results, figures: Collection[str]) -> list[str]:
     lead = metric if metric in figures else "pareto"
     wanted = ("dots", lead, "pareto", MACS.name, *(m.name for m in IN_BYTES), PARAMS.name)
     return [key for key in dict.fromkeys(wanted) if key in figures]
-
-
-def _make_rows(results: Results) -> list[dict[str, Any]]:
-    rows = summary_rows(results)
-    for row in rows:
-        factor = row["beyond_record"]
-        row["beyond"] = "" if pd.isna(factor) else f"at {describe_reach(factor)}"
-    return rows
-
-
-def _make_latency_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = table.to_dict("records")
-    for row in rows:
-        row["name"] = method_label(row["method"])
-        row["runtime"] = name_runtime(row["runtime"], row["torch_version"])
-        row["time"] = "" if pd.isna(row["sitting"]) else row["sitting"][:16].replace("T", " ")
-        for part in ("spread", "waited"):
-            row[f"shown_{part}"] = share(row[part])
-    return rows

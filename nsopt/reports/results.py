@@ -145,16 +145,18 @@ def read_results(url: str, name: str | None = None) -> Results:
         )
     task, settings = schema.read_task(done[0][0]), schema.read_settings(done[0][0])
     latencies = _read_latencies(compared)
-    outcomes = pd.DataFrame([_read_outcome(trial, task) for _, trial in done])
-    numbers = outcomes[["ratio", "beyond_record"]].astype(float)  # None where there is none
+    outcomes = pd.DataFrame(
+        [
+            trials.read_outcome(trial) | {"widths": trials.read_widths(trial, task.layer_names)}
+            for _, trial in done
+        ]
+    ).astype({"ratio": float, "beyond_record": float})  # None where there is none
     return Results(
         name=name,
         task=task,
         settings=settings,
         provenance={method: trials.read_all_provenance(study) for method, study in studies.items()},
-        outcomes=add_latencies(
-            outcomes.assign(**numbers), latencies, settings["latency_batch_size"]
-        ),
+        outcomes=add_latencies(outcomes, latencies, settings["latency_batch_size"]),
         latencies=latencies,
         failures=pd.DataFrame(failures, columns=["label", "reason"]),
         curves=pd.concat([_read_curves(trial) for _, trial in done], ignore_index=True),
@@ -202,11 +204,6 @@ def add_latencies(outcomes: pd.DataFrame, latencies: pd.DataFrame, batch_size: i
         latency_runtime=best["runtime"].to_numpy(),
         **columns,
     )
-
-
-def _read_outcome(trial: FrozenTrial, task: schema.TaskDescription) -> dict[str, Any]:
-    outcome = trials.read_outcome(trial)
-    return outcome | {"widths": trials.read_widths(trial, task.layer_names)}
 
 
 def _read_failure(trial: FrozenTrial) -> dict[str, str] | None:

@@ -1,6 +1,6 @@
 """The report's tables and CSV files."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import pandas as pd
 from nsopt.methods.registry import method_label
 from nsopt.reports.results import Results
 from nsopt.scaling.metric import IN_BYTES, LATENCY, METRICS, Joint, format_ms, get_metric
-from nsopt.scaling.record import Iteration
+from nsopt.scaling.record import Iteration, describe_reach
 from nsopt.storage.schema import price_of_search, width_key
 from nsopt.storage.trials import size_label
 
@@ -64,7 +64,8 @@ def summary_rows(results: Results) -> list[dict[str, Any]]:
     """Return the rows of `summary`, each with its cells as text.
 
     These are its size, the name of its method, its latency as measured, as predicted and both in
-    one, which budget binds, the bytes that it needs, and its scores of validation and test.
+    one, which budget binds, how far it is outside the record, the bytes that it needs, and its
+    scores of validation and test.
     """
     rows: list[dict[str, Any]] = summary(results).to_dict("records")
     for row in rows:
@@ -73,6 +74,8 @@ def summary_rows(results: Results) -> list[dict[str, Any]]:
         row["measured"], row["predicted"] = format_measured(row), predicted_latency(row)
         row["latency"] = format_latency(row)
         row["binds"] = name_binding(row)
+        factor = row["beyond_record"]
+        row["beyond"] = "" if pd.isna(factor) else f"at {describe_reach(factor)}"
         row["needs"] = _format_bytes(row)
         for part in ("val", "test"):
             row[part] = with_deviation(row[f"{part}_mean"], row[f"{part}_std"])
@@ -155,14 +158,13 @@ def list_descent(iterations: Sequence[Iteration]) -> pd.DataFrame:
 
 def write_csv(results: Results, folder: Path) -> list[Path]:
     """Write the report's numbers, one file per table; return the files."""
-    layers = list(results.task.layer_names)
     outcomes = results.outcomes.assign(widths=results.outcomes["widths"].map(width_key))
     tables = {"outcomes": outcomes, "summary": summary(results), "epochs": results.curves}
     if not results.latencies.empty:
         tables["latencies"] = results.latencies
     if results.searches:
-        tables["record"] = _list_records(results, layers)
-        tables["laws"] = _list_laws(results, layers)
+        tables["record"] = _join_iterations(results, _list_record)
+        tables["laws"] = _join_iterations(results, _list_law)
     paths = []
     for name, table in tables.items():
         paths.append(folder / f"{name}.csv")
@@ -183,35 +185,24 @@ def _quote_formula(cell: Any) -> Any:
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULAS) else cell
 
 
-def _list_records(results: Results, layers: list[str]) -> pd.DataFrame:
-    frames = []
-    for search, number, iteration in _number_iterations(results):
-        frame = pd.DataFrame(iteration.record.widths, columns=layers)
-        frame.insert(0, "tau", iteration.record.tau)
-        frame.insert(0, "iteration", number)
-        frame.insert(0, "search", search)
-        frames.append(frame)
-    return pd.concat(frames, ignore_index=True)
+def _join_iterations(
+    results: Results, tabulate: Callable[[Iteration, Sequence[str]], pd.DataFrame]
+) -> pd.DataFrame:
+    """Return the tables of all iterations of all searches, one below the other."""
+    frames = {
+        (search, number): tabulate(iteration, results.task.layer_names)
+        for search, iterations in results.searches.items()
+        for number, iteration in enumerate(iterations, start=1)
+    }
+    return pd.concat(frames, names=["search", "iteration"]).reset_index(["search", "iteration"])
 
 
-def _list_laws(results: Results, layers: list[str]) -> pd.DataFrame:
-    frames = [
-        pd.DataFrame(
-            {
-                "search": search,
-                "iteration": number,
-                "layer": layers,
-                "alpha": iteration.law.alpha,
-                "beta": iteration.law.beta,
-                "r2": iteration.law.r2,
-            }
-        )
-        for search, number, iteration in _number_iterations(results)
-    ]
-    return pd.concat(frames, ignore_index=True)
+def _list_record(iteration: Iteration, layers: Sequence[str]) -> pd.DataFrame:
+    frame = pd.DataFrame(iteration.record.widths, columns=list(layers))
+    frame.insert(0, "tau", iteration.record.tau)
+    return frame
 
 
-def _number_iterations(results: Results) -> Iterator[tuple[str, int, Iteration]]:
-    for search, iterations in results.searches.items():
-        for number, iteration in enumerate(iterations, start=1):
-            yield search, number, iteration
+def _list_law(iteration: Iteration, layers: Sequence[str]) -> pd.DataFrame:
+    law = iteration.law
+    return pd.DataFrame({"layer": layers, "alpha": law.alpha, "beta": law.beta, "r2": law.r2})

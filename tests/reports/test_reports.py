@@ -22,7 +22,7 @@ from nsopt.reports.accuracy import (
     pareto_mask,
 )
 from nsopt.reports.dashboard import describe_outcomes, note
-from nsopt.reports.law import draw_law, law_info
+from nsopt.reports.law import RECORDED, draw_law, law_info
 from nsopt.reports.page import render
 from nsopt.reports.results import Results, read_results
 from nsopt.reports.style import log_axis, method_styles
@@ -193,8 +193,7 @@ def test_the_line_of_a_law_is_solid_only_within_its_record(results: Results) -> 
     first = law_info(results, "search")[0]
     record = results.searches["search"][0].record
     assert first.widths == record.widths[:, 0].tolist()
-    start, end = first.recorded
-    recorded = first.line_tau[start:end]
+    recorded = first.line_tau[RECORDED]
     assert (recorded[0], recorded[-1]) == pytest.approx((record.tau.min(), record.tau.max()))
     assert first.line_tau[0] == pytest.approx(min(record.tau.min(), 990))
     assert first.line_tau[-1] == pytest.approx(3990)
