@@ -1,6 +1,6 @@
 """The batches of a user's loader, repeatable from a seed."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -41,7 +41,7 @@ def split_batch(batch: Any) -> tuple[Any, Any]:
     return tuple(inputs) if isinstance(inputs, list) else inputs, targets
 
 
-def count_batches(loader: Iterable[Any]) -> int:
+def count_batches(loader: Any) -> int:
     """Return the number of batches in an epoch.
 
     Raises:
@@ -50,10 +50,8 @@ def count_batches(loader: Iterable[Any]) -> int:
     if isinstance(loader, Tensor):
         raise NsoptError("the loader is a tensor: give a list of batches, such as x.split(64)")
     try:
-        count = (
-            len(loader) if isinstance(loader, Sized) and not isinstance(loader, Iterator) else -1
-        )
-    except TypeError:  # a DataLoader over an IterableDataset
+        count = -1 if isinstance(loader, Iterator) else len(loader)
+    except TypeError:  # it has none, such as a DataLoader over an IterableDataset
         count = -1
     if count < 0:
         raise NsoptError(

@@ -68,13 +68,11 @@ class AccuracyEvaluation:
         self.start_over()
 
     def start_over(self) -> None:
-        """Reset the count."""
         self._forward.done = 0
         self._correct = torch.zeros((), dtype=torch.int64, device=self._device)
 
     @property
     def complete(self) -> bool:
-        """Whether all images have been seen."""
         return self._forward.done == self._total
 
     @property
@@ -88,11 +86,9 @@ class AccuracyEvaluation:
         self._correct += (logits.argmax(dim=1) == labels).sum()
 
     def state(self) -> dict[str, Any]:
-        """Return the state from which `restore` continues with the next batch."""
         return {"done": self._forward.done, "correct": self._correct}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from a `state`."""
         self._forward.done, self._correct = state["done"], state["correct"]
 
 
