@@ -1,13 +1,13 @@
 """A trained network as a file, with everything needed to use it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from pydantic import InstanceOf, TypeAdapter
-from torch import Tensor, nn
+from torch import nn
 
 from nsopt.arguments import checked
 from nsopt.data.images import Splits
@@ -142,8 +142,11 @@ def load_network(path: Path | str, arch: str | Architecture | None = None) -> Ke
         content = read_weights(Path(path))
         state = content.pop("state")
         kept = _KEPT.validate_python(content | {"model": nn.Identity()})
-        for family in _list_families(kept, arch):
-            _check_shapes(family, kept.widths, state)
+        for family in _list_families(kept, arch):  # before it is built
+            if max(kept.widths) > LARGEST_WIDTH:
+                raise NsoptError(f"a width of {max(kept.widths)} is above {LARGEST_WIDTH}")
+            if differences := describe_differences(family, kept.widths, state):
+                raise NsoptError(f"its tensors are not those of the stored widths: {differences}")
         model = build_to_fill(family, kept.widths)
         model.load_state_dict(state)
         return replace(kept, model=model.eval())
@@ -159,17 +162,6 @@ def _list_families(kept: KeptNetwork, arch: str | Architecture | None) -> Iterab
         )
     channels, image_size, _ = kept.input_shape
     return stored_architectures(kept.arch, arch, len(kept.classes), image_size, channels)
-
-
-def _check_shapes(
-    family: Architecture, widths: tuple[int, ...], state: Mapping[str, Tensor]
-) -> None:
-    """Raise NsoptError if a state does not fit a network of these widths, before it is built."""
-    if max(widths) > LARGEST_WIDTH:
-        raise NsoptError(f"a width of {max(widths)} is above {LARGEST_WIDTH}")
-    differences = describe_differences(family, widths, state)
-    if differences:
-        raise NsoptError(f"its tensors are not those of the stored widths: {differences}")
 
 
 @checked

@@ -117,18 +117,16 @@ def explain_exported(path: Path) -> Iterator[None]:
 def _find_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the tensors of a known name, of the whole file, or of the only part with tensors."""
     parts = {name: _pick_tensors(part) for name, part in content.items() if isinstance(part, dict)}
-    found = [parts[name] for name in _NESTED if parts.get(name)]
-    found += [_pick_tensors(content)] if not found else []
-    others = {name: part for name, part in parts.items() if part}
-    if not found[0] and len(others) == 1:
-        return others.popitem()[1]
-    if not found[0]:
-        raise NsoptError(
-            "it contains no named tensors"
-            if not others
-            else f"it contains several networks ({', '.join(map(str, others))}): give a file of one"
-        )
-    return found[0]
+    parts = {name: state for name, state in parts.items() if state}
+    for state in (*(parts.get(name) for name in _NESTED), _pick_tensors(content)):
+        if state:
+            return state
+    if not parts:
+        raise NsoptError("it contains no named tensors")
+    if len(parts) > 1:
+        names = ", ".join(map(str, parts))
+        raise NsoptError(f"it contains several networks ({names}): give a file of one")
+    return parts.popitem()[1]
 
 
 def _pick_tensors(part: Mapping[Any, Any]) -> dict[str, Tensor]:
