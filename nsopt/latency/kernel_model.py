@@ -27,13 +27,12 @@ from nsopt.latency.measure import (
     was_busy,
 )
 from nsopt.latency.model import LatencyModel, Term
-from nsopt.latency.runtime import Runtime, Torch, draw_images
+from nsopt.latency.runtime import TORCH, Runtime, draw_images
 from nsopt.latency.tables import BLOCK, Table
 from nsopt.models.architecture import Architecture, build_to_fill
 from nsopt.progress import Progress
 from nsopt.scaling.cost import IntArray, width_limits
 from nsopt.scaling.law import floor_widths
-from nsopt.settings import BATCH_SIZE
 
 _SCALES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1, 5 / 4)
 _RANDOM, _UNIFORM = 25, 10  # numbers of networks that correct the sum of kernel times
@@ -55,7 +54,7 @@ def latency_model(
     arch: Architecture,
     compute: Compute,
     progress: Progress,
-    batch_size: int = BATCH_SIZE,
+    runtime: Runtime = TORCH,
     folder: Path | None = None,
 ) -> LatencyModel:
     """Return the latency model of `arch` on a device, read from `folder` or learned now.
@@ -66,14 +65,13 @@ def latency_model(
     Args:
         folder: folder of the files, by default in the cache.
     """
-    runtime = Torch(batch_size)
     with compute.all_threads():
         conditions = latency_conditions(compute.device, runtime)
         path = (folder or cache_folder() / "latency") / f"{_digest(arch, conditions)}.json"
         model = _read(path, arch)
         if model is None:
-            with memory_for(compute.device, f"timing batches of {batch_size}"):
-                calls = _read_calls(arch, batch_size)
+            with memory_for(compute.device, f"timing batches of {runtime.batch_size}"):
+                calls = _read_calls(arch, runtime.batch_size)
                 model, busy = _learn(arch, *calls, compute, progress, runtime)
             if busy:
                 progress.warning(_BUSY)
@@ -154,7 +152,10 @@ def _choose_networks(arch: Architecture) -> list[tuple[int, ...]]:
     Uniform widths include networks whose projections on shortcuts vanish.
     """
     ragged = sample_widths(arch, _RANDOM, seed=0)
-    blocks = [_round_to_blocks(arch, widths) for widths in sample_widths(arch, _RANDOM, seed=1)]
+    blocks = [
+        _clip(arch, [max(BLOCK, round(width / BLOCK) * BLOCK) for width in widths])
+        for widths in sample_widths(arch, _RANDOM, seed=1)
+    ]
     ratios = np.geomspace(0.1, 0.9, _UNIFORM)
     uniform = [_clip(arch, floor_widths(ratio, arch.base_widths)) for ratio in ratios]
     return [*ragged, *blocks, *uniform]
@@ -202,10 +203,6 @@ def _clip(arch: Architecture, widths: Sequence[int]) -> tuple[int, ...]:
     """Clip `widths` to the limits of the layers."""
     limits = width_limits(arch.cost("params"), len(widths))
     return tuple(np.clip(widths, *limits).astype(int).tolist())
-
-
-def _round_to_blocks(arch: Architecture, widths: Sequence[int]) -> tuple[int, ...]:
-    return _clip(arch, [max(BLOCK, round(width / BLOCK) * BLOCK) for width in widths])
 
 
 def _choose_distinct_widths(arch: Architecture) -> tuple[int, ...]:

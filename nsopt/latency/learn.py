@@ -89,7 +89,7 @@ def learn_latency(
     inputs = choose_inputs(arch, runtime, inputs)
     if kernels and isinstance(runtime, Torch) and are_images(inputs):
         try:
-            return latency_model(arch, compute, progress, runtime.batch_size)
+            return latency_model(arch, compute, progress, runtime)
         except UnpredictableError as error:
             progress.message(f"{error}: nsopt predicts its latency from its MACs")
 
