@@ -147,9 +147,7 @@ class DeviceLock:
 
 def _is_held(lock: IO[bytes], kind: int) -> bool:
     """Return whether another process holds a file so that it cannot be locked in this way."""
-    try:
-        fcntl.flock(lock, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _lock_within(0.0, lock, kind):
         return True
     fcntl.flock(lock, fcntl.LOCK_UN)
     return False

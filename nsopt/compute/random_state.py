@@ -70,12 +70,9 @@ def _isolate(device: torch.device) -> Iterator[None]:
 @contextmanager
 def keep_random_state(device: torch.device) -> Iterator[None]:
     """Restore torch's random numbers at the end of the block; one thread at a time enters it."""
-    with _generators:
-        before = random_state(device)
-        try:
-            yield
-        finally:
-            restore_random_state(before, device)
+    devices = [] if device.type == "cpu" else [device]
+    with _generators, torch.random.fork_rng(devices, device_type=device.type):
+        yield
 
 
 @contextmanager
