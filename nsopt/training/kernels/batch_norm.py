@@ -60,7 +60,7 @@ class _FoldedNorm(torch.autograd.Function):
         mean = total / count
         variance = (about_pivot / count - (mean - pivot) * mean).clamp(min=0)
         output = torch.empty_like(x)  # not a view: later modules may change it in place
-        _affine(rows, weight, bias, mean, variance, eps, fold, fold_rows(output, fold))
+        _affine(rows, (weight, bias, mean, variance), eps, fold, fold_rows(output, fold))
         ctx.save_for_backward(rows, weight, mean, variance)
         ctx.eps, ctx.fold, ctx.count = eps, fold, count
         ctx.mark_non_differentiable(mean, variance)
@@ -80,33 +80,22 @@ class _FoldedNorm(torch.autograd.Function):
         grad_weight, grad_bias = join_sums(weight_parts, fold), join_sums(bias_parts, fold)
         scale = weight * torch.rsqrt(variance + ctx.eps) / count
         correction = torch.empty_like(rows)
-        _affine(
-            rows,
-            -scale * grad_weight,
-            -scale * grad_bias,
-            mean,
-            variance,
-            ctx.eps,
-            fold,
-            correction,
-        )
+        slopes = -scale * grad_weight, -scale * grad_bias
+        _affine(rows, (*slopes, mean, variance), ctx.eps, fold, correction)
         grad.add_(correction)
         return unfold_rows(grad, gradients[0]), grad_weight, grad_bias, None, None, None
 
 
 def _affine(
-    rows: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    eps: float,
-    fold: int,
-    out: Tensor,
+    rows: Tensor, by_channel: tuple[Tensor, ...], eps: float, fold: int, out: Tensor
 ) -> None:
-    """Write weight * (rows - mean) / sqrt(variance + eps) + bias to `out`, by channel."""
-    parameters = torch.stack([weight, bias, mean, variance]).repeat(1, fold)
-    unused = mean.new_empty(0)
+    """Write weight * (rows - mean) / sqrt(variance + eps) + bias to `out`.
+
+    Args:
+        by_channel: weight, bias, mean and variance, (C,) each.
+    """
+    parameters = torch.stack(by_channel).repeat(1, fold)
+    unused = parameters.new_empty(0)
     _aten.native_batch_norm.out(
         rows, *parameters, False, 0.0, eps, out=out, save_mean=unused, save_invstd=unused
     )

@@ -26,35 +26,28 @@ class Conv2d(nn.Conv2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (nn.Module's name)
-        if self._is_small(input):
-            return self._product(input)
-        if self._selects_pixels(input):
-            down, right = self.stride
-            return functional.conv2d(input[:, :, ::down, ::right], self.weight, self.bias)
+        if self.training and input.device.type == "cpu" and input.ndim == 4 and self.groups == 1:
+            if self._is_small(input):
+                return self._product(input)
+            if self._selects_pixels():
+                down, right = self.stride
+                return functional.conv2d(input[:, :, ::down, ::right], self.weight, self.bias)
         return super().forward(input)
 
     def _is_small(self, x: Tensor) -> bool:
         return (
-            self.training
-            and x.device.type == "cpu"
-            and x.ndim == 4
-            and max(x.shape[2:]) < _SMALLEST_FAST
+            max(x.shape[2:]) < _SMALLEST_FAST
             and self.stride == (1, 1)
-            and self.groups == 1
             and _keeps_maps(self)
             and x.is_contiguous(memory_format=torch.channels_last)
             and not x.is_contiguous()
         )
 
-    def _selects_pixels(self, x: Tensor) -> bool:
+    def _selects_pixels(self) -> bool:
         return (
-            self.training
-            and x.device.type == "cpu"
-            and x.ndim == 4
-            and self.kernel_size == (1, 1)
+            self.kernel_size == (1, 1)
             and self.stride != (1, 1)
             and self.padding in ((0, 0), "valid")
-            and self.groups == 1
             and self.in_channels < _SAFE_INPUTS
         )
 
