@@ -132,7 +132,7 @@ def draw_dots(methods: list[MethodPoints], score_name: str) -> go.Figure:
             x=points.mean_y,
             y=row,
             mode="markers",
-            error_x=_make_error_bars(points),
+            error_x=_make_bars(points, points.deviation),
             marker=_make_marker(points.style),
             text=points.mean_text,
             hovertemplate="%{text}<extra></extra>",
@@ -161,7 +161,7 @@ def _add_means(figure: go.Figure, points: MethodPoints, mode: str) -> None:
         x=points.mean_x,
         y=points.mean_y,
         mode=mode,
-        error_y=_make_error_bars(points),
+        error_y=_make_bars(points, points.deviation),
         error_x=_make_quartile_bars(points),
         marker=_make_marker(points.style),
         line={"color": points.style.colour},
@@ -172,8 +172,8 @@ def _add_means(figure: go.Figure, points: MethodPoints, mode: str) -> None:
     )
 
 
-def _make_error_bars(points: MethodPoints) -> dict[str, Any]:
-    return {"array": points.deviation, "color": points.style.colour, "thickness": 1.2}
+def _make_bars(points: MethodPoints, above: Sequence[float]) -> dict[str, Any]:
+    return {"array": above, "color": points.style.colour, "thickness": 1.2}
 
 
 def _make_quartile_bars(points: MethodPoints) -> dict[str, Any] | None:
@@ -181,12 +181,7 @@ def _make_quartile_bars(points: MethodPoints) -> dict[str, Any] | None:
         return None
     ends = zip(points.mean_x, points.quartiles, strict=True)
     below, above = zip(*((mean - low, high - mean) for mean, (low, high) in ends), strict=True)
-    return {
-        "array": list(above),
-        "arrayminus": list(below),
-        "color": points.style.colour,
-        "thickness": 1.2,
-    }
+    return _make_bars(points, above) | {"arrayminus": below}
 
 
 def _make_marker(style: MethodStyle) -> dict[str, Any]:

@@ -190,7 +190,7 @@ def _describe_choice(results: Results, choice: _Choice, reference: str) -> str:
     if rival is None:
         score = results.show_score(best["final_mean"])
         return f"{label} {_has(choice.equals)} {score} {results.final_name}."
-    found = _compare(results, label, choice.equals, best, rival, choice.difference)
+    found = _compare(results, choice, rival)
     if choice.is_certain:
         found += _compare_at_equal_accuracy(results, best, reference)
     found += f" Take {choice.taken_label}: {choice.gain}." if choice.gain else ""
@@ -262,16 +262,10 @@ def _is_chance(results: Results, rows: pd.DataFrame) -> bool:
     return is_near_chance(float(rows["test_mean"].max()), classes, images)
 
 
-def _compare(
-    results: Results,
-    label: str,
-    equals: list[str],
-    best: pd.Series,
-    rival: pd.Series,
-    difference: Difference | None,
-) -> str:
+def _compare(results: Results, choice: _Choice, rival: pd.Series) -> str:
     """Say how the best by the validation differs from its rival in the score and in cost."""
-    other = method_label(rival["method"])
+    best, equals, difference = choice.best, choice.equals, choice.difference
+    label, other = choice.label, method_label(rival["method"])
     score, name = results.show_score, results.final_name
     scores = f"{label} {score(best['final_mean'])}, {other} {score(rival['final_mean'])}"
     if difference is None:
