@@ -128,15 +128,11 @@ def _read(entry: Place, size: int | None, left_out: LeftOut) -> Image.Image:
         if stored.mode.startswith(("I", "F")):  # convert would cut all above 255
             raise OSError("more than 8 bits per channel: convert it to 8")
         image = stored.convert("RGB")
-        left_out[_ALPHA] += _is_transparent(stored)
+        left_out[_ALPHA] += stored.has_transparency_data and any(
+            stored.convert("RGBA").getchannel("A").histogram()[:255]
+        )
     with suppress(Exception):  # EXIF data may be damaged
         ImageOps.exif_transpose(image, in_place=True)
     if size is None or image.size == (size, size):
         return image
     return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-
-
-def _is_transparent(image: Image.Image) -> bool:
-    if not image.has_transparency_data:
-        return False
-    return bool((np.asarray(image.convert("RGBA"))[..., 3] < 255).any())

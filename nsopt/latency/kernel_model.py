@@ -192,9 +192,9 @@ def _read_calls(
 
 def _record_calls(arch: Architecture, widths: Sequence[int], batch_size: int) -> list[Call]:
     """Record calls. Calls that equal widths can remove are kinds of their own."""
-    vanishing = _find_vanishing_modules(arch)
+    may_vanish = arch.conditional
     return [
-        replace(call, kind=f"{call.kind} of a shortcut") if call.module in vanishing else call
+        replace(call, kind=f"{call.kind} of a shortcut") if call.module in may_vanish else call
         for call in record_calls(build_to_fill(arch, widths), arch.input_shape, batch_size)
     ]
 
@@ -236,15 +236,10 @@ def _compute_growth(before: Sequence[Call], after: Sequence[Call], name: str) ->
 
 def _find_vanishing_modules(arch: Architecture) -> dict[str, Any]:
     """Return `Term.unless_equal` of the modules that equal widths remove, by path."""
-    eye = np.eye(len(arch.base_widths), dtype=np.int64)
-
-    def linear(channels: Any) -> tuple[IntArray, int]:
-        if channels.layer is None:
-            return np.zeros(len(eye), dtype=np.int64), channels.factor
-        return channels.factor * eye[channels.layer], 0
-
+    one_each = np.eye(len(arch.base_widths), dtype=np.int64)
+    none = np.zeros_like(one_each[0])
     return {
-        path: tuple(linear(channels) for channels in pair)
+        path: tuple((c.count(one_each) - c.count(none), int(c.count(none))) for c in pair)
         for path, pair in arch.conditional.items()
     }
 
