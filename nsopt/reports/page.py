@@ -35,9 +35,8 @@ def write_report(
         networks: rows of a table with which the page begins, such as the networks of a compression.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    csv_files = write_csv(results, folder)
+    files = [path.name for path in write_csv(results, folder)]
     page = folder / "index.html"
-    files = [path.name for path in csv_files]
     page.write_text(render(results, files, networks), encoding="utf-8")
     return page
 
