@@ -79,24 +79,21 @@ def explain_reading(path: Path | str, writer: str) -> Iterator[None]:
     """
     try:
         yield
+        return
     except NsoptError as error:
-        raise NsoptError(f"cannot read weights from {path}: {error}") from None
+        reason = str(error)
     except OSError as error:
-        raise NsoptError(f"cannot read weights from {path}: {error.strerror}") from None
+        reason = f"{error.strerror}"
     except UnpicklingError:
-        raise NsoptError(
-            f"cannot read weights from {path}: it holds more than weights, such as a whole module; "
-            "write it again with torch.save(model.state_dict(), path)"
-        ) from None
+        reason = (
+            "it holds more than weights, such as a whole module; write it again with "
+            "torch.save(model.state_dict(), path)"
+        )
     except BadZipFile:
-        raise NsoptError(
-            f"cannot read weights from {path}: it is damaged, or {writer} did not write this file"
-        ) from None
+        reason = f"it is damaged, or {writer} did not write this file"
     except Exception as error:  # torch raises anything for a foreign file
-        raise NsoptError(
-            f"cannot read weights from {path}: {writer} did not write this file "
-            f"({type(error).__name__})"
-        ) from None
+        reason = f"{writer} did not write this file ({type(error).__name__})"
+    raise NsoptError(f"cannot read weights from {path}: {reason}") from None
 
 
 @contextmanager
