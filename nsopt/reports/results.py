@@ -129,13 +129,17 @@ def read_results(url: str, name: str | None = None) -> Results:
         raise unknown_name("study", name, comparisons(storage) + tunings(storage))
     compared = {method: study for method, study in studies.items() if not schema.is_search(method)}
     points = [
-        (study, trial)
+        (study, trial, point)
         for study in compared.values()
         for trial in study.get_trials(deepcopy=False)
-        if trials.read_point(trial) is not None
+        if (point := trials.read_point(trial)) is not None
     ]
-    done = [(study, trial) for study, trial in points if trial.state == TrialState.COMPLETE]
-    failures = [failure for _, trial in points if (failure := _read_failure(trial)) is not None]
+    done = [(study, trial) for study, trial, _ in points if trial.state == TrialState.COMPLETE]
+    failures = [
+        {"label": point.label, "reason": reason}
+        for _, trial, point in points
+        if (reason := trials.read_failure(trial)) is not None
+    ]
     if not done and failures:
         first = f"{failures[0]['label']}: {failures[0]['reason']}"
         raise NsoptError(f"every training of {name} failed: {first}")
@@ -204,13 +208,6 @@ def add_latencies(outcomes: pd.DataFrame, latencies: pd.DataFrame, batch_size: i
         latency_runtime=best["runtime"].to_numpy(),
         **columns,
     )
-
-
-def _read_failure(trial: FrozenTrial) -> dict[str, str] | None:
-    point, reason = trials.read_point(trial), trials.read_failure(trial)
-    if point is None or reason is None:
-        return None
-    return {"label": point.label, "reason": reason}
 
 
 def _read_curves(trial: FrozenTrial) -> pd.DataFrame:

@@ -63,18 +63,16 @@ def _find_question(study: Study) -> str:
 def tuning_note(study: Study) -> str:
     """Return a note in Markdown: question, protocol, one row per trial."""
     names, rows = tuning_rows(study)
-    settings = schema.read_settings(study)
+    settings, verdict = schema.read_settings(study), schema.read_verdict(study)
     parts = [
         f"# {escape_text(study.study_name)}",
         _find_question(study),
+        "" if verdict is None else f"**{escape_text(verdict)}**",
         describe_protocol(settings, "search"),
         describe_protocol(settings, "training"),
         make_markdown_table(names, rows),
     ]
-    verdict = schema.read_verdict(study)
-    if verdict is not None:
-        parts.insert(2, f"**{escape_text(verdict)}**")
-    return "\n\n".join(parts)
+    return "\n\n".join(filter(None, parts))
 
 
 def is_about_tuning(url: str, name: str | None) -> bool:
