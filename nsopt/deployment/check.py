@@ -41,12 +41,12 @@ def measure_accuracy(path: Path, test: ImageSet) -> float:
     return 100 * right / len(test)
 
 
-def check_export(network: KeptNetwork, path: Path, format: str, test: ImageSet) -> ExportCheck:  # noqa: A002
+def check_export(network: KeptNetwork, path: Path, form: str, test: ImageSet) -> ExportCheck:
     """Load an exported file and compare it with `network` on test images, uint8.
 
     Raises NsoptError if its logits differ, or its accuracy is not the stored one.
     """
-    check = compare_export(network, path, format, test)
+    check = compare_export(network, path, form, test)
     if abs(check.exported - check.stored) > _POINTS_APART:
         raise NsoptError(
             f"the exported network reaches {check.exported:.2f} % on the test images, but "
@@ -56,9 +56,9 @@ def check_export(network: KeptNetwork, path: Path, format: str, test: ImageSet) 
 
 
 @torch.no_grad()
-def compare_export(network: KeptNetwork, path: Path, format: str, test: ImageSet) -> ExportCheck:  # noqa: A002
+def compare_export(network: KeptNetwork, path: Path, form: str, test: ImageSet) -> ExportCheck:
     """Return what `check_export` does, whatever the accuracy; raise NsoptError for other logits."""
-    exported = load_exported(path, format, network.arch)
+    exported = load_exported(path, form, network.arch)
     original = make_whole(network)
     right, furthest, largest = 0, 0.0, 0.0
     for pixels, labels in _split_batches(test):
@@ -73,17 +73,13 @@ def compare_export(network: KeptNetwork, path: Path, format: str, test: ImageSet
 
 @torch.no_grad()
 def compare_outputs(
-    network: KeptNetwork,
-    path: Path,
-    format: str,  # noqa: A002
-    arch: Architecture,
-    inputs: Any,
+    network: KeptNetwork, path: Path, form: str, arch: Architecture, inputs: Any
 ) -> float:
     """Return how far the first output of an exported file is from the network's, on a batch.
 
     The difference is relative to the largest number. Raises NsoptError if it is too large.
     """
-    found = _first_output(load_exported(path, format, arch)(inputs))
+    found = _first_output(load_exported(path, form, arch)(inputs))
     expected = _first_output(call_network(make_whole(network), inputs))
     difference = float((found - expected).abs().max() / expected.abs().max())
     _check_close(difference)
