@@ -222,7 +222,7 @@ class Beside:
             raise NsoptError(
                 "latency needs repeats >= rounds >= 1, batch_size >= 1 and warmup >= 0"
             )
-        warmup, repeats, rounds = runtime.passes(warmup, repeats, rounds)
+        warmup, repeats, rounds = runtime.passes or self.passes
         where, memory = self._where()
         enough = is_enough or (lambda seconds: len(seconds) >= rounds)
         with (

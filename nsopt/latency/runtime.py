@@ -43,11 +43,13 @@ class Runtime(ABC):
         name: its name on the command line and in storage.
         batch_size: examples per pass.
         is_here: whether it runs on this machine, whose speed may change meanwhile.
+        passes: how many it always runs: warm-up, repeats, rounds; None for as many as requested.
     """
 
     name: str
     batch_size: int
     is_here: ClassVar[bool] = True
+    passes: ClassVar[tuple[int, int, int] | None] = None
 
     @property
     def version(self) -> str:
@@ -57,10 +59,6 @@ class Runtime(ABC):
     def device(self, wanted: torch.device) -> torch.device:
         """Return the device that it uses if the user wants `wanted`."""
         return torch.device("cpu")
-
-    def passes(self, warmup: int, repeats: int, rounds: int) -> tuple[int, int, int]:
-        """Return how many passes it runs if these are requested: warm-up, repeats, rounds."""
-        return warmup, repeats, rounds
 
     @abstractmethod
     def prepare(self, model: nn.Module, inputs: Any, device: torch.device) -> Feed:
@@ -158,9 +156,7 @@ class OwnMeasure(Runtime):
     measure: Measure
     batch_size: int = BATCH_SIZE
     is_here = False
-
-    def passes(self, warmup: int, repeats: int, rounds: int) -> tuple[int, int, int]:
-        return 0, _TIMES, _TIMES
+    passes = 0, _TIMES, _TIMES
 
     def prepare(self, model: nn.Module, inputs: Any, device: torch.device) -> Feed:
         own = copy_model(model).cpu().eval()
