@@ -84,7 +84,7 @@ class Count(Metric):
         """Parse `600k`, `2M`, `1.5M` or a plain number."""
         match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmg]?)", text.lower())
         if not match:
-            hint = ", or give metric=latency" if text.endswith("ms") else ""
+            hint = ", or for milliseconds latency=20ms" if text.endswith("ms") else ""
             raise NsoptError(f"{shorten(text)} is not a budget: write 600000, 600k or 2M{hint}")
         number = _multiply(match[1], _UNITS[match[2]])
         if 0 < number < 1:

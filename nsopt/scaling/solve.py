@@ -6,6 +6,7 @@ For any number of budgets, the exact solution is the last breakpoint that fits. 
 integers (parameters, MACs) or floats (milliseconds).
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -281,8 +282,10 @@ def _name_budget(cost: CostFunction, budget: float) -> str:
 
 
 def _show(cost: CostFunction, number: float) -> str:
-    """Format all digits of a cost, with the unit of its metric if it has one."""
+    """Format all digits of a cost, or milliseconds rounded up, with the unit of its metric."""
     metric = METRICS.get(getattr(cost, "metric", ""))
+    if metric and metric.is_timed:
+        number = math.ceil(1000 * number) / 1000  # as a budget, it is then enough
     return f"{format_exactly(number)} {metric.unit}" if metric else format_exactly(number)
 
 

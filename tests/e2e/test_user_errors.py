@@ -72,7 +72,7 @@ def write_image_folder(root: Path, content: bytes | None, images: int = 1) -> Pa
         ),
         (["--min-width=64", "--ratios=0.03"], ["the smallest feasible one is"]),
         (["--budgets=6x"], ["'6x' is not a budget: write 600000, 600k or 2M"]),
-        (["--budgets=20ms"], ["'20ms' is not a budget", "or give --metric latency"]),
+        (["--budgets=20ms"], ["'20ms' is not a budget", "or for milliseconds latency=20ms"]),
         (["--budgets=1M", "--ratios=1"], ["--ratios or --budgets, not both"]),
         (["--lr=-1"], ["lr = -1"]),
         (["--eta=0"], ["--eta", "Must be > 0"]),

@@ -61,7 +61,7 @@ def test_an_invalid_budget_raises_an_error(text: str) -> None:
 
 
 def test_the_error_for_milliseconds_in_a_count_suggests_latency() -> None:
-    with pytest.raises(NsoptError, match=r"2M, or give metric=latency$"):
+    with pytest.raises(NsoptError, match=r"2M, or for milliseconds latency=20ms$"):
         MACS.read("20ms")
     with pytest.raises(NsoptError, match=r"2M$"):
         MACS.read("20s")
