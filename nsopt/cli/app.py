@@ -81,7 +81,7 @@ def _hide_passwords(text: str, arguments: Sequence[str]) -> str:
 
     for argument in arguments:
         url = argument.partition("=")[2] if argument.startswith("-") else argument
-        if "://" in url:
+        if "://" in url and hide_password(url) != url:
             for written in (url, repr(url)[1:-1], str(Path(url))):
                 text = text.replace(written, hide_password(url))
     return text

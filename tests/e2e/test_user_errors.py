@@ -81,6 +81,7 @@ def write_image_folder(root: Path, content: bytes | None, images: int = 1) -> Pa
             ["--multiple-of or --min-width", "leave --eta or --tuned out"],
         ),
         (["--storage=results"], ["'results' is not a database URL such as sqlite"]),
+        (["--storage=sqlite:///"], ["is lost at the end: write sqlite:///FILE"]),
         (["--data=cifar100", "--data-dir=nowhere"], ["put cifar-100-python.tar.gz", "nowhere"]),
         (["--image-size=16"], ["at least 32x32", "--image-size 32"]),
         (["--data=folder:nowhere"], ["no folder or zip at nowhere"]),
