@@ -154,6 +154,8 @@ def load_network(path: Path | str, arch: str | Architecture | None = None) -> Ke
 
 def _list_families(kept: KeptNetwork, arch: str | Architecture | None) -> Iterable[Architecture]:
     """Return architectures whose shapes a network must have; the last one builds it."""
+    if isinstance(arch, nn.Module):
+        raise NsoptError("arch is a network: give arch=nsopt.trace(model, inputs)")
     if arch is not None and not isinstance(arch, str):
         return [arch]
     if not kept.input_shape:

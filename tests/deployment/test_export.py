@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -72,6 +73,13 @@ def test_an_exported_network_computes_the_same_outputs(
     predict = load_exported(path, kind)
     assert predict(torch.rand(1, 1, 32, 32)).shape == (1, 10)
     assert predict(torch.rand(7, 1, 32, 32)).shape == (7, 10)
+
+
+def test_a_network_in_place_of_its_architecture_is_named(kept: KeptNetwork, tmp_path: Path) -> None:
+    kept.save(tmp_path / "kept.pt")
+    given: Any = kept.model
+    with pytest.raises(NsoptError, match=r"arch is a network: give arch=nsopt\.trace"):
+        load_network(tmp_path / "kept.pt", given)
 
 
 def test_an_export_follows_no_link(kept: KeptNetwork, tmp_path: Path) -> None:
