@@ -8,7 +8,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from nsopt.models.inputs import tensors_in
-from nsopt.models.tracing.labels import Atoms, Label, select_atoms
+from nsopt.models.tracing.labels import ANY, Atoms, Label, select_atoms
 from nsopt.models.tracing.tracer import Tracer, rule
 
 
@@ -123,15 +123,24 @@ def concatenate(tracer: Tracer, result: Tensor, tensors: Sequence[Tensor], dim: 
     parts = [tensor for tensor in tensors if tensor.ndim == result.ndim and tensor.numel()]
     labels: list[Label] = []
     for d, size in enumerate(result.shape):
-        meeting = [tracer.get(part)[d] for part in parts]
         if d != dim % result.ndim:
+            meeting = [tracer.get(part)[d] for part in parts]
             labels.append(tracer.join(*meeting) if size > 1 else None)
-        elif select_atoms(meeting):
+        elif select_atoms(meeting := [_label_filled(tracer, part, d) for part in parts]):
             sizes = [part.shape[d] for part in parts]
             labels.append(_concatenate_labels(tracer, meeting, sizes))
         else:
             labels.append(None)
     tracer.put(result, labels)
+
+
+def _label_filled(tracer: Tracer, tensor: Tensor, axis: int) -> Label:
+    """Return the label of a dimension. That of a filled tensor, as a first state, may change."""
+    labels = list(tracer.get(tensor))
+    if labels[axis] is ANY:
+        labels[axis] = tracer.trace.new_atoms(tensor.shape[axis])
+        tracer.put(tensor, labels)
+    return labels[axis]
 
 
 def _concatenate_labels(tracer: Tracer, labels: Sequence[Label], sizes: Sequence[int]) -> Atoms:

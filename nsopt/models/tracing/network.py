@@ -151,9 +151,10 @@ class TracedNetwork:
             if not factors.any()
         ]
         other = other.with_fixed(stay)
-        if [g.per_dimension for g in other.family.groups] != [
-            g.per_dimension for g in self.family.groups
-        ]:
+        groups = [group.per_dimension for group in self.family.groups]
+        parts = [g.units for g in other.family.groups if g.per_dimension not in groups]
+        other = other.with_fixed(parts)  # of dimensions in which others change
+        if [g.per_dimension for g in other.family.groups] != groups:
             raise TraceError(
                 "at these widths the network combines channels in another way: a layer may be too "
                 "narrow, or the code adds tensors only if their shapes are equal"

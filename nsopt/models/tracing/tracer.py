@@ -94,6 +94,7 @@ class Tracer(TorchDispatchMode):
         self._replay = replay
         self._same = same
         self._denied = denied
+        self._known = trace.count
         self.running: list[str] = []
         self._labels: dict[int, Labels] = {}
         self._kept_alive: list[Tensor] = []  # else Python may reuse the ids
@@ -155,6 +156,8 @@ class Tracer(TorchDispatchMode):
             return ANY if ANY in labels and None not in labels else None
         if any(label is None for label in labels):
             self.freeze("must equal a dimension of fixed size", *atoms)
+        if self._same is not None:  # new atoms, as of zeros, belong to no group: they come last
+            atoms.sort(key=lambda label: int((label >= self._known).sum()))
         for other in atoms[1:]:
             self._join_pair(atoms[0], other)
         return atoms[0]

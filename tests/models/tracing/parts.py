@@ -297,6 +297,35 @@ class Unpooled(nn.Module):
         patches = self.c(x)[..., ::2, ::2].flatten(2)
         side = math.isqrt(patches.shape[2]) + 1
         return self.out(functional.fold(patches, (side, side), 2))
+class ConvolvedState(nn.Module):
+    """A recurrent convolution, which reads its last state beside each step: the first is zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = 8
+        self.gates, self.out = nn.Conv1d(3 + 8, 4 * 8, 3, padding=1), nn.Conv1d(8, 10, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        state = memory = x.new_zeros(len(x), self.hidden, x.shape[2])
+        for step in x[..., ::8].unbind(3):
+            gates = self.gates(torch.cat([step, state], 1)).split(self.hidden, 1)
+            opened, kept, shown = (gate.sigmoid() for gate in gates[:3])
+            memory = kept * memory + opened * gates[3].tanh()
+            state = shown * memory.tanh()
+        return self.out(state)
+
+
+class WrittenZeros(nn.Module):
+    """Zeros whose number stands in the code, beside channels that can change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = block(3, 16)
+        self.b, self.out = nn.Linear(16 + 6, 12), nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Any:
+        both = torch.cat([self.a(x).mean((2, 3)), x.new_zeros(len(x), 6)], 1)
+        return self.out(self.b(both).relu())
 
 
 class Text(nn.Module):

@@ -27,6 +27,8 @@ GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
     parts.Packed: [16, 10, 12],
     parts.Prototypes: [16, 12],
     parts.Unpooled: [16, 8],
+    parts.ConvolvedState: [8],
+    parts.WrittenZeros: [16, 12],
     parts.Text: [16, 24],
     parts.WeightNormed: [4, 12],
     parts.WeightNormedByHooks: [4, 12],
