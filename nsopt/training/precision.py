@@ -1,5 +1,6 @@
 """Choose the precision of training by timing a step in each."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -86,8 +87,18 @@ def _time_batch(
 
 
 def faster(compute: Compute, time_step: Callable[[Compute], float]) -> Compute:
-    """Return a device in bf16 or in float32, whichever `time_step` finds faster."""
+    """Return a device in bf16 or in float32, whichever `time_step` finds faster.
+
+    Networks that do not run in bf16, as where results are written into zeros, take float32.
+    """
     exact = replace(compute, bf16=False)
-    pairs = [(time_step(exact), time_step(compute)) for _ in range(_TURNS)]
+
+    def time_bf16() -> float:
+        try:
+            return time_step(compute)
+        except Exception:  # of the user's code; in float32 it ran
+            return math.inf
+
+    pairs = [(time_step(exact), time_bf16()) for _ in range(_TURNS)]
     in_fp32, in_bf16 = map(min, zip(*pairs, strict=True))
     return compute if in_bf16 < in_fp32 else exact

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import nsopt
 from nsopt.compute import device
@@ -73,3 +74,24 @@ def test_steps_of_real_networks_are_timed_in_both(
         assert seconds.keys() == {"fp32", "bf16"}
         assert seconds[chosen] > 0
     assert torch.equal(before, torch.get_rng_state())
+
+
+class WritesIntoZeros(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = torch.arange(len(x), device=x.device)
+        made = self.a(x)
+        result: torch.Tensor = self.b(torch.zeros(len(x), made.shape[1]).index_add(0, rows, made))
+        return result
+
+
+@pytest.mark.usefixtures("native")
+def test_networks_that_do_not_run_in_bf16_take_float32() -> None:
+    model, batches = WritesIntoZeros(), [(torch.rand(4, 8), torch.zeros(4, dtype=torch.int64))]
+    arch = nsopt.trace(model, batches[0][0])
+    task = nsopt.Task(batches, nn.functional.cross_entropy)
+    settings = TrainSettings(epochs=1)
+    assert choose_compute(settings, arch, arch.base_widths, task).precision == "fp32"
