@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 
 from nsopt.errors import NsoptError, short_reason
 from nsopt.models.inputs import count_examples, split_arguments, tensors_in
-from nsopt.models.quiet import silence_logger
+from nsopt.models.quiet import silence_logger, trust_distributions
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]  # by the names of a file's inputs
@@ -109,13 +109,17 @@ def import_for_export(package: str) -> Any:
 
 @contextlib.contextmanager
 def quiet_exporters() -> Iterator[None]:
-    """Silence PyTorch's exporters, which print progress, and whole networks where they fail."""
+    """Silence PyTorch's exporters, which print progress, and whole networks where they fail.
+
+    They cannot follow checks of values, as of the arguments of distributions.
+    """
     unread = io.StringIO()
     with (
         warnings.catch_warnings(action="ignore"),
         contextlib.redirect_stdout(unread),
         contextlib.redirect_stderr(unread),
         silence_logger("torch"),
+        trust_distributions(),
     ):
         yield
 

@@ -1,8 +1,10 @@
-"""Silence PyTorch's loggers where nsopt reports the errors itself."""
+"""Silence PyTorch's loggers and checks where nsopt reports the errors itself."""
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from torch.distributions import Distribution
 
 
 @contextmanager
@@ -15,3 +17,14 @@ def silence_logger(name: str) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def trust_distributions() -> Iterator[None]:
+    """Let new distributions not check the values of their arguments in the block."""
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)

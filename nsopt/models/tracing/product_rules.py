@@ -1,6 +1,7 @@
 """Rules of operations that combine channels: products, normalisations, attention."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -102,7 +103,7 @@ def matrix_product(tracer: Tracer, result: Tensor, a: Tensor, b: Tensor, *_: Any
     tracer.put(result, [*batch, left[-2], right[-1]])
 
 
-@rule("addmm", "baddbmm")
+@rule("addmm", "baddbmm", "_sparse_addmm")
 def sum_and_product(
     tracer: Tracer, result: Tensor, bias: Tensor, a: Tensor, b: Tensor, *_: Any
 ) -> None:
@@ -295,3 +296,21 @@ def embedding(tracer: Tracer, result: Tensor, weight: Tensor, index: Tensor, *_:
     tracer.freeze("is the number of rows of an embedding", tracer.get(weight)[0])
     tracer.note_maker(tracer.get(weight)[1])
     tracer.put(result, [*tracer.get(index), tracer.get(weight)[1]])
+
+
+@rule("_embedding_bag", "_embedding_bag_forward_only")
+def embedding_bag(tracer: Tracer, results: Sequence[Tensor], weight: Tensor, *_: Any) -> None:
+    """Freeze the number of rows; sums or means of rows have the channels of the columns."""
+    tracer.freeze("is the number of rows of an embedding", tracer.get(weight)[0])
+    tracer.note_maker(tracer.get(weight)[1])
+    tracer.put(results[0], [None, tracer.get(weight)[1]])
+
+
+@rule("mse_loss", "smooth_l1_loss", "huber_loss")
+def compare(tracer: Tracer, result: Tensor, x: Tensor, y: Tensor, *_: Any) -> None:
+    """Join what a loss inside of the network compares."""
+    labels = [tracer.join(*meeting) for meeting in zip(*map(tracer.get, (x, y)), strict=True)]
+    if result.ndim:
+        tracer.put(result, labels)
+    else:
+        tracer.mark_inexact(*labels)

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from nsopt.models.activations import Buffer, BufferRecorder
 from nsopt.models.inputs import call_network, count_examples, tensors_in
-from nsopt.models.quiet import silence_logger
+from nsopt.models.quiet import silence_logger, trust_distributions
 from nsopt.models.sizes import Size
 from nsopt.models.tracing import (  # noqa: F401  (they register their rules)
     cut_rules,
@@ -67,8 +67,9 @@ class LabelledRun:
         count = self.count
 
         def is_batch(nest: Any) -> bool:
-            own = isinstance(nest, list) or (isinstance(nest, Tensor) and nest.ndim > 0)
-            return own and len(nest) == count
+            if isinstance(nest, Tensor):  # sparse ones cannot be cut
+                return nest.ndim > 0 and nest.layout == torch.strided and len(nest) == count
+            return isinstance(nest, list) and len(nest) == count
 
         def take(nest: Any) -> Any:
             return nest[:1] if is_batch(nest) else nest
@@ -177,7 +178,7 @@ class LabelledRun:
     def _run_forward(
         self, model: nn.Module, tracer: Tracer, recorder: BufferRecorder | None = None
     ) -> list[Tensor]:
-        with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        with FakeTensorMode(allow_non_fake_inputs=True) as fake, trust_distributions():
 
             def make_fake(real: Tensor) -> Tensor:
                 made: Tensor = fake.from_tensor(real)

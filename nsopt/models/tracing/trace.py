@@ -159,8 +159,8 @@ def _read_inputs(inputs: tuple[Any, ...] | Mapping[str, Any]) -> Any:
 def _check_module(module: nn.Module, is_double: bool) -> None:
     """Raise NsoptError for a network that cannot be traced.
 
-    TorchScript hides operations, lazy modules do not know their inputs yet, and complex64
-    parameters do not fit inputs in float64, as after `double()`.
+    TorchScript hides operations, sparse buffers cannot be cut, lazy modules do not know their
+    inputs yet, and complex64 parameters do not fit inputs in float64, as after `double()`.
     """
     for path, part in module.named_modules():
         if isinstance(part, torch.jit.ScriptModule):
@@ -168,6 +168,9 @@ def _check_module(module: nn.Module, is_double: bool) -> None:
                 f"{path or 'the network'} is compiled by TorchScript, which hides its operations: "
                 "trace the module from which it was compiled"
             )
+    for name, buffer in module.named_buffers():
+        if buffer.layout != torch.strided:
+            raise NsoptError(f"{name} is sparse, and cannot be cut: give it dense, with to_dense()")
     for name, parameter in module.named_parameters():
         if isinstance(parameter, UninitializedParameter):
             raise NsoptError(f"{name} has no shape yet: call the network once before it is traced")

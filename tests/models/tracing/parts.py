@@ -328,6 +328,35 @@ class WrittenZeros(nn.Module):
         return self.out(self.b(both).relu())
 
 
+class Variational(nn.Module):
+    """Draws from a distribution, whose arguments PyTorch checks; compares and prints numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.out = block(3, 16), nn.Linear(8, 12), nn.Linear(12, 10)
+        self.mean, self.spread = nn.Linear(16, 8), nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.a(x).mean((2, 3))
+        latent = torch.distributions.Normal(self.mean(y), self.spread(y).exp())
+        drawn = latent.rsample() if self.training else latent.mean
+        self.text = f"{drawn.mean():.2f}, {len(x):d}"
+        return self.out(self.b(drawn).relu()), functional.mse_loss(latent.mean, drawn.detach())
+
+
+class Bags(nn.Module):
+    """Adds the embeddings of several words to the features of an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.words = block(3, 16), nn.EmbeddingBag(50, 16, mode="sum")
+        self.out = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Any:
+        words = x.mean((1, 3)).mul(100).long().remainder(50)
+        return self.out(self.a(x).mean((2, 3)) + self.words(words))
+
+
 class Text(nn.Module):
     """A language model whose output layer shares the weight of its embedding."""
 

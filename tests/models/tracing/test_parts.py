@@ -29,6 +29,8 @@ GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
     parts.Unpooled: [16, 8],
     parts.ConvolvedState: [8],
     parts.WrittenZeros: [16, 12],
+    parts.Variational: [16, 8, 12],
+    parts.Bags: [16],
     parts.Text: [16, 24],
     parts.WeightNormed: [4, 12],
     parts.WeightNormedByHooks: [4, 12],
@@ -119,3 +121,29 @@ def test_flattened_channels_that_are_cut_into_unequal_parts_stay() -> None:
     assert arch.base_widths == (16,)
     assert "fixed: scores: is cut into unequal parts" in arch.explain()
     check_pruning(arch, model, x)
+
+
+class Neighbours(nn.Module):
+    """A graph network, whose edges are a sparse matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 12), nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
+        return torch.sparse.mm(edges, self.b(torch.sparse.mm(edges, self.a(x)).relu()))
+
+
+def test_a_network_with_a_sparse_input_can_be_pruned() -> None:
+    model, inputs = Neighbours(), (torch.randn(6, 4), torch.eye(6).to_sparse())
+    arch = trace(model, inputs)
+    assert arch.base_widths == (12,)
+    assert arch.cost("macs")([6]) < arch.cost("macs")([12])
+    assert arch.prune(model, [range(6)])(*inputs).shape == (6, 3)
+
+
+def test_a_sparse_buffer_is_refused_in_one_line() -> None:
+    model = nn.Sequential(nn.Linear(4, 12), nn.Linear(12, 3))
+    model.register_buffer("edges", torch.eye(6).to_sparse())
+    with pytest.raises(NsoptError, match=r"^edges is sparse, .*: give it dense, with to_dense\(\)$"):
+        trace(model, torch.randn(6, 4))
