@@ -2,6 +2,8 @@
 
 import dataclasses
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,3 +151,12 @@ def test_a_new_network_follows_the_callers_seed() -> None:
         torch.manual_seed(3)
         weights.append(torch.cat([p.flatten() for p in arch.build([2] * 8).parameters()]))
     assert torch.equal(*weights)
+
+
+def test_importing_a_function_keeps_pythons_random_numbers() -> None:
+    """Another process imports them: here they may be imported already."""
+    code = (
+        "import random, nsopt; state = random.getstate(); nsopt.compress; "
+        "assert random.getstate() == state"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
