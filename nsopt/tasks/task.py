@@ -1,5 +1,6 @@
 """A task: what a network is for."""
 
+import inspect
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -23,6 +24,13 @@ from nsopt.tasks.supervision import Loss
 Score = Callable[[nn.Module], Any]
 Distance = Callable[[Any, Any], Tensor]
 _COMPARED = 20  # batches on which a network is compared with the trained one
+_ARGUMENTS = {  # of the functions of a task
+    "loss": ("outputs", "targets"),
+    "score": ("model",),
+    "test": ("model",),
+    "distance": ("outputs", "outputs_of_teacher"),
+    "trainer": ("model", "task", "context"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,10 +84,9 @@ class Task:
 
     def __post_init__(self) -> None:
         count_batches(self.train)
-        for name in ("loss", "score", "test", "distance", "trainer"):
-            function = getattr(self, name)
-            if function is not None and (not callable(function) or isinstance(function, type)):
-                raise NsoptError(f"{name} of a task must be a function, not {shorten(function)}")
+        for name, arguments in _ARGUMENTS.items():
+            if (function := getattr(self, name)) is not None:
+                _check_function(name, function, arguments)
         if not isinstance(self.name, str) or not self.name or "/" in self.name:
             raise NsoptError(f"name of a task must be a word without '/', not {shorten(self.name)}")
         if not isinstance(self.score_name, str) or not self.score_name:
@@ -95,7 +102,7 @@ class Task:
         """What identifies the task: batches, the first of them at seed 0, functions and version."""
         functions = {
             name: name_function(function)
-            for name in ("loss", "score", "test", "distance", "trainer")
+            for name in _ARGUMENTS
             if (function := getattr(self, name)) is not None
         }
         return {
@@ -114,6 +121,21 @@ class Task:
                 "train is a Dataset of single examples: give a DataLoader(dataset, batch_size=64)"
             )
         return inputs, targets
+
+
+def _check_function(name: str, function: Any, arguments: tuple[str, ...]) -> None:
+    """Raise NsoptError if an attribute of a task is no function of these arguments."""
+    if not callable(function) or isinstance(function, type):
+        raise NsoptError(f"{name} of a task must be a function, not {shorten(function)}")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # functions of C may have none
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        taken = ", ".join(arguments)
+        raise NsoptError(f"{name} of a task must take ({taken}), and cannot: {error}") from None
 
 
 def name_function(function: Callable[..., Any]) -> str:

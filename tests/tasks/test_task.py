@@ -170,6 +170,11 @@ def test_networks_with_keyword_arguments_are_trained() -> None:
         ({"loss": torch.nn.MSELoss}, "loss of a task must be a function, not <class"),
         ({"loss": 5}, "loss of a task must be a function, not 5"),
         ({"score": "accuracy"}, "score of a task must be a function, not 'accuracy'"),
+        (
+            {"loss": lambda outputs, targets, weight: outputs.mean()},
+            r"loss of a task must take \(outputs, targets\), .*missing .* argument: 'weight'",
+        ),
+        ({"score": lambda: 1.0}, r"score of a task must take \(model\), and cannot: too many"),
         ({"name": "a/b"}, "name of a task must be a word without '/', not 'a/b'"),
         ({"score_name": ""}, "score_name of a task must be a word"),
     ],
