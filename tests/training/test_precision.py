@@ -95,3 +95,24 @@ def test_networks_that_do_not_run_in_bf16_take_float32() -> None:
     task = nsopt.Task(batches, nn.functional.cross_entropy)
     settings = TrainSettings(epochs=1)
     assert choose_compute(settings, arch, arch.base_widths, task).precision == "fp32"
+
+
+class ReturnsItsLoss(nn.Module):
+    """Returns its loss in training, and predictions in evaluation mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = self.b(self.a(x))
+        return outputs.square().mean() if self.training else outputs
+
+
+@pytest.mark.usefixtures("native")
+def test_a_step_is_timed_in_training_mode() -> None:
+    model = ReturnsItsLoss().eval()
+    batches = [(torch.rand(4, 8), torch.zeros(4))]
+    task = nsopt.Task(batches, lambda outputs, targets: outputs)
+    arch = nsopt.trace(model, batches[0][0])
+    choose_compute(TrainSettings(epochs=1), arch, arch.base_widths, task)
