@@ -304,13 +304,3 @@ def embedding_bag(tracer: Tracer, results: Sequence[Tensor], weight: Tensor, *_:
     tracer.freeze("is the number of rows of an embedding", tracer.get(weight)[0])
     tracer.note_maker(tracer.get(weight)[1])
     tracer.put(results[0], [None, tracer.get(weight)[1]])
-
-
-@rule("mse_loss", "smooth_l1_loss", "huber_loss")
-def compare(tracer: Tracer, result: Tensor, x: Tensor, y: Tensor, *_: Any) -> None:
-    """Join what a loss inside of the network compares."""
-    labels = [tracer.join(*meeting) for meeting in zip(*map(tracer.get, (x, y)), strict=True)]
-    if result.ndim:
-        tracer.put(result, labels)
-    else:
-        tracer.mark_inexact(*labels)

@@ -6,8 +6,6 @@ parameters and custom modules therefore need no special treatment.
 
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nsopt.models.inputs import tensors_in
@@ -33,14 +30,13 @@ from nsopt.models.tracing.labels import (
 )
 from nsopt.models.tracing.picks import make_fakes, pick_all
 from nsopt.models.tracing.shapes import RESULTS
+from nsopt.models.tracing.signatures import read_signature
 from nsopt.models.tracing.values import Values
 
 ADVICE = ": decide there by shapes or by an argument, or trace the part of the network before it"
 _LIBRARIES = tuple(f"{path.parent}/" for path in (Path(torch.__file__), Path(__file__).parents[1]))
 Rule = Callable[..., None]
 R = TypeVar("R", bound=Rule)
-_FILLS = ("full", "full_like", "new_full", "fill", "fill_", "scalar_tensor")
-_FEW = 100
 _OFTEN = 500  # times that a line asks for unknown values: then it is taken for a loop
 _RULES: dict[str, Rule] = {}  # by operation; without a rule, all atoms of its inputs freeze
 
@@ -248,7 +244,7 @@ class Tracer(TorchDispatchMode):
         if func is torch.ops.prim.device.default and isinstance(args[0], FakeTensor):
             return args[0].fake_device
         self._last = (args, kwargs)
-        signature = _read_signature(func)
+        signature = read_signature(func)
         self.shape = args[0].shape if args and isinstance(args[0], Tensor) else (1,)
         if self.shape:
             self.trace.operations[-1].append((signature.name, self.where))
@@ -327,64 +323,6 @@ class Tracer(TorchDispatchMode):
         self.note("reads values of tensors, which decide nothing")
         answer = line not in self._denied
         return answer if kind == torch.bool else float(answer)
-
-
-def _is_pointwise(func: Any, name: str) -> bool:
-    """Return whether an operation or its version without in-place update is pointwise."""
-    if torch.Tag.pointwise in func.tags:
-        return True
-    packet = getattr(torch.ops.aten, name, None)
-    overloads = [getattr(packet, overload) for overload in packet.overloads()] if packet else []
-    return any(torch.Tag.pointwise in overload.tags for overload in overloads)
-
-
-@dataclass(frozen=True)
-class _Signature:
-    """The parts of an operation's schema that the tracer needs. Reading a schema is slow.
-
-    Attributes:
-        namespace: such as `aten`.
-        name: such as `add_`.
-        operation: the name without the underscore that marks in-place operations.
-        is_pointwise: whether each element of the result depends on one element of each argument.
-        depends_on_values: whether its result is no function of shapes alone: a number, or a choice.
-        defaults: name and default value of every argument, in order.
-    """
-
-    namespace: str
-    name: str
-    operation: str
-    is_pointwise: bool
-    depends_on_values: bool
-    defaults: tuple[tuple[str, Any], ...]
-
-    def find_numbers(self, arguments: Sequence[Any]) -> tuple[float, ...]:
-        """Return the numbers with which the operation calculates; sizes are none of them."""
-        kinds = (int, float) if self.is_pointwise or self.name in _FILLS else float
-        if self.name == "lift_fresh" and arguments[0].numel() < _FEW:  # of `torch.tensor`
-            with no_dispatch():
-                return tuple(arguments[0].flatten().tolist())
-        return tuple(a for a in arguments if isinstance(a, kinds) and not isinstance(a, bool))
-
-    def bind(self, args: Any, kwargs: Any) -> list[Any]:
-        """Return all arguments in the order of the schema; missing ones have their defaults."""
-        return [*args, *(kwargs.get(name, value) for name, value in self.defaults[len(args) :])]
-
-
-@cache
-def _read_signature(func: Any) -> _Signature:
-    namespace, name = func._schema.name.split("::")
-    in_place = name.endswith("_") and not name.endswith("__")
-    operation = name[:-1] if in_place else name
-    operation = "view" if operation == "_unsafe_view" else operation  # which one depends on sizes
-    defaults = tuple(
-        (argument.name, argument.default_value if argument.has_default_value() else None)
-        for argument in func._schema.arguments
-    )
-    picks = torch.Tag.dynamic_output_shape in func.tags or name == "nms"
-    depends = picks or torch.Tag.data_dependent_output in func.tags
-    pointwise = _is_pointwise(func, operation)
-    return _Signature(namespace, name, operation, pointwise, depends, defaults)
 
 
 def is_of_user(file: str) -> bool:

@@ -297,6 +297,8 @@ class Unpooled(nn.Module):
         patches = self.c(x)[..., ::2, ::2].flatten(2)
         side = math.isqrt(patches.shape[2]) + 1
         return self.out(functional.fold(patches, (side, side), 2))
+
+
 class ConvolvedState(nn.Module):
     """A recurrent convolution, which reads its last state beside each step: the first is zero."""
 
