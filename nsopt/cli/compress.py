@@ -168,7 +168,7 @@ def _compress(options: CompressOptions) -> "tuple[Answer, Workspace]":
 
 
 def _name_file(budget: str) -> str:
-    return budget.replace("=", "-").replace("%", "-percent")
+    return budget.replace(" ", "").replace("=", "-").replace("%", "-percent")
 
 
 def _choose_forms(subject: "Subject", tries: bool) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from nsopt.compression.choice import choose_method, is_near_chance
-from nsopt.methods.registry import DENSE, method_label
+from nsopt.methods.registry import get_method, is_method, method_label
 from nsopt.reports.doubts import doubt_latencies
 from nsopt.reports.results import Results
 from nsopt.reports.tables import name_binding, summary
@@ -327,15 +327,14 @@ def _is_behind(taken: pd.Series, rows: pd.DataFrame, costs: Sequence[str]) -> bo
 
 
 def _find_equals(results: Results, best: pd.Series, methods: Iterable[str]) -> list[str]:
-    """Return the best method and those that train networks of the same widths."""
-    if best["method"] == DENSE.name:  # which was not trained here
-        return [DENSE.name]
-    widths = _find_widths(results, best, best["method"])
-    others = [
-        m
-        for m in methods
-        if m not in (best["method"], DENSE.name) and _find_widths(results, best, m) == widths
-    ]
+    """Return the best method and those that train networks of the same widths from the same start."""
+
+    def find(method: str) -> set[tuple[int, ...]] | None:
+        inherits = is_method(method) and get_method(method).inherits_weights
+        return None if inherits else _find_widths(results, best, method)
+
+    widths = find(best["method"])
+    others = [m for m in methods if m != best["method"] and widths and find(m) == widths]
     return [best["method"], *others]
 
 

@@ -157,6 +157,16 @@ def test_the_answer_names_methods_with_the_same_widths_together(results: Results
         assert "Widths of NeuralScale and Uniform: " in sentence
 
 
+def test_a_method_that_inherits_weights_is_named_alone(results: Results) -> None:
+    frame = results.outcomes
+    same = frame.assign(widths=[(4, 4)] * len(frame), budget=4000)
+    same["method"] = frame["method"].replace("neuralscale", "magnitude")
+    for verdict in answer(dataclasses.replace(results, outcomes=same)):
+        assert "Magnitude (Li et al.)" in str(verdict)
+        assert " and Magnitude" not in str(verdict)
+        assert "Magnitude (Li et al.) and" not in str(verdict)
+
+
 def test_methods_that_share_the_best_widths_win_together(results: Results) -> None:
     frame = results.outcomes
     lead = frame[["score", "test_score"]].sub(frame["method"].eq("neuralscale") * 5, axis=0)
