@@ -327,7 +327,7 @@ def _is_behind(taken: pd.Series, rows: pd.DataFrame, costs: Sequence[str]) -> bo
 
 
 def _find_equals(results: Results, best: pd.Series, methods: Iterable[str]) -> list[str]:
-    """Return the best method and those that train networks of the same widths from the same start."""
+    """Return the best method and those that train networks of its widths, all from scratch."""
 
     def find(method: str) -> set[tuple[int, ...]] | None:
         inherits = is_method(method) and get_method(method).inherits_weights

@@ -12,7 +12,7 @@ from torch import nn
 
 from nsopt.models.tracing.labels import TraceError, UnknownError
 from nsopt.models.tracing.network import TracedNetwork
-from nsopt.models.tracing.run import LabelledRun
+from nsopt.models.tracing.run import AFTER, LabelledRun
 
 
 def trace_network(model: nn.Module, run: LabelledRun) -> TracedNetwork:
@@ -22,8 +22,8 @@ def trace_network(model: nn.Module, run: LabelledRun) -> TracedNetwork:
         TraceError: if it cannot be traced, or if unknown values decide which layers run.
     """
     found = _try(model, run)
-    error = found if isinstance(found, TraceError) else found.trace.failed
-    if isinstance(error, UnknownError):
+    is_unknown = isinstance(_find_error(found), UnknownError)
+    if is_unknown or (isinstance(found, TracedNetwork) and AFTER in found.trace.notes):
         found = _try_answers(model, run) or found
     if isinstance(found, TraceError):
         raise found
@@ -41,18 +41,26 @@ def _try_answers(model: nn.Module, run: LabelledRun) -> TracedNetwork | None:
     """Return the trace with answers for which the code runs; None if others run other layers."""
     denied = frozenset[str]()
     found = _try(model, replace(run, denied=denied))
-    while not isinstance(found, TracedNetwork) or found.trace.failed:
-        asked = found.asked if isinstance(found, TraceError) else ()
-        if not asked or asked[-1] in denied:
+    while error := _find_error(found):
+        if not error.asked or error.asked[-1] in denied:
             return None
-        denied |= {asked[-1]}
+        denied |= {error.asked[-1]}
         found = _try(model, replace(run, denied=denied))
+    assert isinstance(found, TracedNetwork)
+    summary = _summarise(found)
     for line in found.trace.asked:
         other = _try(model, replace(run, denied=denied ^ {line}))
-        differs = isinstance(other, TracedNetwork) and _summarise(other) != _summarise(found)
-        if differs or isinstance(other, UnknownError):  # the latter in a loop, too
+        error = _find_error(other)
+        if isinstance(error, UnknownError):  # in a loop, too
+            return None
+        if not error and isinstance(other, TracedNetwork) and _summarise(other) != summary:
             return None
     return found
+
+
+def _find_error(found: TracedNetwork | TraceError) -> TraceError | None:
+    """Return why a trace failed, in one mode at least."""
+    return found if isinstance(found, TraceError) else found.trace.failed
 
 
 def _summarise(network: TracedNetwork) -> Any:

@@ -31,6 +31,7 @@ from nsopt.models.tracing.outputs import find_outputs
 from nsopt.models.tracing.states import follow_modules, restore_modules, spare_collector
 from nsopt.models.tracing.tracer import Tracer, is_of_user
 
+AFTER = "depends on values after the last layer: what is used there stays"  # if it fails there
 _LONGEST_REASON = 150
 _FAKES = "torch._subclasses.fake_tensor"  # logs errors that nsopt reports itself
 
@@ -123,7 +124,7 @@ class LabelledRun:
     def _run_mode(
         self, model: nn.Module, tracer: Tracer, labels: Mapping[str, Labels], training: bool
     ) -> list[Tensor]:
-        tracer.guessed = ""
+        tracer.guessed, tracer.seen = "", set()
         tensors = tensors_of(model)
         for name, tensor in tensors.items():
             tracer.declare(tensor, labels[name])
@@ -135,9 +136,7 @@ class LabelledRun:
             *(label for tensor in outputs for label in tracer.get(tensor)),
         )
         if tracer.guessed and any(
-            tensor.requires_grad
-            and select_atoms(labels[name])
-            and id(tensor) not in tracer.trace.read
+            tensor.requires_grad and select_atoms(labels[name]) and id(tensor) not in tracer.seen
             for name, tensor in tensors.items()
         ):
             raise tracer.refuse_guess()
@@ -206,7 +205,7 @@ class LabelledRun:
             except Exception as error:  # the user's code or torch may raise anything
                 outputs = _find_alive(error, tracer)
                 if outputs:
-                    tracer.note("depends on values after the last layer: what is used there stays")
+                    tracer.note(AFTER)
                     return outputs
                 explained = error if isinstance(error, TraceError) else _explain(error, tracer)
                 explained.step = tracer.trace.steps

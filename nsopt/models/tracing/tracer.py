@@ -72,6 +72,7 @@ class Tracer(TorchDispatchMode):
         operation: the name of the operation that is running.
         shape: that of its first argument, before it runs.
         guessed: where code first read a number that is unknown, else empty.
+        seen: the ids of the parameters and buffers that the running mode has used.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Tracer(TorchDispatchMode):
         self.trace = trace
         self.values = Values()
         self.guessed = ""
+        self.seen: set[int] = set()
         self.operation = ""
         self.shape: Sequence[int] = ()
         self._replay = replay
@@ -117,6 +119,7 @@ class Tracer(TorchDispatchMode):
             if self.guessed and isinstance(tensor, nn.Parameter):
                 raise self.refuse_guess()
             self.trace.read[id(tensor)] = None
+            self.seen.add(id(tensor))
         return self._labels.get(id(tensor), (None,) * tensor.ndim)
 
     def put(self, tensor: Tensor, labels: Sequence[Label]) -> None:

@@ -1,6 +1,6 @@
 """Code that reads values: constants are computed, boxes are picked, decisions are refused."""
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -188,6 +188,7 @@ class Checking(nn.Module):
         if self.how == "raise" and x.isnan().any():
             raise ValueError("nan")
         assert self.how != "assert" or (x >= 0).all()
+        assert self.how != "training" or not self.training or not x.isnan().any()
         if self.how == "repair" and not x.isfinite().all():
             x = x.nan_to_num()
         if self.how == "log":
@@ -196,10 +197,15 @@ class Checking(nn.Module):
             x = torch.distributions.Normal(x, x.exp()).rsample()
         while self.how == "loop" and x.norm() > 1:
             x = x / 2
-        return cast("Tensor", self.c(self.b(x)))
+        y: Tensor = self.c(self.b(x))
+        if self.how == "output" and y.isnan().any():
+            raise ValueError("nan")
+        return y
 
 
-@pytest.mark.parametrize("how", ["raise", "assert", "repair", "log", "sample"])
+@pytest.mark.parametrize(
+    "how", ["raise", "assert", "training", "repair", "output", "log", "sample"]
+)
 def test_values_that_are_only_checked_or_logged_decide_nothing(how: str) -> None:
     model, x = Checking(how), torch.randn(2, 8)
     arch = nsopt.trace(model, x)
