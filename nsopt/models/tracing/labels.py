@@ -108,7 +108,7 @@ class Trace:
         norms: pairs of the atoms of normalised channels and the atoms of the norm's scale.
         plain_norms: atoms of normalised channels, by the path of a norm without a scale.
         notes: what users should know, with the paths of the modules.
-        asked: lines of code that asked for unknown values, with how often; see assume.py.
+        asked: lines of code that asked for unknown values; see assume.py.
         failed: why the network does not run in training mode, if it runs in evaluation mode only.
     """
 
@@ -127,7 +127,7 @@ class Trace:
     norms: list[tuple[Atoms, Atoms]] = field(default_factory=list)
     plain_norms: dict[str, Atoms] = field(default_factory=dict)
     notes: dict[str, dict[str, None]] = field(default_factory=dict)
-    asked: dict[str, int] = field(default_factory=dict)
+    asked: dict[str, None] = field(default_factory=dict)
     failed: TraceError | None = None
 
     @property

@@ -37,7 +37,7 @@ ADVICE = ": decide there by shapes or by an argument, or trace the part of the n
 _LIBRARIES = tuple(f"{path.parent}/" for path in (Path(torch.__file__), Path(__file__).parents[1]))
 Rule = Callable[..., None]
 R = TypeVar("R", bound=Rule)
-_OFTEN = 500  # times that a line asks for unknown values: then it is taken for a loop
+_MOST_GUESSES = 2000  # in a run; then it is taken for an endless loop
 _RULES: dict[str, Rule] = {}  # by operation; without a rule, all atoms of its inputs freeze
 
 
@@ -92,6 +92,7 @@ class Tracer(TorchDispatchMode):
         self._replay = replay
         self._same = same
         self._denied = denied
+        self._guesses = 0
         self._known = trace.count
         self.running: list[str] = []
         self._labels: dict[int, Labels] = {}
@@ -316,13 +317,14 @@ class Tracer(TorchDispatchMode):
         Unless lines may be denied, it may only decide what follows the last layer. So may integers:
         they may be sizes.
         """
-        line = _find_line() or self.where
-        if self._denied is None or not (kind == torch.bool or kind.is_floating_point):
-            self.guessed = self.guessed or f"{self.where} ({line})"
+        line, is_integer = _find_line(), not (kind == torch.bool or kind.is_floating_point)
+        self._guesses += 1
+        if self._denied is None or is_integer or self._guesses > _MOST_GUESSES:
+            self.guessed = self.guessed or (f"{self.where} ({line})" if line else self.where)
+            if self._guesses > _MOST_GUESSES:
+                raise self.refuse_guess()
             return True if kind == torch.bool else 1.0 if kind.is_floating_point else 1
-        self.trace.asked[line] = self.trace.asked.get(line, 0) + 1
-        if self.trace.asked[line] > _OFTEN:
-            raise self.refuse_guess()
+        self.trace.asked[line] = None
         self.note("reads values of tensors, which decide nothing")
         answer = line not in self._denied
         return answer if kind == torch.bool else float(answer)
@@ -335,9 +337,7 @@ def is_of_user(file: str) -> bool:
 
 def _find_line() -> str:
     """Return the line of code of the user that is running, or "" if there is none."""
-    lines = [
-        f"{Path(frame.filename).name}, line {frame.lineno}"
-        for frame in traceback.extract_stack()
-        if is_of_user(frame.filename)
-    ]
-    return lines[-1] if lines else ""
+    for frame, line in traceback.walk_stack(None):
+        if is_of_user(frame.f_code.co_filename):
+            return f"{Path(frame.f_code.co_filename).name}, line {line}"
+    return ""
