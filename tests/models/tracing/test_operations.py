@@ -1,0 +1,56 @@
+"""Operations between layers, of which the channels go with those of the layers."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nsopt.models.tracing.trace import trace
+from tests.models.tracing.checks import check_pruning, randomise
+
+Operation = Callable[[Tensor], Tensor]  # of features (batch, 12, 8)
+EXACT: dict[str, Operation] = {
+    "sort": lambda x: x.sort(2).values,
+    "topk": lambda x: x.topk(3, dim=2).values,
+    "kthvalue": lambda x: x.kthvalue(2, dim=2).values,
+    "median": lambda x: x.median(2).values,
+    "cumprod": lambda x: x.cumprod(2),
+    "cummax": lambda x: x.cummax(2).values,
+    "logcumsumexp": lambda x: x.logcumsumexp(2),
+    "std_mean": lambda x: torch.std_mean(x, 2)[1],
+    "nanmean": lambda x: x.nanmean(2),
+    "unfold": lambda x: x.unfold(2, 3, 1).sum(3),
+    "triu": lambda x: x.unsqueeze(2).expand(-1, -1, 8, 8).triu().sum(2),
+    "squeeze_": lambda x: x.unsqueeze(1).contiguous().squeeze_(1),
+    "mse_loss": lambda x: x * functional.mse_loss(x, x.flip(2), reduction="none"),
+}
+RANDOM: dict[str, Operation] = {
+    "gumbel": lambda x: functional.gumbel_softmax(x, dim=2),
+    "normal": lambda x: torch.normal(x, x.exp()),
+    "multinomial": lambda x: x[:, :, : torch.multinomial(x.mean(1).softmax(1), 2).shape[1]],
+    "rrelu": lambda x: functional.rrelu(x, training=True),
+}
+
+
+class Between(nn.Module):
+    def __init__(self, operation: Operation) -> None:
+        super().__init__()
+        self.a, self.out, self.operation = nn.Conv1d(3, 12, 1), nn.Linear(12, 4), operation
+
+    def forward(self, x: Tensor) -> Any:
+        return self.out(self.operation(self.a(x)).reshape(len(x), self.a.out_channels, -1).sum(2))
+
+
+@pytest.mark.parametrize("name", [*EXACT, *RANDOM])
+def test_channels_go_through_an_operation(name: str) -> None:
+    torch.manual_seed(0)
+    model, x = Between((EXACT | RANDOM)[name]), torch.randn(2, 3, 8)
+    arch = trace(model, x)
+    assert arch.base_widths == (12,)
+    randomise(model)
+    if name in EXACT:
+        check_pruning(arch, model, x)
+    assert arch.prune(model, [range(5)])(x).shape == (2, 4)
