@@ -36,8 +36,8 @@ console = PlainConsole()
 _NAMED = (
     *("arch", "artifacts", "batch_size", "classes", "data", "device", "filters_per_step", "format"),
     *("host", "image_size", "iterations", "lr", "mean", "measure", "metric", "name", "out"),
-    *("per_class", "port", "pretrain_epochs", "skip_corrupt", "split", "start", "std"),
-    *("storage", "task"),
+    *("per_class", "port", "pretrain_epochs", "skip_corrupt", "split", "start", "std", "storage"),
+    "task",
 )
 _ARGUMENT = re.compile(rf"(?<![^\s(])({'|'.join(_NAMED)})=('?[\w.]*'?)")
 

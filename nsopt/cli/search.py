@@ -41,7 +41,9 @@ def search(options: LawOptions = LawOptions()) -> None:
     announce(subject, preset, options.place.verbose, searches_only=True)
     search_settings = subject.settings.search
     with live_progress() as progress:
-        subject = with_latency_if_needed(subject, False, (), workspace, progress)
+        subject = with_latency_if_needed(
+            subject, is_timed=False, methods=(), workspace=workspace, progress=progress
+        )
         with start_session(subject, workspace, progress, search_settings.device) as session:
             found = continue_searches(session, {search_settings.price: search_settings.iterations})
     _print_law(subject.arch.layer_names, found[search_settings.price][-1])

@@ -126,7 +126,7 @@ def _make_settings(
     settings = apply_changes(preset, _read_tuned_settings(options), changed)
     for method in methods:
         method.search_iterations(settings.search)
-    if settings.eta is not None and any(len(each.limits) > 1 for each in asked.budgets or ()):
+    if settings.eta is not None and asked.is_joint:
         raise NsoptError("Algorithm 3 takes one budget at a time: leave --eta or --tuned out")
     return settings
 

@@ -46,7 +46,7 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
     asked = preparation.read_sizes(options.sizes, _RATIOS)
     if len(asked.budgets or asked.ratios) > 1:
         raise NsoptError("tune takes a single budget: give one --ratios or one --budgets")
-    if any(len(budget.limits) > 1 for budget in asked.budgets or ()):
+    if asked.is_joint:
         raise NsoptError("tune takes a budget in one metric: write --budgets 20M --metric macs")
     sizes = preparation.with_known_multiple(options.sizes, options.sgd.device, options.timing)
     options = replace(options, sizes=sizes)

@@ -58,6 +58,11 @@ class AskedSizes:
             return self.metric.is_timed
         return any(budget.is_timed for budget in self.budgets)
 
+    @property
+    def is_joint(self) -> bool:
+        """Whether several budgets limit one network."""
+        return any(len(budget.limits) > 1 for budget in self.budgets or ())
+
 
 @dataclass(frozen=True, eq=False)
 class Comparison:

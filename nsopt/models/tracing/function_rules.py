@@ -24,10 +24,10 @@ class FunctionRules(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = getattr(func, "__name__", ""), kwargs or {}
-        if name in GATES and not isinstance(args[3], bool):  # a packed sequence
-            return follow_layers(self._tracer, GATES[name], args[0], *args[2:])
         if name in GATES:
-            return follow_layers(self._tracer, GATES[name], *args[:-1])
+            is_packed = not isinstance(args[3], bool)  # the second argument: its sizes
+            rest = args[2:] if is_packed else args[1:-1]
+            return follow_layers(self._tracer, GATES[name], args[0], *rest)
         if name in PACKING:
             packed = PACKING[name](self._tracer, *args)
             return func(*args) if packed is None else packed

@@ -49,13 +49,13 @@ def write_rows(
 def order(tracer: Tracer, result: Any, x: Tensor, *arguments: Any) -> None:
     """Freeze the dimension along which values are ordered; it is the last integer."""
     labels = list(tracer.get(x))
-    if x.ndim:
+    if labels:
         dim = [a for a in arguments if isinstance(a, int) and not isinstance(a, bool)][-1]
-        tracer.freeze("is sorted", labels[dim])
-        labels[dim] = None
-        left = labels[:dim] + labels[dim:][1:]
+        tracer.freeze("is sorted", labels.pop(dim))
+        if tensors_in(result)[0].ndim == x.ndim:
+            labels.insert(dim % x.ndim, None)
     for tensor in tensors_in(result):
-        tracer.put(tensor, labels if tensor.ndim == x.ndim else left)
+        tracer.put(tensor, labels)
 
 
 @rule("multinomial")
