@@ -151,7 +151,7 @@ def test_no_prediction_is_below_the_fastest_measured_network(
         with pytest.raises(NoWidthsError, match=r"smallest feasible one is [\d.]+ ms$") as error:
             solve_widths(law, slow, 0.9 * floor)
         named = float(str(error.value).split()[-2])
-        assert solve_widths(law, slow, named).cost == floor  # rounded up to microseconds
+        assert floor <= solve_widths(law, slow, named).cost <= named  # rounded up to microseconds
 
 
 def test_a_latency_that_hardly_depends_on_widths_causes_a_warning(
