@@ -256,13 +256,9 @@ def _infer_shifted_law(tensor: Tensor) -> Drawn | None:
     mean, variance = float(values.mean()), float(values.var(correction=0))
     if values.numel() < _FEWEST_VALUES or abs(mean) < math.sqrt(variance):
         return None
-    uniform = _is_uniform(values - mean, variance)
+    uniform = float((values - mean).abs().max()) < _UNIFORM_BOUND * math.sqrt(variance)
     mean = _round_number(mean, _CHANCE * math.sqrt(variance / values.numel()))
     return Drawn("none", _round_scale(variance, values.numel(), "none", uniform), uniform, mean)
-
-
-def _is_uniform(values: Tensor, variance: float) -> bool:
-    return bool(values.abs().max() < _UNIFORM_BOUND * math.sqrt(variance))
 
 
 def _infer_single_law(variance: float, count: int, fans: dict[Fan, int]) -> tuple[Fan, float]:

@@ -261,16 +261,6 @@ def part(tracer: Tracer, result: Tensor, x: Tensor) -> None:
     tracer.put(result, [*tracer.get(x), None])
 
 
-@rule("pixel_shuffle")
-def pixel_shuffle(tracer: Tracer, result: Tensor, x: Tensor, factor: int) -> None:
-    """Join the channels that become the pixels of one channel."""
-    labels = list(tracer.get(x))
-    channels = labels[-3]
-    if isinstance(channels, np.ndarray):
-        labels[-3] = tracer.join_rows(channels.reshape(-1, factor * factor).T)
-    tracer.put(result, [*labels[:-2], None, None])
-
-
 @rule("channel_shuffle", "native_channel_shuffle")
 def channel_shuffle(tracer: Tracer, result: Tensor, x: Tensor, groups: int) -> None:
     """Join the channels that lie side by side after the shuffle, one of each group."""
@@ -281,15 +271,15 @@ def channel_shuffle(tracer: Tracer, result: Tensor, x: Tensor, groups: int) -> N
     tracer.put(result, labels)
 
 
-@rule("col2im")
-def fold(
-    tracer: Tracer, result: Tensor, x: Tensor, size: Any, kernel: Sequence[int], *_: Any
-) -> None:
+@rule("pixel_shuffle", "col2im")
+def read_channels_as_places(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
     """Join the channels that become the pixels of one channel."""
-    *labels, channels, _places = tracer.get(x)
+    axis = result.ndim - 3
+    labels = list(tracer.get(x))[: axis + 1]
+    channels = labels[axis]
     if isinstance(channels, np.ndarray):
-        channels = tracer.join_rows(channels.reshape(-1, math.prod(kernel)).T)
-    tracer.put(result, [*labels, channels, None, None])
+        labels[axis] = tracer.join_rows(channels.reshape(result.shape[axis], -1).T)
+    tracer.put(result, [*labels, None, None])
 
 
 @rule("pixel_unshuffle", "im2col")
