@@ -63,15 +63,31 @@ class LeastSquares:
     def solve(self) -> Tensor:
         """Return the change of the weights, and of a constant in the last row, (G, P + 1, O)."""
         if self._gram is not None and self._cross is not None:
-            return solve_change(self._gram, self._cross, self.ridge, self.constant)
+            scale = self._scale(self._gram.diagonal(dim1=-2, dim2=-1))
+            gram = self._gram * scale.mT * scale
+            gram.diagonal(dim1=-2, dim2=-1).add_(1)
+            found = torch.cholesky_solve(self._cross * scale.mT, torch.linalg.cholesky(gram))
+            return found * scale.mT
         u, m = (torch.cat(parts, 1) for parts in zip(*self._kept, strict=True))
         self._kept.clear()
-        scale = _penalties(u.square().sum(1), self.ridge, self.constant).rsqrt()[:, None]
+        scale = self._scale(u.square().sum(1))
         scaled = u.mul_(scale)
         gram = widen(scaled @ scaled.mT)
         gram.diagonal(dim1=-2, dim2=-1).add_(1)
         dual = torch.cholesky_solve(widen(m), torch.linalg.cholesky(gram)).to(scaled)
         return scaled.mT @ dual * scale.mT
+
+    def _scale(self, squares: Tensor) -> Tensor:
+        """Return the factors of inputs with which all penalties are 1, (G, 1, P + 1).
+
+        Args:
+            squares: sum of squares of each input, (G, P + 1).
+        """
+        floor = _DEAD * squares.mean(-1, keepdim=True)
+        penalties = self.ridge * squares + floor
+        if self.constant:
+            penalties[:, -1] = _FREE * squares[:, -1] + floor[:, 0]
+        return penalties.clamp(min=torch.finfo(penalties.dtype).tiny).rsqrt()[:, None]
 
 
 def most_rows(inputs: int) -> int:
@@ -84,29 +100,3 @@ def most_rows(inputs: int) -> int:
 def widen(tensor: Tensor) -> Tensor:
     """Return a tensor in float64, on the CPU if its device has none."""
     return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
-
-
-def solve_change(gram: Tensor, cross: Tensor, ridge: float, constant: bool) -> Tensor:
-    """Return the change of weights (G, P + 1, O).
-
-    Args:
-        gram: products of the inputs and a constant, which is last, (G, P + 1, P + 1).
-        cross: products of these inputs with what is missing, (G, P + 1, O).
-        ridge: see `LeastSquares`.
-        constant: whether the last input is a constant. If not, P + 1 is P.
-    """
-    squares = gram.diagonal(dim1=-2, dim2=-1)
-    scale = _penalties(squares, ridge, constant).rsqrt()
-    scaled = gram * scale[:, :, None] * scale[:, None]
-    scaled.diagonal(dim1=-2, dim2=-1).add_(1)
-    found = torch.cholesky_solve(cross * scale[:, :, None], torch.linalg.cholesky(scaled))
-    return found * scale[:, :, None]
-
-
-def _penalties(squares: Tensor, ridge: float, constant: bool) -> Tensor:
-    """Return the penalty of each input's weight for its sum of squares, (G, P + 1)."""
-    floor = _DEAD * squares.mean(-1, keepdim=True)
-    found = ridge * squares + floor
-    if constant:
-        found[:, -1] = _FREE * squares[:, -1] + floor[:, 0]
-    return found.clamp(min=torch.finfo(found.dtype).tiny)
