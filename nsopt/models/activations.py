@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from nsopt.models.inputs import identify_memory, tensors_in
 from nsopt.models.shortcuts import tie
 from nsopt.models.sizes import Size, SizeCost
-from nsopt.scaling.cost import Channels, IntArray, Numbers, Operation, compute_marginal, read_rows
+from nsopt.scaling.cost import Channels, CostModel, IntArray, Operation, read_rows
 
 _LARGE = 1_000_003  # above all other sizes of a network
 
@@ -113,8 +113,8 @@ def count_activations(buffers: Sequence[Buffer], layers: int) -> SizeCost:
 
 
 @dataclass(frozen=True, eq=False)
-class TableActivations:
-    """A `CostModel` of networks that are made from a table of operations.
+class TableActivations(CostModel):
+    """The activations of networks that are made from a table of operations.
 
     Some operations exist only at some widths, which changes the buffers. nsopt therefore records
     one network for each such case.
@@ -162,9 +162,6 @@ class TableActivations:
         ]
         largest: IntArray = np.max(pairs, axis=0)
         return int(largest) if w.ndim == 1 else largest
-
-    def marginal(self, widths: ArrayLike) -> Numbers:
-        return compute_marginal(self, widths)
 
     def _record(self, equal: Sequence[tuple[Channels, Channels]]) -> SizeCost:
         """Return the buffers of networks in which these pairs of channels are equal.

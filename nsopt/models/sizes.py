@@ -7,14 +7,14 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nsopt.scaling.cost import IntArray, Numbers, compute_marginal, read_rows
+from nsopt.scaling.cost import CostModel, IntArray, read_rows
 
 Size = tuple[IntArray, int]  # a factor for each of the L widths, and a constant to add
 
 
 @dataclass(frozen=True, eq=False)
-class SizeCost:
-    """A `CostModel` that counts exactly: the largest of S sums of T products of at most D sizes.
+class SizeCost(CostModel):
+    """A cost that is counted exactly: the largest of S sums of T products of at most D sizes.
 
     The cost of widths w is max_s sum_t counts[s, t] * prod_d (factors[d, t] @ w + constants[d, t]).
 
@@ -58,6 +58,3 @@ class SizeCost:
     def lower_bound(self, widths: ArrayLike) -> int | IntArray:
         """Return the cost itself, because it never falls as a width grows."""
         return self(widths)
-
-    def marginal(self, widths: ArrayLike) -> Numbers:
-        return compute_marginal(self, widths)

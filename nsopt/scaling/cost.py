@@ -44,6 +44,11 @@ class CostModel(Protocol):
 
     def marginal(self, widths: ArrayLike) -> Numbers:
         """Return what one more filter in each layer costs at these widths: (L,), or (N, L)."""
+        w = np.asarray(widths, dtype=np.int64)
+        wider = w[..., None, :] + np.eye(w.shape[-1], dtype=np.int64)
+        costs = np.reshape(self(wider.reshape(-1, w.shape[-1])), w.shape)
+        grown: Numbers = costs - np.asarray(self(w))[..., None]
+        return grown
 
 
 @dataclass(frozen=True)
@@ -180,15 +185,6 @@ class LinearCost:
 
     def marginal(self, widths: ArrayLike) -> Numbers:
         return np.asarray(self.slope * self.cost.marginal(widths))
-
-
-def compute_marginal(cost: CostFunction, widths: ArrayLike) -> Numbers:
-    """Return what one more filter in each layer costs at widths (N, L): (N, L)."""
-    w = np.asarray(widths, dtype=np.int64)
-    wider = w[..., None, :] + np.eye(w.shape[-1], dtype=np.int64)
-    costs = np.reshape(cost(wider.reshape(-1, w.shape[-1])), w.shape)
-    grown: Numbers = costs - np.asarray(cost(w))[..., None]
-    return grown
 
 
 def width_limits(cost: CostFunction, layers: int) -> tuple[NDArray[np.float64], ...]:

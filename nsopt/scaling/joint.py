@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nsopt.errors import NsoptError
-from nsopt.scaling.cost import WIDEST, CostFunction, FloatArray, Numbers, compute_marginal, unwrap
+from nsopt.scaling.cost import WIDEST, CostFunction, CostModel, FloatArray, Numbers, unwrap
 
 
 @dataclass(frozen=True, eq=False)
-class JointCost:
-    """A `CostModel` of several budgets: widths meet all budgets if and only if they cost at most 1.
+class JointCost(CostModel):
+    """The cost of several budgets: widths meet all budgets if and only if they cost at most 1.
 
     This is exact: if a cost is above its budget, their rounded quotient is above 1.
 
@@ -64,9 +64,6 @@ class JointCost:
     def lower_bound(self, widths: ArrayLike) -> Any:
         bounds = [getattr(cost, "lower_bound", cost)(widths) / b for cost, b in self.limits]
         return unwrap(np.max(bounds, axis=0))
-
-    def marginal(self, widths: ArrayLike) -> Numbers:
-        return compute_marginal(self, widths)
 
     @property
     def narrowest(self) -> Any:
