@@ -51,8 +51,8 @@ def compare(dense: Dense, options: argparse.Namespace) -> pd.DataFrame:
         asked = read_words([f"latency={options.share}"])
         run_compression(subject, asked, options.candidates, options.seeds, workspace, progress)
         with start_session(subject, workspace, progress) as begun:
-            session, _, budgets = prepare(begun, asked)
-        sizes = tuple(Size(budget.metric, budget.limit) for budget in budgets)
+            session, solvers = prepare(begun, asked)
+        sizes = tuple(Size(each.budget.metric, each.budget.limit) for each in solvers)
         comparison = Comparison(session.subject, _LAWS, sizes, options.seeds)
         run_comparison(comparison, workspace, progress)
     rows = read_results(workspace.url, subject.name).outcomes

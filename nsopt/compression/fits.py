@@ -11,7 +11,6 @@ from functools import cached_property
 import numpy as np
 from torch import nn
 
-from nsopt.compression.budgets import Budget
 from nsopt.compression.latency import Solver
 from nsopt.errors import NoWidthsError
 from nsopt.latency.bisection import Widths
@@ -87,20 +86,21 @@ class Fits:
         training = self.session.subject.settings.training
         return self.session.supervision.batches(training.batch_size, training.seed).per_epoch
 
-    def choose_widths(self, solver: Solver, budget: Budget, uniform: Widths) -> Widths:
-        """Return the widths at a budget whose network scores best after a fit.
+    def choose_widths(self, solver: Solver, uniform: Widths) -> Widths:
+        """Return the widths at the budget of `solver` whose network scores best after a fit.
 
         They are those that lose least by the fit for what they cost, or those halfway between them
         and uniform ones. Uniform ones, if no such widths are within the budget, perhaps only as
         timed on a busy machine.
         """
         subject, progress = self.session.subject, self.session.progress
+        budget = solver.budget
         cost = budget.metric.cost(solver.arch)
         try:
             law = uniform_curve(widths_by_fit(solver.arch, self.ranking, cost, budget.limit))
-            least = solver.solve(budget, law)
+            least = solver.solve(law)
             law = uniform_curve(np.sqrt(np.multiply(least, uniform)))
-            halfway = solver.solve(budget, law)
+            halfway = solver.solve(law)
         except NoWidthsError as error:
             progress.message(f"{budget.word}: uniform widths are taken, because {error}")
             return uniform

@@ -1,49 +1,27 @@
-"""Budgets in milliseconds of a compression: a latency model, and rounding that suits the device."""
+"""Budgets in milliseconds of a compression: widths as measured, rounded to suit the device."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
-from optuna.study import Study
 
-from nsopt.compression.budgets import Budget, check_time
+from nsopt.compression.budgets import Budget
 from nsopt.errors import NoWidthsError
 from nsopt.latency.bisection import Widths
 from nsopt.latency.measured_budget import MeasuredBudget
 from nsopt.latency.multiples import MORE, choose_multiples
 from nsopt.latency.timer import Timer
 from nsopt.models.architecture import Architecture
-from nsopt.scaling.budget import AskedBudget
 from nsopt.scaling.law import PowerLaw, uniform_curve
 from nsopt.scaling.metric import LATENCY, MACS
 from nsopt.session.presets import StudySettings
-from nsopt.session.subject import with_stored_latency
-
-
-def with_latency_for(
-    asked: Sequence[AskedBudget], arch: Architecture, studies: Iterable[Study], timer: Timer
-) -> Architecture:
-    """Return `arch`, with a latency model if a budget limits milliseconds.
-
-    One that the studies have stored has priority, so that budgets keep their meaning.
-
-    Raises:
-        NsoptError: if the network meets a budget already, before nsopt learns for minutes.
-    """
-    if not any(each.is_timed for each in asked):
-        return arch
-    arch = with_stored_latency(arch, studies)
-    if arch.latency is None:
-        arch = timer.learn(arch, partial(check_time, asked, arch))
-    return arch
 
 
 @dataclass(frozen=True, eq=False)
 class Solver:
-    """Finds the widths along laws at budgets; milliseconds hold as measured.
+    """Finds the widths along laws at a budget; milliseconds hold as measured.
 
     Attributes:
         arch: the trained network, with a latency model if a budget limits milliseconds.
@@ -51,48 +29,49 @@ class Solver:
         timer: times networks.
     """
 
+    budget: Budget
     arch: Architecture
     settings: StudySettings
     timer: Timer
 
-    def ask(self, budget: Budget, law: PowerLaw) -> MeasuredBudget:
-        """Return the question for `timer` which widths along a law fit a budget."""
-        limits = budget.limits(self.arch, self.settings)
+    def ask(self, law: PowerLaw) -> MeasuredBudget:
+        """Return the question for `timer` which widths along a law fit the budget."""
+        budget, limits = self.budget, self.budget.limits(self.arch, self.settings)
         beside = self.timer.runtime.is_here
         return MeasuredBudget(self.arch, law, budget.metric, budget.limit, limits, beside)
 
-    def solve(self, budget: Budget, law: PowerLaw) -> Widths:
-        """Return the widths along a law at a budget; a second measurement confirms them.
+    def solve(self, law: PowerLaw) -> Widths:
+        """Return the widths along a law at the budget; a second measurement confirms them.
 
         The multiples that nsopt chose suit uniform widths. Along this law half of them may fill the
         budget better: they are tried, and taken if they allow more MACs.
         """
-        if not budget.metric.is_timed:
-            return budget.solve(law, self.arch, self.settings)
-        count, found = MACS.cost(self.arch), self._confirm(budget, law)
+        if not self.budget.metric.is_timed:
+            return self.budget.solve(law, self.arch, self.settings)
+        count, found = MACS.cost(self.arch), self._confirm(law)
         finer = self._halve_multiples()
         if finer is not None:
             with suppress(NoWidthsError):
-                if count(finer._estimate(budget, law)) > MORE * count(found):
-                    found = max(found, finer._confirm(budget, law), key=count)
+                if count(finer._estimate(law)) > MORE * count(found):
+                    found = max(found, finer._confirm(law), key=count)
         return found
 
-    def solve_candidate(self, budget: Budget, law: PowerLaw) -> Widths:
-        """Return the widths along one of many laws at a budget; few measurements are enough.
+    def solve_candidate(self, law: PowerLaw) -> Widths:
+        """Return the widths along one of many laws at the budget; few measurements are enough.
 
         Uniform widths are those that are fine-tuned, too, so that their score stands in the table.
         """
-        if not budget.metric.is_timed:
-            return budget.solve(law, self.arch, self.settings)
+        if not self.budget.metric.is_timed:
+            return self.budget.solve(law, self.arch, self.settings)
         if _is_uniform(law, self.arch):
-            return self.solve(budget, uniform_curve(self.arch.base_widths))
-        return self._estimate(budget, law)
+            return self.solve(uniform_curve(self.arch.base_widths))
+        return self._estimate(law)
 
-    def _estimate(self, budget: Budget, law: PowerLaw) -> Widths:
-        return self.timer.solve(self.ask(budget, law), is_careful=False).widths
+    def _estimate(self, law: PowerLaw) -> Widths:
+        return self.timer.solve(self.ask(law), is_careful=False).widths
 
-    def _confirm(self, budget: Budget, law: PowerLaw) -> Widths:
-        return budget.solve(law, self.timer.correct(self.ask(budget, law)), self.settings)
+    def _confirm(self, law: PowerLaw) -> Widths:
+        return self.budget.solve(law, self.timer.correct(self.ask(law)), self.settings)
 
     def _halve_multiples(self) -> "Solver | None":
         """Return this with half of each multiple that nsopt chose; None without such multiples."""
@@ -142,8 +121,9 @@ def with_fast_multiple(
         return settings
     if not timed:
         return settings
-    law, solver = uniform_curve(arch.base_widths), Solver(arch, settings, timer)
-    multiples = choose_multiples(arch, [solver.ask(budget, law) for budget in timed], timer)
+    law = uniform_curve(arch.base_widths)
+    asked = [Solver(budget, arch, settings, timer).ask(law) for budget in timed]
+    multiples = choose_multiples(arch, asked, timer)
     if max(multiples) > 1:
         timer.progress.message(
             f"at budgets in milliseconds widths are multiples of {max(multiples)}, less in narrow "

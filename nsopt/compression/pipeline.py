@@ -7,6 +7,7 @@ important units and are fine-tuned; their scores on validation data can overrule
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from optuna.study import Study
 
@@ -14,6 +15,7 @@ from nsopt.compression.budgets import (
     Budget,
     budgets_of,
     check_budgets,
+    check_time,
     expand_curve,
     naming,
 )
@@ -21,7 +23,7 @@ from nsopt.compression.choice import choose_method, find_error, is_near_chance
 from nsopt.compression.estimate import tell_duration
 from nsopt.compression.fine_tuning import Widths, fine_tune
 from nsopt.compression.fits import Fits
-from nsopt.compression.latency import Solver, with_fast_multiple, with_latency_for
+from nsopt.compression.latency import Solver, with_fast_multiple
 from nsopt.compression.result import Compressed, Compression
 from nsopt.compression.scores import choose_widths, find_trained, read_scores
 from nsopt.data.images import ImageData
@@ -35,7 +37,7 @@ from nsopt.scaling.metric import PARAMS, counted_costs
 from nsopt.session.cleanup import clear_finished
 from nsopt.session.session import Session, start_session
 from nsopt.session.start import keep_start
-from nsopt.session.subject import Subject, list_studies
+from nsopt.session.subject import Subject, list_studies, with_stored_latency
 from nsopt.session.timing import find_latencies
 from nsopt.session.workspace import Workspace
 from nsopt.storage import schema, trials
@@ -66,12 +68,12 @@ def run_compression(
         _tell_score(begun)
         fits = Fits(begun)
         tell_duration(fits, asked, candidates, seeds)
-        session, solver, budgets = prepare(begun, asked)
-        networks = _choose_networks(session, solver, fits, budgets, candidates, seeds)
+        session, solvers = prepare(begun, asked)
+        networks = _choose_networks(session, solvers, fits, candidates, seeds)
         keep_start(session.subject, workspace)
         # Workers have fewer threads, with which sums end a little apart: each fits for itself.
         fine_tune(session, networks, fits if workspace.workers == 1 else Fits(session))
-        result = _collect(session, budgets, scored=not fits.lead)
+        result = _collect(session, [each.budget for each in solvers], scored=not fits.lead)
         clear_finished(session)
     return result
 
@@ -106,35 +108,36 @@ def read_score(subject: Subject, workspace: Workspace) -> float | None:
     return float(done[0].values[0]) if (stored["start"], stored["data"]) == asked else None
 
 
-def prepare(
-    session: Session, asked: Sequence[AskedBudget]
-) -> tuple[Session, Solver, tuple[Budget, ...]]:
-    """Return the session with a latency model and rounding if a budget needs them, a solver, and
-    the budgets.
+def prepare(session: Session, asked: Sequence[AskedBudget]) -> tuple[Session, list[Solver]]:
+    """Return the session with a latency model and rounding if a budget needs them, and a solver for
+    each budget.
 
     Raises:
         NsoptError: for invalid budgets; most are found before nsopt measures anything.
     """
     subject, timer = session.subject, session.timer
-    studies = list_studies(subject, session.workspace)
-    arch = with_latency_for(asked, subject.arch, studies, timer)
+    arch, studies = subject.arch, list_studies(subject, session.workspace)
+    is_timed = any(each.is_timed for each in asked)
+    if is_timed:
+        arch = with_stored_latency(arch, studies)  # has priority: budgets keep their meaning
+        if arch.latency is None:
+            arch = timer.learn(arch, partial(check_time, asked, arch))
     budgets = budgets_of(asked, arch)
     stored = [schema.read_settings(study) for study in studies]
     settings = with_fast_multiple(subject.settings, budgets, arch, stored, timer)
     session = replace(session, subject=replace(subject, arch=arch, settings=settings))
-    if any(budget.metric.is_timed for budget in budgets):
+    if is_timed:
         store = StoredTimings(
             session.open_study(UNIFORM), lambda: session.studies().values(), session.subject.name
         )
         timer = replace(timer, store=store)
-    return session, Solver(arch, settings, timer), budgets
+    return session, [Solver(budget, arch, settings, timer) for budget in budgets]
 
 
 def _choose_networks(
     session: Session,
-    solver: Solver,
+    solvers: Sequence[Solver],
     fits: Fits,
-    budgets: Sequence[Budget],
     candidates: int,
     seeds: int,
 ) -> dict[Point, Widths]:
@@ -147,17 +150,18 @@ def _choose_networks(
     arch, settings = session.subject.arch, session.subject.settings
     law, first = uniform_curve(arch.base_widths), settings.training.seed
     uniform = []
-    for budget in budgets:
-        with naming(budget, settings):
-            uniform.append(solver.solve(budget, law))
+    for solver in solvers:
+        with naming(solver.budget, settings):
+            uniform.append(solver.solve(law))
     whole = PARAMS.cost(arch)(arch.base_widths)
     networks = {Point(DENSE, PARAMS, whole, first, ratio=1.0): arch.base_widths}
-    for budget, widths in zip(budgets, uniform, strict=True):
+    for solver, widths in zip(solvers, uniform, strict=True):
+        budget = solver.budget
         if fits.lead:
-            best = find_trained(session, budget) or fits.choose_widths(solver, budget, widths)
+            best = find_trained(session, budget) or fits.choose_widths(solver, widths)
         else:
             with naming(budget, settings):
-                best = choose_widths(session, solver, budget, candidates)
+                best = choose_widths(session, solver, candidates)
         for seed in range(first, first + seeds):
             networks[Point(UNIFORM, budget.metric, budget.limit, seed)] = widths
             if best != widths:

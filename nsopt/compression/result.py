@@ -70,11 +70,6 @@ class Compressed:
         return self.network.test_score
 
     @property
-    def accuracy(self) -> float:
-        """Test accuracy (%) of a classifier of images. Raises NsoptError without a test."""
-        return self.network.test_accuracy
-
-    @property
     def val_accuracy(self) -> float:
         """Validation accuracy (%) of a classifier of images."""
         return self.network.score
@@ -83,6 +78,8 @@ class Compressed:
     def test_accuracy(self) -> float:
         """Test accuracy (%) of a classifier of images. Raises NsoptError without a test."""
         return self.network.test_accuracy
+
+    accuracy = test_accuracy
 
 
 @dataclass(frozen=True, repr=False)

@@ -7,7 +7,7 @@ trained network, or the score of a task without a distance.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, TypeVar
 
 from optuna.samplers import BaseSampler
@@ -44,7 +44,7 @@ _AS_TIMED = 2**31 - 1  # index of the trial whose widths were timed; candidates 
 
 @dataclass(frozen=True, eq=False)
 class ScoreRunner(PointRunner):
-    """Scores laws of a family at one budget.
+    """Scores laws of a family at a budget.
 
     Attributes:
         family: the laws.
@@ -52,6 +52,7 @@ class ScoreRunner(PointRunner):
         measure: returns the score of widths, and what to store with it.
     """
 
+    budget: Budget
     family: LawFamily
     solve: Callable[[PowerLaw], Widths]
     measure: Callable[[Widths], tuple[float, Mapping[str, Any]]]
@@ -64,16 +65,12 @@ class ScoreRunner(PointRunner):
         widths = self.solve(self.family.law(suggest_parameters(trial, self.family)))
         known = trials.read_completed_by_widths(trial.study)
         same = known.get(widths)
-        value, numbers = _read_score(same) if same else self.measure(widths)
+        stored = same and (same.values[0], trials.read_outcome(same))
+        value, numbers = stored or self.measure(widths)
         trials.write_outcome(trial, {**numbers, "widths": schema.width_key(widths)}, {})
         best = max([value, *(other.values[0] for other in known.values())])
         self.session.progress.advance(f"best {best:.4g}")
         return [value]
-
-
-def _read_score(trial: FrozenTrial) -> tuple[float, Mapping[str, Any]]:
-    """Return the score of a trial, and the numbers that are stored with it."""
-    return trial.values[0], trials.read_outcome(trial)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,8 +133,8 @@ class _Scorer:
         return f"{verdict}; {examples} are too few to tell which are closer"
 
 
-def choose_widths(session: Session, solver: Solver, budget: Budget, candidates: int) -> Widths:
-    """Run the missing scores at a budget; return the widths with the best score.
+def choose_widths(session: Session, solver: Solver, candidates: int) -> Widths:
+    """Run the missing scores at the budget of `solver`; return the widths with the best score.
 
     Args:
         candidates: number of laws to score: first uniform scaling, the laws of the searches, the
@@ -148,18 +145,17 @@ def choose_widths(session: Session, solver: Solver, budget: Budget, candidates: 
         NsoptError: if a search fails, or if other settings wrote the storage.
         NoWidthsError: if no law has widths at this budget.
     """
-    settings, scorer = session.subject.settings, _Scorer(session)
-    family = _make_family(session, solver, budget)
+    budget, scorer = solver.budget, _Scorer(session)
+    family = _make_family(session, solver)
     study = _open_scores(session, budget, scorer)
-    solve = partial(solver.solve_candidate, budget)
-    runner = ScoreRunner(session, family, solve, scorer.measure)
-    done = score_laws(study, runner, budget, candidates, settings.training.seed)
+    runner = ScoreRunner(session, budget, family, solver.solve_candidate, scorer.measure)
+    done = score_laws(study, runner, candidates, session.subject.settings.training.seed)
     best = find_best(done)
     trained = find_trained(session, budget)
     if trained is None:
         uniform = next((t for t in done if trials.read_tuning_point(t).index == 0), None)
         _tell_verdict(study, budget, scorer, best, uniform)
-        best = score_as_timed(study, runner, partial(solver.solve, budget), budget, done)
+        best = score_as_timed(study, replace(runner, solve=solver.solve), done)
         return trials.read_scored_widths(best)
     if not budget.metric.is_timed and trained != trials.read_scored_widths(best):
         session.progress.message(
@@ -169,17 +165,17 @@ def choose_widths(session: Session, solver: Solver, budget: Budget, candidates: 
     return trained
 
 
-def _make_family(session: Session, solver: Solver, budget: Budget) -> LawFamily:
+def _make_family(session: Session, solver: Solver) -> LawFamily:
     """Return the family whose laws are scored at a budget.
 
     They are those of a search as published and of one by importance per cost. The widths of the
     second at the budget are a member, too. For milliseconds the latency model is first made right
     for the uniform network at this budget.
     """
-    arch, searches = session.subject.arch, run_searches(session, budget.metric)
+    arch, budget = session.subject.arch, solver.budget
+    searches = run_searches(session, budget.metric)
     if budget.metric.is_timed:
-        asked = solver.ask(budget, uniform_curve(arch.base_widths))
-        arch = solver.timer.correct(asked)
+        arch = solver.timer.correct(solver.ask(uniform_curve(arch.base_widths)))
     family = make_family(arch, {price: search.law for price, search in searches.items()})
     *_, priced = searches.values()
     return with_recorded(family, arch, priced.record, budget.metric, budget.limit)
@@ -212,9 +208,7 @@ def _tell_verdict(
     scorer.session.progress.message(f"{budget.word}: {verdict}")
 
 
-def score_laws(
-    study: Study, runner: ScoreRunner, budget: Budget, candidates: int, seed: int
-) -> list[FrozenTrial]:
+def score_laws(study: Study, runner: ScoreRunner, candidates: int, seed: int) -> list[FrozenTrial]:
     """Score laws of a family, together with any other process; return the trials with a score.
 
     The laws of `list_first_candidates` come first. Scores that the study has are not repeated.
@@ -226,7 +220,7 @@ def score_laws(
     Raises:
         NoWidthsError: if no law has widths at this budget.
     """
-    runner.session.progress.start(f"scoring widths at {budget.word}", candidates)
+    runner.session.progress.start(f"scoring widths at {runner.budget.word}", candidates)
     starts = dict(enumerate(list_first_candidates(runner.family)))
     points: dict[TuningPoint, Mapping[str, float]] = {
         TuningPoint(seed, index=index): starts.get(index, {}) for index in range(candidates)
@@ -234,27 +228,22 @@ def score_laws(
     run_points(study, points, runner)
     done = trials.read_completed(study)
     if not done:
-        raise NoWidthsError(f"no candidate has widths within {budget.shown}: give a larger budget")
+        shown = runner.budget.shown
+        raise NoWidthsError(f"no candidate has widths within {shown}: give a larger budget")
     return done
 
 
-def score_as_timed(
-    study: Study,
-    runner: ScoreRunner,
-    solve: Callable[[PowerLaw], Widths],
-    budget: Budget,
-    done: Sequence[FrozenTrial],
-) -> FrozenTrial:
-    """Return the trial of the best candidate, or of the widths along its law as `solve` times them.
+def score_as_timed(study: Study, runner: ScoreRunner, done: Sequence[FrozenTrial]) -> FrozenTrial:
+    """Return the trial of the best candidate, or of the widths along its law as timed by `runner`.
 
     Candidates at a budget in milliseconds have widths that few measurements found, so that the
     widths along the best law are timed, and scored.
     """
     best = find_best(done)
-    if not budget.metric.is_timed:
+    if not runner.budget.metric.is_timed:
         return best
     point = TuningPoint(trials.read_tuning_point(best).seed, index=_AS_TIMED)
-    run_points(study, {point: best.params}, replace(runner, solve=solve))
+    run_points(study, {point: best.params}, runner)
     return next(
         trial
         for trial in trials.read_completed(study)

@@ -305,7 +305,7 @@ def test_a_budget_that_no_fit_keeps_leaves_the_uniform_widths(trained: nn.Module
     scores = tuple(torch.ones(width).double() for width in arch.base_widths)
     vars(fits)["ranking"] = UnitRanking(scores, arch.streams)
     budget, uniform = Budget("macs=1", MACS, 1.0), arch.base_widths
-    solver = Solver(arch, subject.settings, cast(Timer, None))
-    assert fits.choose_widths(solver, budget, uniform) == uniform
+    solver = Solver(budget, arch, subject.settings, cast(Timer, None))
+    assert fits.choose_widths(solver, uniform) == uniform
     (message,) = listener.messages
     assert message.startswith("macs=1: uniform widths are taken, because no widths")

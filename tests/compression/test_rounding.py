@@ -124,7 +124,7 @@ def test_the_multiple_is_the_largest_that_allows_most_macs(
     block[0] = size
     (budget,) = budgets_of(read_words([f"latency={percentage}%"]), arch)
     timer = Timer(CPU, TORCH, Silent())
-    asked = [Solver(arch, SETTINGS, timer).ask(budget, uniform_curve(arch.base_widths))]
+    asked = [Solver(budget, arch, SETTINGS, timer).ask(uniform_curve(arch.base_widths))]
     found = {
         multiple: _count_macs(arch, asked, multiple_per_layer(arch, multiple), timer)
         for multiple in (16, 8, 4, 1)
@@ -149,8 +149,8 @@ def test_half_of_the_chosen_multiples_fill_a_budget_better_along_some_laws(
         (budget,) = budgets_of(read_words([f"latency={part}%"]), arch)
         given = SETTINGS.updated(multiple_of={"latency": 16})
         chosen = SETTINGS.updated(multiple_of={"latency": multiples})
-        coarse = Solver(arch, given, timer).solve(budget, law)
-        widths = Solver(arch, chosen, timer).solve(budget, law)
+        coarse = Solver(budget, arch, given, timer).solve(law)
+        widths = Solver(budget, arch, chosen, timer).solve(law)
         assert coarse[4] % 16 == 0
         assert widths[4] % 8 == 0
         assert count(widths) >= count(coarse)
@@ -175,7 +175,7 @@ def test_multiples_take_half_of_the_time_for_measurements(
 ) -> None:
     (budget,) = budgets_of(read_words(["latency=50%"]), arch)
     timer = Timer(CPU, TORCH, Silent(), allowance=Allowance(10.0))
-    asked = [Solver(arch, SETTINGS, timer).ask(budget, uniform_curve(arch.base_widths))]
+    asked = [Solver(budget, arch, SETTINGS, timer).ask(uniform_curve(arch.base_widths))]
     solve, tried = Timer.solve, []
 
     def solve_slowly(timer: Timer, asked: MeasuredBudget, is_careful: bool) -> Tried:
@@ -214,7 +214,7 @@ def test_the_same_command_rounds_to_the_same_multiple(
 
     def read_settings() -> StudySettings:
         with start_session(subject, place, Silent()) as begun:
-            session, _, _ = prepare(begun, asked)
+            session, _ = prepare(begun, asked)
             return session.subject.settings
 
     first = read_settings()

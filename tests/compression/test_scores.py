@@ -82,12 +82,12 @@ def test_the_widths_that_were_timed_are_scored_once_and_only_for_milliseconds() 
         return float(widths[0]), {"score": 50.0}
 
     session = SimpleNamespace(compute=resolve_compute("cpu", "fp32"), progress=Silent())
-    runner = ScoreRunner(cast(Session, session), family, solve, measure)
     study = optuna.create_study(direction="maximize")
     for metric in (MACS, LATENCY, LATENCY):
         budget = Budget("half", metric, 9.0)
-        done = score_laws(study, runner, budget, 2, seed=0)
-        score_as_timed(study, runner, lambda law: timed, budget, done)
+        runner = ScoreRunner(cast(Session, session), budget, family, solve, measure)
+        done = score_laws(study, runner, 2, seed=0)
+        score_as_timed(study, replace(runner, solve=lambda law: timed), done)
         assert scored == [(4, 4), (8, 2), *[timed] * (metric == LATENCY)]
         if metric == MACS:
             study.enqueue_trial({"neuralscale": 0.5})  # by a user: it has no seed
