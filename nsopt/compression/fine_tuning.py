@@ -7,7 +7,7 @@ from functools import partial
 
 from nsopt.compression.fits import Fits
 from nsopt.session.other_workers import run_other_workers
-from nsopt.session.runner import TrialRunner, count_points
+from nsopt.session.runner import TrialRunner, report_points
 from nsopt.session.session import Session
 from nsopt.session.timing import find_latencies, time_together
 from nsopt.storage import trials
@@ -85,7 +85,7 @@ def run_fine_tunings(session: Session, fits: Fits) -> int:
         stored = session.studies()
         studies = [stored[kind] for kind in _KINDS if kind in stored]
         jobs = [Job(study, runner, study.get_trials(deepcopy=False)) for study in studies]
-        session.progress.overall(*count_points(job.stored or () for job in jobs))
+        report_points(session, jobs)
         return jobs
 
     def wait(running: bool) -> None:

@@ -5,38 +5,32 @@ from dataclasses import dataclass
 from typing import Any
 
 from optuna.exceptions import TrialPruned
-from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
-from optuna.trial import FrozenTrial, Trial
+from optuna.trial import FrozenTrial
 
 from nsopt.compute.device import Compute
 from nsopt.errors import DeterministicError
 from nsopt.session.session import Session
 from nsopt.session.subject import write_latency_once
 from nsopt.storage import trials
-from nsopt.storage.engine import run_trials
+from nsopt.storage.engine import Work, run_trials
 from nsopt.storage.provenance import provenance
 from nsopt.storage.studies import open_study
 from nsopt.storage.trials import TuningPoint
 
 
 @dataclass(frozen=True, eq=False)
-class PointRunner:
-    """Base of the classes that run trials of a tuning study of a session; the `Work` of a queue."""
+class PointRunner(Work):
+    """Base of the classes that run trials of a tuning study of a session.
+
+    The proposals of their samplers depend on the results so far and on the trial's index.
+    """
 
     session: Session
 
     @property
     def compute(self) -> Compute:
         return self.session.compute
-
-    def sampler(self, trial: FrozenTrial) -> BaseSampler:
-        """Return a sampler whose proposals depend on the results so far and the trial's index."""
-        raise NotImplementedError
-
-    def run(self, trial: Trial) -> list[float]:
-        """Return the values of a trial, one per direction of the study."""
-        raise NotImplementedError
 
     def point(self, trial: FrozenTrial) -> TuningPoint | None:
         """Return the point of a trial; None if a user enqueued the trial."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from optuna.exceptions import TrialPruned
-from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
 
@@ -20,13 +19,14 @@ from nsopt.scaling.metric import LATENCY, counted_costs
 from nsopt.session.session import Session
 from nsopt.session.timing import find_latencies
 from nsopt.storage import trials
+from nsopt.storage.engine import Job, Work
 from nsopt.storage.trials import Point
 from nsopt.training.outcome import Epoch, Outcome
 
 
 @dataclass(frozen=True, eq=False)
-class TrialRunner:
-    """Runs the trials of a study of trainings; the `Work` of their queue.
+class TrialRunner(Work):
+    """Runs the trials of a study of trainings.
 
     The widths of a trial are those with which it was enqueued. Subclasses may propose them, and say
     how a network is trained.
@@ -40,10 +40,6 @@ class TrialRunner:
 
     def point(self, trial: FrozenTrial) -> Point | None:
         return trials.read_point(trial)
-
-    def sampler(self, trial: FrozenTrial) -> BaseSampler:
-        """Return what proposes the widths of a trial, unless it was enqueued with them."""
-        return RandomSampler()
 
     def train(self, point: Point, widths: tuple[int, ...]) -> Outcome:
         """Return the trained network of a point."""
@@ -108,7 +104,6 @@ class TrialRunner:
         return BestNetworks(self.session.workspace.artifacts)
 
     def _list_columns(self, point: Point, outcome: Outcome, latency: Latency) -> dict[str, Any]:
-        """Return the columns of a trial."""
         arch = self.session.subject.arch
         costs = counted_costs(arch, outcome.widths)
         beyond = self.measure_extrapolation(point)
@@ -138,15 +133,15 @@ class TrialRunner:
         )
 
 
-def count_points(studies: Iterable[Iterable[FrozenTrial]]) -> tuple[int, int]:
-    """Return the number of ended points among the trials of studies, and of all points."""
+def report_points(session: Session, jobs: Iterable[Job]) -> None:
+    """Report how many points of these studies have ended, and how many there are."""
     settled = [
         trial
-        for stored in studies
-        for trial in stored
+        for job in jobs
+        for trial in job.stored
         if trials.read_point(trial) is not None and trials.is_settled(trial)
     ]
-    return sum(trial.state.is_finished() for trial in settled), len(settled)
+    session.progress.overall(sum(t.state.is_finished() for t in settled), len(settled))
 
 
 def _list_epochs(outcome: Outcome) -> dict[str, Any]:

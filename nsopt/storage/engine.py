@@ -58,11 +58,11 @@ class Work(Protocol):
 
 
 class Job(NamedTuple):
-    """A study, what runs its trials (None while they must wait), and the trials if just read."""
+    """A study, what runs its trials (None while they must wait), and the trials as just read."""
 
     study: Study
     work: Work | None
-    stored: Sequence[FrozenTrial] | None = None
+    stored: Sequence[FrozenTrial]
 
 
 def run_trials(

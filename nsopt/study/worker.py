@@ -10,7 +10,7 @@ from torch import nn
 
 from nsopt.methods.base import Method
 from nsopt.methods.registry import get_method, is_method
-from nsopt.session.runner import TrialRunner, count_points
+from nsopt.session.runner import TrialRunner, report_points
 from nsopt.session.session import Session
 from nsopt.storage import schema, trials
 from nsopt.storage.engine import Job, drain, run_missing
@@ -87,7 +87,7 @@ class Worker:
             runner = MethodRunner(session, self._laws, method)
             stored = study.get_trials(deepcopy=False)
             jobs.append(Job(study, runner if self._laws.is_ready(method) else None, stored))
-        session.progress.overall(*count_points(job.stored or () for job in jobs))
+        report_points(session, jobs)
         return jobs
 
     def _find_installed(self, studies: Mapping[str, Study]) -> list[tuple[Method, Study]]:
