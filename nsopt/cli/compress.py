@@ -47,8 +47,6 @@ _LEFT_OUT_FIRST = "before", "params", "MACs", "widths by"  # columns, on a narro
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class CompressOptions:
-    """The options of `nsopt compress`."""
-
     weights: Path | None = None
     """Weights of the whole network: a state_dict that torch.save wrote, or a file that nsopt
     wrote. Not needed if your own function, --arch package.module:factory, returns the network with
@@ -126,13 +124,7 @@ def _compress(options: CompressOptions) -> "tuple[Answer, Workspace]":
     changed = changes(options.search, options.training, options.sgd, **rounding)
     settings = apply_changes(preset, changed)
     subject, workspace = prepare(
-        options.task,
-        options.place,
-        settings,
-        workers=options.workers,
-        start=options.weights,
-        compresses=True,
-        timing=options.timing,
+        options, settings, workers=options.workers, start=options.weights, compresses=True
     )
     announce(subject, preset, options.place.verbose)
     if doubt := doubt_split(options.task.split):
@@ -222,7 +214,6 @@ def _export(
 
 
 def _holds(file: Path, compressed: "Compressed", subject: "Subject") -> bool:
-    """Return whether a file has the weights of a network."""
     from nsopt.compute.checkpoint import weights_checksum
     from nsopt.deployment.kept import load_network
 

@@ -12,8 +12,6 @@ from nsopt.cli.options import OptionalStorageUrl
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class DashboardOptions:
-    """The options of `nsopt dashboard`."""
-
     storage: OptionalStorageUrl = None
     """Optuna storage URL; by default the newest study.db under runs/."""
     host: str = "127.0.0.1"

@@ -37,8 +37,6 @@ _SUFFIXES = {"onnx": "onnx", "pt2": "pt2", "state_dict": "pt"}
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(StoredDataOptions):
-    """The options of `nsopt export`."""
-
     study: str | None = None
     """Optuna study that trained the network: ARCH-DATA-PRESET/METHOD. By default nsopt exports the
     network that the comparison's answer names at its largest budget."""
@@ -186,10 +184,10 @@ class _Chosen:
         fixed: its summary of fixed layers.
         study, trial: that trained it.
         batch_size: images per batch of the study's latencies.
-        data: None if the user wants no check, or if they are not images.
-        arch: of the network.
-        inputs: a batch of the task; None for images.
         precision: in which the study evaluated the network.
+        data: None if the user wants no check, or if they are not images.
+        arch: of the network of a task; None for images.
+        inputs: a batch of the task; None for images.
     """
 
     network: "KeptNetwork"
@@ -197,10 +195,10 @@ class _Chosen:
     study: "Study"
     trial: "FrozenTrial"
     batch_size: int
+    precision: str
     data: "ImageData | None"
-    arch: "Architecture | None" = None
-    inputs: Any = None
-    precision: str = "fp32"
+    arch: "Architecture | None"
+    inputs: Any
 
 
 def _load(options: ExportOptions) -> _Chosen:
@@ -218,7 +216,7 @@ def _load(options: ExportOptions) -> _Chosen:
         newest_storage,
     )
     from nsopt.storage.urls import storage_file
-    from nsopt.tasks.imported import import_task
+    from nsopt.tasks.imported import import_given_task
 
     url = options.storage or newest_storage()
     results = storage_file(url)
@@ -238,23 +236,24 @@ def _load(options: ExportOptions) -> _Chosen:
     folder = artifacts_beside(url, options.artifacts)
     if folder is None:
         raise NsoptError(f"give the folder with {describe_network(study, trial)} as --artifacts")
-    file, fixed = BestNetworks(folder).file(study, trial), schema.read_task(study).fixed
-    settings = schema.read_settings(study)
-    chosen = partial(
-        _Chosen,
-        fixed=fixed,
+    file, settings = BestNetworks(folder).file(study, trial), schema.read_settings(study)
+    described, task = schema.read_task(study), import_given_task(options.task)
+    data = arch = None
+    if task is not None:
+        arch = read_architecture(described, (), options.arch, task)
+    elif not options.unchecked:
+        data = load_images(study, options.data, options.data_dir)
+    return _Chosen(
+        network=load_network(file, arch or options.arch),
+        fixed=described.fixed,
         study=study,
         trial=trial,
         batch_size=settings.get("latency_batch_size", BATCH_SIZE),
         precision=settings["training"]["precision"],
+        data=data,
+        arch=arch,
+        inputs=task and task.inputs,
     )
-    if options.task is not None:
-        task = import_task(options.task)
-        arch = read_architecture(schema.read_task(study), (), options.arch, task)
-        network = load_network(file, arch)
-        return chosen(network=network, data=None, arch=arch, inputs=task.inputs)
-    data = None if options.unchecked else load_images(study, options.data, options.data_dir)
-    return chosen(network=load_network(file, options.arch), data=data)
 
 
 def _with_answer(options: ExportOptions, url: str) -> ExportOptions:

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class LatencyOptions:
-    """The options of `nsopt latency`."""
-
     storage: OptionalStorageUrl = None
     """Optuna storage URL of the study; by default the newest study.db under runs/."""
     name: str | None = None

@@ -332,7 +332,6 @@ def refuse_options_of_images(*groups: object) -> None:
 
 
 def split_words(text: str) -> list[str]:
-    """Split a list at its commas."""
     return [word.strip() for word in text.split(",") if word.strip()]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import optuna
 from rich.text import Text
@@ -11,11 +11,11 @@ from rich.text import Text
 from nsopt.cli.console import console, live_progress, tell_what_is_fixed
 from nsopt.cli.options import (
     NetworkOptions,
-    PlaceOptions,
     RoundingOptions,
     RuntimeOptions,
     SizeOptions,
     TimingOptions,
+    WorkOptions,
     split_words,
 )
 from nsopt.compute.device import resolve_compute
@@ -43,6 +43,9 @@ from nsopt.study.comparison import AskedSizes
 from nsopt.tasks.imported import import_task
 from nsopt.tasks.task import Task
 
+if TYPE_CHECKING:
+    from nsopt.cli.compress import CompressOptions
+
 _WIDEST_RATIO = 10
 Rounded = TypeVar("Rounded", bound=RoundingOptions)
 
@@ -68,14 +71,12 @@ def resolve_multiple(
 
 
 def prepare(
-    options: NetworkOptions,
-    place: PlaceOptions,
+    options: "WorkOptions | CompressOptions",
     settings: StudySettings,
     *,
     workers: int = 1,
     start: Path | None = None,
     compresses: bool = False,
-    timing: TimingOptions = TimingOptions(),
 ) -> tuple[Subject, Workspace]:
     """Check the options; load the data, and the trained network if there is one.
 
@@ -83,18 +84,19 @@ def prepare(
         start: a file with its weights.
         compresses: whether there is one even without a file: the user's function returns it.
     """
+    network, place = options.task, options.place
     resolve_compute(settings.training.device, settings.training.precision)
-    if compresses and start is None and not is_own(options.arch):
-        raise NsoptError(f"give the file with the trained weights of {options.arch} as --weights")
+    if compresses and start is None and not is_own(network.arch):
+        raise NsoptError(f"give the file with the trained weights of {network.arch} as --weights")
     _check_start(settings, compresses or start is not None)
     if not (settings.training.epochs or compresses):
         raise NsoptError("--epochs must be at least 1: only nsopt compress works without training")
-    runtime = choose_timing(timing)
+    runtime = choose_timing(options.timing)
     check_writable(place.out or RUNS, "--out")
     file = storage_file(place.storage) if place.storage else None
     if file is not None:
         check_writable(file.parent, "--storage")
-    source, data, arch = _load_data(options)
+    source, data, arch = _load_data(network)
     trained = None if start is None else load_trained(start, arch)
     if compresses and trained is None:
         assert isinstance(arch, TracedArchitecture)
@@ -109,7 +111,7 @@ def prepare(
             soft_wrap=True,
         )
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    workspace = Workspace(url, folder, options.data_dir, workers)
+    workspace = Workspace(url, folder, network.data_dir, workers)
     return with_precision(subject, workspace), workspace
 
 

@@ -14,8 +14,6 @@ from nsopt.errors import NsoptError
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ProxyOptions:
-    """The options of `nsopt proxy`."""
-
     storage: StorageUrl
     """Optuna storage URL of the database."""
     host: str = "127.0.0.1"

@@ -13,8 +13,6 @@ from nsopt.files import check_writable
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions:
-    """The options of `nsopt report`."""
-
     storage: OptionalStorageUrl = None
     """Optuna storage URL of the study; by default the newest study.db under runs/."""
     out: OutPath = None

@@ -37,7 +37,7 @@ def search(options: LawOptions = LawOptions()) -> None:
 
     preset = get_preset(options.task.preset, options.task.data)
     settings = apply_changes(preset, changes(options.search, TrainingOptions(), options.sgd))
-    subject, workspace = prepare(options.task, options.place, settings, timing=options.timing)
+    subject, workspace = prepare(options, settings)
     announce(subject, preset, options.place.verbose, searches_only=True)
     search_settings = subject.settings.search
     with live_progress() as progress:

@@ -27,8 +27,6 @@ _LEFT_OUT_FIRST = ("MACs", "predicted", "n", "params", "val %")  # columns, on a
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions(BudgetOptions):
-    """The options of `nsopt study`."""
-
     search: SearchOptions = SearchOptions()
     methods: str = "uniform,morphnet,magnitude,neuralscale"
     """Methods to compare. Also: neuralscale-params, neuralscale-macs, neuralscale-latency,
@@ -75,13 +73,9 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     asked = preparation.read_sizes(options.sizes, preset.ratios)
     sizes = preparation.with_known_multiple(options.sizes, options.sgd.device, options.timing)
     options = replace(options, sizes=sizes)
+    settings = _make_settings(options, preset, methods, asked)
     subject, workspace = preparation.prepare(
-        options.task,
-        options.place,
-        _make_settings(options, preset, methods, asked),
-        workers=options.workers,
-        start=options.start,
-        timing=options.timing,
+        options, settings, workers=options.workers, start=options.start
     )
     preparation.announce(subject, preset, options.place.verbose)
     with live_progress() as progress:

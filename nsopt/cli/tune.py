@@ -21,8 +21,6 @@ _RATIOS = (0.25,)
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class TuneOptions(BudgetOptions):
-    """The options of `nsopt tune`."""
-
     over: Literal["pretrain-epochs", "eta"] = "pretrain-epochs"
     """What to tune: P, or the step size of Algorithm 3."""
     trials: Count | None = None
@@ -64,9 +62,7 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
         raise NsoptError("Algorithm 3 takes no --multiple-of or --min-width: leave them out")
     changed = changes(options.search, options.training, options.sgd, **rounding)
     settings = preparation.apply_changes(preset, changed)
-    subject, workspace = preparation.prepare(
-        options.task, options.place, settings, timing=options.timing
-    )
+    subject, workspace = preparation.prepare(options, settings)
     with live_progress() as progress:
         subject = with_latency_if_needed(subject, asked.is_timed, (), workspace, progress)
         timed = options.over != "eta"
@@ -115,19 +111,14 @@ def _parse_epochs(text: str) -> tuple[int, ...]:
 
 
 def _print_trials(study: "Study", url: str) -> None:
+    from nsopt.reports.tuning_table import tuning_rows
     from nsopt.tuning.settings import best_trial
 
-    _print_table(study)
+    names, rows = tuning_rows(study)
+    table = [dict(zip(names, row, strict=True)) for row in rows]
+    console.print(make_table(table, study.study_name))
     best = ", ".join(f"{name} {value:.4g}" for name, value in best_trial(study).params.items())
     console.print(f"best: {best}")
     name = shlex.quote(study.study_name)
     line = f"to use it: nsopt study --tuned-storage '{url}' --tuned {name}"
     console.print(line, markup=False, soft_wrap=True)
-
-
-def _print_table(study: "Study") -> None:
-    from nsopt.reports.tuning_table import tuning_rows
-
-    names, rows = tuning_rows(study)
-    table = [dict(zip(names, row, strict=True)) for row in rows]
-    console.print(make_table(table, study.study_name))

@@ -103,7 +103,7 @@ def test_a_storage_that_fails_after_quantising_leaves_the_file(
         raise StorageError("storage s.db cannot be used: the server is gone")
 
     data: Any = SimpleNamespace(test=None)
-    chosen = _Chosen(None, "", None, TRIALS[0], 100, data)
+    chosen = _Chosen(None, "", None, TRIALS[0], 100, "fp32", data, None, None)
     passed = ExportCheck(exported=90.0, stored=90.0, difference=0.0)
     monkeypatch.setattr(export, "_load", lambda options: chosen)
     monkeypatch.setattr(

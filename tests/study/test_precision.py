@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nsopt.cli.options import PlaceOptions, TaskOptions
+from nsopt.cli.options import PlaceOptions, WorkOptions
 from nsopt.cli.preparation import prepare
 from nsopt.compute import device
 from nsopt.compute.device import Compute
@@ -84,7 +84,7 @@ def test_a_tuning_study_fixes_the_precision_too(comparison: Comparison, place: W
 def test_a_command_replaces_precision_auto_by_that_of_the_device(tmp_path: Path) -> None:
     settings = get_preset("smoke").settings
     assert settings.training.precision == "auto"
-    task, _ = prepare(TaskOptions(), PlaceOptions(out=tmp_path), settings)
+    task, _ = prepare(WorkOptions(place=PlaceOptions(out=tmp_path)), settings)
     usual = device.resolve_compute("auto", "auto").precision
     assert read_precisions(task) <= {
         usual,
