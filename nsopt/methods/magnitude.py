@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from nsopt.models.architecture import Architecture
 
-# pruning.magnitude imports torch, which commands that only name the method should not.
+# pruning.ranking imports torch, which commands that only name the method should not.
 # ruff: noqa: PLC0415
 
 
@@ -23,7 +23,7 @@ class Magnitude(Method):
 
     def law(self, inputs: LawInputs) -> ScalingLaw:
         """Return the law that scales the pruned widths up to the budget."""
-        from nsopt.pruning.magnitude import rank_filters
+        from nsopt.pruning.ranking import rank_filters
 
         assert inputs.trained is not None
         ranking = rank_filters(inputs.arch, inputs.trained)
@@ -36,6 +36,6 @@ class Magnitude(Method):
         self, arch: "Architecture", widths: tuple[int, ...], trained: "nn.Module"
     ) -> "nn.Module":
         """Return the network of the trained filters with the largest norms."""
-        from nsopt.pruning.magnitude import rank_filters
+        from nsopt.pruning.ranking import rank_filters
 
         return arch.inherit(trained, rank_filters(arch, trained).pick_strongest(widths), widths)

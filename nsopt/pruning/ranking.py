@@ -1,12 +1,18 @@
-"""The ranking of a trained network's units: which ones stay at given widths."""
+"""The ranking of a trained network's units: which ones stay at given widths.
+
+Magnitude pruning (Li et al., ICLR 2017) ranks the filters of one layer by their L1 norm. To compare
+layers, `rank_filters` divides the norm of a filter by the mean of its layer. Filters of smallest
+relative norm are pruned first, in any layer.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nsopt.errors import NoWidthsError
+from nsopt.models.architecture import Architecture
 from nsopt.scaling.cost import CostModel, FloatArray, IntArray, width_limits
 
 
@@ -74,3 +80,8 @@ def join_streams(own: list[Tensor], streams: tuple[int, ...]) -> UnitRanking:
         members = [s for s, stream in zip(own, streams, strict=True) if stream == first]
         scores.append(torch.stack(members).mean(dim=0))
     return UnitRanking(tuple(scores), streams)
+
+
+def rank_filters(arch: Architecture, model: nn.Module) -> UnitRanking:
+    """Rank the filters of a trained `model` by relative norm, averaged over a stream's layers."""
+    return join_streams(arch.filter_norms(model), arch.streams)

@@ -9,7 +9,7 @@ from torch import nn
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import table_architecture
-from nsopt.pruning.magnitude import rank_filters
+from nsopt.pruning.ranking import rank_filters
 
 
 def test_the_weakest_filters_of_any_layer_are_pruned_first(narrow: TableArchitecture) -> None:

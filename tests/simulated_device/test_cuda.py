@@ -14,7 +14,7 @@ from nsopt.data.images import ImageData
 from nsopt.latency import kernel_times
 from nsopt.methods.magnitude import Magnitude
 from nsopt.models.imported import import_architecture
-from nsopt.pruning.magnitude import rank_filters
+from nsopt.pruning.ranking import rank_filters
 from nsopt.training.loop import train
 from tests.simulated_device.networks import SEARCH, TRAINING, devices_of, dropping
 from tests.simulated_device.simulation import SimulatedDevices

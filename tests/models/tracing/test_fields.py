@@ -13,7 +13,7 @@ from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.trace import trace
 from nsopt.pruning.engine import make_prunable
-from nsopt.pruning.magnitude import rank_filters
+from nsopt.pruning.ranking import rank_filters
 from nsopt.pruning.traced import find_gate_slices
 from tests.models.tracing import fields
 from tests.models.tracing.checks import (
