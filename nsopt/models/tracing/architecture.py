@@ -113,17 +113,15 @@ class TracedArchitecture:
             if width > base and name in self.capped:
                 raise NsoptError(f"the width of {name} cannot exceed {base}: {self.capped[name]}")
         tried = map(probe.shrink_width, self.base_widths)
-        if any(width < least for width, least in zip(checked, tried, strict=True)):
-            self._check_narrow(checked)
-        return checked
-
-    def _check_narrow(self, widths: Sequence[int]) -> None:
-        for name, width, least in zip(self.layer_names, widths, self.narrowest, strict=True):
+        if all(width >= least for width, least in zip(checked, tried, strict=True)):
+            return checked
+        for name, width, least in zip(self.layer_names, checked, self.narrowest, strict=True):
             if width < least:
                 raise NsoptError(
                     f"the width of {name} cannot be below {least}: with fewer units the network "
                     "does not run, or combines its channels in another way"
                 )
+        return checked
 
     def build(self, widths: Widths) -> nn.Module:
         w = np.array(self.check_widths(widths), np.int64)
