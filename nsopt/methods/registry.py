@@ -74,7 +74,6 @@ def get_methods(names: Sequence[str]) -> tuple[Method, ...]:
 
 
 def is_method(name: str) -> bool:
-    """Return whether `get_method` knows the name."""
     return _find(name, methods()) is not None
 
 

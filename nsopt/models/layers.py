@@ -23,7 +23,6 @@ class OperationNetwork(nn.Module):
         return name in self._modules
 
     def run(self, name: str, x: Tensor) -> Tensor:
-        """Apply one operation."""
         result: Tensor = getattr(self, name)(x)
         return result
 

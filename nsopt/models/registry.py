@@ -153,7 +153,6 @@ def stored_architectures(
 def table_architecture(
     name: str, num_classes: int = 10, image_size: int = 32, in_channels: int = 3
 ) -> "TableArchitecture":
-    """Return a built-in architecture."""
     if name not in _FACTORIES:
         raise unknown_name("architecture", name, _FACTORIES)
     if num_classes < 2 or in_channels < 1:

@@ -280,7 +280,6 @@ class ShrinkingNetwork:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from a `state`."""
         kept = [units.cpu().numpy() for units in state["kept"]]
         self._prunable.shrink(kept, self._optimizer)
         self.model.load_state_dict(state["model"])

@@ -24,8 +24,6 @@ class Gate(ABC):
 
 
 class BatchNormGate(Gate):
-    """A gate behind a BatchNorm."""
-
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         self._norm = norm
 

@@ -65,5 +65,4 @@ class ImportanceScores:
         return {"totals": self._totals, "batches": self._batches}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from a `state`."""
         self._totals, self._batches = state["totals"], state["batches"]

@@ -316,7 +316,6 @@ def _read_cost(cost: str | CostFunction, network: Architecture | Sequence[str]) 
 
 
 def _can_be(distribution: BaseDistribution, width: int) -> bool:
-    """Return whether a parameter can be a width."""
     return isinstance(distribution, IntDistribution) and (
         width in range(distribution.low, distribution.high + 1, distribution.step)
     )

@@ -100,7 +100,6 @@ class Subject:
         return schema.comparison_name(self.arch.name, self.data.name, self.settings.preset)
 
     def study_name(self, method: str) -> str:
-        """Return the name of the study of a method, or of a search."""
         return schema.study_name(self.name, method)
 
     @property

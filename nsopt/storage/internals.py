@@ -54,5 +54,4 @@ def write_constraint(study: Study, trial: FrozenTrial, name: str, value: float) 
 
 
 def fixed_parameters(trial: FrozenTrial) -> dict[str, Any]:
-    """Return the fixed parameters of an enqueued trial."""
     return dict(trial.system_attrs.get("fixed_params", {}))

@@ -274,7 +274,6 @@ def read_latency_model(study: Study, make: Callable[[dict[str, Any]], T]) -> T |
 
 
 def _make_digest(value: Any) -> str:
-    """Return a short digest for the name of an attribute."""
     return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
 
 

@@ -92,7 +92,6 @@ class Point:
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """The attributes of its trial."""
         return {**vars(self), "metric": self.metric.name}
 
 
@@ -111,7 +110,6 @@ class TuningPoint:
 
 
 def width_parameter(layer_name: str) -> str:
-    """Return the name of the Optuna parameter for a layer's width."""
     return f"{_WIDTH}{layer_name}"
 
 
@@ -156,12 +154,10 @@ def _read_column(trial: FrozenTrial | Trial, name: str) -> Any:
 
 
 def has_cost(trial: FrozenTrial) -> bool:
-    """Return whether the cost of a trial's widths is stored."""
     return _COST in trial.user_attrs
 
 
 def is_width(parameter: str) -> bool:
-    """Return whether a parameter is the width of a layer."""
     return parameter.startswith(_WIDTH)
 
 

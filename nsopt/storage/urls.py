@@ -68,7 +68,6 @@ def storage_file(url: str) -> Path | None:
 
 
 def is_sqlite(url: str) -> bool:
-    """Return whether a URL names an SQLite database."""
     return read_url(url).get_backend_name() == SQLITE
 
 

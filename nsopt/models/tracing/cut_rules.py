@@ -40,7 +40,6 @@ def cut(
     end: int | None = None,
     step: int = 1,
 ) -> None:
-    """Label a slice of a dimension."""
     labels, size = list(tracer.get(x)), x.shape[dim]
     first = min(max(0, (start or 0) + (size if (start or 0) < 0 else 0)), size)
     label = labels[dim]

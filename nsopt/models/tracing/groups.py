@@ -66,7 +66,6 @@ class Units:
 
     @classmethod
     def of(cls, trace: Trace) -> "Units":
-        """Return the units of a trace."""
         pairs = [np.stack([one, other], axis=1) for one, other in trace.edges]
         of_atom = tie(trace.count, np.concatenate([np.zeros((0, 2), np.int64), *pairs]))
         none = np.zeros(of_atom.max(initial=-1) + 1, np.bool_)
@@ -123,7 +122,6 @@ class Family:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """The width of every group."""
         return tuple(group.width for group in self.groups)
 
     @cached_property

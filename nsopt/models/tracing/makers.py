@@ -34,7 +34,6 @@ class Makers:
 
     @classmethod
     def of(cls, network: TracedNetwork) -> Self:
-        """Return the makers in a traced network."""
         named = network.template.named_parameters()
         trained = {name: parameter for name, parameter in named if parameter.requires_grad}
         holders = {

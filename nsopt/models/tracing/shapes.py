@@ -25,7 +25,6 @@ def _make_empty(
 
 
 def find_mode() -> Any:
-    """Return the active mode of fake tensors."""
     return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)
 
 

@@ -166,7 +166,6 @@ class _Fitting:
         }
 
     def _fit(self, own: Planned, targets: Targets) -> None:
-        """Fit one product, in place."""
         expected = own.rows * own.calls * len(self.inputs)
         solver = LeastSquares(own.inputs, expected, own.constant is not None, self.ridge)
         missing_square = target_square = 0.0

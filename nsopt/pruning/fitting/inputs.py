@@ -85,7 +85,6 @@ def count_arguments(model: nn.Module) -> int:
 
 
 def _read(batch: Any, arguments: int) -> Any:
-    """Return the inputs of a batch."""
     if isinstance(batch, Tensor | Mapping):
         return batch
     if not isinstance(batch, Sequence) or not len(batch):

@@ -66,7 +66,6 @@ class Convolution:
 
     @property
     def kernel(self) -> list[int]:
-        """The sides of the kernel."""
         return list(self.weight.shape[2:])
 
     @property
