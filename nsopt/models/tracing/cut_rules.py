@@ -32,13 +32,7 @@ def _repeats(label: Label) -> bool:
 
 @rule("slice")
 def cut(
-    tracer: Tracer,
-    result: Tensor,
-    x: Tensor,
-    dim: int = 0,
-    start: int | None = None,
-    end: int | None = None,
-    step: int = 1,
+    tracer: Tracer, result: Tensor, x: Tensor, dim: int, start: int | None, _end: Any, step: int
 ) -> None:
     labels, size = list(tracer.get(x)), x.shape[dim]
     first = min(max(0, (start or 0) + (size if (start or 0) < 0 else 0)), size)

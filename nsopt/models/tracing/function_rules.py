@@ -91,16 +91,7 @@ class _Cell:
 
 
 def _follow_layers(
-    tracer: Tracer,
-    gates: int,
-    x: Tensor,
-    state: Any,
-    weights: Sequence[Tensor],
-    has_biases: bool,
-    layers: int,
-    dropout: float,
-    training: bool,
-    bidirectional: bool,
+    tracer: Tracer, gates: int, x: Tensor, state: Any, weights: Sequence[Tensor], *more: Any
 ) -> tuple[Tensor, ...]:
     """Return the labelled results of a recurrent module.
 
@@ -109,6 +100,7 @@ def _follow_layers(
     Args:
         x: padded, with dimensions of batch and time; or packed, with one of both.
     """
+    has_biases, layers, _dropout, _training, bidirectional = more
     states = [state] if isinstance(state, Tensor) else list(state)
     ways = 2 if bidirectional else 1
     each = len(weights) // (layers * ways)

@@ -16,19 +16,10 @@ from nsopt.models.tracing.tracer import Tracer, rule
 
 @rule("convolution")
 def convolution(
-    tracer: Tracer,
-    result: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    transposed: bool,
-    output_padding: Any,
-    groups: int,
+    tracer: Tracer, result: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *more: Any
 ) -> None:
     """Join the channels of the input with those that the weight reads."""
+    _stride, _padding, _dilation, transposed, _output_padding, groups = more
     labels, own = tracer.get(x), tracer.get(weight)
     axis = 1 if transposed else 0
     outputs, inputs = own[axis], own[1 - axis]
@@ -254,19 +245,9 @@ def layer_norm(
 
 
 @rule("native_group_norm")
-def group_norm(
-    tracer: Tracer,
-    result: Any,
-    x: Tensor,
-    weight: Any,
-    bias: Any,
-    examples: int,
-    channels: int,
-    places: int,
-    groups: int,
-    *_: Any,
-) -> None:
+def group_norm(tracer: Tracer, result: Any, x: Tensor, weight: Any, bias: Any, *more: Any) -> None:
     """Join whole groups, or the same channels of every group, as in a grouped convolution."""
+    _examples, _channels, _places, groups, _eps = more
     labels = list(tracer.get(x))
     own = [tracer.get(p)[0] for p in (weight, bias) if isinstance(p, Tensor)]
     labels[1] = tracer.join(labels[1], *own)

@@ -133,17 +133,9 @@ def _replace_mean(func: Any, x: Tensor, dims: Any = None, keep: bool = False, **
 
 
 def _replace_convolution(
-    func: Any,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    transposed: bool,
-    output_padding: Sequence[int],
-    groups: int,
+    func: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *more: Any
 ) -> Any:
+    stride, padding, dilation, transposed, _output_padding, groups = more
     sizes: list[int] = []
     if len(stride) == len(padding) == len(dilation) == x.ndim - 2 == weight.ndim - 2:
         along = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
@@ -156,28 +148,19 @@ def _replace_convolution(
         or len(weight) % groups
         or (bias is not None and bias.shape != weight.shape[:1])
     ):
-        return func(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
+        return func(x, weight, bias, *more)
     return _make_empty(x, len(x), len(weight), *sizes, layout=suggest_memory_format(x))
 
 
-def _replace_group_norm(
-    func: Any,
-    x: Tensor,
-    weight: Any,
-    bias: Any,
-    n: int,
-    channels: int,
-    places: int,
-    groups: int,
-    eps: float,
-) -> Any:
+def _replace_group_norm(func: Any, x: Tensor, weight: Any, bias: Any, *more: Any) -> Any:
+    n, channels, _places, groups, _eps = more
     own = [p for p in (weight, bias) if isinstance(p, Tensor)]
     if (
         channels % groups
         or x.shape[:2] != (n, channels)
         or any(p.shape != (channels,) for p in own)
     ):
-        return func(x, weight, bias, n, channels, places, groups, eps)
+        return func(x, weight, bias, *more)
     return _make_empty_like(x), _make_empty(x, n, groups), _make_empty(x, n, groups)
 
 
