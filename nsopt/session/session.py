@@ -29,7 +29,7 @@ from nsopt.tasks.supervision import Supervision, evaluate
 from nsopt.training.loop import train_configuration
 from nsopt.training.outcome import Epoch, Outcome
 from nsopt.training.settings import TrainSettings
-from nsopt.training.trainer import Trainer, TrainerContext, train_by
+from nsopt.training.trainer import TrainerContext, train_by
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,44 +101,31 @@ class Session:
         Args:
             start: makes the network to start from; by default it inherits from that of the subject.
         """
-        subject = self.subject
+        subject, arch, compute = self.subject, self.subject.arch, self.compute
         if start is None and self.start is not None:
-            start = partial(inherit_network, self.start, widths, self.supervision, self.compute)
-        if subject.trainer is not None:
-            return self._train_by(subject.trainer, widths, settings, checkpoint, name, start)
-        return train_configuration(
-            self.subject.arch,
-            widths,
-            self.supervision,
-            settings,
-            self.compute,
-            self.progress,
-            checkpoint,
-            name=name,
-            start=start,
-            teacher=self.subject.start,
-        )
-
-    def _train_by(
-        self,
-        trainer: Trainer,
-        widths: tuple[int, ...],
-        settings: TrainSettings,
-        checkpoint: Path,
-        name: str,
-        start: Callable[[], nn.Module] | None,
-    ) -> Outcome:
-        """Train by the user's function, whose own checkpoints go to a folder beside nsopt's."""
-        arch, compute = self.subject.arch, self.compute
+            start = partial(inherit_network, self.start, widths, self.supervision, compute)
+        if subject.trainer is None:
+            return train_configuration(
+                arch,
+                widths,
+                self.supervision,
+                settings,
+                compute,
+                self.progress,
+                checkpoint,
+                name=name,
+                start=start,
+                teacher=subject.start,
+            )
         self.progress.start(f"{name}, by the trainer", 1)
         with compute.computing(), use_seed(settings.seed, compute.device):
             model = place(start() if start else arch.build(widths), compute.device, arch.layout)
-        folder = checkpoint.with_suffix(".trainer")
+        folder = checkpoint.with_suffix(".trainer")  # of its own checkpoints, beside nsopt's
         context = TrainerContext(
-            settings.seed, settings.epochs, compute.device, self.subject.start, folder
+            settings.seed, settings.epochs, compute.device, subject.start, folder
         )
         outcome = train_by(
-            trainer, arch, widths, model, self.subject.data, self.supervision, compute, context
+            subject.trainer, arch, widths, model, subject.data, self.supervision, compute, context
         )
         shutil.rmtree(folder)
         return outcome
