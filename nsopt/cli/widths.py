@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +20,7 @@ from nsopt.cli.options import (
     TimingOptions,
 )
 from nsopt.errors import NsoptError
-from nsopt.progress import Progress, Silent
+from nsopt.progress import Silent
 from nsopt.session.processes import STORAGE_VARIABLE
 
 if TYPE_CHECKING:
@@ -83,8 +82,11 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
     from nsopt.compute.sharing import sharing
     from nsopt.latency.learn import learn_latency
     from nsopt.latency.runtime import TORCH
+    from nsopt.latency.store import Memory
+    from nsopt.latency.timer import Timer
     from nsopt.session.subject import write_latency_once
     from nsopt.settings import batch_unit
+    from nsopt.storage.timings import StoredTimings
     from nsopt.tasks.imported import import_given_task
 
     asked = read_sizes(options.sizes, _RATIOS)
@@ -101,9 +103,16 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
             found = replace(found, arch=arch)
             for study in found.studies[:1]:
                 write_latency_once(study, arch.latency)
-        correct = partial(
-            _correct_latency, options.device, runtime, inputs, found.studies, progress
-        )
+        studies = found.studies
+
+        def correct(budget: "MeasuredBudget") -> "Architecture":
+            """Return the network with a latency model by which milliseconds hold as measured."""
+            if not budget.metric.is_timed:
+                return budget.arch
+            store = StoredTimings(studies[0], lambda: studies) if studies else Memory()
+            with sharing(resolve_compute(options.device, "fp32"), progress) as compute:
+                return Timer(compute, runtime, progress, inputs, store=store).correct(budget)
+
         rows = _propose_widths(found, asked, sizes.rounding, correct)
     if options.as_json:
         print(json.dumps(rows, indent=1))
@@ -127,31 +136,6 @@ def _choose_runtime(options: WidthsOptions, studies: "Sequence[Study]") -> "Runt
     if options.timing.runtime:
         return with_batch_size(choose_timing(options.timing), batch_size)
     return stored_runtime(stored["runtime"], options.timing.measure, batch_size)
-
-
-def _correct_latency(
-    device: str,
-    runtime: "Runtime",
-    inputs: Any,
-    studies: "Sequence[Study]",
-    progress: "Progress",
-    asked: "MeasuredBudget",
-) -> "Architecture":
-    """Return the network with a latency model by which a budget in milliseconds holds as measured.
-
-    What was timed is stored in the first study, if there is any.
-    """
-    from nsopt.compute.device import resolve_compute
-    from nsopt.compute.sharing import sharing
-    from nsopt.latency.store import Memory
-    from nsopt.latency.timer import Timer
-    from nsopt.storage.timings import StoredTimings
-
-    if not asked.metric.is_timed:
-        return asked.arch
-    store = StoredTimings(studies[0], lambda: studies) if studies else Memory()
-    with sharing(resolve_compute(device, "fp32"), progress) as compute:
-        return Timer(compute, runtime, progress, inputs, store=store).correct(asked)
 
 
 def _propose_widths(
