@@ -178,5 +178,4 @@ def _multiplies_bf16(device: torch.device) -> bool:
 
 def _processor() -> dict[str, Any]:
     """Return what PyTorch says of the processor; older releases say nothing."""
-    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return found
+    return getattr(torch.cpu, "get_capabilities", dict)()

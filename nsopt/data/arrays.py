@@ -129,8 +129,7 @@ def _convert_pixels(part: str, image: Any) -> NDArray[np.uint8]:
     if getattr(image, "mode", "") == "P":  # its pixels are indices into a palette
         image = image.convert("RGB")
     pixels = _convert_array(part, image)
-    result: NDArray[np.uint8] = pixels[:, :, None] if pixels.ndim == 2 else pixels
-    return result
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
 def _convert_array(part: str, values: Any) -> NDArray[Any]:

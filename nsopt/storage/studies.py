@@ -94,9 +94,8 @@ def open_study(
     study = optuna.create_study(
         study_name=name, storage=storage, directions=directions, load_if_exists=True
     )
-    is_used = bool(
-        study.get_trials(deepcopy=False)
-    )  # before the settings, which nsopt writes first
+    # Before the settings, which nsopt writes first.
+    is_used = bool(study.get_trials(deepcopy=False))
     if not check_settings(study, settings):
         if is_used:
             raise NsoptError(

@@ -145,8 +145,7 @@ class Family:
     def constants(self) -> Atoms:
         """How many indices of a dimension belong to no group, (dimensions,)."""
         sizes = np.array([len(dimension.atoms) for dimension in self.dimensions])
-        result: Atoms = sizes - self.factors @ np.array(self.widths, np.int64)
-        return result
+        return sizes - self.factors @ np.array(self.widths, np.int64)
 
     @cached_property
     def single(self) -> NDArray[np.bool_]:
@@ -156,8 +155,7 @@ class Family:
 
     def sizes(self, widths: Atoms) -> Atoms:
         """Return the size of every dimension (dimensions,) in a network of `widths` (groups,)."""
-        result: Atoms = self.factors @ widths + self.constants
-        return result
+        return self.factors @ widths + self.constants
 
     def count(self, atoms: Atoms) -> tuple[Atoms, int]:
         """Return the length of a label as a function of the widths.

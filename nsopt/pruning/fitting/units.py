@@ -12,9 +12,8 @@ from nsopt.models.tracing.run import tensors_of
 from nsopt.pruning.fitting.products import Convolution, Product
 from nsopt.scaling.cost import IntArray
 
-Axes = Sequence[
-    tuple[IntArray, IntArray]
-]  # per axis: the group of each index, -1 for none; its unit
+# Per axis: the group of each index, -1 for none; its unit.
+Axes = Sequence[tuple[IntArray, IntArray]]
 Units = Mapping[str, Axes]  # by tensor
 
 
