@@ -17,7 +17,7 @@ from nsopt.storage.trials import Point, width_parameter
 from nsopt.training.outcome import Outcome
 
 Widths = tuple[int, ...]
-_KINDS = DENSE, UNIFORM, SCORED
+KINDS = DENSE, UNIFORM, SCORED
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ def fine_tune(session: Session, networks: Mapping[Point, Widths], fits: Fits) ->
     The same call continues after an interruption. Networks whose files here are damaged or deleted
     are trained again.
     """
-    studies = session.open_studies(_KINDS)  # all of them: they mark a compression
+    studies = session.open_studies(KINDS)  # all of them: they mark a compression
 
     def enqueue_missing() -> bool:
         missing = [
@@ -83,7 +83,7 @@ def run_fine_tunings(session: Session, fits: Fits) -> int:
 
     def look() -> list[Job]:
         stored = session.studies()
-        studies = [stored[kind] for kind in _KINDS if kind in stored]
+        studies = [stored[kind] for kind in KINDS if kind in stored]
         jobs = [Job(study, runner, study.get_trials(deepcopy=False)) for study in studies]
         report_points(session, jobs)
         return jobs

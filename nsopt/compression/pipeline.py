@@ -21,7 +21,7 @@ from nsopt.compression.budgets import (
 )
 from nsopt.compression.choice import choose_method, find_error, is_near_chance
 from nsopt.compression.estimate import tell_duration
-from nsopt.compression.fine_tuning import Widths, fine_tune
+from nsopt.compression.fine_tuning import KINDS, Widths, fine_tune
 from nsopt.compression.fits import Fits
 from nsopt.compression.latency import Solver, with_fast_multiple
 from nsopt.compression.result import Compressed, Compression
@@ -135,11 +135,7 @@ def prepare(session: Session, asked: Sequence[AskedBudget]) -> tuple[Session, li
 
 
 def _choose_networks(
-    session: Session,
-    solvers: Sequence[Solver],
-    fits: Fits,
-    candidates: int,
-    seeds: int,
+    session: Session, solvers: Sequence[Solver], fits: Fits, candidates: int, seeds: int
 ) -> dict[Point, Widths]:
     """Return the widths to fine-tune: the trained network, and at each budget the uniform ones and
     those with the best score; without epochs those that a fit loses least by.
@@ -177,10 +173,7 @@ def _collect(session: Session, budgets: Sequence[Budget], scored: bool) -> Compr
     """
     subject, studies = session.subject, session.studies()
     whole = Budget("100%", PARAMS, PARAMS.cost(subject.arch)(subject.arch.base_widths))
-    found = {whole: _find_best(session, studies, whole, (DENSE,), scored)}
-    found |= {
-        each: _find_best(session, studies, each, (UNIFORM, SCORED), scored) for each in budgets
-    }
+    found = {each: _find_best(session, studies, each, scored) for each in (whole, *budgets)}
     timed = [(studies[network.method], network.widths) for network in found.values()]
     images = subject.validation_images
     dense, *smaller = (
@@ -204,19 +197,15 @@ def _collect(session: Session, budgets: Sequence[Budget], scored: bool) -> Compr
 
 
 def _find_best(
-    session: Session,
-    studies: Mapping[str, Study],
-    budget: Budget,
-    methods: Sequence[str],
-    scored: bool,
+    session: Session, studies: Mapping[str, Study], budget: Budget, scored: bool
 ) -> KeptNetwork:
     """Return the network at a budget that `choose_method` names, of its best seed."""
     subject = session.subject
-    listed = {method: _list_scores(studies, budget, method) for method in methods}
+    listed = {method: _list_scores(studies, budget, method) for method in KINDS}
     scores = {method: found for method, found in listed.items() if found}
     if not scores:
         url = hide_password(session.workspace.url)
-        tried = [each for method in methods if method in studies for each in studies[method].trials]
+        tried = [each for method in KINDS if method in studies for each in studies[method].trials]
         reasons = [trials.read_failure(each) for each in tried if budget.holds(each)]
         why = next((f" ({reason})" for reason in reasons if reason), "")
         raise NsoptError(f"no training at {budget.word} succeeded{why}: see {url}")
