@@ -30,7 +30,6 @@ class Buffer:
     """The memory of a tensor and its views.
 
     Attributes:
-        tensor: the tensor.
         sizes: sizes of its dimensions, as functions of the widths.
         first: the step that makes it.
         last: the last step that uses it.
@@ -121,7 +120,6 @@ class TableActivations(CostModel):
 
     Attributes:
         assemble: returns a network of widths (L,), whose tensors are on the meta device.
-        operations: the table.
         input_shape: shape of one example.
         layers: L.
         recorded: the recorded buffers of each case so far.

@@ -78,7 +78,6 @@ def copy_channels(
     """Copy the weights of one operation's kept channels.
 
     Args:
-        operation: the operation.
         source: its module in one network.
         target: its module in another network. Channels without a source do not change.
         kept: per searched layer, indices into the source's channels.
@@ -96,7 +95,6 @@ def slice_channels(
     """Slice a parameter, buffer or momentum of an operation to fewer channels.
 
     Args:
-        operation: the operation.
         value: its tensor.
         read: per searched layer, indices of the kept channels that operations read.
         written: per searched layer, indices of the kept channels that convolutions write.

@@ -35,7 +35,6 @@ def export_to_onnx(
     The file's inputs have the names of the parameters of `module.forward`.
 
     Args:
-        module: the network.
         inputs: a batch of at least two examples: a tensor, a tuple of arguments, or a dictionary of
             keyword arguments. Everything in it that is no tensor becomes a constant.
         facts: metadata of the file, JSON-safe.

@@ -85,11 +85,8 @@ def stored_architecture(
     nsopt never imports a user's module only because a file names it.
 
     Args:
-        stored: the name in the file or storage.
+        stored: the name in the file or storage; other arguments are as for `get_architecture`.
         given: the name that the user gave, or None. Required for `package.module:factory`.
-        num_classes: see `get_architecture`.
-        image_size: likewise.
-        in_channels: likewise.
 
     Raises:
         NsoptError: if the user must give the name, or if the two names differ.

@@ -44,7 +44,6 @@ class LimitedCost:
     """A `CostModel` with limits of the widths, which solvers respect.
 
     Attributes:
-        cost: the cost model.
         widest: the largest width of each group, (L,); infinite without a limit.
         find_narrowest: returns the smallest widths. It is slow, so it runs only when needed.
     """

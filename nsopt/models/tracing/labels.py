@@ -66,7 +66,6 @@ class Frozen:
     """Atoms that must stay.
 
     Attributes:
-        atoms: the atoms.
         reason: why, as `explain` shows it to users.
         module: path of the module that was running.
     """

@@ -118,7 +118,6 @@ def find_sizes(
     They follow the last used dimension of this size: `num_features` is the input of the classifier.
 
     Args:
-        template: the traced network.
         dimensions: those whose size can change, in the order of their first use.
         taken: paths and names of attributes that are none of these.
     """
@@ -157,8 +156,7 @@ def propose_numbers(
     size of several tensors, it follows the tensor of the same name in every module.
 
     Args:
-        template: the traced network.
-        family: its groups.
+        family: the groups of the traced network.
         groups: indices of the groups that should shrink.
         known: lifts that the network already has.
         read: paths and names of the attributes that code reads.

@@ -63,7 +63,6 @@ class TracedNetwork:
         """Trace `template`. Raises TraceError if it cannot be traced.
 
         Args:
-            template: the network.
             run: runs a network on labels.
             like: a network of the same family, whose choices and lifts it gets.
         """

@@ -64,7 +64,6 @@ def copy_model(model: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
     as locks, are shared.
 
     Args:
-        model: a network.
         shared: tensors that the copy shares with `model`.
     """
     held = [t for m in model.modules() for t in tensors_in(vars(m))]

@@ -97,7 +97,6 @@ def find_counted(network: TracedNetwork, after: Numbers) -> list[int]:
     Such a network calculates with other numbers if a group has one unit less.
 
     Args:
-        network: the network.
         after: the numbers of a network in which all wide groups have one unit less.
     """
     exact = [i for i, g in enumerate(network.family.groups) if g.exact and g.width > 1]

@@ -14,7 +14,6 @@ def copy_with_tensors(template: nn.Module, change: Callable[[str, Tensor], Tenso
     """Return a copy of `template` with new parameters and buffers.
 
     Args:
-        template: a network.
         change: returns the new values for the name and the old values of a tensor. It gets shared
             tensors once, and they stay shared.
     """

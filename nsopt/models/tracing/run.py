@@ -88,7 +88,6 @@ class LabelledRun:
         """Run a network once in each mode.
 
         Args:
-            model: the network.
             trace: the runs add to it; only the first mode counts multiply-accumulates and numbers.
             labels: the labels of parameters and buffers, by name.
             choices: the choices of an earlier trace, to repeat them; None to make new ones.
@@ -148,7 +147,6 @@ class LabelledRun:
         """Return the activations of a run in evaluation mode, sized as functions of the widths.
 
         Args:
-            model: the network.
             count: number of atoms in `labels`.
             labels: the labels of parameters and buffers, by name.
             family: the groups of the network.

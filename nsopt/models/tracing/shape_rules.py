@@ -69,7 +69,6 @@ def settle_size(tracer: Tracer, tensor: Tensor, met: Sequence[Label]) -> None:
     """Label a filled tensor by what it meets, because it has one size wherever it is used.
 
     Args:
-        tracer: the tracer.
         tensor: any tensor; only its dimensions with the label ANY change.
         met: the labels that broadcasting aligns with it, from the right.
     """

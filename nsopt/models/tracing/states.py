@@ -99,7 +99,6 @@ def watch_attributes(
     Properties of a class count as read.
 
     Args:
-        model: a network.
         names: names of attributes by the paths of the modules that store them.
     """
     paths = {id(model.get_submodule(path)): path for path in names}
