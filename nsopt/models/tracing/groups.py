@@ -7,7 +7,7 @@ is the number of its units. Every size in the network is then a constant plus in
 (The groups of a grouped convolution are something else, and are always called by this full name.)
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -171,6 +171,11 @@ class Family:
         widths = np.array(self.widths, np.int64)
         each = np.bincount(groups[groups >= 0], minlength=len(self.groups))
         return each // np.maximum(widths, 1), len(atoms) - int((groups >= 0).sum())
+
+    def groups_of(self, labels: Sequence[Atoms]) -> set[int]:
+        """Return the groups that have any of these atoms; -1 is among them if some must stay."""
+        atoms = np.unique(np.concatenate([np.zeros(0, np.int64), *(a.ravel() for a in labels)]))
+        return set(self.group_of_unit[self.units.of_atom[atoms]].tolist())
 
     def find_alive(self, kept: list[Atoms]) -> NDArray[np.bool_]:
         """Return whether each unit remains, (U,). The single unit of a rigid group always does.

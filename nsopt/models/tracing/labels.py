@@ -91,6 +91,7 @@ class Trace:
         count: number of atoms.
         operations: names of the operations of each mode, with the paths of their modules. Those on
             a single number, such as a norm's count of batches, are not among them.
+        passing: arrays of atoms on which the operations of a module work, by its path.
         edges: pairs of arrays of atoms that are joined index by index.
         frozen: atoms that must stay.
         inexact: arrays of inexact atoms.
@@ -113,6 +114,7 @@ class Trace:
 
     count: int = 0
     operations: list[list[tuple[str, str]]] = field(default_factory=lambda: [[]])
+    passing: dict[str, list[Atoms]] = field(default_factory=dict)
     edges: list[tuple[Atoms, Atoms]] = field(default_factory=list)
     frozen: list[Frozen] = field(default_factory=list)
     inexact: list[Atoms] = field(default_factory=list)

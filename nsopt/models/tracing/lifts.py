@@ -1,29 +1,31 @@
 """Find further changes of a network with which more of its widths can change.
 
 A *lift* frees a width that the code of the network would otherwise fix:
-- A *number* is an attribute in which a module stores a size (`self.head_dim`). The lift sets it
-  to the new size.
+- A *number* is an attribute in which a module stores a size (`self.head_dim`), also inside of a
+  dictionary (`self.config["heads"]`). The lift sets it to the new size.
 - A *tie* is a square weight whose rows and columns must shrink together. Attention is an example:
   its code computes the size of a head from the number of input channels, so a projection must have
   as many outputs as inputs. The lift joins rows and columns.
 """
 
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
 from nsopt.models.tracing.groups import Dimension, Family
-from nsopt.models.tracing.labels import Labels, Trace, select_atoms
+from nsopt.models.tracing.labels import Atoms, Labels, Trace, select_atoms
 from nsopt.models.tracing.originals import original_weight
 from nsopt.models.tracing.run import tensors_of
 
 _SIZES = re.compile(
     "(features|channels|planes|filters|hidden|hidden_size|embed|chs|chans|dims?|d_model|^c)$"
 )
-Size = tuple[str, int, int | None]  # an attribute, the size in it, and the length of a list
+Inside = int | str | None  # length of a list of equal sizes, or the key of a pair
+Size = tuple[str, int, Inside]  # an attribute, a size in it, and where
 Less = tuple[tuple[str, int, int], ...]  # tensors, axes, and how often their sizes count
 
 
@@ -39,7 +41,8 @@ class Number:
         less: other dimensions, whose sizes are first subtracted: queries and keys are what the
             values leave of a projection.
         divisor: the attribute is the rest divided by this.
-        parts: length of the attribute if it is a list or tuple of equal sizes, as for `split`; else
+        inside: length of the attribute if it is a list or tuple of equal sizes, as for `split`; the
+            key of the size if it is a dictionary or a tuple of pairs, as in layers of einops; else
             None.
     """
 
@@ -48,13 +51,31 @@ class Number:
     tensor: str
     axis: int
     divisor: int
-    parts: int | None = None
+    inside: Inside = None
     less: Less = ()
+
+    @property
+    def place(self) -> tuple[str, Inside]:
+        """The attribute, and the key in it: modules of a type use the same one alike."""
+        return self.name, self.inside if isinstance(self.inside, str) else None
 
     def read(self, tensors: Mapping[str, Tensor]) -> int:
         """Return the size in a network with these tensors."""
         rest = sum(tensors[name].shape[axis] * times for name, axis, times in self.less)
         return (tensors[self.tensor].shape[self.axis] - rest) // self.divisor
+
+    def write(self, model: nn.Module, size: int) -> None:
+        """Set the size; a key wherever the module has it, as layers of einops store it twice."""
+        module = model.get_submodule(self.path)
+        kind = type(getattr(module, self.name))
+        if isinstance(self.inside, str):
+            for name, value in list(vars(module).items()):
+                if self.inside in _read_pairs(value):
+                    pairs = {**dict(value), self.inside: size}
+                    setattr(module, name, type(value)(pairs.items()))
+        else:
+            value = size if self.inside is None else kind([size] * self.inside)
+            setattr(module, self.name, value)
 
 
 @dataclass(frozen=True)
@@ -87,11 +108,7 @@ class Lifts:
         """Set the numbers in `model` to the sizes of its tensors."""
         tensors = tensors_of(model) if self.numbers or self.unread else {}
         for number in (*self.unread, *self.numbers):
-            module = model.get_submodule(number.path)
-            size = number.read(tensors)
-            kind = type(getattr(module, number.name))
-            value = size if number.parts is None else kind([size] * number.parts)
-            setattr(module, number.name, value)
+            number.write(model, number.read(tensors))
 
 
 def find_norms(
@@ -103,10 +120,10 @@ def find_norms(
         for d in dimensions:
             if np.isin(label, d.atoms).all():
                 for name in ("num_features", "num_channels", "normalized_shape", "num_groups"):
-                    size, parts = _read_size(store.get(name))
+                    size, inside = _read_size(store.get(name))
                     follows = name != "num_groups" or path in trace.group_sizes
                     if size and follows and len(d.atoms) % size == 0:
-                        yield Number(path, name, d.tensor, d.axis, len(d.atoms) // size, parts)
+                        yield Number(path, name, d.tensor, d.axis, len(d.atoms) // size, inside)
                 break
 
 
@@ -148,6 +165,7 @@ def propose_numbers(
     groups: Iterable[int],
     known: Lifts,
     read: Container[tuple[str, str]],
+    passing: Mapping[str, Sequence[Atoms]],
 ) -> Iterator[Lifts]:
     """Yield numbers that may store sizes of these groups.
 
@@ -160,6 +178,7 @@ def propose_numbers(
         groups: indices of the groups that should shrink.
         known: lifts that the network already has.
         read: paths and names of the attributes that code reads.
+        passing: arrays of atoms on which the operations of modules work, by path.
     """
     modules = dict(template.named_modules())
     holders = {path for name in tensors_of(template) for path in _list_holders(name)}
@@ -167,15 +186,20 @@ def propose_numbers(
         path: [size for size in own if (path, size[0]) in read]
         for path, own in list_sizes(template).items()
     }
-    plain = [path for path in sizes if path not in holders]
+    plain: dict[str, Container[int]] = {
+        path: family.groups_of(passing[path]) if path in passing else range(len(family.groups))
+        for path in sizes
+        if path not in holders
+    }
     found = [
-        list(_find_numbers(sizes, family, group, plain)) for group in range(len(family.groups))
+        list(_find_numbers(sizes, family, group, [p for p, own in plain.items() if group in own]))
+        for group in range(len(family.groups))
     ]
-    followed: dict[type[nn.Module], dict[str, str]] = {}  # by type and attribute, the tensor
+    followed: dict[type[nn.Module], dict[tuple[str, Inside], str]] = {}  # by type and place: tensor
     for group in groups:
         for number in found[group]:
             tensors = followed.setdefault(type(modules[number.path]), {})
-            tensors.setdefault(number.name, _name_within(number))
+            tensors.setdefault(number.place, _name_within(number))
     for kind, tensors in followed.items():
         alike = [
             number
@@ -183,13 +207,13 @@ def propose_numbers(
             for number in numbers
             if type(modules[number.path]) is kind and number not in known.numbers
         ]
-        alike.sort(key=lambda number: _name_within(number) != tensors.get(number.name))
-        each = [{name} for name in sorted(tensors)] if len(tensors) > 1 else []
-        for names in (set(tensors), *each):
-            chosen: dict[tuple[str, str], Number] = {}
+        alike.sort(key=lambda number: _name_within(number) != tensors.get(number.place))
+        each = [{place} for place in sorted(tensors, key=str)] if len(tensors) > 1 else []
+        for places in (set(tensors), *each):
+            chosen: dict[tuple[str, tuple[str, Inside]], Number] = {}
             for number in alike:
-                if number.name in names:
-                    chosen.setdefault((number.path, number.name), number)
+                if number.place in places:
+                    chosen.setdefault((number.path, number.place), number)
             if chosen:
                 yield Lifts(numbers=tuple(chosen.values()))
 
@@ -234,27 +258,28 @@ def _find_numbers(
     """Yield attributes equal to a group's width, or to the size of one of its dimensions.
 
     It searches modules that hold tensors of the group, the modules around them, and those at the
-    paths `plain`, which hold no tensors; but no layers of PyTorch: resize.py sets their sizes.
+    paths `plain`, through which the group passes; but no layers of PyTorch: resize.py sets their
+    sizes.
     """
     width, own = family.groups[group].width, family.groups[group].per_dimension
     sized = [(d, ()) for d in own if family.single[d]] or list(_find_mixed(family, group))[:1]
     around = (path for d, _ in sized for path in _list_holders(family.dimensions[d].tensor))
     for path in dict.fromkeys((*around, *plain)) if sized else ():
-        for name, size, parts in sizes.get(path, ()):
+        for name, size, inside in sizes.get(path, ()):
             exact = [pair for pair in sized if own[pair[0]] * width == size and not pair[1]]
             if exact or size == width:
                 d, less = (exact or sized)[0]
                 dimension, divisor = family.dimensions[d], own[d] * width // size
-                yield Number(path, name, dimension.tensor, dimension.axis, divisor, parts, less)
+                yield Number(path, name, dimension.tensor, dimension.axis, divisor, inside, less)
 
 
 def _list_sizes(module: nn.Module, holds_tensors: bool) -> Iterator[Size]:
     """Yield the sizes above 1 in a module, unless it is a layer with one weight or none."""
     if not _is_layer(module) or (holds_tensors and original_weight(module) is None):
         for name, value in vars(module).items():
-            size, parts = _read_size(value)
-            if size > 1:
-                yield name, size, parts
+            size, inside = _read_size(value)
+            own = [(size, inside)] if size else [(n, key) for key, n in _read_pairs(value).items()]
+            yield from ((name, size, inside) for size, inside in own if size > 1)
 
 
 def _is_layer(module: nn.Module) -> bool:
@@ -263,8 +288,8 @@ def _is_layer(module: nn.Module) -> bool:
     return any(c.__module__.startswith("torch.") and c is not nn.Module for c in classes)
 
 
-def _read_size(value: object) -> tuple[int, int | None]:
-    """Read the size in an attribute.
+def _read_size(value: object) -> tuple[int, Inside]:
+    """Read the one size in an attribute.
 
     Returns:
         The size, or 0 if the attribute stores none, and the length of a list of equal sizes. Tuples
@@ -275,6 +300,15 @@ def _read_size(value: object) -> tuple[int, int | None]:
     if isinstance(value, list | tuple) and all(type(each) is int for each in value):
         return (value[0], len(value)) if len(set(value)) == 1 else (0, None)
     return 0, None
+
+
+def _read_pairs(value: Any) -> dict[str, int]:
+    """Return the sizes of a dictionary, or of a tuple of pairs, by their names; else none."""
+    if type(value) is dict:
+        value = tuple(value.items())
+    is_pairs = type(value) is tuple and all(type(p) is tuple and len(p) == 2 for p in value)
+    pairs = value if is_pairs else ()
+    return {key: size for key, size in pairs if isinstance(key, str) and type(size) is int}
 
 
 def _name_within(number: Number) -> str:

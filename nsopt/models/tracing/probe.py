@@ -152,7 +152,7 @@ def _propose_lifts(network: TracedNetwork, groups: Sequence[int]) -> Iterator[Tr
 
 def _propose_numbers(network: TracedNetwork, groups: Sequence[int]) -> Iterator[TracedNetwork]:
     known = network.template, network.family, groups, network.lifts
-    for lifts in propose_numbers(*known, network.read):
+    for lifts in propose_numbers(*known, network.read, network.trace.passing):
         yield network.with_lifts(network.lifts + lifts)
 
 

@@ -57,9 +57,10 @@ def pointwise(tracer: Tracer, result: Any, *arguments: Any) -> None:
         labels.insert(0, tracer.join(*meeting) if meeting else fixed)
     for tensor in results:
         own = labels[len(labels) - tensor.ndim :]
-        before = tracer.get(tensor)
-        if tensor._is_view() and len(select_atoms(own)) > len(select_atoms(before)):
-            tracer.freeze("is written into a part of another tensor", *own)
+        if tensor._is_view():
+            pairs = zip(own, tracer.get(tensor), strict=True)
+            new = [label for label, before in pairs if not select_atoms([before])]
+            tracer.freeze("is written into a part of another tensor", *new)
         tracer.put(tensor, own)
     for tensor in tensors:
         settle_size(tracer, tensor, labels)

@@ -6,6 +6,7 @@ parameters and custom modules therefore need no special treatment.
 
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -252,6 +253,9 @@ class Tracer(TorchDispatchMode):
         self.shape = args[0].shape if args and isinstance(args[0], Tensor) else (1,)
         if self.shape:
             self.trace.operations[-1].append((signature.name, self.where))
+        if self._same is None:
+            used = [self._labels.get(id(tensor), ()) for tensor in tensors_in(self._last)]
+            self.trace.passing.setdefault(self.where, []).extend(select_atoms(chain(*used)))
         made = RESULTS.get(signature.name)
         if signature.depends_on_values:
             if signature.operation != "index":
