@@ -231,7 +231,7 @@ class TracedArchitecture:
             return replace(limited, cost=LinearCost(metric, limited.cost, each))
         network, layers = self.network, len(self.base_widths)
         if metric == "params":
-            index = network.dimension_indices
+            index = network.family.dimension_indices
             factors, constants = network.family.factors, network.family.constants
             terms: list[tuple[int, list[Size]]] = []
             for name, parameter in network.template.named_parameters():

@@ -133,6 +133,11 @@ class Family:
         return result
 
     @cached_property
+    def dimension_indices(self) -> dict[tuple[str, int], int]:
+        """The index of each dimension, by tensor and axis."""
+        return {(d.tensor, d.axis): i for i, d in enumerate(self.dimensions)}
+
+    @cached_property
     def factors(self) -> Atoms:
         """How many indices of a dimension one unit of a group has, (dimensions, groups)."""
         result = np.zeros((len(self.dimensions), len(self.groups)), np.int64)

@@ -3,14 +3,16 @@
 A *lift* frees a width that the code of the network would otherwise fix:
 - A *number* is an attribute in which a module stores a size (`self.head_dim`), also inside of a
   dictionary (`self.config["heads"]`). The lift sets it to the new size.
-- A *tie* is a square weight whose rows and columns must shrink together. Attention is an example:
-  its code computes the size of a head from the number of input channels, so a projection must have
-  as many outputs as inputs. The lift joins rows and columns.
+- A *tie* joins two dimensions that must shrink together. They are the rows and columns of a square
+  weight if code computes the size of a head from the number of input channels, so that a projection
+  must have as many outputs as inputs. Or one attribute stores the size of both, as that of the
+  heads of keys and values.
 """
 
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,8 @@ _SIZES = re.compile(
 )
 Inside = int | str | None  # length of a list of equal sizes, or the key of a pair
 Size = tuple[str, int, Inside]  # an attribute, a size in it, and where
+Side = tuple[str, int]  # a tensor and an axis
+Tie = tuple[Side, Side]
 Less = tuple[tuple[str, int, int], ...]  # tensors, axes, and how often their sizes count
 
 
@@ -84,13 +88,13 @@ class Lifts:
 
     Attributes:
         numbers: attributes that may have any meaning.
-        ties: names of weights whose first two dimensions must belong to the same units.
+        ties: pairs of dimensions that must belong to the same units, index by index.
         unread: sizes that `forward` does not read, such as those of norms without parameters. Other
             code may, as `reset_classifier` of timm reads `num_features`.
     """
 
     numbers: tuple[Number, ...] = ()
-    ties: tuple[str, ...] = ()
+    ties: tuple[Tie, ...] = ()
     unread: tuple[Number, ...] = ()
 
     def __add__(self, other: "Lifts") -> "Lifts":
@@ -100,7 +104,7 @@ class Lifts:
 
     def join_ties(self, trace: Trace, labels: dict[str, Labels]) -> Trace:
         """Return a copy of the trace in which both sides of every tie are joined."""
-        sides = [select_atoms(labels[tensor][:2]) for tensor in self.ties]
+        sides = [select_atoms(labels[name][axis] for name, axis in tie) for tie in self.ties]
         edges = [(pair[0], pair[1]) for pair in sides if len(pair) == 2]
         return replace(trace, edges=[*trace.edges, *edges])
 
@@ -171,7 +175,8 @@ def propose_numbers(
 
     All modules of a type use an attribute in the same way, so a proposal covers all of them: first
     with all attributes of the type, then with each attribute alone. If an attribute may store the
-    size of several tensors, it follows the tensor of the same name in every module.
+    size of several tensors, it follows the tensor of the same name in every module, and a second
+    proposal ties them.
 
     Args:
         family: the groups of the traced network.
@@ -210,12 +215,40 @@ def propose_numbers(
         alike.sort(key=lambda number: _name_within(number) != tensors.get(number.place))
         each = [{place} for place in sorted(tensors, key=str)] if len(tensors) > 1 else []
         for places in (set(tensors), *each):
-            chosen: dict[tuple[str, tuple[str, Inside]], Number] = {}
-            for number in alike:
-                if number.place in places:
-                    chosen.setdefault((number.path, number.place), number)
-            if chosen:
-                yield Lifts(numbers=tuple(chosen.values()))
+            own = [number for number in alike if number.place in places]
+            yield from _propose_places(family, own, known.numbers)
+
+
+def _propose_places(
+    family: Family, numbers: Sequence[Number], known: Sequence[Number]
+) -> Iterator[Lifts]:
+    """Yield the first number of every place, and then ties to the other numbers of these places."""
+    before = {(number.path, number.place): number for number in known}
+    firsts: dict[tuple[str, tuple[str, Inside]], Number] = {}
+    for number in numbers:
+        firsts.setdefault((number.path, number.place), number)
+    if firsts:
+        yield Lifts(numbers=tuple(firsts.values()))
+    owners = firsts | before
+    tried = [_find_tie(family, owners[number.path, number.place], number) for number in numbers]
+    if ties := tuple(tie for tie in tried if tie):
+        new = tuple(number for place, number in firsts.items() if place not in before)
+        yield Lifts(numbers=new, ties=ties)
+
+
+def _find_tie(family: Family, one: Number, other: Number) -> Tie | None:
+    """Return dimensions with equal factors in the groups of two numbers, or None without any."""
+    dimensions = [family.dimension_indices[n.tensor, n.axis] for n in (one, other)]
+    groups = [family.groups_of([family.dimensions[d].atoms]) for d in dimensions]
+    if groups[0] == groups[1] or not all(family.single[dimensions]):
+        return None
+    first, second = (family.groups[group] for (group,) in groups)
+    if first.width == second.width:
+        for a, b in product(first.per_dimension.items(), second.per_dimension.items()):
+            if a[1] == b[1] and family.single[[a[0], b[0]]].all():
+                pair = family.dimensions[a[0]], family.dimensions[b[0]]
+                return (pair[0].tensor, pair[0].axis), (pair[1].tensor, pair[1].axis)
+    return None
 
 
 def propose_ties(
@@ -229,14 +262,21 @@ def propose_ties(
     modules = dict(template.named_modules())
     own = set(groups)
     square = {
-        tensor: sides for tensor, sides in _find_square_weights(family) if tensor not in known.ties
+        tensor: sides
+        for tensor, sides in _find_square_weights(family)
+        if _sides_of(tensor) not in known.ties
     }
     owners = {tensor: _find_owner(modules, tensor) for tensor in square}
     kinds = dict.fromkeys(owners[tensor] for tensor, sides in square.items() if own & sides)
     for each in kinds:
-        yield Lifts(ties=tuple(tensor for tensor in square if owners[tensor] == each))
+        yield Lifts(ties=tuple(_sides_of(t) for t in square if owners[t] == each))
     for user in dict.fromkeys(user for user, _ in kinds):
-        yield Lifts(ties=tuple(tensor for tensor in square if owners[tensor][0] is user))
+        yield Lifts(ties=tuple(_sides_of(t) for t in square if owners[t][0] is user))
+
+
+def _sides_of(tensor: str) -> Tie:
+    """Return the rows and columns of a weight."""
+    return (tensor, 0), (tensor, 1)
 
 
 def _find_owner(modules: dict[str, nn.Module], tensor: str) -> tuple[type[nn.Module], str]:

@@ -231,11 +231,6 @@ class TracedNetwork:
             result[dimension.atoms] = index
         return result
 
-    @cached_property
-    def dimension_indices(self) -> dict[tuple[str, int], int]:
-        """The index of each dimension in the family, by tensor and axis."""
-        return {(d.tensor, d.axis): i for i, d in enumerate(self.family.dimensions)}
-
     def dimensions_of(self, atoms: Atoms) -> set[int]:
         """Return the indices of the dimensions that contain any of these atoms."""
         known = self._dimension_of_atom
@@ -330,7 +325,7 @@ class TracedNetwork:
         sizes = self.family.sizes(widths)
         return {
             name: [
-                int(sizes[self.dimension_indices[name, axis]]) if n > 1 else n
+                int(sizes[self.family.dimension_indices[name, axis]]) if n > 1 else n
                 for axis, n in enumerate(tensor.shape)
             ]
             for name, tensor in tensors_of(self.template).items()
