@@ -23,6 +23,13 @@ def name_trained(model: nn.Module) -> tuple[str, ...]:
     return tuple(name for name, p in named if p.requires_grad and p.numel())
 
 
+def name_tables(model: nn.Module) -> set[str]:
+    """Return the names of buffers, except for the statistics of norms."""
+    norms = nn.modules.batchnorm._NormBase
+    others = [item for item in model.named_modules() if not isinstance(item[1], norms)]
+    return {name for path, m in others for name, _ in m.named_buffers(path, recurse=False)}
+
+
 def fill_buffers(
     model: nn.Module, network: TracedNetwork, widths: Sequence[int], trained: Collection[str]
 ) -> None:

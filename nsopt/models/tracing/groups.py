@@ -7,7 +7,7 @@ is the number of its units. Every size in the network is then a constant plus in
 (The groups of a grouped convolution are something else, and are always called by this full name.)
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -176,6 +176,11 @@ class Family:
         widths = np.array(self.widths, np.int64)
         each = np.bincount(groups[groups >= 0], minlength=len(self.groups))
         return each // np.maximum(widths, 1), len(atoms) - int((groups >= 0).sum())
+
+    def count_free(self, held: Container[str]) -> int:
+        """Return how many indices of all dimensions can be removed, without those tensors."""
+        free = self.factors @ np.array(self.widths, np.int64)
+        return sum(free[i] for i, d in enumerate(self.dimensions) if d.tensor not in held)
 
     def groups_of(self, labels: Sequence[Atoms]) -> set[int]:
         """Return the groups that have any of these atoms; -1 is among them if some must stay."""

@@ -237,17 +237,16 @@ def _propose_places(
 
 
 def _find_tie(family: Family, one: Number, other: Number) -> Tie | None:
-    """Return dimensions with equal factors in the groups of two numbers, or None without any."""
+    """Return dimensions of equal sizes in the groups of two numbers, or None without any."""
     dimensions = [family.dimension_indices[n.tensor, n.axis] for n in (one, other)]
     groups = [family.groups_of([family.dimensions[d].atoms]) for d in dimensions]
     if groups[0] == groups[1] or not all(family.single[dimensions]):
         return None
     first, second = (family.groups[group] for (group,) in groups)
-    if first.width == second.width:
-        for a, b in product(first.per_dimension.items(), second.per_dimension.items()):
-            if a[1] == b[1] and family.single[[a[0], b[0]]].all():
-                pair = family.dimensions[a[0]], family.dimensions[b[0]]
-                return (pair[0].tensor, pair[0].axis), (pair[1].tensor, pair[1].axis)
+    for pair in product(first.per_dimension, second.per_dimension):
+        a, b = (family.dimensions[d] for d in pair)
+        if len(a.atoms) == len(b.atoms) and family.single[[*pair]].all():
+            return (a.tensor, a.axis), (b.tensor, b.axis)
     return None
 
 
@@ -295,7 +294,7 @@ def _find_owner(modules: dict[str, nn.Module], tensor: str) -> tuple[type[nn.Mod
 def _find_numbers(
     sizes: dict[str, list[Size]], family: Family, group: int, plain: Iterable[str]
 ) -> Iterator[Number]:
-    """Yield attributes equal to a group's width, or to the size of one of its dimensions.
+    """Yield attributes equal to a group's width or a multiple, or to the size of a dimension.
 
     It searches modules that hold tensors of the group, the modules around them, and those at the
     paths `plain`, through which the group passes; but no layers of PyTorch: resize.py sets their
@@ -307,8 +306,9 @@ def _find_numbers(
     for path in dict.fromkeys((*around, *plain)) if sized else ():
         for name, size, inside in sizes.get(path, ()):
             exact = [pair for pair in sized if own[pair[0]] * width == size and not pair[1]]
-            if exact or size == width:
-                d, less = (exact or sized)[0]
+            whole = [pair for pair in sized if size % width == 0 == own[pair[0]] * width % size]
+            if exact or whole:
+                d, less = (exact or whole)[0]
                 dimension, divisor = family.dimensions[d], own[d] * width // size
                 yield Number(path, name, dimension.tensor, dimension.axis, divisor, inside, less)
 

@@ -14,7 +14,7 @@ from nsopt.models.activations import count_activations
 from nsopt.models.architecture import shapes_of
 from nsopt.models.sizes import SizeCost
 from nsopt.models.tracing.groups import Dimension, Family, Units
-from nsopt.models.tracing.labels import Atoms, Labels, Product, Trace, TraceError
+from nsopt.models.tracing.labels import Atoms, Labels, Product, Split, Trace, TraceError
 from nsopt.models.tracing.lifts import Lifts, find_norms, list_sizes
 from nsopt.models.tracing.resize import (
     copy_with_tensors,
@@ -58,15 +58,20 @@ class TracedNetwork:
 
     @classmethod
     def of(
-        cls, template: nn.Module, run: LabelledRun, like: "TracedNetwork | None" = None
+        cls,
+        template: nn.Module,
+        run: LabelledRun,
+        like: "TracedNetwork | None" = None,
+        preferred: Mapping[Split, int] | None = None,
     ) -> "TracedNetwork":
         """Trace `template`. Raises TraceError if it cannot be traced.
 
         Args:
             run: runs a network on labels.
             like: a network of the same family, whose choices and lifts it gets.
+            preferred: dimensions that get the atoms of a dimension that is split.
         """
-        trace, tensors = Trace(), tensors_of(template)
+        trace, tensors = Trace(inferred=dict(preferred or {})), tensors_of(template)
         labels: dict[str, Labels] = {}
         dimensions: list[Dimension] = []
         for name, tensor in tensors.items():

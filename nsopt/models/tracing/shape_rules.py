@@ -154,7 +154,7 @@ def _spread(tracer: Tracer, flat: Atoms, new: tuple[int, ...], inferred: int) ->
         return [flat]
     split = tracer.trace.inferred
     if 0 <= inferred < len(new):
-        split[tracer.where, new] = inferred
+        split.setdefault((tracer.where, new), inferred)
     large = [e for e, size in enumerate(new) if size > 1]
     cube = flat.reshape(new)
 
@@ -167,6 +167,7 @@ def _spread(tracer: Tracer, flat: Atoms, new: tuple[int, ...], inferred: int) ->
 
     chosen = tracer.choose(best)
     tied = tracer.join_rows(rows(chosen))
+    tracer.trace.splits.append((tracer.where, new, chosen, tied))
     return [tied if e == chosen else None for e in range(len(new))]
 
 

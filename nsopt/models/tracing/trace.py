@@ -73,6 +73,7 @@ def trace(
     network = trace_network(_move_to_cpu(module), run)
     if network.trace.failed:
         network = _note_failure(network)
+    network = _split_otherwise(network)
     network = network.with_fixed(_find_units(network, fixed))
     network, unscored = _fix_groups(network, _find_unscorable(network))
     network, suspects = probe.find_lifts(network)
@@ -92,6 +93,28 @@ def trace(
     capped = {names[i]: reason for i, reason in grow.items()}
     own = name or type(module).__name__.lower()
     return TracedArchitecture(own, network, names, capped, refused, trained, init)
+
+
+def _split_otherwise(network: TracedNetwork) -> TracedNetwork:
+    """Return a network in which other dimensions of splits change, if as much remains that can.
+
+    A dimension of a split should not stay or follow a buffer if another one need not: rotary
+    embeddings are tables of the size of a head, so heads are removed whole.
+    """
+    units, held = network.family.units, buffers.name_tables(network.template)
+    bound = units.fixed.copy()
+    for dimension in network.family.dimensions:
+        bound[units.of_atom[dimension.atoms]] |= dimension.tensor in held
+    preferred = {}
+    for path, sizes, chosen, atoms in network.trace.splits:
+        others = [axis for axis, size in enumerate(sizes) if size > 1 and axis != chosen]
+        if others and bound[units.of_atom[atoms]].all():
+            preferred[path, sizes] = max(others, key=sizes.__getitem__)
+    if not preferred:
+        return network
+    other = TracedNetwork.of(network.template, network.run, preferred=preferred)
+    is_better = other.family.count_free(held) >= network.family.count_free(held)
+    return other if is_better else network
 
 
 def _fix_groups(
