@@ -304,8 +304,10 @@ class TracedArchitecture:
 
     @cached_property
     def _activations(self) -> SizeCost:
-        halved = np.maximum(self._find_narrowest_seen(), np.array(self.base_widths) // 2)
-        return self.network.activations(halved)
+        base = np.array(self.base_widths)
+        shares = np.arange(len(base)) % 3 + 1  # neighbours differ, as queries and values may
+        others = np.maximum(self._find_narrowest_seen(), base * shares // (shares + 1))
+        return self.network.activations(others)
 
     def _find_narrowest_seen(self) -> tuple[int, ...]:
         """Return where activations can be counted: a single unit may need fewer copies than two."""

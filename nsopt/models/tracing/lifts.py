@@ -1,4 +1,4 @@
-"""Find further changes of a network with which more of its widths can change.
+"""Further changes of a network with which more of its widths can change.
 
 A *lift* frees a width that the code of the network would otherwise fix:
 - A *number* is an attribute in which a module stores a size (`self.head_dim`), also inside of a
@@ -9,25 +9,17 @@ A *lift* frees a width that the code of the network would otherwise fix:
   heads of keys and values.
 """
 
-import re
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
-from nsopt.models.tracing.groups import Dimension, Family
-from nsopt.models.tracing.labels import Atoms, Labels, Trace, select_atoms
-from nsopt.models.tracing.originals import original_weight
+from nsopt.models.tracing.labels import Labels, Trace, select_atoms
 from nsopt.models.tracing.run import tensors_of
 
-_SIZES = re.compile(
-    "(features|channels|planes|filters|hidden|hidden_size|embed|chs|chans|dims?|d_model|^c)$"
-)
 Inside = int | str | None  # length of a list of equal sizes, or the key of a pair
-Size = tuple[str, int, Inside]  # an attribute, a size in it, and where
+Place = tuple[str, Inside]  # an attribute, and the key in it
 Side = tuple[str, int]  # a tensor and an axis
 Tie = tuple[Side, Side]
 Less = tuple[tuple[str, int, int], ...]  # tensors, axes, and how often their sizes count
@@ -59,8 +51,8 @@ class Number:
     less: Less = ()
 
     @property
-    def place(self) -> tuple[str, Inside]:
-        """The attribute, and the key in it: modules of a type use the same one alike."""
+    def place(self) -> Place:
+        """Where the size is: modules of a type use the same place alike."""
         return self.name, self.inside if isinstance(self.inside, str) else None
 
     def read(self, tensors: Mapping[str, Tensor]) -> int:
@@ -74,7 +66,7 @@ class Number:
         kind = type(getattr(module, self.name))
         if isinstance(self.inside, str):
             for name, value in list(vars(module).items()):
-                if self.inside in _read_pairs(value):
+                if self.inside in read_pairs(value):
                     pairs = {**dict(value), self.inside: size}
                     setattr(module, name, type(value)(pairs.items()))
         else:
@@ -115,282 +107,10 @@ class Lifts:
             number.write(model, number.read(tensors))
 
 
-def find_norms(
-    template: nn.Module, trace: Trace, dimensions: Iterable[Dimension]
-) -> Iterator[Number]:
-    """Yield the sizes that norms without parameters store, if they belong to one dimension."""
-    for path, label in trace.plain_norms.items():
-        store = vars(template.get_submodule(path))
-        for d in dimensions:
-            if np.isin(label, d.atoms).all():
-                for name in ("num_features", "num_channels", "normalized_shape", "num_groups"):
-                    size, inside = _read_size(store.get(name))
-                    follows = name != "num_groups" or path in trace.group_sizes
-                    if size and follows and len(d.atoms) % size == 0:
-                        yield Number(path, name, d.tensor, d.axis, len(d.atoms) // size, inside)
-                break
-
-
-def find_sizes(
-    template: nn.Module, dimensions: Iterable[Dimension], taken: Container[tuple[str, str]]
-) -> list[Number]:
-    """Return attributes that by their names and values are sizes of the tensors in their modules.
-
-    They follow the last used dimension of this size: `num_features` is the input of the classifier.
-
-    Args:
-        dimensions: those whose size can change, in the order of their first use.
-        taken: paths and names of attributes that are none of these.
-    """
-    sized: dict[str, dict[int, Dimension]] = {}
-    for dimension in dimensions:
-        for path in _list_holders(dimension.tensor):
-            sized.setdefault(path, {})[len(dimension.atoms)] = dimension
-    return [
-        Number(path, name, own[value].tensor, own[value].axis, 1)
-        for path, own in sized.items()
-        if not _is_layer(module := template.get_submodule(path))
-        for name, value in vars(module).items()
-        if type(value) is int and value in own and (path, name) not in taken
-        if _SIZES.search(name)
-    ]
-
-
-def list_sizes(template: nn.Module) -> dict[str, list[Size]]:
-    """Return the sizes above 1 that modules store, by path, but not of layers with one weight."""
-    holders = {path for name in tensors_of(template) for path in _list_holders(name)}
-    found = {path: list(_list_sizes(m, path in holders)) for path, m in template.named_modules()}
-    return {path: sizes for path, sizes in found.items() if sizes}
-
-
-def propose_numbers(
-    template: nn.Module,
-    family: Family,
-    groups: Iterable[int],
-    known: Lifts,
-    read: Container[tuple[str, str]],
-    passing: Mapping[str, Sequence[Atoms]],
-) -> Iterator[Lifts]:
-    """Yield numbers that may store sizes of these groups.
-
-    All modules of a type use an attribute in the same way, so a proposal covers all of them: first
-    with all attributes of the type, then with each attribute alone. If an attribute may store the
-    size of several tensors, it follows the tensor of the same name in every module, and a second
-    proposal ties them.
-
-    Args:
-        family: the groups of the traced network.
-        groups: indices of the groups that should shrink.
-        known: lifts that the network already has.
-        read: paths and names of the attributes that code reads.
-        passing: arrays of atoms on which the operations of modules work, by path.
-    """
-    modules = dict(template.named_modules())
-    holders = {path for name in tensors_of(template) for path in _list_holders(name)}
-    sizes = {
-        path: [size for size in own if (path, size[0]) in read]
-        for path, own in list_sizes(template).items()
-    }
-    plain: dict[str, Container[int]] = {
-        path: family.groups_of(passing[path]) if path in passing else range(len(family.groups))
-        for path in sizes
-        if path not in holders
-    }
-    found = [
-        list(_find_numbers(sizes, family, group, [p for p, own in plain.items() if group in own]))
-        for group in range(len(family.groups))
-    ]
-    followed: dict[type[nn.Module], dict[tuple[str, Inside], str]] = {}  # by type and place: tensor
-    for group in groups:
-        for number in found[group]:
-            tensors = followed.setdefault(type(modules[number.path]), {})
-            tensors.setdefault(number.place, _name_within(number))
-    for kind, tensors in followed.items():
-        alike = [
-            number
-            for numbers in found
-            for number in numbers
-            if type(modules[number.path]) is kind and number not in known.numbers
-        ]
-        alike.sort(key=lambda number: _name_within(number) != tensors.get(number.place))
-        each = [{place} for place in sorted(tensors, key=str)] if len(tensors) > 1 else []
-        for places in (set(tensors), *each):
-            own = [number for number in alike if number.place in places]
-            yield from _propose_places(family, own, known.numbers)
-
-
-def _propose_places(
-    family: Family, numbers: Sequence[Number], known: Sequence[Number]
-) -> Iterator[Lifts]:
-    """Yield the first number of every place, and then ties to the other numbers of these places."""
-    before = {(number.path, number.place): number for number in known}
-    firsts: dict[tuple[str, tuple[str, Inside]], Number] = {}
-    for number in numbers:
-        firsts.setdefault((number.path, number.place), number)
-    if firsts:
-        yield Lifts(numbers=tuple(firsts.values()))
-    owners = firsts | before
-    tried = [_find_tie(family, owners[number.path, number.place], number) for number in numbers]
-    if ties := tuple(tie for tie in tried if tie):
-        new = tuple(number for place, number in firsts.items() if place not in before)
-        yield Lifts(numbers=new, ties=ties)
-
-
-def _find_tie(family: Family, one: Number, other: Number) -> Tie | None:
-    """Return dimensions of equal sizes in the groups of two numbers, or None without any."""
-    dimensions = [family.dimension_indices[n.tensor, n.axis] for n in (one, other)]
-    groups = [family.groups_of([family.dimensions[d].atoms]) for d in dimensions]
-    if groups[0] == groups[1] or not all(family.single[dimensions]):
-        return None
-    first, second = (family.groups[group] for (group,) in groups)
-    for pair in product(first.per_dimension, second.per_dimension):
-        a, b = (family.dimensions[d] for d in pair)
-        if len(a.atoms) == len(b.atoms) and family.single[[*pair]].all():
-            return (a.tensor, a.axis), (b.tensor, b.axis)
-    return None
-
-
-def propose_ties(
-    template: nn.Module, family: Family, groups: Iterable[int], known: Lifts
-) -> Iterator[Lifts]:
-    """Yield ties of square weights between one of these groups and another group.
-
-    A proposal covers the weights of one name in one type of module, then all square weights in a
-    type of module. The arguments are as for `propose_numbers`.
-    """
-    modules = dict(template.named_modules())
-    own = set(groups)
-    square = {
-        tensor: sides
-        for tensor, sides in _find_square_weights(family)
-        if _sides_of(tensor) not in known.ties
-    }
-    owners = {tensor: _find_owner(modules, tensor) for tensor in square}
-    kinds = dict.fromkeys(owners[tensor] for tensor, sides in square.items() if own & sides)
-    for each in kinds:
-        yield Lifts(ties=tuple(_sides_of(t) for t in square if owners[t] == each))
-    for user in dict.fromkeys(user for user, _ in kinds):
-        yield Lifts(ties=tuple(_sides_of(t) for t in square if owners[t][0] is user))
-
-
-def _sides_of(tensor: str) -> Tie:
-    """Return the rows and columns of a weight."""
-    return (tensor, 0), (tensor, 1)
-
-
-def _find_owner(modules: dict[str, nn.Module], tensor: str) -> tuple[type[nn.Module], str]:
-    """Return the type of the innermost module that also holds another weight, and the name in it.
-
-    It is the attention around a projection, even if the projection is a convolution with a norm.
-    """
-    names = tensor.split(".")
-    for i in range(len(names) - 1, 0, -1):
-        owner = modules[".".join(names[:i])]
-        if sum(p.ndim > 1 for p in owner.parameters()) > 1:
-            return type(owner), ".".join(names[i:])
-    return type(modules[""]), tensor
-
-
-def _find_numbers(
-    sizes: dict[str, list[Size]], family: Family, group: int, plain: Iterable[str]
-) -> Iterator[Number]:
-    """Yield attributes equal to a group's width or a multiple, or to the size of a dimension.
-
-    It searches modules that hold tensors of the group, the modules around them, and those at the
-    paths `plain`, through which the group passes; but no layers of PyTorch: resize.py sets their
-    sizes.
-    """
-    width, own = family.groups[group].width, family.groups[group].per_dimension
-    sized = [(d, ()) for d in own if family.single[d]] or list(_find_mixed(family, group))[:1]
-    around = (path for d, _ in sized for path in _list_holders(family.dimensions[d].tensor))
-    for path in dict.fromkeys((*around, *plain)) if sized else ():
-        for name, size, inside in sizes.get(path, ()):
-            exact = [pair for pair in sized if own[pair[0]] * width == size and not pair[1]]
-            whole = [pair for pair in sized if size % width == 0 == own[pair[0]] * width % size]
-            if exact or whole:
-                d, less = (exact or whole)[0]
-                dimension, divisor = family.dimensions[d], own[d] * width // size
-                yield Number(path, name, dimension.tensor, dimension.axis, divisor, inside, less)
-
-
-def _list_sizes(module: nn.Module, holds_tensors: bool) -> Iterator[Size]:
-    """Yield the sizes above 1 in a module, unless it is a layer with one weight or none."""
-    if not _is_layer(module) or (holds_tensors and original_weight(module) is None):
-        for name, value in vars(module).items():
-            size, inside = _read_size(value)
-            own = [(size, inside)] if size else [(n, key) for key, n in _read_pairs(value).items()]
-            yield from ((name, size, inside) for size, inside in own if size > 1)
-
-
-def _is_layer(module: nn.Module) -> bool:
-    """Return whether a module is a layer of PyTorch, or a subclass of one."""
-    classes = type(module).__mro__
-    return any(c.__module__.startswith("torch.") and c is not nn.Module for c in classes)
-
-
-def _read_size(value: object) -> tuple[int, Inside]:
-    """Read the one size in an attribute.
-
-    Returns:
-        The size, or 0 if the attribute stores none, and the length of a list of equal sizes. Tuples
-        count as lists.
-    """
-    if type(value) is int:
-        return value, None
-    if isinstance(value, list | tuple) and all(type(each) is int for each in value):
-        return (value[0], len(value)) if len(set(value)) == 1 else (0, None)
-    return 0, None
-
-
-def _read_pairs(value: Any) -> dict[str, int]:
+def read_pairs(value: Any) -> dict[str, int]:
     """Return the sizes of a dictionary, or of a tuple of pairs, by their names; else none."""
     if type(value) is dict:
         value = tuple(value.items())
     is_pairs = type(value) is tuple and all(type(p) is tuple and len(p) == 2 for p in value)
     pairs = value if is_pairs else ()
     return {key: size for key, size in pairs if isinstance(key, str) and type(size) is int}
-
-
-def _name_within(number: Number) -> str:
-    """Return the name of a number's tensor, relative to the module that stores the number."""
-    return number.tensor.removeprefix(f"{number.path}.")
-
-
-def _find_mixed(family: Family, group: int) -> Iterator[tuple[int, Less]]:
-    """Yield dimensions of a group, and dimensions whose sizes are what other groups have there."""
-    for dimension in family.groups[group].per_dimension:
-        less = []
-        for other in set(np.flatnonzero(family.factors[dimension]).tolist()) - {group}:
-            count = int(family.factors[dimension, other])
-            for d, times in family.groups[other].per_dimension.items():
-                if family.single[d] and count % times == 0:
-                    alone = family.dimensions[d]
-                    less.append((alone.tensor, alone.axis, count // times))
-                    break
-            else:
-                break
-        else:
-            if not family.constants[dimension]:
-                yield dimension, tuple(less)
-
-
-def _list_holders(tensor: str) -> list[str]:
-    """Return the paths of the module that holds a tensor and of all modules around it."""
-    names = tensor.split(".")
-    return [".".join(names[:i]) for i in range(len(names))]
-
-
-def _find_square_weights(family: Family) -> Iterator[tuple[str, set[int]]]:
-    """Yield tensors whose first two dimensions are equal in size but differ in groups.
-
-    Each comes with the indices of these groups.
-    """
-    by_name: dict[str, dict[int, Dimension]] = {}
-    groups = family.group_of_unit
-    for dimension in family.dimensions:
-        by_name.setdefault(dimension.tensor, {})[dimension.axis] = dimension
-    for tensor, axes in by_name.items():
-        if 0 in axes and 1 in axes and len(axes[0].atoms) == len(axes[1].atoms):
-            sides = [set(groups[family.units.of_atom[axes[a].atoms]].tolist()) for a in (0, 1)]
-            if sides[0] != sides[1] and -1 not in sides[0] | sides[1]:
-                yield tensor, sides[0] | sides[1]

@@ -15,7 +15,8 @@ from nsopt.models.architecture import shapes_of
 from nsopt.models.sizes import SizeCost
 from nsopt.models.tracing.groups import Dimension, Family, Units
 from nsopt.models.tracing.labels import Atoms, Labels, Product, Split, Trace, TraceError
-from nsopt.models.tracing.lifts import Lifts, find_norms, list_sizes
+from nsopt.models.tracing.lifts import Lifts
+from nsopt.models.tracing.proposals import find_norms, list_sizes
 from nsopt.models.tracing.resize import (
     copy_with_tensors,
     describe_module,

@@ -6,16 +6,16 @@ with all groups larger. If a run fails, bisection finds the groups at fault amon
 failing operation.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
 from nsopt.models.tracing.labels import Atoms, Trace, TraceError
-from nsopt.models.tracing.lifts import find_sizes, propose_numbers, propose_ties
 from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
 from nsopt.models.tracing.originals import copy_model
+from nsopt.models.tracing.proposals import find_sizes, propose_numbers, propose_ties
 
 Reasons = dict[int, str]  # by the index of a group
 Numbers = list[tuple[float, ...]]
@@ -39,10 +39,10 @@ def find_lifts(network: TracedNetwork) -> tuple[TracedNetwork, list[int]]:
         involved = _select_involved(network, _list_others(network, hopeless), error)
         if not involved:  # it does not even run as it is
             raise error
-        for lifted in _propose_lifts(network, involved):
-            next_error = _shrink_others(lifted, hopeless)
-            if next_error is None or next_error.step > error.step:
-                network, error = lifted, next_error
+        for proposals in _propose_lifts(network, involved):
+            best, left = _find_furthest(proposals, hopeless, error)
+            if best is not None:
+                network, error = best, left
                 break
         else:
             hopeless |= {_find_first_atom(network, index) for index in involved}
@@ -133,27 +133,43 @@ def find_narrowest(network: TracedNetwork) -> Atoms:
     return result
 
 
-def _propose_lifts(network: TracedNetwork, groups: Sequence[int]) -> Iterator[TracedNetwork]:
-    """Yield the network with additional lifts that may let these groups shrink.
+def _find_furthest(
+    proposals: Iterable[TracedNetwork], hopeless: set[int], error: TraceError
+) -> tuple[TracedNetwork | None, TraceError | None]:
+    """Return the first network that runs, or the one that runs furthest, with its error."""
+    best, left = None, error
+    for proposal in proposals:
+        next_error = _shrink_others(proposal, hopeless)
+        if next_error is None:
+            return proposal, None
+        if next_error.step > left.step:
+            best, left = proposal, next_error
+    return best, left
+
+
+def _propose_lifts(
+    network: TracedNetwork, groups: Sequence[int]
+) -> Iterator[Iterable[TracedNetwork]]:
+    """Yield networks with additional lifts that may let these groups shrink, the simplest first.
 
     Some numbers help only together with a tie: how many heads there are, if a tie makes them units.
     """
     yield from _propose_numbers(network, groups)
-    known = network.template, network.family, groups, network.lifts
-    tied = list[TracedNetwork]()
-    for lifts in propose_ties(*known):
-        tied.append(network.with_lifts(network.lifts + lifts))
-        yield tied[-1]
+    ties = propose_ties(network.template, network.family, groups, network.lifts)
+    tied = [network.with_lifts(network.lifts + lifts) for lifts in ties]
+    yield tied
     atoms = [_find_first_atom(network, group) for group in groups]
     for each in tied:
         units = each.family.units.of_atom[atoms]
         yield from _propose_numbers(each, np.unique(each.family.group_of_unit[units]).tolist())
 
 
-def _propose_numbers(network: TracedNetwork, groups: Sequence[int]) -> Iterator[TracedNetwork]:
+def _propose_numbers(
+    network: TracedNetwork, groups: Sequence[int]
+) -> Iterator[Iterable[TracedNetwork]]:
     known = network.template, network.family, groups, network.lifts
-    for lifts in propose_numbers(*known, network.read, network.trace.passing):
-        yield network.with_lifts(network.lifts + lifts)
+    for alike in propose_numbers(*known, network.read, network.trace.passing):
+        yield (network.with_lifts(network.lifts + lifts) for lifts in alike)
 
 
 def _shrink_others(network: TracedNetwork, hopeless: set[int]) -> TraceError | None:
