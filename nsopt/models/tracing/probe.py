@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 
 from nsopt.models.tracing.labels import Atoms, Trace, TraceError
+from nsopt.models.tracing.lifts import Tie
 from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
 from nsopt.models.tracing.originals import copy_model
 from nsopt.models.tracing.proposals import find_sizes, propose_numbers, propose_ties
@@ -27,12 +28,21 @@ def shrink_width(width: int) -> int:
     return width - max(1, width // 3)
 
 
-def find_lifts(network: TracedNetwork) -> tuple[TracedNetwork, list[int]]:
+def find_lifts(
+    network: TracedNetwork, useless: frozenset[Tie] = frozenset()
+) -> tuple[TracedNetwork, list[int]]:
     """Find lifts with which more groups can shrink; keep a lift if the network then runs further.
+
+    If the groups that a tie joined cannot shrink after all, all is tried again without this tie.
+
+    Args:
+        network: the network.
+        useless: ties that are not tried.
 
     Returns:
         The network with its lifts, and the groups that perhaps still cannot shrink.
     """
+    start = network
     hopeless: set[int] = set()  # first atoms of groups that cannot shrink with any lift
     error = _shrink_others(network, hopeless)
     while error is not None:
@@ -40,7 +50,8 @@ def find_lifts(network: TracedNetwork) -> tuple[TracedNetwork, list[int]]:
         if not involved:  # it does not even run as it is
             raise error
         for proposals in _propose_lifts(network, involved):
-            best, left = _find_furthest(proposals, hopeless, error)
+            useful = (each for each in proposals if useless.isdisjoint(each.lifts.ties))
+            best, left = _find_furthest(useful, hopeless, error)
             if best is not None:
                 network, error = best, left
                 break
@@ -48,7 +59,11 @@ def find_lifts(network: TracedNetwork) -> tuple[TracedNetwork, list[int]]:
             hopeless |= {_find_first_atom(network, index) for index in involved}
             error = _shrink_others(network, hopeless)
     others = _list_others(network, hopeless)
-    return network, [i for i in _list_shrinkable(network) if i not in others]
+    suspects = [i for i in _list_shrinkable(network) if i not in others]
+    held = {
+        tie for tie in network.lifts.ties if not _find_joined(network, tie).isdisjoint(suspects)
+    }
+    return find_lifts(start, useless | held) if held else (network, suspects)
 
 
 def find_unread(network: TracedNetwork) -> TracedNetwork:
@@ -131,6 +146,13 @@ def find_narrowest(network: TracedNetwork) -> Atoms:
         result[suspects] = np.minimum(2 * result[suspects], base[suspects])
         suspects = [i for i in suspects if result[i] < base[i]]
     return result
+
+
+def _find_joined(network: TracedNetwork, tie: Tie) -> set[int]:
+    """Return the groups of the dimensions that a tie joins."""
+    family = network.family
+    own = [family.dimensions[family.dimension_indices[side]] for side in tie]
+    return family.groups_of([dimension.atoms for dimension in own])
 
 
 def _find_furthest(
