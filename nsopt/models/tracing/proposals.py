@@ -78,9 +78,9 @@ def propose_numbers(
     """Return numbers that may store sizes of these groups, the most likely first.
 
     All modules of a type use an attribute in the same way, so a proposal covers all of them. The
-    first list has all attributes of a type that equal a size, together and each alone; the others
-    have attributes that are a multiple of a width. If an attribute may store the size of several
-    tensors, it follows the tensor of the same name in every module, and a second proposal ties
+    first list has all attributes of a type that equal a size, together and each alone; the next
+    ones have attributes that are a multiple of a width. If an attribute may store the size of
+    several tensors, it follows the tensor of the same name in every module. The last list ties
     them.
 
     Args:
@@ -116,6 +116,7 @@ def propose_numbers(
             first = followed.setdefault(type(modules[number.path]), {})
             first.setdefault(number.place, (times, _name_within(number)))
     proposals: dict[int, list[Lifts]] = {}  # by how many times the width
+    tied: list[Lifts] = []
     for kind, first in followed.items():
         alike = [
             number
@@ -129,25 +130,20 @@ def propose_numbers(
         for places in (equal, *each) if len(equal) > 1 else each:
             own = [number for number in alike if number.place in places]
             times = first[min(places, key=str)][0]
-            proposals.setdefault(times, []).extend(_propose_places(family, own, known.numbers))
-    return [own for _, own in sorted(proposals.items())]
+            firsts = {(number.path, number.place): number for number in reversed(own)}
+            proposals.setdefault(times, []).append(Lifts(numbers=tuple(firsts.values())))
+            tied.append(_tie_others(family, own, known.numbers))
+    return [*(own for _, own in sorted(proposals.items())), [lifts for lifts in tied if lifts.ties]]
 
 
-def _propose_places(
-    family: Family, numbers: Sequence[Number], known: Sequence[Number]
-) -> Iterator[Lifts]:
-    """Yield the first number of every place, and then ties to the other numbers of these places."""
+def _tie_others(family: Family, numbers: Sequence[Number], known: Sequence[Number]) -> Lifts:
+    """Return the first number of every place, and ties to the other numbers of these places."""
     before = {(number.path, number.place): number for number in known}
-    firsts: dict[tuple[str, Place], Number] = {}
-    for number in numbers:
-        firsts.setdefault((number.path, number.place), number)
-    if firsts:
-        yield Lifts(numbers=tuple(firsts.values()))
+    firsts = {(number.path, number.place): number for number in reversed(numbers)}
     owners = firsts | before
     tried = [_find_tie(family, owners[number.path, number.place], number) for number in numbers]
-    if ties := tuple(tie for tie in tried if tie):
-        new = tuple(number for place, number in firsts.items() if place not in before)
-        yield Lifts(numbers=new, ties=ties)
+    new = tuple(number for place, number in firsts.items() if place not in before)
+    return Lifts(numbers=new, ties=tuple(tie for tie in tried if tie))
 
 
 def _find_tie(family: Family, one: Number, other: Number) -> Tie | None:

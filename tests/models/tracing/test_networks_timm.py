@@ -30,7 +30,7 @@ NETWORKS = {  # side of images, number of widths, of refused groups
     "timm:tinynet_e": (64, 28, 0),
     "timm:lambda_resnet26t": (64, 17, 6),
     "timm:resnetblur18": (64, 12, 0),
-    "timm:tf_efficientnet_cc_b0_4e": (64, 36, 0),
+    "timm:tf_efficientnet_cc_b0_4e": (64, 37, 0),
     "timm:lcnet_050": (64, 17, 0),
     "timm:repghostnet_050": (64, 31, 0),
     "timm:gernet_s": (64, 28, 0),
