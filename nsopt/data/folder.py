@@ -39,6 +39,8 @@ def load_folder(source: Source) -> ImageData:
         NsoptError: for a missing, empty, damaged or inconsistent folder.
     """
     path = folder_path(source.name)
+    if path.is_dir() and source.split is None:  # before the cache asks for the time of every file
+        _check_train(_enter(path), path)
     variant = f"folder {source.image_size} {source.split} {source.split_seed} {source.skip_corrupt}"
     return load_cached(path, variant, lambda: _load(path, source))
 
@@ -76,11 +78,7 @@ def _load(path: Path, source: Source) -> ImageData:
 
 def _find_splits(root: Place, path: Path, left_out: LeftOut) -> dict[str, dict[str, list[Place]]]:
     """Return the images of a folder with train/ by part and class."""
-    if not (root / "train").is_dir():
-        raise NsoptError(
-            f"{path} has no train/ folder: expected train/CLASS/IMAGE and test/CLASS/IMAGE, or "
-            "CLASS/IMAGE and split=0.8"
-        )
+    _check_train(root, path)
     splits = {
         part: _list_class_files(root / part, path, left_out)
         for part in _PARTS
@@ -89,6 +87,14 @@ def _find_splits(root: Place, path: Path, left_out: LeftOut) -> dict[str, dict[s
     _count_others(root, _PARTS, left_out)
     _check_classes(splits, path)
     return splits
+
+
+def _check_train(root: Place, path: Path) -> None:
+    if not (root / "train").is_dir():
+        raise NsoptError(
+            f"{path} has no train/ folder: expected train/CLASS/IMAGE and test/CLASS/IMAGE, or "
+            "CLASS/IMAGE and split=0.8"
+        )
 
 
 def _divide(
@@ -115,9 +121,11 @@ def _divide(
 
 
 def _enter(root: Place) -> Place:
-    """Return `root`, or its only folder: archives often have a single top folder."""
+    """Return `root`, or its only folder if that has folders: archives often have one on top."""
     folders = folders_in(root)
-    return folders[0] if len(folders) == 1 and folders[0].name != "train" else root
+    if len(folders) != 1 or folders[0].name == "train" or not folders_in(folders[0]):
+        return root
+    return folders[0]
 
 
 def _list_class_files(split: Place, path: Path, left_out: LeftOut) -> dict[str, list[Place]]:
@@ -127,9 +135,11 @@ def _list_class_files(split: Place, path: Path, left_out: LeftOut) -> dict[str, 
     if len(files) < 2:
         raise NsoptError(f"{path}: {split.name}/ needs at least 2 class folders, has {len(files)}")
     if empty:
-        found = ", ".join(f"{what}: {count:,}" for what, count in left_out.items())
+        found = ", ".join(f"{what}: {count:,}" for what, count in left_out.items() if count)
         more = f" (left out: {found})" if found else ""
-        raise NsoptError(f"{path}: no images in {split.name}/{empty[0]}{more}")
+        raise NsoptError(
+            f"{path}: no images in {split.name}/{empty[0]}{more}: add some, or remove the class"
+        )
     return files
 
 

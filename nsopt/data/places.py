@@ -41,6 +41,9 @@ def open_place(path: Path) -> Iterator[Place]:
 
 
 def _open_zip(path: Path) -> zipfile.ZipFile:
+    with path.open("rb") as file:
+        if file.read(2) != b"PK":
+            raise NsoptError(f"{path} is neither a folder nor a zip: unpack it, give the folder")
     try:
         archive = zipfile.ZipFile(path)
     except Exception as error:  # zipfile raises anything for a damaged file
@@ -110,8 +113,13 @@ def walk(folder: Path, on_error: Callable[[OSError], None] | None = None) -> Ite
     """Yield all files below a folder, also behind links, but never a folder inside itself."""
     for parent, folders, files in os.walk(folder, onerror=on_error, followlinks=True):
         place = Path(parent)
-        around = {place.resolve(), *place.resolve().parents}
-        folders[:] = [name for name in folders if (place / name).resolve() not in around]
+        try:
+            around = {place.resolve(), *place.resolve().parents}
+            folders[:] = [name for name in folders if (place / name).resolve() not in around]
+        except OSError as error:  # the folder is gone, or may not be read
+            folders.clear()
+            if on_error:
+                on_error(error)
         yield from (place / name for name in files)
 
 

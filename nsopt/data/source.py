@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from nsopt.errors import unknown_name
+from nsopt.errors import NsoptError, unknown_name
 
 FOLDER_PREFIX = "folder-"  # begins the names of data from `folder:PATH`
 STAND_IN = "tiny-imagenet-100-32px"
@@ -32,6 +32,8 @@ def check_name(name: str) -> None:
     """Raise NsoptError for a name that `load_data` does not know."""
     if name not in DATA_SETS and not is_folder(name):
         raise unknown_name("data set", name, DATA_SETS)
+    if name == "folder:":
+        raise NsoptError("folder: names no folder: give folder:PATH, as in folder:photographs")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
 import re
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from nsopt.data import cache, places
 from nsopt.data.registry import load_data, load_source
 from nsopt.data.source import Source
 from nsopt.errors import NsoptError
@@ -359,24 +361,59 @@ def no_zip(root: Path) -> Path:
     return root / "x.zip"
 
 
+def nothing(root: Path) -> str:
+    return ""
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (missing, "no folder or zip"),
         (without_train, "no train/ folder.*or CLASS/IMAGE and split=0.8"),
         (without_test, "neither test/ nor val/ beside it: divide it with split=0.8"),
-        (empty_class, "no images in train/bee"),
+        (empty_class, "no images in train/bee: add some, or remove the class"),
         (single_class, "at least 2 class folders"),
         (odd_class, "'bee' is not both in train/ and in test/"),
         (truncated_image, "1.png is not a complete image"),
         (truncated_zip, "not a complete zip"),
         (damaged_zip, "not a complete"),
-        (no_zip, "not a complete zip"),
+        (no_zip, "is neither a folder nor a zip: unpack it"),
+        (nothing, "names no folder: give folder:PATH"),
     ],
 )
 def test_unusable_folders_raise_an_error(
-    tmp_path: Path, make: Callable[[Path], Path], message: str
+    tmp_path: Path, make: Callable[[Path], Path | str], message: str
 ) -> None:
     with pytest.raises(NsoptError, match=message) as caught:
         load_data(f"folder:{make(tmp_path)}")
     assert "\n" not in str(caught.value)
+
+
+def test_a_single_class_folder_counts_as_one_class(tmp_path: Path) -> None:
+    path = write_images(tmp_path / "x")
+    shutil.rmtree(path / "train/bee")
+    with pytest.raises(NsoptError, match=r"x/train: train/ needs at least 2 class folders, has 1"):
+        load_data(f"folder:{path / 'train'}", split=0.5)
+
+
+def test_a_folder_without_train_is_refused_before_its_files_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "walk", lambda path: pytest.fail("lists a whole disk"))
+    with pytest.raises(NsoptError, match="no train/ folder"):
+        load_data(f"folder:{tmp_path}")
+
+
+def test_a_folder_that_disappears_while_it_is_listed_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_images(tmp_path / "x")
+    resolve = Path.resolve
+
+    def gone(self: Path, strict: bool = False) -> Path:
+        if self.name == "bee":
+            raise FileNotFoundError(str(self))
+        return resolve(self, strict)
+
+    monkeypatch.setattr(Path, "resolve", gone)
+    assert not [file for file in places.walk(path) if file.parent.name == "bee"]
