@@ -1,14 +1,14 @@
 """`nsopt tune`: Optuna studies over P or eta."""
 
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Literal
 
 from cyclopts import Parameter
 
 from nsopt.cli.console import console, live_progress, make_table, print_storage
 from nsopt.cli.extras import has_extra
-from nsopt.cli.options import BudgetOptions, Count, DescentOptions, changes
+from nsopt.cli.options import BudgetOptions, Count, DescentOptions, TaskOptions, changes
 from nsopt.errors import NsoptError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
         )
         study = run_tuning(tuning, workspace, progress)
     _publish(study)
-    _print_trials(study, hide_password(workspace.url))
+    _print_trials(study, options.task, hide_password(workspace.url))
     print_storage(workspace.url)
 
 
@@ -110,7 +110,7 @@ def _parse_epochs(text: str) -> tuple[int, ...]:
     return found
 
 
-def _print_trials(study: "Study", url: str) -> None:
+def _print_trials(study: "Study", task: TaskOptions, url: str) -> None:
     from nsopt.reports.tuning_table import tuning_rows
     from nsopt.tuning.settings import best_trial
 
@@ -119,6 +119,21 @@ def _print_trials(study: "Study", url: str) -> None:
     console.print(make_table(table, study.study_name))
     best = ", ".join(f"{name} {value:.4g}" for name, value in best_trial(study).params.items())
     console.print(f"best: {best}")
-    name = shlex.quote(study.study_name)
-    line = f"to use it: nsopt study --tuned-storage '{url}' --tuned {name}"
+    line = f"to use it: {study_command(task, url, study.study_name)}"
     console.print(line, markup=False, soft_wrap=True)
+
+
+def study_command(task: TaskOptions, url: str, name: str) -> str:
+    """Return the command of a study of the tuned network and images, with the best settings.
+
+    Args:
+        url: the storage of the tuning, without its password.
+        name: the tuning study.
+    """
+    words = ["nsopt", "study"]
+    for field in fields(task):
+        value = getattr(task, field.name)
+        if value != field.default:
+            option = f"--{field.name.replace('_', '-')}"
+            words.append(option if value is True else f"{option}={value}")
+    return shlex.join([*words, f"--tuned-storage={url}", f"--tuned={name}"])

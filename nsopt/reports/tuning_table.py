@@ -8,6 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nsopt.storage import trials
 
+_PARAMETERS = {"pretrain_epochs": "P"}  # in fewer letters
 _OUTCOMES = {"params": "parameters", "test_score": "test"}
 
 
@@ -17,6 +18,12 @@ def _format(value: object) -> str:
     if isinstance(value, float):
         return f"{value:,.4g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def name_parameters(trial: FrozenTrial) -> str:
+    """Return the tuned parameters of a trial in a few words, such as `P 5`."""
+    found = trial.params.items()
+    return ", ".join(f"{_PARAMETERS.get(name, name)} {_format(value)}" for name, value in found)
 
 
 def tuning_rows(study: Study) -> tuple[list[str], list[list[str]]]:
@@ -45,5 +52,6 @@ def tuning_rows(study: Study) -> tuple[list[str], list[list[str]]]:
         return (*(trial.params.get(name, -np.inf) for name in names), trial.number)
 
     done.sort(key=place)
-    columns = [*names, "seed", *metric_names, *(_OUTCOMES[name] for name in extra)]
+    named = (_PARAMETERS.get(name, name) for name in names)
+    columns = [*named, "seed", *metric_names, *(_OUTCOMES[name] for name in extra)]
     return columns, [row(trial) for trial in done]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from nsopt.cli import tune
-from nsopt.cli.options import PlaceOptions, SgdOptions
+from nsopt.cli.options import PlaceOptions, SgdOptions, TaskOptions
 from nsopt.cli.tune import TuneOptions
 from nsopt.errors import NsoptError, StorageError
 from nsopt.tuning import settings
@@ -24,6 +24,17 @@ from nsopt.tuning import settings
 def test_an_option_of_what_is_not_tuned_is_refused(options: TuneOptions, reason: str) -> None:
     with pytest.raises(NsoptError, match=reason):
         tune.tune(options)
+
+
+def test_the_command_that_uses_the_result_names_network_and_images() -> None:
+    assert tune.study_command(TaskOptions(), "sqlite:///a.db", "x-tune/eta") == (
+        "nsopt study --tuned-storage=sqlite:///a.db --tuned=x-tune/eta"
+    )
+    task = TaskOptions(arch="resnet18", data="folder:my photos", preset="quick", no_mirror=True)
+    assert tune.study_command(task, "sqlite:///a.db", "x-tune/eta") == (
+        "nsopt study --arch=resnet18 '--data=folder:my photos' --no-mirror --preset=quick "
+        "--tuned-storage=sqlite:///a.db --tuned=x-tune/eta"
+    )
 
 
 def test_a_storage_that_fails_before_the_table_is_an_error_of_one_line(

@@ -36,7 +36,7 @@ def test_the_table_lists_pruned_trials_and_omits_foreign_ones() -> None:
     )
     study.add_trial(create_trial(value=99.0))
     columns, rows = tuning_rows(study)
-    assert columns == ["eta", "pretrain_epochs", "seed", "validation accuracy (%)", "parameters"]
+    assert columns == ["eta", "P", "seed", "validation accuracy (%)", "parameters"]
     assert rows == [["", "2", "0", "pruned", ""], ["1", "5", "1001", "61.25", "1,000"]]
 
 
@@ -51,3 +51,20 @@ def test_axes_have_titles_in_words_and_all_points_are_visible() -> None:
     titles = [axis.title.text for axis in figure.select_xaxes()]
     assert titles == ["weight of the law pruned by macs", "slope: more width in later layers"]
     assert all(trace.marker.colorscale[0][1] == "#00224e" for trace in figure.data)
+
+
+def test_each_point_of_a_front_has_its_parameters_beside_it() -> None:
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    with pytest.warns(ExperimentalWarning):
+        study.set_metric_names(["validation accuracy (%)", "search seconds"])
+    epochs = {"pretrain_epochs": IntDistribution(0, 60)}
+    for value, values in ((0, [60.0, 10.0]), (5, [70.0, 20.0]), (9, [65.0, 30.0])):
+        params = {"pretrain_epochs": value}
+        study.add_trial(create_trial(params=params, distributions=epochs, values=values))
+    others, front = draw_tuning(study).data
+    assert (others.name, list(others.text), list(others.x)) == ("behind", ["P 9"], [65.0])
+    assert (front.name, list(front.text), list(front.y)) == (
+        "on the front",
+        ["P 0", "P 5"],
+        [10, 20],
+    )
