@@ -59,10 +59,16 @@ def _choose_study(name: str, workspace: Workspace) -> Study:
         raise NsoptError(f"{name} is a tuning: to share it, run the same nsopt tune command again")
     if not workspace.has_storage:
         raise NsoptError(
-            f"nothing is stored at {hide_password(workspace.url)}: start a study first"
+            f"nothing is stored at {hide_password(workspace.url)}: start a study first, or wait "
+            "for the end of its search"
         )
     studies = load_studies(workspace.storage, name)
     ready = [s for m, s in studies.items() if not schema.is_search(m) and schema.read_settings(s)]
+    if not ready and studies:
+        raise NsoptError(
+            f"of {name} only the search is stored at {hide_password(workspace.url)}: start its "
+            "study first, or wait until that has begun to train"
+        )
     if not ready:
         known = ", ".join(comparisons(workspace.storage)) or "none"
         raise NsoptError(

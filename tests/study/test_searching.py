@@ -25,6 +25,7 @@ from nsopt.settings import Price
 from nsopt.study.comparison import Comparison
 from nsopt.study.stored_law import read_stored_law
 from tests.pruning.test_resume import EndedError
+from tests.study.joined import join
 from tests.study.test_comparison import make_workspace
 
 CPU = Compute(torch.device("cpu"), bf16=False)
@@ -68,6 +69,17 @@ def test_the_law_of_a_single_search_by_a_price_is_read(
     assert law.iteration.to_dict() == found["macs"][0].to_dict()
     with pytest.raises(NsoptError, match=f"no search of {name} is stored"):
         read_stored_law(place, name, get_method("neuralscale"))
+
+
+def test_a_worker_that_comes_before_the_trainings_is_told_to_wait(
+    comparison: Comparison, tmp_path: Path
+) -> None:
+    place, name = make_workspace(tmp_path), comparison.subject.name
+    with pytest.raises(NsoptError, match="or wait for the end of its search"):
+        join(name, place, Silent())
+    run_searches(comparison, tmp_path, {"filters": 1})
+    with pytest.raises(NsoptError, match=f"of {name} only the search is stored at"):
+        join(name, place, Silent())
 
 
 def list_checkpoints(place: Workspace) -> list[Path]:
