@@ -84,8 +84,8 @@ def fetch_data(name: str, directory: Path) -> None:
         fetch_tiny_imagenet(directory)
     elif name in ("cifar10", "cifar100"):
         load_cifar(name, directory)
-    elif name in DATA_SETS:
-        raise NsoptError(f"{name} needs no download")
+    elif name in DATA_SETS or is_folder(name):
+        raise NsoptError(f"{name} needs no download: leave the command out")
     else:
         raise unknown_name("data set", name, DATA_SETS)
 

@@ -107,7 +107,7 @@ def distrust(spreads: Sequence[float | None], waits: Sequence[float | None]) -> 
     if waiting:
         reasons.append(
             f"threads of {len(waiting)} of {len(waits)} networks waited for a processor "
-            f"(up to {max(waiting):.0%} of the time)"
+            f"(up to {min(max(waiting), 1):.0%} of the time)"  # of all threads together
         )
     if not reasons:
         return ""

@@ -180,6 +180,8 @@ def test_data_commands_list_check_and_fetch(tmp_path: Path) -> None:
     checked = call_nsopt("data", "check", "digits").stdout
     assert "1347 training, 450 test images, 10 classes, 1x32x32" in checked
     assert_fails(call_nsopt("data", "fetch", "digits"), "needs no download")
+    done = call_nsopt("data", "fetch", "folder:photographs")
+    assert_fails(done, "folder:photographs needs no download")
     assert_fails(call_nsopt("data", "fetch", "imagenet"), "did you mean 'tiny-imagenet'")
     missing = call_nsopt("data", "check", "cifar10", f"--data-dir={tmp_path}")
     assert_fails(missing, "put cifar-10-python.tar.gz")

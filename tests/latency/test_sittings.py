@@ -54,3 +54,7 @@ def test_a_busy_machine_causes_a_warning() -> None:
     warning = distrust([0.05, 0.5], [0.0, 0.4])
     assert "Rounds of 1 of 2 networks differ by more than 15% (up to 50%)" in warning
     assert "threads of 1 of 2 networks waited for a processor (up to 40% of the time)" in warning
+
+
+def test_threads_that_together_wait_longer_than_the_passes_waited_all_the_time() -> None:
+    assert "(up to 100% of the time)" in distrust([0.05], [1.7])
