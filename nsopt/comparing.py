@@ -218,7 +218,8 @@ def compare(
         folder = Path(out) if out is not None else Path(temporary)
         if out is not None:
             check_writable(folder, "out=")
-        workspace = Workspace(storage or sqlite_url(folder / "study.db"), folder, workers=workers)
+        url, deleted = storage or sqlite_url(folder / "study.db"), out is None and not storage
+        workspace = Workspace(url, folder, workers=workers, temporary=deleted)
         start = None if start is None else copy_model(unwrapped(start)).cpu().eval()
         subject = Subject.of(arch, data, wanted, start, source=source, trainer=trainer)
         with show_progress(progress) as display, quiet_optuna():

@@ -121,7 +121,7 @@ def compress(
     settings = override(settings, {"training": {"epochs": epochs}})
     subject = Subject.of(arch, task, settings, model, timed_in, trainer=trainer)
     folder = Path(out if out is not None else tempfile.mkdtemp(prefix="nsopt-"))
-    workspace = Workspace(sqlite_url(folder / "study.db"), folder)
+    workspace = Workspace(sqlite_url(folder / "study.db"), folder, temporary=out is None)
     try:
         with quiet_optuna(), show_progress(progress) as display:
             subject = with_precision(subject, workspace)

@@ -26,12 +26,14 @@ class Workspace:
     Attributes:
         folder: for all files beside the storage.
         workers: number of processes on this machine that share the work.
+        temporary: whether the folder, with the storage, is deleted at the end.
     """
 
     url: str
     folder: Path
     data_dir: Path = Path("data")
     workers: int = 1
+    temporary: bool = False
 
     def __post_init__(self) -> None:
         """Raise NsoptError for more workers than this machine can run."""
@@ -44,7 +46,7 @@ class Workspace:
     @cached_property
     def storage(self) -> BaseStorage:
         """The storage, opened or created at first use."""
-        return open_storage(self.url)
+        return open_storage(self.url, self.temporary)
 
     @property
     def has_storage(self) -> bool:

@@ -99,11 +99,14 @@ def artifacts_beside(url: str, given: Path | None = None) -> Path | None:
     return given or (path.parent / ARTIFACTS if path is not None else None)
 
 
-def open_storage(url: str) -> BaseStorage:
+def open_storage(url: str, temporary: bool = False) -> BaseStorage:
     """Open the storage at `url`, or create it. `grpc://HOST:PORT` is Optuna's proxy.
 
     Its methods raise StorageError if they fail. If a server does not answer, they first try again
     for five minutes.
+
+    Args:
+        temporary: whether this process deletes the storage. Then SQLite does not wait for the disk.
 
     Raises:
         NsoptError: if the storage cannot be opened, or belongs to another program.
@@ -119,7 +122,7 @@ def open_storage(url: str) -> BaseStorage:
                 return guard(_open_journal(path.resolve()), url)
             if path is not None:
                 _check_tables(path)
-            return guard(_open_database(url), url)
+            return guard(_open_database(url, temporary), url)
     except NsoptError:
         raise
     except Exception as error:  # of any driver
@@ -248,10 +251,19 @@ def _check_tables(path: Path) -> None:
         raise NsoptError(f"{path} is a database of another program: give another file")
 
 
-def _open_database(url: str) -> BaseStorage:
+class _Hasty(sqlite3.Connection):
+    """Leaves it to the system when the disk is written: only its crash could lose anything."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.execute("PRAGMA synchronous=OFF")
+
+
+def _open_database(url: str, temporary: bool) -> BaseStorage:
     file = is_sqlite(url)
+    connection = {"factory": _Hasty} if temporary else {}
     options: dict[str, Any] = (
-        {"connect_args": {"timeout": _SQLITE_LOCK_SECONDS, "isolation_level": None}}
+        {"connect_args": connection | {"timeout": _SQLITE_LOCK_SECONDS, "isolation_level": None}}
         if file
         else {"pool_size": 1, "pool_pre_ping": True}  # keep one open; check it before use
     )

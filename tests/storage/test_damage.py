@@ -65,7 +65,7 @@ def stored(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> In
     write_tuning(storage)
     monkeypatch.chdir(tmp_path)
     for module in (opening, workspace):
-        monkeypatch.setattr(module, "open_storage", lambda url: storage)
+        monkeypatch.setattr(module, "open_storage", lambda url, *_: storage)
     return storage
 
 

@@ -22,6 +22,7 @@ from sqlalchemy.exc import (
 )
 
 from nsopt.errors import NsoptError, StorageError
+from nsopt.session.workspace import Workspace
 from nsopt.storage import opening
 from nsopt.storage.opening import guard, newest_storage, open_storage, storage_exists
 from nsopt.storage.urls import sqlite_url
@@ -37,6 +38,17 @@ def test_the_folder_of_a_new_storage_is_created(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'a' / 'b' / 'study.db'}"
     open_storage(url)
     assert storage_exists(url)
+
+
+@pytest.mark.parametrize("temporary", [False, True])
+def test_only_a_temporary_storage_does_not_wait_for_the_disk(
+    temporary: bool, tmp_path: Path
+) -> None:
+    workspace = Workspace(sqlite_url(tmp_path / "study.db"), tmp_path, temporary=temporary)
+    optuna.create_study(storage=workspace.storage).enqueue_trial({})
+    with opening._files[workspace.storage].engine.connect() as connection:
+        waits = connection.exec_driver_sql("PRAGMA synchronous").scalar()
+    assert bool(waits) != temporary
 
 
 def test_the_newest_study_is_found(tmp_path: Path) -> None:
