@@ -36,9 +36,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 _MEMORY = Path("/dev/shm")  # Linux's folder in memory: SQLite does not wait for a disk
 _ROOM = 2**30
 if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ROOM:
-    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
-_cache = tempfile.TemporaryDirectory(prefix="nsopt-cache-")
-os.environ["XDG_CACHE_HOME"] = _cache.name  # of the tests and of the commands they run
+    os.environ.setdefault("TMPDIR", str(_MEMORY))
+    tempfile.tempdir = None  # pytest has looked it up before
 os.environ["COLUMNS"] = "160"
 os.environ["OMP_NUM_THREADS"] = "1"  # the networks here are too small to share
 # Machines differ, and so do their loads; every run draws other examples.
@@ -58,6 +57,13 @@ class ByFile(LoadFileScheduling):  # type: ignore[misc]
     def _split_scope(self, nodeid: str) -> str:
         folder = nodeid.rpartition("/simulated_device/")[0]
         return folder or super()._split_scope(nodeid)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the tests, and the commands that they run, a cache of their own."""
+    cache = tempfile.TemporaryDirectory(prefix="nsopt-cache-")
+    config.add_cleanup(cache.cleanup)
+    os.environ["XDG_CACHE_HOME"] = cache.name
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:

@@ -15,7 +15,9 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
+from multiprocessing.connection import Connection
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any, Self
 
 import pytest
@@ -30,7 +32,7 @@ _SERVER.set_forkserver_preload(
         *("alembic.command", "optuna.storages._rdb.models", "sqlalchemy.dialects.sqlite"),
         *("optuna_dashboard", "plotly.graph_objects", "plotly.io", "rich._emoji_codes"),
         *("onnxruntime", "torch.onnx._internal.exporter._core"),
-        "tests.warm",
+        *("tests.conftest", "tests.warm"),
     ]
 )
 
@@ -44,7 +46,7 @@ class Forked:
         cwd: the working directory; by default ours
         env: the environment variables; by default ours
 
-    Leaving the `with` statement kills the process and removes the files.
+    Leaving the `with` statement kills the process and removes the files, also its temporary ones.
     """
 
     def __init__(
@@ -58,7 +60,8 @@ class Forked:
         self._files = [Path(self._folder.name, name) for name in ("stdout", "stderr")]
         for file in self._files:
             file.touch()
-        place = cwd or Path.cwd(), dict(os.environ if env is None else env)
+        environment = {**(os.environ if env is None else env), "TMPDIR": self._folder.name}
+        place = cwd or Path.cwd(), environment
         self._process = _SERVER.Process(
             target=_begin, args=(self._files, place, function, arguments), daemon=True
         )
@@ -103,6 +106,45 @@ class Forked:
         """Wait for the end, or kill the process after `timeout` s; return its code and output."""
         with self:
             return subprocess.CompletedProcess([], self.wait(timeout), *self.written())
+
+
+class ForkedWorker:
+    """`nsopt worker` in a process of its own, in place of the Popen of `nsopt.session.processes`.
+
+    Args:
+        arguments: those of the worker
+        environment: its environment variables
+    """
+
+    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+        given, self.stdin = _SERVER.Pipe(duplex=False)
+        lines, written = _SERVER.Pipe(duplex=False)
+        self.stdout = os.fdopen(os.dup(lines.fileno()))
+        self.returncode: int | None = None
+        place = Path.cwd(), dict(environment)
+        self._process = _SERVER.Process(
+            target=_begin_worker, args=(given, written, place, arguments), daemon=True
+        )
+        self._process.start()
+        for end in (given, lines, written):
+            end.close()
+        self._ended = Event()
+        Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        """Wait in one thread: multiprocessing reads an exit code only once."""
+        self._process.join()
+        self.returncode = self._process.exitcode
+        self._ended.set()
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Return the exit code once the process has ended; TimeoutExpired after `timeout` s."""
+        if not self._ended.wait(timeout):
+            raise subprocess.TimeoutExpired(self._process.name, timeout or 0.0)
+        return self.returncode
+
+    def terminate(self) -> None:
+        self._process.terminate()
 
 
 def read_files_once(patch: pytest.MonkeyPatch) -> None:
@@ -153,11 +195,27 @@ def _begin(
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
 ) -> None:
-    gc.freeze()
     for number, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), number)
-    cwd, environment = place
+    _go_to(*place)
+    function(*arguments)
+
+
+def _begin_worker(
+    given: Connection,
+    written: Connection,
+    place: tuple[Path, dict[str, str]],
+    arguments: Sequence[str],
+) -> None:
+    for number, end in enumerate((given, written, written)):
+        os.dup2(end.fileno(), number)
+    _go_to(*place)
+    run_module("nsopt", ("worker", *arguments))
+
+
+def _go_to(cwd: Path, environment: dict[str, str]) -> None:
+    gc.freeze()
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
-    function(*arguments)
+    tempfile.tempdir = None

@@ -12,8 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from nsopt.session import processes
 from tests.conftest import call_nsopt
 from tests.e2e.test_user_errors import assert_fails
+from tests.forked import ForkedWorker
 
 SOUND = """
 import torch
@@ -82,7 +84,7 @@ def _module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sound_task.py").write_text(SOUND)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(processes, "_start", ForkedWorker)
 
 
 def test_two_workers_compare_methods_on_a_task_of_the_user() -> None:
