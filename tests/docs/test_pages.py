@@ -7,6 +7,7 @@ import json
 import re
 import runpy
 import shlex
+from functools import partial
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -126,11 +127,13 @@ def run_examples(page: Path) -> None:
 
 
 def compress_briefly(patch: pytest.MonkeyPatch) -> None:
-    """Let the preset `compress` search and train few steps; a curve has its first two budgets."""
+    """Let the preset `compress` search and train few steps; a curve has its first two budgets, and
+    few networks are scored at each."""
     presets = {"compress": dataclasses.replace(get_preset("compress"), settings=SETTINGS)}
     for module in (compress, nsopt):
         patch.setattr(module, "get_preset", lambda name: presets.get(name) or get_preset(name))
     patch.setattr(pipeline, "expand_curve", lambda *asked: expand_curve(*asked)[:2])
+    patch.setattr(nsopt, "compress", partial(nsopt.compress, candidates=4))
 
 
 def narrow_architecture(name: str, **shape: int) -> Architecture:
