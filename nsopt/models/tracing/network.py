@@ -14,7 +14,7 @@ from nsopt.models.activations import count_activations
 from nsopt.models.architecture import shapes_of
 from nsopt.models.sizes import SizeCost
 from nsopt.models.tracing.groups import Dimension, Family, Units
-from nsopt.models.tracing.labels import Atoms, Labels, Product, Split, Trace, TraceError
+from nsopt.models.tracing.labels import Atoms, Labels, Product, Trace, TraceError
 from nsopt.models.tracing.lifts import Lifts
 from nsopt.models.tracing.proposals import find_norms, list_sizes
 from nsopt.models.tracing.resize import (
@@ -63,16 +63,16 @@ class TracedNetwork:
         template: nn.Module,
         run: LabelledRun,
         like: "TracedNetwork | None" = None,
-        preferred: Mapping[Split, int] | None = None,
+        preferred: Mapping[int, int] | None = None,
     ) -> "TracedNetwork":
         """Trace `template`. Raises TraceError if it cannot be traced.
 
         Args:
             run: runs a network on labels.
             like: a network of the same family, whose choices and lifts it gets.
-            preferred: dimensions that get the atoms of a dimension that is split.
+            preferred: see `Trace`.
         """
-        trace, tensors = Trace(inferred=dict(preferred or {})), tensors_of(template)
+        trace, tensors = Trace(preferred=preferred or {}), tensors_of(template)
         labels: dict[str, Labels] = {}
         dimensions: list[Dimension] = []
         for name, tensor in tensors.items():
@@ -185,11 +185,13 @@ class TracedNetwork:
         """The multiply-accumulates of a run in evaluation mode, and its number of examples.
 
         It runs one example if the network accepts that, because some work, such as position
-        encodings, does not grow with the number of examples.
+        encodings, does not grow with the number of examples. Preferred choices are repeated.
         """
         trace = Trace(count=len(self.family.units.of_atom))
+        one, choices = self.run.with_one_example(), self.trace.choices
         try:
-            self.run.with_one_example()(self.template, trace, self.labels, same=lambda *_: True)
+            repeated = choices if self.trace.preferred else None
+            one(self.template, trace, self.labels, repeated, same=lambda *_: True)
         except TraceError:
             return self.trace.products, self.run.count
         return trace.products, 1

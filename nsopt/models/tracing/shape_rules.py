@@ -145,16 +145,17 @@ def _regroup(
 def _spread(tracer: Tracer, flat: Atoms, new: tuple[int, ...], inferred: int) -> list[Label]:
     """Return the labels of the dimensions into which a flat dimension is split.
 
-    Only one of them gets atoms: a dimension with the same atoms in every row, or else the inferred
-    dimension (-1, as in `view(batch, length, -1, head_size)`), or else the largest one. The rows of
-    these two are then joined, as in a channel shuffle. A module that infers a dimension for its
-    queries may give all sizes for its keys: it splits them alike.
+    Only one of them gets atoms: a dimension with the same atoms in every row, or else the one that
+    is preferred or inferred (-1, as in `view(batch, length, -1, head_size)`), or else the largest.
+    The rows of these are then joined, as in a channel shuffle. A module that infers a dimension for
+    its queries may give all sizes for its keys: it splits them alike.
     """
     if len(new) == 1:
         return [flat]
-    split = tracer.trace.inferred
+    trace, key = tracer.trace, (tracer.where, new)
+    inferred = trace.preferred.get(len(trace.splits), inferred)
     if 0 <= inferred < len(new):
-        split.setdefault((tracer.where, new), inferred)
+        trace.inferred[key] = inferred
     large = [e for e, size in enumerate(new) if size > 1]
     cube = flat.reshape(new)
 
@@ -162,12 +163,12 @@ def _spread(tracer: Tracer, flat: Atoms, new: tuple[int, ...], inferred: int) ->
         return np.moveaxis(cube, e, -1).reshape(-1, new[e])
 
     def best() -> int:
-        by_size = sorted(large, key=lambda e: (e != split.get((tracer.where, new)), -new[e]))
+        by_size = sorted(large, key=lambda e: (e != trace.inferred.get(key), -new[e]))
         return next((e for e in by_size if (rows(e) == rows(e)[0]).all()), by_size[0])
 
     chosen = tracer.choose(best)
     tied = tracer.join_rows(rows(chosen))
-    tracer.trace.splits.append((tracer.where, new, chosen, tied))
+    trace.splits.append((new, chosen, tied))
     return [tied if e == chosen else None for e in range(len(new))]
 
 
