@@ -83,6 +83,9 @@ class Product:
     dimensions: tuple[Atoms, ...]
 
 
+Split = tuple[str, tuple[int, ...]]  # the path of a module, and the sizes
+
+
 @dataclass(eq=False)
 class Trace:
     """The record of a run on labels.
@@ -98,8 +101,8 @@ class Trace:
         products: the multiply-accumulates of the first run.
         inferred: the dimension whose size the code gave as -1, or that is preferred, by the path of
             the module and the sizes into which it split a dimension.
-        splits: of each split the sizes, the chosen dimension and its atoms.
-        preferred: the dimension to choose, by the index of the split.
+        splits: of each split the path of the module, the sizes, the chosen dimension and its atoms.
+        preferred: the dimension to choose, by the path of the module and the sizes.
         group_sizes: channels per group, by the path of a grouped convolution or norm whose number
             of groups changes with the width.
         choices: pairs of an operation and a decision, in order. Networks of other widths must
@@ -121,9 +124,9 @@ class Trace:
     frozen: list[Frozen] = field(default_factory=list)
     inexact: list[Atoms] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
-    inferred: dict[tuple[str, tuple[int, ...]], int] = field(default_factory=dict)
-    splits: list[tuple[tuple[int, ...], int, Atoms]] = field(default_factory=list)
-    preferred: Mapping[int, int] = field(default_factory=dict)
+    inferred: dict[Split, int] = field(default_factory=dict)
+    splits: list[tuple[str, tuple[int, ...], int, Atoms]] = field(default_factory=list)
+    preferred: Mapping[Split, int] = field(default_factory=dict)
     group_sizes: dict[str, int] = field(default_factory=dict)
     choices: list[tuple[str, Any]] = field(default_factory=list)
     numbers: list[tuple[float, ...]] = field(default_factory=list)

@@ -14,7 +14,7 @@ from nsopt.models.activations import count_activations
 from nsopt.models.architecture import shapes_of
 from nsopt.models.sizes import SizeCost
 from nsopt.models.tracing.groups import Dimension, Family, Units
-from nsopt.models.tracing.labels import Atoms, Labels, Product, Trace, TraceError
+from nsopt.models.tracing.labels import Atoms, Labels, Product, Split, Trace, TraceError
 from nsopt.models.tracing.lifts import Lifts
 from nsopt.models.tracing.proposals import find_norms, list_sizes
 from nsopt.models.tracing.resize import (
@@ -63,7 +63,7 @@ class TracedNetwork:
         template: nn.Module,
         run: LabelledRun,
         like: "TracedNetwork | None" = None,
-        preferred: Mapping[int, int] | None = None,
+        preferred: Mapping[Split, int] | None = None,
     ) -> "TracedNetwork":
         """Trace `template`. Raises TraceError if it cannot be traced.
 

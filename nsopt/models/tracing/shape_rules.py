@@ -153,7 +153,7 @@ def _spread(tracer: Tracer, flat: Atoms, new: tuple[int, ...], inferred: int) ->
     if len(new) == 1:
         return [flat]
     trace, key = tracer.trace, (tracer.where, new)
-    inferred = trace.preferred.get(len(trace.splits), inferred)
+    inferred = trace.preferred.get(key, inferred)
     if 0 <= inferred < len(new):
         trace.inferred[key] = inferred
     large = [e for e, size in enumerate(new) if size > 1]
@@ -168,7 +168,7 @@ def _spread(tracer: Tracer, flat: Atoms, new: tuple[int, ...], inferred: int) ->
 
     chosen = tracer.choose(best)
     tied = tracer.join_rows(rows(chosen))
-    trace.splits.append((new, chosen, tied))
+    trace.splits.append((*key, chosen, tied))
     return [tied if e == chosen else None for e in range(len(new))]
 
 

@@ -106,10 +106,10 @@ def _split_otherwise(network: TracedNetwork) -> TracedNetwork:
     for dimension in network.family.dimensions:
         bound[units.of_atom[dimension.atoms]] |= dimension.tensor in held
     preferred = {}
-    for index, (sizes, chosen, atoms) in enumerate(network.trace.splits):
+    for path, sizes, chosen, atoms in network.trace.splits:
         others = [axis for axis, size in enumerate(sizes) if size > 1 and axis != chosen]
         if others and bound[units.of_atom[atoms]].all():
-            preferred[index] = max(others, key=sizes.__getitem__)
+            preferred[path, sizes] = max(others, key=sizes.__getitem__)
     if not preferred:
         return network
     other = TracedNetwork.of(network.template, network.run, preferred=preferred)
