@@ -110,11 +110,16 @@ def _split_otherwise(network: TracedNetwork) -> TracedNetwork:
         others = [axis for axis, size in enumerate(sizes) if size > 1 and axis != chosen]
         if others and bound[units.of_atom[atoms]].all():
             preferred[path, sizes] = max(others, key=sizes.__getitem__)
-    if not preferred:
-        return network
-    other = TracedNetwork.of(network.template, network.run, preferred=preferred)
+    other = network
+    while preferred and other.trace.preferred != preferred:
+        other = TracedNetwork.of(network.template, network.run, preferred=preferred)
+        fixed = other.family.units.fixed[other.family.units.of_atom]
+        useful = {
+            (path, sizes) for path, sizes, _, atoms in other.trace.splits if not fixed[atoms].all()
+        }
+        preferred = {key: axis for key, axis in preferred.items() if key in useful}
     is_better = other.family.count_free(held) >= network.family.count_free(held)
-    return other if is_better else network
+    return other if preferred and is_better else network
 
 
 def _fix_groups(
