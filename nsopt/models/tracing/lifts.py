@@ -63,13 +63,13 @@ class Number:
     def write(self, model: nn.Module, size: int) -> None:
         """Set the size; a key wherever the module has it, as layers of einops store it twice."""
         module = model.get_submodule(self.path)
-        kind = type(getattr(module, self.name))
         if isinstance(self.inside, str):
             for name, value in list(vars(module).items()):
                 if self.inside in read_pairs(value):
                     pairs = {**dict(value), self.inside: size}
                     setattr(module, name, type(value)(pairs.items()))
         else:
+            kind = type(getattr(module, self.name))
             value = size if self.inside is None else kind([size] * self.inside)
             setattr(module, self.name, value)
 

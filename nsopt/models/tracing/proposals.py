@@ -91,25 +91,7 @@ def propose_numbers(
         passing: arrays of atoms on which the operations of modules work, by path.
     """
     modules = dict(template.named_modules())
-    holders = {path for name in tensors_of(template) for path in _list_holders(name)}
-    sizes = {
-        path: [size for size in own if (path, size[0]) in read]
-        for path, own in list_sizes(template).items()
-    }
-    plain: dict[str, Container[int]] = {
-        path: family.groups_of(passing[path]) if path in passing else range(len(family.groups))
-        for path in sizes
-        if path not in holders
-    }
-    by_group = [
-        list(_find_numbers(sizes, family, group, [p for p, own in plain.items() if group in own]))
-        for group in range(len(family.groups))
-    ]
-    clear = {(n.path, n.place) for own in by_group for n, times in own if times == 1}
-    found = [
-        [pair for pair in own if pair[1] == 1 or (pair[0].path, pair[0].place) not in clear]
-        for own in by_group
-    ]
+    found = _find_all_numbers(template, family, read, passing)
     followed: dict[type[nn.Module], dict[Place, tuple[int, str]]] = {}  # by type: times and tensor
     for group in groups:
         for number, times in found[group]:
@@ -134,6 +116,37 @@ def propose_numbers(
             proposals.setdefault(times, []).append(Lifts(numbers=tuple(firsts.values())))
             tied.append(_tie_others(family, own, known.numbers))
     return [*(own for _, own in sorted(proposals.items())), [lifts for lifts in tied if lifts.ties]]
+
+
+def _find_all_numbers(
+    template: nn.Module,
+    family: Family,
+    read: Container[tuple[str, str]],
+    passing: Mapping[str, Sequence[Atoms]],
+) -> list[list[tuple[Number, int]]]:
+    """Return the numbers that fit each group, as `_find_numbers` yields them.
+
+    An attribute that equals a size is no multiple of another.
+    """
+    holders = {path for name in tensors_of(template) for path in _list_holders(name)}
+    sizes = {
+        path: [size for size in own if (path, size[0]) in read]
+        for path, own in list_sizes(template).items()
+    }
+    plain: dict[str, Container[int]] = {
+        path: family.groups_of(passing[path]) if path in passing else range(len(family.groups))
+        for path in sizes
+        if path not in holders
+    }
+    found = [
+        list(_find_numbers(sizes, family, group, [p for p, own in plain.items() if group in own]))
+        for group in range(len(family.groups))
+    ]
+    equal = {(n.path, n.place) for own in found for n, times in own if times == 1}
+    return [
+        [(n, times) for n, times in own if times == 1 or (n.path, n.place) not in equal]
+        for own in found
+    ]
 
 
 def _tie_others(family: Family, numbers: Sequence[Number], known: Sequence[Number]) -> Lifts:
