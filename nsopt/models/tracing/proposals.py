@@ -114,7 +114,7 @@ def propose_numbers(
             times = first[min(places, key=str)][0]
             firsts = {(number.path, number.place): number for number in reversed(own)}
             proposals.setdefault(times, []).append(Lifts(numbers=tuple(firsts.values())))
-            tied.append(_tie_others(family, own, known.numbers))
+            tied.append(_tie_others(family, own, firsts, known.numbers))
     return [*(own for _, own in sorted(proposals.items())), [lifts for lifts in tied if lifts.ties]]
 
 
@@ -149,11 +149,15 @@ def _find_all_numbers(
     ]
 
 
-def _tie_others(family: Family, numbers: Sequence[Number], known: Sequence[Number]) -> Lifts:
+def _tie_others(
+    family: Family,
+    numbers: Sequence[Number],
+    firsts: Mapping[tuple[str, Place], Number],
+    known: Sequence[Number],
+) -> Lifts:
     """Return the first number of every place, and ties to the other numbers of these places."""
     before = {(number.path, number.place): number for number in known}
-    firsts = {(number.path, number.place): number for number in reversed(numbers)}
-    owners = firsts | before
+    owners = {**firsts, **before}
     tried = [_find_tie(family, owners[number.path, number.place], number) for number in numbers]
     new = tuple(number for place, number in firsts.items() if place not in before)
     return Lifts(numbers=new, ties=tuple(tie for tie in tried if tie))
