@@ -19,12 +19,12 @@ from nsopt.compression.budgets import Budget
 from nsopt.compression.latency import Solver
 from nsopt.errors import NoWidthsError
 from nsopt.latency.bisection import Widths
-from nsopt.pruning.inherited import SCORE_STEPS, score
+from nsopt.pruning.inherited import SCORE_STEPS, TrainedStart, score
 from nsopt.samplers.candidates import (
     make_family,
     make_sampler,
     suggest_parameters,
-    with_recorded,
+    with_members,
 )
 from nsopt.scaling.family import LawFamily
 from nsopt.scaling.law import PowerLaw, uniform_curve
@@ -78,6 +78,7 @@ class _Scorer:
     """Scores widths of a session, whose trained network they inherit from."""
 
     session: Session
+    start: TrainedStart
 
     @cached_property
     def _compare_with_start(self) -> Callable[[nn.Module], Agreement] | None:
@@ -92,8 +93,7 @@ class _Scorer:
 
     def _score(self, widths: Widths, found: Callable[[nn.Module], Found]) -> Found:
         session = self.session
-        assert session.start is not None
-        return score(session.start, widths, session.supervision, found, session.compute)
+        return score(self.start, widths, session.supervision, found, session.compute)
 
     def measure(self, widths: Widths) -> tuple[float, dict[str, Any]]:
         """Return the score, and what is stored with it: costs, and the score of the task."""
@@ -138,15 +138,16 @@ def choose_widths(session: Session, solver: Solver, candidates: int) -> Widths:
 
     Args:
         candidates: number of laws to score: first uniform scaling, the laws of the searches, the
-            widths that pruning had at the budget, and the laws halfway between uniform scaling and
-            each of these; then proposals of a sampler.
+            widths that pruning had at the budget, those of one ranking, and the laws halfway
+            between uniform scaling and each of these; then proposals of a sampler.
 
     Raises:
         NsoptError: if a search fails, or if other settings wrote the storage.
         NoWidthsError: if no law has widths at this budget.
     """
-    budget, scorer = solver.budget, _Scorer(session)
-    family = _make_family(session, solver)
+    assert session.start is not None
+    budget, scorer = solver.budget, _Scorer(session, session.start)
+    family = _make_family(session, solver, session.start)
     study = _open_scores(session, budget, scorer)
     runner = ScoreRunner(session, budget, family, solver.solve_candidate, scorer.measure)
     done = score_laws(study, runner, candidates, session.subject.settings.training.seed)
@@ -165,20 +166,27 @@ def choose_widths(session: Session, solver: Solver, candidates: int) -> Widths:
     return trained
 
 
-def _make_family(session: Session, solver: Solver) -> LawFamily:
+def _make_family(session: Session, solver: Solver, start: TrainedStart) -> LawFamily:
     """Return the family whose laws are scored at a budget.
 
-    They are those of a search as published and of one by importance per cost. The widths of the
-    second at the budget are a member, too. For milliseconds the latency model is first made right
-    for the uniform network at this budget.
+    They are those of a search as published and of one by importance per cost. Members, too, are the
+    widths that each had at the budget, and those that one ranking of the trained network's units by
+    importance per cost leaves. For milliseconds the latency model is first made right for the
+    uniform network at this budget.
     """
     arch, budget = session.subject.arch, solver.budget
     searches = run_searches(session, budget.metric)
     if budget.metric.is_timed:
         arch = solver.timer.correct(solver.ask(uniform_curve(arch.base_widths)))
     family = make_family(arch, {price: search.law for price, search in searches.items()})
-    *_, priced = searches.values()
-    return with_recorded(family, arch, priced.record, budget.metric, budget.limit)
+    cost = budget.metric.cost(arch)
+    pruned = {
+        f"pruned by {price}": search.trajectory.within(cost, budget.limit)
+        for price, search in searches.items()
+    }
+    reached = {name: widths for name, widths in pruned.items() if widths is not None}
+    ranked = start.ranking.widths_per_cost(cost, budget.limit)
+    return with_members(family, {**reached, "ranked": ranked}, cost)
 
 
 def _open_scores(session: Session, budget: Budget, scorer: _Scorer) -> Study:

@@ -15,6 +15,9 @@ from nsopt.errors import NoWidthsError
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.cost import CostModel, FloatArray, IntArray, width_limits
 
+_RECOUNT = 0.05  # of the cost of a network
+_LEAST_PRICE = 1e-12  # of a unit that saves nothing
+
 
 @dataclass(frozen=True, eq=False)
 class UnitRanking:
@@ -40,14 +43,25 @@ class UnitRanking:
         Raises:
             NoWidthsError: if the network exceeds the budget even then.
         """
-        removals = self._list_removals(width_limits(cost, len(self.scores))[0])
-        costs = np.asarray(cost(removals))
-        fitting = np.flatnonzero(costs <= budget)
-        if fitting.size == 0:
-            raise NoWidthsError(
-                f"no widths fit a budget of {budget:,}: the smallest feasible one is {costs[-1]:,}"
-            )
-        return tuple(removals[fitting[0]].tolist())
+        return self._remove(cost, budget, most=1.0)
+
+    def widths_per_cost(self, cost: CostModel, budget: float) -> tuple[int, ...]:
+        """Return the widths after removing the units of lowest score for what each saves.
+
+        What they save is counted anew whenever the network costs a twentieth less.
+
+        Raises:
+            NoWidthsError: if the network exceeds the budget even then.
+        """
+        left, widths = self, tuple(map(len, self.scores))
+        while cost(widths) > budget:
+            prices = np.maximum(np.asarray(cost.marginal(widths), np.float64), _LEAST_PRICE)
+            scores = [own / float(price) for own, price in zip(left.scores, prices, strict=True)]
+            widths = UnitRanking(tuple(scores), self.streams)._remove(cost, budget, most=_RECOUNT)
+            kept = left.pick_strongest(widths)
+            scores = [own[units] for own, units in zip(left.scores, kept, strict=True)]
+            left = UnitRanking(tuple(scores), self.streams)
+        return widths
 
     def pick_strongest(self, widths: tuple[int, ...]) -> list[Tensor]:
         """Return ascending indices of the at most `widths[l]` units of highest score per layer."""
@@ -55,6 +69,17 @@ class UnitRanking:
             scores.argsort(descending=True, stable=True)[:width].sort().values
             for scores, width in zip(self.scores, widths, strict=True)
         ]
+
+    def _remove(self, cost: CostModel, budget: float, most: float) -> tuple[int, ...]:
+        """Return the widths after removing units, but no more than `most` of the cost."""
+        removals = self._list_removals(width_limits(cost, len(self.scores))[0])
+        costs = np.asarray(cost(removals))
+        if costs[-1] > budget:
+            raise NoWidthsError(
+                f"no widths fit a budget of {budget:,}: the smallest feasible one is {costs[-1]:,}"
+            )
+        enough = costs <= max(budget, (1 - most) * costs[0])
+        return tuple(removals[np.flatnonzero(enough)[0]].tolist())
 
     def _list_removals(self, narrowest: FloatArray) -> IntArray:
         """Return the widths (N, L) after each removal, weakest units first."""

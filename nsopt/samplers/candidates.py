@@ -1,6 +1,6 @@
 """Candidate laws: the family that searches span, and a sampler of its members."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import cast, get_args
 
@@ -10,13 +10,12 @@ from optuna.trial import Trial
 
 from nsopt.models.architecture import Architecture
 from nsopt.pruning.rules import get_size_metric
+from nsopt.scaling.cost import CostModel
 from nsopt.scaling.family import SLOPE, LawFamily, relative, relative_uniform
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.metric import Metric
-from nsopt.scaling.record import PruneRecord
 from nsopt.settings import Price
 
-RECORDED = "recorded"
 _RANGES = {SLOPE: (-1.5, 1.5)}
 _WEIGHTS = (-1.0, 1.5)
 _STARTUP_TRIALS = 6
@@ -46,21 +45,21 @@ def make_family(arch: Architecture, laws: Mapping[Price, PowerLaw]) -> LawFamily
     return LawFamily(relative_uniform(arch.base_widths), others)
 
 
-def with_recorded(
-    family: LawFamily, arch: Architecture, record: PruneRecord, metric: Metric, budget: float
+def with_members(
+    family: LawFamily, widths: Mapping[str, Sequence[int]], cost: CostModel
 ) -> LawFamily:
-    """Return a family with one more member: the widths that pruning itself had at a budget.
+    """Return a family with more members: networks, scaled like uniform ones.
 
-    The family is the same if the record does not reach the budget.
+    Args:
+        widths: of the networks, by the name of the member.
     """
-    cost = metric.cost(arch)
-    widths = record.within(cost, budget)
-    if widths is None:
-        return family
-    uniform = family.uniform
-    scale = uniform.widths(float(cost(widths)) / float(cost(arch.base_widths)))
-    recorded = replace(uniform, alpha=uniform.alpha * np.array(widths) / scale)
-    return replace(family, others={**family.others, RECORDED: recorded})
+    base = family.uniform.alpha
+    sizes = {name: float(cost(own)) / float(cost(base)) for name, own in widths.items()}
+    members = {
+        name: replace(family.uniform, alpha=np.array(own) / np.sqrt(sizes[name]))
+        for name, own in widths.items()
+    }
+    return replace(family, others={**family.others, **members})
 
 
 def suggest_parameters(trial: Trial, family: LawFamily) -> dict[str, float]:

@@ -68,11 +68,6 @@ class PruneRecord:
         ends = self.widths[[self.tau.argmin(), self.tau.argmax()]]
         return replace(_flatten_falls(self._fit(), self.widths), recorded=ends.astype(np.float64))
 
-    def within(self, cost: CostModel, budget: float) -> tuple[int, ...] | None:
-        """Return the first recorded widths that cost no more than `budget`, or None."""
-        enough = np.flatnonzero(cost(self.widths) <= budget)
-        return tuple(self.widths[enough[0]].tolist()) if enough.size else None
-
     def _fit(self) -> PowerLaw:
         if not self.by_layer:
             return PowerLaw.fit(self.widths, self.tau)
@@ -138,6 +133,11 @@ class Trajectory:
             return PruneRecord(self.widths, self.tau, by_layer=True)
         rows = _find_published_rows(self.widths)
         return PruneRecord(self.widths[rows], self.tau[rows])
+
+    def within(self, cost: CostModel, budget: float) -> tuple[int, ...] | None:
+        """Return the first widths that cost no more than `budget`, or None."""
+        enough = np.flatnonzero(cost(self.widths) <= budget)
+        return tuple(self.widths[enough[0]].tolist()) if enough.size else None
 
     def at_fraction(self, fraction: float) -> tuple[int, ...]:
         """Return the first widths with at most `fraction` of the filters. Raises NoWidthsError."""

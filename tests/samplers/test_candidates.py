@@ -5,25 +5,29 @@ import pytest
 
 from nsopt.models.architecture import TableArchitecture
 from nsopt.pruning.settings import SearchSettings
-from nsopt.samplers.candidates import RECORDED, list_prices, make_family, with_recorded
+from nsopt.samplers.candidates import list_prices, make_family, with_members
 from nsopt.scaling.metric import MACS, METRICS, Metric
-from nsopt.scaling.record import PruneRecord
+from nsopt.scaling.record import MIN_ROWS, Trajectory
 from nsopt.scaling.solve import solve_widths
 
 
-def test_the_family_contains_the_recorded_widths_at_a_budget(narrow: TableArchitecture) -> None:
+def test_the_family_contains_the_pruned_widths_at_a_budget(narrow: TableArchitecture) -> None:
+    """Even where a layer is still whole, so that the published rule leaves the row out of a fit."""
     cost = MACS.cost(narrow)
     base = np.array(narrow.base_widths)
-    widths = np.array([base - step * np.arange(1, len(base) + 1) % base for step in range(1, 4)])
-    record = PruneRecord(widths, np.asarray(cost(widths), dtype=float))
-    middle = tuple(widths[1].tolist())
+    lost = np.minimum(np.arange(10)[:, None], base - 1)
+    lost[:-MIN_ROWS, 0] = 0
+    pruned = Trajectory(base - lost, np.asarray(cost(base - lost), dtype=float))
+    assert len(pruned.record().tau) == MIN_ROWS
+    middle = tuple(pruned.widths[2].tolist())
     budget = float(cost(middle))
     plain = make_family(narrow, {})
-    family = with_recorded(plain, narrow, record, MACS, budget)
-    fit = solve_widths(family.law({RECORDED: 1.0}), cost, budget)
+    found = pruned.within(cost, budget)
+    assert found is not None
+    family = with_members(plain, {"pruned": found}, cost)
+    fit = solve_widths(family.law({"pruned": 1.0}), cost, budget)
     assert tuple(fit.widths.tolist()) == middle
-    beyond = float(cost(widths).min()) - 1
-    assert with_recorded(plain, narrow, record, MACS, beyond) is plain
+    assert pruned.within(cost, float(cost(pruned.widths).min()) - 1) is None
 
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
