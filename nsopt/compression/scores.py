@@ -6,6 +6,7 @@ trained network, or the score of a task without a distance.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ from nsopt.compression.budgets import Budget
 from nsopt.compression.latency import Solver
 from nsopt.errors import NoWidthsError
 from nsopt.latency.bisection import Widths
-from nsopt.pruning.inherited import SCORE_STEPS, TrainedStart, score
+from nsopt.pruning.inherited import SCORE_STEPS, score
 from nsopt.samplers.candidates import (
     make_family,
     make_sampler,
@@ -78,7 +79,6 @@ class _Scorer:
     """Scores widths of a session, whose trained network they inherit from."""
 
     session: Session
-    start: TrainedStart
 
     @cached_property
     def _compare_with_start(self) -> Callable[[nn.Module], Agreement] | None:
@@ -93,7 +93,8 @@ class _Scorer:
 
     def _score(self, widths: Widths, found: Callable[[nn.Module], Found]) -> Found:
         session = self.session
-        return score(self.start, widths, session.supervision, found, session.compute)
+        assert session.start is not None
+        return score(session.start, widths, session.supervision, found, session.compute)
 
     def measure(self, widths: Widths) -> tuple[float, dict[str, Any]]:
         """Return the score, and what is stored with it: costs, and the score of the task."""
@@ -145,14 +146,14 @@ def choose_widths(session: Session, solver: Solver, candidates: int) -> Widths:
         NsoptError: if a search fails, or if other settings wrote the storage.
         NoWidthsError: if no law has widths at this budget.
     """
-    assert session.start is not None
-    budget, scorer = solver.budget, _Scorer(session, session.start)
-    family = _make_family(session, solver, session.start)
+    budget, scorer = solver.budget, _Scorer(session)
     study = _open_scores(session, budget, scorer)
-    runner = ScoreRunner(session, budget, family, solver.solve_candidate, scorer.measure)
-    done = score_laws(study, runner, candidates, session.subject.settings.training.seed)
+    trained, done = find_trained(session, budget), trials.read_completed(study)
+    if trained is None or len(done) < candidates:
+        family = _make_family(session, solver)
+        runner = ScoreRunner(session, budget, family, solver.solve_candidate, scorer.measure)
+        done = score_laws(study, runner, candidates, session.subject.settings.training.seed)
     best = find_best(done)
-    trained = find_trained(session, budget)
     if trained is None:
         uniform = next((t for t in done if trials.read_tuning_point(t).index == 0), None)
         _tell_verdict(study, budget, scorer, best, uniform)
@@ -166,7 +167,7 @@ def choose_widths(session: Session, solver: Solver, candidates: int) -> Widths:
     return trained
 
 
-def _make_family(session: Session, solver: Solver, start: TrainedStart) -> LawFamily:
+def _make_family(session: Session, solver: Solver) -> LawFamily:
     """Return the family whose laws are scored at a budget.
 
     They are those of a search as published and of one by importance per cost. Members, too, are the
@@ -180,13 +181,15 @@ def _make_family(session: Session, solver: Solver, start: TrainedStart) -> LawFa
         arch = solver.timer.correct(solver.ask(uniform_curve(arch.base_widths)))
     family = make_family(arch, {price: search.law for price, search in searches.items()})
     cost = budget.metric.cost(arch)
-    pruned = {
-        f"pruned by {price}": search.trajectory.within(cost, budget.limit)
-        for price, search in searches.items()
-    }
-    reached = {name: widths for name, widths in pruned.items() if widths is not None}
-    ranked = start.ranking.widths_per_cost(cost, budget.limit)
-    return with_members(family, {**reached, "ranked": ranked}, cost)
+    members = {}
+    for price, search in searches.items():
+        pruned = search.trajectory.within(cost, budget.limit)
+        if pruned is not None:
+            members[f"pruned by {price}"] = pruned
+    assert session.start is not None
+    with suppress(NoWidthsError):  # by a model of milliseconds, though measured ones were found
+        members["ranked"] = session.start.ranking.widths_per_cost(cost, budget.limit)
+    return with_members(family, members, cost)
 
 
 def _open_scores(session: Session, budget: Budget, scorer: _Scorer) -> Study:

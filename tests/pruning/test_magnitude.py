@@ -9,7 +9,7 @@ from torch import nn
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import table_architecture
-from nsopt.pruning.ranking import rank_filters
+from nsopt.pruning.ranking import UnitRanking, rank_filters
 
 
 def test_the_weakest_filters_of_any_layer_are_pruned_first(narrow: TableArchitecture) -> None:
@@ -53,6 +53,28 @@ def test_an_infeasible_budget_raises_an_error(narrow: TableArchitecture) -> None
     cost = narrow.cost("params")
     with pytest.raises(NsoptError, match=f"smallest feasible one is {cost([1] * 8)}"):
         ranking.widths_within(cost, 10)
+
+
+@pytest.mark.parametrize("metric", ["params", "macs"])
+def test_units_of_low_score_for_what_they_save_are_removed_as_if_one_by_one(
+    narrow: TableArchitecture, metric: str
+) -> None:
+    torch.manual_seed(0)
+    scores = tuple(torch.rand(width) ** 2 for width in narrow.base_widths)
+    ranking, cost = UnitRanking(scores, tuple(range(8))), narrow.cost(metric)
+    budget = 0.4 * cost(narrow.base_widths)
+    widths = np.array(narrow.base_widths)
+    while cost(widths) > budget:
+        pairs = zip(scores, widths, strict=True)
+        weakest = np.array([float(own.sort().values[-width]) for own, width in pairs])
+        prices = weakest / cost.marginal(widths - 1)
+        widths[np.where(widths > 1, prices, np.inf).argmin()] -= 1
+    found = np.array(ranking.widths_per_cost(cost, budget))
+    assert 0.95 * budget < cost(found) <= budget
+    assert (np.abs(found - widths) <= 1).all()
+    assert (found != ranking.widths_within(cost, budget)).any()
+    with pytest.raises(NsoptError, match=f"smallest feasible one is {cost([1] * 8):,}"):
+        ranking.widths_per_cost(cost, 10)
 
 
 @pytest.mark.parametrize("name", ["vgg11", "resnet18", "resnet18-tied", "resnet18-convcut"])
