@@ -182,6 +182,11 @@ class Family:
         free = self.factors @ np.array(self.widths, np.int64)
         return sum(free[i] for i, d in enumerate(self.dimensions) if d.tensor not in held)
 
+    def groups_at(self, axes: Iterable[tuple[str, int]]) -> set[int]:
+        """Return the groups of dimensions, given as the names of tensors and axes."""
+        own = [self.dimensions[self.dimension_indices[axis]] for axis in axes]
+        return self.groups_of([dimension.atoms for dimension in own])
+
     def groups_of(self, labels: Sequence[Atoms]) -> set[int]:
         """Return the groups that have any of these atoms; -1 is among them if some must stay."""
         atoms = np.unique(np.concatenate([np.zeros(0, np.int64), *(a.ravel() for a in labels)]))

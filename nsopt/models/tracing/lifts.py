@@ -55,6 +55,11 @@ class Number:
         """Where the size is: modules of a type use the same place alike."""
         return self.name, self.inside if isinstance(self.inside, str) else None
 
+    @property
+    def site(self) -> tuple[str, Place]:
+        """Its module and place."""
+        return self.path, self.place
+
     def read(self, tensors: Mapping[str, Tensor]) -> int:
         """Return the size in a network with these tensors."""
         rest = sum(tensors[name].shape[axis] * times for name, axis, times in self.less)

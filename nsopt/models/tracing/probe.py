@@ -61,7 +61,7 @@ def find_lifts(
     others = _list_others(network, hopeless)
     suspects = [i for i in _list_shrinkable(network) if i not in others]
     held = {
-        tie for tie in network.lifts.ties if not _find_joined(network, tie).isdisjoint(suspects)
+        tie for tie in network.lifts.ties if not network.family.groups_at(tie).isdisjoint(suspects)
     }
     return find_lifts(start, useless | held) if held else (network, suspects)
 
@@ -146,13 +146,6 @@ def find_narrowest(network: TracedNetwork) -> Atoms:
         result[suspects] = np.minimum(2 * result[suspects], base[suspects])
         suspects = [i for i in suspects if result[i] < base[i]]
     return result
-
-
-def _find_joined(network: TracedNetwork, tie: Tie) -> set[int]:
-    """Return the groups of the dimensions that a tie joins."""
-    family = network.family
-    own = [family.dimensions[family.dimension_indices[side]] for side in tie]
-    return family.groups_of([dimension.atoms for dimension in own])
 
 
 def _find_furthest(

@@ -112,7 +112,7 @@ def propose_numbers(
         for places in (equal, *each) if len(equal) > 1 else each:
             own = [number for number in alike if number.place in places]
             times = first[min(places, key=str)][0]
-            firsts = {(number.path, number.place): number for number in reversed(own)}
+            firsts = {number.site: number for number in reversed(own)}
             proposals.setdefault(times, []).append(Lifts(numbers=tuple(firsts.values())))
             tied.append(_tie_others(family, own, firsts, known.numbers))
     return [*(own for _, own in sorted(proposals.items())), [lifts for lifts in tied if lifts.ties]]
@@ -142,9 +142,9 @@ def _find_all_numbers(
         list(_find_numbers(sizes, family, group, [p for p, own in plain.items() if group in own]))
         for group in range(len(family.groups))
     ]
-    equal = {(n.path, n.place) for own in found for n, times in own if times == 1}
+    equal = {n.site for own in found for n, times in own if times == 1}
     return [
-        [(n, times) for n, times in own if times == 1 or (n.path, n.place) not in equal]
+        [(n, times) for n, times in own if times == 1 or n.site not in equal]
         for own in found
     ]
 
@@ -156,17 +156,17 @@ def _tie_others(
     known: Sequence[Number],
 ) -> Lifts:
     """Return the first number of every place, and ties to the other numbers of these places."""
-    before = {(number.path, number.place): number for number in known}
+    before = {number.site: number for number in known}
     owners = {**firsts, **before}
-    tried = [_find_tie(family, owners[number.path, number.place], number) for number in numbers]
-    new = tuple(number for place, number in firsts.items() if place not in before)
+    tried = [_find_tie(family, owners[number.site], number) for number in numbers]
+    new = tuple(number for site, number in firsts.items() if site not in before)
     return Lifts(numbers=new, ties=tuple(tie for tie in tried if tie))
 
 
 def _find_tie(family: Family, one: Number, other: Number) -> Tie | None:
     """Return dimensions of equal sizes in the groups of two numbers, or None without any."""
     dimensions = [family.dimension_indices[n.tensor, n.axis] for n in (one, other)]
-    groups = [family.groups_of([family.dimensions[d].atoms]) for d in dimensions]
+    groups = [family.groups_at([(n.tensor, n.axis)]) for n in (one, other)]
     if groups[0] == groups[1] or not all(family.single[dimensions]):
         return None
     first, second = (family.groups[group] for (group,) in groups)
