@@ -1,7 +1,8 @@
 """Widths after every prune step (Algorithm 1), and the law fitted to them.
 
 N: rows; L: searched layers. The published rule fits a law to the rows in which every layer has lost
-a filter.
+a filter. In a deep residual network some layers lose their first filter when others have a single
+one left. These rows say nothing of larger networks, so that each layer is fitted to its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,8 +24,13 @@ _INSIDE = 0.9
 
 
 def gives_a_law(widths: ArrayLike) -> bool:
-    """Return whether widths (N, L) have enough rows by the published rule. Row 0 is unpruned."""
-    return int(_find_published_rows(np.asarray(widths)).sum()) >= MIN_ROWS
+    """Return whether widths (N, L) have enough rows by the published rule before a layer has one
+    filter left. Row 0 is unpruned.
+    """
+    w = np.asarray(widths)
+    single = np.flatnonzero((w == 1).any(axis=1))
+    end = int(single[0]) + 1 if single.size else len(w)
+    return int(_find_published_rows(w[:end]).sum()) >= MIN_ROWS
 
 
 def _find_published_rows(widths: IntArray) -> NDArray[np.bool_]:

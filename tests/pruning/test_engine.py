@@ -104,6 +104,18 @@ def test_each_layer_is_fitted_on_its_own_rows_if_the_published_rule_leaves_too_f
     assert (law.alpha[1], law.beta[1]) == (alone.alpha[0], alone.beta[0])
 
 
+def test_each_layer_is_fitted_on_its_own_rows_if_the_published_ones_are_of_tiny_networks() -> None:
+    """As in deep residual networks: a layer is whole when another has a single filter."""
+    tau = np.geomspace(8000, 100, 30).round().astype(np.int64)
+    early = np.maximum(1, 16 * tau // 8000)
+    late = np.where(np.arange(30) < 20, 64, 63)
+    widths = np.column_stack([early, late])
+    assert ((widths < widths[0]).all(axis=1)).sum() == 10
+    record = Trajectory(widths, tau).record()
+    assert record.by_layer
+    assert record.law().beta[0] == pytest.approx(1, abs=0.2)
+
+
 def test_a_record_with_enough_rows_is_fitted_as_published() -> None:
     tau = np.geomspace(8000, 1000, 10).round().astype(np.int64)
     widths = np.floor(np.array([20, 30]) * (tau[:, None] / 8000) ** 0.5).astype(np.int64)

@@ -15,7 +15,7 @@ def test_the_family_contains_the_pruned_widths_at_a_budget(narrow: TableArchitec
     """Even where a layer is still whole, so that the published rule leaves the row out of a fit."""
     cost = MACS.cost(narrow)
     base = np.array(narrow.base_widths)
-    lost = np.minimum(np.arange(10)[:, None], base - 1)
+    lost = np.minimum(np.arange(10)[:, None], base - 2)
     lost[:-MIN_ROWS, 0] = 0
     pruned = Trajectory(base - lost, np.asarray(cost(base - lost), dtype=float))
     assert len(pruned.record().tau) == MIN_ROWS

@@ -143,10 +143,7 @@ def _find_all_numbers(
         for group in range(len(family.groups))
     ]
     equal = {n.site for own in found for n, times in own if times == 1}
-    return [
-        [(n, times) for n, times in own if times == 1 or n.site not in equal]
-        for own in found
-    ]
+    return [[(n, times) for n, times in own if times == 1 or n.site not in equal] for own in found]
 
 
 def _tie_others(
