@@ -43,7 +43,6 @@ from nsopt.progress import Silent
 from nsopt.pruning.fitting.fit import fit_network
 from nsopt.pruning.fitting.inputs import Inputs
 from nsopt.pruning.fitting.rank import rank_by_fit
-from nsopt.pruning.fitting.smaller import widths_by_fit
 from nsopt.pruning.inherited import TrainedStart
 from nsopt.pruning.ranking import UnitRanking, join_streams
 
@@ -76,7 +75,10 @@ def list_arms(
         return nsopt.solve_widths(curve, cost, share * cost(base), max_width=base).widths
 
     for share in shares:
-        uniform, least = solve(base, share), widths_by_fit(arch, own, cost, share * cost(base))
+        uniform, least = (
+            solve(base, share),
+            own.per_cost(cost).widths_within(cost, share * cost(base)),
+        )
         halfway = solve(np.sqrt(np.multiply(least, uniform)), share)
         fitted = [
             ("norms", norms, uniform),

@@ -17,7 +17,6 @@ from nsopt.latency.bisection import Widths
 from nsopt.pruning.fitting.fit import fit_network
 from nsopt.pruning.fitting.inputs import Inputs
 from nsopt.pruning.fitting.rank import rank_by_fit
-from nsopt.pruning.fitting.smaller import widths_by_fit
 from nsopt.pruning.ranking import UnitRanking
 from nsopt.scaling.law import uniform_curve
 from nsopt.session.agreement import read_batches
@@ -97,7 +96,7 @@ class Fits:
         budget = solver.budget
         cost = budget.metric.cost(solver.arch)
         try:
-            law = uniform_curve(widths_by_fit(solver.arch, self.ranking, cost, budget.limit))
+            law = uniform_curve(self.ranking.per_cost(cost).widths_within(cost, budget.limit))
             least = solver.solve(law)
             law = uniform_curve(np.sqrt(np.multiply(least, uniform)))
             halfway = solver.solve(law)

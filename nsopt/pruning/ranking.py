@@ -55,13 +55,18 @@ class UnitRanking:
         """
         left, widths = self, tuple(map(len, self.scores))
         while cost(widths) > budget:
-            prices = np.maximum(np.asarray(cost.marginal(widths), np.float64), _LEAST_PRICE)
-            scores = [own / float(price) for own, price in zip(left.scores, prices, strict=True)]
-            widths = UnitRanking(tuple(scores), self.streams)._remove(cost, budget, most=_RECOUNT)
+            widths = left.per_cost(cost)._remove(cost, budget, most=_RECOUNT)
             kept = left.pick_strongest(widths)
             scores = [own[units] for own, units in zip(left.scores, kept, strict=True)]
             left = UnitRanking(tuple(scores), self.streams)
         return widths
+
+    def per_cost(self, cost: CostModel) -> "UnitRanking":
+        """Return the ranking by score for what a unit of the ranked network costs."""
+        prices = np.asarray(cost.marginal(tuple(map(len, self.scores))), np.float64)
+        prices = np.maximum(prices, _LEAST_PRICE)
+        scores = [own / float(price) for own, price in zip(self.scores, prices, strict=True)]
+        return UnitRanking(tuple(scores), self.streams)
 
     def pick_strongest(self, widths: tuple[int, ...]) -> list[Tensor]:
         """Return ascending indices of the at most `widths[l]` units of highest score per layer."""
@@ -74,7 +79,7 @@ class UnitRanking:
         """Return the widths after removing units, but no more than `most` of the cost."""
         removals = self._list_removals(width_limits(cost, len(self.scores))[0])
         costs = np.asarray(cost(removals))
-        if costs[-1] > budget:
+        if (costs > budget).all():
             raise NoWidthsError(
                 f"no widths fit a budget of {budget:,}: the smallest feasible one is {costs[-1]:,}"
             )

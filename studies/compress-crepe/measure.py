@@ -38,7 +38,6 @@ from nsopt.progress import Silent
 from nsopt.pruning.fitting.fit import fit_network
 from nsopt.pruning.fitting.inputs import Inputs
 from nsopt.pruning.fitting.rank import rank_by_fit
-from nsopt.pruning.fitting.smaller import widths_by_fit
 
 FOLDER = Path(__file__).parent
 KEY = "network", "share", "widths_by", "frames", "seed"
@@ -178,7 +177,7 @@ def compress(name: str, options: argparse.Namespace, table: Table) -> None:
         ranked = round(time.perf_counter() - began, 1)
         for share, widths_by in missing:
             pruned, uniform = None, solve_widths(base, cost, base, share)
-            least = widths_by_fit(arch, ranking, cost, share * cost(base))
+            least = ranking.per_cost(cost).widths_within(cost, share * cost(base))
             if widths_by == "fit":
                 widths = least
             elif widths_by == "uniform":

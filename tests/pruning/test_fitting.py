@@ -22,7 +22,7 @@ from nsopt.pruning.fitting.inputs import Inputs
 from nsopt.pruning.fitting.least_squares import LeastSquares, most_rows
 from nsopt.pruning.fitting.products import Product
 from nsopt.pruning.fitting.rank import rank_by_fit
-from nsopt.pruning.fitting.smaller import AgreementScore, widths_by_fit
+from nsopt.pruning.fitting.smaller import AgreementScore
 from nsopt.pruning.fitting.watch import Watch
 
 
@@ -574,10 +574,10 @@ def test_agreement_and_cost_rise_with_the_budget() -> None:
     ranking, whole = rank_by_fit(arch, model, Inputs(x), Silent()), cost(arch.base_widths)
     found = []
     for share in (0.1, 0.7):
-        widths = widths_by_fit(arch, ranking, cost, share * whole)
+        widths = ranking.per_cost(cost).widths_within(cost, share * whole)
         assert 0.5 * share * whole < cost(widths) <= share * whole
         kept = ranking.pick_strongest(widths)
         found.append(agreement(fit_network(arch, model, kept, Inputs(x)).model))
     assert found[0] < found[1] < agreement(model) == 100
     with pytest.raises(nsopt.NsoptError, match="no widths fit a budget"):
-        widths_by_fit(arch, ranking, cost, 1.0)
+        ranking.per_cost(cost).widths_within(cost, 1.0)

@@ -8,9 +8,9 @@ D: the diagonal of U^T U. dW: the change of the weights and the bias.
 
 A pipeline calls
 
-    inputs = Inputs(batches)                                # no targets
-    ranking = rank_by_fit(arch, model, inputs, progress)    # once
-    widths = widths_by_fit(arch, ranking, cost, budget)     # for each budget
+    inputs = Inputs(batches)                                      # no targets
+    ranking = rank_by_fit(arch, model, inputs, progress)          # once
+    widths = ranking.per_cost(cost).widths_within(cost, budget)   # for each budget
     kept = ranking.pick_strongest(widths)
     fitted = fit_network(arch, model, kept, inputs, seed=seed, progress=progress, checkpoint=file)
     score = AgreementScore(model, others)(fitted.model)     # where the task has none

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
@@ -18,8 +17,6 @@ from nsopt.progress import Progress, Silent
 from nsopt.pruning.fitting.fit import fit_network
 from nsopt.pruning.fitting.inputs import Inputs, count_arguments
 from nsopt.pruning.fitting.rank import rank_by_fit
-from nsopt.pruning.ranking import UnitRanking
-from nsopt.scaling.cost import CostModel
 from nsopt.tasks import agreement
 
 
@@ -85,23 +82,6 @@ def check_widths(arch: Architecture, widths: Sequence[int]) -> tuple[int, ...]:
                 f"the units of {name} cannot be removed one by one: leave its width at {base}"
             )
     return wanted
-
-
-def widths_by_fit(
-    arch: Architecture, ranking: UnitRanking, cost: CostModel, budget: float
-) -> tuple[int, ...]:
-    """Return the widths at a budget that lose least per cost.
-
-    Args:
-        ranking: by `rank_by_fit`.
-
-    Raises:
-        NoWidthsError: if no widths meet the budget.
-    """
-    base = np.array(arch.base_widths)
-    prices = np.maximum(np.asarray(cost.marginal(base), np.float64), 1e-12)
-    scores = [s / float(price) for s, price in zip(ranking.scores, prices, strict=True)]
-    return UnitRanking(tuple(scores), ranking.streams).widths_within(cost, budget)
 
 
 class AgreementScore:
