@@ -87,8 +87,8 @@ def compress(options: CompressOptions) -> None:
         from nsopt.storage.urls import storage_file
 
         answer, workspace = _compress(options)
-        storage = storage_file(workspace.url)
-        if storage is not None:
+        storage, read_all = storage_file(workspace.url), options.task.task is None
+        if storage is not None and options.weights is not None and read_all:
             read = _list_files(options, workspace.folder, storage)
             keep_answer(kept_in, options, answer, read)
     _print_answer(answer)

@@ -23,12 +23,10 @@ def find_error(accuracy: float, images: int) -> float:
     return 100 * math.sqrt(share * (1 - share) / (images + 4))
 
 
-def choose_method(
-    scores: Mapping[str, Sequence[float]], images: int | None = None, scored: bool = True
-) -> str:
+def choose_method(scores: Mapping[str, Sequence[float]], images: int | None = None) -> str:
     """Return the method whose network to take, by its scores after fine-tuning, one for each seed.
 
-    Scores before fine-tuning rank networks as well as these, or better
+    Scores before fine-tuning, and after a fit, rank networks as well as these, or better
     (`benchmarks/score_ranks.py`). So the scored widths are the answer, unless other ones have a
     mean that is higher by more than the standard error of the difference:
 
@@ -39,11 +37,10 @@ def choose_method(
     Args:
         scores: by method; for images their accuracies (%).
         images: number of validation images; None for other scores.
-        scored: whether scores before fine-tuning chose widths. If not, the higher mean decides.
     """
     means = {method: float(np.mean(values)) for method, values in scores.items()}
-    best = max(means, key=means.__getitem__)
-    if best == SCORED or SCORED not in means or not scored:
+    best = max(means, key=lambda method: (means[method], method == SCORED))
+    if best == SCORED or SCORED not in means:
         return best
     if images is not None:
         error = math.sqrt(2) * find_error(means[best], images)

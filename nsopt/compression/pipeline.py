@@ -73,7 +73,7 @@ def run_compression(
         keep_start(session.subject, workspace)
         # Workers have fewer threads, with which sums end a little apart: each fits for itself.
         fine_tune(session, networks, fits if workspace.workers == 1 else Fits(session))
-        result = _collect(session, [each.budget for each in solvers], scored=not fits.lead)
+        result = _collect(session, [each.budget for each in solvers])
         clear_finished(session)
     return result
 
@@ -165,15 +165,11 @@ def _choose_networks(
     return networks
 
 
-def _collect(session: Session, budgets: Sequence[Budget], scored: bool) -> Compression:
-    """Return the networks of a compression, and store their table.
-
-    Args:
-        scored: whether scores before fine-tuning chose widths.
-    """
+def _collect(session: Session, budgets: Sequence[Budget]) -> Compression:
+    """Return the networks of a compression, and store their table."""
     subject, studies = session.subject, session.studies()
     whole = Budget("100%", PARAMS, PARAMS.cost(subject.arch)(subject.arch.base_widths))
-    found = {each: _find_best(session, studies, each, scored) for each in (whole, *budgets)}
+    found = {each: _find_best(session, studies, each) for each in (whole, *budgets)}
     timed = [(studies[network.method], network.widths) for network in found.values()]
     images = subject.validation_images
     dense, *smaller = (
@@ -196,9 +192,7 @@ def _collect(session: Session, budgets: Sequence[Budget], scored: bool) -> Compr
     return result
 
 
-def _find_best(
-    session: Session, studies: Mapping[str, Study], budget: Budget, scored: bool
-) -> KeptNetwork:
+def _find_best(session: Session, studies: Mapping[str, Study], budget: Budget) -> KeptNetwork:
     """Return the network at a budget that `choose_method` names, of its best seed."""
     subject = session.subject
     listed = {method: _list_scores(studies, budget, method) for method in KINDS}
@@ -209,7 +203,7 @@ def _find_best(
         reasons = [trials.read_failure(each) for each in tried if budget.holds(each)]
         why = next((f" ({reason})" for reason in reasons if reason), "")
         raise NsoptError(f"no training at {budget.word} succeeded{why}: see {url}")
-    name = choose_method(scores, subject.validation_images, scored)
+    name = choose_method(scores, subject.validation_images)
     best = best_trials(studies[name])[budget.metric.name, budget.limit]
     file = BestNetworks(session.workspace.artifacts).file(studies[name], best)
     return load_network(file, subject.arch)

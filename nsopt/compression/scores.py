@@ -40,7 +40,7 @@ from nsopt.tasks.supervision import evaluate
 
 Found = TypeVar("Found")
 _UP = StudyDirection.MAXIMIZE
-_AS_TIMED = 2**31 - 1  # index of the trial whose widths were timed; candidates count from 0
+_AS_TIMED = 2**30  # added to the index of a candidate: the trial of its widths as timed
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +148,7 @@ def choose_widths(session: Session, solver: Solver, candidates: int) -> Widths:
     """
     budget, scorer = solver.budget, _Scorer(session)
     study = _open_scores(session, budget, scorer)
-    trained, done = find_trained(session, budget), trials.read_completed(study)
+    trained, done = find_trained(session, budget), _read_candidates(study)
     if trained is None or len(done) < candidates:
         family = _make_family(session, solver)
         runner = ScoreRunner(session, budget, family, solver.solve_candidate, scorer.measure)
@@ -237,11 +237,17 @@ def score_laws(study: Study, runner: ScoreRunner, candidates: int, seed: int) ->
         TuningPoint(seed, index=index): starts.get(index, {}) for index in range(candidates)
     }
     run_points(study, points, runner)
-    done = trials.read_completed(study)
+    done = _read_candidates(study)
     if not done:
         shown = runner.budget.shown
         raise NoWidthsError(f"no candidate has widths within {shown}: give a larger budget")
     return done
+
+
+def _read_candidates(study: Study) -> list[FrozenTrial]:
+    """Return the trials with a score, without those of widths as timed."""
+    done = trials.read_completed(study)
+    return [trial for trial in done if (trials.read_tuning_point(trial).index or 0) < _AS_TIMED]
 
 
 def score_as_timed(study: Study, runner: ScoreRunner, done: Sequence[FrozenTrial]) -> FrozenTrial:
@@ -253,13 +259,12 @@ def score_as_timed(study: Study, runner: ScoreRunner, done: Sequence[FrozenTrial
     best = find_best(done)
     if not runner.budget.metric.is_timed:
         return best
-    point = TuningPoint(trials.read_tuning_point(best).seed, index=_AS_TIMED)
+    law = trials.read_tuning_point(best)
+    assert law.index is not None
+    point = replace(law, index=_AS_TIMED + law.index)
     run_points(study, {point: best.params}, runner)
-    return next(
-        trial
-        for trial in trials.read_completed(study)
-        if trials.read_tuning_point(trial).index == _AS_TIMED
-    )
+    done = trials.read_completed(study)
+    return next(trial for trial in done if trials.read_tuning_point(trial) == point)
 
 
 def find_best(done: Sequence[FrozenTrial]) -> FrozenTrial:

@@ -5,6 +5,7 @@ layers, `rank_filters` divides the norm of a filter by the mean of its layer. Fi
 relative norm are pruned first, in any layer.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from nsopt.errors import NoWidthsError
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.cost import CostModel, FloatArray, IntArray, width_limits
 
-_RECOUNT = 0.05  # of the cost of a network
+_OF_COST, _OF_UNITS = 0.05, 0.01  # removed before what units save is counted anew
 _LEAST_PRICE = 1e-12  # of a unit that saves nothing
 
 
@@ -43,27 +44,33 @@ class UnitRanking:
         Raises:
             NoWidthsError: if the network exceeds the budget even then.
         """
-        return self._remove(cost, budget, most=1.0)
+        return self._remove(cost, budget, 1.0, 1.0)
 
     def widths_per_cost(self, cost: CostModel, budget: float) -> tuple[int, ...]:
         """Return the widths after removing the units of lowest score for what each saves.
 
-        What they save is counted anew whenever the network costs a twentieth less.
+        What they save is counted anew whenever the network costs a twentieth less, or has lost a
+        hundredth of its units: at the peak of the memory other layers count then.
 
         Raises:
             NoWidthsError: if the network exceeds the budget even then.
         """
         left, widths = self, tuple(map(len, self.scores))
         while cost(widths) > budget:
-            widths = left.per_cost(cost)._remove(cost, budget, most=_RECOUNT)
+            widths = left.per_cost(cost)._remove(cost, budget, _OF_COST, _OF_UNITS)
             kept = left.pick_strongest(widths)
             scores = [own[units] for own, units in zip(left.scores, kept, strict=True)]
             left = UnitRanking(tuple(scores), self.streams)
         return widths
 
     def per_cost(self, cost: CostModel) -> "UnitRanking":
-        """Return the ranking by score for what a unit of the ranked network costs."""
+        """Return the ranking by score for what a unit of the ranked network costs.
+
+        A unit of a stream leaves all its layers. Its score is a mean over them, and so is its cost.
+        """
         prices = np.asarray(cost.marginal(tuple(map(len, self.scores))), np.float64)
+        streams = np.array(self.streams)
+        prices = np.array([prices[streams == stream].mean() for stream in self.streams])
         prices = np.maximum(prices, _LEAST_PRICE)
         scores = [own / float(price) for own, price in zip(self.scores, prices, strict=True)]
         return UnitRanking(tuple(scores), self.streams)
@@ -75,16 +82,19 @@ class UnitRanking:
             for scores, width in zip(self.scores, widths, strict=True)
         ]
 
-    def _remove(self, cost: CostModel, budget: float, most: float) -> tuple[int, ...]:
-        """Return the widths after removing units, but no more than `most` of the cost."""
+    def _remove(
+        self, cost: CostModel, budget: float, of_cost: float, of_units: float
+    ) -> tuple[int, ...]:
+        """Return the widths after removing at most these shares of the cost and of the units."""
         removals = self._list_removals(width_limits(cost, len(self.scores))[0])
         costs = np.asarray(cost(removals))
         if (costs > budget).all():
             raise NoWidthsError(
                 f"no widths fit a budget of {budget:,}: the smallest feasible one is {costs[-1]:,}"
             )
-        enough = costs <= max(budget, (1 - most) * costs[0])
-        return tuple(removals[np.flatnonzero(enough)[0]].tolist())
+        enough = costs <= max(budget, (1 - of_cost) * costs[0])
+        row = min(int(np.flatnonzero(enough)[0]), math.ceil(of_units * (len(removals) - 1)))
+        return tuple(removals[row].tolist())
 
     def _list_removals(self, narrowest: FloatArray) -> IntArray:
         """Return the widths (N, L) after each removal, weakest units first."""

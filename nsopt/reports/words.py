@@ -227,7 +227,7 @@ def _find_best(results: Results, rows: pd.DataFrame) -> pd.Series:
         for _, row in rows.iterrows()
     }
     images = results.image_counts.get("validation")
-    method = choose_method(scores, images, results.is_trained)
+    method = choose_method(scores, images)
     return rows[rows["method"] == method].iloc[0]
 
 
@@ -360,15 +360,14 @@ def _find_widths(results: Results, at: pd.Series, method: str) -> set[tuple[int,
 
 def _compare_at_equal_accuracy(results: Results, best: pd.Series, reference: str) -> str:
     """Say what the reference needs for the accuracy of the best, if its own sizes span that."""
-    curve = summary(results).query("method == @reference").sort_values("final_mean")
-    score, known = best["final_mean"], curve["final_mean"]
-    spans = len(curve) > 1 and known.iloc[0] <= score <= known.iloc[-1]
-    if best["method"] == reference or not spans:
+    if best["method"] == reference:
         return ""
-    parts = []
+    curve = summary(results).query("method == @reference").sort_values("final_mean")
+    score, parts = best["final_mean"], []
     for column, unit in _COSTS.items():
         known = curve.dropna(subset=column)
-        if pd.isna(best[column]) or len(known) < 2:
+        spans = len(known) > 1 and known["final_mean"].min() <= score <= known["final_mean"].max()
+        if pd.isna(best[column]) or not spans:
             continue
         needed = np.exp(np.interp(score, known["final_mean"], np.log(known[column])))
         parts.append(f"{needed / best[column]:.2g}x the {unit}")

@@ -125,7 +125,14 @@ class Session:
             settings.seed, settings.epochs, compute.device, subject.start, folder
         )
         outcome = train_by(
-            subject.trainer, arch, widths, model, subject.data, self.supervision, compute, context
+            subject.trainer,
+            arch,
+            widths,
+            model,
+            subject.training_data,
+            self.supervision,
+            compute,
+            context,
         )
         shutil.rmtree(folder)
         return outcome

@@ -115,6 +115,15 @@ class Subject:
         return self.images.split(self.settings.training.val_fraction)
 
     @property
+    def training_data(self) -> Task | ImageData:
+        """The task, or the images without those that validate in the training ones."""
+        if isinstance(self.data, Task):
+            return self.data
+        splits = self.splits
+        data = replace(self.data, train=splits.train, validation=splits.validation)
+        return data.normalised_by(*splits.normalisation)
+
+    @property
     def validation_images(self) -> int | None:
         """The number of images for validation; None if its data are not images."""
         return len(self.splits.validation) if isinstance(self.data, ImageData) else None

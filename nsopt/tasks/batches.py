@@ -63,11 +63,19 @@ def count_batches(loader: Any) -> int:
     return count
 
 
+def _list_generators(loader: Any) -> list[torch.Generator]:
+    """Return the generators of a loader and of its samplers, each once."""
+    sampler, batched = (getattr(loader, name, None) for name in ("sampler", "batch_sampler"))
+    owners = loader, sampler, batched, getattr(batched, "sampler", None)
+    own = {id(found): found for each in owners if (found := getattr(each, "generator", None))}
+    return [each for each in own.values() if isinstance(each, torch.Generator)]
+
+
 class LoaderBatches:
     """Repeats a loader.
 
-    Random numbers that it draws from torch or its own generator, as a shuffled DataLoader does,
-    follow from `seed`. A resumed search therefore gets the same batches.
+    Random numbers that it draws from torch or a generator of its own or of its sampler, as a
+    shuffled DataLoader does, follow from `seed`. A resumed search therefore gets the same batches.
     """
 
     def __init__(self, loader: Any, seed: int, device: torch.device) -> None:
@@ -105,9 +113,8 @@ class LoaderBatches:
         self._epoch_start = self._randomness.state()
         self._position = 0
         with self._randomness.in_use():
-            own = getattr(self._loader, "generator", None)
-            if isinstance(own, torch.Generator):
-                own.manual_seed(int(torch.randint(2**62, ())))
+            for generator in _list_generators(self._loader):
+                generator.manual_seed(int(torch.randint(2**62, ())))
             self._iterator = iter(self._loader)
 
     def _read(self) -> Any:

@@ -41,13 +41,21 @@ def average_of(model: nn.Module, decay: float | None) -> AveragedModel | None:
     """Return a running average of the weights and buffers of `model`; None without a decay.
 
     It forgets faster at first, so that after few steps it is not still what training began with.
+    Integers, such as positions, have no average, and neither have infinite values, as in masks.
     """
     if decay is None:
         return None
+    masked = not all(buffer.isfinite().all() for buffer in model.buffers())
 
     def average(own: Any, latest: Any, count: Any) -> None:
+        if not (own[0].is_floating_point() or own[0].is_complex()):
+            torch._foreach_copy_(own, latest)
+            return
         soon = (1 + int(count)) / (10 + int(count))
         get_ema_multi_avg_fn(min(decay, soon))(own, latest, count)
+        if masked:
+            for mean, value in zip(own, latest, strict=True):
+                mean.copy_(torch.where(mean.isfinite(), mean, value))
 
     return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
 

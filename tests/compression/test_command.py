@@ -92,7 +92,7 @@ def test_the_error_of_failed_trainings_hides_the_password(tmp_path: Path) -> Non
     session = SimpleNamespace(studies=dict, subject=None, workspace=place)
     budget = Budget("macs=50%", PARAMS, 1)
     with pytest.raises(NsoptError, match=r"succeeded: see postgresql://me:\*\*\*@h/d$"):
-        _find_best(cast(Session, session), {}, budget, scored=True)
+        _find_best(cast(Session, session), {}, budget)
 
 
 TRAINED = """

@@ -127,8 +127,7 @@ def test_uniform_widths_replace_scored_ones_only_beyond_the_error_of_the_images(
     assert choose_method({"uniform": [uniform], "scored": [72.0]}, images) == chosen
     assert choose_method({"uniform": [71.0], "scored": [72.0]}, images) == "scored"
     assert choose_method({"uniform": [uniform]}, images) == "uniform"
-    fitted = {"uniform": [uniform], "scored": [72.0]}
-    assert choose_method(fitted, images, scored=False) == "uniform"
+    assert choose_method({"uniform": [72.0], "scored": [72.0]}) == "scored", "if equal"
 
 
 def open_scores(compressed: tuple[nsopt.Compression, Path]) -> list[Study]:

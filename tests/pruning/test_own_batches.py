@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorDataset
 
 import nsopt
 from nsopt.compute import checkpoint
@@ -97,9 +97,13 @@ def test_the_order_of_a_shuffled_loader_depends_on_the_seed_alone(
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_generator_of_the_loader_is_seeded_too() -> None:
-    own = torch.Generator().manual_seed(5)
-    loader = DataLoader(make_examples(), batch_size=16, shuffle=True, generator=own)
+@pytest.mark.parametrize("in_sampler", [False, True])
+def test_a_generator_of_the_loader_or_its_sampler_is_seeded_too(in_sampler: bool) -> None:
+    own, examples = torch.Generator().manual_seed(5), make_examples()
+    if in_sampler:
+        loader = DataLoader(examples, 16, sampler=RandomSampler(examples, generator=own))
+    else:
+        loader = DataLoader(examples, 16, shuffle=True, generator=own)
     first = LoaderBatches(loader, 0, CPU)
     expected = [first.next()[0] for _ in range(2)]
     second = LoaderBatches(loader, 0, CPU)

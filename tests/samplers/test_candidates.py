@@ -6,7 +6,7 @@ import pytest
 from nsopt.models.architecture import TableArchitecture
 from nsopt.pruning.settings import SearchSettings
 from nsopt.samplers.candidates import list_prices, make_family, with_members
-from nsopt.scaling.metric import MACS, METRICS, Metric
+from nsopt.scaling.metric import MACS, METRICS, PARAMS, Joint, Metric
 from nsopt.scaling.record import MIN_ROWS, Trajectory
 from nsopt.scaling.solve import solve_widths
 
@@ -28,6 +28,10 @@ def test_the_family_contains_the_pruned_widths_at_a_budget(narrow: TableArchitec
     fit = solve_widths(family.law({"pruned": 1.0}), cost, budget)
     assert tuple(fit.widths.tolist()) == middle
     assert pruned.within(cost, float(cost(pruned.widths).min()) - 1) is None
+
+
+def test_a_budget_of_several_metrics_has_a_search_for_each() -> None:
+    assert list_prices(Joint.of([(MACS, 1e6), (PARAMS, 1e3)])) == ("filters", "params", "macs")
 
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)

@@ -8,7 +8,7 @@ from torch.nn import functional
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import TableArchitecture
-from nsopt.training.fine_tuning import make_schedule
+from nsopt.training.fine_tuning import average_of, make_schedule
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
 from tests.study.test_comparison import Listener
@@ -66,6 +66,26 @@ def test_the_average_of_the_weights_is_evaluated_and_returned(
     torch.testing.assert_close(hardly_averaged, last)
     name = "classifier.weight"
     assert not torch.allclose(averaged[name], last[name], atol=1e-4)
+
+
+def test_buffers_that_never_change_are_their_own_average() -> None:
+    """A mask of attention, positions, and a value that is not stored."""
+    net = nn.Linear(2, 2)
+    net.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1))
+    net.register_buffer("positions", torch.arange(512))
+    net.register_buffer("scale", torch.tensor(0.1), persistent=False)
+    expected = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    average = average_of(net, 0.99)
+    assert average is not None
+    for step in range(150):
+        with torch.no_grad():
+            net.weight += step
+        average.update_parameters(net)
+    for name, buffer in average.module.named_buffers():
+        assert torch.equal(buffer, expected[name]), name
+    (weight, _) = average.module.parameters()
+    assert weight.isfinite().all()
+    assert not torch.equal(weight, net.weight)
 
 
 @pytest.mark.parametrize(
