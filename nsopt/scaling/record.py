@@ -110,12 +110,12 @@ def _flatten_falls(law: PowerLaw, widths: IntArray) -> PowerLaw:
 
 
 def _find_rows_of_layer(widths: IntArray) -> slice:
-    """Return the rows in which a layer shrinks: from its first lost filter to its least width.
+    """Return the rows in which a layer shrinks: from its first lost filter to a width of 1.
 
-    Pruning keeps the last filters. If these rows are fewer than 6, earlier rows are added.
+    Pruning keeps the last filter. If these rows are fewer than 6, earlier rows are added.
     """
     lost = np.flatnonzero(widths < widths[0])
-    last = np.flatnonzero(widths == widths.min())
+    last = np.flatnonzero(widths == 1)
     end = int(last[0]) + 1 if last.size else len(widths)
     start = int(lost[0]) if lost.size else 0
     return slice(max(0, min(start, end - MIN_ROWS)), max(end, MIN_ROWS))

@@ -116,15 +116,6 @@ def test_each_layer_is_fitted_on_its_own_rows_if_the_published_ones_are_of_tiny_
     assert record.law().beta[0] == pytest.approx(1, abs=0.2)
 
 
-@pytest.mark.parametrize("least", [1, 4])
-def test_rows_in_which_a_layer_has_its_least_width_are_left_out_of_its_fit(least: int) -> None:
-    tau = np.geomspace(8000, 80, 30).round().astype(np.int64)
-    held = np.maximum(least, 100 * (tau / 8000)).astype(np.int64)
-    widths = np.column_stack([held, np.full(30, 9)])
-    law = Trajectory(widths, tau).record().law()
-    assert law.beta == pytest.approx([1, 0], abs=0.15)
-
-
 def test_a_record_with_enough_rows_is_fitted_as_published() -> None:
     tau = np.geomspace(8000, 1000, 10).round().astype(np.int64)
     widths = np.floor(np.array([20, 30]) * (tau[:, None] / 8000) ** 0.5).astype(np.int64)
