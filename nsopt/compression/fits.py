@@ -19,14 +19,13 @@ from nsopt.pruning.fitting.inputs import Inputs
 from nsopt.pruning.fitting.rank import rank_by_fit
 from nsopt.pruning.ranking import UnitRanking
 from nsopt.scaling.law import uniform_curve
-from nsopt.session.agreement import read_batches
+from nsopt.session.agreement import AGREEMENT, hold_out, read_batches
 from nsopt.session.durations import format_duration
 from nsopt.session.session import Session
 from nsopt.storage.schema import SCORED
 from nsopt.storage.trials import Point
 from nsopt.training.settings import TrainSettings
 
-MOST = 1024  # examples to fit to
 _BATCH = 64  # images
 _CHOOSE, _BEGIN = 2, 5  # times the least number of steps; with fewer, fits choose widths, or begin
 _OFTEN, _GENTLE = 10, 0.1  # epochs of fine-tuning; times the learning rate
@@ -47,7 +46,10 @@ class Fits:
             return rank_by_fit(session.subject.arch, session.trained, inputs, session.progress)
 
     def _read_inputs(self, seed: int) -> Inputs:
-        return Inputs(read_batches(self.session.supervision.batches(_BATCH, seed), MOST))
+        found = read_batches(self.session.supervision.batches(_BATCH, seed))
+        if self.session.subject.description.score_name == AGREEMENT:  # on what the fit has not seen
+            _, found = hold_out(found)
+        return Inputs(found)
 
     @cached_property
     def lead(self) -> bool:

@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 from nsopt.models.inputs import count_examples
-from nsopt.pruning.fitting.inputs import Inputs
+from nsopt.pruning.fitting.inputs import FEWEST, Inputs
 from nsopt.pruning.fitting.smaller import AgreementScore
 from nsopt.session.subject import Subject
 from nsopt.tasks.supervision import Batches
 from nsopt.tasks.task import Task, TaskSupervision
 
 AGREEMENT = "agreement with the trained network (%)"
-_COMPARED = 256  # examples on which outputs are compared
+MOST = 1024  # examples to fit to, and to compare on
 
 
 def with_score(subject: Subject) -> Subject:
@@ -24,8 +24,9 @@ def with_score(subject: Subject) -> Subject:
         return subject
     if not isinstance(task, Task) or task.score is not None:
         return subject
-    batches = TaskSupervision(task, torch.device("cpu")).batches(0, seed=1)
-    compare = AgreementScore(start, Inputs(read_batches(batches, _COMPARED)))
+    seed = subject.settings.training.seed
+    batches = TaskSupervision(task, torch.device("cpu")).batches(0, seed)
+    compare = AgreementScore(start, Inputs(hold_out(read_batches(batches))[0]))
 
     def agreement(network: nn.Module) -> float:
         return compare(network)
@@ -33,11 +34,26 @@ def with_score(subject: Subject) -> Subject:
     return replace(subject, data=replace(task, score=agreement, score_name=AGREEMENT))
 
 
-def read_batches(batches: Batches, most: int) -> list[Any]:
-    """Return batches without their targets: at most an epoch, and enough for `most` examples."""
+def read_batches(batches: Batches) -> list[Any]:
+    """Return batches without their targets: at most an epoch, and enough for a fit."""
     found = list[Any]()
     for _ in range(batches.per_epoch):
-        if sum(map(count_examples, found)) >= most:
+        if _count(found) >= MOST:
             break
         found.append((batches.next()[0], None))  # a tuple of arguments is no such pair
     return found
+
+
+def hold_out(batches: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Return those on which outputs are compared, the first fifth, and those to which layers are
+    fitted; all of them twice, if either would be too few.
+    """
+    held = max(1, len(batches) // 5)
+    compared, fitted = batches[:held], batches[held:]
+    if min(_count(compared), _count(fitted)) < FEWEST:
+        return batches, batches
+    return compared, fitted
+
+
+def _count(batches: list[Any]) -> int:
+    return sum(count_examples(inputs) for inputs, _ in batches)

@@ -130,6 +130,19 @@ def test_uniform_widths_replace_scored_ones_only_beyond_the_error_of_the_images(
     assert choose_method({"uniform": [72.0], "scored": [72.0]}) == "scored", "if equal"
 
 
+def test_a_trainer_gets_no_images_that_validate(
+    narrow: TableArchitecture, digits: ImageData
+) -> None:
+    subject = Subject.of(narrow, digits, SETTINGS, trainer=lambda model, *_: model)
+    given = subject.training_data
+    assert isinstance(given, ImageData)
+    assert given.validation is not None
+    assert len(given.train) + len(given.validation) == len(digits.train)
+    validating = {image.numpy().tobytes() for image in given.validation.images}
+    assert not any(image.numpy().tobytes() in validating for image in given.train.images)
+    assert given.split(0.5).normalisation == subject.splits.normalisation
+
+
 def open_scores(compressed: tuple[nsopt.Compression, Path]) -> list[Study]:
     """Return the study of scores at each budget."""
     result, out = compressed

@@ -23,7 +23,7 @@ from nsopt.models.architecture import TableArchitecture
 from nsopt.pruning.ranking import UnitRanking
 from nsopt.reports.doubts import describe_fits
 from nsopt.scaling.metric import MACS
-from nsopt.session.agreement import AGREEMENT
+from nsopt.session.agreement import AGREEMENT, hold_out
 from nsopt.session.presets import StudySettings, override
 from nsopt.session.session import Session, start_session
 from nsopt.session.subject import Subject
@@ -91,6 +91,15 @@ def test_inputs_alone_are_enough(trained: nn.Module, tmp_path: Path) -> None:
     assert set(table["method"]) <= {"dense", "uniform", "scored"}
     again = compress(trained, task, out=tmp_path)
     assert [again[budget].score for budget in BUDGETS] == [first, second]
+
+
+def test_outputs_are_compared_on_inputs_to_which_no_layer_was_fitted() -> None:
+    batches = [(torch.full((16, 1), float(number)), None) for number in range(12)]
+    compared, fitted = hold_out(batches)
+    assert (len(compared), len(fitted)) == (2, 10)
+    assert compared + fitted == batches
+    few = batches[:1]
+    assert hold_out(few) == (few, few), "too few to spare any"
 
 
 def test_inputs_alone_are_enough_on_a_processor_with_bfloat16(

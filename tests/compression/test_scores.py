@@ -95,3 +95,9 @@ def test_the_widths_that_were_timed_are_scored_once_and_only_for_milliseconds() 
     best = find_best([trial for trial in study.trials if trial.values])
     assert study.trials[-1].params == best.params, "of the law that scored best"
     assert best.number == 1
+    later = optuna.create_study(direction="maximize")
+    for candidates in (1, 2, 2):
+        done = score_laws(later, runner, candidates, seed=0)
+        own = score_as_timed(later, replace(runner, solve=lambda law: timed), done)
+        assert own.params == find_best(done).params, "also of candidates that are scored later"
+    assert [trial.params["neuralscale"] for trial in later.trials] == [0, 0, 1, 1]
