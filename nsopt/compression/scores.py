@@ -18,7 +18,7 @@ from torch import nn
 
 from nsopt.compression.budgets import Budget
 from nsopt.compression.latency import Solver
-from nsopt.errors import NoWidthsError
+from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.latency.bisection import Widths
 from nsopt.pruning.inherited import SCORE_STEPS, score
 from nsopt.samplers.candidates import (
@@ -102,6 +102,11 @@ class _Scorer:
         costs = counted_costs(session.subject.arch, widths)
         if compare is not None:
             found = self._score(widths, compare)
+            if found.percentage == 0 and found.distances.isfinite().all():
+                raise NsoptError(
+                    f"distance= returned {found.distances.mean():.3g} for an example of a smaller "
+                    "network: divide it, so that it is about 1 for unrelated outputs"
+                )
             before = found.percentage if found.score is None else found.score
             return found.percentage, costs | {"score": before}
 

@@ -84,7 +84,7 @@ def draw_pareto(info: ParetoInfo) -> go.Figure:
 
 
 def accuracy_info(results: Results, cost: str = "params") -> list[MethodPoints]:
-    """Return test accuracy at the last epoch against a cost.
+    """Return the score that reports compare against a cost.
 
     Args:
         cost: `params`, `macs`, or `cost` for that in the metric of the budgets.

@@ -74,10 +74,16 @@ class Results:
         return f"test {self.task.score_name}" if self.task.has_test else self.task.score_name
 
     @property
+    def final_epoch(self) -> str:
+        """Which epoch it is of."""
+        kept = (self.settings.get("training") or {}).get("keep_best")
+        return "best epoch by validation" if kept else "last epoch"
+
+    @property
     def final_axis(self) -> str:
         """Its name on axes."""
         name = self.task.test_name if self.task.has_test else self.task.validation_name
-        return name.replace(" (%)", " at the last epoch (%)")
+        return name.replace(" (%)", f" at the {self.final_epoch} (%)")
 
     def show_score(self, score: float) -> str:
         """Format a score with its unit."""

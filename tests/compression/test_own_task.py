@@ -364,6 +364,9 @@ def test_a_test_is_reported_and_widths_are_ranked_by_the_distance_of_the_task(
     assert small.before <= 100, "it is an agreement in percent"
     assert [row["test"] for row in result.rows()] == ["1000", "1000"]
     assert run(trained, **asked, out=tmp_path)[BUDGETS[0]].test_score == 1000.0
+    asked["distance"] = lambda outputs, teacher: 1e9 * apart(outputs, teacher)
+    with pytest.raises(NsoptError, match=r"distance= returned .*: divide it, so that it is about"):
+        run(trained, **asked, candidates=1)
 
 
 def test_a_trainer_replaces_the_fine_tuning(trained: nn.Module, tmp_path: Path) -> None:
