@@ -23,6 +23,7 @@ from nsopt.progress import Progress
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.rules import check_range, check_steps, get_size_metric, with_enough_steps
 from nsopt.pruning.settings import SearchSettings
+from nsopt.scaling.cost import width_limits
 from nsopt.scaling.record import Iteration
 from nsopt.scaling.solve import solve_widths
 from nsopt.tasks.supervision import Supervision
@@ -202,8 +203,11 @@ def _pack_state(history: Sequence[Iteration], current: State | None = None) -> S
 def _choose_widths(
     arch: Architecture, history: Sequence[Iteration], settings: SearchSettings
 ) -> tuple[int, ...]:
-    """Return the base widths, or else the last proposal with its small widths raised."""
+    """Return the base widths, or else the last proposal, its small widths raised if possible."""
     if not history:
         return arch.base_widths
-    small = settings.small_width
-    return tuple(w + small if w < small else w for w in history[-1].widths)
+    small, proposed = settings.small_width, np.array(history[-1].widths)
+    cost = get_size_metric(settings.price).cost(arch)
+    _, widest = width_limits(cost, len(proposed))
+    raised = np.minimum(np.where(proposed < small, proposed + small, proposed), widest)
+    return tuple(raised.astype(int).tolist())

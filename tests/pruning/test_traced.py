@@ -1,6 +1,7 @@
 """Traced networks that shrink while they train."""
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.trace import trace
 from nsopt.progress import Silent
 from nsopt.pruning.engine import ShrinkingNetwork, iterative_prune, make_prunable
+from nsopt.pruning.iterations import _choose_widths
 from nsopt.pruning.settings import SearchSettings
 from nsopt.pruning.traced import PrunableTrace, RigidGate, TracedGate, find_gate_slices
+from nsopt.scaling.record import Iteration
 from nsopt.tasks.classification import Classification
 from tests.models.tracing import awkward
 
@@ -206,6 +209,17 @@ def test_a_search_of_a_traced_network_gives_a_law(digits: ImageData) -> None:
     first, *_, last = (epoch.train_loss for epoch in outcome.epochs)
     assert last < 0.95 * first  # it learns; 16 validation images cannot tell
     assert sum(p.numel() for p in outcome.model.parameters()) == arch.cost("params")(fit.widths)
+
+
+def test_small_widths_are_raised_at_most_to_what_a_group_can_have() -> None:
+    arch = trace(awkward.Cropped(), torch.randn(2, 3, 32, 32))
+    last = cast(Iteration, SimpleNamespace(widths=(2, 2, 2)))
+    widths = _choose_widths(arch, [last], SETTINGS.updated(small_width=50))
+    assert sorted(widths) == sorted(
+        base if name in arch.capped else 52
+        for name, base in zip(arch.layer_names, arch.base_widths, strict=True)
+    )
+    arch.build(widths)
 
 
 def test_a_traced_network_inherits_the_kept_units() -> None:
