@@ -130,6 +130,11 @@ def test_a_function_of_the_user_returns_the_trained_network(
     assert again.returncode == 0, again.stderr
     first, second = (Path(folder, "index.html").read_text() for folder in ("out/report", "again"))
     assert second == first
+    (weights,) = tmp_path.glob("out/trained-*.pt")
+    for begin in ("trained_nets:net", "finished before, and nothing has changed since:"):
+        again = call_nsopt("compress", *options, f"--weights={weights}")
+        assert again.stdout.startswith(begin), again.stderr
+        assert again.stdout.splitlines()[-4:] == done.stdout.splitlines()[-4:]
 
 
 def test_built_in_networks_need_a_file_of_weights() -> None:

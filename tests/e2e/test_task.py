@@ -114,9 +114,8 @@ def test_two_workers_compress_a_network_of_a_task_and_every_command_reads_it() -
     assert done.returncode == 0, done.stdout + done.stderr
     assert "macs-50-percent.onnx, macs-50-percent.pt2, macs-50-percent.pt" in done.stdout
     again = call_nsopt("compress", *NAMES, *few, *options)
-    first, *answer = again.stdout.splitlines()
-    assert first == "finished before, and nothing has changed since:"
-    assert answer == done.stdout.splitlines()[-len(answer) :]
+    assert again.stdout.splitlines()[-4:] == done.stdout.splitlines()[-4:]
+    assert "finished before" not in again.stdout, "the task may read other data"
     export = shlex.split(done.stdout.splitlines()[-1].removeprefix("export:"))
     assert "--budget=macs=50%" in export
     written = call_nsopt(*export[1:])
