@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,13 +61,15 @@ def compare_export(network: KeptNetwork, path: Path, form: str, test: ImageSet) 
     """Return what `check_export` does, whatever the accuracy; raise NsoptError for other logits."""
     exported = load_exported(path, form, network.arch)
     original = make_whole(network)
-    right, furthest, largest = 0, 0.0, 0.0
+    right, apart, largest = 0, list[float](), 0.0
     for pixels, labels in _split_batches(test):
         found, expected = exported(pixels), original(pixels)
         right += _count_right(found, labels)
-        furthest = max(furthest, float((found - expected).abs().max()))
+        apart.append(float((found - expected).abs().max()))
         largest = max(largest, float(expected.abs().max()))
-    check = ExportCheck(100 * right / len(test), network.test_accuracy, furthest / largest)
+    check = ExportCheck(
+        100 * right / len(test), network.test_accuracy, float(np.max(apart)) / largest
+    )
     _check_close(check.difference)
     return check
 

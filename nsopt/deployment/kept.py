@@ -105,9 +105,14 @@ class KeptNetwork:
 
     @property
     def content(self) -> dict[str, Any]:
-        """Content of its file: facts and state."""
-        state = {name: tensor.cpu().clone() for name, tensor in self.model.state_dict().items()}
-        return self.facts | {"state": state}  # cloned: read_weights refuses shared tensors
+        """Content of its file: facts, state, and the buffers that the state leaves out."""
+        state = self.model.state_dict()
+        buffers = {n: each for n, each in self.model.named_buffers() if n not in state}
+        tensors = {
+            kind: {name: tensor.cpu().clone() for name, tensor in own.items()}
+            for kind, own in (("state", state), ("buffers", buffers))
+        }
+        return self.facts | tensors  # cloned: read_weights refuses shared tensors
 
     def save(self, path: Path) -> None:
         """Write a file that `load_network` reads."""
@@ -140,7 +145,7 @@ def load_network(path: Path | str, arch: str | Architecture | None = None) -> Ke
     """
     with explain_reading(path, "nsopt"):
         content = read_weights(Path(path))
-        state = content.pop("state")
+        state, rest = content.pop("state"), content.pop("buffers")
         kept = _KEPT.validate_python(content | {"model": nn.Identity()})
         for family in _list_families(kept, arch):  # before it is built
             if max(kept.widths) > LARGEST_WIDTH:
@@ -149,6 +154,9 @@ def load_network(path: Path | str, arch: str | Architecture | None = None) -> Ke
                 raise NsoptError(f"its tensors are not those of the stored widths: {differences}")
         model = build_to_fill(family, kept.widths)
         model.load_state_dict(state)
+        for name, buffer in model.named_buffers():
+            if name in rest:
+                buffer.copy_(rest[name])
         return replace(kept, model=model.eval())
 
 

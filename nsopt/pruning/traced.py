@@ -199,6 +199,6 @@ def _add_bias(network: TracedNetwork, slices: Slices) -> list[Slices]:
 def _dot_gradients(parameter: Tensor, axis: int) -> Tensor:
     """Return the products of a parameter's slices along an axis with their gradients, (n,)."""
     if parameter.grad is None:
-        return parameter.new_zeros(parameter.shape[axis])
-    slices = (parameter * parameter.grad).detach().movedim(axis, 0)
+        return parameter.real.new_zeros(parameter.shape[axis])
+    slices = (parameter.conj() * parameter.grad).real.detach().movedim(axis, 0)
     return slices.reshape(len(slices), -1).sum(dim=1)

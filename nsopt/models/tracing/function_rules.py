@@ -106,6 +106,7 @@ def _follow_layers(
     each = len(weights) // (layers * ways)
     labels, seen, size = tracer.get(x)[:-1], tracer.get(x)[-1], x.shape[-1]
     steps = math.prod(x.shape[:-1])
+    tracer.freeze("holds the steps of a recurrent layer", *labels)
     outputs: list[Label] = [tracer.get(states[0])[-1]]
     cells: list[Label] = [tracer.get(states[-1])[-1]]
     for first in range(0, len(weights), ways * each):

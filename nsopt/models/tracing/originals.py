@@ -5,7 +5,7 @@ both as hooks (older) and as parametrizations.
 """
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from types import CellType, FunctionType, MethodType
 from typing import Any
 
@@ -57,18 +57,18 @@ def set_mode(model: nn.Module, training: bool) -> nn.Module:
         ) from None
 
 
-def copy_model(model: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
+def copy_model(model: nn.Module, replaced: Mapping[int, Tensor] | None = None) -> nn.Module:
     """Return a deep copy, even if modules store tensors that autograd computed, also in lists.
 
     `copy.deepcopy` alone raises an error for such tensors. Objects that refuse to be copied, such
     as locks, are shared.
 
     Args:
-        shared: tensors that the copy shares with `model`.
+        replaced: what the copy has in place of tensors, by their `id`, wherever `model` holds them.
     """
     held = [t for m in model.modules() for t in tensors_in(vars(m))]
     memo: dict[int, Any] = {id(t): t.detach().clone() for t in held if not t.is_leaf}
-    memo |= {id(t): t for t in shared}
+    memo |= replaced or {}
     try:
         return _deep_copy(model, dict(memo))
     except Exception:

@@ -24,6 +24,7 @@ def convolution(
     axis = 1 if transposed else 0
     outputs, inputs = own[axis], own[1 - axis]
     tracer.freeze("is a size of the kernel", *own[2:])
+    tracer.freeze("holds places of a convolution", *labels[2:])
     if groups == 1:
         if x.shape[1] > 1:
             inputs = tracer.join(labels[1], inputs)
@@ -113,6 +114,8 @@ def vector_product(tracer: Tracer, result: Tensor, a: Tensor, b: Tensor) -> None
     labels, inner = tracer.get(a), tracer.get(a)[-1]
     if b.shape[0] > 1:
         inner = tracer.join(inner, tracer.get(b)[0])
+    if isinstance(a, FakeTensor) and isinstance(b, FakeTensor):
+        tracer.mark_inexact(inner)
     if a.ndim > 1 and not isinstance(labels[0], np.ndarray):
         tracer.multiply(a.shape[0], (inner, a.shape[1]))
     tracer.put(result, labels[:-1])
@@ -249,6 +252,7 @@ def group_norm(tracer: Tracer, result: Any, x: Tensor, weight: Any, bias: Any, *
     """Join whole groups, or the same channels of every group, as in a grouped convolution."""
     _examples, _channels, _places, groups, _eps = more
     labels = list(tracer.get(x))
+    tracer.mark_inexact(*labels[2:])
     own = [tracer.get(p)[0] for p in (weight, bias) if isinstance(p, Tensor)]
     labels[1] = tracer.join(labels[1], *own)
     label = labels[1]

@@ -17,20 +17,19 @@ def copy_with_tensors(template: nn.Module, change: Callable[[str, Tensor], Tenso
         change: returns the new values for the name and the old values of a tensor. It gets shared
             tensors once, and they stay shared.
     """
-    model = copy_model(template, shared=tensors_of(template).values())
-    replace_values(model, change)
-    return model
+    tensors = tensors_of(template).items()
+    new = {id(tensor): _make_new(tensor, change(name, tensor.detach())) for name, tensor in tensors}
+    return copy_model(template, new)
 
 
 def replace_values(model: nn.Module, change: Callable[[str, Tensor], Tensor]) -> None:
     """Replace each parameter and buffer of `model` by a new one with the values from `change`."""
+    replace_tensors(model, lambda name, tensor: _make_new(tensor, change(name, tensor.detach())))
 
-    def make(name: str, tensor: Tensor) -> Tensor:
-        new = change(name, tensor.detach())
-        is_parameter = isinstance(tensor, nn.Parameter)
-        return nn.Parameter(new, tensor.requires_grad) if is_parameter else new
 
-    replace_tensors(model, make)
+def _make_new(tensor: Tensor, values: Tensor) -> Tensor:
+    is_parameter = isinstance(tensor, nn.Parameter)
+    return nn.Parameter(values, tensor.requires_grad) if is_parameter else values
 
 
 def replace_tensors(model: nn.Module, change: Callable[[str, Tensor], Tensor]) -> None:

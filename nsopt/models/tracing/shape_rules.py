@@ -277,7 +277,8 @@ def channel_shuffle(tracer: Tracer, result: Tensor, x: Tensor, groups: int) -> N
 def read_channels_as_places(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
     """Join the channels that become the pixels of one channel."""
     axis = result.ndim - 3
-    labels = list(tracer.get(x))[: axis + 1]
+    labels, places = list(tracer.get(x))[: axis + 1], tracer.get(x)[axis + 1 :]
+    tracer.freeze("holds places of an image", *places)
     channels = labels[axis]
     if isinstance(channels, np.ndarray):
         labels[axis] = tracer.join_rows(channels.reshape(result.shape[axis], -1).T)
@@ -288,7 +289,8 @@ def read_channels_as_places(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) 
 def read_places_as_channels(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
     """Repeat the label of each channel for its pixels, which become channels."""
     axis = x.ndim - 3
-    labels = list(tracer.get(x))[: axis + 1]
+    labels, places = list(tracer.get(x))[: axis + 1], tracer.get(x)[axis + 1 :]
+    tracer.freeze("holds places of an image", *places)
     channels = labels[axis]
     if isinstance(channels, np.ndarray):
         labels[axis] = np.repeat(channels, result.shape[axis] // len(channels))
@@ -303,6 +305,8 @@ def reduce(tracer: Tracer, result: Any, x: Tensor, dims: Any = None, *_: Any) ->
     """Remove the labels of reduced dimensions, or set them to None where the dimensions stay."""
     gone = set(_count_from_front(x.ndim, dims if isinstance(dims, int | list | tuple) else None))
     labels = tracer.get(x)
+    if tracer.operation in {"argmax", "argmin"}:
+        tracer.freeze("is read by its indices", *(labels[d] for d in gone))
     tracer.mark_inexact(*(labels[d] for d in gone))  # even in a sum: of zero, sigmoid makes 0.5
     left = [label for d, label in enumerate(labels) if d not in gone]
     for tensor in tensors_in(result):

@@ -273,10 +273,20 @@ class Tracer(TorchDispatchMode):
             rule = _RULES["pointwise"]
         if rule is not None:
             rule(self, result, *signature.bind(args, kwargs))
+            if func._schema.is_mutable:
+                self._note_write(args[0])
             return result
         labels = [label for t in tensors_in((args, kwargs)) for label in self.get(t)]
         self.freeze(f"no rule for the operation {func._schema.name}", *labels)
         return result
+
+    def _note_write(self, part: Any) -> None:
+        """Note that a filled tensor differs along the dimensions in which a part was written."""
+        if isinstance(part, Tensor) and part._is_view() and part._base is not None:
+            base, known = part._base, self.get(part)
+            whole = {} if None in known else {*zip(part.shape, part.stride(), strict=True)}
+            sizes = zip(self.get(base), base.shape, base.stride(), strict=True)
+            self.put(base, [None if a is ANY and (n, s) not in whole else a for a, n, s in sizes])
 
     def _answer(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Return the result of an operation that depends on values."""
