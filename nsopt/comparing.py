@@ -101,12 +101,13 @@ class ComparisonResult:
         return write_report(self.results, Path(folder))
 
     @checked
-    def network(self, method: str, budget: float) -> KeptNetwork:
+    def network(self, method: str, budget: float, metric: str | None = None) -> KeptNetwork:
         """Return the best network of a method at a budget, by the score of the validation.
 
         Args:
             method: its name.
             budget: as in the table.
+            metric: as in the table; needed where several budgets hold at once, whose number is 1.
 
         Raises:
             NsoptError: if the comparison has no such network.
@@ -114,12 +115,16 @@ class ComparisonResult:
         studies = self._workspace.studies(self.results.name)
         if method not in self.results.methods:
             raise unknown_name("method", method, self.results.methods)
-        best = {size[1]: trial for size, trial in best_trials(studies[method]).items()}
-        if budget not in best:
-            known = ", ".join(f"{size:g}" for size in best)
+        best = best_trials(studies[method])
+        found = [size for size in best if size[1] == budget and metric in (None, size[0])]
+        if not found:
+            known = ", ".join(f"{size[1]:g}" for size in best)
             raise NsoptError(f"{method} was not trained at a budget of {budget:g}: give {known}")
+        if len(found) > 1:
+            named = ", ".join(repr(size[0]) for size in found)
+            raise NsoptError(f"several networks have a budget of {budget:g}: give metric= {named}")
         networks = BestNetworks(self._workspace.artifacts)
-        return load_network(networks.file(studies[method], best[budget]), self.arch)
+        return load_network(networks.file(studies[method], best[found[0]]), self.arch)
 
     @checked
     def export(
@@ -139,7 +144,8 @@ class ComparisonResult:
         """
         taken = self.answer[-1].row
         method = taken["method"] if method is None else method
-        network = self.network(method, taken["budget"] if budget is None else budget)
+        metric = taken["metric"] if budget is None else None
+        network = self.network(method, taken["budget"] if budget is None else budget, metric)
         export(network, path, format, self._inputs)
 
 

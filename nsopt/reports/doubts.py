@@ -32,7 +32,7 @@ def describe_fits(results: Results) -> str:
     rows = results.outcomes.set_index("method")
     whole, rest = rows.loc[DENSE.name], rows.drop(index=DENSE.name)
     whole = whole if isinstance(whole, pd.Series) else whole.iloc[0]
-    best = rest.groupby(["metric", "budget"]).agg({"macs": "min", "score": "max"})
+    best = rest.sort_values("score").groupby(["metric", "budget"])[["macs", "score"]].last()
     least = whole["score"] - _LITTLE * abs(whole["score"])
     name = results.task.score_name or "accuracy"
     good, bad = (best[best["score"].ge(least) == is_good]["macs"] for is_good in (True, False))

@@ -25,7 +25,7 @@ from nsopt.models.inputs import count_examples
 from nsopt.models.registry import get_architecture, own_architecture, stored_architecture
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.scaling.cost import CostModel
-from nsopt.scaling.metric import MACS, PARAMS
+from nsopt.scaling.metric import LATENCY, MACS, PARAMS
 from nsopt.session.presets import StudySettings
 from nsopt.session.workspace import Workspace
 from nsopt.settings import Price, batch_unit
@@ -162,7 +162,11 @@ class Subject:
             return self.identity
         price = schema.price_of_search(kind) or self.settings.search.price
         search = self.identity["search"] | {"price": price}
-        return {"preset": self.settings.preset, "search": search, "data": self.identity["data"]}
+        found = {"preset": self.settings.preset, "search": search, "data": self.identity["data"]}
+        also = ["start"] if self.settings.start is not None else []
+        if price == LATENCY.name:
+            also += ["runtime", "latency_batch_size"]
+        return found | {name: self.identity[name] for name in also}
 
     @property
     def description(self) -> schema.TaskDescription:
@@ -196,7 +200,18 @@ class Subject:
         studies = {kind: study for kind, study in stored.items() if not wanted or kind in wanted}
         for kind, study in studies.items():
             check_settings(study, self._find_identity(kind))
+            self._check_network(study)
         return studies
+
+    def _check_network(self, study: Study) -> None:
+        """Raise NsoptError if a study is of another network of the same name."""
+        old, new = schema.read_task(study), self.description
+        for name in ("layer_names", "base_widths", "base_params", "base_macs"):
+            if getattr(old, name) != getattr(new, name):
+                raise NsoptError(
+                    f"{study.study_name} is of another {self.arch.name}, with other "
+                    f"{name.replace('_', ' ')}: give another out= or storage="
+                )
 
     def open_study(self, storage: BaseStorage, method: str, compute: Compute) -> Study:
         """Open or create the study of a method, or of a search."""

@@ -47,7 +47,8 @@ class NetworkLaw:
         network is filled, and never wider than this.
         """
         # Searches store no settings of trainings.
-        stored = next((s for s in map(schema.read_settings, self.studies) if "start" in s), {})
+        settings = map(schema.read_settings, self.studies)
+        stored = next((each for each in settings if "multiple_of" in each), {})
         rounding = rounding_for(
             multiple_of or stored.get("multiple_of"), min_width or stored.get("min_width"), metric
         )

@@ -158,9 +158,9 @@ def best_trial(study: Study) -> FrozenTrial:
     if study.directions[0] == _DOWN:
         return min(done, key=lambda trial: trial.values)
 
-    def mean_accuracy(trial: FrozenTrial) -> float:
+    def mean_accuracy(trial: FrozenTrial) -> tuple[int, float]:
         same: list[float] = [other.values[0] for other in done if other.params == trial.params]
-        return sum(same) / len(same)
+        return len(same), sum(same) / len(same)  # fewer seeds are no fair comparison
 
     return max(sorted(done, key=lambda t: t.params.get("pretrain_epochs", 0)), key=mean_accuracy)
 

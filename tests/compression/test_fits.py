@@ -22,6 +22,7 @@ from nsopt.latency.timer import Timer
 from nsopt.models.architecture import TableArchitecture
 from nsopt.pruning.ranking import UnitRanking
 from nsopt.reports.doubts import describe_fits
+from nsopt.reports.results import Results
 from nsopt.scaling.metric import MACS
 from nsopt.session.agreement import AGREEMENT, hold_out
 from nsopt.session.presets import StudySettings, override
@@ -122,6 +123,20 @@ def test_the_curve_says_where_to_train(trained: nn.Module) -> None:
     sentence = describe_fits(result.results)
     assert sentence.startswith("Without training, ")
     assert "right pitches (%)" in sentence
+
+
+def test_the_share_of_the_macs_is_that_of_the_network_with_the_score() -> None:
+    columns = ("method", "metric", "budget", "macs", "score")
+    rows = [
+        ("dense", "params", 99, 1000, 90.0),
+        ("scored", "params", 50, 600, 89.9),
+        ("uniform", "params", 50, 250, 40.0),
+        ("scored", "params", 20, 240, 50.0),
+    ]
+    outcomes = pd.DataFrame(rows, columns=columns)
+    task = SimpleNamespace(score_name="")
+    results = SimpleNamespace(is_trained=False, outcomes=outcomes, task=task)
+    assert "down to 60% of its MACs" in describe_fits(cast(Results, results))
 
 
 def test_a_fit_beats_inherited_weights(trained: nn.Module) -> None:

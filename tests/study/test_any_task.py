@@ -132,6 +132,15 @@ def test_the_same_call_continues_and_the_best_networks_can_be_loaded(
         again.network("uniforn", 7)
 
 
+def test_another_network_of_the_same_name_does_not_continue_a_study(
+    study: tuple[nsopt.ComparisonResult, Path], arch: nsopt.Architecture
+) -> None:
+    smaller = arch.build([width - 1 for width in arch.base_widths])
+    other = nsopt.trace(smaller, make_sounds(2, 0)[0])
+    with pytest.raises(NsoptError, match=r"is of another .*, with other base widths: give another"):
+        compare(other, make_task(), out=study[1])
+
+
 def test_another_task_does_not_continue_a_study(
     study: tuple[nsopt.ComparisonResult, Path], arch: nsopt.Architecture
 ) -> None:
