@@ -282,9 +282,10 @@ class Tracer(TorchDispatchMode):
 
     def _note_write(self, part: Any) -> None:
         """Note that a filled tensor differs along the dimensions in which a part was written."""
-        if isinstance(part, Tensor) and part._is_view() and part._base is not None:
-            base, known = part._base, self.get(part)
-            whole = {} if None in known else {*zip(part.shape, part.stride(), strict=True)}
+        base = part._base if isinstance(part, Tensor) and part._is_view() else None
+        if base is not None and any(label is ANY for label in self.get(base)):
+            is_known = all(label is not None for label in self.get(part))
+            whole = {*zip(part.shape, part.stride(), strict=True)} if is_known else set()
             sizes = zip(self.get(base), base.shape, base.stride(), strict=True)
             self.put(base, [None if a is ANY and (n, s) not in whole else a for a, n, s in sizes])
 
