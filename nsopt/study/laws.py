@@ -131,8 +131,7 @@ class Laws:
         eta = None if fitted is None else settings.eta
         rounding = (1, 1) if method.keeps_weights else settings.rounding(point.metric)
         inherits = session.subject.start is not None
-        widest = arch.base_widths if inherits or method.needs_trained_network else None
-        limits = Limits(*rounding, max_width=widest, fill=inherits)
+        limits = Limits(*rounding, max_width=arch.base_widths if inherits else None, fill=inherits)
         is_timed = self._timed and eta is None and not method.keeps_weights
         if is_timed and point.metric.is_timed:
             study = session.open_study(method.name)
