@@ -5,7 +5,6 @@ layers, `rank_filters` divides the norm of a filter by the mean of its layer. Fi
 relative norm are pruned first, in any layer.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,9 +91,10 @@ class UnitRanking:
             raise NoWidthsError(
                 f"no widths fit a budget of {budget:,}: the smallest feasible one is {costs[-1]:,}"
             )
-        enough = costs <= max(budget, (1 - of_cost) * costs[0])
-        row = min(int(np.flatnonzero(enough)[0]), math.ceil(of_units * (len(removals) - 1)))
-        return tuple(removals[row].tolist())
+        left = removals.sum(axis=1)  # units that cannot be removed are weak, too
+        cheaper = costs <= max(budget, (1 - of_cost) * costs[0])
+        enough = cheaper | (left <= (1 - of_units) * left[0])
+        return tuple(removals[np.flatnonzero(enough)[0]].tolist())
 
     def _list_removals(self, narrowest: FloatArray) -> IntArray:
         """Return the widths (N, L) after each removal, weakest units first."""

@@ -77,6 +77,18 @@ def test_units_of_low_score_for_what_they_save_are_removed_as_if_one_by_one(
         ranking.widths_per_cost(cost, 10)
 
 
+def test_weak_units_that_cannot_be_removed_end_no_ranking_per_cost(
+    narrow: TableArchitecture,
+) -> None:
+    arch = dataclasses.replace(narrow, base_widths=(1, 1, 1, 8, 8, 8, 8, 8))
+    torch.manual_seed(0)
+    scores = tuple(torch.rand(width) * (1e-9 if width == 1 else 1) for width in arch.base_widths)
+    cost = arch.cost("params")
+    budget = 0.5 * cost(arch.base_widths)
+    found = UnitRanking(scores, tuple(range(8))).widths_per_cost(cost, budget)
+    assert 0.8 * budget < cost(found) <= budget
+
+
 def test_at_a_budget_of_memory_no_layer_pays_for_the_others() -> None:
     """Only layers at the peak have a price; once they are smaller, the peak is elsewhere."""
     arch = table_architecture("vgg11")
