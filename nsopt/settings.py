@@ -1,6 +1,6 @@
 """Validated, immutable settings. A mistake raises a one-line error. Settings never import torch."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -10,6 +10,13 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Precision = Literal["auto", "fp32", "bf16"]
 BATCH_SIZE = 100  # images per timed pass, as in the paper (section 4.2)
 Price = Literal["filters", "params", "macs", "latency"]
+
+
+class Timed(NamedTuple):
+    """What milliseconds are of: the name of a runtime, and the examples of a pass."""
+
+    runtime: str
+    batch_size: int
 
 
 def batch_unit(size: int) -> str:

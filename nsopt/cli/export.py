@@ -240,7 +240,7 @@ def _load(options: ExportOptions) -> _Chosen:
     described, task = schema.read_task(study), import_given_task(options.task)
     data = arch = None
     if task is not None:
-        arch = read_architecture(described, (), options.arch, task)
+        arch = read_architecture(described, options.arch, task)
     elif not options.unchecked:
         data = load_images(study, options.data, options.data_dir)
     return _Chosen(
@@ -284,8 +284,9 @@ def _without_shares(options: ExportOptions, study: "Study") -> ExportOptions:
     """Return the options with numbers in place of percentages of what the base network costs."""
     from nsopt.scaling.budget import read_budgets
     from nsopt.scaling.metric import PARAMS, get_metric
-    from nsopt.session.subject import read_architecture
-    from nsopt.storage.schema import read_task
+    from nsopt.session.subject import read_architecture, with_stored_latency
+    from nsopt.settings import Timed
+    from nsopt.storage.schema import read_settings, read_task
     from nsopt.tasks.imported import import_given_task
 
     if "%" not in (options.budget or ""):
@@ -294,7 +295,10 @@ def _without_shares(options: ExportOptions, study: "Study") -> ExportOptions:
     if len(asked) > 1:
         return options
     own = import_given_task(options.task)
-    arch = read_architecture(read_task(study), [study], options.arch, own)
+    settings = read_settings(study)
+    timed = Timed(settings["runtime"], settings["latency_batch_size"])
+    arch = read_architecture(read_task(study), options.arch, own)
+    arch = with_stored_latency(arch, [study], timed)
     metric, limit = asked[0].of(arch)
     is_joint = len(metric.parts) > 1
     return replace(options, budget=metric.name if is_joint else f"{metric.name}={limit!r}")

@@ -84,8 +84,8 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
     from nsopt.latency.runtime import TORCH
     from nsopt.latency.store import Memory
     from nsopt.latency.timer import Timer
-    from nsopt.session.subject import write_latency_once
-    from nsopt.settings import batch_unit
+    from nsopt.session.subject import with_stored_latency, write_latency_once
+    from nsopt.settings import Timed, batch_unit
     from nsopt.storage.timings import StoredTimings
     from nsopt.tasks.imported import import_given_task
 
@@ -96,13 +96,15 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
     runtime = _choose_runtime(options, found.studies) if is_timed else TORCH
     with nullcontext(Silent()) if options.as_json else live_progress() as progress:
         sizes = resolve_multiple(options.sizes, options.device, runtime, progress)
-        if asked.is_timed and found.arch.latency is None:
+        timed = Timed(runtime.name, runtime.batch_size)
+        arch = with_stored_latency(found.arch, found.studies, timed)
+        if asked.is_timed and arch.latency is None:
             with sharing(resolve_compute(options.device, "fp32"), progress) as compute:
-                model = learn_latency(found.arch, compute, progress, runtime, inputs)
-            arch = found.arch.with_latency(model)
-            found = replace(found, arch=arch)
+                model = learn_latency(arch, compute, progress, runtime, inputs)
+            arch = arch.with_latency(model)
             for study in found.studies[:1]:
-                write_latency_once(study, arch.latency)
+                write_latency_once(study, model, timed)
+        found = replace(found, arch=arch)
         studies = found.studies
 
         def correct(budget: "MeasuredBudget") -> "Architecture":

@@ -37,7 +37,7 @@ from nsopt.scaling.metric import PARAMS, counted_costs
 from nsopt.session.cleanup import clear_finished
 from nsopt.session.session import Session, start_session
 from nsopt.session.start import keep_start
-from nsopt.session.subject import Subject, list_studies, with_stored_latency
+from nsopt.session.subject import Subject, list_studies
 from nsopt.session.timing import find_latencies
 from nsopt.session.workspace import Workspace
 from nsopt.storage import schema, trials
@@ -119,7 +119,7 @@ def prepare(session: Session, asked: Sequence[AskedBudget]) -> tuple[Session, li
     arch, studies = subject.arch, list_studies(subject, session.workspace)
     is_timed = any(each.is_timed for each in asked)
     if is_timed:
-        arch = with_stored_latency(arch, studies)  # has priority: budgets keep their meaning
+        arch = subject.with_stored_latency(studies)  # has priority: budgets keep their meaning
         if arch.latency is None:
             arch = timer.learn(arch, partial(check_time, asked, arch))
     budgets = budgets_of(asked, arch)

@@ -11,7 +11,6 @@ from optuna.trial import FrozenTrial
 from nsopt.compute.device import Compute
 from nsopt.errors import DeterministicError
 from nsopt.session.session import Session
-from nsopt.session.subject import write_latency_once
 from nsopt.storage import trials
 from nsopt.storage.engine import Work, run_trials
 from nsopt.storage.provenance import provenance
@@ -73,7 +72,7 @@ def open_tuning(
         list(objectives),
         list(objectives.values()),
     )
-    write_latency_once(study, subject.arch.latency)
+    subject.write_latency_once(study)
     return study
 
 

@@ -10,7 +10,7 @@ from nsopt.arguments import checked
 from nsopt.errors import unknown_name
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.metric import Metric
-from nsopt.settings import BATCH_SIZE, Settings
+from nsopt.settings import BATCH_SIZE, Settings, Timed
 from nsopt.training.settings import TrainSettings
 
 _Width = Annotated[int, Field(ge=1)]
@@ -50,6 +50,10 @@ class StudySettings(Settings):
     start: int | None = None
     runtime: str = "torch"
     latency_batch_size: int = Field(default=BATCH_SIZE, ge=1)
+
+    @property
+    def timed(self) -> Timed:
+        return Timed(self.runtime, self.latency_batch_size)
 
     def rounding(self, metric: Metric) -> tuple[int | tuple[int, ...], int]:
         """Return multiple_of and min_width for budgets in a metric, for `solve_widths`."""

@@ -21,7 +21,7 @@ from nsopt.progress import Progress
 from nsopt.pruning.inherited import TrainedStart, inherit_network
 from nsopt.session.agreement import with_score
 from nsopt.session.start import rank_start
-from nsopt.session.subject import Subject, with_stored_latency, write_latency_once
+from nsopt.session.subject import Subject
 from nsopt.session.workspace import Workspace
 from nsopt.storage.trials import Point
 from nsopt.tasks.supervise import supervise
@@ -83,7 +83,7 @@ class Session:
         for name in dict.fromkeys(methods):
             if name in stored:
                 opened[name] = stored[name]
-                write_latency_once(stored[name], self.subject.arch.latency)
+                self.subject.write_latency_once(stored[name])
             else:
                 opened[name] = self.open_study(name)
         return opened
@@ -171,7 +171,7 @@ class Session:
         Another command may have stored one since this session began.
         """
         known = self.subject.arch
-        arch = known if known.latency is not None else with_stored_latency(known, studies)
+        arch = known if known.latency is not None else self.subject.with_stored_latency(studies)
         if arch is known:
             return self
         return replace(self, subject=replace(self.subject, arch=arch))

@@ -13,7 +13,7 @@ from nsopt.data.source import Source
 from nsopt.errors import NsoptError
 from nsopt.latency.runtime import stored_runtime
 from nsopt.session.presets import StudySettings
-from nsopt.session.subject import Subject, read_architecture
+from nsopt.session.subject import Subject, read_architecture, with_stored_latency
 from nsopt.storage import schema
 from nsopt.tasks.task import Task
 
@@ -44,10 +44,11 @@ def load_subject(
             if own
             else f"{study.study_name} is of a task of yours: give its function as task="
         )
-    arch = read_architecture(stored, [study], arch_name, own)
+    settings = _read_settings(study)
+    arch = read_architecture(stored, arch_name, own)
+    arch = with_stored_latency(arch, [study], settings.timed)
     if (arch.layer_names, arch.base_widths) != (stored.layer_names, stored.base_widths):
         raise NsoptError(f"{stored.arch} is another network here than in {study.study_name}")
-    settings = _read_settings(study)
     runtime = stored_runtime(settings.runtime, measure, settings.latency_batch_size)
     source = schema.read_source(study)
     if own is None:

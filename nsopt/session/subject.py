@@ -28,7 +28,7 @@ from nsopt.scaling.cost import CostModel
 from nsopt.scaling.metric import LATENCY, MACS, PARAMS
 from nsopt.session.presets import StudySettings
 from nsopt.session.workspace import Workspace
-from nsopt.settings import Price, batch_unit
+from nsopt.settings import Price, Timed, batch_unit
 from nsopt.storage import schema
 from nsopt.storage.provenance import provenance
 from nsopt.storage.studies import check_settings, open_study
@@ -227,8 +227,16 @@ class Subject:
             if schema.is_search(method)
             else (self.description.validation_name, f"latency ({unit})"),
         )
-        write_latency_once(study, self.arch.latency)
+        self.write_latency_once(study)
         return study
+
+    def write_latency_once(self, study: Study) -> None:
+        """Store the latency model that nsopt learned, if the study has none."""
+        write_latency_once(study, self.arch.latency, self.settings.timed)
+
+    def with_stored_latency(self, studies: Iterable[Study]) -> Architecture:
+        """Return the network with the latency model of one of the studies, see the function."""
+        return with_stored_latency(self.arch, studies, self.settings.timed)
 
 
 def with_precision(subject: Subject, workspace: Workspace) -> Subject:
@@ -261,11 +269,10 @@ def list_studies(subject: Subject, workspace: Workspace) -> list[Study]:
 
 def read_architecture(
     subject: schema.TaskDescription,
-    studies: Iterable[Study],
     arch_name: str | None,
     own: Task | None = None,
 ) -> Architecture:
-    """Return the network of a stored subject, with the latency model of one of the studies.
+    """Return the network of a stored subject.
 
     Args:
         arch_name: the name of its architecture, if the user gave one (`stored_architecture`).
@@ -275,32 +282,35 @@ def read_architecture(
         NsoptError: if it is not of images and `own` is None.
     """
     if own is not None:
-        arch: Architecture = own_architecture(subject.arch, arch_name, own.inputs)
-    elif subject.classes is None or subject.image_size is None or subject.channels is None:
+        return own_architecture(subject.arch, arch_name, own.inputs)
+    if subject.classes is None or subject.image_size is None or subject.channels is None:
         raise NsoptError(f"{subject.arch} takes no images: give the function of its task as task=")
-    else:
-        arch = stored_architecture(
-            subject.arch, arch_name, subject.classes, subject.image_size, subject.channels
-        )
-    return with_stored_latency(arch, studies)
+    return stored_architecture(
+        subject.arch, arch_name, subject.classes, subject.image_size, subject.channels
+    )
 
 
-def write_latency_once(study: Study, model: CostModel | None) -> None:
+def write_latency_once(study: Study, model: CostModel | None, timed: Timed) -> None:
     """Store a latency model that nsopt learned, if the study has none."""
     if isinstance(model, LatencyModel | MacsLatency) and not schema.has_latency_model(study):
-        schema.write_latency_model(study, model.to_dict())
+        schema.write_latency_model(study, model.to_dict() | timed._asdict())
 
 
-def with_stored_latency(arch: Architecture, studies: Iterable[Study]) -> Architecture:
-    """Return `arch` with the latency model of one of the studies, if any has one."""
+def with_stored_latency(arch: Architecture, studies: Iterable[Study], timed: Timed) -> Architecture:
+    """Return `arch` with the latency model of one of the studies, if any has one.
+
+    Milliseconds of another runtime or batch size do not count; those of another machine do.
+    """
     for study in studies:
-        model = schema.read_latency_model(study, partial(_make_latency, arch))
+        model = schema.read_latency_model(study, partial(_make_latency, arch, timed))
         if model is not None:
             return arch.with_latency(model)
     return arch
 
 
-def _make_latency(arch: Architecture, stored: dict[str, Any]) -> CostModel:
+def _make_latency(arch: Architecture, timed: Timed, stored: dict[str, Any]) -> CostModel | None:
+    if (stored["runtime"], stored["batch_size"]) != timed:
+        return None
     model = read_linear(stored, arch) if is_linear(stored) else LatencyModel.from_dict(stored)
     if not 0 < float(model(arch.base_widths)) < math.inf:
         raise ValueError("it predicts no milliseconds")

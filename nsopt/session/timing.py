@@ -140,7 +140,7 @@ def measure_again(
     if not trained:
         raise NsoptError(f"no completed trial of {name} at {hide_password(url)}: nothing to time")
     study = trained[0].study
-    arch = read_architecture(schema.read_task(study), (), arch_name, task)
+    arch = read_architecture(schema.read_task(study), arch_name, task)
     inputs = None if task is None else task.inputs
     networks = [each.network for each in trained]
     if runtime is None:

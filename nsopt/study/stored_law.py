@@ -86,7 +86,7 @@ def read_stored_law(
     if method.needs_trained_network:
         raise NoWidthsError(f"{method.name} has one law per trained network, so none is stored")
     first, *_ = ours.values()
-    arch = read_architecture(schema.read_task(first), ours.values(), arch_name, task)
+    arch = read_architecture(schema.read_task(first), arch_name, task)
     # The settings of a search by another price name that price.
     usual = next((s for own, s in ours.items() if schema.price_of_search(own) is None), None)
     stored = schema.read_settings(usual or first)["search"]

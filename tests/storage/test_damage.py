@@ -74,7 +74,8 @@ def write_what_a_short_study_lacks(study: optuna.Study) -> None:
     schema.write_latency(study, replace(LATENCY, widths=widths))
     schema.write_latency(study, replace(LATENCY, widths=widths), schema.TIMING)
     schema.write_answer(study, ["latency"], widths)
-    schema.write_latency_model(study, {"constant": 1.0, "per_mac": 1e-6})
+    model = {"constant": 1.0, "per_mac": 1e-6, "runtime": "torch", "batch_size": 100}
+    schema.write_latency_model(study, model)
 
 
 def write_tuning(storage: InMemoryStorage) -> None:

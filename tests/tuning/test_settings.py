@@ -29,7 +29,7 @@ from nsopt.scaling.metric import PARAMS
 from nsopt.session.joining import join_session
 from nsopt.session.presets import override
 from nsopt.session.session import Session, start_session
-from nsopt.session.subject import Subject
+from nsopt.session.subject import Subject, list_studies
 from nsopt.session.workspace import Workspace
 from nsopt.storage import engine, schema
 from nsopt.study.comparison import sizes_of_ratios
@@ -183,6 +183,10 @@ def test_a_tuning_stores_its_latency_model(tuning: Tuning, place: Workspace) -> 
     run_tuning(dataclasses.replace(tuning, subject=task, trials=1), place, Silent())
     again = with_latency_if_needed(tuning.subject, True, (), place, Silent())
     assert again.arch.cost("latency")(arch.base_widths) == model(arch.base_widths)
+    settings = tuning.subject.settings.updated(latency_batch_size=1)
+    other = dataclasses.replace(tuning.subject, settings=settings)
+    (stored,) = list_studies(other, place)
+    assert other.with_stored_latency([stored]).latency is None  # milliseconds of another batch
 
 
 def test_a_tuning_study_with_other_settings_is_refused(tuning: Tuning, place: Workspace) -> None:
