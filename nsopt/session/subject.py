@@ -1,6 +1,7 @@
 """The subject of a study: everything that a result depends on, except its own point."""
 
 import math
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -188,6 +189,7 @@ class Subject:
             fixed=self.arch.summary(),
             base_params=PARAMS.cost(self.arch)(base),
             base_macs=MACS.cost(self.arch)(base),
+            modules=_check_modules(self.arch),
         )
 
     def stored_studies(self, workspace: Workspace, *wanted: str) -> dict[str, Study]:
@@ -206,7 +208,7 @@ class Subject:
     def _check_network(self, study: Study) -> None:
         """Raise NsoptError if a study is of another network of the same name."""
         old, new = schema.read_task(study), self.description
-        for name in ("layer_names", "base_widths", "base_params", "base_macs"):
+        for name in ("layer_names", "base_widths", "base_params", "base_macs", "modules"):
             if getattr(old, name) != getattr(new, name):
                 raise NsoptError(
                     f"{study.study_name} is of another {self.arch.name}, with other "
@@ -237,6 +239,13 @@ class Subject:
     def with_stored_latency(self, studies: Iterable[Study]) -> Architecture:
         """Return the network with the latency model of one of the studies, see the function."""
         return with_stored_latency(self.arch, studies, self.settings.timed)
+
+
+def _check_modules(arch: Architecture) -> int | None:
+    if not isinstance(arch, TracedArchitecture):
+        return None
+    kinds = [type(module).__qualname__ for module in arch.network.template.modules()]
+    return zlib.crc32(repr(kinds).encode())
 
 
 def with_precision(subject: Subject, workspace: Workspace) -> Subject:

@@ -139,6 +139,11 @@ def test_another_network_of_the_same_name_does_not_continue_a_study(
     other = nsopt.trace(smaller, make_sounds(2, 0)[0])
     with pytest.raises(NsoptError, match=r"is of another .*, with other base widths: give another"):
         compare(other, make_task(), out=study[1])
+    smoother = Pitch()
+    smoother.layers[2] = nn.GELU()
+    other = nsopt.trace(smoother, make_sounds(2, 0)[0])
+    with pytest.raises(NsoptError, match=r"is of another .*, with other modules: give another"):
+        compare(other, make_task(), out=study[1])
 
 
 def test_another_task_does_not_continue_a_study(
