@@ -5,7 +5,7 @@ kind: the input and output channels of a plain convolution, or the number of ele
 function reads and writes. Both are linear in the widths.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,8 +72,9 @@ class _Recorder(TorchFunctionMode):
         options = kwargs or {}
         if func is torch.conv2d:
             args, options = _order_conv2d(*args, **options), {}
+        before = {id(arg): arg._version for arg in args if isinstance(arg, Tensor)}
         result = func(*args, **options)
-        if isinstance(result, Tensor) and not _is_view(args, result):
+        if isinstance(result, Tensor) and _computes(before, result):
             kind, place = _describe(func, args, result)
             self.calls.append(Call(kind, place, self.running[-1], func, args, options))
         return result
@@ -92,9 +93,14 @@ def _order_conv2d(
     return input, weight, bias, stride, padding, dilation, groups
 
 
-def _is_view(args: tuple[Any, ...], result: Tensor) -> bool:
-    """Return whether the call computed nothing."""
-    return result._base is not None or any(result is arg for arg in args)
+def _computes(before: Mapping[int, int], result: Tensor) -> bool:
+    """Return whether a call computed something: its result is no view, unless it wrote into it.
+
+    Args:
+        before: the versions of the tensors among its arguments, by identity.
+    """
+    version = before.get(id(result))
+    return result._base is None if version is None else result._version > version
 
 
 def _describe(

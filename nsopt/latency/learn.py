@@ -42,7 +42,7 @@ def with_latency(
     Learning the latency model takes one to three minutes. nsopt caches it by network, device,
     threads and versions; if the machine was busy, it warns and does not cache the model. For other
     runtimes than PyTorch, for networks of other inputs than images, and for networks that call
-    other operations at other widths, nsopt times two networks and interpolates by MACs.
+    other operations at other widths, nsopt times two networks each time and interpolates by MACs.
 
     Args:
         arch: an architecture, registered or traced.

@@ -77,7 +77,7 @@ def measure_latency(
         input_shape: channels, height and width of an image.
         batch_size: images per pass.
         warmup: passes before timing.
-        repeats: passes that are timed.
+        repeats: passes that are timed; like `warmup` fewer, if they take more than a second.
         device: as torch names it, or auto.
         inputs: a batch for any other network than one of images, in place of `input_shape` and
             `batch_size`: a tensor, a tuple of arguments, or a dictionary of keyword arguments.
@@ -271,7 +271,8 @@ class _Turns:
 
     Attributes:
         rounds: the seconds of each round so far, by network and pass.
-        waited: seconds for which threads waited for a processor, by network.
+        waited: by network, seconds for which threads waited for a processor, in all passes timed.
+        taken: by network, the seconds of these passes.
         conditions: see `latency_conditions`.
     """
 
@@ -284,7 +285,7 @@ class _Turns:
         conditions: dict[str, Any],
     ) -> None:
         self.rounds: list[list[list[float]]] = []
-        self.waited = np.zeros(len(feeds))
+        self.waited, self.taken = np.zeros((2, len(feeds)))
         self.conditions = conditions
         self._feeds, self._batch = feeds, batch
         self._warmup, self._repeats = passes
@@ -308,6 +309,7 @@ class _Turns:
                     before = self._clock()
                     found.append(_run_for(_ROUND, run, self._repeats))
                     self.waited[index] += np.maximum(0.0, self._clock() - before)
+                    self.taken[index] += sum(found[-1])
         fewest = min(len(passes) for passes in found)  # equal in all rounds after the first
         self._warmup = math.ceil(self._warmup * fewest / self._repeats)
         self._repeats = fewest
@@ -349,7 +351,7 @@ def was_busy(latencies: Sequence[Latency]) -> bool:
 def _summarise(timed: _Turns, index: int) -> Latency:
     """Return the latency of one of the networks."""
     seconds = timed.seconds[:, index]
-    milliseconds, waited = 1000 * seconds, float(timed.waited[index] / seconds.sum())
+    milliseconds, waited = 1000 * seconds, float(timed.waited[index] / timed.taken[index])
     lower, median, upper = np.percentile(milliseconds, [25, 50, 75])
     rounds = np.median(milliseconds, axis=1)
     return Latency(

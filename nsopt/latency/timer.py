@@ -228,10 +228,10 @@ class Timer:
         self, arch: Architecture, widths: Widths, beside_whole: bool, is_brief: bool = False
     ) -> Latency:
         beside = self._beside(arch, beside_whole)
-        feed = beside.load(build_to_fill(arch, widths))
         measure = beside.glance if is_brief else beside.measure
-        seconds = min(LONGEST, _PART * self.allowance.left)
         with self.allowance.spending():
+            feed = beside.load(build_to_fill(arch, widths))
+            seconds = min(LONGEST, _PART * self.allowance.left)
             return replace(measure(feed, seconds), widths=tuple(widths))
 
     def _read(self, widths: Widths, beside_whole: bool) -> list[Latency]:
@@ -310,7 +310,7 @@ def solve_measured_widths(
     A second measurement confirms the network that it returns.
 
     The result is the first measurement of that network: `.widths`, `.upper_quartile_ms`, and for a
-    percentage `.share`.
+    percentage `.share`, which is None with `measure=`.
 
     Args:
         arch: the network. If it has no latency model (`nsopt.with_latency`), nsopt learns one.

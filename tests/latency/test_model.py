@@ -95,6 +95,21 @@ def test_convolutions_with_named_arguments_are_timed() -> None:
         measure_table([call], CPU.device, torch.contiguous_format)
 
 
+class Written(nn.Module):
+    """Calls that write into an argument, and calls that compute nothing."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = functional.relu(images.flatten(1)[:, 3:] + 1, inplace=True)
+        x += x[:, :1]
+        x[:, 1:].clamp_(max=1)
+        return x.contiguous().requires_grad_(False).view(2, -1)
+
+
+def test_calls_that_write_into_an_argument_take_time() -> None:
+    names = [call.kind.split()[0] for call in record_calls(Written(), (3, 4, 4), 2)]
+    assert [name.rpartition(".")[2] for name in names] == ["add", "relu", "add_", "clamp_"]
+
+
 def learn_now(arch: Architecture) -> LatencyModel:
     calls = kernel_model._read_calls(arch, TORCH.batch_size)
     return kernel_model._learn(arch, *calls, CPU, Silent(), TORCH)[0]
