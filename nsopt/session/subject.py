@@ -29,7 +29,7 @@ from nsopt.scaling.cost import CostModel
 from nsopt.scaling.metric import LATENCY, MACS, PARAMS
 from nsopt.session.presets import StudySettings
 from nsopt.session.workspace import Workspace
-from nsopt.settings import Price, Timed, batch_unit
+from nsopt.settings import BATCH_SIZE, Price, Timed, batch_unit
 from nsopt.storage import schema
 from nsopt.storage.provenance import provenance
 from nsopt.storage.studies import check_settings, open_study
@@ -74,7 +74,7 @@ class Subject:
 
         Raises:
             NsoptError: if the network does not return logits for the classes of images, or if the
-                trainer is no function.
+                trainer is no function; for another batch size than that of a task not of images.
         """
         if trainer is not None and not callable(trainer):
             raise NsoptError(f"trainer must be a function, not {shorten(trainer)}")
@@ -83,7 +83,7 @@ class Subject:
         else:
             settings = settings.updated(search=settings.search.updated(search_images=None))
             if not are_images(data.inputs):
-                runtime = with_batch_size(runtime, count_examples(data.inputs))
+                runtime = _with_batch_of(data, runtime)
         settings = settings.updated(
             start=None if start is None else weights_checksum(start),
             runtime=runtime.name,
@@ -239,6 +239,16 @@ class Subject:
     def with_stored_latency(self, studies: Iterable[Study]) -> Architecture:
         """Return the network with the latency model of one of the studies, see the function."""
         return with_stored_latency(self.arch, studies, self.settings.timed)
+
+
+def _with_batch_of(task: Task, runtime: Runtime) -> Runtime:
+    own = count_examples(task.inputs)
+    if runtime.batch_size not in (BATCH_SIZE, own):
+        raise NsoptError(
+            f"latency_batch_size is of images: networks of {task.name} are timed with its own "
+            f"batch of {own}; give Task the batch to time as example="
+        )
+    return with_batch_size(runtime, own)
 
 
 def _check_modules(arch: Architecture) -> int | None:

@@ -219,7 +219,7 @@ class Sum(nn.Module):
 
 
 def compress_sum(
-    out: Path, budget: str, measure: Callable[[nn.Module, Any], float]
+    out: Path, budget: str, measure: Callable[[nn.Module, Any], float], **changes: Any
 ) -> nsopt.Compression:
     images, targets = make_examples(64, 0).tensors
     inputs = [(part, part) for part in images.split(16)]
@@ -232,6 +232,7 @@ def compress_sum(
         score=lambda model: -float(model(images, images).std()),
         measure=measure,
         settings=SETTINGS.updated(search=SETTINGS.search.updated(filters_per_step=2)),
+        **changes,
     )
 
 
@@ -325,6 +326,12 @@ def test_a_latency_budget_holds_as_the_given_function_measures_it(
     assert set(timed) - {0} == {100}
     again = run(trained, **asked, measure=count_parameters)
     assert again["latency=70%"].widths == own.widths
+
+
+def test_a_batch_size_of_images_is_refused_for_other_inputs(tmp_path: Path) -> None:
+    with pytest.raises(NsoptError, match="timed with its own batch of 16; give Task the batch"):
+        compress_sum(tmp_path, "latency=50%", lambda *_: 1.0, latency_batch_size=1)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_loader_that_ends_early_raises_an_error(trained: nn.Module) -> None:
