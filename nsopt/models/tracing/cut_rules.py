@@ -150,7 +150,7 @@ def _concatenate_labels(tracer: Tracer, labels: Sequence[Label], sizes: Sequence
 
 @rule("constant_pad_nd")
 def pad(tracer: Tracer, result: Tensor, x: Tensor, widths: Sequence[int], *_: Any) -> None:
-    """Label padding with frozen atoms; freeze dimensions that are cropped."""
+    """Label padding with frozen atoms; freeze dimensions that are cropped, or filled and padded."""
     labels = list(tracer.get(x))
     for i in range(len(widths) // 2):
         d, (before, after) = x.ndim - 1 - i, widths[2 * i : 2 * i + 2]
@@ -162,6 +162,8 @@ def pad(tracer: Tracer, result: Tensor, x: Tensor, widths: Sequence[int], *_: An
             labels[d] = _concatenate_labels(
                 tracer, (None, label, None), (before, len(label), after)
             )
+        elif before or after:
+            labels[d] = None
     tracer.put(result, labels)
 
 

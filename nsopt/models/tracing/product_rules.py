@@ -9,7 +9,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from nsopt.models.inputs import tensors_in
-from nsopt.models.tracing.labels import Label, Labels
+from nsopt.models.tracing.labels import ANY, Label, Labels
 from nsopt.models.tracing.shape_rules import label_nothing, pointwise, settle_size
 from nsopt.models.tracing.tracer import Tracer, rule
 
@@ -195,12 +195,22 @@ def _repeat_heads(tracer: Tracer, keys: Tensor, queries: Tensor) -> Labels:
     return tuple(labels)
 
 
-@rule("_softmax _log_softmax _safe_softmax cumsum cumprod logcumsumexp cummax cummin")
-def softmax(tracer: Tracer, result: Any, x: Tensor, dim: int, *_: Any) -> None:
-    """Mark the dimension as inexact: zeros count in an exponential, and may be none in a sum."""
+@rule("_softmax", "_log_softmax", "_safe_softmax")
+def softmax(tracer: Tracer, result: Tensor, x: Tensor, dim: int, *_: Any) -> None:
+    """Mark the dimension as inexact: zeros count in an exponential."""
     tracer.mark_inexact(tracer.get(x)[dim])
+    tracer.put(result, tracer.get(x))
+
+
+@rule("cumsum", "cumprod", "logcumsumexp", "cummax", "cummin")
+def accumulate(tracer: Tracer, result: Any, x: Tensor, dim: int, *_: Any) -> None:
+    """Mark the dimension as inexact, or fix it in a filled tensor, whose values then count."""
+    labels = list(tracer.get(x))
+    tracer.mark_inexact(labels[dim])
+    if labels[dim] is ANY:
+        labels[dim] = None
     for tensor in tensors_in(result):
-        tracer.put(tensor, tracer.get(x))
+        tracer.put(tensor, labels)
 
 
 @rule("_cdist_forward", "_euclidean_dist")

@@ -1,11 +1,13 @@
 """Channels that become places or steps, filled tensors that change, and tensors held twice."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 import nsopt
 from nsopt.deployment.kept import KeptNetwork
@@ -49,6 +51,31 @@ def test_channels_that_are_places_or_steps_stay(
     model: nn.Module, example: Tensor, name: str
 ) -> None:
     assert name not in trace(model, example).layer_names
+
+
+class Weighted(nn.Module):
+    """Units have weights that depend on their index, made of ones."""
+
+    def __init__(self, weigh: Callable[[int], Tensor]) -> None:
+        super().__init__()
+        self.first, self.weigh = nn.Linear(6, 8), weigh
+        self.last = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 3))
+
+    def forward(self, x: Tensor) -> Any:
+        made = self.first(x)
+        return self.last(made * self.weigh(made.shape[1]))
+
+
+@pytest.mark.parametrize(
+    "weigh",
+    [
+        lambda count: torch.ones(count).cumsum(0),
+        lambda count: functional.pad(torch.ones(count - 1), (1, 0)),
+    ],
+    ids=["sums", "padding"],
+)
+def test_units_stay_if_their_index_decides_their_weight(weigh: Callable[[int], Tensor]) -> None:
+    assert "first" not in trace(Weighted(weigh), torch.randn(2, 6)).layer_names
 
 
 class Padded(nn.Module):
