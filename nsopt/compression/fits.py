@@ -19,11 +19,12 @@ from nsopt.pruning.fitting.inputs import Inputs
 from nsopt.pruning.fitting.rank import rank_by_fit
 from nsopt.pruning.ranking import UnitRanking
 from nsopt.scaling.law import uniform_curve
-from nsopt.session.agreement import AGREEMENT, hold_out, read_batches
+from nsopt.session.agreement import HeldOutScore, read_batches
 from nsopt.session.durations import format_duration
 from nsopt.session.session import Session
 from nsopt.storage.schema import SCORED
 from nsopt.storage.trials import Point
+from nsopt.tasks.task import Task
 from nsopt.training.settings import TrainSettings
 
 _BATCH = 64  # images
@@ -46,10 +47,10 @@ class Fits:
             return rank_by_fit(session.subject.arch, session.trained, inputs, session.progress)
 
     def _read_inputs(self, seed: int) -> Inputs:
-        found = read_batches(self.session.supervision.batches(_BATCH, seed))
-        if self.session.subject.description.score_name == AGREEMENT:  # on what the fit has not seen
-            _, found = hold_out(found)
-        return Inputs(found)
+        data = self.session.subject.data
+        if isinstance(data, Task) and isinstance(data.score, HeldOutScore):
+            return Inputs(data.score.fitted)
+        return Inputs(read_batches(self.session.supervision.batches(_BATCH, seed)))
 
     @cached_property
     def lead(self) -> bool:

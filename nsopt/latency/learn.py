@@ -41,8 +41,9 @@ def with_latency(
 
     Learning the latency model takes one to three minutes. nsopt caches it by network, device,
     threads and versions; if the machine was busy, it warns and does not cache the model. For other
-    runtimes than PyTorch, for networks of other inputs than images, and for networks that call
-    other operations at other widths, nsopt times two networks each time and interpolates by MACs.
+    runtimes than PyTorch, for other inputs than images of the network's size, and for networks that
+    call other operations at other widths, nsopt times two networks each time and interpolates by
+    MACs.
 
     Args:
         arch: an architecture, registered or traced.
@@ -87,7 +88,8 @@ def learn_latency(
             networks are timed.
     """
     inputs = choose_inputs(arch, runtime, inputs)
-    if kernels and isinstance(runtime, Torch) and are_images(inputs):
+    known = are_images(inputs) and inputs.shape[1:] == arch.input_shape
+    if kernels and isinstance(runtime, Torch) and known:
         try:
             return latency_model(arch, compute, progress, runtime)
         except UnpredictableError as error:

@@ -162,7 +162,8 @@ def find_gate_slices(network: TracedNetwork) -> list[list[list[Slices]]]:
     norm. If norms only follow later, such as behind a concatenation, these norms score, because
     they cancel the scale of the products. If there is no norm, other vectors that scale the units
     are gates too: a norm may be written by hand. Units that no product makes are scored where they
-    are read.
+    are read, and so are those behind a norm without a scale, which leaves products no gradient
+    along their own values.
     """
     makers = Makers.of(network)
     return [_find_gates(network, makers, group) for group in network.family.groups]
@@ -176,10 +177,18 @@ def _find_gates(network: TracedNetwork, makers: Makers, group: Group) -> list[li
     }
     if norms and not any(behind.values()):
         return [_add_bias(network, norm) for norm in dict.fromkeys(norm for _, norm in norms)]
+    holders = makers.find_holders(group)
+    readers = [s for s in holders if s not in behind and s not in makers.vectors]
+    hidden = [s for made, s in products if any(np.isin(made, c).all() for c in makers.plain)]
     found = [norm for following in behind.values() for norm in following]
     found += [slices for slices, following in behind.items() if not following]
+    if readers:
+        found = [slices for slices in found if slices not in hidden]
     gates = [_add_bias(network, slices) for slices in dict.fromkeys(found)]
-    holders = makers.find_holders(group)
+    gates += [[slices] for slices in readers] if hidden else []
+    if not gates:  # convolutions in groups are no products
+        own = [_add_bias(network, slices) for slices in holders[:1]]
+        gates = [slices for slices in own if len(slices) > 1 and set(slices) <= set(holders)]
     if not norms:
         counted = {slices for gate in gates for slices in gate}
         gates += [[s] for s in holders if s in makers.vectors and s not in counted]

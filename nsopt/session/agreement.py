@@ -1,6 +1,6 @@
 """The score of a task that has none: how closely outputs follow those of the trained network."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,12 +26,20 @@ def with_score(subject: Subject) -> Subject:
         return subject
     seed = subject.settings.training.seed
     batches = TaskSupervision(task, torch.device("cpu")).batches(0, seed)
-    compare = AgreementScore(start, Inputs(hold_out(read_batches(batches))[0]))
+    compared, fitted = hold_out(read_batches(batches))
+    score = HeldOutScore(AgreementScore(start, Inputs(compared)), fitted)
+    return replace(subject, data=replace(task, score=score, score_name=AGREEMENT))
 
-    def agreement(network: nn.Module) -> float:
-        return compare(network)
 
-    return replace(subject, data=replace(task, score=agreement, score_name=AGREEMENT))
+@dataclass(frozen=True, eq=False)
+class HeldOutScore:
+    """A score on inputs to which layers are not fitted; `fitted` has the others."""
+
+    compare: AgreementScore
+    fitted: list[Any]
+
+    def __call__(self, network: nn.Module) -> float:
+        return self.compare(network)
 
 
 def read_batches(batches: Batches) -> list[Any]:

@@ -1,6 +1,7 @@
 """How closely networks follow a trained one: by the distance of their outputs."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +60,9 @@ def class_divergence(outputs: Tensor, outputs_of_teacher: Tensor) -> Tensor:
     return kl_div(q, p, reduction="none", log_target=True).sum(1)
 
 
-def relative_distance(outputs: Any, outputs_of_teacher: Any) -> Tensor:
+def relative_distance(
+    outputs: Any, outputs_of_teacher: Any, variances: Sequence[Tensor] | None = None
+) -> Tensor:
     """Return the squared difference of all floating outputs, relative to their variance, (N,).
 
     Numbers that are infinite in the trained network, such as masked logits, do not count.
@@ -68,6 +71,7 @@ def relative_distance(outputs: Any, outputs_of_teacher: Any) -> Tensor:
         outputs: tensors, or a nest or dataclass of tensors, whose first dimension is the batch of
             N examples.
         outputs_of_teacher: of the trained network, likewise.
+        variances: of its outputs (`measure_variances`); by default those of this batch.
 
     Raises:
         NsoptError: if no output has finite floating numbers for each example.
@@ -80,12 +84,21 @@ def relative_distance(outputs: Any, outputs_of_teacher: Any) -> Tensor:
         )
     own = [mine.where(each, 0.0) for mine, each in zip(own, known, strict=True)]
     target = [theirs.where(each, 0.0) for theirs, each in zip(target, known, strict=True)]
+    scales = variances or [theirs.var(correction=0) for theirs in target]
     squares = [
         (mine - theirs).square().reshape(len(mine), -1).mean(1)
-        / theirs.var(correction=0).clamp(min=torch.finfo(theirs.dtype).tiny)
-        for mine, theirs in zip(own, target, strict=True)
+        / scale.clamp(min=torch.finfo(theirs.dtype).tiny)
+        for mine, theirs, scale in zip(own, target, scales, strict=True)
     ]
     return torch.stack(squares).mean(0)
+
+
+def measure_variances(batches: Sequence[Any]) -> list[Tensor]:
+    """Return the variance of each floating output over the outputs of several batches."""
+    return [
+        torch.cat([part.where(part.isfinite(), 0.0).flatten() for part in parts]).var(correction=0)
+        for parts in zip(*map(_floating, batches), strict=True)
+    ]
 
 
 def _floating(outputs: Any) -> list[Tensor]:

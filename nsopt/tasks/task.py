@@ -99,7 +99,10 @@ class Task:
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """What identifies the task: batches, the first of them at seed 0, functions and version."""
+        """What identifies the task: batches, the first of them at seed 0, functions and version.
+
+        Networks are timed with its inputs, whose kinds and shapes therefore count.
+        """
         functions = {
             name: name_function(function)
             for name in _ARGUMENTS
@@ -108,6 +111,7 @@ class Task:
         return {
             "batches": count_batches(self.train),
             "first_batch": checksum_of(tensors_in(self._first_batch)),
+            "inputs": [f"{each.dtype} {list(each.shape)}" for each in tensors_in(self.inputs)],
             "version": self.version,
             **functions,
         }

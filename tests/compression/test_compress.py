@@ -389,6 +389,17 @@ def test_a_classifier_with_other_outputs_is_refused_before_anything_is_trained(
     assert not list(tmp_path.iterdir())
 
 
+def test_an_architecture_of_another_image_size_is_refused(
+    trained: nn.Module, digits: ImageData, tmp_path: Path
+) -> None:
+    side = digits.image_size
+    arch = nsopt.trace(trained, torch.zeros(2, 1, side + 8, side + 8))
+    message = rf"is for inputs of \(1, {side + 8}.*have \(1, {side}, {side}\): give the arch"
+    with pytest.raises(NsoptError, match=message):
+        nsopt.compress(trained, digits, ["macs=50%"], arch=arch, out=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_same_call_again_trains_nothing(
     compressed: tuple[nsopt.Compression, Path],
     trained: nn.Module,

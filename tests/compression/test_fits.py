@@ -1,10 +1,12 @@
 """Compression without training: inputs alone, at exact budgets."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -24,7 +26,7 @@ from nsopt.pruning.ranking import UnitRanking
 from nsopt.reports.doubts import describe_fits
 from nsopt.reports.results import Results
 from nsopt.scaling.metric import MACS
-from nsopt.session.agreement import AGREEMENT, hold_out
+from nsopt.session.agreement import AGREEMENT, HeldOutScore, hold_out
 from nsopt.session.presets import StudySettings, override
 from nsopt.session.session import Session, start_session
 from nsopt.session.subject import Subject
@@ -101,6 +103,30 @@ def test_outputs_are_compared_on_inputs_to_which_no_layer_was_fitted() -> None:
     assert compared + fitted == batches
     few = batches[:1]
     assert hold_out(few) == (few, few), "too few to spare any"
+
+
+def test_no_seed_fits_layers_to_inputs_that_are_compared(
+    trained: nn.Module, tmp_path: Path
+) -> None:
+    numbers = np.random.default_rng(0)  # no seed of nsopt's reaches it
+    sounds = make_sounds(192, 0)[0]
+
+    class Shuffled(list[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            return iter(sounds[numbers.permutation(192)].split(16))
+
+    task = nsopt.Task(Shuffled(sounds.split(16)), name="sounds")
+    arch = nsopt.trace(trained, sounds[:2])
+    subject = Subject.of(arch, task, exact(epochs=0), start=trained)
+    with start_session(subject, make_workspace(tmp_path), nsopt.Silent(), "cpu") as session:
+        fits = [Fits(session)._read_inputs(seed) for seed in (0, 1)]
+        data = session.subject.data
+    assert isinstance(data, nsopt.Task)
+    assert isinstance(data.score, HeldOutScore)
+    compared = torch.cat(data.score.compare._inputs.batches)
+    for fitted in fits:
+        everything = torch.cat([compared, *fitted.batches])
+        assert len(everything.unique(dim=0)) == 192
 
 
 def test_inputs_alone_are_enough_on_a_processor_with_bfloat16(

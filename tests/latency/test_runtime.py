@@ -282,6 +282,9 @@ def test_networks_whose_operations_vary_get_a_latency_linear_in_macs(
     assert isinstance(arch.latency, MacsLatency)
     (message,) = listener.messages
     assert message.endswith("at other widths: nsopt predicts its latency from its MACs")
+    larger = nsopt.with_latency(narrow, "cpu", listener, inputs=torch.rand(2, 1, 64, 64))
+    assert isinstance(larger.latency, MacsLatency)  # kernels would be those of the traced size
+    assert listener.messages == [message]
 
 
 def test_runtime_and_measure_exclude_each_other() -> None:

@@ -579,5 +579,8 @@ def test_agreement_and_cost_rise_with_the_budget() -> None:
         kept = ranking.pick_strongest(widths)
         found.append(agreement(fit_network(arch, model, kept, Inputs(x)).model))
     assert found[0] < found[1] < agreement(model) == 100
+    one_by_one = AgreementScore(model, Inputs(x, batch_size=1))
+    other = arch.build(arch.base_widths).eval()
+    assert one_by_one(other) == pytest.approx(agreement(other), rel=1e-4)
     with pytest.raises(nsopt.NsoptError, match="no widths fit a budget"):
         ranking.per_cost(cost).widths_within(cost, 1.0)

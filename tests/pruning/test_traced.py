@@ -137,6 +137,41 @@ def test_gradients_of_gates_equal_those_of_explicit_factors() -> None:
         torch.testing.assert_close(gate.gradient(), gradient)
 
 
+@pytest.mark.parametrize(
+    "norm",
+    [nn.InstanceNorm2d(8), nn.BatchNorm2d(8, affine=False), nn.BatchNorm2d(8)],
+    ids=["instance", "batch", "frozen"],
+)
+def test_units_behind_a_norm_without_a_scale_are_scored_where_they_are_read(
+    norm: nn.Module,
+) -> None:
+    """Such a norm undoes the scale of a layer, along which the gradient of its weights is 0."""
+    torch.manual_seed(0)
+    norm.requires_grad_(False)
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3), norm, nn.ReLU(), nn.Conv2d(8, 6, 3), nn.BatchNorm2d(6), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)),
+    )
+    arch = trace(model, x := torch.randn(4, 3, 10, 10))
+    z = torch.ones(8, requires_grad=True)
+    pruned = make_prunable(arch, model, arch.base_widths)
+    factor = model[2].register_forward_hook(lambda _, __, y: y * z.view(1, -1, 1, 1))
+    (expected,) = torch.autograd.grad(model(x).square().mean(), z)
+    factor.remove()
+    model(x).square().mean().backward()
+    torch.testing.assert_close(pruned.gates[0][0].gradient(), expected)
+
+
+def test_the_bias_of_a_grouped_convolution_is_no_gate_of_its_own() -> None:
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.Conv2d(32, 32, 3, groups=4), nn.ReLU()),
+        *(nn.Conv2d(32, 8, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)),
+    )
+    arch = trace(model, torch.randn(2, 3, 12, 12))
+    gates = dict(zip(arch.layer_names, find_gate_slices(arch.network), strict=True))
+    assert gates["2"] == [[("2.weight", 0), ("2.bias", 0)]]
+
+
 class Recorder(TorchDispatchMode):
     """The names of the operations that tensors go through."""
 

@@ -112,6 +112,7 @@ def test_another_version_or_other_data_is_another_training() -> None:
         make_task(train=other),
         make_task(train=other[:3]),
         make_task(loss=functional.l1_loss),
+        make_task(example=make_sounds(8, 0)[0]),
     ):
         assert changed.fingerprint != own
 

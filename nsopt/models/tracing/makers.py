@@ -25,12 +25,14 @@ class Makers:
         vectors: slices of vectors, such as a bias or the scale of a norm.
         products: pairs of channels and the indices of the dimensions that make them.
         norms: pairs of channels and the indices of the dimensions of the norm that scales them.
+        plain: channels of norms that have no scale, or a frozen one.
     """
 
     holders: dict[int, Slices]
     vectors: frozenset[Slices]
     products: list[tuple[Atoms, set[int]]]
     norms: list[tuple[Atoms, set[int]]]
+    plain: list[Atoms]
 
     @classmethod
     def of(cls, network: TracedNetwork) -> Self:
@@ -51,7 +53,10 @@ class Makers:
 
         trace = network.trace
         products = place((label, label) for label in trace.makers)
-        return cls(holders, frozenset(vectors), products, place(trace.norms))
+        norms = place(trace.norms)
+        frozen = [channels for channels, scales in norms if not scales & holders.keys()]
+        plain = [*trace.plain_norms.values(), *frozen]
+        return cls(holders, frozenset(vectors), products, norms, plain)
 
     def find_holders(self, group: Group) -> list[Slices]:
         """Return all slices that belong to the units of a group, vectors last."""

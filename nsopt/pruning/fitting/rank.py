@@ -28,6 +28,7 @@ _RIDGE = 1e-4
 _NO_VARIANCE = torch.finfo(torch.float32).tiny
 _MOST = torch.finfo(torch.float64).max
 _ROWS = 65536  # of taps
+_NEXT = 1e-6  # by what share a unit that was removed later has a higher score, at least
 _REMOVALS = 128  # of a group; of larger groups several units at once
 
 
@@ -94,9 +95,9 @@ def _remove_all(readers: Sequence[Reader], width: int) -> Tensor:
         losses[~left] = torch.inf
         count = min(int(left.sum()), max(1, width // _REMOVALS))
         units = losses.topk(count, largest=False).indices
-        worst = max(worst, float(losses[units].max()))
+        worst = min(_MOST, max(worst * (1 + _NEXT), float(losses[units].max())))
         place = torch.arange(count, dtype=torch.float64) / count
-        scores[units] = worst * (1 + 1e-6 * place)
+        scores[units] = worst * (1 + _NEXT * place)
         left[units] = False
         for reader in readers:
             reader.remove(units.to(reader.inverse.device))

@@ -88,7 +88,7 @@ class AgreementScore:
     """Scores networks by how closely their outputs follow those of the trained network (%).
 
     Calling it returns `100 exp(-d)` for a network in evaluation mode, where d is the mean squared
-    difference of the outputs, relative to their variance: 100 for equal outputs.
+    difference of the outputs, relative to their variance over all inputs: 100 for equal outputs.
 
     Args:
         model: the trained network.
@@ -98,10 +98,11 @@ class AgreementScore:
     def __init__(self, model: nn.Module, inputs: Inputs) -> None:
         self._inputs = inputs
         self._wanted = [self._run(model, batch) for batch in range(len(inputs))]
+        self._variances = agreement.measure_variances(self._wanted)
 
     def __call__(self, model: nn.Module) -> float:
         distances = [
-            agreement.relative_distance(self._run(model, batch), wanted)
+            agreement.relative_distance(self._run(model, batch), wanted, self._variances)
             for batch, wanted in enumerate(self._wanted)
         ]
         return agreement.Agreement(torch.cat(distances)).percentage
