@@ -178,12 +178,11 @@ def _find_gates(network: TracedNetwork, makers: Makers, group: Group) -> list[li
     if norms and not any(behind.values()):
         return [_add_bias(network, norm) for norm in dict.fromkeys(norm for _, norm in norms)]
     holders = makers.find_holders(group)
+    open_ends = [slices for slices, following in behind.items() if not following]
     readers = [s for s in holders if s not in behind and s not in makers.vectors]
-    hidden = [s for made, s in products if any(np.isin(made, c).all() for c in makers.plain)]
+    hidden = [s for channels, s in products if s in open_ends and makers.is_plain(channels)]
     found = [norm for following in behind.values() for norm in following]
-    found += [slices for slices, following in behind.items() if not following]
-    if readers:
-        found = [slices for slices in found if slices not in hidden]
+    found += [slices for slices in open_ends if not (readers and slices in hidden)]
     gates = [_add_bias(network, slices) for slices in dict.fromkeys(found)]
     gates += [[slices] for slices in readers] if hidden else []
     if not gates:  # convolutions in groups are no products
