@@ -263,6 +263,12 @@ def test_a_layer_is_not_fitted_to_what_an_activation_clips() -> None:
     model, x = Clipped().eval(), images(4)
     calls = Watch(model, all_places, takes_inputs=True).run(lambda: model(x))
     assert [call.bounds for call in calls] == [(0, float("inf")), (0, 6), None]
+
+    def run() -> tuple[Tensor, Tensor]:
+        return (made := model.first(x)), model.second(made.relu())
+
+    returned, _ = Watch(model, all_places).run(run)
+    assert returned.bounds is None, "the caller reads it, too"
     calls[1].outputs = torch.tensor([[-1.0, 1.0], [1.0, 5.0], [8.0, 5.0]])
     calls[1].scale = torch.tensor([1.0, 2.0])
     wanted = torch.tensor([[-2.0, -2.0], [3.0, 3.0], [7.0, 7.0]])

@@ -1,7 +1,7 @@
 """Watch the products of a network while it runs: what they read, what they make, what follows."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nsopt.models.inputs import tensors_in
+from nsopt.models.tracing.outputs import find_outputs
 from nsopt.models.tracing.run import tensors_of
 from nsopt.pruning.fitting.products import MatrixProduct, Product, read_product
 
@@ -108,7 +109,8 @@ class Watch(TorchDispatchMode):
         torch.backends.mha.set_fastpath_enabled(False)  # it hides the products of attention
         try:
             with torch.no_grad(), self:
-                call()
+                outputs = call()
+            self._note_reads({_storage(tensor) for tensor in find_outputs(outputs)[0]})
         except _DoneError:
             pass
         finally:
@@ -161,16 +163,20 @@ class Watch(TorchDispatchMode):
         if not self._chains and not self._clipped:
             return
         read = {_storage(tensor) for tensor in tensors_in(list(args))}
-        for storage in read:
-            also = self._clipped.pop((storage, self._made.get(storage, 0)), None)
-            if also is not None:  # this operation reads what was clipped, too
-                also.bounds = None
+        self._note_reads(read)
         followed = self._chains
         self._chains = [
             chain
             for chain in followed
             if _storage(chain.tensor) not in read or self._advance(chain, name, args, result)
         ]
+
+    def _note_reads(self, read: Set[int]) -> None:
+        """Forget the bounds of what a ReLU clips if something else reads it, too."""
+        for storage in read:
+            also = self._clipped.pop((storage, self._made.get(storage, 0)), None)
+            if also is not None:
+                also.bounds = None
 
     def _advance(self, chain: _Chain, name: str, args: Any, result: Any) -> bool:
         """Follow outputs through an operation that reads them; return whether to go on."""

@@ -203,11 +203,12 @@ class Combined(nn.Module):
     "combine",
     [
         lambda a, b: (a.sigmoid() * b.sigmoid()).sum(2),
+        lambda a, b: (functional.logsigmoid(a) * torch.polar(a.exp(), b).real).sum(2),
         lambda a, b: (a.exp() @ b.exp().transpose(1, 2)).mean(2),
         lambda a, b: (a @ b.transpose(1, 2) / a.shape[-1]).mean(2),
         lambda a, b: (a * b).sigmoid().cumsum(2).max(2).values,
     ],
-    ids=["sum", "product", "scaled", "cumsum"],
+    ids=["sum", "polar", "product", "scaled", "cumsum"],
 )
 def test_units_whose_zeros_count_in_a_sum_are_not_exact(combine: Any) -> None:
     torch.manual_seed(0)
