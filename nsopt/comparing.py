@@ -210,11 +210,17 @@ def compare(
         >>> study.report("report")
     """
     arch, data, source = _load(arch, task, workers)
+    if workers > 1 and trainer is not None:
+        raise NsoptError("several workers load the trainer with the task: give it to nsopt.Task")
     if seeds is not None and not 1 <= seeds <= _MOST_SEEDS:
         raise NsoptError(f"seeds must be from 1 to {_MOST_SEEDS:,}")
     if ratios is not None and budgets is not None:
         raise NsoptError("give ratios or budgets, not both")
-    chosen, found, limits = get_preset(preset), get_methods(list(methods)), get_metric(metric)
+    chosen, found, limits = (
+        get_preset(preset, source.name),
+        get_methods(list(methods)),
+        get_metric(metric),
+    )
     read = None if budgets is None else read_budgets(budgets, limits)
     asked = AskedSizes(limits, chosen.ratios if ratios is None else ratios, read)
     wanted = chosen.settings if settings is None else settings

@@ -116,6 +116,10 @@ class Session:
                 name=name,
                 start=start,
                 teacher=subject.start,
+                origin={
+                    "start": subject.settings.start,
+                    "magnitude_epochs": subject.settings.magnitude_epochs,
+                },
             )
         self.progress.start(f"{name}, by the trainer", 1)
         with compute.computing(), use_seed(settings.seed, compute.device):

@@ -206,6 +206,12 @@ def test_an_invalid_call_is_one_line_and_writes_nothing(
     assert not list(tmp_path.iterdir())
 
 
+def test_workers_do_not_train_without_the_trainer(tmp_path: Path) -> None:
+    with pytest.raises(NsoptError, match="several workers load the trainer with the task"):
+        nsopt.compare("vgg11", "digits", workers=2, trainer=lambda m, t, c: m, out=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_architecture_is_asked_for_in_place_of_a_network() -> None:
     with pytest.raises(NsoptError, match="arch must be an architecture, which nsopt"):
         nsopt.compare(Pitch(), make_task())
