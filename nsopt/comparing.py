@@ -216,11 +216,8 @@ def compare(
         raise NsoptError(f"seeds must be from 1 to {_MOST_SEEDS:,}")
     if ratios is not None and budgets is not None:
         raise NsoptError("give ratios or budgets, not both")
-    chosen, found, limits = (
-        get_preset(preset, source.name),
-        get_methods(list(methods)),
-        get_metric(metric),
-    )
+    chosen = get_preset(preset, source.name)
+    found, limits = get_methods(list(methods)), get_metric(metric)
     read = None if budgets is None else read_budgets(budgets, limits)
     asked = AskedSizes(limits, chosen.ratios if ratios is None else ratios, read)
     wanted = chosen.settings if settings is None else settings

@@ -358,14 +358,14 @@ def check_outputs(arch: Architecture, data: ImageData) -> None:
     """Raise NsoptError unless a network takes images of this size, and returns logits for them, at
     least one for each class.
     """
-    shape = tuple(make_example(data).shape[1:])
-    if tuple(arch.input_shape) != shape:
+    images = make_example(data)
+    wanted, shape = tuple(arch.input_shape), tuple(images.shape[1:])
+    if wanted != shape:
         raise NsoptError(
-            f"{arch.name} is for inputs of {tuple(arch.input_shape)}, and images of {data.name} "
-            f"have {shape}: give the architecture of their size, so that its costs are theirs"
+            f"{arch.name} is for inputs of {wanted}, and images of {data.name} have {shape}: "
+            "give the architecture of their size, so that its costs are theirs"
         )
     if isinstance(arch, TracedArchitecture):
-        images = make_example(data)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             model = arch.build(arch.base_widths)
             for training in (False, True):
