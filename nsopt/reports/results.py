@@ -1,9 +1,10 @@
 """Read a comparison from storage into tables."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -11,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.latency.sittings import choose_latencies
 from nsopt.methods.registry import method_order
+from nsopt.scaling.metric import LATENCY, get_metric
 from nsopt.scaling.record import Iteration
 from nsopt.settings import BATCH_SIZE, batch_unit
 from nsopt.storage import schema, trials
@@ -112,6 +114,16 @@ class Results:
         return [str(name) for name in found]
 
     @property
+    def is_timed_as_budgets(self) -> bool:
+        """Whether the latencies are of the runtime and the device that the budgets mean."""
+        wanted = self.settings.get("runtime", "torch")
+        devices = self.outcomes.get("latency_device", pd.Series(dtype=object)).dropna().unique()
+        own = {about.get("device") for about in self.provenance.values()}
+        return own.issuperset(devices) and all(
+            name.split(" ")[0] == wanted for name in self.runtimes
+        )
+
+    @property
     def methods(self) -> list[str]:
         """Methods with outcomes, baselines first."""
         return method_order(self.outcomes["method"].unique().tolist())
@@ -161,7 +173,7 @@ def read_results(url: str, name: str | None = None) -> Results:
             for _, trial in done
         ]
     ).astype({"ratio": float, "beyond_record": float})  # None where there is none
-    return Results(
+    results = Results(
         name=name,
         task=task,
         settings=settings,
@@ -178,6 +190,20 @@ def read_results(url: str, name: str | None = None) -> Results:
         networks=schema.read_networks(studies[schema.DENSE]) if schema.DENSE in studies else (),
         split=schema.read_source(done[0][0]).split,
     )
+    feasible = hold_against_budgets(results, outcomes)
+    return replace(results, outcomes=results.outcomes.assign(feasible=feasible))
+
+
+def hold_against_budgets(results: Results, stored: pd.DataFrame) -> pd.Series:
+    """Return which networks are within their budgets, by the latencies that count."""
+    feasible: pd.Series = stored["feasible"]
+    if not results.is_timed_as_budgets:
+        return feasible
+    budgets = zip(stored["metric"], stored["budget"], strict=True)
+    limits = [dict(get_metric(name).limits_at(budget)) for name, budget in budgets]
+    longest = np.array([limit.get(LATENCY, np.inf) for limit in limits])
+    within_others: pd.Series = feasible | (stored["latency_ms"] > longest)
+    return within_others & ~(results.outcomes["latency_ms"] > longest)
 
 
 def _read_latencies(studies: dict[str, Study]) -> pd.DataFrame:
@@ -212,6 +238,7 @@ def add_latencies(outcomes: pd.DataFrame, latencies: pd.DataFrame, batch_size: i
     return outcomes.assign(
         latency_ms=best["median_ms"].to_numpy(dtype=float),
         latency_runtime=best["runtime"].to_numpy(),
+        latency_device=best["device"].to_numpy(),
         **columns,
     )
 

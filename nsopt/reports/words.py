@@ -206,18 +206,27 @@ def _describe_limits(results: Results, rows: pd.DataFrame, taken: pd.Series) -> 
         found += f" The budget is {factor}: its law is extrapolated there."
     if name_binding(taken):
         found += f" The budget of {name_binding(taken)} binds."
-    if _is_timed_as_budgets(results):
+    if results.is_timed_as_budgets:
         found += "".join(_describe_excess(row, results.batch_unit) for _, row in rows.iterrows())
     return found
 
 
 def _find_difference(results: Results, best: pd.Series, rival: pd.Series) -> Difference | None:
     """Return by how much the best is ahead of its rival in the score that is compared."""
+    scores, others = _pair_scores(results, best, rival)
+    return paired_difference(scores, others, results.image_counts.get("test"))
+
+
+def _pair_scores(
+    results: Results, best: pd.Series, rival: pd.Series
+) -> tuple[pd.Series, pd.Series]:
+    """Return the scores of both by seed: of the seeds that both have, or if none is, of all."""
     scores, others = (
         _select_outcomes(results, best, row["method"]).set_index("seed")[results.final]
         for row in (best, rival)
     )
-    return paired_difference(scores, others, results.image_counts.get("test"))
+    shared = scores.index.intersection(others.index)
+    return (scores[shared], others[shared]) if len(shared) else (scores, others)
 
 
 def _find_best(results: Results, rows: pd.DataFrame) -> pd.Series:
@@ -229,12 +238,6 @@ def _find_best(results: Results, rows: pd.DataFrame) -> pd.Series:
     images = results.image_counts.get("validation")
     method = choose_method(scores, images)
     return rows[rows["method"] == method].iloc[0]
-
-
-def _is_timed_as_budgets(results: Results) -> bool:
-    """Return whether the latencies are of the runtime that the budgets mean."""
-    wanted = results.settings.get("runtime", "torch")
-    return all(name.split(" ")[0] == wanted for name in results.runtimes)
 
 
 def _describe_excess(row: pd.Series, unit: str) -> str:
@@ -267,7 +270,8 @@ def _compare(results: Results, choice: _Choice, rival: pd.Series) -> str:
     best, equals, difference = choice.best, choice.equals, choice.difference
     label, other = choice.label, method_label(rival["method"])
     score, name = results.show_score, results.final_name
-    scores = f"{label} {score(best['final_mean'])}, {other} {score(rival['final_mean'])}"
+    mean, mean_of_rival = (score(own.mean()) for own in _pair_scores(results, best, rival))
+    scores = f"{label} {mean}, {other} {mean_of_rival}"
     if difference is None:
         return f"{label} and {other} have no seed in common. {scores} {name}."
     told = f"90 %: {difference.interval}, {difference.n} seeds"
@@ -284,8 +288,8 @@ def _compare(results: Results, choice: _Choice, rival: pd.Series) -> str:
             f"{label} {_has(equals)} the best {best_of}, but {points} less {name} than {other} "
             f"({told}).{price}"
         )
-    mean = _signed(difference.mean)
-    return f"no difference shown. {scores} ({mean}; {difference.interval})."
+    gain = _signed(difference.mean)
+    return f"no difference shown. {scores} ({gain}; {difference.interval})."
 
 
 def _signed(value: float) -> str:

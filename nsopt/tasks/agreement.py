@@ -57,7 +57,8 @@ def class_divergence(outputs: Tensor, outputs_of_teacher: Tensor) -> Tensor:
         outputs_of_teacher: of the trained network, likewise.
     """
     q, p = outputs.log_softmax(1), outputs_of_teacher.log_softmax(1)
-    return kl_div(q, p, reduction="none", log_target=True).sum(1)
+    terms = kl_div(q, p, reduction="none", log_target=True)
+    return terms.where(p > -math.inf, 0.0).sum(1)  # p log p is 0 for p = 0
 
 
 def relative_distance(
@@ -82,23 +83,29 @@ def relative_distance(
         raise NsoptError(
             "the outputs have no finite floating numbers to compare: give the task a distance"
         )
-    own = [mine.where(each, 0.0) for mine, each in zip(own, known, strict=True)]
-    target = [theirs.where(each, 0.0) for theirs, each in zip(target, known, strict=True)]
-    scales = variances or [theirs.var(correction=0) for theirs in target]
+    scales = variances or measure_variances([outputs_of_teacher])
     squares = [
-        (mine - theirs).square().reshape(len(mine), -1).mean(1)
+        _average((mine.where(each, 0.0) - theirs.where(each, 0.0)).square(), each)
         / scale.clamp(min=torch.finfo(theirs.dtype).tiny)
-        for mine, theirs, scale in zip(own, target, scales, strict=True)
+        for mine, theirs, each, scale in zip(own, target, known, scales, strict=True)
     ]
-    return torch.stack(squares).mean(0)
+    counts = [each.reshape(len(each), -1).any(1) for each in known]
+    return _average(torch.stack(squares, 1), torch.stack(counts, 1))
 
 
 def measure_variances(batches: Sequence[Any]) -> list[Tensor]:
-    """Return the variance of each floating output over the outputs of several batches."""
-    return [
-        torch.cat([part.where(part.isfinite(), 0.0).flatten() for part in parts]).var(correction=0)
+    """Return the variance of the finite numbers of each floating output, over several batches."""
+    finite = [
+        torch.cat([part[part.isfinite()] for part in parts])
         for parts in zip(*map(_floating, batches), strict=True)
     ]
+    return [part.var(correction=0) if len(part) else part.new_ones(()) for part in finite]
+
+
+def _average(numbers: Tensor, known: Tensor) -> Tensor:
+    """Return the mean of each example over its known numbers, the others being 0; 0 for none."""
+    count = known.reshape(len(known), -1).sum(1)
+    return numbers.reshape(len(numbers), -1).sum(1) / count.clamp(min=1)
 
 
 def _floating(outputs: Any) -> list[Tensor]:

@@ -11,7 +11,7 @@ import pytest
 from nsopt.cli.export import export_command, name_answer
 from nsopt.reports.doubts import doubt_latencies
 from nsopt.reports.page import render
-from nsopt.reports.results import Results
+from nsopt.reports.results import Results, hold_against_budgets
 from nsopt.reports.words import Verdict, answer, paired_difference
 from nsopt.session.workspace import Workspace
 
@@ -106,6 +106,14 @@ def test_methods_without_a_common_seed_are_not_compared(results: Results) -> Non
         assert "NeuralScale and Uniform have no seed in common." in str(verdict)
 
 
+def test_methods_are_compared_by_the_seeds_that_both_have(results: Results) -> None:
+    frame = results.outcomes.assign(test_score=60.0)
+    best = frame[(frame["method"] == "neuralscale") & (frame["seed"] == 1)]
+    more = pd.concat([frame, best.assign(seed=2, test_score=99.0)], ignore_index=True)
+    for verdict in answer(dataclasses.replace(results, outcomes=more)):
+        assert "no difference shown. NeuralScale 60.0 %, Uniform 60.0 % (+0.0" in verdict.text
+
+
 def test_the_answer_warns_of_a_budget_beyond_the_record(results: Results) -> None:
     for verdict in answer_for(results, beyond_record=1.83):
         assert "The budget is 1.8 times the largest recorded network" in str(verdict)
@@ -192,6 +200,22 @@ def test_the_answer_reports_a_latency_above_its_budget(results: Results) -> None
         elsewhere = timed.assign(latency_runtime="onnxruntime 1.31.1")
         (verdict,) = answer(dataclasses.replace(results, outcomes=elsewhere))
         assert "above the budget" not in verdict.text
+        other_device = timed.assign(latency_device="a later machine")
+        (verdict,) = answer(dataclasses.replace(results, outcomes=other_device))
+        assert "above the budget" not in verdict.text
+
+
+def test_networks_are_held_against_their_budgets_by_the_latencies_that_count(
+    results: Results,
+) -> None:
+    frame = results.outcomes.head(4).assign(metric="latency", budget=4.0)
+    stored = frame.assign(latency_ms=[3.0, 5.0, 3.0, 3.0], feasible=[True, False, True, False])
+    again = dataclasses.replace(results, outcomes=stored.assign(latency_ms=[5.0, 3.0, 3.0, 3.0]))
+    assert hold_against_budgets(again, stored).tolist() == [False, True, True, False]
+    elsewhere = dataclasses.replace(
+        again, outcomes=again.outcomes.assign(latency_device="a later machine")
+    )
+    assert hold_against_budgets(elsewhere, stored).tolist() == stored["feasible"].tolist()
 
 
 def test_unreliable_milliseconds_cause_a_warning(results: Results) -> None:

@@ -14,7 +14,7 @@ import nsopt
 from nsopt.compute import checkpoint
 from nsopt.compute.device import resolve_compute
 from nsopt.errors import NsoptError
-from nsopt.tasks.agreement import relative_distance
+from nsopt.tasks.agreement import class_divergence, measure_variances, relative_distance
 from nsopt.tasks.batches import split_batch
 from nsopt.tasks.supervise import supervise
 from nsopt.tasks.task import Task, TaskSupervision
@@ -215,11 +215,23 @@ def test_the_default_distance_is_relative_to_the_variance_of_all_floating_output
     numbers = [outputs["pitch"].squeeze(1) for outputs in (student, teacher)]
     assert relative_distance(*numbers).tolist() == [1.0, 0.0]
     masked = [torch.cat([each, torch.tensor([-torch.inf])]) for each in numbers]
-    assert relative_distance(*masked).tolist()[1:] == [0.0, 0.0]
+    assert relative_distance(*masked).tolist() == [1.0, 0.0, 0.0], "what is masked does not count"
+    rows = [torch.stack([each, torch.full((2,), -torch.inf)], 1) for each in numbers]
+    assert relative_distance(*rows).tolist() == [1.0, 0.0]
+    assert measure_variances([teacher, {"pitch": torch.tensor([[torch.inf]])}]) == [1.0]
     with pytest.raises(NsoptError, match="no finite floating numbers"):
         relative_distance(torch.ones(2), torch.full((2,), torch.nan))
     with pytest.raises(NsoptError, match="give the task a distance"):
         relative_distance(torch.tensor([1]), torch.tensor([2]))
+
+
+def test_classes_that_the_trained_network_excludes_add_nothing_to_the_divergence() -> None:
+    teacher, student = torch.tensor([[1.0, 2.0, -torch.inf]]), torch.tensor([[2.0, 1.0, 0.0]])
+    both = student.where(teacher.isfinite(), -torch.inf)
+    for outputs, few in ((student, student), (both, both[:, :2])):
+        alone = class_divergence(few[:, :2], teacher[:, :2])
+        lost = few.log_softmax(1)[:, :2].logsumexp(1)  # the probability of the two classes
+        assert class_divergence(outputs, teacher) == pytest.approx(alone - lost)
 
 
 def test_networks_are_compared_by_the_distance_of_the_task(arch: nsopt.Architecture) -> None:
