@@ -4,7 +4,7 @@ A command holds these groups as fields. An option has the name of the setting th
 (`SearchSettings`, `TrainSettings`); None keeps the preset's value.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -323,12 +323,22 @@ class StoredDataOptions:
 
 def refuse_options_of_images(*groups: object) -> None:
     """Raise NsoptError if these options, beside --task, have one that only images use."""
+    refuse_unused("with --task, which takes the place of images", _OF_IMAGES, *groups)
+
+
+def refuse_unused(when: str, names: Iterable[str], *groups: object) -> None:
+    """Raise NsoptError if options that have no effect here are given.
+
+    Args:
+        when: they have no effect: `with --law`.
+        names: of their attributes.
+        groups: of options, which may have them.
+    """
     for group in groups:
-        for name in sorted(_OF_IMAGES & vars(group).keys()):
+        for name in sorted(vars(group).keys() & set(names)):
             if getattr(group, name) != getattr(type(group), name):
-                raise NsoptError(
-                    f"--task takes the place of images: leave --{name.replace('_', '-')} out"
-                )
+                option = name.replace("_", "-")
+                raise NsoptError(f"--{option} does nothing {when}: leave it out")
 
 
 def split_words(text: str) -> list[str]:

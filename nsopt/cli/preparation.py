@@ -128,15 +128,10 @@ def _load_data(options: NetworkOptions) -> tuple[Source, ImageData | Task, Archi
 
 
 def _check_start(settings: StudySettings, starts: bool) -> None:
-    """Raise NsoptError if settings need a trained network, or cannot be used with one."""
+    """Raise NsoptError if settings need a trained network."""
     if not starts and settings.training.distillation is not None:
         raise NsoptError(
             "--distillation needs a trained network as teacher: nsopt study --start, nsopt compress"
-        )
-    if starts and settings.eta is not None:
-        raise NsoptError(
-            "Algorithm 3 may exceed the widths of the trained network: "
-            "leave --eta, --tuned or --start out"
         )
 
 
@@ -190,10 +185,6 @@ def apply_changes(preset: Preset, *changes: dict[str, Any]) -> StudySettings:
     settings = preset.settings
     for change in changes:
         settings = override(settings, change)
-    if settings.eta is not None and (settings.multiple_of or settings.min_width):
-        raise NsoptError(
-            "Algorithm 3 takes no --multiple-of or --min-width: leave --eta or --tuned out"
-        )
     return settings
 
 
@@ -211,11 +202,11 @@ def announce(
     console.print(Text.assemble((subject.name, "bold"), question))
     tell_what_is_fixed(subject.arch.summary())
     search, training = subject.settings.search, subject.settings.training
+    pretraining = 0 if subject.start is not None else search.pretrain_epochs
     is_own = isinstance(subject.data, Task)
     sizes = ["the task" if is_own else part.batch_size for part in (search, training)]
     summaries = {
-        "search": f"{_format_epochs(search.pretrain_epochs)}, then {_describe_pruning(search)} "
-        f"of {sizes[0]}",
+        "search": f"{_format_epochs(pretraining)}, then {_describe_pruning(search)} of {sizes[0]}",
         "training": f"{_format_epochs(training.epochs)}, batches of {sizes[1]}, "
         f"learning rate {training.lr:g}",
     }

@@ -9,7 +9,15 @@ from cyclopts.validators import Number
 
 from nsopt.cli.console import console, live_progress, make_fitting_table, print_storage
 from nsopt.cli.extras import has_extra
-from nsopt.cli.options import BudgetOptions, Count, CountFrom0, SearchOptions, changes, split_words
+from nsopt.cli.options import (
+    BudgetOptions,
+    Count,
+    CountFrom0,
+    SearchOptions,
+    changes,
+    refuse_unused,
+    split_words,
+)
 from nsopt.errors import NsoptError
 
 if TYPE_CHECKING:
@@ -117,12 +125,22 @@ def _make_settings(
         fine_tune_epochs=options.fine_tune_epochs,
         **options.sizes.rounding,
     )
+    _refuse_unused(options)
     settings = apply_changes(preset, _read_tuned_settings(options), changed)
     for method in methods:
         method.search_iterations(settings.search)
     if settings.eta is not None and asked.is_joint:
         raise NsoptError("Algorithm 3 takes one budget at a time: leave --eta or --tuned out")
     return settings
+
+
+def _refuse_unused(options: StudyOptions) -> None:
+    """Raise NsoptError for an option that no method uses with these others."""
+    if options.start is not None:
+        unused = "magnitude_epochs", "fine_tune_epochs", "pretrain_epochs"
+        refuse_unused("with --start", unused, options, options.search)
+    if options.tuned is None:
+        refuse_unused("without --tuned", ["tuned_storage"], options)
 
 
 def _report(name: str, workspace: "Workspace") -> None:

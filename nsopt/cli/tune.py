@@ -8,7 +8,14 @@ from cyclopts import Parameter
 
 from nsopt.cli.console import console, live_progress, make_table, print_storage
 from nsopt.cli.extras import has_extra
-from nsopt.cli.options import BudgetOptions, Count, DescentOptions, TaskOptions, changes
+from nsopt.cli.options import (
+    BudgetOptions,
+    Count,
+    DescentOptions,
+    TaskOptions,
+    changes,
+    refuse_unused,
+)
 from nsopt.errors import NsoptError
 
 if TYPE_CHECKING:
@@ -85,11 +92,10 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
 
 def _check_unused(options: TuneOptions) -> None:
     """Raise NsoptError for an option of what is not tuned."""
-    unused = ("trials",) if options.over == "pretrain-epochs" else ("pretrain_epochs", "seeds")
-    for name in unused:
-        if getattr(options, name) is not None:
-            option = f"--{name.replace('_', '-')}"
-            raise NsoptError(f"{option} does nothing with --over {options.over}: leave it out")
+    unused = ["trials"]
+    if options.over == "eta":
+        unused = ["pretrain_epochs", "seeds", *vars(options.training)]
+    refuse_unused(f"with --over {options.over}", unused, options, options.training)
 
 
 def _publish(study: "Study") -> None:

@@ -18,6 +18,7 @@ from nsopt.cli.options import (
     SizeOptions,
     StoredTask,
     TimingOptions,
+    refuse_unused,
 )
 from nsopt.errors import NsoptError
 from nsopt.progress import Silent
@@ -215,6 +216,7 @@ def _find_law(options: WidthsOptions, task: "Task | None" = None) -> "NetworkLaw
         raise NsoptError("give --law FILE or --storage URL, not both")
     if options.law is None:
         return _read_stored(options, url or newest_storage(), task)
+    refuse_unused("with --law", ["name", "method", "task"], options)
     arch = get_architecture(
         options.arch or "vgg11", options.classes, options.image_size, options.channels
     )

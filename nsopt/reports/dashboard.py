@@ -8,6 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 from optuna.artifacts import FileSystemArtifactStore
 
+from nsopt.errors import NsoptError
 from nsopt.methods.registry import method_label
 from nsopt.reports.accuracy import draw_pareto, pareto_info
 from nsopt.reports.doubts import doubt_latencies
@@ -96,10 +97,12 @@ def serve(url: str, host: str, port: int, artifacts: Path | None) -> None:
         artifacts: folder of the stored networks; by default the one beside an SQLite file.
 
     Raises:
-        NsoptError: if the storage is missing or the address cannot be used.
+        NsoptError: if the storage or a given folder is missing, or the address cannot be used.
     """
     import optuna_dashboard  # noqa: PLC0415
 
+    if artifacts is not None and not artifacts.is_dir():
+        raise NsoptError(f"no folder {artifacts} of stored networks: give the one beside study.db")
     storage = existing_storage(url)
     check_address(host, port)
     folder = artifacts_beside(url, artifacts)

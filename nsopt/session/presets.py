@@ -1,13 +1,13 @@
 """Presets: all settings that decide the numbers of a study."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nsopt.arguments import checked
-from nsopt.errors import unknown_name
+from nsopt.errors import NsoptError, unknown_name
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.metric import Metric
 from nsopt.settings import BATCH_SIZE, Settings, Timed
@@ -28,7 +28,8 @@ class StudySettings(Settings):
         magnitude_epochs: length of the training of the network that a method starts from.
         fine_tune_epochs: length of fine-tuning after magnitude pruning (Li et al.).
         fine_tune_lr: its constant learning rate.
-        eta: step size of Algorithm 3, which then replaces the exact solver for fitted laws.
+        eta: step size of Algorithm 3, which then replaces the exact solver for fitted laws. It
+            neither rounds widths nor limits them.
         multiple_of: round all proposed widths down to multiples of this, or by metric; a number, or
             one per layer. None for 1.
         min_width: the smallest proposed width, or by metric; None for 1.
@@ -50,6 +51,16 @@ class StudySettings(Settings):
     start: int | None = None
     runtime: str = "torch"
     latency_batch_size: int = Field(default=BATCH_SIZE, ge=1)
+
+    @model_validator(mode="after")
+    def _check_eta(self) -> Self:
+        if self.eta is not None and (self.multiple_of or self.min_width):
+            raise NsoptError("Algorithm 3 takes no multiple_of or min_width: leave eta out")
+        if self.eta is not None and self.start is not None:
+            raise NsoptError(
+                "Algorithm 3 may exceed the widths of the trained network: leave eta or start out"
+            )
+        return self
 
     @property
     def timed(self) -> Timed:

@@ -15,6 +15,7 @@ from torch import nn
 from nsopt.compute.device import Compute, place, resolve_compute
 from nsopt.compute.random_state import use_seed
 from nsopt.compute.sharing import sharing
+from nsopt.errors import NsoptError
 from nsopt.latency.allowance import MOST, Allowance
 from nsopt.latency.timer import Timer
 from nsopt.progress import Progress
@@ -128,16 +129,20 @@ class Session:
         context = TrainerContext(
             settings.seed, settings.epochs, compute.device, subject.start, folder
         )
-        outcome = train_by(
-            subject.trainer,
-            arch,
-            widths,
-            model,
-            subject.training_data,
-            self.supervision,
-            compute,
-            context,
-        )
+        try:
+            outcome = train_by(
+                subject.trainer,
+                arch,
+                widths,
+                model,
+                subject.training_data,
+                self.supervision,
+                compute,
+                context,
+            )
+        except NsoptError:  # its end, unlike an interruption
+            shutil.rmtree(folder)
+            raise
         shutil.rmtree(folder)
         return outcome
 

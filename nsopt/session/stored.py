@@ -35,7 +35,8 @@ def load_subject(
         own: its task, if it is not of images. A storage keeps only what identifies a task.
 
     Raises:
-        NsoptError: if the network or the data differ from those of the study.
+        NsoptError: if the network or the data differ from those of the study, or if a trainer
+            that is missing here trains it.
     """
     stored = schema.read_task(study)
     if (own is None) != (stored.classes is not None):
@@ -58,6 +59,12 @@ def load_subject(
         own = replace(own, name=stored.data)
         subject = Subject(arch, own, source, settings, runtime=runtime, trainer=own.trainer)
     _check_data(study, source, subject.fingerprint)
+    trainer = schema.read_settings(study)["data"].get("trainer")
+    if trainer is not None and subject.trainer is None:
+        raise NsoptError(
+            f"{study.study_name} is trained by {trainer}: give a task that names this trainer, or "
+            "leave the training to the process that was given it"
+        )
     return subject
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from nsopt.cli import tune
-from nsopt.cli.options import PlaceOptions, SgdOptions, TaskOptions
+from nsopt.cli.options import PlaceOptions, SgdOptions, TaskOptions, TrainingOptions
 from nsopt.cli.tune import TuneOptions
 from nsopt.errors import NsoptError, StorageError
 from nsopt.tuning import settings
@@ -17,6 +17,7 @@ from nsopt.tuning import settings
     [
         (TuneOptions(trials=3), "--trials does nothing with --over pretrain-epochs: leave it out"),
         (TuneOptions(over="eta", seeds=3), "--seeds does nothing with --over eta"),
+        (TuneOptions(over="eta", training=TrainingOptions(epochs=3)), "--epochs does nothing with"),
         (TuneOptions(over="eta", pretrain_epochs="3"), "--pretrain-epochs does nothing with"),
         (TuneOptions(pretrain_epochs=""), "--pretrain-epochs '': write numbers such as 0,2,5"),
     ],

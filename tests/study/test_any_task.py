@@ -11,7 +11,9 @@ from torch.nn import functional
 
 import nsopt
 from nsopt.errors import NsoptError
+from nsopt.session.joining import join_session
 from nsopt.session.presets import StudySettings, get_preset, override
+from nsopt.session.workspace import Workspace
 
 SETTINGS: StudySettings = override(
     get_preset("smoke").settings,
@@ -176,6 +178,19 @@ def test_a_test_is_reported_and_the_trainer_of_the_user_trains(
     assert not list(tmp_path.rglob("*.trainer")), "folders of finished trainings are removed"
 
 
+def test_a_trainer_that_ended_in_an_error_begins_anew(
+    arch: nsopt.Architecture, tmp_path: Path
+) -> None:
+    def train(model: nn.Module, task: nsopt.Task, context: nsopt.TrainerContext) -> nn.Module:
+        (context.folder / "checkpoint").touch(exist_ok=False)
+        return nn.Linear(2, 2)
+
+    for _ in range(2):
+        with pytest.raises(NsoptError, match="the trainer must return the network that it got"):
+            compare(arch, make_task(), methods=["uniform"], trainer=train, out=tmp_path)
+        assert not list(tmp_path.rglob("*.trainer"))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -210,6 +225,25 @@ def test_workers_do_not_train_without_the_trainer(tmp_path: Path) -> None:
     with pytest.raises(NsoptError, match="several workers load the trainer with the task"):
         nsopt.compare("vgg11", "digits", workers=2, trainer=lambda m, t, c: m, out=tmp_path)
     assert not list(tmp_path.iterdir())
+    nsopt.compare(
+        "vgg11",
+        "digits",
+        ["uniform"],
+        [0.125],
+        seeds=1,
+        preset="smoke",
+        settings=SETTINGS,
+        trainer=lambda model, task, context: model,
+        out=tmp_path,
+        progress=nsopt.Silent(),
+    )
+    (file,) = tmp_path.glob("*.db")
+    place = Workspace(f"sqlite:///{file}", tmp_path)
+    with (
+        pytest.raises(NsoptError, match=r"is trained by .*lambda.*: give a task that names this"),
+        join_session("vgg11-digits-smoke", place, nsopt.Silent()),
+    ):
+        pass
 
 
 def test_an_architecture_is_asked_for_in_place_of_a_network() -> None:

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 
@@ -62,6 +63,12 @@ def test_flags_override_a_preset() -> None:
     assert settings.search.pretrain_epochs == 7
     assert settings.training.epochs == 9
     assert settings.preset == "smoke"
+
+
+@pytest.mark.parametrize("unused", [{"multiple_of": 8}, {"min_width": {"macs": 2}}, {"start": 1}])
+def test_algorithm_3_neither_rounds_nor_limits_widths(unused: dict[str, Any]) -> None:
+    with pytest.raises(NsoptError, match=r"Algorithm 3 .*: leave eta"):
+        override(get_preset("smoke").settings, {"eta": 3.0} | unused)
 
 
 def test_differences_name_every_setting_that_differs() -> None:
