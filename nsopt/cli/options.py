@@ -7,13 +7,16 @@ A command holds these groups as fields. An option has the name of the setting th
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter, Token
 from cyclopts.validators import Number
 
 from nsopt.errors import NsoptError
 from nsopt.session.processes import STORAGE_VARIABLE
+
+if TYPE_CHECKING:
+    from nsopt.session.presets import Preset
 
 _OF_IMAGES = {
     *("data", "data_dir", "image_size", "split", "split_seed", "skip_corrupt", "no_mirror"),
@@ -119,7 +122,13 @@ class TaskOptions(NetworkOptions):
     """Settings of search and training: smoke (a check, minutes), tiny (an ordering of networks with
     a few thousand parameters, minutes on digits), quick (an ordering of methods at one size),
     fast (a short search, long trainings) or paper (the published protocol). By default smoke for
-    digits, and quick for all other images."""
+    digits, and quick for all other data."""
+
+    def read_preset(self) -> "Preset":
+        """Return the preset, by default that of the data."""
+        from nsopt.session.presets import get_preset
+
+        return get_preset(self.preset, self.task or self.data)
 
 
 @Parameter(name="*", group="Budgets")

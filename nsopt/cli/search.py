@@ -30,12 +30,11 @@ def search(options: LawOptions = LawOptions()) -> None:
     """
     options.task.check_names(options.sgd, options.search)
     from nsopt.cli.preparation import announce, apply_changes, prepare
-    from nsopt.session.presets import get_preset
     from nsopt.session.searching import continue_searches
     from nsopt.session.session import start_session
     from nsopt.study.latency import with_latency_if_needed
 
-    preset = get_preset(options.task.preset, options.task.data)
+    preset = options.task.read_preset()
     settings = apply_changes(preset, changes(options.search, TrainingOptions(), options.sgd))
     subject, workspace = prepare(options, settings)
     announce(subject, preset, options.place.verbose, searches_only=True)

@@ -72,12 +72,11 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     """
     methods = _read_methods(options)
     from nsopt.cli import preparation
-    from nsopt.session.presets import get_preset
     from nsopt.study.compare import preview_comparison, run_comparison
     from nsopt.study.comparison import Comparison, make_sizes
     from nsopt.study.latency import with_latency_if_needed
 
-    preset = get_preset(options.task.preset, options.task.data)
+    preset = options.task.read_preset()
     asked = preparation.read_sizes(options.sizes, preset.ratios)
     sizes = preparation.with_known_multiple(options.sizes, options.sgd.device, options.timing)
     options = replace(options, sizes=sizes)

@@ -55,13 +55,12 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
         raise NsoptError("tune takes a budget in one metric: write --budgets 20M --metric macs")
     sizes = preparation.with_known_multiple(options.sizes, options.sgd.device, options.timing)
     options = replace(options, sizes=sizes)
-    from nsopt.session.presets import get_preset
     from nsopt.storage.urls import hide_password
     from nsopt.study.comparison import make_sizes
     from nsopt.study.latency import with_latency_if_needed
     from nsopt.tuning.settings import PRETRAIN_EPOCHS, Tuning, run_tuning
 
-    preset = get_preset(options.task.preset, options.task.data)
+    preset = options.task.read_preset()
     text = options.pretrain_epochs
     tried = PRETRAIN_EPOCHS if text is None else _parse_epochs(text)
     rounding = options.sizes.rounding

@@ -27,12 +27,15 @@ def name_parameters(trial: FrozenTrial) -> str:
 
 
 def tuning_rows(study: Study) -> tuple[list[str], list[list[str]]]:
-    """Return column names, and a row per finished trial, sorted by parameters. Pruned trials have
-    no values."""
+    """Return column names, and a row per finished trial, sorted by parameters. Pruned and failed
+    trials have no values."""
     metric_names = study.metric_names or []
-    ended = (TrialState.COMPLETE, TrialState.PRUNED)
-    found = study.get_trials(deepcopy=False, states=ended)
-    done = [trial for trial in found if trials.is_of_tuning(trial)]
+    found = study.get_trials(deepcopy=False)
+    done = [
+        trial
+        for trial in found
+        if trials.is_of_tuning(trial) and trial.state.is_finished() and trials.is_settled(trial)
+    ]
     names = sorted({name for trial in done for name in trial.params})
     outcomes = {trial.number: trials.read_outcome(trial) for trial in done}
     extra = [
@@ -43,7 +46,8 @@ def tuning_rows(study: Study) -> tuple[list[str], list[list[str]]]:
 
     def row(trial: FrozenTrial) -> list[str]:
         numbers = outcomes[trial.number]
-        found = trial.values or ["pruned"] * len(metric_names)
+        state = "pruned" if trial.state == TrialState.PRUNED else "failed"
+        found = trial.values or [state] * len(metric_names)
         values: list[Any] = [trial.params.get(name) for name in names]
         seed = str(numbers["seed"])
         return [_format(v) for v in (*values, seed, *found, *map(numbers.get, extra))]

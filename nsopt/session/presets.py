@@ -265,7 +265,7 @@ def get_preset(name: str | None, data: str = "") -> Preset:
 
     Args:
         name: of the preset; None for `smoke` on digits, which only check that all runs, and for
-            `quick` on other images.
+            `quick` on other data.
         data: name of the data set.
 
     Raises:

@@ -142,8 +142,8 @@ def best_settings(workspace: Workspace, name: str) -> dict[str, Any]:
 def best_trial(study: Study) -> FrozenTrial:
     """Return the trial with the highest accuracy, as a mean over seeds, or the best eta.
 
-    The best eta ends nearest to the budget; of equal ones, after the fewest steps. Of equally good
-    P, the smallest wins.
+    The best eta ends nearest to the budget, and within it if any does; of equal ones, after the
+    fewest steps. Of equally good P, the smallest wins.
 
     Raises:
         NsoptError: if no trial completed.
@@ -156,7 +156,7 @@ def best_trial(study: Study) -> FrozenTrial:
             "another out= or storage="
         )
     if study.directions[0] == _DOWN:
-        return min(done, key=lambda trial: trial.values)
+        return min(done, key=lambda t: (not trials.read_outcome(t)["feasible"], t.values))
 
     def mean_accuracy(trial: FrozenTrial) -> tuple[int, float]:
         same: list[float] = [other.values[0] for other in done if other.params == trial.params]

@@ -128,3 +128,8 @@ def test_study_search_and_tune_share_their_options() -> None:
         text = call_nsopt(command, "--help").stdout
         for option in ("--arch", "--per-class", "--filters-per-step", "--batch-size", "--out"):
             assert option in text, command
+
+
+def test_a_task_of_the_user_gets_the_preset_that_compare_takes() -> None:
+    assert options.TaskOptions().read_preset() is get_preset("smoke")
+    assert options.TaskOptions(task="mine:make").read_preset() is get_preset("quick")

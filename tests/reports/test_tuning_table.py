@@ -15,7 +15,7 @@ def make_study(name: str | None = None) -> optuna.Study:
     return study
 
 
-def test_the_table_lists_pruned_trials_and_omits_foreign_ones() -> None:
+def test_the_table_lists_pruned_and_failed_trials_and_omits_foreign_ones() -> None:
     study = make_study()
     epochs, eta = IntDistribution(0, 60), FloatDistribution(0.01, 100)
     study.add_trial(
@@ -34,10 +34,23 @@ def test_the_table_lists_pruned_trials_and_omits_foreign_ones() -> None:
             user_attrs={"seed": 0},
         )
     )
+    for epochs_tried, failure in ((9, {"error": "no law"}), (8, {})):
+        study.add_trial(
+            create_trial(
+                state=TrialState.FAIL,
+                params={"pretrain_epochs": epochs_tried},
+                distributions={"pretrain_epochs": epochs},
+                user_attrs={"seed": 0} | failure,
+            )
+        )
     study.add_trial(create_trial(value=99.0))
     columns, rows = tuning_rows(study)
     assert columns == ["eta", "P", "seed", "validation accuracy (%)", "parameters"]
-    assert rows == [["", "2", "0", "pruned", ""], ["1", "5", "1001", "61.25", "1,000"]]
+    assert rows == [
+        ["", "2", "0", "pruned", ""],
+        ["", "9", "0", "failed", ""],
+        ["1", "5", "1001", "61.25", "1,000"],
+    ]
 
 
 def test_axes_have_titles_in_words_and_all_points_are_visible() -> None:
