@@ -7,6 +7,7 @@ change. Otherwise the command runs as always.
 
 import hashlib
 import json
+import os
 import platform
 import sys
 import sysconfig
@@ -65,11 +66,17 @@ def _describe_state(command: object, paths: Iterable[str]) -> str:
     where = platform.node(), str(Path.cwd()), installed
     found = hashlib.sha256(repr((where, command)).encode())
     for path in map(Path, paths):
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if not file.name.startswith(_NAME) and not file.is_dir():
+        for file in sorted(_list_files(path)) if path.is_dir() else [path]:
+            if not file.name.startswith(_NAME):
                 seen = file.stat()
                 found.update(repr((str(file), seen.st_size, seen.st_mtime_ns)).encode())
     return found.hexdigest()
+
+
+def _list_files(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder, also of linked folders in it."""
+    for parent, _, names in os.walk(folder, followlinks=True):
+        yield from (Path(parent, name) for name in names)
 
 
 def _list_modules() -> Iterator[Path]:

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from optuna.artifacts import FileSystemArtifactStore
 
 from nsopt.errors import NsoptError
-from nsopt.methods.registry import method_label
+from nsopt.methods.registry import get_method, is_method, method_label
 from nsopt.reports.accuracy import draw_pareto, pareto_info
 from nsopt.reports.doubts import doubt_latencies
 from nsopt.reports.law import draw_search
@@ -44,7 +44,7 @@ def publish(results: Results, url: str) -> None:
     for method, study in load_studies(open_storage(url), results.name).items():
         if schema.is_search(method) and method not in results.searches:
             continue
-        save_note(study, note(results, method, outcomes))
+        save_note(study, note(results, method, schema.read_settings(study), outcomes))
         if method in results.searches:
             law = _as_card(draw_search(results, method))
             save_plotly_graph_object(study, law, graph_object_id="law")
@@ -63,10 +63,11 @@ def _as_card(law: go.Figure) -> go.Figure:
     return law.update_layout(height=_CARD_HEIGHT, margin={"t": 60, "b": 60})
 
 
-def note(results: Results, method: str, outcomes: str) -> str:
+def note(results: Results, method: str, settings: Mapping[str, Any], outcomes: str) -> str:
     """Return a note in Markdown about one study of a comparison.
 
     Args:
+        settings: those of the study.
         outcomes: those of `describe_outcomes`, for studies of methods.
     """
     preset = str(results.settings.get("preset", ""))
@@ -76,7 +77,8 @@ def note(results: Results, method: str, outcomes: str) -> str:
         f"# {escape_text(results.name)}: {escape_text(subject)}",
         get_preset(preset, results.task.data).question,
         _describe_descent(results, method) if searching else outcomes,
-        describe_protocol(results.settings, "search" if searching else "training"),
+        describe_protocol(settings, "search" if searching else "training"),
+        "" if searching else _describe_inheritance(settings, method),
     ]
     if preset != "paper":
         parts.append("A short protocol: no network is trained to convergence.")
@@ -88,6 +90,18 @@ def describe_protocol(settings: Mapping[str, Any], part: str) -> str:
     values = settings.get(part, {})
     text = ", ".join(f"{key} {value}" for key, value in values.items() if value is not None)
     return f"**Protocol** ({escape_text(settings.get('preset', ''))}): {escape_text(text)}"
+
+
+def _describe_inheritance(settings: Mapping[str, Any], method: str) -> str:
+    """Return what replaces these settings where a method's networks start from a trained one."""
+    inherits = is_method(method) and get_method(method).inherits_weights
+    if not inherits or settings.get("start") is not None:
+        return ""
+    return (
+        f"Its networks start from one that trained for {settings['magnitude_epochs']} epochs, and "
+        f"are fine-tuned for {settings['fine_tune_epochs']}, at a learning rate of "
+        f"{settings['fine_tune_lr']}."
+    )
 
 
 def serve(url: str, host: str, port: int, artifacts: Path | None) -> None:

@@ -32,7 +32,7 @@ class LawInfo(NamedTuple):
     Attributes:
         line_tau, line_widths: the line, whose points at `RECORDED` are inside the record.
         uniform, uniform_line: the layer's widths in uniform networks of the same sizes as the rows,
-            and as the line's points.
+            and as the line's points, if sizes grew with the square of the widths.
     """
 
     layer: str
@@ -95,7 +95,7 @@ def _find_sizes(results: Results, column: str) -> pd.Series:
 def draw_law(layers: list[LawInfo], metric: str) -> go.Figure:
     """Draw record, fit, band and extrapolation of every layer, over tau in a metric.
 
-    Buttons choose between widths and widths relative to uniform networks of the same size.
+    Buttons choose between widths and widths relative to uniform networks of about the same size.
     """
     unit = get_metric(metric).unit
     columns = min(_PANELS_IN_A_ROW, len(layers))
@@ -125,7 +125,7 @@ def draw_law(layers: list[LawInfo], metric: str) -> go.Figure:
     figure.update_xaxes({name: value for name, value in x.items() if name != "title"})
     for column in range(1, columns + 1):
         figure.update_xaxes({"title": x["title"]}, row=rows, col=column)
-    kinds = [("widths", plain), ("relative to uniform", relative)]
+    kinds = [("widths", plain), ("relative to uniform, about", relative)]
     axes = [log_axis(np.concatenate(values), name) for name, values in kinds]
     figure.update_yaxes({name: value for name, value in axes[0].items() if name != "title"})
     figure.update_yaxes({"title": axes[0]["title"]}, col=1)

@@ -253,6 +253,7 @@ class NeuralScaleSampler(BaseSampler):
         return width
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        self._proposed.pop((study.study_name, trial.number), None)  # of another storage
         self._independent.before_trial(study, trial)
 
     def after_trial(

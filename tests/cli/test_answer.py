@@ -46,6 +46,15 @@ def test_a_changed_file_ends_an_answer(kept: Path, name: str) -> None:
     assert read_answer(kept, "x") is None
 
 
+def test_a_change_in_a_linked_folder_ends_an_answer(kept: Path) -> None:
+    Path("photographs").mkdir()
+    Path("data/dog").symlink_to(Path("photographs").absolute())
+    keep_answer(kept, "x", ANSWER, [Path("data")])
+    assert read_answer(kept, "x") == ANSWER
+    Path("photographs/3.png").touch()
+    assert read_answer(kept, "x") is None
+
+
 def test_a_touched_or_missing_file_ends_an_answer(kept: Path) -> None:
     os.utime("trained.pt", (1, 1))
     assert read_answer(kept, "x") is None

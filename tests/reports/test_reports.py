@@ -313,17 +313,17 @@ def test_a_report_on_a_missing_storage_raises_an_error(tmp_path: Path) -> None:
 
 
 def test_notes_contain_question_protocol_and_numbers(results: Results) -> None:
-    text = note(results, "neuralscale", describe_outcomes(results))
+    text = note(results, "neuralscale", results.settings, describe_outcomes(results))
     assert "Which method is ahead at a small size?" in text
     assert "**Protocol** (quick): epochs 3" in text
     row = "| 0.25x | Uniform | 2 | 990 | 0.01 M | 1.00 | 51.50 ± 0.71 | 50.50 ± 0.71 |"
     assert row in text.splitlines()
     assert "A short protocol" in text
-    assert "| 1 | 90-36 | 7 | 1 |" in note(results, "search", "")
+    assert "| 1 | 90-36 | 7 | 1 |" in note(results, "search", results.settings, "")
 
 
 def test_notes_escape_names_that_users_chose(results: Results) -> None:
-    text = note(results, "uniform", describe_outcomes(results))
+    text = note(results, "uniform", results.settings, describe_outcomes(results))
     assert "net-&lt;b&gt;data&lt;/b&gt;-smoke" in text
     assert "<b>" not in text
 
@@ -331,9 +331,19 @@ def test_notes_escape_names_that_users_chose(results: Results) -> None:
 def test_notes_repeat_the_answers_of_the_terminal(results: Results) -> None:
     verdicts = [str(verdict) for verdict in answer(results)]
     assert len(verdicts) == 2
-    outcomes = describe_outcomes(results)
-    assert all(verdict in note(results, "uniform", outcomes) for verdict in verdicts)
-    assert all(verdict not in note(results, "search", outcomes) for verdict in verdicts)
+    own = results.settings, describe_outcomes(results)
+    assert all(verdict in note(results, "uniform", *own) for verdict in verdicts)
+    assert all(verdict not in note(results, "search", *own) for verdict in verdicts)
+
+
+def test_notes_name_the_settings_of_each_study(results: Results) -> None:
+    search = {"preset": "quick", "search": {"price": "macs"}}
+    assert "(quick): price macs" in note(results, "search-macs", search, "")
+    pruned = {"magnitude_epochs": 7, "fine_tune_epochs": 2, "fine_tune_lr": 0.01}
+    inherits = "from one that trained for 7 epochs, and are fine-tuned for 2, at"
+    assert inherits in note(results, "magnitude", results.settings | pruned, "")
+    assert inherits not in note(results, "uniform", results.settings | pruned, "")
+    assert inherits not in note(results, "magnitude", results.settings | pruned | {"start": 5}, "")
 
 
 def test_figures_show_the_budgets_at_which_most_methods_were_trained(results: Results) -> None:

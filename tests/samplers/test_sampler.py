@@ -54,6 +54,14 @@ def test_an_enqueued_budget_takes_precedence() -> None:
     assert suggest_widths(study.ask(), ARCH) == solve_law(10**5)
 
 
+def test_a_sampler_proposes_anew_for_a_study_of_the_same_name_elsewhere() -> None:
+    own = make_sampler()
+    for budget in (10**5, 10**6):
+        study = optuna.create_study(study_name="net", sampler=own)
+        study.enqueue_trial({}, user_attrs={"budget": budget})
+        assert suggest_widths(study.ask(), ARCH) == solve_law(budget), "its trial does not end"
+
+
 @settings(max_examples=10)
 @given(st.integers(100_000, 5 * 10**6))
 def test_proposals_follow_multiple_of_and_min_width(budget: int) -> None:
