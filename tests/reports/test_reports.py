@@ -338,7 +338,7 @@ def test_notes_repeat_the_answers_of_the_terminal(results: Results) -> None:
 
 def test_notes_name_the_settings_of_each_study(results: Results) -> None:
     search = {"preset": "quick", "search": {"price": "macs"}}
-    assert "(quick): price macs" in note(results, "search-macs", search, "")
+    assert "(quick): price macs" in note(results, "search", search, "")
     pruned = {"magnitude_epochs": 7, "fine_tune_epochs": 2, "fine_tune_lr": 0.01}
     inherits = "from one that trained for 7 epochs, and are fine-tuned for 2, at"
     assert inherits in note(results, "magnitude", results.settings | pruned, "")
