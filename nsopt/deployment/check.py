@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from nsopt.data.images import ImageSet
-from nsopt.deployment.export import load_exported, make_whole
+from nsopt.deployment.export import Predict, load_exported, make_whole
 from nsopt.deployment.kept import KeptNetwork
-from nsopt.errors import NsoptError
+from nsopt.errors import NsoptError, short_reason
 from nsopt.models.architecture import Architecture
-from nsopt.models.inputs import call_network, tensors_in
+from nsopt.models.inputs import call_network, count_examples, resize_batch, tensors_in
 
 _BATCH = 100
 _LOGITS_APART = 1e-3  # of the largest output
@@ -63,7 +63,7 @@ def compare_export(network: KeptNetwork, path: Path, form: str, test: ImageSet) 
     original = make_whole(network)
     right, apart, largest = 0, list[float](), 0.0
     for pixels, labels in _split_batches(test):
-        found, expected = exported(pixels), original(pixels)
+        found, expected = _run_exported(exported, pixels), original(pixels)
         right += _count_right(found, labels)
         apart.append(float((found - expected).abs().max()))
         largest = max(largest, float(expected.abs().max()))
@@ -78,15 +78,32 @@ def compare_export(network: KeptNetwork, path: Path, form: str, test: ImageSet) 
 def compare_outputs(
     network: KeptNetwork, path: Path, form: str, arch: Architecture, inputs: Any
 ) -> float:
-    """Return how far the first output of an exported file is from the network's, on a batch.
+    """Return how far the first output of an exported file is from the network's.
 
-    The difference is relative to the largest number. Raises NsoptError if it is too large.
+    It is compared on a batch, on one example of it, and on more. The largest difference counts,
+    relative to the largest number. Raises NsoptError if it is too large.
     """
-    found = _first_output(load_exported(path, form, arch)(inputs))
-    expected = _first_output(call_network(make_whole(network), inputs))
-    difference = float((found - expected).abs().max() / expected.abs().max())
-    _check_close(difference)
-    return difference
+    exported, original = load_exported(path, form, arch), make_whole(network)
+    differences = list[float]()
+    for size in (count_examples(inputs), 1, count_examples(inputs) + 3):
+        batch = resize_batch(inputs, size)
+        expected = _first_output(call_network(original, batch))
+        found = _first_output(_run_exported(exported, batch))
+        differences.append(float((found - expected).abs().max() / expected.abs().max()))
+    _check_close(max(differences))
+    return max(differences)
+
+
+def _run_exported(exported: Predict, inputs: Any) -> Any:
+    """Return what a file computes. Raises NsoptError if it does not run on these inputs."""
+    try:
+        return exported(inputs)
+    except Exception as error:
+        told = f"{count_examples(inputs)} examples ({short_reason(error)})"
+        raise NsoptError(
+            f"the exported network does not run on {told}: "
+            "export it in another format=, or let its code not ask how many examples there are"
+        ) from error
 
 
 def _first_output(outputs: Any) -> Tensor:

@@ -15,7 +15,7 @@ from torch.onnx.errors import OnnxExporterError
 
 import nsopt
 from nsopt.data.images import ImageData, ImageSet
-from nsopt.deployment.check import check_export
+from nsopt.deployment.check import check_export, compare_outputs
 from nsopt.deployment.export import WithNormalisation, export, find_obstacles, load_exported
 from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.errors import NsoptError
@@ -162,6 +162,28 @@ def test_what_the_exporter_cannot_do_is_told_by_the_cause_of_its_error() -> None
 class Deciding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x + 1 if bool((x > 0).all()) else x
+
+
+class Branching(nn.Module):
+    """Small batches take another path."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x).relu()
+        return self.last(y * 2 if len(x) < 3 else y)
+
+
+def test_a_file_is_compared_on_other_numbers_of_examples(tmp_path: Path) -> None:
+    model, x, file = Branching().eval(), torch.randn(6, 8), tmp_path / "network"
+    arch = nsopt.trace(model, x)
+    facts = "net", arch.base_widths, (), (), (), (), "scored", "params", 1.0, None, 0, 1.0, None
+    network = KeptNetwork(*facts, model)
+    export(network, file, "onnx", x)
+    with pytest.raises(NsoptError, match=r"not run on 1 examples \(.*\): export it in another"):
+        compare_outputs(network, file, "onnx", arch, x)
 
 
 def test_an_exporter_that_fails_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
