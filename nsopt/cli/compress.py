@@ -170,7 +170,7 @@ def _choose_forms(subject: "Subject", tries: bool) -> list[str]:
         tries: whether to try, which takes seconds; a finished run has tried.
     """
     from nsopt.deployment.export import find_obstacles
-    from nsopt.session.subject import make_example
+    from nsopt.tasks.outputs import make_example
 
     forms = ["onnx", "pt2"]
     if not has_extra("export"):

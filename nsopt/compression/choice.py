@@ -31,8 +31,8 @@ def choose_method(scores: Mapping[str, Sequence[float]], images: int | None = No
     mean that is higher by more than the standard error of the difference:
 
     - of accuracies on independent images (`find_error`), which is larger than on the same images;
-    - of other scores, that of the means over seeds. A single seed has no error: the higher score is
-      the answer.
+    - of other scores, that of the means over seeds. A single seed of either has no error: the
+      higher score is the answer.
 
     Args:
         scores: by method; for images their accuracies (%).
@@ -44,7 +44,7 @@ def choose_method(scores: Mapping[str, Sequence[float]], images: int | None = No
         return best
     if images is not None:
         error = math.sqrt(2) * find_error(means[best], images)
-    elif len(scores[SCORED]) > 1:
+    elif min(len(scores[SCORED]), len(scores[best])) > 1:
         error = math.hypot(*(_standard_error(scores[method]) for method in (SCORED, best)))
     else:
         return best

@@ -25,11 +25,12 @@ from nsopt.models.tracing.originals import copy_model, set_mode, unwrapped
 from nsopt.models.tracing.trace import trace
 from nsopt.progress import Progress
 from nsopt.session.presets import StudySettings, get_preset, override
-from nsopt.session.subject import Subject, make_example, with_precision
+from nsopt.session.subject import Subject, with_precision
 from nsopt.session.workspace import Workspace
 from nsopt.settings import BATCH_SIZE
 from nsopt.storage.studies import quiet_optuna
 from nsopt.storage.urls import sqlite_url
+from nsopt.tasks.outputs import make_example
 from nsopt.tasks.supervise import check_task
 from nsopt.tasks.task import Task
 from nsopt.terminal import show_progress

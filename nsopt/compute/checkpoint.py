@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from nsopt.compute.out_of_memory import memory_for
@@ -102,7 +102,22 @@ class Checkpoint:
 
 def weights_checksum(model: nn.Module) -> int:
     """Return a checksum of a network's weights."""
-    return checksum_of(model.state_dict().values())
+    return checksum_of(each for each in model.state_dict().values() if isinstance(each, Tensor))
+
+
+def full_state(model: nn.Module) -> State:
+    """Return a network's state, with the buffers that `state_dict` leaves out."""
+    state = model.state_dict()
+    return state | {n: each for n, each in model.named_buffers() if n not in state}
+
+
+def load_full_state(model: nn.Module, state: State) -> None:
+    """Load what `full_state` returned."""
+    names = model.state_dict().keys()
+    model.load_state_dict({name: state[name] for name in names})
+    for name, buffer in model.named_buffers():
+        if name not in names:
+            buffer.data = state[name].to(buffer.device, copy=True)
 
 
 def remove_checkpoints(folder: Path) -> None:

@@ -45,7 +45,8 @@ def _fingerprint(path: Path, variant: str) -> str:
     digest = hashlib.sha256(os.fsencode(f"{_VERSION} {path.resolve()} {variant}"))
     for file in files:
         status = _read_status(file)
-        digest.update(os.fsencode(f"{file} {status.st_size} {status.st_mtime_ns}\n"))
+        seen = f"{file} {status.st_size} {status.st_mtime_ns} {status.st_ino}"  # moved: its number
+        digest.update(os.fsencode(f"{seen}\n"))
     return digest.hexdigest()[:32]
 
 

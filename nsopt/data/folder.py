@@ -103,6 +103,8 @@ def _divide(
     """Divide every class into training and test images."""
     if not 0 < fraction < 1:
         raise NsoptError(f"split= must be between 0 and 1, got {fraction:g}")
+    if seed < 0:
+        raise NsoptError(f"split_seed= must be 0 or more, got {seed}")
     if any((root / part).is_dir() for part in ("test", "val")):
         raise NsoptError(f"{path} has test/ or val/ already: leave split= out")
     if (root / "train").is_dir():

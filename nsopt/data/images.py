@@ -176,7 +176,9 @@ class ImageData:
             >>> images, labels = np.zeros((20, 3, 32, 32), np.uint8), np.arange(20) % 10
             >>> nsopt.ImageData.from_arrays((images, labels), (images, labels)).classes
         """
-        parts = {"train": train, "test": test} | ({"validation": validation} if validation else {})
+        parts = {"train": train, "test": test} | (
+            {} if validation is None else {"validation": validation}
+        )
         sets = {part: ImageSet(*read_arrays(part, pair)) for part, pair in parts.items()}
         shape = sets["train"].shape
         for part, own in sets.items():
@@ -218,7 +220,7 @@ class ImageData:
         """
         own = None if validation is None else read_dataset("validation", validation)
         labelled = read_dataset("train", train), read_dataset("test", test), own
-        named = classes or getattr(train, "classes", None)
+        named = getattr(train, "classes", None) if classes is None else classes
         return cls.from_arrays(*labelled, named, name, mirror)
 
     @checked
@@ -236,7 +238,7 @@ class ImageData:
                 not of pixels from 0 to 1.
         """
         if mean is None and std is None:
-            return self
+            return replace(self, mean=None, std=None)
         own_mean, own_std = read_normalisation(mean, std, self.channels)
         return replace(self, mean=own_mean, std=own_std)
 
@@ -253,8 +255,14 @@ class ImageData:
             raise NsoptError(f"per_class= must be at least 1, got {per_class}")
         kept = classes or len(self.classes)
         train = self.train.of_classes(kept)
-        if per_class is not None:
+        if per_class is not None and len(train):
             train = train.first_of_each(per_class)
+        test = self.test.of_classes(kept)
+        validation = None if self.validation is None else self.validation.of_classes(kept)
+        parts = {"training": train, "test": test, "validation": validation}
+        for part, images in parts.items():
+            if images is not None and not len(images):
+                raise NsoptError(f"no {part} images are of the first {kept} classes: keep more")
         suffix = f"-{classes}classes" if classes else ""
         suffix += f"-{per_class}each" if per_class else ""
         return replace(
@@ -262,8 +270,8 @@ class ImageData:
             name=self.name + suffix,
             classes=self.classes[:kept],
             train=train,
-            test=self.test.of_classes(kept),
-            validation=self.validation and self.validation.of_classes(kept),
+            test=test,
+            validation=validation,
         )
 
     def split(self, val_fraction: float) -> "Splits":

@@ -66,6 +66,9 @@ def _load(path: Path, image_size: int) -> ImageData:
         folders = folders_in(root / "train")
         train = {folder.name: images_in(folder / "images", LeftOut()) for folder in folders}
         test = _read_annotations(root / "val", list(train), path)
+        empty = [name for name in train if not (train[name] and test[name])]
+        if empty:
+            raise NsoptError(f"{path}: {empty[0]} has no images in train/ or val/: fetch it again")
         words = _read_words(root, path)
         return ImageData(
             name="tiny-imagenet",

@@ -274,8 +274,8 @@ def build_to_fill(arch: Architecture, widths: Widths) -> nn.Module:
 
 
 def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of named tensors."""
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+    """Return the shapes of the tensors in a state, which may hold other objects, too."""
+    return {n: tuple(each.shape) for n, each in state.items() if isinstance(each, Tensor)}
 
 
 def require_latency(name: str, latency: CostModel | None) -> CostModel:

@@ -23,7 +23,7 @@ def best_layout(model: nn.Module, inputs: Any) -> torch.memory_format:
     if not any(tensor.ndim == _IMAGES for tensor in tensors):
         return torch.contiguous_format
     tried = lay_out(copy_model(model), torch.channels_last)
-    inputs = change_layout(inputs, torch.channels_last)
+    inputs = change_layout(tree_map_only(Tensor, Tensor.clone, inputs), torch.channels_last)
     devices = {tensor.device for tensor in tensors if tensor.is_cuda}
     with torch.random.fork_rng(devices), keep_random_numbers(), torch.no_grad():
         try:
@@ -59,6 +59,7 @@ def change_layout(tensors: Any, layout: torch.memory_format) -> Any:
 
 
 def inputs_for(model: nn.Module, inputs: Any) -> Any:
-    """Return `inputs` in the layout of the weights of `model`."""
+    """Return a copy of `inputs`, which `model` may change, in the layout of its weights."""
     layout = layout_of(model)
-    return inputs if layout == torch.channels_last else change_layout(inputs, layout)
+    own = tree_map_only(Tensor, Tensor.clone, inputs)
+    return own if layout == torch.channels_last else change_layout(own, layout)

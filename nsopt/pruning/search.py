@@ -19,6 +19,7 @@ from nsopt.pruning.iterations import Descent
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.record import Iteration
+from nsopt.tasks.outputs import check_outputs
 from nsopt.tasks.supervise import supervise
 from nsopt.tasks.supervision import Supervision
 from nsopt.tasks.task import Task
@@ -102,6 +103,7 @@ def search(
         >>> nsopt.solve_widths(law, arch.cost("params"), 600_000).widths
     """
     settings = settings or SearchSettings()
+    check_outputs(arch, task)
     compute = resolve_compute(settings.device, settings.precision)
     if checkpoint is None:  # what continues must not change its precision
         compute = choose_compute(settings, arch, arch.base_widths, task)

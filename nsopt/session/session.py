@@ -18,6 +18,7 @@ from nsopt.compute.sharing import sharing
 from nsopt.errors import NsoptError
 from nsopt.latency.allowance import MOST, Allowance
 from nsopt.latency.timer import Timer
+from nsopt.models.tracing.originals import copy_model
 from nsopt.progress import Progress
 from nsopt.pruning.inherited import TrainedStart, inherit_network
 from nsopt.session.agreement import with_score
@@ -126,9 +127,8 @@ class Session:
         with compute.computing(), use_seed(settings.seed, compute.device):
             model = place(start() if start else arch.build(widths), compute.device, arch.layout)
         folder = checkpoint.with_suffix(".trainer")  # of its own checkpoints, beside nsopt's
-        context = TrainerContext(
-            settings.seed, settings.epochs, compute.device, subject.start, folder
-        )
+        teacher = None if subject.start is None else copy_model(subject.start).cpu().eval()
+        context = TrainerContext(settings.seed, settings.epochs, compute.device, teacher, folder)
         try:
             outcome = train_by(
                 subject.trainer,

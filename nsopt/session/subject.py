@@ -1,16 +1,14 @@
 """The subject of a study: everything that a result depends on, except its own point."""
 
 import math
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Self
 
-import torch
 from optuna.storages import BaseStorage
 from optuna.study import Study
-from torch import Tensor, nn
+from torch import nn
 
 from nsopt.compute.checkpoint import weights_checksum
 from nsopt.compute.device import Compute
@@ -24,7 +22,7 @@ from nsopt.models.architecture import Architecture
 from nsopt.models.imported import import_for_inputs
 from nsopt.models.inputs import count_examples
 from nsopt.models.registry import get_architecture, own_architecture, stored_architecture
-from nsopt.models.tracing.architecture import TracedArchitecture
+from nsopt.models.tracing.architecture import identify_modules
 from nsopt.scaling.cost import CostModel
 from nsopt.scaling.metric import LATENCY, MACS, PARAMS
 from nsopt.session.presets import StudySettings
@@ -33,6 +31,7 @@ from nsopt.settings import BATCH_SIZE, Price, Timed, batch_unit
 from nsopt.storage import schema
 from nsopt.storage.provenance import provenance
 from nsopt.storage.studies import check_settings, open_study
+from nsopt.tasks.outputs import check_outputs
 from nsopt.tasks.task import Task, name_function
 from nsopt.training.precision import choose_compute
 from nsopt.training.trainer import Trainer
@@ -189,7 +188,7 @@ class Subject:
             fixed=self.arch.summary(),
             base_params=PARAMS.cost(self.arch)(base),
             base_macs=MACS.cost(self.arch)(base),
-            modules=_check_modules(self.arch),
+            modules=identify_modules(self.arch),
         )
 
     def stored_studies(self, workspace: Workspace, *wanted: str) -> dict[str, Study]:
@@ -249,13 +248,6 @@ def _with_batch_of(task: Task, runtime: Runtime) -> Runtime:
             f"batch of {own}; give Task the batch to time as example="
         )
     return with_batch_size(runtime, own)
-
-
-def _check_modules(arch: Architecture) -> int | None:
-    if not isinstance(arch, TracedArchitecture):
-        return None
-    kinds = [type(module).__qualname__ for module in arch.network.template.modules()]
-    return zlib.crc32(repr(kinds).encode())
 
 
 def with_precision(subject: Subject, workspace: Workspace) -> Subject:
@@ -336,13 +328,6 @@ def _make_latency(arch: Architecture, timed: Timed, stored: dict[str, Any]) -> C
     return model
 
 
-def make_example(data: ImageData | Task) -> Any:
-    """Return inputs with which a network for these data can be traced."""
-    if isinstance(data, Task):
-        return data.inputs
-    return torch.zeros(2, data.channels, data.image_size, data.image_size)
-
-
 def make_architecture(name: str, data: ImageData | Task) -> Architecture:
     """Return the network of a name for these data: of a task, `package.module:factory`, traced.
 
@@ -352,32 +337,3 @@ def make_architecture(name: str, data: ImageData | Task) -> Architecture:
     if isinstance(data, Task):
         return import_for_inputs(name, data.inputs)
     return get_architecture(name, len(data.classes), data.image_size, data.channels)
-
-
-def check_outputs(arch: Architecture, data: ImageData) -> None:
-    """Raise NsoptError unless a network takes images of this size, and returns logits for them, at
-    least one for each class.
-    """
-    images = make_example(data)
-    wanted, shape = tuple(arch.input_shape), tuple(images.shape[1:])
-    if wanted != shape:
-        raise NsoptError(
-            f"{arch.name} is for inputs of {wanted}, and images of {data.name} have {shape}: "
-            "give the architecture of their size, so that its costs are theirs"
-        )
-    if isinstance(arch, TracedArchitecture):
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            model = arch.build(arch.base_widths)
-            for training in (False, True):
-                outputs = model.train(training)(images)
-                if not isinstance(outputs, Tensor) or outputs.ndim != 2:
-                    kind = type(outputs).__name__
-                    raise NsoptError(
-                        f"{arch.name} returns a {kind}{' in training' * training}, not logits "
-                        "(images, classes): wrap it so that it returns those alone, or give an "
-                        "nsopt.Task with a loss of its outputs"
-                    )
-    if arch.num_classes < len(data.classes):
-        raise NsoptError(
-            f"{arch.name} has {arch.num_classes} outputs, and the data {len(data.classes)} classes"
-        )

@@ -1,8 +1,12 @@
 """The batches of a user's loader, repeatable from a seed."""
 
-from collections.abc import Iterator, Mapping
+import random
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
@@ -65,17 +69,37 @@ def count_batches(loader: Any) -> int:
 
 def _list_generators(loader: Any) -> list[torch.Generator]:
     """Return the generators of a loader and of its samplers, each once."""
-    sampler, batched = (getattr(loader, name, None) for name in ("sampler", "batch_sampler"))
-    owners = loader, sampler, batched, getattr(batched, "sampler", None)
+    owners = loader, *_list_samplers(loader)
     own = {id(found): found for each in owners if (found := getattr(each, "generator", None))}
     return [each for each in own.values() if isinstance(each, torch.Generator)]
+
+
+def _list_samplers(loader: Any) -> list[Any]:
+    sampler, batched = (getattr(loader, name, None) for name in ("sampler", "batch_sampler"))
+    return [sampler, batched, getattr(batched, "sampler", None)]
+
+
+def _read_states(generators: Sequence[torch.Generator]) -> tuple[Any, Any, list[Tensor]]:
+    """Return the random states of Python, of NumPy and of these generators."""
+    own = [generator.get_state() for generator in generators]
+    return random.getstate(), np.random.get_state(), own
+
+
+def _set_states(
+    generators: Sequence[torch.Generator], states: tuple[Any, Any, list[Tensor]]
+) -> None:
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    for generator, state in zip(generators, states[2], strict=True):
+        generator.set_state(state)
 
 
 class LoaderBatches:
     """Repeats a loader.
 
-    Random numbers that it draws from torch or a generator of its own or of its sampler, as a
-    shuffled DataLoader does, follow from `seed`. A resumed search therefore gets the same batches.
+    Random numbers that it draws from torch, Python, NumPy or a generator of its own or of its
+    sampler, as a shuffled DataLoader does, follow from `seed`. A resumed search therefore gets the
+    same batches. Outside, these random numbers do not change.
     """
 
     def __init__(self, loader: Any, seed: int, device: torch.device) -> None:
@@ -83,6 +107,8 @@ class LoaderBatches:
         self._device = device
         self._randomness = OwnRandomState(seed, torch.device("cpu"))
         self.per_epoch = count_batches(loader)
+        self._generators = _list_generators(loader)
+        self._states = _read_states(self._generators)
         self._start_epoch()
 
     def next(self) -> tuple[Any, Any]:
@@ -112,13 +138,31 @@ class LoaderBatches:
     def _start_epoch(self) -> None:
         self._epoch_start = self._randomness.state()
         self._position = 0
-        with self._randomness.in_use():
-            for generator in _list_generators(self._loader):
+        seed = zlib.crc32(self._epoch_start["cpu"].numpy().tobytes())
+        with self._draw():
+            random.seed(seed)
+            np.random.seed(seed)
+            for sampler in _list_samplers(self._loader):
+                if hasattr(sampler, "set_epoch"):  # that of several processes shuffles by it
+                    sampler.set_epoch(seed)
+            for generator in self._generators:
                 generator.manual_seed(int(torch.randint(2**62, ())))
             self._iterator = iter(self._loader)
 
-    def _read(self) -> Any:
+    @contextmanager
+    def _draw(self) -> Iterator[None]:
+        """Make the loader draw from its own random numbers inside the block."""
         with self._randomness.in_use():
+            outside = _read_states(self._generators)
+            _set_states(self._generators, self._states)
+            try:
+                yield
+            finally:
+                self._states = _read_states(self._generators)
+                _set_states(self._generators, outside)
+
+    def _read(self) -> Any:
+        with self._draw():
             batch = next(self._iterator, None)
         if batch is None:
             raise NsoptError(

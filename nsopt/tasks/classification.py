@@ -15,7 +15,7 @@ from nsopt.data.images import Splits
 from nsopt.models.layout import layout_of
 from nsopt.models.tracing.originals import copy_model
 from nsopt.tasks.agreement import Agreement, class_divergence
-from nsopt.tasks.evaluation import AccuracyEvaluation, outputs_on
+from nsopt.tasks.evaluation import AccuracyEvaluation, count_right, outputs_on
 from nsopt.tasks.supervision import Loss
 
 _SUM = 1e-2  # how far from 1 the sum of probabilities may be
@@ -46,7 +46,7 @@ class Classification:
             )
             soft = functional.kl_div(student, target, reduction="batchmean", log_target=True)
             hard = self.loss(outputs, labels)
-            return torch.lerp(hard, soft * _TEMPERATURE**2, weight)
+            return torch.lerp(hard, (soft * _TEMPERATURE**2).to(hard.dtype), weight)
 
         return loss
 
@@ -68,8 +68,7 @@ class Classification:
                 target.append(read_logits(outputs_on(images, teacher, self.splits, compute)))
             logits = read_logits(outputs_on(images, model, self.splits, compute))
             distances = class_divergence(logits, target[0]).nan_to_num(nan=math.inf)
-            right = int((logits.argmax(1) == labels).sum())
-            return Agreement(distances, 100 * right / len(labels))
+            return Agreement(distances, 100 * count_right(logits, labels).item() / len(labels))
 
         return compare
 

@@ -83,13 +83,18 @@ class AccuracyEvaluation:
     def advance(self, model: nn.Module) -> None:
         """Evaluate `model` on the next batch. Raises OutOfMemoryError if not one image fits."""
         logits, labels = self._forward.advance(model)
-        self._correct += (logits.argmax(dim=1) == labels).sum()
+        self._correct += count_right(logits, labels)
 
     def state(self) -> dict[str, Any]:
         return {"done": self._forward.done, "correct": self._correct}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self._forward.done, self._correct = state["done"], state["correct"]
+
+
+def count_right(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return how many labels (B,) logits (B, classes) get right; those that are NaN get none."""
+    return ((logits.argmax(dim=1) == labels) & ~logits.isnan().any(dim=1)).sum()
 
 
 def outputs_on(images: ImageSet, model: nn.Module, splits: Splits, compute: Compute) -> Tensor:

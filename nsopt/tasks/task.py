@@ -4,7 +4,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from nsopt.errors import NsoptError, shorten
 from nsopt.models.inputs import call_network, tensors_in
 from nsopt.models.layout import inputs_for, layout_of
 from nsopt.models.tracing.originals import copy_model
-from nsopt.tasks.agreement import Agreement, relative_distance
+from nsopt.tasks.agreement import Agreement, measure_variances, relative_distance
 from nsopt.tasks.batches import LoaderBatches, count_batches
 from nsopt.tasks.supervision import Loss
 
@@ -204,11 +204,15 @@ class TaskSupervision:
         return value
 
     def distil(self, outputs_of_teacher: Any, weight: float) -> Loss:
-        distance = self.task.distance or relative_distance
+        distance = self.task.distance
+        if distance is None:  # numbers that are equal in the whole batch have no scale
+            known = measure_variances([outputs_of_teacher])
+            scales = [each.where(each > 0, math.inf) for each in known]
+            distance = partial(relative_distance, variances=scales)
 
         def loss(outputs: Any, targets: Any) -> Tensor:
-            soft = distance(outputs, outputs_of_teacher).mean()
-            return torch.lerp(self.loss(outputs, targets), soft, weight)
+            soft, hard = distance(outputs, outputs_of_teacher).mean(), self.loss(outputs, targets)
+            return torch.lerp(hard, soft.to(hard.dtype), weight)
 
         return loss
 

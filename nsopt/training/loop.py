@@ -1,5 +1,6 @@
 """Train a network of given widths."""
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,19 +14,28 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from nsopt.arguments import checked
-from nsopt.compute.checkpoint import Checkpoint, State, weights_checksum
+from nsopt.compute.checkpoint import (
+    Checkpoint,
+    State,
+    full_state,
+    load_full_state,
+    weights_checksum,
+)
 from nsopt.compute.device import Compute, place, resolve_compute, wait_for
 from nsopt.compute.memory import keep_memory
 from nsopt.compute.out_of_memory import explain_out_of_memory
 from nsopt.compute.random_state import OwnRandomState, restore_at_end, use_seed
 from nsopt.data.images import ImageData
 from nsopt.errors import NonFiniteLossError, NsoptError
-from nsopt.models.architecture import Architecture
+from nsopt.files import check_writable
+from nsopt.models.architecture import Architecture, shapes_of
 from nsopt.models.inputs import call_network, count_examples
 from nsopt.models.layout import inputs_for
+from nsopt.models.tracing.architecture import identify_modules
 from nsopt.models.tracing.originals import copy_model, unwrapped
 from nsopt.progress import Progress, Silent
 from nsopt.scaling.cost import Widths
+from nsopt.tasks.outputs import check_outputs
 from nsopt.tasks.supervise import supervise
 from nsopt.tasks.supervision import Evaluation, Loss, Supervision, evaluate, evaluations_of
 from nsopt.tasks.task import Task
@@ -66,7 +76,7 @@ def train(
         checkpoint: a file from which the same call continues after an interruption. It is written
             every 30 seconds and removed at the end.
         start: a network of these widths, such as `arch.inherit` makes; it does not change.
-        teacher: a trained network for `settings.distillation`.
+        teacher: a trained network for `settings.distillation`; unused without it.
         on_epoch: called after each epoch with its number, from 1, and its metrics. An exception,
             such as Optuna's TrialPruned, ends the training.
 
@@ -76,14 +86,21 @@ def train(
     Raises:
         NonFiniteLossError: if the loss becomes NaN or infinite.
         OutOfMemoryError: if a batch does not fit the device.
-        NsoptError: for invalid widths, a task without a loss or score, or a checkpoint of another
-            training.
+        NsoptError: for invalid widths, a `start` of other ones, a task without a loss or score, or
+            a checkpoint that is of another training or cannot be written.
 
     Examples:
         >>> settings = nsopt.TrainSettings(epochs=2, batch_size=32, lr=0.02)
         >>> nsopt.train(arch, arch.base_widths, nsopt.load_data("digits"), settings).test_accuracy
     """
     widths = arch.check_widths(widths)
+    check_outputs(arch, task)
+    if start is not None and shapes_of(unwrapped(start).state_dict()) != arch.shapes(widths):
+        raise NsoptError("start is no network of these widths: give that of arch.inherit")
+    if checkpoint is not None:
+        check_writable(checkpoint.parent, "checkpoint=")
+        if checkpoint.is_dir():
+            raise NsoptError(f"checkpoint={checkpoint} is a folder: name a file")
     compute = resolve_compute(settings.device, settings.precision)
     if checkpoint is None:  # what continues must not change its precision
         compute = choose_compute(settings, arch, widths, task)
@@ -158,7 +175,7 @@ def train_configuration(
                 compute.give_way()
                 _advance(training, file, progress, after_epoch)
     file.remove()
-    trained = model if average is None else average.module
+    trained = (model if average is None else average.module).eval()
     kept = training.load_best(trained)
     return Outcome(widths, tuple(training.epochs), training.seconds, kept, trained)
 
@@ -185,7 +202,12 @@ def identify_training(
     arch: Architecture, widths: Sequence[int], supervision: Supervision, settings: TrainSettings
 ) -> dict[str, Any]:
     """Return everything that a training depends on, which identifies its checkpoint and weights."""
-    network = {"arch": arch.name, "widths": list(widths), "classes": arch.num_classes}
+    network = {
+        "arch": arch.name,
+        "widths": list(widths),
+        "classes": arch.num_classes,
+        "modules": identify_modules(arch),
+    }
     kept = settings.model_dump(mode="json", exclude={"device"})
     return network | {"data": supervision.fingerprint(), "training": kept}
 
@@ -234,13 +256,12 @@ class _Training:
         if self._best is None:
             return self.epochs[-1]
         epoch, weights = self._best
-        model.load_state_dict(weights)
+        load_full_state(model, weights)
         return epoch
 
     def _keep_if_best(self, epoch: Epoch) -> None:
         if self._settings.keep_best and (self._best is None or epoch.score >= self._best[0].score):
-            weights = self._evaluated.state_dict()
-            self._best = epoch, {name: tensor.clone() for name, tensor in weights.items()}
+            self._best = epoch, copy.deepcopy(full_state(self._evaluated))
 
     def _take_scores(self, train_loss: float) -> Epoch:
         """Return an epoch with the scores, and forget them."""
@@ -318,8 +339,8 @@ class _Training:
     def state(self) -> State:
         """Return the state from which `restore` continues with the same numbers."""
         return {
-            "model": self._model.state_dict(),
-            "average": None if self._average is None else self._average.state_dict(),
+            "model": full_state(self._model),
+            "average": None if self._average is None else full_state(self._average),
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
             "data": self._data.state(),
@@ -335,9 +356,9 @@ class _Training:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from a `state`."""
-        self._model.load_state_dict(state["model"])
+        load_full_state(self._model, state["model"])
         if self._average is not None:
-            self._average.load_state_dict(state["average"])
+            load_full_state(self._average, state["average"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         self._data.restore(state["data"])

@@ -94,4 +94,6 @@ def _check_finite(values: Any, name: str) -> None:
 
 
 def _exact(output: torch.Tensor) -> torch.Tensor:
+    if not output.is_floating_point():
+        return output
     return output.to(torch.promote_types(output.dtype, torch.float32))

@@ -65,6 +65,7 @@ def train_by(
     """
     began = time.perf_counter()
     context.folder.mkdir(parents=True, exist_ok=True)
+    types = [p.dtype for p in model.parameters()]
     with use_seed(context.seed, compute.device):
         trained = trainer(model, task, context)
     if isinstance(trained, nn.Module):
@@ -75,8 +76,11 @@ def train_by(
             "the trainer must return the network that it got, trained: a module with the same "
             "tensors"
         )
-    if not all(bool(p.isfinite().all()) for p in trained.parameters()):
+    finite = all(bool(p.isfinite().all()) for p in trained.parameters())
+    if not finite or any(bool(buffer.isnan().any()) for buffer in trained.buffers()):
         raise NonFiniteLossError("the trainer returned weights that are NaN or infinite")
+    if [p.dtype for p in trained.parameters()] != types:
+        raise NsoptError("the trainer must return weights of the same dtype as those that it got")
     trained = trained.to(compute.device).eval()
     with compute.computing():
         evaluations = evaluations_of(supervision, compute).values()

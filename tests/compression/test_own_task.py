@@ -391,6 +391,8 @@ def test_a_trainer_replaces_the_fine_tuning(trained: nn.Module, tmp_path: Path) 
     small = run(trained, **asked, trainer=shift)[BUDGETS[0]]
     assert {context.seed for context in seen} == {0, 1}
     assert all(context.epochs == 2 and context.teacher is not None for context in seen)
+    teachers = [context.teacher for context in seen if context.teacher is not None]
+    assert len(set(map(id, teachers))) == len(seen), "what a trainer does to one stays there"
     assert all(context.folder.name.endswith(".trainer") for context in seen)
     weights = dict(small.model.named_parameters())
     assert all(float(values.detach().mean()) > 0.5 for values in weights.values())
@@ -401,6 +403,9 @@ def test_a_trainer_replaces_the_fine_tuning(trained: nn.Module, tmp_path: Path) 
         run(trained, **asked)
     with pytest.raises(NsoptError, match="the trainer must return the network that it got"):
         run(trained, budgets=BUDGETS[:1], candidates=1, trainer=lambda *_: trained)
+    wide = {"budgets": BUDGETS[:1], "trainer": lambda model, *_: model.double()}
+    with pytest.raises(NsoptError, match="must return weights of the same dtype as those that"):
+        run(trained, candidates=1, **wide)
     with pytest.raises(NsoptError, match="trainer must be a function, not 5"):
         run(trained, trainer=5)
 
@@ -453,6 +458,7 @@ def test_networks_of_several_arguments_are_fitted_to_inputs_alone(
         ({"uniform": [70.1, 69.9], "scored": [70.0, 69.9]}, "scored"),
         ({"uniform": [70.1, 70.2], "scored": [60.0, 60.1]}, "uniform"),
         ({"uniform": [60.0, 60.1], "scored": [70.1, 70.2]}, "scored"),
+        ({"uniform": [9.0], "scored": [1.0, 2.0]}, "uniform"),
     ],
 )
 def test_uniform_widths_must_be_ahead_by_more_than_the_error_of_the_seeds(

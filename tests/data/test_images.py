@@ -299,6 +299,13 @@ def test_batches_of_resized_crops_depend_on_the_seed_alone(digits: ImageData) ->
     assert torch.equal(resumed.next()[0], whole.next()[0])
 
 
+def test_a_subset_without_images_in_a_part_is_refused(digits: ImageData) -> None:
+    places = (digits.test.labels >= 5).nonzero()[:, 0]
+    late = dataclasses.replace(digits, test=digits.test.take(places))
+    with pytest.raises(NsoptError, match="no test images are of the first 5 classes: keep more"):
+        late.subset(5, None)
+
+
 def test_taking_a_subset_copies_no_images(digits: ImageData) -> None:
     some = digits.train.take([5, 3, 8]).take([2, 0])
     assert some.stored is digits.train.stored
@@ -317,5 +324,6 @@ def test_a_given_mean_and_std_normalise_the_images(digits: ImageData) -> None:
     assert usual.fingerprint == digits.split(0.1).fingerprint
     with pytest.raises(NsoptError, match="give mean and std, each with 1 numbers"):
         digits.normalised_by([0.5, 0.5], [0.25, 0.25])
+    assert digits.normalised_by([0.5], [0.25]).normalised_by(None, None).mean is None
     with pytest.raises(NsoptError, match="mean must be of pixels from 0 to 1: divide by 255"):
         digits.normalised_by([127.5], [60.0])

@@ -99,6 +99,14 @@ def make_empty_zip(folder: Path) -> bytes:
     return path.read_bytes()
 
 
+def test_a_class_without_test_images_is_named(folder: Path) -> None:
+    annotations = folder / "tiny-imagenet-200" / "val/val_annotations.txt"
+    lines = annotations.read_text().splitlines()
+    annotations.write_text("\n".join(line for line in lines if "n02" not in line))
+    with pytest.raises(NsoptError, match="n02 has no images in train/ or val/: fetch it again"):
+        load_data("tiny-imagenet", folder)
+
+
 def test_unknown_annotations_are_refused(folder: Path) -> None:
     annotations = folder / "tiny-imagenet-200/val/val_annotations.txt"
     annotations.write_text(annotations.read_text().replace("n03", "n77"))

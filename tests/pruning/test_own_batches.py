@@ -2,15 +2,24 @@
 
 import importlib.util
 import math
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    TensorDataset,
+)
 
 import nsopt
 from nsopt.compute import checkpoint
@@ -109,7 +118,42 @@ def test_a_generator_of_the_loader_or_its_sampler_is_seeded_too(in_sampler: bool
     second = LoaderBatches(loader, 0, CPU)
     assert torch.equal(second.next()[0], expected[0])
     second.restore(second.state())
+    outside = own.get_state()
+    others = [LoaderBatches(loader, seed, CPU) for seed in (1, 2)]  # their draws are their own
     assert torch.equal(second.next()[0], expected[1])
+    assert not torch.equal(others[0].next()[0], others[1].next()[0])
+    assert torch.equal(own.get_state(), outside)
+
+
+class Noisy(Dataset[Tensor]):
+    """Draws from NumPy and from Python, as libraries of augmentation do."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, place: int) -> Tensor:
+        return torch.tensor([np.random.rand(), random.random()])
+
+
+def test_random_numbers_of_numpy_and_python_follow_from_the_seed() -> None:
+    loader = DataLoader(Noisy(), 2)
+    before = repr(np.random.get_state()), random.getstate()
+    first, second, other = (LoaderBatches(loader, seed, CPU) for seed in (0, 0, 1))
+    batches = [first.next()[0] for _ in range(4)]
+    assert len({batch.sum().item() for batch in batches}) == 4, "epochs differ"
+    for _ in range(3):
+        second.next()
+    second.restore(second.state())
+    assert torch.equal(second.next()[0], batches[3])
+    assert not torch.equal(other.next()[0], batches[0])
+    assert (repr(np.random.get_state()), random.getstate()) == before
+
+
+def test_a_sampler_of_several_processes_shuffles_every_epoch() -> None:
+    examples = make_examples()
+    sampler = DistributedSampler(examples, num_replicas=1, rank=0)
+    batches = LoaderBatches(DataLoader(examples, len(examples), sampler=sampler), 0, CPU)
+    assert not torch.equal(batches.next()[0], batches.next()[0])
 
 
 class StopError(Exception):

@@ -8,6 +8,7 @@ from torch.nn import functional
 from nsopt.compute.device import Compute
 from nsopt.data.images import ImageData
 from nsopt.tasks.classification import Classification, read_logits
+from nsopt.tasks.evaluation import count_right
 
 
 def test_a_student_that_agrees_with_its_teacher_has_zero_loss(digits: ImageData) -> None:
@@ -49,6 +50,11 @@ def test_a_classifier_that_ends_in_softmax_has_the_loss_of_its_logits(digits: Im
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
     distances = task.comparison(plain.eval(), cpu)(ending.eval()).distances
     torch.testing.assert_close(distances, torch.zeros(16), atol=1e-4, rtol=0)
+
+
+def test_logits_that_are_nan_get_no_label_right() -> None:
+    logits = torch.tensor([[2.0, 1.0], [torch.nan, 0.0], [0.0, -torch.inf]])
+    assert count_right(logits, torch.zeros(3, dtype=torch.int64)) == 2
 
 
 def test_only_probabilities_are_taken_for_probabilities() -> None:

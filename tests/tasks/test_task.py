@@ -234,6 +234,35 @@ def test_classes_that_the_trained_network_excludes_add_nothing_to_the_divergence
         assert class_divergence(outputs, teacher) == pytest.approx(alone - lost)
 
 
+class Halving(Tone):
+    """Writes into its input."""
+
+    def forward(self, sound: Tensor) -> Tensor:
+        return super().forward(sound.mul_(0.5))
+
+
+def test_a_network_that_writes_into_its_input_leaves_the_batches_of_the_user_alone() -> None:
+    torch.manual_seed(0)
+    model, task = Halving().eval(), make_task(distance=relative_distance)
+    before = [sounds.clone() for sounds, _ in task.train]
+    arch = nsopt.trace(model, make_sounds(2, 0)[0])
+    compare = TaskSupervision(task, CPU.device).comparison(model, CPU)
+    assert compare is not None
+    assert [compare(model).percentage for _ in range(2)] == [100, 100]
+    settings = SETTINGS.updated(epochs=1, distillation=1.0, lr=1e-9)
+    outcome = nsopt.train(arch, [12], task, settings, start=model, teacher=model)
+    assert outcome.losses[0] == pytest.approx(0, abs=1e-6), "both see the same input"
+    assert all(map(torch.equal, before, (sounds for sounds, _ in task.train)))
+
+
+def test_distillation_takes_a_last_batch_of_one_example(arch: nsopt.Architecture) -> None:
+    sounds, loudness = make_sounds(17, 0)
+    batches = list(zip(sounds.split(16), loudness.double().split(16), strict=True))
+    settings = SETTINGS.updated(distillation=0.5)
+    outcome = nsopt.train(arch, [8], make_task(train=batches), settings, teacher=arch.build([12]))
+    assert outcome.losses[-1] < 10
+
+
 def test_networks_are_compared_by_the_distance_of_the_task(arch: nsopt.Architecture) -> None:
     trained = arch.build([12]).eval()
     assert supervise(make_task(), SETTINGS, CPU).comparison(trained, CPU) is None

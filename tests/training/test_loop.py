@@ -6,7 +6,7 @@ from pathlib import Path
 import optuna
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import nsopt
 from nsopt.compute import checkpoint
@@ -257,13 +257,73 @@ def test_a_training_can_start_from_a_network_that_has_run(digits: ImageData) -> 
     model = nn.Sequential(
         first, nn.ReLU(), nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.Linear(32, 10)
     )
-    x = torch.randn(2, 1, 8, 8)
+    x = torch.randn(2, 1, 32, 32)
     arch = nsopt.trace(model, x)
     start = arch.build(arch.base_widths)
     start(x)
     outcome = train(arch, arch.base_widths, digits, SHORT.updated(epochs=1), start=start)
     assert outcome.epochs[0].train_loss < 3
-    assert measure_latency(start, (1, 8, 8), batch_size=1, repeats=5, warmup=0).median_ms > 0
+    assert measure_latency(start, (1, 32, 32), batch_size=1, repeats=5, warmup=0).median_ms > 0
+
+
+def test_a_network_that_does_not_fit_is_one_line_before_anything_is_trained(
+    narrow: TableArchitecture, digits: ImageData, tmp_path: Path
+) -> None:
+    double = narrow.build([2 * width for width in narrow.base_widths])
+    with pytest.raises(NsoptError, match="start is no network of these widths"):
+        train(narrow, narrow.base_widths, digits, SHORT, start=double)
+    with pytest.raises(NsoptError, match=r"checkpoint=.* is a folder: name a file"):
+        train(narrow, narrow.base_widths, digits, SHORT, checkpoint=tmp_path)
+    few = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    arch = nsopt.trace(few, torch.randn(2, 1, 32, 32))
+    for use in (lambda: train(arch, [4], digits, SHORT), lambda: nsopt.search(arch, digits)):
+        with pytest.raises(NsoptError, match="has 5 outputs, and the data 10 classes"):
+            use()
+
+
+class Counting(nn.Module):
+    """A buffer counts batches, and no state holds it; outputs are worse with every batch."""
+
+    seen: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.out = nn.Conv2d(1, 4, 3, 4), nn.Linear(4, 10)
+        self.register_buffer("seen", torch.zeros(()), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.seen += 1
+        return self.out(self.conv(x).mean((2, 3))) * 2**-self.seen
+
+
+def test_buffers_that_no_state_holds_belong_to_the_best_epoch(digits: ImageData) -> None:
+    torch.manual_seed(0)
+    model = Counting()
+    arch = nsopt.trace(model, torch.randn(2, 1, 32, 32))
+    settings = SHORT.updated(epochs=2, lr=1e-9, keep_best=True)
+    outcome = train(arch, arch.base_widths, digits, settings, start=model)
+    best = [epoch.score for epoch in outcome.epochs].index(outcome.score) + 1
+    per_epoch = outcome.model.get_buffer("seen") / best
+    assert per_epoch == per_epoch.round() > 0
+    copy = arch.build(arch.base_widths)
+    checkpoint.load_full_state(copy, checkpoint.full_state(outcome.model))
+    assert copy.get_buffer("seen") == outcome.model.get_buffer("seen")
+
+
+def test_a_checkpoint_of_other_modules_is_another_training(
+    digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
+
+    def stop(epoch: int, metrics: object) -> None:
+        raise KeyboardInterrupt
+
+    for act, error in ((nn.ReLU(), KeyboardInterrupt), (nn.Tanh(), NsoptError)):
+        layers = nn.Conv2d(1, 4, 3, 4), act, nn.AdaptiveMaxPool2d(1), nn.Flatten()
+        arch = nsopt.trace(nn.Sequential(*layers, nn.Linear(4, 10)), torch.randn(2, 1, 32, 32))
+        with pytest.raises(error):
+            train(arch, [4], digits, SHORT, checkpoint=tmp_path / "c", on_epoch=stop)
 
 
 def test_train_returns_the_trained_network(narrow: TableArchitecture, digits: ImageData) -> None:

@@ -1,0 +1,53 @@
+"""What a network takes and returns, beside what a task or images need."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nsopt.compute.random_state import keep_random_state
+from nsopt.data.images import ImageData
+from nsopt.errors import NsoptError
+from nsopt.models.architecture import Architecture
+from nsopt.models.tracing.architecture import TracedArchitecture
+from nsopt.tasks.supervise import check_task
+from nsopt.tasks.task import Task
+
+
+def make_example(data: ImageData | Task) -> Any:
+    """Return inputs with which a network for these data can be traced."""
+    if isinstance(data, Task):
+        return data.inputs
+    return torch.zeros(2, data.channels, data.image_size, data.image_size)
+
+
+def check_outputs(arch: Architecture, data: ImageData | Task) -> None:
+    """Raise NsoptError unless a network takes images of this size, and returns logits for them, at
+    least one for each class. The outputs of other tasks are for their own functions.
+    """
+    check_task(data)
+    if isinstance(data, Task):
+        return
+    images = make_example(data)
+    wanted, shape = tuple(arch.input_shape), tuple(images.shape[1:])
+    if wanted != shape:
+        raise NsoptError(
+            f"{arch.name} is for inputs of {wanted}, and images of {data.name} have {shape}: "
+            "give the architecture of their size, so that its costs are theirs"
+        )
+    if isinstance(arch, TracedArchitecture):
+        with keep_random_state(torch.device("cpu")), torch.no_grad():
+            model = arch.build(arch.base_widths)
+            for training in (False, True):
+                outputs = model.train(training)(images)
+                if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+                    kind = type(outputs).__name__
+                    raise NsoptError(
+                        f"{arch.name} returns a {kind}{' in training' * training}, not logits "
+                        "(images, classes): wrap it so that it returns those alone, or give an "
+                        "nsopt.Task with a loss of its outputs"
+                    )
+    if arch.num_classes < len(data.classes):
+        raise NsoptError(
+            f"{arch.name} has {arch.num_classes} outputs, and the data {len(data.classes)} classes"
+        )
