@@ -181,7 +181,7 @@ def compare(
         ratios: width ratios whose uniform networks give the budgets; by default the preset's.
         budgets: in place of ratios: `["600k", 2e6]`, shares of what the network of base widths
             costs, `["50%"]`, or text as on the command line: `600k,2M` or `macs=20M`.
-        metric: what the budgets count: params, macs or latency.
+        metric: what the budgets count: params, macs, latency, flash, memory and so on.
         seeds: number of trainings at each budget; by default that of the preset.
         preset: settings of search and training, and default numbers of seeds and ratios.
         settings: in place of those of the preset.

@@ -51,7 +51,7 @@ class ExportOptions(StoredDataOptions):
     """The network's budget, instead of --ratio: 600k, 2M, params=250k,macs=20M, or macs=50% as for
     nsopt compress."""
     metric: str | None = None
-    """Metric of the budget (params, macs or latency), if the study has budgets in several."""
+    """Metric of the budget (params, macs, latency, ...), if the study has budgets in several."""
     artifacts: Path | None = None
     """Folder of the stored networks; by default `artifacts` beside an SQLite file."""
     storage: OptionalStorageUrl = None

@@ -45,7 +45,7 @@ def suggest_widths(
             or the narrowest that the network can have. The range must contain the law's widths.
         high: largest widths, for all layers or one each; by default eight times the base widths.
         log: whether other samplers propose on a logarithmic scale, for `step=1` only.
-        step: between widths, such as 8 with a sampler whose `multiple_of` is 8.
+        step: between widths, such as 8 with a sampler whose solver rounds to 8.
 
     Returns:
         L widths, for `arch.build` or `nsopt.train`.
