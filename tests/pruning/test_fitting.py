@@ -551,6 +551,19 @@ def test_layers_whose_outputs_never_change_are_ranked() -> None:
     assert nsopt.fit(model, halves, torch.zeros_like(x), arch)(x).isfinite().all()
 
 
+@pytest.mark.parametrize("size", [1, 16])
+def test_a_unit_that_another_one_repeats_is_lost_first_whatever_the_batch(size: int) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3)), torch.randn(32, 6)
+    with torch.no_grad():
+        for name in ("0.weight", "0.bias"):
+            repeated = model.get_parameter(name)
+            repeated[4] = repeated[3].mul_(10)  # norms would rank both last
+    arch = trace(model, x[:2])
+    (scores,) = rank_by_fit(arch, model, Inputs(list(x.split(size))), Silent()).scores
+    assert int(scores.argmin()) in (3, 4)
+
+
 def test_weights_that_are_not_finite_are_named_before_a_fit() -> None:
     model = conv_net()
     arch = trace(model, images(2))

@@ -121,6 +121,7 @@ GEOMETRIES: list[dict] = [
     {"padding": 1, "groups": 2},
     {"padding": 1, "stride": (1, 2)},
     {"kernel_size": 1, "stride": 2},
+    {"kernel_size": 1, "stride": 2, "padding": 1},
     {"kernel_size": 1, "stride": (1, 2), "padding": "valid"},
 ]
 
@@ -156,7 +157,7 @@ import torch
 from nsopt.training.kernels.convolution import Conv2d
 
 for channels in range(7, 16):
-    convolution = Conv2d(channels, 24, 1, 2).to(memory_format=torch.channels_last)
+    convolution = Conv2d(channels, 24, 1, 2, channels % 2).to(memory_format=torch.channels_last)
     x = torch.randn(77, channels, 32, 32).to(memory_format=torch.channels_last)
     for _ in range(10):
         convolution(x).sum().backward()

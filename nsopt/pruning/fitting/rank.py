@@ -112,7 +112,7 @@ class _Sums:
         weights: of each unit, (U, taps * outputs).
         gram: products of its inputs, (U, U), summed over rows, averaged over taps.
         total: its inputs, (U,), likewise.
-        square: squares of its outputs without their mean, summed over rows.
+        outputs, squares: its outputs and their squares, (outputs,), summed over rows.
         rows: how many rows.
     """
 
@@ -120,14 +120,16 @@ class _Sums:
     weights: Tensor
     gram: Tensor
     total: Tensor
-    square: float = 0.0
+    outputs: Tensor
+    squares: Tensor
     rows: int = 0
 
     def reader(self) -> Reader:
         mean = self.total / self.rows
         gram = self.gram / self.rows - mean[:, None] * mean
         gram.diagonal().add_(_RIDGE * gram.diagonal().mean() + torch.finfo(gram.dtype).tiny)
-        variance = self.square / self.rows
+        spread = self.squares / self.rows - (self.outputs / self.rows).square()
+        variance = float(spread.sum())
         scale = variance**-0.5 if variance > _NO_VARIANCE else 0.0  # then nothing can be lost
         return Reader(torch.linalg.inv(gram), self.weights * scale)
 
@@ -151,7 +153,7 @@ def _sum_products(
 
     def add(seen: Seen) -> None:
         rows, name = seen.inputs, seen.key.partition("[")[0]
-        if len(rows) > 1 or rows.shape[1] < 2:  # depthwise: it reads its own unit
+        if len(rows) > 1 or rows.shape[2] < 2:  # depthwise: it reads its own unit
             return
         if seen.key not in read:
             own = find_units_read(seen.product, tensors[name], units[name], arch.base_widths)
@@ -171,11 +173,14 @@ def _add(found: dict[tuple[str, int], _Sums], group: int, columns: Tensor, seen:
     if (seen.key, group) not in found:
         weights = widen(_flatten_weight(seen.product)[columns].flatten(1))
         zeros = weights.new_zeros(len(columns) + 1, len(columns))
-        found[seen.key, group] = _Sums(group, weights, zeros[1:], zeros[0])
+        none = widen(seen.outputs[0] * 0)
+        found[seen.key, group] = _Sums(group, weights, zeros[1:], zeros[0], none, none.clone())
     own, flat = found[seen.key, group], taken.transpose(1, 2).flatten(0, 1)
     own.gram += widen(flat.T @ flat) / columns.shape[1]
     own.total += widen(flat.sum(0)) / columns.shape[1]
-    own.square += float(seen.outputs.float().var(0).sum()) * len(taken)
+    outputs = widen(seen.outputs)
+    own.outputs += outputs.sum(0)
+    own.squares += outputs.square().sum(0)
     own.rows += len(taken)
 
 

@@ -30,8 +30,9 @@ class Conv2d(nn.Conv2d):
             if self._is_small(input):
                 return self._product(input)
             if self._selects_pixels():
-                down, right = self.stride
-                return functional.conv2d(input[:, :, ::down, ::right], self.weight, self.bias)
+                (down, right), (high, wide) = self.stride, self._count_zeros()
+                padded = functional.pad(input, (wide, wide, high, high))
+                return functional.conv2d(padded[:, :, ::down, ::right], self.weight, self.bias)
         return super().forward(input)
 
     def _is_small(self, x: Tensor) -> bool:
@@ -47,9 +48,13 @@ class Conv2d(nn.Conv2d):
         return (
             self.kernel_size == (1, 1)
             and self.stride != (1, 1)
-            and self.padding in ((0, 0), "valid")
+            and (self.padding_mode == "zeros" or self._count_zeros() == (0, 0))
             and self.in_channels < _SAFE_INPUTS
         )
+
+    def _count_zeros(self) -> tuple[int, ...]:
+        """Return the padding above and on the left; one in words has none for a 1x1 kernel."""
+        return (0, 0) if isinstance(self.padding, str) else self.padding
 
     def _product(self, x: Tensor) -> Tensor:
         batch, _, height, width = x.shape
