@@ -28,6 +28,7 @@ from nsopt.cli.options import (
     TimingOptions,
     TrainingOptions,
     changes,
+    refuse_unused,
 )
 from nsopt.data.source import folder_path, is_folder
 from nsopt.errors import NsoptError
@@ -79,6 +80,10 @@ def compress(options: CompressOptions) -> None:
     Example: nsopt compress --weights trained.pt --data cifar10 --budgets macs=50%,latency=20ms
     """
     options.task.check_names(options.sgd, options.search)
+    if options.training.epochs == 0:  # nothing is searched, scored or trained
+        groups = options.search, options.training
+        unused = {"candidates", "lr"}.union(*map(vars, groups)) - {"epochs"}
+        refuse_unused("with --epochs 0", unused, options, options.sgd, *groups)
     kept_in = options.place.out or RUNS
     answer = read_answer(kept_in, options)
     if answer is not None:

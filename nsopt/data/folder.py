@@ -67,7 +67,7 @@ def _load(path: Path, source: Source) -> ImageData:
         if not counts.all():
             raise NsoptError(f"{path}: no complete image in {part}/{classes[int(counts.argmin())]}")
     return ImageData(
-        name=f"{FOLDER_PREFIX}{path.stem if path.suffix == '.zip' else path.name}",
+        name=f"{FOLDER_PREFIX}{_name_place(path)}",
         classes=classes,
         train=sets["train"],
         test=sets["test"] if "test" in sets else sets["val"],
@@ -95,6 +95,12 @@ def _check_train(root: Place, path: Path) -> None:
             f"{path} has no train/ folder: expected train/CLASS/IMAGE and test/CLASS/IMAGE, or "
             "CLASS/IMAGE and split=0.8"
         )
+
+
+def _name_place(path: Path) -> str:
+    """Return the name of a folder or of a zip file."""
+    named = path.resolve() if path.name in ("", "..") else path
+    return named.stem if named.suffix.lower() == ".zip" else named.name
 
 
 def _divide(

@@ -119,12 +119,21 @@ class Task:
     @cached_property
     def _first_batch(self) -> tuple[Any, Any]:
         inputs, targets = LoaderBatches(self.train, 0, torch.device("cpu")).next()
-        is_number = isinstance(targets, int | float | Tensor) and torch.as_tensor(targets).ndim == 0
-        if is_number and isinstance(self.train, Dataset):
+        if isinstance(self.train, Dataset) and not _are_batches(inputs, targets):
             raise NsoptError(
                 "train is a Dataset of single examples: give a DataLoader(dataset, batch_size=64)"
             )
         return inputs, targets
+
+
+def _are_batches(inputs: Any, targets: Any) -> bool:
+    """Return whether inputs and targets may be of several examples, equally many."""
+    sizes = [
+        tensor.shape[0] if tensor.ndim else None
+        for tensor in (inputs, targets)
+        if isinstance(tensor, Tensor)
+    ]
+    return not isinstance(targets, int | float) and None not in sizes and len(set(sizes)) < 2
 
 
 def _check_function(name: str, function: Any, arguments: tuple[str, ...]) -> None:

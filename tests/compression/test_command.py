@@ -142,6 +142,14 @@ def test_built_in_networks_need_a_file_of_weights() -> None:
     assert_fails(done, "give the file with the trained weights of vgg11 as --weights")
 
 
+def test_without_training_options_of_search_and_training_are_refused() -> None:
+    command = "compress", "--arch=vgg11", "--budgets=macs=50%", "--epochs=0"
+    for option in ("--prune-every=2", "--candidates=3", "--lr=0.1", "--averaging=0.5"):
+        name = option.partition("=")[0]
+        done = call_nsopt(*command, option)
+        assert_fails(done, f"{name} does nothing with --epochs 0: leave it out")
+
+
 def test_an_answer_watches_images_below_the_home_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,11 +49,17 @@ def test_a_folder_is_read_class_by_class(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("root", ["", "inside"])
-def test_a_zip_is_read_like_the_folder_it_packs(tmp_path: Path, root: str) -> None:
+def test_a_zip_is_read_like_the_folder_it_packs(
+    tmp_path: Path, root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = write_images(tmp_path / "insects")
     plain = load_data(f"folder:{folder}")
     packed = load_data(f"folder:{pack(folder, tmp_path / 'insects.zip', root)}")
     assert packed.name == plain.name
+    monkeypatch.chdir(folder / "train")
+    assert load_data("folder:..").name == plain.name
+    monkeypatch.chdir(folder)
+    assert load_data("folder:.").name == plain.name
     assert packed.classes == plain.classes
     torch.testing.assert_close(packed.train.images, plain.train.images, rtol=0, atol=0)
     torch.testing.assert_close(packed.test.labels, plain.test.labels, rtol=0, atol=0)

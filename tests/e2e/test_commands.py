@@ -136,7 +136,7 @@ def test_widths_uses_the_law_of_a_stored_search(tmp_path: Path) -> None:
 def test_study_uses_the_best_eta_of_a_named_tuning_study(tmp_path: Path) -> None:
     short = ["--filters-per-step=0.3", "--prune-every=1", "--batch-size=32", "--device=cpu"]
     short += ["--per-class=12"]
-    tune = ("tune", "--over=eta", "--trials=4", "--epochs=1", *short, f"--out={tmp_path / 'tune'}")
+    tune = ("tune", "--over=eta", "--trials=4", *short, f"--out={tmp_path / 'tune'}")
     done = call_nsopt(*tune)
     assert done.returncode == 0, done.stderr
     (best,) = re.findall(r"best: eta (\S+)", done.stdout)

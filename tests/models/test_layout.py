@@ -42,7 +42,10 @@ def test_only_four_dimensional_tensors_get_the_layout() -> None:
 
 def test_inputs_get_the_layout_of_the_weights() -> None:
     images = IMAGES.to(memory_format=LAST)
-    assert inputs_for(lay_out(convolutions(), LAST), images) is images
+    own = inputs_for(lay_out(convolutions(), LAST), images)
+    assert own.is_contiguous(memory_format=LAST)
+    assert torch.equal(own, images)
+    assert own.data_ptr() != images.data_ptr(), "a network may write into its input"
     laid, other = inputs_for(Viewed(), (images, torch.ones(2, 3).t()))
     assert laid.is_contiguous()
     assert torch.equal(laid, images)

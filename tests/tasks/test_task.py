@@ -133,9 +133,10 @@ def test_a_batch_is_a_pair_or_a_dictionary_with_labels() -> None:
 
 
 def test_a_dataset_in_the_place_of_a_loader_is_one_line() -> None:
-    data = torch.utils.data.TensorDataset(torch.zeros(8, 3), torch.arange(8))
-    with pytest.raises(NsoptError, match="single examples: give a DataLoader"):
-        _ = nsopt.Task(data, functional.cross_entropy).inputs
+    for targets in (torch.arange(8), torch.zeros(8, 1)):
+        data = torch.utils.data.TensorDataset(torch.zeros(8, 3), targets)
+        with pytest.raises(NsoptError, match="single examples: give a DataLoader"):
+            _ = nsopt.Task(data, functional.cross_entropy).inputs
 
 
 def test_networks_with_keyword_arguments_are_trained() -> None:

@@ -32,6 +32,8 @@ def convolution(
         tracer.note_maker(made)
     else:
         made = _label_groups(tracer, weight, labels[1], groups, transposed)
+    if isinstance(x, FakeTensor) and isinstance(weight, FakeTensor):
+        tracer.mark_inexact(inputs)  # as in `matrix_product`
     if bias is not None and result.shape[1] > 1:
         tracer.join(tracer.get(bias)[0], made)
     places = math.prod((x if transposed else result).shape[2:]) * math.prod(weight.shape[2:])
