@@ -152,6 +152,9 @@ class LoaderBatches:
     @contextmanager
     def _draw(self) -> Iterator[None]:
         """Make the loader draw from its own random numbers inside the block."""
+        if type(self._loader) in (list, tuple):  # they draw none
+            yield
+            return
         with self._randomness.in_use():
             outside = _read_states(self._generators)
             _set_states(self._generators, self._states)
