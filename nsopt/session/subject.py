@@ -22,7 +22,7 @@ from nsopt.models.architecture import Architecture
 from nsopt.models.imported import import_for_inputs
 from nsopt.models.inputs import count_examples
 from nsopt.models.registry import get_architecture, own_architecture, stored_architecture
-from nsopt.models.tracing.architecture import identify_modules
+from nsopt.models.tracing.code import identify_code
 from nsopt.scaling.cost import CostModel
 from nsopt.scaling.metric import LATENCY, MACS, PARAMS
 from nsopt.session.presets import StudySettings
@@ -188,7 +188,7 @@ class Subject:
             fixed=self.arch.summary(),
             base_params=PARAMS.cost(self.arch)(base),
             base_macs=MACS.cost(self.arch)(base),
-            modules=identify_modules(self.arch),
+            code=identify_code(self.arch),
         )
 
     def stored_studies(self, workspace: Workspace, *wanted: str) -> dict[str, Study]:
@@ -207,7 +207,7 @@ class Subject:
     def _check_network(self, study: Study) -> None:
         """Raise NsoptError if a study is of another network of the same name."""
         old, new = schema.read_task(study), self.description
-        for name in ("layer_names", "base_widths", "base_params", "base_macs", "modules"):
+        for name in ("layer_names", "base_widths", "base_params", "base_macs", "code"):
             if getattr(old, name) != getattr(new, name):
                 raise NsoptError(
                     f"{study.study_name} is of another {self.arch.name}, with other "

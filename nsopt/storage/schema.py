@@ -53,7 +53,7 @@ class TaskDescription:
         fixed: one line about layers with fixed widths, or empty.
         base_params: parameters of the network at its base widths; None if unknown.
         base_macs: its MACs; None if unknown.
-        modules: checksum of the kinds of its modules, in order; None for networks from tables.
+        code: checksum of the classes of its modules; None for networks from tables.
     """
 
     arch: str
@@ -68,7 +68,7 @@ class TaskDescription:
     fixed: str = ""
     base_params: int | None = None
     base_macs: int | None = None
-    modules: int | None = None
+    code: int | None = None
 
     @property
     def validation_name(self) -> str:

@@ -31,7 +31,7 @@ from nsopt.files import check_writable
 from nsopt.models.architecture import Architecture, shapes_of
 from nsopt.models.inputs import call_network, count_examples
 from nsopt.models.layout import inputs_for
-from nsopt.models.tracing.architecture import identify_modules
+from nsopt.models.tracing.code import identify_code
 from nsopt.models.tracing.originals import copy_model, unwrapped
 from nsopt.progress import Progress, Silent
 from nsopt.scaling.cost import Widths
@@ -206,7 +206,7 @@ def identify_training(
         "arch": arch.name,
         "widths": list(widths),
         "classes": arch.num_classes,
-        "modules": identify_modules(arch),
+        "code": identify_code(arch),
     }
     kept = settings.model_dump(mode="json", exclude={"device"})
     return network | {"data": supervision.fingerprint(), "training": kept}

@@ -1,6 +1,5 @@
 """A traced module as an architecture: a family of networks indexed by widths."""
 
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 from nsopt.arguments import checked
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.models.architecture import (
-    Architecture,
     Kept,
     check_room,
     read_kept,
@@ -361,11 +359,3 @@ def output_axis(module: nn.Module) -> int:
         module, nn.Embedding | nn.EmbeddingBag
     )
     return 1 if is_second else 0
-
-
-def identify_modules(arch: Architecture) -> int | None:
-    """Return a checksum of the kinds of modules of a traced network; None for a built-in one."""
-    if not isinstance(arch, TracedArchitecture):
-        return None
-    kinds = [type(module).__qualname__ for module in arch.network.template.modules()]
-    return zlib.crc32(repr(kinds).encode())

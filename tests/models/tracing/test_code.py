@@ -1,0 +1,53 @@
+"""A stored study is of a network with the same code."""
+
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import nsopt
+from nsopt.models.registry import get_architecture
+from nsopt.models.tracing.code import identify_code
+
+CODE = """
+from torch import nn
+
+
+class Base(nn.Module):
+    def shift(self, x):
+        return x + SHIFT  # as in the training
+
+
+class Net(Base):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+
+    def forward(self, x):
+        return self.layers(self.shift(x))
+"""
+
+
+def test_changed_code_is_another_network_and_changed_comments_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    found = []
+    for number, (shift, comment) in enumerate((("0", "# as"), ("0", "# like"), ("5", "# as"))):
+        code = CODE.replace("SHIFT", shift).replace("# as", comment)
+        (tmp_path / f"shifting{number}.py").write_text(code)
+        model = import_module(f"shifting{number}").Net()
+        found.append(identify_code(nsopt.trace(model, torch.randn(2, 4))))
+    assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.parametrize("act", [nn.ReLU(), nn.Tanh()])
+def test_classes_of_installed_packages_count_by_their_names(act: nn.Module) -> None:
+    arch = nsopt.trace(nn.Sequential(nn.Linear(4, 8), act, nn.Linear(8, 2)), torch.randn(2, 4))
+    assert identify_code(arch) is not None
+    relu = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    same = identify_code(arch) == identify_code(nsopt.trace(relu, torch.randn(2, 4)))
+    assert same == isinstance(act, nn.ReLU)
+    assert identify_code(get_architecture("vgg11")) is None
