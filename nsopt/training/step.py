@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 from torch.profiler import record_function
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_map
 
 from nsopt.compute.device import Compute
 from nsopt.errors import NonFiniteLossError, NsoptError
@@ -62,7 +63,7 @@ def batch_loss(
     inputs = inputs_for(model, inputs)
     with compute.autocast(), _explain_batch_of_one():
         outputs = call_network(model, inputs)
-    value = loss(tree_map_only(torch.Tensor, _exact, outputs), targets)
+    value = loss(_widen(outputs), targets)
     if compute.device.type == "cpu" and not value.isfinite():
         _check_finite(inputs, "inputs")
         _check_finite(targets, "targets")
@@ -93,7 +94,15 @@ def _check_finite(values: Any, name: str) -> None:
             )
 
 
-def _exact(output: torch.Tensor) -> torch.Tensor:
-    if not output.is_floating_point():
-        return output
-    return output.to(torch.promote_types(output.dtype, torch.float32))
+def _widen(outputs: Any) -> Any:
+    """Return outputs whose floating numbers are of float32 or wider, also inside dataclasses."""
+
+    def widen(leaf: Any) -> Any:
+        if isinstance(leaf, torch.Tensor) and leaf.is_floating_point():
+            return leaf.to(torch.promote_types(leaf.dtype, torch.float32))
+        if is_dataclass(leaf) and not isinstance(leaf, type):
+            given = [each.name for each in fields(leaf) if each.init]
+            return replace(leaf, **{name: _widen(getattr(leaf, name)) for name in given})
+        return leaf
+
+    return tree_map(widen, outputs)

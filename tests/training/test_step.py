@@ -1,6 +1,7 @@
 """One step: what is wrong with a batch is said."""
 
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -47,3 +48,32 @@ class Failing(nn.Module):
 def test_other_errors_of_a_network_stay() -> None:
     with pytest.raises(ValueError, match="mine"):
         step(nn.Sequential(nn.Linear(2, 2), Failing()), torch.rand(1, 2), torch.rand(1, 2))
+
+
+@dataclass(frozen=True)
+class Found:
+    numbers: torch.Tensor
+    largest: torch.Tensor
+    name: str = "x"
+
+
+class Ranking(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 3)
+
+    def forward(self, x: torch.Tensor) -> tuple[Found, torch.Tensor]:
+        found = self.layer(x)
+        return Found(found, found.argmax(1)), found
+
+
+def test_the_loss_gets_wide_numbers_and_integers_as_they_are() -> None:
+    def loss(outputs: tuple[Found, torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
+        found, again = outputs
+        assert found.numbers.dtype == again.dtype == torch.float32
+        assert found.largest.dtype == torch.int64
+        return found.numbers.gather(1, found.largest[:, None]).sum()
+
+    half = Compute(torch.device("cpu"), bf16=True)
+    model = Ranking()
+    train_step(model, sgd(model, 0.1, 0.0, 0.0), torch.rand(4, 2), torch.rand(4), half, loss)
