@@ -7,7 +7,6 @@ change. Otherwise the command runs as always.
 
 import hashlib
 import json
-import os
 import platform
 import sys
 import sysconfig
@@ -15,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from nsopt.data.places import walk
 from nsopt.files import write_whole
 
 _NAME = ".answer-"  # begins the names of files
@@ -66,17 +66,11 @@ def _describe_state(command: object, paths: Iterable[str]) -> str:
     where = platform.node(), str(Path.cwd()), installed
     found = hashlib.sha256(repr((where, command)).encode())
     for path in map(Path, paths):
-        for file in sorted(_list_files(path)) if path.is_dir() else [path]:
+        for file in sorted(walk(path)) if path.is_dir() else [path]:
             if not file.name.startswith(_NAME):
                 seen = file.stat()
                 found.update(repr((str(file), seen.st_size, seen.st_mtime_ns)).encode())
     return found.hexdigest()
-
-
-def _list_files(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder, also of linked folders in it."""
-    for parent, _, names in os.walk(folder, followlinks=True):
-        yield from (Path(parent, name) for name in names)
 
 
 def _list_modules() -> Iterator[Path]:

@@ -21,6 +21,7 @@ LeftOut = Counter[str]  # how many files or images were left out, by reason
 _REFUSED = frozenset(  # formats that Pillow only names, or for which it would start a program
     {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 )
+_WRITTEN = "PALM", "PDF"  # formats that Pillow writes, and does not read
 _ENCRYPTED = 1  # a flag of a file in a zip
 _SMALL, _LARGEST_FACTOR = 2**24, 200  # most bytes of a file in a zip; or times its packed size
 
@@ -125,7 +126,7 @@ def walk(folder: Path, on_error: Callable[[OSError], None] | None = None) -> Ite
 
 def has_image_suffix(entry: Place) -> bool:
     """Return whether the suffix of a file names a format that nsopt reads."""
-    return _format_of(entry) not in (None, *_REFUSED)
+    return _format_of(entry) not in (None, *_REFUSED, *_WRITTEN)
 
 
 def read_formats(entry: Place) -> list[str]:

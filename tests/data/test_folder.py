@@ -119,6 +119,7 @@ def test_changes_behind_a_link_are_noticed(tmp_path: Path) -> None:
 def test_what_is_left_out_is_counted_by_reason(tmp_path: Path, packs: bool) -> None:
     folder, image = write_images(tmp_path / "x"), Image.new("RGB", (8, 8))
     (folder / "train/bee/notes.txt").write_text("notes")
+    (folder / "train/bee/notes.pdf").write_bytes(b"%PDF-1.7")
     (folder / "train/bee/1.heic").write_bytes(b"....ftypheic")
     (folder / "train/bee/2.HEIC").write_bytes(b"....ftypheic")
     (folder / "train/ant/._0.png").write_bytes(b"attributes of macOS")
@@ -135,6 +136,7 @@ def test_what_is_left_out_is_counted_by_reason(tmp_path: Path, packs: bool) -> N
         assert sorted(data.skipped) == [
             ".eps files in which Pillow finds no image: 1",
             ".heic files in which Pillow finds no image: 2",
+            ".pdf files in which Pillow finds no image: 1",
             ".txt files in which Pillow finds no image: 1",
             "hidden images: 1",
             "images in valid/: 1",
