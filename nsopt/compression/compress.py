@@ -120,6 +120,8 @@ def compress(
         arch = trace(model, make_example(task))
     settings = settings or get_settings(isinstance(task, ImageData))
     settings = override(settings, {"training": {"epochs": epochs}})
+    if trainer is not None and settings.training.epochs == 0:
+        raise NsoptError("epochs=0 trains nothing: leave trainer= out, or give epochs=1 or more")
     subject = Subject.of(arch, task, settings, model, timed_in, trainer=trainer)
     folder = Path(out if out is not None else tempfile.mkdtemp(prefix="nsopt-"))
     workspace = Workspace(sqlite_url(folder / "study.db"), folder, temporary=out is None)

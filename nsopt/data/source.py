@@ -24,8 +24,11 @@ def is_folder(name: str) -> bool:
 
 
 def folder_path(name: str) -> Path:
-    """Return PATH of `folder:PATH`."""
-    return Path(name.removeprefix("folder:")).expanduser()
+    """Return PATH of `folder:PATH`. Raises NsoptError for the home folder of an unknown user."""
+    try:
+        return Path(name.removeprefix("folder:")).expanduser()
+    except RuntimeError:
+        raise NsoptError(f"{name} names the home of no user: give another path") from None
 
 
 def check_name(name: str) -> None:

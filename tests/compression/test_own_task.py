@@ -406,6 +406,8 @@ def test_a_trainer_replaces_the_fine_tuning(trained: nn.Module, tmp_path: Path) 
     wide = {"budgets": BUDGETS[:1], "trainer": lambda model, *_: model.double()}
     with pytest.raises(NsoptError, match="must return weights of the same dtype as those that"):
         run(trained, candidates=1, **wide)
+    with pytest.raises(NsoptError, match="epochs=0 trains nothing: leave trainer= out"):
+        run(trained, epochs=0, trainer=shift)
     with pytest.raises(NsoptError, match="trainer must be a function, not 5"):
         run(trained, trainer=5)
 
