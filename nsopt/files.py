@@ -3,10 +3,12 @@
 import os
 import platform
 import shutil
+import sysconfig
 import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from glob import escape
 from pathlib import Path
 from typing import BinaryIO
@@ -88,6 +90,16 @@ def _find_unfinished(folder: Path, pattern: str) -> Iterator[Path]:
         is_here = unfinished.name.endswith(_temporary_name("", process))
         if is_here and process.isdecimal() and not _is_alive(int(process)):
             yield unfinished
+
+
+def is_installed(file: Path) -> bool:
+    """Return whether a file of Python code is of an installed package or of Python itself."""
+    return any(file.is_relative_to(folder) for folder in _find_installed())
+
+
+@cache
+def _find_installed() -> list[Path]:
+    return [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
 
 
 def check_writable(folder: Path, option: str) -> None:

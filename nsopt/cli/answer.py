@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nsopt.data.places import walk
-from nsopt.files import write_whole
+from nsopt.files import is_installed, write_whole
 
 _NAME = ".answer-"  # begins the names of files
 
@@ -75,9 +75,7 @@ def _describe_state(command: object, paths: Iterable[str]) -> str:
 
 def _list_modules() -> Iterator[Path]:
     """Yield the files of imported modules; of an installed package only its first file."""
-    installed = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
     for name, module in list(sys.modules.items()):
         file = Path(getattr(module, "__file__", None) or "")
-        is_own = not any(file.is_relative_to(folder) for folder in installed)
-        if file.is_file() and (is_own or "." not in name):
+        if file.is_file() and ("." not in name or not is_installed(file)):
             yield file

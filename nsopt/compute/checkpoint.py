@@ -107,17 +107,20 @@ def weights_checksum(model: nn.Module) -> int:
 
 def full_state(model: nn.Module) -> State:
     """Return a network's state, with the buffers that `state_dict` leaves out."""
-    state = model.state_dict()
-    return state | {n: each for n, each in model.named_buffers() if n not in state}
+    return model.state_dict() | hidden_buffers(model)
+
+
+def hidden_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Return the buffers that `state_dict` leaves out, by name."""
+    known = model.state_dict().keys()
+    return {name: buffer for name, buffer in model.named_buffers() if name not in known}
 
 
 def load_full_state(model: nn.Module, state: State) -> None:
     """Load what `full_state` returned."""
-    names = model.state_dict().keys()
-    model.load_state_dict({name: state[name] for name in names})
-    for name, buffer in model.named_buffers():
-        if name not in names:
-            buffer.data = state[name].to(buffer.device, copy=True)
+    model.load_state_dict({name: state[name] for name in model.state_dict()})
+    for name, buffer in hidden_buffers(model).items():
+        buffer.data = state[name].to(buffer.device, copy=True)
 
 
 def remove_checkpoints(folder: Path) -> None:

@@ -8,10 +8,12 @@ import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from threading import RLock
+from typing import Any
 
 import numpy as np
 import torch
 
+HostState = tuple[Any, Any]
 _generators = RLock()
 
 
@@ -82,14 +84,24 @@ def restore_at_end() -> Iterator[None]:
     Other threads may draw meanwhile. Networks may draw even in evaluation mode.
     """
     with _generators:
-        before = torch.get_rng_state(), random.getstate(), np.random.get_state()
+        before = torch.get_rng_state(), host_state()
     try:
         yield
     finally:
         with _generators:
             torch.set_rng_state(before[0])
-            random.setstate(before[1])
-            np.random.set_state(before[2])
+            restore_host_state(before[1])
+
+
+def host_state() -> HostState:
+    """Return the state of Python's and of NumPy's random numbers, for `restore_host_state`."""
+    return random.getstate(), np.random.get_state()
+
+
+def restore_host_state(state: HostState) -> None:
+    """Continue the random numbers of Python and of NumPy from `state`."""
+    random.setstate(state[0])
+    np.random.set_state(state[1])
 
 
 @contextmanager

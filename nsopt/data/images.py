@@ -176,9 +176,9 @@ class ImageData:
             >>> images, labels = np.zeros((20, 3, 32, 32), np.uint8), np.arange(20) % 10
             >>> nsopt.ImageData.from_arrays((images, labels), (images, labels)).classes
         """
-        parts = {"train": train, "test": test} | (
-            {} if validation is None else {"validation": validation}
-        )
+        parts = {"train": train, "test": test}
+        if validation is not None:
+            parts["validation"] = validation
         sets = {part: ImageSet(*read_arrays(part, pair)) for part, pair in parts.items()}
         shape = sets["train"].shape
         for part, own in sets.items():
@@ -254,15 +254,14 @@ class ImageData:
         if per_class is not None and per_class < 1:
             raise NsoptError(f"per_class= must be at least 1, got {per_class}")
         kept = classes or len(self.classes)
-        train = self.train.of_classes(kept)
-        if per_class is not None and len(train):
-            train = train.first_of_each(per_class)
-        test = self.test.of_classes(kept)
+        train, test = self.train.of_classes(kept), self.test.of_classes(kept)
         validation = None if self.validation is None else self.validation.of_classes(kept)
         parts = {"training": train, "test": test, "validation": validation}
         for part, images in parts.items():
             if images is not None and not len(images):
                 raise NsoptError(f"no {part} images are of the first {kept} classes: keep more")
+        if per_class is not None:
+            train = train.first_of_each(per_class)
         suffix = f"-{classes}classes" if classes else ""
         suffix += f"-{per_class}each" if per_class else ""
         return replace(

@@ -15,6 +15,7 @@ from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import NsoptError, short_reason
 from nsopt.models.architecture import Architecture
 from nsopt.models.inputs import call_network, count_examples, resize_batch, tensors_in
+from nsopt.tasks.evaluation import count_right
 
 _BATCH = 100
 _LOGITS_APART = 1e-3  # of the largest output
@@ -39,7 +40,8 @@ class ExportCheck:
 def measure_accuracy(path: Path, test: ImageSet) -> float:
     """Return the percentage of test images, uint8, that an ONNX file gets right."""
     exported = load_exported(path, "onnx")
-    right = sum(_count_right(exported(pixels), labels) for pixels, labels in _split_batches(test))
+    parts = _split_batches(test)
+    right = sum(int(count_right(exported(pixels), labels)) for pixels, labels in parts)
     return 100 * right / len(test)
 
 
@@ -66,7 +68,7 @@ def compare_export(network: KeptNetwork, path: Path, form: str, test: ImageSet) 
     right, apart, largest = 0, list[float](), 0.0
     for pixels, labels in _split_batches(test):
         found, expected = _run_exported(exported, pixels), original(pixels)
-        right += _count_right(found, labels)
+        right += int(count_right(found, labels))
         apart.append(float((found - expected).abs().max()))
         largest = max(largest, float(expected.abs().max()))
     check = ExportCheck(
@@ -122,7 +124,3 @@ def _check_close(difference: float) -> None:
 def _split_batches(images: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield images from 0 to 1, and their labels."""
     return zip(images.scaled_parts(_BATCH), images.labels.split(_BATCH), strict=True)
-
-
-def _count_right(logits: Tensor, labels: Tensor) -> int:
-    return int((logits.argmax(dim=1) == labels).sum())

@@ -10,6 +10,7 @@ from pydantic import InstanceOf, TypeAdapter
 from torch import nn
 
 from nsopt.arguments import checked
+from nsopt.compute.checkpoint import hidden_buffers
 from nsopt.data.images import Splits
 from nsopt.deployment.trained import describe_differences, explain_reading
 from nsopt.errors import NsoptError
@@ -106,11 +107,10 @@ class KeptNetwork:
     @property
     def content(self) -> dict[str, Any]:
         """Content of its file: facts, state, and the buffers that the state leaves out."""
-        state = self.model.state_dict()
-        buffers = {n: each for n, each in self.model.named_buffers() if n not in state}
+        parts = {"state": self.model.state_dict(), "buffers": hidden_buffers(self.model)}
         tensors = {
             kind: {name: tensor.cpu().clone() for name, tensor in own.items()}
-            for kind, own in (("state", state), ("buffers", buffers))
+            for kind, own in parts.items()
         }
         return self.facts | tensors  # cloned: read_weights refuses shared tensors
 

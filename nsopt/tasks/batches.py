@@ -11,7 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from nsopt.compute.random_state import OwnRandomState
+from nsopt.compute.random_state import (
+    HostState,
+    OwnRandomState,
+    host_state,
+    restore_host_state,
+)
 from nsopt.errors import NsoptError
 
 _LABELS = "labels"
@@ -79,18 +84,16 @@ def _list_samplers(loader: Any) -> list[Any]:
     return [sampler, batched, getattr(batched, "sampler", None)]
 
 
-def _read_states(generators: Sequence[torch.Generator]) -> tuple[Any, Any, list[Tensor]]:
+def _read_states(generators: Sequence[torch.Generator]) -> tuple[HostState, list[Tensor]]:
     """Return the random states of Python, of NumPy and of these generators."""
-    own = [generator.get_state() for generator in generators]
-    return random.getstate(), np.random.get_state(), own
+    return host_state(), [generator.get_state() for generator in generators]
 
 
 def _set_states(
-    generators: Sequence[torch.Generator], states: tuple[Any, Any, list[Tensor]]
+    generators: Sequence[torch.Generator], states: tuple[HostState, list[Tensor]]
 ) -> None:
-    random.setstate(states[0])
-    np.random.set_state(states[1])
-    for generator, state in zip(generators, states[2], strict=True):
+    restore_host_state(states[0])
+    for generator, state in zip(generators, states[1], strict=True):
         generator.set_state(state)
 
 

@@ -2,12 +2,12 @@
 
 import ast
 import inspect
-import sysconfig
 import textwrap
 import zlib
 from functools import cache
 from pathlib import Path
 
+from nsopt.files import is_installed
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.architecture import TracedArchitecture
 
@@ -29,10 +29,8 @@ def identify_code(arch: Architecture) -> int | None:
 @cache
 def _read_code(kind: type) -> str:
     """Return the code of a user's class; "" if it is of a package, or unknown, as in a notebook."""
-    installed = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
     try:
-        file = Path(inspect.getfile(kind))
-        if any(file.is_relative_to(folder) for folder in installed):
+        if is_installed(Path(inspect.getfile(kind))):
             return ""
         return ast.unparse(ast.parse(textwrap.dedent(inspect.getsource(kind))))
     except (OSError, TypeError, SyntaxError):
