@@ -185,16 +185,28 @@ class TracedNetwork:
         """The multiply-accumulates of a run in evaluation mode, and its number of examples.
 
         It runs one example if the network accepts that, because some work, such as position
-        encodings, does not grow with the number of examples. Preferred choices are repeated.
+        encodings, does not grow with the number of examples.
         """
-        trace = Trace(count=len(self.family.units.of_atom))
-        one, choices = self.run.with_one_example(), self.trace.choices
+        trace, one = Trace(count=len(self.family.units.of_atom)), self.run.with_one_example()
         try:
-            repeated = choices if self.trace.preferred else None
-            one(self.template, trace, self.labels, repeated, same=lambda *_: True)
+            one(self.template, trace, self._unit_labels, same=lambda *_: True)
         except TraceError:
             return self.trace.products, self.run.count
         return trace.products, 1
+
+    @cached_property
+    def _unit_labels(self) -> dict[str, Labels]:
+        """The labels with one atom for each unit.
+
+        Another run then splits dimensions as this network does, even if their sizes beside the
+        examples would suggest otherwise: a dimension of heads has equal atoms in every row.
+        """
+        of_atom = self.family.units.of_atom
+        first = np.unique(of_atom, return_index=True)[1][of_atom]
+        return {
+            name: tuple(first[label] if isinstance(label, np.ndarray) else None for label in own)
+            for name, own in self.labels.items()
+        }
 
     def activations(self, others: Atoms) -> SizeCost:
         """Return the peak of the activations of one example as a function of the widths.
@@ -210,7 +222,7 @@ class TracedNetwork:
         unlabelled = {n: (None,) * len(own) for n, own in self.labels.items()}
         count = len(self.family.units.of_atom)
         try:
-            buffers = one.buffers(self.template, count, self.labels, self.family)
+            buffers = one.buffers(self.template, count, self._unit_labels, self.family)
             there = one.buffers(self.build_empty(others), 0, unlabelled, self.family)
         except TraceError as error:
             raise NsoptError(f"the memory of this network cannot be counted: {error}") from None

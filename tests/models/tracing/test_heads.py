@@ -109,8 +109,10 @@ class Encoder(nn.Module):
 
 @pytest.mark.parametrize(("size", "units"), [(24, 4), (32, 4), (48, 12)])
 def test_attention_of_pytorch_shrinks_whatever_its_sizes(size: int, units: int) -> None:
-    arch = trace(Encoder(size), torch.randint(20, (2, 5)))
+    words = torch.randint(20, (2, 5))
+    arch = trace(Encoder(size), words)
     assert arch.base_widths == (units, 20)
+    check_building(arch, words)
 
 
 PADDED = torch.cat([torch.randint(1, 20, (8, 5)), torch.zeros(8, 2, dtype=torch.int64)], 1)
