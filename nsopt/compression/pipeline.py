@@ -198,11 +198,12 @@ def _find_best(session: Session, studies: Mapping[str, Study], budget: Budget) -
     listed = {method: _list_scores(studies, budget, method) for method in KINDS}
     scores = {method: found for method, found in listed.items() if found}
     if not scores:
-        url = hide_password(session.workspace.url)
         tried = [each for method in KINDS if method in studies for each in studies[method].trials]
         reasons = [trials.read_failure(each) for each in tried if budget.holds(each)]
         why = next((f" ({reason})" for reason in reasons if reason), "")
-        raise NsoptError(f"no training at {budget.word} succeeded{why}: see {url}")
+        place = session.workspace
+        where = "" if place.temporary else f": see {hide_password(place.url)}"
+        raise NsoptError(f"no training at {budget.word} succeeded{why}{where}")
     name = choose_method(scores, subject.validation_images)
     best = best_trials(studies[name])[budget.metric.name, budget.limit]
     file = BestNetworks(session.workspace.artifacts).file(studies[name], best)

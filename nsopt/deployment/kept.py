@@ -7,10 +7,11 @@ from typing import Any, Self
 
 import torch
 from pydantic import InstanceOf, TypeAdapter
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from nsopt.arguments import checked
-from nsopt.compute.checkpoint import hidden_buffers
+from nsopt.compute.checkpoint import hidden_buffers, load_full_state
 from nsopt.data.images import Splits
 from nsopt.deployment.trained import describe_differences, explain_reading
 from nsopt.errors import NsoptError
@@ -107,12 +108,10 @@ class KeptNetwork:
     @property
     def content(self) -> dict[str, Any]:
         """Content of its file: facts, state, and the buffers that the state leaves out."""
-        parts = {"state": self.model.state_dict(), "buffers": hidden_buffers(self.model)}
-        tensors = {
-            kind: {name: tensor.cpu().clone() for name, tensor in own.items()}
-            for kind, own in parts.items()
-        }
-        return self.facts | tensors  # cloned: read_weights refuses shared tensors
+        parts = {"state": dict(self.model.state_dict()), "buffers": hidden_buffers(self.model)}
+        # cloned: read_weights refuses shared tensors
+        cloned: dict[str, Any] = tree_map_only(Tensor, lambda own: own.cpu().clone(), parts)
+        return self.facts | cloned
 
     def save(self, path: Path) -> None:
         """Write a file that `load_network` reads."""
@@ -153,10 +152,7 @@ def load_network(path: Path | str, arch: str | Architecture | None = None) -> Ke
             if differences := describe_differences(family, kept.widths, state):
                 raise NsoptError(f"its tensors are not those of the stored widths: {differences}")
         model = build_to_fill(family, kept.widths)
-        model.load_state_dict(state)
-        for name, buffer in model.named_buffers():
-            if name in rest:
-                buffer.copy_(rest[name])
+        load_full_state(model, state | rest)
         return replace(kept, model=model.eval())
 
 

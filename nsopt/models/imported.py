@@ -126,7 +126,7 @@ def import_function(name: str) -> Callable[..., Any]:
         NsoptError: if it does not exist, or is not a function.
     """
     package, _, word = name.partition(":")
-    if not (package and word):
+    if not (package and word) or "/" in package:
         raise NsoptError(f"{name!r} is not a function: write package.module:function")
     try:
         found = getattr(import_module(package), word)

@@ -46,7 +46,8 @@ def is_own(name: str) -> bool:
 def check_name(name: str) -> None:
     """Raise NsoptError for a name that `get_architecture` does not know."""
     if name not in _FACTORIES and not is_imported(name):
-        raise unknown_name("architecture", name, _FACTORIES)
+        error = unknown_name("architecture", name, _FACTORIES)
+        raise NsoptError(f"{error}; for a function of yours write package.module:function")
 
 
 @checked

@@ -191,7 +191,7 @@ class ShrinkingNetwork:
         self.model = place(model, compute.device, arch.layout).train()
         self._optimizer = sgd(self.model, settings.lr, settings.momentum, settings.weight_decay)
         self.scores = ImportanceScores(self._prunable.gates)
-        self._supervision = supervision
+        self._supervision = supervision.renew()
         self._decay = settings.importance_decay
         self._data = supervision.batches(settings.batch_size, settings.seed)
         self._loss = torch.zeros((), device=compute.device)
@@ -272,6 +272,7 @@ class ShrinkingNetwork:
             "kept": [torch.from_numpy(units) for units in self._prunable.kept],
             "scores": self.scores.state(),
             "data": self._data.state(),
+            "supervision": self._supervision.state(),
             "loss": self._loss,
             "losses": self._losses,
             "batches": self.batches,
@@ -286,6 +287,7 @@ class ShrinkingNetwork:
         self._optimizer.load_state_dict(state["optimizer"])
         self.scores.restore(state["scores"])
         self._data.restore(state["data"])
+        self._supervision.restore(state["supervision"])
         self._loss, self._losses = state["loss"], state["losses"]
         self.batches, self.rows = state["batches"], state["rows"]
         self._randomness.restore(state["random"])

@@ -127,11 +127,11 @@ def score(
     with limit, compute.computing(), use_seed(0, compute.device):
         model = place(start.build(widths), compute.device, start.arch.layout)
         optimizer = sgd(model.train(), _LR, _MOMENTUM, _WEIGHT_DECAY)
-        data = supervision.batches(start.batch_size, seed=1)
+        data, loss = supervision.batches(start.batch_size, seed=1), supervision.renew().loss
         with fast_kernels(model):
             for _ in range(min(steps, data.per_epoch)):
                 compute.give_way()
-                train_step(model, optimizer, *data.next(), compute, supervision.loss)
+                train_step(model, optimizer, *data.next(), compute, loss)
         statistics = supervision.batches(start.batch_size, seed=0)
         _measure_statistics(model, statistics, compute)
         return evaluate(model.eval())

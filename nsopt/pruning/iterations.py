@@ -19,6 +19,7 @@ from nsopt.compute.checkpoint import Checkpoint, State, weights_checksum
 from nsopt.compute.device import Compute
 from nsopt.errors import DeterministicError
 from nsopt.models.architecture import Architecture
+from nsopt.models.tracing.code import identify_code
 from nsopt.progress import Progress
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.rules import check_range, check_steps, get_size_metric, with_enough_steps
@@ -116,6 +117,7 @@ class Descent:
             "arch": arch.name,
             "widths": list(arch.base_widths),
             "classes": arch.num_classes,
+            "code": identify_code(arch),
             "data": self.supervision.fingerprint(),
             "search": self.settings.model_dump(mode="json", exclude=excluded),
             **({} if self.start is None else {"start": weights_checksum(self.start)}),

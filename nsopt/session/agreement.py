@@ -57,6 +57,8 @@ def hold_out(batches: list[Any]) -> tuple[list[Any], list[Any]]:
     fitted; all of them twice, if either would be too few.
     """
     held = max(1, len(batches) // 5)
+    while _count(batches[:held]) < FEWEST and held < len(batches):
+        held += 1
     compared, fitted = batches[:held], batches[held:]
     if min(_count(compared), _count(fitted)) < FEWEST:
         return batches, batches

@@ -141,9 +141,9 @@ class Session:
                 context,
             )
         except NsoptError:  # its end, unlike an interruption
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # the trainer may have removed it
             raise
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
         return outcome
 
     def find_checkpoint(self, point: Point) -> Path:

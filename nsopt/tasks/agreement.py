@@ -56,9 +56,14 @@ def class_divergence(outputs: Tensor, outputs_of_teacher: Tensor) -> Tensor:
         outputs: logits (N, classes).
         outputs_of_teacher: of the trained network, likewise.
     """
-    q, p = outputs.log_softmax(1), outputs_of_teacher.log_softmax(1)
-    terms = kl_div(q, p, reduction="none", log_target=True)
-    return terms.where(p > -math.inf, 0.0).sum(1)  # p log p is 0 for p = 0
+    q, p = mask_impossible(outputs.log_softmax(1), outputs_of_teacher.log_softmax(1))
+    return kl_div(q, p, reduction="none", log_target=True).sum(1)
+
+
+def mask_impossible(q: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logarithms of probabilities with 0 in both where p is -inf: p log p is 0 for p = 0."""
+    known = p > -math.inf
+    return q.where(known, 0.0), p.where(known, 0.0)
 
 
 def relative_distance(

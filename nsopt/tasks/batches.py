@@ -112,6 +112,7 @@ class LoaderBatches:
         self.per_epoch = count_batches(loader)
         self._generators = _list_generators(loader)
         self._states = _read_states(self._generators)
+        self._epoch = -1
         self._start_epoch()
 
     def next(self) -> tuple[Any, Any]:
@@ -130,15 +131,21 @@ class LoaderBatches:
         return tensor.to(self._device, non_blocking=tensor.is_pinned())
 
     def state(self) -> dict[str, Any]:
-        return {"epoch_start": self._epoch_start, "position": self._position}
+        return {
+            "epoch": self._epoch,
+            "epoch_start": self._epoch_start,
+            "position": self._position,
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
+        self._epoch = state["epoch"] - 1
         self._randomness.restore(state["epoch_start"])
         self._start_epoch()
         for _ in range(state["position"]):
             self._read()
 
     def _start_epoch(self) -> None:
+        self._epoch += 1
         self._epoch_start = self._randomness.state()
         self._position = 0
         seed = zlib.crc32(self._epoch_start["cpu"].numpy().tobytes())
@@ -147,7 +154,7 @@ class LoaderBatches:
             np.random.seed(seed)
             for sampler in _list_samplers(self._loader):
                 if hasattr(sampler, "set_epoch"):  # that of several processes shuffles by it
-                    sampler.set_epoch(seed)
+                    sampler.set_epoch(self._epoch)
             for generator in self._generators:
                 generator.manual_seed(int(torch.randint(2**62, ())))
             self._iterator = iter(self._loader)

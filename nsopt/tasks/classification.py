@@ -1,7 +1,7 @@
 """Images with labels as a task."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,9 @@ from nsopt.data.augmentation import TrainingBatches
 from nsopt.data.images import Splits
 from nsopt.models.layout import layout_of
 from nsopt.models.tracing.originals import copy_model
-from nsopt.tasks.agreement import Agreement, class_divergence
+from nsopt.tasks.agreement import Agreement, class_divergence, mask_impossible
 from nsopt.tasks.evaluation import AccuracyEvaluation, count_right, outputs_on
-from nsopt.tasks.supervision import Loss
+from nsopt.tasks.supervision import Loss, Supervision
 
 _SUM = 1e-2  # how far from 1 the sum of probabilities may be
 _TEMPERATURE = 2.0  # of the softmax of teacher and student (Hinton et al., 2015)
@@ -28,6 +28,15 @@ class Classification:
 
     splits: Splits
     resized_crop: float | None = None
+
+    def renew(self) -> Supervision:
+        return self
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Its loss remembers nothing."""
 
     def batches(self, batch_size: int, seed: int) -> TrainingBatches:
         return TrainingBatches(self.splits, batch_size, seed, self.resized_crop)
@@ -44,7 +53,8 @@ class Classification:
                 functional.log_softmax(read_logits(own).float() / _TEMPERATURE, dim=1)
                 for own in (outputs, outputs_of_teacher)
             )
-            soft = functional.kl_div(student, target, reduction="batchmean", log_target=True)
+            own, target = mask_impossible(student, target)
+            soft = functional.kl_div(own, target, reduction="batchmean", log_target=True)
             hard = self.loss(outputs, labels)
             return torch.lerp(hard, (soft * _TEMPERATURE**2).to(hard.dtype), weight)
 

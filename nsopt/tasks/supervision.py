@@ -53,6 +53,15 @@ class Evaluation(Protocol):
 class Supervision(Protocol):
     """A task on the device of a network: all that training, searching and scoring need."""
 
+    def renew(self) -> "Supervision":
+        """Return it as every training begins with it: what a loss remembers is of one training."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what the loss remembers."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a `state`."""
+
     def batches(self, batch_size: int, seed: int) -> Batches:
         """Return mini-batches whose order and augmentation follow from `seed`."""
 

@@ -1,9 +1,10 @@
 """A task: what a network is for."""
 
+import copy
 import inspect
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from nsopt.compute.checkpoint import full_state, load_full_state
 from nsopt.compute.device import Compute, place
 from nsopt.data.checksum import checksum_of
 from nsopt.errors import NsoptError, shorten
@@ -43,7 +45,9 @@ class Task:
             tensor, a tuple of arguments, or a dictionary of keyword arguments; a dictionary with
             `labels` is such a pair, too: the labels are the targets, and its other entries the
             inputs.
-        loss: `loss(outputs, targets)`, the mean over a batch, which training minimises.
+        loss: `loss(outputs, targets)`, the mean over a batch, which training minimises. Every
+            training has a copy of its own of a loss that is a module, whose buffers may change;
+            its parameters do not train.
         score: `score(model)`, a number for a network in evaluation mode on the device, from
             data that training does not use; higher is better. It selects networks.
         test: likewise, from data that only reports use. Without it, reports have no test
@@ -123,6 +127,11 @@ class Task:
             raise NsoptError(
                 "train is a Dataset of single examples: give a DataLoader(dataset, batch_size=64)"
             )
+        if self.example is None and not tensors_in(inputs):
+            raise NsoptError(
+                "the inputs of a batch hold no tensor: give tensors, as torch.from_numpy makes of "
+                "arrays"
+            )
         return inputs, targets
 
 
@@ -138,7 +147,11 @@ def _are_batches(inputs: Any, targets: Any) -> bool:
 
 def _check_function(name: str, function: Any, arguments: tuple[str, ...]) -> None:
     """Raise NsoptError if an attribute of a task is no function of these arguments."""
-    if not callable(function) or isinstance(function, type):
+    if isinstance(function, type):
+        raise NsoptError(
+            f"{name} of a task must be a function: call the class, {function.__name__}()"
+        )
+    if not callable(function):
         raise NsoptError(f"{name} of a task must be a function, not {shorten(function)}")
     try:
         signature = inspect.signature(function)
@@ -194,6 +207,20 @@ class TaskSupervision:
 
     task: Task
     device: torch.device
+    module: nn.Module | None = None  # a copy of a loss that is one, for one training
+
+    def renew(self) -> "TaskSupervision":
+        if not isinstance(self.task.loss, nn.Module):
+            return self
+        own = copy.deepcopy(self.task.loss).requires_grad_(False).to(self.device)
+        return replace(self, module=own)
+
+    def state(self) -> dict[str, Any]:
+        return {} if self.module is None else full_state(self.module)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        if self.module is not None:
+            load_full_state(self.module, dict(state))
 
     def batches(self, batch_size: int, seed: int) -> LoaderBatches:
         return LoaderBatches(self.task.train, seed, self.device)
@@ -202,11 +229,15 @@ class TaskSupervision:
         return None
 
     def loss(self, outputs: Any, targets: Any) -> Tensor:
-        if self.task.loss is None:
+        function = self.module or self.task.loss
+        if function is None:
             raise NsoptError("training needs a loss: nsopt.Task(..., loss=...)")
         if targets is None:
-            raise NsoptError("training needs targets: give batches of inputs and targets")
-        value = self.task.loss(outputs, targets)
+            raise NsoptError(
+                "training needs targets: give batches of inputs and targets, such as (x, x); any "
+                "tensor, if the loss needs none"
+            )
+        value = function(outputs, targets)
         usable = isinstance(value, Tensor) and value.ndim == 0 and not value.is_complex()
         if not usable or not value.requires_grad:
             raise NsoptError("the loss must be a tensor of one number that depends on the outputs")

@@ -46,7 +46,7 @@ from nsopt.training.precision import choose_compute
 from nsopt.training.settings import TrainSettings
 from nsopt.training.step import sgd, train_step
 
-_FORMAT = 6  # of the checkpoint of an unfinished training
+_FORMAT = 7  # of the checkpoint of an unfinished training
 
 
 @torch.inference_mode(False)
@@ -163,7 +163,7 @@ def train_configuration(
             teacher = place(teacher, compute.device, arch.layout).eval()
         average = average_of(model, settings.averaging)
         with keep_memory(compute.device), fast_kernels(model):
-            training = _Training(model, supervision, settings, compute, average, teacher)
+            training = _Training(model, supervision.renew(), settings, compute, average, teacher)
             if saved is not None:
                 training.restore(saved)
             elif settings.keep_best:
@@ -344,6 +344,7 @@ class _Training:
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
             "data": self._data.state(),
+            "supervision": self._supervision.state(),
             "batch": self._batch,
             "examples": self._examples,
             "loss": self._loss,
@@ -362,6 +363,7 @@ class _Training:
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         self._data.restore(state["data"])
+        self._supervision.restore(state["supervision"])
         for name, evaluation in self._evaluations.items():
             evaluation.restore(state[name])
         self._batch, self._examples, self._loss = state["batch"], state["examples"], state["loss"]

@@ -1,8 +1,9 @@
 """One step of training, for search and training."""
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -101,8 +102,10 @@ def _widen(outputs: Any) -> Any:
         if isinstance(leaf, torch.Tensor) and leaf.is_floating_point():
             return leaf.to(torch.promote_types(leaf.dtype, torch.float32))
         if is_dataclass(leaf) and not isinstance(leaf, type):
-            given = [each.name for each in fields(leaf) if each.init]
-            return replace(leaf, **{name: _widen(getattr(leaf, name)) for name in given})
+            own = copy.copy(leaf)
+            for each in fields(leaf):  # not `replace`, which runs __post_init__ again
+                object.__setattr__(own, each.name, _widen(getattr(leaf, each.name)))
+            return own
         return leaf
 
     return tree_map(widen, outputs)

@@ -101,6 +101,8 @@ def test_outputs_are_compared_on_inputs_to_which_no_layer_was_fitted() -> None:
     compared, fitted = hold_out(batches)
     assert (len(compared), len(fitted)) == (2, 10)
     assert compared + fitted == batches
+    small = [(inputs[:4], None) for inputs, _ in batches]
+    assert [len(part) for part in hold_out(small)] == [4, 8], "at least 16 examples"
     few = batches[:1]
     assert hold_out(few) == (few, few), "too few to spare any"
 

@@ -184,6 +184,30 @@ def test_a_file_is_compared_on_other_numbers_of_examples(tmp_path: Path) -> None
         compare_outputs(network, file, "onnx", arch, x)
 
 
+class Silent(nn.Linear):
+    """Its outputs are all 0; its state holds a number that is no tensor."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).clamp(min=1e9) - 1e9
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"steps": 3}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        assert state == {"steps": 3}
+
+
+def test_outputs_may_all_be_zero_and_states_hold_more_than_tensors(tmp_path: Path) -> None:
+    model, x, file = nn.Sequential(nn.Linear(8, 16), Silent(16, 4)).eval(), torch.randn(6, 8), "net"
+    arch = nsopt.trace(model, x)
+    facts = "net", arch.base_widths, (), (), (), (), "scored", "params", 1.0, None, 0, 1.0, None
+    network = KeptNetwork(*facts, model)
+    export(network, tmp_path / file, "onnx", x)
+    assert compare_outputs(network, tmp_path / file, "onnx", arch, x) == 0
+    network.save(tmp_path / "kept.pt")
+    torch.testing.assert_close(load_network(tmp_path / "kept.pt", arch).model(x), model(x))
+
+
 def test_an_exporter_that_fails_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     obstacles = find_obstacles(Deciding(), torch.ones(2, 3), ["pt2"])
     assert obstacles["pt2"].startswith("PyTorch cannot export this network as pt2: Could not guard")

@@ -229,6 +229,28 @@ def test_units_that_repeat_others_cost_nothing(
     assert error.square().mean() < 1e-4 * wanted.var()
 
 
+class Excluding(nn.Module):
+    """A classifier that excludes one of its classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.out = nn.Linear(4, 12), nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.out(self.hidden(x).relu())
+        return out + torch.tensor([0.0, 0.0, -torch.inf, 0.0, 0.0])
+
+
+def test_outputs_that_a_mask_makes_infinite_do_not_count() -> None:
+    torch.manual_seed(0)
+    model, x = randomise(Excluding()), torch.randn(128, 4)
+    _, _, fitted = fit_halves(model, x)
+    known = [0, 1, 3, 4]
+    wanted, found = outputs(model, x)[:, known], outputs(fitted.model, x)
+    assert (found[:, known] - wanted).square().mean() < 1e-4 * wanted.var()
+    assert found[:, 2].isneginf().all()
+
+
 def test_a_constant_unit_moves_into_the_mean_of_a_norm_behind_a_layer_without_bias() -> None:
     torch.manual_seed(0)
     layers = nn.Conv2d(2, 4, 1), nn.ReLU(), nn.Conv2d(4, 6, 1, bias=False), nn.BatchNorm2d(6)

@@ -154,6 +154,9 @@ def test_a_sampler_of_several_processes_shuffles_every_epoch() -> None:
     sampler = DistributedSampler(examples, num_replicas=1, rank=0)
     batches = LoaderBatches(DataLoader(examples, len(examples), sampler=sampler), 0, CPU)
     assert not torch.equal(batches.next()[0], batches.next()[0])
+    assert sampler.epoch == 1, "epochs count from 0, as curricula expect"
+    batches.restore(batches.state())
+    assert sampler.epoch == 1
 
 
 class StopError(Exception):

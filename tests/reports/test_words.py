@@ -203,6 +203,10 @@ def test_the_answer_reports_a_latency_above_its_budget(results: Results) -> None
         other_device = timed.assign(latency_device="a later machine")
         (verdict,) = answer(dataclasses.replace(results, outcomes=other_device))
         assert "above the budget" not in verdict.text
+        settings = results.settings | {"runtime": "onnxruntime"}  # always on the CPU
+        there = other_device.assign(latency_runtime="onnxruntime 1.31.1")
+        (verdict,) = answer(dataclasses.replace(results, outcomes=there, settings=settings))
+        assert above in verdict.text
 
 
 def test_networks_are_held_against_their_budgets_by_the_latencies_that_count(

@@ -21,6 +21,18 @@ def test_a_student_that_agrees_with_its_teacher_has_zero_loss(digits: ImageData)
     torch.testing.assert_close(halfway, functional.cross_entropy(logits, labels) / 2)
 
 
+def test_classes_that_the_teacher_excludes_do_not_count_in_distillation(digits: ImageData) -> None:
+    images, labels = Classification(digits.split(0.1)), torch.randint(8, (6,))
+    student, teacher, none = torch.randn(6, 8), torch.randn(6, 8), torch.full((6, 2), -torch.inf)
+    alone = images.distil(teacher, 0.5)(student, labels)
+    masked = torch.cat([student, none], 1).requires_grad_()
+    loss = images.distil(torch.cat([teacher, none], 1), 0.5)(masked, labels)
+    torch.testing.assert_close(loss, alone)
+    loss.backward()
+    assert masked.grad is not None
+    assert masked.grad.isfinite().all()
+
+
 class Ending(nn.Module):
     """The same logits, as probabilities if `softmax` is given."""
 

@@ -5,6 +5,7 @@ from dataclasses import make_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -76,6 +77,35 @@ def test_a_network_is_trained_on_any_task_and_its_numbers_are_the_users(
         without.test_accuracy  # noqa: B018
 
 
+class Centring(nn.Module):
+    """A loss that remembers the mean of the outputs, and has a parameter."""
+
+    center: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.zeros(1))
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        self.center.lerp_(outputs.detach().mean(0), 0.2)
+        return functional.mse_loss(outputs * self.scale - 0.1 * self.center, targets)
+
+
+@pytest.mark.parametrize("command", ["train", "search"])
+def test_what_a_loss_remembers_is_of_one_training(arch: nsopt.Architecture, command: str) -> None:
+    loss, found = Centring(), []
+    for _ in range(2):
+        task = make_task(loss=loss)
+        if command == "train":
+            found.append(nsopt.train(arch, [8], task, SETTINGS).epochs)
+        else:
+            settings = nsopt.SearchSettings(pretrain_epochs=1, device="cpu", precision="fp32")
+            found.append(nsopt.search(arch, task, settings).law.alpha.tolist())
+    assert found[0] == found[1]
+    assert (float(loss.center), loss.scale.grad) == (0, None), "the user's own one stays"
+
+
 def test_an_interrupted_training_on_a_task_continues_with_the_same_numbers(
     arch: nsopt.Architecture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,15 +120,15 @@ def test_an_interrupted_training_on_a_task_continues_with_the_same_numbers(
         return score(model)
 
     score_until_interrupted.__qualname__ = score.__qualname__
-    teacher = nsopt.train(arch, [12], make_task(), SETTINGS).model
+    teacher, loss = nsopt.train(arch, [12], make_task(), SETTINGS).model, Centring()
     settings = SETTINGS.updated(lr=0.002, distillation=0.5, averaging=0.9)
     options = {"settings": settings, "teacher": teacher}
-    whole = nsopt.train(arch, [8], make_task(), **options)
-    stopped = make_task(score=score_until_interrupted)
+    whole = nsopt.train(arch, [8], make_task(loss=loss), **options)
+    stopped = make_task(loss=loss, score=score_until_interrupted)
     with pytest.raises(KeyboardInterrupt):
         nsopt.train(arch, [8], stopped, **options, checkpoint=file)
     assert file.exists()
-    again = nsopt.train(arch, [8], make_task(), **options, checkpoint=file)
+    again = nsopt.train(arch, [8], make_task(loss=loss), **options, checkpoint=file)
     assert (again.epochs, calls) == (whole.epochs, 2)
     torch.testing.assert_close(again.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
 
@@ -139,6 +169,12 @@ def test_a_dataset_in_the_place_of_a_loader_is_one_line() -> None:
             _ = nsopt.Task(data, functional.cross_entropy).inputs
 
 
+def test_batches_of_arrays_are_one_line() -> None:
+    arrays = [(np.zeros((4, 3)), np.zeros(4))]
+    with pytest.raises(NsoptError, match="hold no tensor: give tensors, as torch"):
+        _ = nsopt.Task(arrays, functional.cross_entropy).inputs
+
+
 def test_networks_with_keyword_arguments_are_trained() -> None:
     class Keywords(nn.Module):
         def __init__(self) -> None:
@@ -169,7 +205,7 @@ def test_networks_with_keyword_arguments_are_trained() -> None:
         ({"train": []}, "the loader has no batches"),
         ({"train": 5}, "the loader must have a length"),
         ({"train": torch.zeros(9, 3)}, r"the loader is a tensor: give a list .* as x.split\(64\)"),
-        ({"loss": torch.nn.MSELoss}, "loss of a task must be a function, not <class"),
+        ({"loss": torch.nn.MSELoss}, r"must be a function: call the class, MSELoss\(\)"),
         ({"loss": 5}, "loss of a task must be a function, not 5"),
         ({"score": "accuracy"}, "score of a task must be a function, not 'accuracy'"),
         (

@@ -1,7 +1,7 @@
 """One step: what is wrong with a batch is said."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -54,7 +54,11 @@ def test_other_errors_of_a_network_stay() -> None:
 class Found:
     numbers: torch.Tensor
     largest: torch.Tensor
-    name: str = "x"
+    doubled: torch.Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "doubled", 2 * self.numbers)
+        object.__setattr__(self, "numbers", self.numbers + 1)
 
 
 class Ranking(nn.Module):
@@ -70,6 +74,8 @@ class Ranking(nn.Module):
 def test_the_loss_gets_wide_numbers_and_integers_as_they_are() -> None:
     def loss(outputs: tuple[Found, torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
         found, again = outputs
+        torch.testing.assert_close(found.numbers, again + 1, atol=0.02, rtol=0)
+        torch.testing.assert_close(found.doubled, 2 * again)
         assert found.numbers.dtype == again.dtype == torch.float32
         assert found.largest.dtype == torch.int64
         return found.numbers.gather(1, found.largest[:, None]).sum()

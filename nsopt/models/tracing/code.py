@@ -2,7 +2,7 @@
 
 import ast
 import inspect
-import textwrap
+import re
 import zlib
 from functools import cache
 from pathlib import Path
@@ -15,14 +15,17 @@ from nsopt.models.tracing.architecture import TracedArchitecture
 def identify_code(arch: Architecture) -> int | None:
     """Return a checksum of the classes of a traced network's modules; None for a built-in one.
 
-    The code of classes that are not of an installed package counts without its comments. What it
-    calls elsewhere does not count.
+    The arguments that modules print count, such as the rate of a dropout. The code of classes that
+    are not of an installed package counts without its comments and docstrings. What it calls
+    elsewhere does not count.
     """
     if not isinstance(arch, TracedArchitecture):
         return None
-    kinds = [type(module) for module in arch.network.template.modules()]
-    named = [kind.__qualname__ for kind in kinds]
-    code = [_read_code(each) for kind in dict.fromkeys(kinds) for each in kind.__mro__]
+    modules = [*arch.network.template.modules()]
+    printed = [f"{type(each).__qualname__}({each.extra_repr()})" for each in modules]
+    named = [re.sub(" at 0x[0-9a-f]+", "", each) for each in printed]
+    kinds = dict.fromkeys(map(type, modules))
+    code = [_read_code(each) for kind in kinds for each in kind.__mro__]
     return zlib.crc32(repr((named, list(filter(None, code)))).encode())
 
 
@@ -32,6 +35,13 @@ def _read_code(kind: type) -> str:
     try:
         if is_installed(Path(inspect.getfile(kind))):
             return ""
-        return ast.unparse(ast.parse(textwrap.dedent(inspect.getsource(kind))))
+        text = inspect.getsource(kind)
+        tree = ast.parse(f"if True:\n{text}" if text[0].isspace() else text)
     except (OSError, TypeError, SyntaxError):
         return ""
+    for node in ast.walk(tree):
+        match node:
+            case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
+                if ast.get_docstring(node, clean=False) is not None:
+                    node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)

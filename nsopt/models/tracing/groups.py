@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 
 from nsopt.models.shortcuts import tie
-from nsopt.models.tracing.labels import Atoms, Trace
+from nsopt.models.tracing.labels import Atoms, Labels, Trace
 
 _LATE = np.iinfo(np.int64).max
 
@@ -71,6 +71,18 @@ class Units:
         none = np.zeros(of_atom.max(initial=-1) + 1, np.bool_)
         units = cls(of_atom, none, none).with_fixed(of_atom[f.atoms] for f in trace.frozen)
         return units.with_inexact(of_atom[atoms] for atoms in trace.inexact)
+
+    def name_by(self, labels: Mapping[str, Labels]) -> dict[str, Labels]:
+        """Return labels with the first atom of each unit in place of all its atoms.
+
+        With them, another run splits dimensions as these units do, even if their sizes beside the
+        examples suggest otherwise: a dimension of heads has equal atoms in every row.
+        """
+        first = np.unique(self.of_atom, return_index=True)[1][self.of_atom]
+        return {
+            name: tuple(first[label] if isinstance(label, np.ndarray) else None for label in own)
+            for name, own in labels.items()
+        }
 
     def with_fixed(self, units: Iterable[Atoms]) -> "Units":
         """Return a copy in which these units are fixed too."""

@@ -189,24 +189,10 @@ class TracedNetwork:
         """
         trace, one = Trace(count=len(self.family.units.of_atom)), self.run.with_one_example()
         try:
-            one(self.template, trace, self._unit_labels, same=lambda *_: True)
+            one(self.template, trace, self.family.units.name_by(self.labels), same=lambda *_: True)
         except TraceError:
             return self.trace.products, self.run.count
         return trace.products, 1
-
-    @cached_property
-    def _unit_labels(self) -> dict[str, Labels]:
-        """The labels with one atom for each unit.
-
-        Another run then splits dimensions as this network does, even if their sizes beside the
-        examples would suggest otherwise: a dimension of heads has equal atoms in every row.
-        """
-        of_atom = self.family.units.of_atom
-        first = np.unique(of_atom, return_index=True)[1][of_atom]
-        return {
-            name: tuple(first[label] if isinstance(label, np.ndarray) else None for label in own)
-            for name, own in self.labels.items()
-        }
 
     def activations(self, others: Atoms) -> SizeCost:
         """Return the peak of the activations of one example as a function of the widths.
@@ -218,11 +204,11 @@ class TracedNetwork:
             NsoptError: if that network stores different activations. For example, the number of
                 attention scores changes if a width is the number of heads.
         """
-        one = self.run.with_one_example()
+        one, labels = self.run.with_one_example(), self.family.units.name_by(self.labels)
         unlabelled = {n: (None,) * len(own) for n, own in self.labels.items()}
         count = len(self.family.units.of_atom)
         try:
-            buffers = one.buffers(self.template, count, self._unit_labels, self.family)
+            buffers = one.buffers(self.template, count, labels, self.family)
             there = one.buffers(self.build_empty(others), 0, unlabelled, self.family)
         except TraceError as error:
             raise NsoptError(f"the memory of this network cannot be counted: {error}") from None

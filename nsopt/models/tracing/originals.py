@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
+from torch.optim.swa_utils import AveragedModel
 
 from nsopt.errors import NsoptError
 from nsopt.models.inputs import tensors_in
@@ -33,13 +34,13 @@ def original_weight(module: nn.Module) -> Tensor | None:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the module that torch.compile or (Distributed)DataParallel wraps; others themselves.
+    """Return the module in torch.compile, (Distributed)DataParallel or AveragedModel, or itself.
 
     A compiled one would be compiled again for all widths that nsopt tries; DataParallel refuses
     inputs on the CPU where there is a GPU.
     """
-    parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
-    wrapped = model.module if parallel else getattr(model, "_orig_mod", None)
+    wrappers = nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel
+    wrapped = model.module if isinstance(model, wrappers) else getattr(model, "_orig_mod", None)
     return unwrapped(wrapped) if isinstance(wrapped, nn.Module) else model
 
 

@@ -37,10 +37,41 @@ def test_changed_code_is_another_network_and_changed_comments_are_not(
     found = []
     for number, (shift, comment) in enumerate((("0", "# as"), ("0", "# like"), ("5", "# as"))):
         code = CODE.replace("SHIFT", shift).replace("# as", comment)
+        code = code.replace("(Base):", f'(Base):\n    "A network {comment[2:]} others."')
         (tmp_path / f"shifting{number}.py").write_text(code)
         model = import_module(f"shifting{number}").Net()
         found.append(identify_code(nsopt.trace(model, torch.randn(2, 4))))
     assert found[0] == found[1] != found[2]
+
+
+NESTED = """
+from torch import nn
+
+
+def make():
+    class Net(nn.Sequential):
+        text = '''
+not indented'''
+
+        def forward(self, x):
+            return super().forward(x + SHIFT)
+
+    return Net(nn.Linear(4, 8), nn.LeakyReLU(SLOPE), nn.Linear(8, 2))
+"""
+
+
+def test_code_inside_a_function_and_arguments_of_modules_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    found = []
+    for number, (shift, slope) in enumerate((("1", "0.1"), ("1", "0.1"), ("2", "0.1"), ("1", "0"))):
+        code = NESTED.replace("SHIFT", shift).replace("SLOPE", slope)
+        (tmp_path / f"nested{number}.py").write_text(code)
+        model = import_module(f"nested{number}").make()
+        found.append(identify_code(nsopt.trace(model, torch.randn(2, 4))))
+    assert found[0] == found[1]
+    assert len(set(found)) == 3
 
 
 @pytest.mark.parametrize("act", [nn.ReLU(), nn.Tanh()])
