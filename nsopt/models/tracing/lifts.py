@@ -2,7 +2,8 @@
 
 A *lift* frees a width that the code of the network would otherwise fix:
 - A *number* is an attribute in which a module stores a size (`self.head_dim`), also inside of a
-  dictionary (`self.config["heads"]`). The lift sets it to the new size.
+  dictionary (`self.config["heads"]`) or of a list (`self.shape[0]`). The lift sets it to the new
+  size.
 - A *tie* joins two dimensions that must shrink together. They are the rows and columns of a square
   weight if code computes the size of a head from the number of input channels, so that a projection
   must have as many outputs as inputs. Or one attribute stores the size of both, as that of the
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 from nsopt.models.tracing.labels import Labels, Trace, select_atoms
 from nsopt.models.tracing.run import tensors_of
 
-Inside = int | str | None  # length of a list of equal sizes, or the key of a pair
+# length of a list of equal sizes, places in a list of others, or the key of a pair
+Inside = int | tuple[int, ...] | str | None
 Place = tuple[str, Inside]  # an attribute, and the key in it
 Side = tuple[str, int]  # a tensor and an axis
 Tie = tuple[Side, Side]
@@ -38,8 +40,8 @@ class Number:
             values leave of a projection.
         divisor: the attribute is the rest divided by this.
         inside: length of the attribute if it is a list or tuple of equal sizes, as for `split`; the
-            key of the size if it is a dictionary or a tuple of pairs, as in layers of einops; else
-            None.
+            places of the size if the others differ, as in a shape; the key of the size if it is a
+            dictionary or a tuple of pairs, as in layers of einops; else None.
     """
 
     path: str
@@ -53,7 +55,7 @@ class Number:
     @property
     def place(self) -> Place:
         """Where the size is: modules of a type use the same place alike."""
-        return self.name, self.inside if isinstance(self.inside, str) else None
+        return self.name, self.inside if isinstance(self.inside, str | tuple) else None
 
     @property
     def site(self) -> tuple[str, Place]:
@@ -73,10 +75,13 @@ class Number:
                 if self.inside in read_pairs(value):
                     pairs = {**dict(value), self.inside: size}
                     setattr(module, name, type(value)(pairs.items()))
+            return
+        value = getattr(module, self.name)
+        if isinstance(self.inside, tuple):
+            new = type(value)(size if i in self.inside else n for i, n in enumerate(value))
         else:
-            kind = type(getattr(module, self.name))
-            value = size if self.inside is None else kind([size] * self.inside)
-            setattr(module, self.name, value)
+            new = size if self.inside is None else type(value)([size] * self.inside)
+        setattr(module, self.name, new)
 
 
 @dataclass(frozen=True)

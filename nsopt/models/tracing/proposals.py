@@ -3,8 +3,10 @@
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import product
+from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from nsopt.models.tracing.groups import Dimension, Family
@@ -16,6 +18,7 @@ from nsopt.models.tracing.run import tensors_of
 _SIZES = re.compile(
     "(features|channels|planes|filters|hidden|hidden_size|embed|chs|chans|dims?|d_model|^c)$"
 )
+_MOST = 16  # sizes of a list that are looked at
 Size = tuple[str, int, Inside]  # an attribute, a size in it, and where
 
 
@@ -179,10 +182,18 @@ def propose_ties(
 ) -> Iterator[Lifts]:
     """Yield ties of square weights between one of these groups and another group.
 
-    A proposal covers the weights of one name in one type of module, then all square weights in a
-    type of module. The arguments are as for `propose_numbers`.
+    The first one ties inputs of PyTorch's attention to its values, which are as wide. Then one
+    covers the weights of one name in one type of module, or all square weights in a type of module.
+    The arguments are as for `propose_numbers`.
     """
     modules = dict(template.named_modules())
+    attentions = [
+        ((f"{path}.in_proj_weight", 1), (f"{path}.out_proj.weight", 1))
+        for path, module in modules.items()
+        if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None
+    ]
+    if attentions:
+        yield Lifts(ties=tuple(attentions))
     own = set(groups)
     square = {
         tensor: sides
@@ -242,10 +253,11 @@ def _find_numbers(
 
 def _list_sizes(module: nn.Module, holds_tensors: bool) -> Iterator[Size]:
     """Yield the sizes above 1 in a module, unless it is a layer with one weight or none."""
-    if not _is_layer(module) or (holds_tensors and original_weight(module) is None):
+    is_free = isinstance(module, nn.Unflatten) or not _is_layer(module)
+    if is_free or (holds_tensors and original_weight(module) is None):
         for name, value in vars(module).items():
             size, inside = _read_size(value)
-            own = [(size, inside)] if size else [(n, key) for key, n in read_pairs(value).items()]
+            own = [(size, inside)] if size else _read_parts(value)
             yield from ((name, size, inside) for size, inside in own if size > 1)
 
 
@@ -267,6 +279,14 @@ def _read_size(value: object) -> tuple[int, Inside]:
     if isinstance(value, list | tuple) and all(type(each) is int for each in value):
         return (value[0], len(value)) if len(set(value)) == 1 else (0, None)
     return 0, None
+
+
+def _read_parts(value: Any) -> list[tuple[int, Inside]]:
+    """Read the sizes of pairs, or of a list or tuple of different sizes, as in a shape."""
+    if type(value) in (list, tuple, torch.Size) and all(type(each) is int for each in value):
+        sizes = value[:_MOST]
+        return [(n, tuple(i for i, m in enumerate(sizes) if m == n)) for n in dict.fromkeys(sizes)]
+    return [(n, key) for key, n in read_pairs(value).items()]
 
 
 def _name_within(number: Number) -> str:

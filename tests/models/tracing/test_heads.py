@@ -115,6 +115,30 @@ def test_attention_of_pytorch_shrinks_whatever_its_sizes(size: int, units: int) 
     check_building(arch, words)
 
 
+class Pooled(nn.Module):
+    """Attention without a sum around it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(6, 24), nn.Linear(24, 3)
+        self.attention = nn.MultiheadAttention(24, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        out: Tensor = self.head(self.attention(y, y, y, need_weights=False)[0])
+        return out
+
+
+def test_attention_whose_input_is_not_added_to_its_output_shrinks_by_heads() -> None:
+    torch.manual_seed(0)
+    model, x = Pooled(), torch.randn(2, 7, 6)
+    arch = trace(model, x)
+    assert arch.base_widths == (4,)
+    check_building(arch, x)
+    randomise(model)
+    check_pruning(arch, model, x)
+
+
 PADDED = torch.cat([torch.randint(1, 20, (8, 5)), torch.zeros(8, 2, dtype=torch.int64)], 1)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nsopt.models.tracing.trace import trace
-from tests.models.tracing.checks import with_zeros
+from tests.models.tracing.checks import check_building, check_pruning, randomise, with_zeros
 
 
 class Scaled(nn.Module):
@@ -122,3 +122,50 @@ def test_sizes_in_modules_without_tensors_follow_the_widths() -> None:
     arch = trace(model, torch.randn(2, 9, 6))
     assert arch.base_widths == (8,)
     assert arch.build([5])(torch.randn(2, 9, 6)).shape == (2, 4, 1, 1)
+
+
+class Reshape(nn.Module):
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(len(x), *self.shape)
+
+
+@pytest.mark.parametrize("reshape", [nn.Unflatten(1, (12, 4, 4)), Reshape(12, 4, 4)])
+def test_a_size_in_a_shape_follows_the_width(reshape: nn.Module) -> None:
+    """The decoder of an autoencoder."""
+    last = nn.ConvTranspose2d(12, 8, 4, 2, 1), nn.ReLU(), nn.Conv2d(8, 3, 3)
+    model, x = nn.Sequential(nn.Linear(6, 192), nn.ReLU(), reshape, *last), torch.randn(2, 6)
+    arch = trace(model, x)
+    assert arch.base_widths == (12, 8)
+    check_building(arch, x)
+    randomise(model)
+    check_pruning(arch, model, x)
+
+
+class Modulated(nn.Module):
+    """Scales and shifts of two layers come from one layer, which a list of sizes cuts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes = [8, 12]
+        self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 12)
+        self.films, self.head = nn.Linear(5, 40), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        a, b, c, d = self.films(z).split([self.sizes[0]] * 2 + [self.sizes[1]] * 2, 1)
+        x = (self.first(x) * a + b).relu()
+        out: Tensor = self.head((self.second(x) * c + d).relu())
+        return out
+
+
+def test_sizes_of_a_list_follow_their_own_widths() -> None:
+    model, inputs = Modulated(), (torch.randn(2, 6), torch.randn(2, 5))
+    arch = trace(model, inputs)
+    assert arch.base_widths == (8, 12)
+    check_building(arch, inputs)
+    smaller = arch.build([5, 7])
+    assert isinstance(smaller, Modulated)
+    assert (smaller.sizes, model.sizes) == ([5, 7], [8, 12])
