@@ -1,5 +1,6 @@
 """Rules of operations that cut, index, pad or concatenate dimensions."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ def split(tracer: Tracer, results: Sequence[Tensor], x: Tensor, _: Any, dim: int
     whole = labels[dim]
     sizes = {part.shape[dim] for part in results}
     even = tracer.choose(lambda: len(sizes) == 1 or _repeats(whole))
+    if isinstance(whole, np.ndarray) and not even:
+        tracer.trace.parts.append(whole.reshape(-1, math.gcd(*sizes)))
     for part in results:
         labels[dim] = _cut_label(tracer, whole, start, part.shape[dim], even)
         start += part.shape[dim]

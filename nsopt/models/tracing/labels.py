@@ -103,6 +103,8 @@ class Trace:
             the module and the sizes into which it split a dimension.
         splits: of each split the path of the module, the sizes, the chosen dimension and its atoms.
         preferred: the dimension to choose, by the path of the module and the sizes.
+        parts: of each split into parts of different sizes, its atoms in rows whose length divides
+            all sizes: heads of queries, keys and values may be such rows.
         group_sizes: channels per group, by the path of a grouped convolution or norm whose number
             of groups changes with the width.
         choices: pairs of an operation and a decision, in order. Networks of other widths must
@@ -127,6 +129,7 @@ class Trace:
     inferred: dict[Split, int] = field(default_factory=dict)
     splits: list[tuple[str, tuple[int, ...], int, Atoms]] = field(default_factory=list)
     preferred: Mapping[Split, int] = field(default_factory=dict)
+    parts: list[Atoms] = field(default_factory=list)
     group_sizes: dict[str, int] = field(default_factory=dict)
     choices: list[tuple[str, Any]] = field(default_factory=list)
     numbers: list[tuple[float, ...]] = field(default_factory=list)

@@ -7,7 +7,8 @@ A *lift* frees a width that the code of the network would otherwise fix:
 - A *tie* joins two dimensions that must shrink together. They are the rows and columns of a square
   weight if code computes the size of a head from the number of input channels, so that a projection
   must have as many outputs as inputs. Or one attribute stores the size of both, as that of the
-  heads of keys and values.
+  heads of keys and values. A tie may also join all rows of a dimension that is split into parts of
+  different sizes, such as fewer heads of keys than of queries.
 """
 
 from collections.abc import Mapping
@@ -91,23 +92,26 @@ class Lifts:
     Attributes:
         numbers: attributes that may have any meaning.
         ties: pairs of dimensions that must belong to the same units, index by index.
+        parts: indices of the splits whose parts are such rows (`Trace.parts`).
         unread: sizes that `forward` does not read, such as those of norms without parameters. Other
             code may, as `reset_classifier` of timm reads `num_features`.
     """
 
     numbers: tuple[Number, ...] = ()
     ties: tuple[Tie, ...] = ()
+    parts: frozenset[int] = frozenset()
     unread: tuple[Number, ...] = ()
 
     def __add__(self, other: "Lifts") -> "Lifts":
         numbers = tuple(dict.fromkeys((*self.numbers, *other.numbers)))
         ties = tuple(dict.fromkeys((*self.ties, *other.ties)))
-        return replace(self, numbers=numbers, ties=ties)
+        return replace(self, numbers=numbers, ties=ties, parts=self.parts | other.parts)
 
     def join_ties(self, trace: Trace, labels: dict[str, Labels]) -> Trace:
-        """Return a copy of the trace in which both sides of every tie are joined."""
+        """Return a copy of the trace in which both sides of every tie, and rows, are joined."""
         sides = [select_atoms(labels[name][axis] for name, axis in tie) for tie in self.ties]
         edges = [(pair[0], pair[1]) for pair in sides if len(pair) == 2]
+        edges += [(trace.parts[i][0], row) for i in sorted(self.parts) for row in trace.parts[i]]
         return replace(trace, edges=[*trace.edges, *edges])
 
     def describe(self, model: nn.Module) -> None:

@@ -102,7 +102,7 @@ class TracedNetwork:
 
     def with_lifts(self, lifts: Lifts) -> "TracedNetwork":
         """Return a copy with these lifts instead of its own. Fixed units stay fixed."""
-        if lifts.ties == self.lifts.ties:
+        if (lifts.ties, lifts.parts) == (self.lifts.ties, self.lifts.parts):
             return replace(self, lifts=lifts)
         before = self.family.units
         joined = Units.of(lifts.join_ties(self.trace, self.labels))

@@ -170,7 +170,7 @@ def _propose_lifts(
     Some numbers help only together with a tie: how many heads there are, if a tie makes them units.
     """
     yield from _propose_numbers(network, groups)
-    ties = propose_ties(network.template, network.family, groups, network.lifts)
+    ties = propose_ties(network.template, network.family, network.trace, groups, network.lifts)
     tied = [network.with_lifts(network.lifts + lifts) for lifts in ties]
     yield tied
     atoms = [_find_first_atom(network, group) for group in groups]

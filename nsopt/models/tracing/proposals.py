@@ -82,9 +82,9 @@ def propose_numbers(
 
     All modules of a type use an attribute in the same way, so a proposal covers all of them. The
     first list has all attributes of a type that equal a size, together and each alone; the next
-    ones have attributes that are a multiple of a width. If an attribute may store the size of
-    several tensors, it follows the tensor of the same name in every module. The last list ties
-    them.
+    ones have attributes that are a multiple of a width, and at last all together. If an attribute
+    may store the size of several tensors, it follows the tensor of the same name in every module.
+    The last list ties them.
 
     Args:
         family: the groups of the traced network.
@@ -112,9 +112,11 @@ def propose_numbers(
         alike.sort(key=lambda n: n.place not in first or _name_within(n) != first[n.place][1])
         equal = {place for place, (times, _) in first.items() if times == 1}
         each = [{place} for place in sorted(first, key=str)]
-        for places in (equal, *each) if len(equal) > 1 else each:
+        together = [equal] if len(equal) > 1 else []
+        everything = [set(first)] if len(first) > max(1, len(equal)) else []
+        for places in (*together, *each, *everything):
             own = [number for number in alike if number.place in places]
-            times = first[min(places, key=str)][0]
+            times = max(first[place][0] for place in places)
             firsts = {number.site: number for number in reversed(own)}
             proposals.setdefault(times, []).append(Lifts(numbers=tuple(firsts.values())))
             tied.append(_tie_others(family, own, firsts, known.numbers))
@@ -178,11 +180,11 @@ def _find_tie(family: Family, one: Number, other: Number) -> Tie | None:
 
 
 def propose_ties(
-    template: nn.Module, family: Family, groups: Iterable[int], known: Lifts
+    template: nn.Module, family: Family, trace: Trace, groups: Iterable[int], known: Lifts
 ) -> Iterator[Lifts]:
-    """Yield ties of square weights between one of these groups and another group.
+    """Yield ties of parts of splits, and of square weights, to one of these groups.
 
-    The first one ties inputs of PyTorch's attention to its values, which are as wide. Then one
+    The second one ties inputs of PyTorch's attention to its values, which are as wide. Then one
     covers the weights of one name in one type of module, or all square weights in a type of module.
     The arguments are as for `propose_numbers`.
     """
@@ -192,9 +194,14 @@ def propose_ties(
         for path, module in modules.items()
         if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None
     ]
+    own = set(groups)
+    split = {
+        i for i, rows in enumerate(trace.parts) if not own.isdisjoint(family.groups_of([rows]))
+    }
+    if split - known.parts:
+        yield Lifts(parts=frozenset(split))
     if attentions:
         yield Lifts(ties=tuple(attentions))
-    own = set(groups)
     square = {
         tensor: sides
         for tensor, sides in _find_square_weights(family)

@@ -1,5 +1,7 @@
 """Heads of attention, written as in Hugging Face's transformers, can be removed one by one."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -58,6 +60,46 @@ class Groups(Attention):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+
+
+class Packed(nn.Module):
+    """A layer makes queries and fewer heads of keys and values; attributes say where to cut it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.keys, self.size = 4, 2, 8
+        self.packed, self.o = nn.Linear(24, 64), nn.Linear(32, 24)
+        self.parts = 32, 16, 16
+
+    def cut(self) -> Sequence[int]:
+        return self.parts
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, steps, _ = x.shape
+        q, k, v = self.packed(x).split(self.cut(), -1)
+        q = q.view(batch, steps, self.heads, self.size).transpose(1, 2)
+        k, v = (y.view(batch, steps, self.keys, self.size).transpose(1, 2) for y in (k, v))
+        y = functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        return x + self.o(y.transpose(1, 2).reshape(batch, steps, -1))
+
+
+class PackedByProducts(Packed):
+    def cut(self) -> Sequence[int]:
+        return [self.heads * self.size, self.keys * self.size, self.keys * self.size]
+
+
+@pytest.mark.parametrize("kind", [Packed, PackedByProducts])
+def test_sizes_of_heads_go_where_a_layer_is_cut_into_parts_of_different_sizes(
+    kind: type[Packed],
+) -> None:
+    torch.manual_seed(0)
+    blocks = (nn.Linear(6, 24), kind(), nn.Linear(24, 4))
+    model, x = nn.Sequential(*blocks), torch.randn(2, 5, 6)
+    arch = trace(model, x)
+    assert arch.base_widths == (24, 8)
+    check_building(arch, x)
+    randomise(model)
+    check_pruning(arch, model, x)
 
 
 class Transformer(nn.Module):
