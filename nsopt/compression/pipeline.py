@@ -201,9 +201,10 @@ def _find_best(session: Session, studies: Mapping[str, Study], budget: Budget) -
         tried = [each for method in KINDS if method in studies for each in studies[method].trials]
         reasons = [trials.read_failure(each) for each in tried if budget.holds(each)]
         why = next((f" ({reason})" for reason in reasons if reason), "")
-        place = session.workspace
-        where = "" if place.temporary else f": see {hide_password(place.url)}"
-        raise NsoptError(f"no training at {budget.word} succeeded{why}{where}")
+        told, place = f"no training at {budget.word} succeeded{why}", session.workspace
+        if place.temporary:
+            raise NsoptError(f"{told}: give out= to keep what was stored")
+        raise NsoptError(f"{told}: see {hide_password(place.url)}")
     name = choose_method(scores, subject.validation_images)
     best = best_trials(studies[name])[budget.metric.name, budget.limit]
     file = BestNetworks(session.workspace.artifacts).file(studies[name], best)
