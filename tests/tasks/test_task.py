@@ -169,6 +169,12 @@ def test_a_dataset_in_the_place_of_a_loader_is_one_line() -> None:
             _ = nsopt.Task(data, functional.cross_entropy).inputs
 
 
+def test_targets_under_another_name_are_one_line() -> None:
+    batches = [{"sound": make_sounds(4, 0)[0], "label": torch.zeros(4)}]
+    with pytest.raises(NsoptError, match=r"argument 'label': it gets all entries .* for 'labels'"):
+        nsopt.trace(Tone(), nsopt.Task(batches).inputs)
+
+
 def test_batches_of_arrays_are_one_line() -> None:
     arrays = [(np.zeros((4, 3)), np.zeros(4))]
     with pytest.raises(NsoptError, match="hold no tensor: give tensors, as torch"):

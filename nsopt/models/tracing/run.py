@@ -251,4 +251,6 @@ def _explain(error: Exception, tracer: Tracer) -> TraceError:
             "the network, as with model.float(), or the example input"
         )
     reason = str(error).splitlines()[0][:_LONGEST_REASON] if str(error) else type(error).__name__
+    if "forward() got an unexpected keyword argument" in reason:
+        reason += ": it gets all entries of a batch that is a dictionary, but for 'labels'"
     return TraceError(f"{reason} (in {tracer.where})", tracer.find_last_atoms())
