@@ -50,7 +50,7 @@ NETWORKS = {  # side of images, number of widths, of refused groups
     "timm:convnext_atto": (64, 16, 0),
     "timm:efficientvit_b0": (64, 19, 4),
     "timm:pvt_v2_b0": (64, 12, 0),
-    "timm:poolformer_s12": (64, 12, 4),
+    "timm:poolformer_s12": (64, 16, 0),
 }
 
 
