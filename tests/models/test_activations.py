@@ -16,6 +16,7 @@ from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import MEMORY, get_metric
 from nsopt.scaling.solve import solve_widths
 from tests.models.tracing.awkward import Transformer
+from tests.models.tracing.checks import check_costs
 
 NETWORKS = ["vgg11", "resnet18", "resnet18-tied", "resnet18-convcut", "mobilenetv2"]
 
@@ -137,7 +138,24 @@ def test_the_memory_of_a_traced_network_follows_its_widths() -> None:
         solve_widths(law, cost, 1000)
 
 
+def test_memory_follows_the_number_of_heads() -> None:
+    x = torch.rand(2, 3, 32, 32)
+    arch = trace(Transformer(), x)
+    assert arch.cost("activations")([2, 32]) < arch.cost("activations")([4, 64])
+    for widths in ([4, 64], [2, 32], [3, 51], [6, 66]):
+        check_costs(arch, arch.build(widths), widths, x)
+
+
+class Copying(Residual):
+    """Its code keeps a copy only of few channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        few = x.clone() if x.shape[1] < 8 else x
+        return self.head((self.narrow(self.wide(x)) + few).mean((2, 3)))
+
+
 def test_memory_that_does_not_depend_on_widths_alone_is_refused() -> None:
-    arch = trace(Transformer(), torch.rand(2, 3, 32, 32))
+    arch = trace(Copying(), torch.rand(2, 3, 32, 32))
     with pytest.raises(NsoptError, match="cannot be counted"):
         arch.cost("memory")
