@@ -53,8 +53,8 @@ class Classification:
                 functional.log_softmax(read_logits(own).float() / _TEMPERATURE, dim=1)
                 for own in (outputs, outputs_of_teacher)
             )
-            own, target = mask_impossible(student, target)
-            soft = functional.kl_div(own, target, reduction="batchmean", log_target=True)
+            student, target = mask_impossible(student, target)
+            soft = functional.kl_div(student, target, reduction="batchmean", log_target=True)
             hard = self.loss(outputs, labels)
             return torch.lerp(hard, (soft * _TEMPERATURE**2).to(hard.dtype), weight)
 

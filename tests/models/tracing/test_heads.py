@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nsopt.models.tracing.trace import trace
-from tests.models.tracing.checks import check_building, check_pruning, randomise
+from tests.models.tracing.checks import check_building, check_network_of, check_pruning, randomise
 
 
 class Attention(nn.Module):
@@ -95,11 +95,7 @@ def test_sizes_of_heads_go_where_a_layer_is_cut_into_parts_of_different_sizes(
     torch.manual_seed(0)
     blocks = (nn.Linear(6, 24), kind(), nn.Linear(24, 4))
     model, x = nn.Sequential(*blocks), torch.randn(2, 5, 6)
-    arch = trace(model, x)
-    assert arch.base_widths == (24, 8)
-    check_building(arch, x)
-    randomise(model)
-    check_pruning(arch, model, x)
+    check_network_of(trace(model, x), model, x, [24, 8], searches=False)
 
 
 class Transformer(nn.Module):
@@ -174,11 +170,7 @@ class Pooled(nn.Module):
 def test_attention_whose_input_is_not_added_to_its_output_shrinks_by_heads() -> None:
     torch.manual_seed(0)
     model, x = Pooled(), torch.randn(2, 7, 6)
-    arch = trace(model, x)
-    assert arch.base_widths == (4,)
-    check_building(arch, x)
-    randomise(model)
-    check_pruning(arch, model, x)
+    check_network_of(trace(model, x), model, x, [4], searches=False)
 
 
 PADDED = torch.cat([torch.randint(1, 20, (8, 5)), torch.zeros(8, 2, dtype=torch.int64)], 1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nsopt.models.tracing.trace import trace
-from tests.models.tracing.checks import check_building, check_pruning, randomise, with_zeros
+from tests.models.tracing.checks import check_building, check_network_of, with_zeros
 
 
 class Scaled(nn.Module):
@@ -138,11 +138,7 @@ def test_a_size_in_a_shape_follows_the_width(reshape: nn.Module) -> None:
     """The decoder of an autoencoder."""
     last = nn.ConvTranspose2d(12, 8, 4, 2, 1), nn.ReLU(), nn.Conv2d(8, 3, 3)
     model, x = nn.Sequential(nn.Linear(6, 192), nn.ReLU(), reshape, *last), torch.randn(2, 6)
-    arch = trace(model, x)
-    assert arch.base_widths == (12, 8)
-    check_building(arch, x)
-    randomise(model)
-    check_pruning(arch, model, x)
+    check_network_of(trace(model, x), model, x, [12, 8], searches=False)
 
 
 class Modulated(nn.Module):
