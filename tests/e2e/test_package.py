@@ -40,6 +40,16 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_git_holds_files_and_no_links() -> None:
+    """A link to an environment would break `make` in every clone."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--stage"], cwd=ROOT, capture_output=True, check=True
+    )
+    lines = listed.stdout.decode().splitlines()
+    assert lines
+    assert {line[:6] for line in lines} <= {"100644", "100755"}, lines
+
+
 def test_the_source_distribution_is_complete(built: Path) -> None:
     (archive,) = built.glob("*.tar.gz")
     with tarfile.open(archive) as file:
