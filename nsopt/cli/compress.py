@@ -57,7 +57,8 @@ class CompressOptions:
     curve makes nine from 90 to 10 % of the MACs. With a semicolon, it separates the networks, and
     commas join budgets that hold at once: "macs=50%,latency=5ms; params=600k" makes two."""
     candidates: Annotated[int, Parameter(group="Budgets", validator=Number(gte=1))] = 16
-    """Sets of widths to try for each budget. A few training steps give each a score."""
+    """Sets of widths to try for each budget. A few training steps give each a score. Where
+    fine-tuning has fewer than 400 steps, fits choose the widths instead."""
     seeds: Count = 1
     """Fine-tunings of each network, each with its own seed; nsopt keeps the best by validation
     accuracy."""

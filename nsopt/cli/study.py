@@ -125,7 +125,10 @@ def _make_settings(
         **options.sizes.rounding,
     )
     _refuse_unused(options)
-    settings = apply_changes(preset, _read_tuned_settings(options), changed)
+    tuned = _read_tuned_settings(options)
+    if options.start is not None and "search" in tuned:
+        raise NsoptError("--start leaves out the pre-training that --tuned sets: leave one out")
+    settings = apply_changes(preset, tuned, changed)
     for method in methods:
         method.search_iterations(settings.search)
     if settings.eta is not None and asked.is_joint:

@@ -78,6 +78,7 @@ def compress(
             one, layer after layer, on some of the task's inputs. A task then needs neither targets
             nor a loss, and without a score it is the agreement with the trained network.
         candidates: number of widths to score at each budget, each after a few training steps.
+            Where fits choose the widths, as in fine-tuning of fewer than 400 steps, none is scored.
         seeds: number of fine-tunings; the result is the best by the score of the validation.
         settings: settings of the search, of fine-tuning, and of rounding (`multiple_of`,
             `min_width`); by default `nsopt.get_preset("compress").settings`. `epochs` replaces

@@ -29,6 +29,7 @@ from nsopt.compression.scores import choose_widths, find_trained, read_scores
 from nsopt.data.images import ImageData
 from nsopt.deployment.artifacts import BestNetworks, best_trials
 from nsopt.deployment.kept import KeptNetwork, load_network
+from nsopt.deployment.trained import describe_differences
 from nsopt.errors import NsoptError
 from nsopt.progress import Progress
 from nsopt.scaling.budget import AskedBudget
@@ -82,7 +83,13 @@ def _tell_score(session: Session) -> None:
     """Report first how good the trained network is: a wrong normalisation shows there."""
     subject, value = session.subject, read_score(session.subject, session.workspace)
     if value is None:
-        value = session.validate(session.trained)
+        value = session.validate(trained := session.trained)
+        arch, state = subject.arch, trained.state_dict()
+        if changed := describe_differences(arch, arch.base_widths, state):
+            raise NsoptError(
+                f"{arch.name} changes the shapes of its state_dict when it runs: {changed}; give "
+                "register_buffer such a table with persistent=False"
+            )
     if not isinstance(subject.data, ImageData):
         session.progress.message(f"the trained network: {subject.data.score_name} {value:g}")
         return

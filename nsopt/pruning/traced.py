@@ -73,7 +73,9 @@ class PrunableTrace:
         before, after = self._left, self._network.indices(list(kept))
         layout = layout_of(self.model)
 
-        def shrink(name: str, tensor: Tensor) -> Tensor:
+        def shrink(name: str, tensor: Tensor) -> Tensor | None:
+            if name not in after:  # a table that `forward` made, and will make again
+                return None
             pairs = zip(after[name], before[name], strict=True)
             indices = [find_positions(new, old) for new, old in pairs]
 

@@ -63,9 +63,9 @@ class Session:
 
     @property
     def trained(self) -> nn.Module:
-        """The network of a subject that starts from one."""
+        """A copy of the network that a subject starts from: a run may leave marks on it."""
         assert self.subject.start is not None
-        return self.subject.start
+        return copy_model(self.subject.start)
 
     def studies(self) -> dict[str, Study]:
         """Return the subject's stored studies by method or kind of search."""
@@ -127,7 +127,7 @@ class Session:
         with compute.computing(), use_seed(settings.seed, compute.device):
             model = place(start() if start else arch.build(widths), compute.device, arch.layout)
         folder = checkpoint.with_suffix(".trainer")  # of its own checkpoints, beside nsopt's
-        teacher = None if subject.start is None else copy_model(subject.start).cpu().eval()
+        teacher = None if subject.start is None else self.trained.cpu().eval()
         context = TrainerContext(settings.seed, settings.epochs, compute.device, teacher, folder)
         try:
             outcome = train_by(

@@ -141,3 +141,37 @@ def test_searches_studies_and_trainings_start_from_wrapped_models() -> None:
         return law.beta.tolist(), trained.score, table["val_mean"].tolist()
 
     assert run(nn.DataParallel(model)) == run(model)
+
+
+class Remembering(nn.Module):
+    """Makes a table of positions when it runs, and a longer one for longer inputs."""
+
+    table: torch.Tensor | None
+
+    def __init__(self, persistent: bool = False) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 12), nn.Linear(12, 4)
+        self.register_buffer("table", None, persistent=persistent)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = x.shape[2]
+        if self.table is None or len(self.table) < rows:
+            self.table = torch.linspace(0, 1, rows)[:, None]
+        features = self.first(x[:, 0] + self.table[:rows]).relu()
+        return torch.as_tensor(self.second(features).mean(1))
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+def test_a_table_that_grows_when_the_network_runs(rows: int) -> None:
+    torch.manual_seed(0)
+    model = Remembering()
+    if rows:
+        model(torch.rand(2, 1, rows, 6))
+    before = model.table
+    assert compress(model) < 0  # the score, a negative loss
+    assert model.table is before
+
+
+def test_a_table_that_a_file_of_weights_would_hold_is_refused_before_training() -> None:
+    with pytest.raises(NsoptError, match=r"shapes of its state_dict when it runs: table is 6x1 th"):
+        compress(Remembering(persistent=True))

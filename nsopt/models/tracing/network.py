@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from nsopt.errors import NsoptError
 from nsopt.models.activations import count_activations
@@ -20,6 +20,7 @@ from nsopt.models.tracing.proposals import find_norms, list_sizes
 from nsopt.models.tracing.resize import (
     copy_with_tensors,
     describe_module,
+    make_empty,
     replace_values,
     select_indices,
 )
@@ -27,7 +28,6 @@ from nsopt.models.tracing.run import LabelledRun, tensors_of
 from nsopt.models.tracing.states import restore_tensors, watch_attributes
 
 T = TypeVar("T")
-_FEW = 1000  # elements of a tensor that a copy keeps
 FEWEST_SEEN = 2  # units of a group that a trace can follow: it does not label a size of 1
 
 
@@ -143,8 +143,15 @@ class TracedNetwork:
         sizes = np.array([shapes[d.tensor][d.axis] for d in family.dimensions])
         solved, *_ = np.linalg.lstsq(family.factors, sizes - family.constants)
         widths = np.rint(solved).astype(np.int64)
+        buffers = {name for name, _ in self.template.named_buffers()}
+        loose = {  # a table of positions may grow in `forward`
+            (d.tensor, d.axis)
+            for d, factors in zip(family.dimensions, family.factors, strict=True)
+            if d.tensor in buffers and not factors.any()
+        }
         for name, shape in self._shapes(widths).items():
-            if list(shapes[name]) != shape:
+            pairs = enumerate(zip(shapes[name], shape, strict=True))
+            if any(a != b and (name, axis) not in loose for axis, (a, b) in pairs):
                 raise TraceError(f"{error}: {name} has the shape {shapes[name]}")
         return widths
 
@@ -321,7 +328,7 @@ class TracedNetwork:
         """
         shapes = self._shapes(widths)
         model = copy_with_tensors(
-            self.template, lambda name, tensor: _make_empty(tensor, shapes[name], device)
+            self.template, lambda name, tensor: make_empty(tensor, shapes[name], device)
         )
         self.describe(model)
         return model
@@ -384,14 +391,7 @@ class TracedNetwork:
         """
         trace = Trace(count=len(self.family.units.of_atom))
         with restore_tensors(self.template):
-            replace_values(self.template, lambda name, own: _make_empty(own, shapes[name]))
+            replace_values(self.template, lambda name, own: make_empty(own, shapes[name]))
             self.describe(self.template)
             outputs = self._quick_run(self.template, trace, labels, choices, same)
         return trace, outputs
-
-
-def _make_empty(tensor: Tensor, shape: Sequence[int], device: str | None = None) -> Tensor:
-    """Return an uninitialised tensor; a small one of the old shape keeps its values."""
-    if list(tensor.shape) == list(shape) and tensor.numel() <= _FEW and not device:
-        return tensor.clone()
-    return tensor.new_empty(shape, device=device)

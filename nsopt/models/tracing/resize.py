@@ -9,6 +9,8 @@ from nsopt.models.tracing.labels import Atoms
 from nsopt.models.tracing.originals import copy_model, original_weight
 from nsopt.models.tracing.run import tensors_of
 
+_FEW = 1000  # elements of a tensor that a copy keeps
+
 
 def copy_with_tensors(template: nn.Module, change: Callable[[str, Tensor], Tensor]) -> nn.Module:
     """Return a copy of `template` with new parameters and buffers.
@@ -32,10 +34,10 @@ def _make_new(tensor: Tensor, values: Tensor) -> Tensor:
     return nn.Parameter(values, tensor.requires_grad) if is_parameter else values
 
 
-def replace_tensors(model: nn.Module, change: Callable[[str, Tensor], Tensor]) -> None:
+def replace_tensors(model: nn.Module, change: Callable[[str, Tensor], Tensor | None]) -> None:
     """Replace each parameter and buffer of `model` by the result of `change`, shared ones once."""
     names = {id(tensor): name for name, tensor in tensors_of(model).items()}
-    made: dict[str, Tensor] = {}
+    made: dict[str, Tensor | None] = {}
     for module in model.modules():
         for store in (module._parameters, module._buffers):
             for key, tensor in store.items():
@@ -45,6 +47,13 @@ def replace_tensors(model: nn.Module, change: Callable[[str, Tensor], Tensor]) -
                 if name not in made:
                     made[name] = change(name, tensor)
                 store[key] = made[name]  # type: ignore[assignment]
+
+
+def make_empty(tensor: Tensor, shape: Sequence[int], device: str | None = None) -> Tensor:
+    """Return an uninitialised tensor; a small one of the old shape keeps its values."""
+    if list(tensor.shape) == list(shape) and tensor.numel() <= _FEW and not device:
+        return tensor.clone()
+    return tensor.new_empty(shape, device=device)
 
 
 def select_indices(tensor: Tensor, indices: Sequence[Atoms]) -> Tensor:

@@ -25,9 +25,9 @@ from nsopt.models.tracing.groups import Dimension
 from nsopt.models.tracing.labels import Atoms
 from nsopt.models.tracing.makers import Makers
 from nsopt.models.tracing.network import TracedNetwork
-from nsopt.models.tracing.originals import copy_model, original_weight, unwrapped
+from nsopt.models.tracing.originals import copy_model, original_weight, set_mode, unwrapped
 from nsopt.models.tracing.run import LabelledRun, tensors_of
-from nsopt.models.tracing.states import spare_collector
+from nsopt.models.tracing.states import restore_tensors, spare_collector
 from nsopt.models.tracing.tracer import ADVICE
 
 _MOST_REASONS = 5
@@ -70,7 +70,9 @@ def trace(
     inputs = example_input if isinstance(example_input, tuple | Mapping) else (example_input,)
     run = LabelledRun(_read_inputs(inputs), (False, True) if training else (False,))
     _check_module(module, is_double=any(t.dtype == torch.float64 for t in tensors_in(run.inputs)))
-    network = trace_network(_move_to_cpu(module), run)
+    with restore_tensors(module):
+        set_mode(module, training=False)  # of an exported program: its copy would change it
+    network = trace_network(_copy_to_cpu(module), run)
     if network.trace.failed:
         network = _note_failure(network)
     network = _split_otherwise(network)
@@ -131,15 +133,10 @@ def _fix_groups(
     return fixed, {names[i]: reason for i, reason in reasons.items()}
 
 
-def _move_to_cpu(module: nn.Module) -> nn.Module:
-    """Return `module` itself if it is on the CPU or on the meta device, else a copy on the CPU.
-
-    A network that was made in inference mode is copied, too: its tensors cannot be differentiated.
-    """
-    tensors = tensors_of(module).values()
-    is_there = {tensor.device.type for tensor in tensors} in ({"cpu"}, {"meta"})
-    is_usable = is_there and not any(tensor.is_inference() for tensor in tensors)
-    return module if is_usable else copy_model(module).cpu()
+def _copy_to_cpu(module: nn.Module) -> nn.Module:
+    """Return a copy on the CPU, or on the meta device: the caller may train `module` on."""
+    is_meta = {tensor.device.type for tensor in tensors_of(module).values()} == {"meta"}
+    return copy_model(module) if is_meta else copy_model(module).cpu()
 
 
 def _note_failure(network: TracedNetwork) -> TracedNetwork:
