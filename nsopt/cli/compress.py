@@ -115,20 +115,20 @@ def _list_files(options: CompressOptions, folder: Path, storage: Path) -> list[P
 def _compress(options: CompressOptions) -> "tuple[Answer, Workspace]":
     """Run what is missing; return the answer, and where everything is stored."""
     from nsopt.cli.export import export_command
-    from nsopt.cli.preparation import announce, apply_changes, prepare, with_known_multiple
+    from nsopt.cli.preparation import announce, prepare, with_known_multiple
     from nsopt.compression.budgets import CURVE, check_budgets, read_words, split_budgets
     from nsopt.compression.compress import PRESET, get_settings
     from nsopt.compression.pipeline import run_compression
     from nsopt.reports.doubts import describe_fits, doubt_latencies, doubt_split
     from nsopt.reports.page import write_report
-    from nsopt.session.presets import get_preset
+    from nsopt.session.presets import get_preset, override
     from nsopt.storage import schema
 
     budgets = read_words(split_budgets(options.budgets))
     preset = replace(get_preset(PRESET), settings=get_settings(options.task.task is None))
     rounding = with_known_multiple(options.rounding, options.sgd.device, options.timing).rounding
     changed = changes(options.search, options.training, options.sgd, **rounding)
-    settings = apply_changes(preset, changed)
+    settings = override(preset.settings, changed)
     subject, workspace = prepare(
         options, settings, workers=options.workers, start=options.weights, compresses=True
     )

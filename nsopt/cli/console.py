@@ -28,7 +28,6 @@ _OF_A_PLACE = {  # errors that another name or place mends
     errno.EROFS,
 }
 _SECONDS_UNKEPT = 30.0  # a search or a training is kept from then on
-_NARROW = 80  # columns of a terminal
 _UNLIMITED = 10_000
 
 console = PlainConsole()
@@ -40,11 +39,6 @@ _NAMED = (
     "task",
 )
 _ARGUMENT = re.compile(rf"(?<![^\s(])({'|'.join(_NAMED)})=('?[\w.]*'?)")
-
-
-def is_narrow() -> bool:
-    """Return whether the terminal is too narrow for all columns of a table."""
-    return console.width < _NARROW
 
 
 def make_table(
@@ -90,12 +84,8 @@ def tell_what_is_fixed(summary: str) -> None:
         console.print(summary)
 
 
-def print_storage(url: str) -> None:
-    """Print where results are stored, without the password."""
-    console.print(describe_storage(url), soft_wrap=True)
-
-
 def describe_storage(url: str) -> str:
+    """Return where results are stored, without the password."""
     from nsopt.storage.urls import hide_password
 
     return f"storage: {hide_password(url)}"

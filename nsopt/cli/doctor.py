@@ -1,7 +1,7 @@
 """`nsopt doctor`: what nsopt finds on this machine."""
 
 from nsopt.cli.console import console, name_options
-from nsopt.cli.extras import describe_extras
+from nsopt.cli.extras import EXTRAS, has_extra, install_command
 from nsopt.errors import NsoptError
 from nsopt.files import cache_folder
 
@@ -18,7 +18,10 @@ def doctor() -> None:
     found = provenance(compute) | {
         "float32": float32_precision(compute.device),
         "torchvision loads": describe_torchvision(),
-        **describe_extras(),
+        **{
+            f"extra {extra}": "installed" if has_extra(extra) else install_command(extra)
+            for extra in EXTRAS
+        },
         "cache": str(cache_folder()),
         "newest study": _find_newest_study(),
     }

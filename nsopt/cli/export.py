@@ -3,7 +3,6 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +19,6 @@ from nsopt.errors import NsoptError, unknown_name
 from nsopt.files import check_writable, written_beside
 
 if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
@@ -210,11 +208,7 @@ def _load(options: ExportOptions) -> _Chosen:
     from nsopt.session.subject import read_architecture
     from nsopt.settings import BATCH_SIZE
     from nsopt.storage import schema
-    from nsopt.storage.opening import (
-        artifacts_beside,
-        existing_storage,
-        newest_storage,
-    )
+    from nsopt.storage.opening import artifacts_beside, existing_storage, newest_storage
     from nsopt.storage.urls import storage_file
     from nsopt.tasks.imported import import_given_task
 
@@ -227,7 +221,8 @@ def _load(options: ExportOptions) -> _Chosen:
         options = _with_answer(options, url)
     name, names = str(options.study), optuna.get_all_study_names(storage)
     if name not in names:
-        raise unknown_name("study", name, filter(partial(_has_networks, storage), names))
+        stored = (optuna.load_study(study_name=each, storage=storage) for each in names)
+        raise unknown_name("study", name, [each.study_name for each in stored if best_trials(each)])
     study = optuna.load_study(study_name=name, storage=storage)
     best = list(best_trials(study).values())
     if not best:
@@ -302,15 +297,6 @@ def _without_shares(options: ExportOptions, study: "Study") -> ExportOptions:
     metric, limit = asked[0].of(arch)
     is_joint = len(metric.parts) > 1
     return replace(options, budget=metric.name if is_joint else f"{metric.name}={limit!r}")
-
-
-def _has_networks(storage: "BaseStorage", name: str) -> bool:
-    """Return whether a study trained networks, unlike a search."""
-    import optuna
-
-    from nsopt.deployment.artifacts import best_trials
-
-    return bool(best_trials(optuna.load_study(study_name=name, storage=storage)))
 
 
 def _choose(best: "Sequence[FrozenTrial]", options: ExportOptions) -> "FrozenTrial":

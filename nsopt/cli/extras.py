@@ -4,7 +4,7 @@ from importlib import import_module
 
 from nsopt.errors import NsoptError
 
-_MODULES = {
+EXTRAS = {  # their modules
     "dashboard": ("optuna_dashboard",),
     "cluster": ("grpc", "google.protobuf"),
     "export": ("onnx", "onnxscript"),
@@ -14,19 +14,11 @@ _MODULES = {
 def has_extra(extra: str) -> bool:
     """Return whether all packages of an extra are installed."""
     try:
-        for module in _MODULES[extra]:
+        for module in EXTRAS[extra]:
             import_module(module)
     except ImportError:
         return False
     return True
-
-
-def describe_extras() -> dict[str, str]:
-    """Return of every extra whether it is installed, or how to install it."""
-    return {
-        f"extra {extra}": "installed" if has_extra(extra) else install_command(extra)
-        for extra in _MODULES
-    }
 
 
 def need_extra(extra: str) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import optuna
 from rich.text import Text
@@ -34,7 +34,7 @@ from nsopt.progress import Progress
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.budget import read_budgets
 from nsopt.scaling.metric import PARAMS, get_metric
-from nsopt.session.presets import Preset, StudySettings, override
+from nsopt.session.presets import Preset, StudySettings
 from nsopt.session.subject import Subject, make_architecture, with_precision
 from nsopt.session.workspace import Workspace
 from nsopt.storage.opening import is_empty
@@ -88,7 +88,10 @@ def prepare(
     resolve_compute(settings.training.device, settings.training.precision)
     if compresses and start is None and not is_own(network.arch):
         raise NsoptError(f"give the file with the trained weights of {network.arch} as --weights")
-    _check_start(settings, compresses or start is not None)
+    if settings.training.distillation is not None and not compresses and start is None:
+        raise NsoptError(
+            "--distillation needs a trained network as teacher: nsopt study --start, nsopt compress"
+        )
     if not (settings.training.epochs or compresses):
         raise NsoptError("--epochs must be at least 1: only nsopt compress works without training")
     runtime = choose_timing(options.timing)
@@ -120,23 +123,7 @@ def _load_data(options: NetworkOptions) -> tuple[Source, ImageData | Task, Archi
     if options.task is not None:
         task = import_task(options.task)
         return Source(options.task), task, make_architecture(options.arch, task)
-    source = _read_source(options)
-    data = load_source(source, options.data_dir)
-    if data.skipped:
-        console.print(f"left out: {'; '.join(data.skipped)}", soft_wrap=True)
-    return source, data, make_architecture(options.arch, data)
-
-
-def _check_start(settings: StudySettings, starts: bool) -> None:
-    """Raise NsoptError if settings need a trained network."""
-    if not starts and settings.training.distillation is not None:
-        raise NsoptError(
-            "--distillation needs a trained network as teacher: nsopt study --start, nsopt compress"
-        )
-
-
-def _read_source(options: NetworkOptions) -> Source:
-    return Source(
+    source = Source(
         options.data,
         options.image_size,
         Subset(options.classes, options.per_class),
@@ -147,6 +134,10 @@ def _read_source(options: NetworkOptions) -> Source:
         options.skip_corrupt,
         not options.no_mirror,
     )
+    data = load_source(source, options.data_dir)
+    if data.skipped:
+        console.print(f"left out: {'; '.join(data.skipped)}", soft_wrap=True)
+    return source, data, make_architecture(options.arch, data)
 
 
 def choose_timing(timing: TimingOptions) -> Runtime:
@@ -178,14 +169,6 @@ def _read_numbers(option: str, text: str | None) -> tuple[float, ...] | None:
         return None if text is None else tuple(float(word) for word in split_words(text))
     except ValueError:
         raise NsoptError(f"{option} {text!r}: write numbers such as 0.5,0.5,0.5") from None
-
-
-def apply_changes(preset: Preset, *changes: dict[str, Any]) -> StudySettings:
-    """Return a preset's settings with changes; later ones win. Raises NsoptError on a conflict."""
-    settings = preset.settings
-    for change in changes:
-        settings = override(settings, change)
-    return settings
 
 
 def announce(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from cyclopts import Parameter
 
-from nsopt.cli.console import console, live_progress, make_table, print_storage
+from nsopt.cli.console import console, describe_storage, live_progress, make_table
 from nsopt.cli.options import SearchOptions, TrainingOptions, WorkOptions, changes
 
 if TYPE_CHECKING:
@@ -29,13 +29,14 @@ def search(options: LawOptions = LawOptions()) -> None:
     Example: nsopt search --arch mobilenetv2 --data cifar10 --preset fast
     """
     options.task.check_names(options.sgd, options.search)
-    from nsopt.cli.preparation import announce, apply_changes, prepare
+    from nsopt.cli.preparation import announce, prepare
+    from nsopt.session.presets import override
     from nsopt.session.searching import continue_searches
     from nsopt.session.session import start_session
     from nsopt.study.latency import with_latency_if_needed
 
     preset = options.task.read_preset()
-    settings = apply_changes(preset, changes(options.search, TrainingOptions(), options.sgd))
+    settings = override(preset.settings, changes(options.search, TrainingOptions(), options.sgd))
     subject, workspace = prepare(options, settings)
     announce(subject, preset, options.place.verbose, searches_only=True)
     search_settings = subject.settings.search
@@ -46,7 +47,7 @@ def search(options: LawOptions = LawOptions()) -> None:
         with start_session(subject, workspace, progress, search_settings.device) as session:
             found = continue_searches(session, {search_settings.price: search_settings.iterations})
     _print_law(subject.arch.layer_names, found[search_settings.price][-1])
-    print_storage(workspace.url)
+    console.print(describe_storage(workspace.url), soft_wrap=True)
 
 
 def _print_law(layer_names: Sequence[str], iteration: "Iteration") -> None:

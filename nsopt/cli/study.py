@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from nsopt.cli.console import console, live_progress, make_fitting_table, print_storage
+from nsopt.cli.console import console, describe_storage, live_progress, make_fitting_table
 from nsopt.cli.extras import has_extra
 from nsopt.cli.options import (
     BudgetOptions,
@@ -70,7 +70,10 @@ def study(options: StudyOptions = StudyOptions()) -> None:
 
     Example: nsopt study --arch resnet18 --data cifar100 --ratios 25%,50%
     """
-    methods = _read_methods(options)
+    options.task.check_names(options.sgd, options.search)
+    from nsopt.methods.registry import get_methods
+
+    methods = get_methods(split_words(options.methods))  # a misspelt name ends here, before torch
     from nsopt.cli import preparation
     from nsopt.study.compare import preview_comparison, run_comparison
     from nsopt.study.comparison import Comparison, make_sizes
@@ -113,7 +116,7 @@ def _make_settings(
     asked: "AskedSizes",
 ) -> "StudySettings":
     """Return the settings of a study. Raises NsoptError if they do not suit methods or budgets."""
-    from nsopt.cli.preparation import apply_changes
+    from nsopt.session.presets import override
 
     changed = changes(
         options.search,
@@ -124,25 +127,20 @@ def _make_settings(
         fine_tune_epochs=options.fine_tune_epochs,
         **options.sizes.rounding,
     )
-    _refuse_unused(options)
-    tuned = _read_tuned_settings(options)
-    if options.start is not None and "search" in tuned:
-        raise NsoptError("--start leaves out the pre-training that --tuned sets: leave one out")
-    settings = apply_changes(preset, tuned, changed)
-    for method in methods:
-        method.search_iterations(settings.search)
-    if settings.eta is not None and asked.is_joint:
-        raise NsoptError("Algorithm 3 takes one budget at a time: leave --eta or --tuned out")
-    return settings
-
-
-def _refuse_unused(options: StudyOptions) -> None:
-    """Raise NsoptError for an option that no method uses with these others."""
     if options.start is not None:
         unused = "magnitude_epochs", "fine_tune_epochs", "pretrain_epochs"
         refuse_unused("with --start", unused, options, options.search)
     if options.tuned is None:
         refuse_unused("without --tuned", ["tuned_storage"], options)
+    tuned = _read_tuned_settings(options)
+    if options.start is not None and "search" in tuned:
+        raise NsoptError("--start leaves out the pre-training that --tuned sets: leave one out")
+    settings = override(override(preset.settings, tuned), changed)
+    for method in methods:
+        method.search_iterations(settings.search)
+    if settings.eta is not None and asked.is_joint:
+        raise NsoptError("Algorithm 3 takes one budget at a time: leave --eta or --tuned out")
+    return settings
 
 
 def _report(name: str, workspace: "Workspace") -> None:
@@ -158,19 +156,11 @@ def _report(name: str, workspace: "Workspace") -> None:
         from nsopt.reports.dashboard import publish
 
         publish(results, workspace.url)
-    print_storage(workspace.url)
+    console.print(describe_storage(workspace.url), soft_wrap=True)
     console.print(f"report:  {page}", soft_wrap=True)
     if results.task.classes is not None:
         command = export_command(workspace, name_answer(results), results.task.arch)
         console.print(f"export:  {command}", soft_wrap=True)
-
-
-def _read_methods(options: StudyOptions) -> "tuple[Method, ...]":
-    """Return the methods. A misspelt name of anything ends here, before torch is imported."""
-    from nsopt.methods.registry import get_methods
-
-    options.task.check_names(options.sgd, options.search)
-    return get_methods(split_words(options.methods))
 
 
 def _read_tuned_settings(options: StudyOptions) -> dict[str, dict[str, object]]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cyclopts import Parameter
 
-from nsopt.cli.console import console, live_progress, make_table, print_storage
+from nsopt.cli.console import console, describe_storage, live_progress, make_table
 from nsopt.cli.extras import has_extra
 from nsopt.cli.options import (
     BudgetOptions,
@@ -55,6 +55,7 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
         raise NsoptError("tune takes a budget in one metric: write --budgets 20M --metric macs")
     sizes = preparation.with_known_multiple(options.sizes, options.sgd.device, options.timing)
     options = replace(options, sizes=sizes)
+    from nsopt.session.presets import override
     from nsopt.storage.urls import hide_password
     from nsopt.study.comparison import make_sizes
     from nsopt.study.latency import with_latency_if_needed
@@ -67,7 +68,7 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
     if options.over == "eta" and any(rounding.values()):
         raise NsoptError("Algorithm 3 takes no --multiple-of or --min-width: leave them out")
     changed = changes(options.search, options.training, options.sgd, **rounding)
-    settings = preparation.apply_changes(preset, changed)
+    settings = override(preset.settings, changed)
     subject, workspace = preparation.prepare(options, settings)
     with live_progress() as progress:
         subject = with_latency_if_needed(subject, asked.is_timed, (), workspace, progress)
@@ -86,7 +87,7 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
         study = run_tuning(tuning, workspace, progress)
     _publish(study)
     _print_trials(study, options.task, hide_password(workspace.url))
-    print_storage(workspace.url)
+    console.print(describe_storage(workspace.url), soft_wrap=True)
 
 
 def _check_unused(options: TuneOptions) -> None:

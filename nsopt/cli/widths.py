@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from nsopt.cli.console import console, is_narrow, live_progress, make_table, tell_what_is_fixed
+from nsopt.cli.console import console, live_progress, make_table, tell_what_is_fixed
 from nsopt.cli.options import (
     Count,
     CountFrom2,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from nsopt.tasks.task import Task
 
 _RATIOS = (0.25, 1.0)
+_NARROW = 80  # columns of a terminal that is too narrow for all of the table
 
 
 @Parameter(name="*")
@@ -241,7 +242,7 @@ def _read_stored(options: WidthsOptions, url: str, task: "Task | None") -> "Netw
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    counts = [] if is_narrow() else ["params", "macs"]
+    counts = [] if console.width < _NARROW else ["params", "macs"]
     beyond = any(row["beyond_record"] for row in rows)
     joint = any(row["binding"] for row in rows)
     with_unit = len({row["metric"] for row in rows}) > 1
