@@ -40,17 +40,16 @@ def tell_duration(fits: Fits, asked: Sequence[AskedBudget], candidates: int, see
     if not training.epochs:
         return
     if fits.begin:
-        session.progress.message(_describe_steps(fits.count_steps(), training.least_steps or 0))
+        steps, least = fits.count_steps(), training.least_steps or 0
+        more = f" and takes {least}" if steps < least else ""
+        session.progress.message(
+            f"{steps} steps are few: fine-tuning begins with fits without training{more}"
+        )
     seconds = _estimate(session, asked, 0 if fits.lead else candidates, seeds)
     parts = ", ".join(f"{name} {format_duration(own)}" for name, own in seconds.items())
     whole = format_duration(sum(seconds.values()))
     also = ", besides the fits" if fits.begin else ""
     session.progress.message(f"takes about {whole} here ({parts}){also}{timings}")
-
-
-def _describe_steps(steps: int, least: int) -> str:
-    more = f" and takes {least}" if steps < least else ""
-    return f"{steps} steps are few: fine-tuning begins with fits without training{more}"
 
 
 def _estimate(

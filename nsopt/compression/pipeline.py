@@ -93,7 +93,7 @@ def _tell_score(session: Session) -> None:
     if not isinstance(subject.data, ImageData):
         session.progress.message(f"the trained network: {subject.data.score_name} {value:g}")
         return
-    classes, images = len(subject.images.classes), len(subject.splits.validation)
+    classes, images = len(subject.data.classes), len(subject.splits.validation)
     text = f"the trained network is right for {value:.1f} % of the {images:,} validation images"
     if not is_near_chance(value, classes, images):
         session.progress.message(text)

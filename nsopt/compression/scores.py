@@ -161,7 +161,11 @@ def choose_widths(session: Session, solver: Solver, candidates: int) -> Widths:
     best = find_best(done)
     if trained is None:
         uniform = next((t for t in done if trials.read_tuning_point(t).index == 0), None)
-        _tell_verdict(study, budget, scorer, best, uniform)
+        verdict = schema.read_verdict(study, best.number)
+        if verdict is None:
+            verdict = scorer.judge(best, uniform)
+            schema.write_verdict(study, best.number, verdict)
+        session.progress.message(f"{budget.word}: {verdict}")
         best = score_as_timed(study, replace(runner, solve=solver.solve), done)
         return trials.read_scored_widths(best)
     if not budget.metric.is_timed and trained != trials.read_scored_widths(best):
@@ -211,17 +215,6 @@ def find_trained(session: Session, budget: Budget) -> Widths | None:
     names = session.subject.arch.layer_names
     found = (trials.read_widths(trial, names) for trial in done if budget.holds(trial))
     return next(found, None)
-
-
-def _tell_verdict(
-    study: Study, budget: Budget, scorer: _Scorer, best: FrozenTrial, uniform: FrozenTrial | None
-) -> None:
-    """Report and store in words how good the best widths are, unless that is stored already."""
-    verdict = schema.read_verdict(study, best.number)
-    if verdict is None:
-        verdict = scorer.judge(best, uniform)
-        schema.write_verdict(study, best.number, verdict)
-    scorer.session.progress.message(f"{budget.word}: {verdict}")
 
 
 def score_laws(study: Study, runner: ScoreRunner, candidates: int, seed: int) -> list[FrozenTrial]:

@@ -18,11 +18,6 @@ def clear_finished(session: Session) -> None:
         BestNetworks(workspace.artifacts).clear(studies[method])
     if not busy:
         workspace.clear(subject.study_name(schema.BASE))
-    clear_pretrained(session)
-
-
-def clear_pretrained(session: Session) -> None:
-    """Delete the pre-trained network that several searches share, unless one is running."""
-    if not is_searching(session):
+    if not is_searching(session):  # a search may still need the network that several share
         Checkpoint(find_pretrained_file(session), {}).remove()
-        session.workspace.tidy()
+        workspace.tidy()

@@ -86,11 +86,9 @@ class TrialRunner(Work):
 
     def _make_kept(self, point: Point, outcome: Outcome) -> KeptNetwork:
         subject = self.session.subject
-        if isinstance(subject.data, ImageData):
-            return KeptNetwork.of(
-                subject.arch.name, point, outcome, subject.splits, subject.data.classes
-            )
-        return KeptNetwork.of(subject.arch.name, point, outcome)
+        data = subject.data
+        images = (subject.splits, data.classes) if isinstance(data, ImageData) else ()
+        return KeptNetwork.of(subject.arch.name, point, outcome, *images)
 
     def _report(self, point: Point, outcome: Outcome, how: str) -> None:
         about = self.session.subject.description

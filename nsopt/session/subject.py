@@ -97,22 +97,17 @@ class Subject:
     @property
     def name(self) -> str:
         """The prefix of the names of its studies."""
-        return schema.comparison_name(self.arch.name, self.data.name, self.settings.preset)
+        return f"{self.arch.name}-{self.data.name}-{self.settings.preset}"
 
     def study_name(self, method: str) -> str:
         return schema.study_name(self.name, method)
 
-    @property
-    def images(self) -> ImageData:
-        """Its images. Raises NsoptError if its data are not images."""
-        if not isinstance(self.data, ImageData):
-            raise NsoptError(f"{self.name} is a task of yours: this needs images")
-        return self.data
-
     @cached_property
     def splits(self) -> Splits:
-        """The images for training, validation and test."""
-        return self.images.split(self.settings.training.val_fraction)
+        """The images for training, validation and test. Raises NsoptError for other data."""
+        if not isinstance(self.data, ImageData):
+            raise NsoptError(f"{self.name} is a task of yours: this needs images")
+        return self.data.split(self.settings.training.val_fraction)
 
     @property
     def training_data(self) -> Task | ImageData:

@@ -116,11 +116,6 @@ _LAW = Attribute[PowerLaw]("law", Law)
 read_law, write_law, write_networks = _LAW.read, _LAW.write, _NETWORKS.write
 
 
-def comparison_name(arch: str, data: str, preset: str) -> str:
-    """Return the prefix of the names of a comparison's studies."""
-    return f"{arch}-{data}-{preset}"
-
-
 def study_name(prefix: str, kind: str) -> str:
     """Return the name of a study. `kind` is a method, a search, or the subject of tuning."""
     return f"{prefix}/{kind}"

@@ -17,7 +17,7 @@ from nsopt.pruning import iterations
 from nsopt.pruning.engine import iterative_prune
 from nsopt.scaling.record import Iteration
 from nsopt.scaling.solve import solve_widths
-from nsopt.session.cleanup import clear_pretrained
+from nsopt.session.cleanup import clear_finished
 from nsopt.session.searching import continue_searches
 from nsopt.session.session import Session
 from nsopt.session.workspace import Workspace
@@ -51,7 +51,7 @@ def run_searches(
 ) -> dict[Price, list[Iteration]]:
     session = Session(comparison.subject, make_workspace(folder), CPU, Silent())
     found = continue_searches(session, searches)
-    clear_pretrained(session)
+    clear_finished(session)
     return found
 
 
