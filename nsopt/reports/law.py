@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
@@ -53,7 +52,9 @@ def law_info(results: Results, search: str) -> list[LawInfo]:
     iterations = results.searches[search]
     record, law = iterations[-1].record, iterations[-1].law
     first, last = float(record.tau.min()), float(record.tau.max())
-    sizes = _find_sizes(results, _COLUMNS.get(iterations[-1].metric, iterations[-1].metric))
+    proposed = results.outcomes[results.outcomes["method"] != BASELINE.name]
+    networks = results.outcomes if proposed.empty else proposed  # else uniform ones
+    sizes = networks[_COLUMNS.get(iterations[-1].metric, iterations[-1].metric)].dropna()
     below = np.geomspace(min(first, float(sizes.min())), first, _SAMPLES)
     inside = np.geomspace(first, last, _SAMPLES)
     above = np.geomspace(last, max(last, float(sizes.max())), _SAMPLES)
@@ -83,13 +84,6 @@ def law_info(results: Results, search: str) -> list[LawInfo]:
 def draw_search(results: Results, search: str) -> go.Figure:
     """Draw the law of the last iteration of a search, given by its kind."""
     return draw_law(law_info(results, search), results.searches[search][-1].metric)
-
-
-def _find_sizes(results: Results, column: str) -> pd.Series:
-    """Return the sizes of networks that a law may have proposed, or else of uniform networks."""
-    proposed = results.outcomes[results.outcomes["method"] != BASELINE.name]
-    sizes = (results.outcomes if proposed.empty else proposed)[column]
-    return sizes.dropna()
 
 
 def draw_law(layers: list[LawInfo], metric: str) -> go.Figure:

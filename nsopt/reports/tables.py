@@ -76,7 +76,8 @@ def summary_rows(results: Results) -> list[dict[str, Any]]:
         row["binds"] = name_binding(row)
         factor = row["beyond_record"]
         row["beyond"] = "" if pd.isna(factor) else f"at {describe_reach(factor)}"
-        row["needs"] = _format_bytes(row)
+        metric = get_metric(row["metric"])
+        row["needs"] = metric.show(row["cost"]) if metric in IN_BYTES else ""
         for part in ("val", "test"):
             row[part] = with_deviation(row[f"{part}_mean"], row[f"{part}_std"])
     return rows
@@ -103,12 +104,6 @@ def predicted_latency(row: Mapping[str, Any]) -> str:
 def name_binding(row: Mapping[str, Any]) -> str:
     """Return what the budget limits that stops a row's network; "" for a single budget."""
     return "" if pd.isna(row["binding"]) else get_metric(row["binding"]).noun
-
-
-def _format_bytes(row: Mapping[str, Any]) -> str:
-    """Format the bytes that a row's network needs, if its budget limits them; else ""."""
-    metric = get_metric(row["metric"])
-    return metric.show(row["cost"]) if metric in IN_BYTES else ""
 
 
 def format_latency(row: Mapping[str, Any]) -> str:

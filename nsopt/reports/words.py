@@ -167,7 +167,8 @@ def _choose(results: Results, rows: pd.DataFrame, reference: str) -> _Choice:
     rival = None if is_chance else _choose_rival(rows[~rows["method"].isin(equals)], reference)
     difference, taken, gain, seeds = None, best, "", None
     if rival is not None:
-        difference = _find_difference(results, best, rival)
+        images = results.image_counts.get("test")
+        difference = paired_difference(*_pair_scores(results, best, rival), images)
         decided = SCORED in results.methods or results.settings.get("preset") in _TOO_SHORT
         if not (difference is None or difference.is_certain or decided):
             costs = ["macs"] if doubt_latencies(results) else ["latency_ms", "macs"]
@@ -209,12 +210,6 @@ def _describe_limits(results: Results, rows: pd.DataFrame, taken: pd.Series) -> 
     if results.is_timed_as_budgets:
         found += "".join(_describe_excess(row, results.batch_unit) for _, row in rows.iterrows())
     return found
-
-
-def _find_difference(results: Results, best: pd.Series, rival: pd.Series) -> Difference | None:
-    """Return by how much the best is ahead of its rival in the score that is compared."""
-    scores, others = _pair_scores(results, best, rival)
-    return paired_difference(scores, others, results.image_counts.get("test"))
 
 
 def _pair_scores(
