@@ -65,7 +65,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _describe(error: CycloptsError) -> str:
-    """Return what is wrong with the words of a command."""
     if not isinstance(error, UnusedCliTokensError):
         return str(error)
     unused = " ".join(error.unused_tokens or ())

@@ -12,7 +12,6 @@ EXTRAS = {  # their modules
 
 
 def has_extra(extra: str) -> bool:
-    """Return whether all packages of an extra are installed."""
     try:
         for module in EXTRAS[extra]:
             import_module(module)

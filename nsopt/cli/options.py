@@ -94,11 +94,7 @@ class NetworkOptions:
     """Normalise pixels with this standard deviation per channel; give it together with --mean."""
 
     def check_names(self, *others: object) -> None:
-        """Raise NsoptError for a misspelt network or data set, without importing torch.
-
-        Args:
-            others: groups that may hold options of images.
-        """
+        """Raise NsoptError for a misspelt network or data set, without importing torch."""
         from nsopt.data import source
         from nsopt.models import registry
 

@@ -62,7 +62,6 @@ def with_known_multiple(options: Rounded, device: str, timing: TimingOptions) ->
 def resolve_multiple(
     options: Rounded, device: str, runtime: Runtime, progress: Progress
 ) -> Rounded:
-    """Return the options with a number in place of `--multiple-of auto`."""
     if options.multiple_of != "auto":
         return options
     found = find_multiple(device, runtime, progress)
@@ -141,11 +140,7 @@ def _load_data(options: NetworkOptions) -> tuple[Source, ImageData | Task, Archi
 
 
 def choose_timing(timing: TimingOptions) -> Runtime:
-    """Return what times networks, with batches of so many images; by default PyTorch.
-
-    Raises:
-        NsoptError: if it is missing here, or for two of them.
-    """
+    """Return what times networks, with batches of so many images; by default PyTorch."""
     runtime = read_runtime(timing) or TORCH
     return with_batch_size(runtime, timing.latency_batch_size or TORCH.batch_size)
 
@@ -164,7 +159,6 @@ def read_runtime(timing: RuntimeOptions) -> Runtime | None:
 
 
 def _read_numbers(option: str, text: str | None) -> tuple[float, ...] | None:
-    """Split numbers at commas. Raises NsoptError for anything else."""
     try:
         return None if text is None else tuple(float(word) for word in split_words(text))
     except ValueError:
@@ -174,12 +168,7 @@ def _read_numbers(option: str, text: str | None) -> tuple[float, ...] | None:
 def announce(
     subject: Subject, preset: Preset, verbose: bool = False, searches_only: bool = False
 ) -> None:
-    """Print what will run.
-
-    Args:
-        verbose: print all settings.
-        searches_only: whether the command searches but does not train.
-    """
+    """Print what will run."""
     parts = ("search",) if searches_only else ("search", "training")
     question = "" if searches_only else f": {preset.question}"
     console.print(Text.assemble((subject.name, "bold"), question))

@@ -144,7 +144,6 @@ def _make_settings(
 
 
 def _report(name: str, workspace: "Workspace") -> None:
-    """Print the results of a study, write its report, and publish them for optuna-dashboard."""
     from nsopt.cli.export import export_command, name_answer
     from nsopt.reports.page import write_report
     from nsopt.reports.results import read_results
@@ -177,7 +176,6 @@ def _read_tuned_settings(options: StudyOptions) -> dict[str, dict[str, object]]:
 
 
 def _print_summary(results: "Results") -> None:
-    """Print the result table, the answer, and the trainings that failed."""
     from nsopt.reports.doubts import doubt_latencies
     from nsopt.reports.words import answer
 

@@ -99,7 +99,6 @@ def _check_unused(options: TuneOptions) -> None:
 
 
 def _publish(study: "Study") -> None:
-    """Write notes and figures for optuna-dashboard, if it is installed."""
     if has_extra("dashboard"):
         from nsopt.reports.tuning import publish_tuning
 
@@ -130,12 +129,7 @@ def _print_trials(study: "Study", task: TaskOptions, url: str) -> None:
 
 
 def study_command(task: TaskOptions, url: str, name: str) -> str:
-    """Return the command of a study of the tuned network and images, with the best settings.
-
-    Args:
-        url: the storage of the tuning, without its password.
-        name: the tuning study.
-    """
+    """Return the command of a study of the tuned network and images, with the best settings."""
     words = ["nsopt", "study"]
     for field in fields(task):
         value = getattr(task, field.name)

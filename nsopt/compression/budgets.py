@@ -43,7 +43,6 @@ class Budget:
         return schema.scores_kind(self.metric.name, self.limit)
 
     def holds(self, trial: FrozenTrial) -> bool:
-        """Return whether a trial ran at this budget."""
         point = trials.read_point(trial)
         return point is not None and (point.metric, point.budget) == (self.metric, self.limit)
 

@@ -73,7 +73,6 @@ class Fits:
         return self.count_steps() < max(1, times * (training.least_steps or 0))
 
     def count_steps(self) -> int:
-        """Return the number of training steps that the epochs have."""
         return self.session.subject.settings.training.epochs * self._count_batches()
 
     def soften(self, training: TrainSettings) -> TrainSettings:

@@ -102,7 +102,6 @@ def with_fast_multiple(
     priority; a runtime on another device gets none.
 
     Args:
-        settings: as the user gave them.
         arch: the trained network, with a latency model if a budget limits milliseconds.
         stored: settings of the studies that this compression continues. Their multiple is kept.
     """

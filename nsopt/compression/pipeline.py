@@ -219,6 +219,5 @@ def _find_best(session: Session, studies: Mapping[str, Study], budget: Budget) -
 
 
 def _list_scores(studies: Mapping[str, Study], budget: Budget, method: str) -> list[float]:
-    """Return the scores of a method's networks at a budget."""
     done = trials.read_completed(studies[method]) if method in studies else []
     return [trial.values[0] for trial in done if budget.holds(trial)]

@@ -156,7 +156,6 @@ class Compression:
         return "\n".join("  ".join(map(str.ljust, line, lengths)).rstrip() for line in lines)
 
     def _repr_html_(self) -> str:
-        """Return the table for a notebook."""
         return make_html_table(self.rows(), self.name)
 
     @checked

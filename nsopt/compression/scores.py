@@ -222,10 +222,6 @@ def score_laws(study: Study, runner: ScoreRunner, candidates: int, seed: int) ->
 
     The laws of `list_first_candidates` come first. Scores that the study has are not repeated.
 
-    Args:
-        candidates: number of laws.
-        seed: identifies the trials.
-
     Raises:
         NoWidthsError: if no law has widths at this budget.
     """

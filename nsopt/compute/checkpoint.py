@@ -94,14 +94,12 @@ class Checkpoint:
             raise
 
     def remove(self) -> None:
-        """Delete the file."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
             remove_unfinished(self._path)
 
 
 def weights_checksum(model: nn.Module) -> int:
-    """Return a checksum of a network's weights."""
     return checksum_of(each for each in model.state_dict().values() if isinstance(each, Tensor))
 
 
@@ -124,7 +122,6 @@ def load_full_state(model: nn.Module, state: State) -> None:
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Delete all checkpoints in `folder`."""
     for path in folder.glob("*.pt*"):
         path.unlink(missing_ok=True)
 

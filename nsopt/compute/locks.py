@@ -19,7 +19,6 @@ def hold_lock(
     A process that dies frees the lock. Lock files are in the cache folder and stay there.
 
     Args:
-        what: names the lock.
         before_waiting: called if another process holds the lock.
         seconds: how long to wait; then the block runs without the lock. -1 waits without a limit.
     """
@@ -37,7 +36,6 @@ def hold_lock(
 
 
 def is_being_done(what: Path) -> bool:
-    """Return whether a process holds the lock `what` now."""
     try:
         with _make_lock(what).acquire(timeout=0):
             return False

@@ -20,11 +20,7 @@ def read_arrays(part: str, pair: Any) -> tuple[Tensor, Tensor]:
     """Return images uint8 (N, C, H, W) and labels int64 (N,) of a part of a data set.
 
     Args:
-        part: name of the part, for errors.
         pair: images, uint8 (N, C, H, W) or (N, H, W, C), and their labels, integers (N,).
-
-    Raises:
-        NsoptError: for invalid images or labels.
     """
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise NsoptError(f"{part} must be a pair of images and labels, not {type(pair).__name__}")
@@ -62,12 +58,6 @@ def read_dataset(part: str, data: Any) -> tuple[NDArray[np.uint8], NDArray[Any]]
 
     An item is an image and its label. An image is a PIL image, a uint8 array or tensor, or a float
     tensor from 0 to 1, as from torchvision's ToTensor.
-
-    Args:
-        part: name of the part, for errors.
-
-    Raises:
-        NsoptError: for invalid images.
     """
     images, labels = [], []
     for image, label in _read_items(part, data):

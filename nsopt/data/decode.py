@@ -57,13 +57,7 @@ def decode(
 
 
 def refuse_damaged(damaged: Sequence[str], path: Path, advice: str) -> None:
-    """Raise NsoptError with the names of damaged images if there are any.
-
-    Args:
-        damaged: lines of `decode`.
-        path: the folder or zip.
-        advice: what to do, the end of the message.
-    """
+    """Raise NsoptError with the names of damaged images if there are any."""
     if damaged:
         more = len(damaged) - _MOST_NAMES
         rest = f"; and {more:,} more" if more > 0 else ""

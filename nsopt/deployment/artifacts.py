@@ -60,11 +60,7 @@ class BestNetworks:
     folder: Path
 
     def keep_if_best(self, trial: Trial, content: Mapping[str, Any]) -> None:
-        """Store the network of a running trial, unless a finished trial has a better one.
-
-        Args:
-            content: of the file of the network.
-        """
+        """Store the network of a running trial, unless a finished trial has a better one."""
         point = trials.read_point(trial)
         content = {**content, **point.attributes} if point else content
         best = best_trials(trial.study).get((content["metric"], content["budget"]))
@@ -162,7 +158,6 @@ def _rank(trial: FrozenTrial) -> tuple[float, int]:
 
 
 def _list_artifacts(owner: Any, storage: Any = None) -> list[ArtifactMeta]:
-    """Return the artifacts of a study or a trial."""
     try:
         return get_all_artifact_meta(owner, storage=storage)
     except TypeError:  # a user deleted one with the dashboard

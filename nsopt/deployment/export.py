@@ -138,7 +138,6 @@ def find_obstacles(module: nn.Module, inputs: Any, forms: Sequence[str]) -> dict
 
     Args:
         inputs: a batch of at least two examples.
-        forms: `onnx`, `pt2` or both.
     """
     found = {}
     for form in forms:

@@ -72,11 +72,7 @@ def _build(arch: Architecture, state: Mapping[str, Tensor], origin: str) -> nn.M
 
 @contextmanager
 def explain_reading(path: Path | str, writer: str) -> Iterator[None]:
-    """Turn any error while a file of weights is read into an NsoptError of one line.
-
-    Args:
-        writer: what should have written the file.
-    """
+    """Turn any error while a file of weights is read into an NsoptError of one line."""
     try:
         yield
         return

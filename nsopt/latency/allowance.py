@@ -33,7 +33,6 @@ class Allowance:
 
     @contextmanager
     def spending(self) -> Iterator[None]:
-        """Count the time inside the block."""
         start = time.monotonic()
         try:
             yield

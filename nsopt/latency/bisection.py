@@ -82,7 +82,6 @@ class _Bracket:
         return CAUTIOUS * self.slow.predicted * budget / max(self.slow.measured)
 
     def with_timed(self, timed: Tried, budget: float) -> "_Bracket":
-        """Return the bracket after a measurement."""
         if max(timed.measured) > budget:
             fits = tuple(one for one in self.fits if one.predicted < timed.predicted)
             return replace(self, fits=fits, slow=timed)

@@ -106,7 +106,6 @@ def _computes(before: Mapping[int, int], result: Tensor) -> bool:
 def _describe(
     function: Callable[..., Any], args: tuple[Any, ...], result: Tensor
 ) -> tuple[str, tuple[int, ...]]:
-    """Return the kind and the place of a call."""
     tensors = [arg for arg in args if isinstance(arg, Tensor)]
     fixed = [arg for arg in args if not isinstance(arg, Tensor)]
     name = resolve_name(function) or repr(function)

@@ -61,9 +61,6 @@ def latency_model(
 
     Its file depends on network, device, threads, precision, batch size and torch version. A model
     learned on a busy machine is not stored.
-
-    Args:
-        folder: folder of the files, by default in the cache.
     """
     with compute.all_threads():
         conditions = latency_conditions(compute.device, runtime)
@@ -200,7 +197,6 @@ def _record_calls(arch: Architecture, widths: Sequence[int], batch_size: int) ->
 
 
 def _clip(arch: Architecture, widths: Sequence[int]) -> tuple[int, ...]:
-    """Clip `widths` to the limits of the layers."""
     limits = width_limits(arch.cost("params"), len(widths))
     return tuple(np.clip(widths, *limits).astype(int).tolist())
 

@@ -29,13 +29,7 @@ _FEW = (2, 8)
 def measure_table(
     calls: Sequence[Call], device: torch.device, layout: torch.memory_format
 ) -> Table:
-    """Time the calls of one kind.
-
-    Args:
-        calls: calls of this kind at several widths of the network.
-        device: where to time them.
-        layout: memory layout of all four-dimensional tensors.
-    """
+    """Time the calls of one kind."""
     if calls[0].is_convolution:
         return _measure_convolutions(calls, device, layout)
     return _measure_others(calls, device, layout)

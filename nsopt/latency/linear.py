@@ -21,7 +21,6 @@ class MacsLatency(LinearCost):
         return MacsLatency(self.metric, self.cost, factor * self.slope, factor * self.constant)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-safe form."""
         return {"constant": self.constant, "per_mac": self.slope}
 
 
@@ -40,9 +39,6 @@ def fit_linear(
     """Fit the model to two measured networks: base widths, and the narrowest widths.
 
     If the narrowest network takes as long, milliseconds are proportional to MACs.
-
-    Args:
-        measure: returns the milliseconds of networks of several widths.
     """
     macs = MACS.cost(arch)
     narrowest, _ = width_limits(macs, len(arch.base_widths))

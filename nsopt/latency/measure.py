@@ -349,7 +349,6 @@ def was_busy(latencies: Sequence[Latency]) -> bool:
 
 
 def _summarise(timed: _Turns, index: int) -> Latency:
-    """Return the latency of one of the networks."""
     seconds = timed.seconds[:, index]
     milliseconds, waited = 1000 * seconds, float(timed.waited[index] / timed.taken[index])
     lower, median, upper = np.percentile(milliseconds, [25, 50, 75])

@@ -43,7 +43,6 @@ class MeasuredBudget:
 
     @property
     def milliseconds(self) -> float:
-        """The milliseconds that the budget allows."""
         return dict(self.metric.limits_at(self.budget))[LATENCY]
 
     def corrected(self, predicted: float) -> Architecture:

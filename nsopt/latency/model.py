@@ -157,7 +157,6 @@ class LatencyModel:
         return replace(self, factors=factors, constant=float(fit[-1] * change[-1]))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-safe form."""
         stored: dict[str, Any] = _MODEL.dump_python(self, mode="json")
         return stored
 

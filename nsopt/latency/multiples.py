@@ -145,7 +145,6 @@ def multiple_from_times(milliseconds: dict[int, float]) -> int:
 
 
 def _time_widths(compute: Compute, runtime: Runtime) -> dict[int, Latency]:
-    """Return the latency of each width in `_PAIRS`."""
     widths = sorted({w + part for m, ws in _PAIRS.items() for w in ws for part in (0, m // 2)})
     models, passes = list(map(_make_convolutions, widths)), (_WARMUP, _REPEATS, _ROUNDS)
     images = draw_images(_SHAPE, runtime.batch_size)

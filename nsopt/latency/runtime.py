@@ -214,7 +214,6 @@ def choose_runtime(
 
 
 def with_batch_size(runtime: Runtime, batch_size: int) -> Runtime:
-    """Return a copy of a runtime with another batch size."""
     changed: Runtime = replace(runtime, batch_size=batch_size)  # type: ignore[type-var]
     return changed
 
@@ -269,7 +268,6 @@ def are_images(inputs: Any) -> bool:
 
 
 def move(inputs: Any, device: torch.device) -> Any:
-    """Return a batch with its tensors on a device."""
     return tree_map_only(Tensor, lambda tensor: tensor.to(device), inputs)
 
 

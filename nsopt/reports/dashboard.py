@@ -64,12 +64,7 @@ def _as_card(law: go.Figure) -> go.Figure:
 
 
 def note(results: Results, method: str, settings: Mapping[str, Any], outcomes: str) -> str:
-    """Return a note in Markdown about one study of a comparison.
-
-    Args:
-        settings: those of the study.
-        outcomes: those of `describe_outcomes`, for studies of methods.
-    """
+    """Return a note in Markdown about one study of a comparison."""
     preset = str(results.settings.get("preset", ""))
     searching = schema.is_search(method)
     subject = search_label(method) if searching else method_label(method)
@@ -160,7 +155,6 @@ def _describe_descent(results: Results, search: str) -> str:
 
 
 def make_markdown_table(names: Any, rows: Any) -> str:
-    """Return a Markdown table of plain text."""
     lines = [[str(name) for name in names], ["---" for _ in names], *rows]
     return "\n".join(f"| {' | '.join(escape_text(cell) for cell in line)} |" for line in lines)
 

@@ -88,7 +88,6 @@ class Results:
         return name.replace(" (%)", f" at the {self.final_epoch} (%)")
 
     def show_score(self, score: float) -> str:
-        """Format a score with its unit."""
         return f"{score:.4g}" if self.task.score_name else f"{score:.1f} %"
 
     @property
@@ -99,7 +98,6 @@ class Results:
 
     @property
     def batch_unit(self) -> str:
-        """The unit of its latencies."""
         return batch_unit(self.settings.get("latency_batch_size", BATCH_SIZE))
 
     @property

@@ -55,7 +55,6 @@ def method_styles(names: Sequence[str]) -> dict[str, MethodStyle]:
 
 
 def new_figure(**layout: Any) -> go.Figure:
-    """Return an empty figure in the style of the report."""
     return apply_style(go.Figure()).update_layout(**layout)
 
 

@@ -128,7 +128,6 @@ def share(part: float | None) -> str:
 
 
 def search_label(kind: str) -> str:
-    """Name a search."""
     price = price_of_search(kind)
     return "the search" if price is None else f"the search by {price}"
 

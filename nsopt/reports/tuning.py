@@ -74,7 +74,6 @@ def _draw_front(study: Study, metric_names: list[str]) -> go.Figure:
 
 
 def _find_question(study: Study) -> str:
-    """Return the question that a tuning study answers."""
     _, kind = schema.split_name(study.study_name)
     return next(text for over, text in _QUESTIONS.items() if kind.startswith(over))
 

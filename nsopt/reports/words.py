@@ -160,7 +160,6 @@ def _judge_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdi
 
 
 def _choose(results: Results, rows: pd.DataFrame, reference: str) -> _Choice:
-    """Return which method to take at a budget, and why."""
     best = _find_best(results, rows)
     equals = _find_equals(results, best, rows["method"])
     is_chance = _is_chance(results, rows)
@@ -253,7 +252,6 @@ def _format_budget(row: pd.Series) -> str:
 
 
 def _is_chance(results: Results, rows: pd.DataFrame) -> bool:
-    """Return whether all methods have the accuracy of a guess."""
     images, classes = results.image_counts.get("test"), results.task.classes
     if images is None or classes is None:
         return False
@@ -353,7 +351,6 @@ def _select_outcomes(results: Results, at: pd.Series, method: str) -> pd.DataFra
 
 
 def _find_widths(results: Results, at: pd.Series, method: str) -> set[tuple[int, ...]]:
-    """Return the different widths of these trainings."""
     return set(_select_outcomes(results, at, method)["widths"])
 
 

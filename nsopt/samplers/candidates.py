@@ -65,7 +65,6 @@ def with_members(
 
 
 def suggest_parameters(trial: Trial, family: LawFamily) -> dict[str, float]:
-    """Return the parameters of the member that a trial evaluates."""
     return {
         name: trial.suggest_float(name, *_RANGES.get(name, _WEIGHTS)) for name in family.parameters
     }

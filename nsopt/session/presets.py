@@ -71,7 +71,6 @@ class StudySettings(Settings):
         return rounding_for(self.multiple_of, self.min_width, metric)
 
     def training_for(self, seed: int) -> TrainSettings:
-        """Return the settings of trainings with a seed."""
         return self.training.updated(seed=seed)
 
     def base_training_for(self, seed: int) -> TrainSettings:

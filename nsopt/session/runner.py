@@ -65,7 +65,6 @@ class TrialRunner(Work):
         return outcome.score, latency.median_ms
 
     def handle_failure(self, trial: FrozenTrial, error: DeterministicError) -> None:
-        """Report why a trial failed."""
         point = trials.read_point(trial)
         self.session.progress.warning(f"{point.label if point else trial.number}: {error}")
 

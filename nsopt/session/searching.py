@@ -52,9 +52,6 @@ def run_searches(session: Session, metric: Metric) -> dict[Price, Iteration]:
     """Run the missing searches for budgets in a metric; return the first iteration of each.
 
     One search ranks filters as published, the other by importance per cost (see `list_prices`).
-
-    Raises:
-        NsoptError: if a search fails.
     """
     searches = continue_searches(session, dict.fromkeys(list_prices(metric), 1))
     return {price: iterations[0] for price, iterations in searches.items()}
@@ -76,7 +73,6 @@ def hold_search(session: Session, folder: Path) -> AbstractContextManager[None]:
 
 
 def is_searching(session: Session) -> bool:
-    """Return whether a process is searching in the folder of a session."""
     kinds = {session.subject.search_kind(price) for price in get_args(Price)}
     folders = [session.workspace.checkpoints(session.subject.study_name(kind)) for kind in kinds]
     return any(is_being_done(folder) for folder in folders)
@@ -110,11 +106,7 @@ def search_task(
 def _continue_search(
     session: Session, price: Price, iterations: int, pretrained: Path | None
 ) -> list[Iteration]:
-    """Return the requested iterations. Wait for other processes that search in this folder.
-
-    Raises:
-        NsoptError: if other settings wrote the stored iterations.
-    """
+    """Return the requested iterations. Wait for other processes that search in this folder."""
     subject, workspace = session.subject, session.workspace
     kind = subject.search_kind(price)
     folder = workspace.checkpoints(subject.study_name(kind))

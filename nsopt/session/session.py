@@ -72,7 +72,6 @@ class Session:
         return self.workspace.studies(self.subject.name)
 
     def open_study(self, kind: str) -> Study:
-        """Open or create the study of a method or of a search."""
         return self.subject.open_study(self.workspace.storage, kind, self.compute)
 
     def open_studies(self, methods: Iterable[str]) -> dict[str, Study]:

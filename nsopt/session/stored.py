@@ -71,9 +71,6 @@ def load_subject(
 def load_images(study: Study, data: str | None, data_dir: Path) -> ImageData:
     """Return the images of a stored study, under the name that they have there.
 
-    Args:
-        data: where they are on this machine; None for where the study was started.
-
     Raises:
         NsoptError: if they differ from those of the study.
     """

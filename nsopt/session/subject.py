@@ -148,7 +148,6 @@ class Subject:
         return settings | {"data": self.fingerprint}
 
     def search_kind(self, price: Price) -> str:
-        """Return the kind of the study of a search with `price`."""
         return schema.search_kind(price, self.settings.search.price)
 
     def _find_identity(self, kind: str) -> dict[str, Any]:
@@ -210,7 +209,6 @@ class Subject:
                 )
 
     def open_study(self, storage: BaseStorage, method: str, compute: Compute) -> Study:
-        """Open or create the study of a method, or of a search."""
         unit = batch_unit(self.settings.latency_batch_size)
         study = open_study(
             storage,

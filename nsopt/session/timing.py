@@ -36,11 +36,7 @@ def time_networks(
     runtime: Runtime,
     inputs: Any = None,
 ) -> dict[tuple[int, ...], Latency]:
-    """Time networks side by side, equal ones once; store each latency, and return all by widths.
-
-    Args:
-        inputs: a batch; None for random images.
-    """
+    """Time networks side by side, equal ones once; store each latency, and return all by widths."""
     different = list(dict.fromkeys(widths for _, widths in networks))
     models = [build_to_fill(arch, widths) for widths in different]
     batch, passes = choose_inputs(arch, runtime, inputs), (_WARMUP, _REPEATS, _ROUNDS)

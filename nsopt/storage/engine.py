@@ -102,12 +102,7 @@ def run_trials(
 
 
 def run_missing(enqueue_missing: Callable[[], bool], work: Callable[[], object]) -> None:
-    """Enqueue and run trials until none is missing.
-
-    Args:
-        enqueue_missing: returns whether any were missing.
-        work: runs all waiting trials.
-    """
+    """Enqueue and run trials until none is missing."""
     enqueue_missing()
     work()
     while enqueue_missing():
@@ -121,7 +116,6 @@ def missing_points(
 
     Args:
         study: None if it does not exist yet.
-        read: reads the point of a trial.
     """
     stored = study.get_trials(deepcopy=False) if study else []
     settled = {read(trial) for trial in stored if trials.is_settled(trial)}

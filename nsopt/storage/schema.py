@@ -122,7 +122,6 @@ def study_name(prefix: str, kind: str) -> str:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Split a study's name into its prefix and kind."""
     prefix, _, kind = name.rpartition("/")
     return prefix, kind
 

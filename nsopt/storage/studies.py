@@ -130,7 +130,6 @@ def _as_given(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_unfinished(stored: Iterable[FrozenTrial]) -> bool:
-    """Return whether trials are waiting or running."""
     return not all(trial.state.is_finished() for trial in stored)
 
 

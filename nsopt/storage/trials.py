@@ -83,7 +83,6 @@ class Point:
 
     @property
     def size(self) -> str:
-        """Its budget, formatted."""
         return size_label(self.budget, self.metric, self.ratio)
 
     @property
@@ -331,7 +330,6 @@ def write_search(trial: Trial, iteration: Iteration, seconds: float) -> None:
 
 
 def read_search(trial: Trial) -> tuple[Iteration, float] | None:
-    """Return what `write_search` wrote, if it did."""
     iteration, seconds = _ITERATION.read(trial), _SEARCH_SECONDS.read(trial)
     return None if iteration is None or seconds is None else (iteration, seconds)
 

@@ -67,9 +67,6 @@ def correct_latency(
     process asks. No network is timed again under the same conditions, unless the machine was busy.
     If the subject starts from a trained network, each is timed beside it (`MeasuredBudget`).
 
-    Args:
-        study: where to store them.
-
     Raises:
         NoWidthsError: if no network that was timed is within the budget.
     """
@@ -86,9 +83,6 @@ def solve_in_time(
     session: Session, study: Study, law: ScalingLaw, metric: Metric, budget: float
 ) -> tuple[int, ...]:
     """Return the largest widths along a law within a budget. Its milliseconds hold as measured.
-
-    Args:
-        study: where to store what was timed.
 
     Raises:
         NoWidthsError: if no widths are within the budget.

@@ -28,7 +28,6 @@ class MethodRunner(TrialRunner):
     method: Method
 
     def sampler(self, trial: FrozenTrial) -> BaseSampler:
-        """Return the sampler that proposes the widths of a trial."""
         point = trials.read_point(trial)
         return RandomSampler() if point is None else self.laws.find_sampler(self.method, point)
 
@@ -101,7 +100,6 @@ class Worker:
         return [(get_method(name), studies[name]) for name in names if is_method(name)]
 
     def _wait(self, running: bool) -> None:
-        """Report what this process waits for."""
         self._report_once(
             "waiting for another process to finish its training"
             if running

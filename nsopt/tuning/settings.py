@@ -73,7 +73,6 @@ class Tuning:
 
     @property
     def points(self) -> list[TuningPoint]:
-        """What the trials run."""
         first = self.subject.settings.training.seed
         if not self.trains:
             return [TuningPoint(seed=first, index=index) for index in range(self.trials)]
@@ -85,7 +84,6 @@ class Tuning:
 
     @property
     def objectives(self) -> dict[str, StudyDirection]:
-        """The values of the trials."""
         if self.trains:
             return {self.subject.description.validation_name: _UP, "search seconds": _DOWN}
         return {"distance from the budget": _DOWN, "steps": _DOWN}
