@@ -93,8 +93,8 @@ def compress(options: CompressOptions) -> None:
         from nsopt.storage.urls import storage_file
 
         answer, workspace = _compress(options)
-        storage, read_all = storage_file(workspace.url), options.task.task is None
-        if storage is not None and options.weights is not None and read_all:
+        storage = storage_file(workspace.url)
+        if storage is not None and options.weights is not None and options.task.task is None:
             read = _list_files(options, workspace.folder, storage)
             keep_answer(kept_in, options, answer, read)
     _print_answer(answer)
@@ -102,14 +102,10 @@ def compress(options: CompressOptions) -> None:
 
 def _list_files(options: CompressOptions, folder: Path, storage: Path) -> list[Path]:
     """Return the files and folders that decide the answer of a command, or hold it."""
-    network, files = options.task, [folder, storage]
-    if options.weights is not None:
-        files.append(options.weights)
-    if is_folder(network.data):
-        files.append(folder_path(network.data))
-    elif network.task is None:
-        files.append(network.data_dir.expanduser())
-    return [path for path in files if path.exists()]
+    network = options.task
+    images = folder_path(network.data) if is_folder(network.data) else network.data_dir.expanduser()
+    files = folder, storage, options.weights, images
+    return [path for path in files if path is not None and path.exists()]
 
 
 def _compress(options: CompressOptions) -> "tuple[Answer, Workspace]":

@@ -35,9 +35,7 @@ def join_session(
 
     Args:
         name: ARCH-DATA-PRESET.
-        data: where its images are on this machine; None for where the study was started.
-        arch_name: the name of its architecture, if the user gave one.
-        measure: the name of the function that measures its networks, if the user gave one.
+        data, arch_name, measure: see `load_subject`.
         task: the name of the function that returns its task, if it is not of images.
         threads: number of CPU threads; None for torch's own.
 
