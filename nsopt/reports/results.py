@@ -84,7 +84,7 @@ class Results:
     @property
     def final_axis(self) -> str:
         """Its name on axes."""
-        name = self.task.test_name if self.task.has_test else self.task.validation_name
+        name = self.final_name if self.task.score_name else f"{self.final_name} (%)"
         return name.replace(" (%)", f" at the {self.final_epoch} (%)")
 
     def show_score(self, score: float) -> str:

@@ -76,11 +76,6 @@ class TaskDescription:
         return self.score_name or "validation accuracy (%)"
 
     @property
-    def test_name(self) -> str:
-        """The name of the score that is only reported."""
-        return f"test {self.score_name}" if self.score_name else "test accuracy (%)"
-
-    @property
     def unit(self) -> str:
         """The unit of scores, after a number."""
         return "" if self.score_name else " %"
