@@ -243,12 +243,7 @@ def stored_runtime(stored: str, given: str | None, batch_size: int = BATCH_SIZE)
 
 
 def import_measure(name: str) -> OwnMeasure:
-    """Import a user's function. Raises NsoptError if it does not exist.
-
-    Args:
-        name: `package.module:function`. It must come from the user of this command, never from a
-            storage, because importing runs code.
-    """
+    """Import a user's function: see `import_function`, and never from a name in a storage."""
     return OwnMeasure(name, import_function(name))
 
 

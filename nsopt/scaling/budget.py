@@ -42,12 +42,7 @@ class AskedLimit(NamedTuple):
 
 @dataclass(frozen=True)
 class AskedBudget:
-    """A budget as a user asks for it, which may depend on what the base network costs.
-
-    Attributes:
-        word: as the user wrote it.
-        limits: of one network.
-    """
+    """A budget as a user wrote it, whose limits may depend on what the base network costs."""
 
     word: str
     limits: tuple[AskedLimit, ...]
@@ -64,11 +59,7 @@ class AskedBudget:
 
 
 def read_budget(word: str) -> AskedBudget:
-    """Parse a budget that names its metrics: `macs=50%`, or several that hold at once.
-
-    Raises:
-        NsoptError: for an invalid budget.
-    """
+    """Parse a budget that names its metrics: `macs=50%`, or several that hold at once."""
     limits = [AskedLimit.read(metric, text) for metric, text in split_limits(word)]
     Joint.of([(limit.metric, limit.number) for limit in limits])
     return AskedBudget(word.strip(), tuple(limits))

@@ -167,9 +167,6 @@ class LinearCost:
 
     Attributes:
         metric: what it counts or predicts, such as `flash`.
-        cost: the other cost model.
-        slope: its factor.
-        constant: added to the product.
     """
 
     metric: str

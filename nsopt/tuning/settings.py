@@ -45,9 +45,7 @@ class Tuning:
     """What to tune.
 
     Attributes:
-        metric: the metric of the budget.
         budget: of every network, in the unit of `metric`.
-        over: what to tune.
         trials: number of values of eta.
         seeds: number of trials per value of P, with seeds from that of the settings on.
         pretrain_epochs: the values of P.
