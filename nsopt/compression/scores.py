@@ -152,7 +152,9 @@ def choose_widths(session: Session, solver: Solver, candidates: int) -> Widths:
         NoWidthsError: if no law has widths at this budget.
     """
     budget, scorer = solver.budget, _Scorer(session)
-    study = _open_scores(session, budget, scorer)
+    name = schema.study_name(schema.tuning_name(session.subject.name), budget.scores_kind)
+    tuned = {"metric": budget.metric.name, "budget": budget.limit, "steps": SCORE_STEPS}
+    study = open_tuning(session, name, tuned | {"by": scorer.by}, {scorer.by: _UP})
     trained, done = find_trained(session, budget), _read_candidates(study)
     if trained is None or len(done) < candidates:
         family = _make_family(session, solver)
@@ -199,13 +201,6 @@ def _make_family(session: Session, solver: Solver) -> LawFamily:
     with suppress(NoWidthsError):  # by a model of milliseconds, though measured ones were found
         members["ranked"] = session.start.ranking.widths_per_cost(cost, budget.limit)
     return with_members(family, members, cost)
-
-
-def _open_scores(session: Session, budget: Budget, scorer: _Scorer) -> Study:
-    subject = session.subject
-    name = schema.study_name(schema.tuning_name(subject.name), budget.scores_kind)
-    tuned = {"metric": budget.metric.name, "budget": budget.limit, "steps": SCORE_STEPS}
-    return open_tuning(session, name, tuned | {"by": scorer.by}, {scorer.by: _UP})
 
 
 def find_trained(session: Session, budget: Budget) -> Widths | None:

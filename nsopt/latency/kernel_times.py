@@ -29,16 +29,9 @@ _FEW = (2, 8)
 def measure_table(
     calls: Sequence[Call], device: torch.device, layout: torch.memory_format
 ) -> Table:
-    """Time the calls of one kind."""
+    """Time calls of one kind: plain convolutions over their channels, others over their size."""
     if calls[0].is_convolution:
         return _measure_convolutions(calls, device, layout)
-    return _measure_others(calls, device, layout)
-
-
-def _measure_others(
-    calls: Sequence[Call], device: torch.device, layout: torch.memory_format
-) -> Table:
-    """Time calls other than plain convolutions, over their only size."""
     by_place = {call.place[0]: call for call in calls}
     sizes = sorted(by_place)
     chosen = np.unique(np.linspace(0, len(sizes) - 1, _POINTS).round().astype(int))
