@@ -45,7 +45,9 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
     Example: nsopt tune --arch resnet18-tied --data cifar10 --metric macs
     """
     options.task.check_names(options.sgd, options.search)
-    _check_unused(options)
+    is_eta = options.over == "eta"
+    unused = ["pretrain_epochs", "seeds", *vars(options.training)] if is_eta else ["trials"]
+    refuse_unused(f"with --over {options.over}", unused, options, options.training)
     from nsopt.cli import preparation
 
     asked = preparation.read_sizes(options.sizes, _RATIOS)
@@ -65,15 +67,14 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
     text = options.pretrain_epochs
     tried = PRETRAIN_EPOCHS if text is None else _parse_epochs(text)
     rounding = options.sizes.rounding
-    if options.over == "eta" and any(rounding.values()):
+    if is_eta and any(rounding.values()):
         raise NsoptError("Algorithm 3 takes no --multiple-of or --min-width: leave them out")
     changed = changes(options.search, options.training, options.sgd, **rounding)
     settings = override(preset.settings, changed)
     subject, workspace = preparation.prepare(options, settings)
     with live_progress() as progress:
         subject = with_latency_if_needed(subject, asked.is_timed, (), workspace, progress)
-        timed = options.over != "eta"
-        (size,) = make_sizes(subject.arch, asked, **rounding, timed=timed)
+        (size,) = make_sizes(subject.arch, asked, **rounding, timed=not is_eta)
         preparation.announce(subject, preset, options.place.verbose)
         tuning = Tuning(
             subject=subject,
@@ -88,14 +89,6 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
     _publish(study)
     _print_trials(study, options.task, hide_password(workspace.url))
     console.print(describe_storage(workspace.url), soft_wrap=True)
-
-
-def _check_unused(options: TuneOptions) -> None:
-    """Raise NsoptError for an option of what is not tuned."""
-    unused = ["trials"]
-    if options.over == "eta":
-        unused = ["pretrain_epochs", "seeds", *vars(options.training)]
-    refuse_unused(f"with --over {options.over}", unused, options, options.training)
 
 
 def _publish(study: "Study") -> None:

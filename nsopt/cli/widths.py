@@ -205,32 +205,27 @@ def _describe(size: "Size", arch: "Architecture", fit: "WidthFit") -> dict[str, 
 
 
 def _find_law(options: WidthsOptions, task: "Task | None" = None) -> "NetworkLaw":
+    from nsopt.methods.registry import LAW_OF_SEARCH, get_method
     from nsopt.models.registry import get_architecture
     from nsopt.scaling.law import read_law
+    from nsopt.session.workspace import Workspace
     from nsopt.storage.opening import newest_storage
-    from nsopt.study.stored_law import NetworkLaw
+    from nsopt.storage.studies import only_comparison
+    from nsopt.storage.urls import hide_password
+    from nsopt.study.stored_law import NetworkLaw, read_stored_law
 
     url = options.storage
     if options.law is not None and url == os.environ.get(STORAGE_VARIABLE):
         url = None  # set for other commands; --law wins
     if options.law is not None and url is not None:
         raise NsoptError("give --law FILE or --storage URL, not both")
-    if options.law is None:
-        return _read_stored(options, url or newest_storage(), task)
-    refuse_unused("with --law", ["name", "method", "task"], options)
-    arch = get_architecture(
-        options.arch or "vgg11", options.classes, options.image_size, options.channels
-    )
-    return NetworkLaw(read_law(options.law, options.iteration), arch)
-
-
-def _read_stored(options: WidthsOptions, url: str, task: "Task | None") -> "NetworkLaw":
-    from nsopt.methods.registry import LAW_OF_SEARCH, get_method
-    from nsopt.session.workspace import Workspace
-    from nsopt.storage.studies import only_comparison
-    from nsopt.storage.urls import hide_password
-    from nsopt.study.stored_law import read_stored_law
-
+    if options.law is not None:
+        refuse_unused("with --law", ["name", "method", "task"], options)
+        arch = get_architecture(
+            options.arch or "vgg11", options.classes, options.image_size, options.channels
+        )
+        return NetworkLaw(read_law(options.law, options.iteration), arch)
+    url = url or newest_storage()
     workspace = Workspace(url, Path())
     if not workspace.has_storage:
         raise NsoptError(f"nothing is stored at {hide_password(url)}: run nsopt search first")

@@ -115,7 +115,11 @@ def compress(
     model = set_mode(copy_model(unwrapped(model)).cpu(), training=False)
     check_finite(model, "the model")
     if arch is not None:
-        _check_weights(model, arch)
+        if differences := describe_differences(arch, arch.base_widths, model.state_dict()):
+            raise NsoptError(
+                f"the model is not {arch.name} of base widths: {differences}; without arch= nsopt "
+                "traces the model"
+            )
         arch = arch.with_latency(None)  # measured as timed_in does, beside the trained network
     else:
         arch = trace(model, make_example(task))
@@ -160,13 +164,3 @@ def _check_arguments(
         raise NsoptError("candidates and seeds must be at least 1, and whole numbers")
     if not isinstance(numbers[0], int) or numbers[0] < 0:
         raise NsoptError("epochs must be a whole number; 0 fits networks without training")
-
-
-def _check_weights(model: nn.Module, arch: Architecture) -> None:
-    """Raise NsoptError unless a network has the shapes of an architecture's base widths."""
-    differences = describe_differences(arch, arch.base_widths, model.state_dict())
-    if differences:
-        raise NsoptError(
-            f"the model is not {arch.name} of base widths: {differences}; without arch= nsopt "
-            "traces the model"
-        )

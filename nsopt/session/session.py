@@ -20,12 +20,12 @@ from nsopt.latency.allowance import MOST, Allowance
 from nsopt.latency.timer import Timer
 from nsopt.models.tracing.originals import copy_model
 from nsopt.progress import Progress
-from nsopt.pruning.inherited import TrainedStart, inherit_network
+from nsopt.pruning.inherited import TrainedStart, inherit_network, rank_by_importance
 from nsopt.session.agreement import with_score
-from nsopt.session.start import rank_start
 from nsopt.session.subject import Subject
 from nsopt.session.workspace import Workspace
 from nsopt.storage.trials import Point
+from nsopt.tasks.classification import Classification
 from nsopt.tasks.supervise import supervise
 from nsopt.tasks.supervision import Supervision, evaluate
 from nsopt.training.loop import train_configuration
@@ -50,8 +50,16 @@ class Session:
 
     @cached_property
     def start(self) -> TrainedStart | None:
-        """The trained network that all trainings start from; None to train from scratch."""
-        return rank_start(self.subject, self.supervision, self.compute)
+        """The trained network that all trainings start from, with its units ranked; None to train
+        from scratch."""
+        subject, supervision = self.subject, self.supervision
+        if subject.start is None:
+            return None
+        search = subject.settings.search
+        if isinstance(supervision, Classification):
+            supervision = replace(supervision, resized_crop=search.resized_crop)
+        ranking = rank_by_importance(subject.arch, subject.start, supervision, search, self.compute)
+        return TrainedStart(subject.arch, subject.start, ranking, search.batch_size)
 
     @cached_property
     def timer(self) -> Timer:

@@ -1,4 +1,4 @@
-"""The trained network that a study starts from: its file beside the results, and its ranking.
+"""The trained network that a study starts from: its file beside the results.
 
 Every process of the study reads that file. Its checksum is part of the settings.
 """
@@ -7,15 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from nsopt.compute.checkpoint import weights_checksum
-from nsopt.compute.device import Compute
 from nsopt.deployment.trained import load_trained
 from nsopt.errors import NsoptError
-from nsopt.pruning.inherited import TrainedStart, rank_by_importance
 from nsopt.session.subject import Subject
 from nsopt.session.workspace import Workspace
 from nsopt.storage.weights_file import write_weights
-from nsopt.tasks.classification import Classification
-from nsopt.tasks.supervision import Supervision
 
 
 def keep_start(subject: Subject, workspace: Workspace) -> None:
@@ -44,17 +40,6 @@ def with_start(subject: Subject, workspace: Workspace) -> Subject:
     if weights_checksum(model) != wanted:
         raise NsoptError(f"{path} has other weights than {subject.name} starts from")
     return replace(subject, start=model)
-
-
-def rank_start(subject: Subject, supervision: Supervision, compute: Compute) -> TrainedStart | None:
-    """Return the network that a subject starts from, with its units ranked; None without one."""
-    if subject.start is None:
-        return None
-    search = subject.settings.search
-    if isinstance(supervision, Classification):
-        supervision = replace(supervision, resized_crop=search.resized_crop)
-    ranking = rank_by_importance(subject.arch, subject.start, supervision, search, compute)
-    return TrainedStart(subject.arch, subject.start, ranking, search.batch_size)
 
 
 def _find_file(subject: Subject, workspace: Workspace) -> Path:

@@ -11,7 +11,7 @@ from nsopt.session.start import keep_start
 from nsopt.session.timing import time_together
 from nsopt.session.workspace import Workspace
 from nsopt.study.comparison import Comparison
-from nsopt.study.estimate import tell_duration, tell_progress
+from nsopt.study.estimate import tell_duration
 from nsopt.study.laws import Laws
 from nsopt.study.plan import make_plan
 from nsopt.study.worker import Worker
@@ -31,7 +31,10 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
     with start_session(comparison.subject, workspace, progress) as session:
         plan = make_plan(comparison, session)
         missing = plan.find_missing()
-        tell_progress(plan, missing)
+        left, total = (sum(map(len, each.values())) for each in (missing, plan.points))
+        progress.overall(total - left, total)
+        if left:
+            tell_duration(plan, missing)
         keep_start(comparison.subject, workspace)
         if workspace.shared:
             plan.enqueue_missing()

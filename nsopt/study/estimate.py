@@ -10,14 +10,6 @@ from nsopt.storage.trials import Point
 from nsopt.study.plan import Plan, Points
 
 
-def tell_progress(plan: Plan, missing: Points) -> None:
-    """Say how many points of a comparison are missing, and how long they take."""
-    left, total = (sum(map(len, each.values())) for each in (missing, plan.points))
-    plan.session.progress.overall(total - left, total)
-    if left:
-        tell_duration(plan, missing)
-
-
 def tell_duration(plan: Plan, missing: Points) -> None:
     """Say how long searches and missing points take."""
     search, training = estimate(plan, missing)
