@@ -4,7 +4,7 @@ import hashlib
 import io
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -119,19 +119,6 @@ def load_full_state(model: nn.Module, state: State) -> None:
     model.load_state_dict({name: state[name] for name in model.state_dict()})
     for name, buffer in hidden_buffers(model).items():
         buffer.data = state[name].to(buffer.device, copy=True)
-
-
-def remove_checkpoints(folder: Path) -> None:
-    for path in folder.glob("*.pt*"):
-        path.unlink(missing_ok=True)
-
-
-def remove_empty_folders(root: Path) -> None:
-    """Delete the empty folders at and below `root`."""
-    folders = sorted((path for path in root.rglob("*") if path.is_dir()), reverse=True)
-    for folder in [*folders, root]:
-        with suppress(OSError):
-            folder.rmdir()
 
 
 def _verify(file: bytes) -> bytes:

@@ -64,9 +64,18 @@ def use_seed(seed: int, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _isolate(device: torch.device) -> Iterator[None]:
-    """Let one thread at a time into the block, and restore the random state at its end."""
-    with keep_random_state(device), _make_cudnn_reproducible():
-        yield
+    """Let one thread at a time into the block, and restore the random state at its end.
+
+    In it cuDNN chooses the same kernels every time; its other settings, such as TF32, stay.
+    """
+    cudnn = torch.backends.cudnn
+    with keep_random_state(device):
+        before = cudnn.benchmark, cudnn.deterministic
+        cudnn.benchmark, cudnn.deterministic = False, True
+        try:
+            yield
+        finally:
+            cudnn.benchmark, cudnn.deterministic = before
 
 
 @contextmanager
@@ -102,18 +111,6 @@ def restore_host_state(state: HostState) -> None:
     """Continue the random numbers of Python and of NumPy from `state`."""
     random.setstate(state[0])
     np.random.set_state(state[1])
-
-
-@contextmanager
-def _make_cudnn_reproducible() -> Iterator[None]:
-    """Make cuDNN choose the same kernels every time; its other settings, such as TF32, stay."""
-    cudnn = torch.backends.cudnn
-    before = cudnn.benchmark, cudnn.deterministic
-    cudnn.benchmark, cudnn.deterministic = False, True
-    try:
-        yield
-    finally:
-        cudnn.benchmark, cudnn.deterministic = before
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:

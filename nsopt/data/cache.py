@@ -44,18 +44,13 @@ def _fingerprint(path: Path, variant: str) -> str:
     files = sorted(walk(path)) if path.is_dir() else [path]
     digest = hashlib.sha256(os.fsencode(f"{_VERSION} {path.resolve()} {variant}"))
     for file in files:
-        status = _read_status(file)
+        try:
+            status = file.stat()
+        except OSError:
+            status = file.lstat()  # of a broken link itself
         seen = f"{file} {status.st_size} {status.st_mtime_ns} {status.st_ino}"  # moved: its number
         digest.update(os.fsencode(f"{seen}\n"))
     return digest.hexdigest()[:32]
-
-
-def _read_status(file: Path) -> os.stat_result:
-    """Return the status of a file, or of the link itself if it is broken."""
-    try:
-        return file.stat()
-    except OSError:
-        return file.lstat()
 
 
 def _load(entry: Path) -> ImageData | None:

@@ -1,6 +1,7 @@
 """The storage and the folder of a study."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,7 +9,6 @@ from pathlib import Path
 from optuna.storages import BaseStorage
 from optuna.study import Study
 
-from nsopt.compute.checkpoint import remove_checkpoints, remove_empty_folders
 from nsopt.errors import NsoptError
 from nsopt.files import limit_name
 from nsopt.storage.opening import ARTIFACTS, open_storage, storage_exists
@@ -79,9 +79,14 @@ class Workspace:
 
     def clear(self, study: str) -> None:
         """Delete the checkpoints of a study without unfinished trials."""
-        remove_checkpoints(self.checkpoints(study))
+        for path in self.checkpoints(study).glob("*.pt*"):
+            path.unlink(missing_ok=True)
         self.tidy()
 
     def tidy(self) -> None:
         """Delete empty folders of checkpoints."""
-        remove_empty_folders(self.folder / _CHECKPOINTS)
+        root = self.folder / _CHECKPOINTS
+        folders = sorted((path for path in root.rglob("*") if path.is_dir()), reverse=True)
+        for folder in [*folders, root]:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()

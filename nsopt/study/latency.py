@@ -18,7 +18,7 @@ from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
 from nsopt.scaling.law import ScalingLaw
 from nsopt.scaling.metric import LATENCY, Metric
-from nsopt.scaling.solve import Limits, solve_widths
+from nsopt.scaling.solve import Limits
 from nsopt.session.session import Session
 from nsopt.session.subject import Subject, list_studies
 from nsopt.session.workspace import Workspace
@@ -77,17 +77,3 @@ def correct_latency(
     asked = MeasuredBudget(subject.arch, law, metric, budget, limits, beside)
     store = StoredTimings(study, lambda: session.studies().values())
     return replace(session.timer, store=store).correct(asked)
-
-
-def solve_in_time(
-    session: Session, study: Study, law: ScalingLaw, metric: Metric, budget: float
-) -> tuple[int, ...]:
-    """Return the largest widths along a law within a budget. Its milliseconds hold as measured.
-
-    Raises:
-        NoWidthsError: if no widths are within the budget.
-    """
-    limits = Limits(*session.subject.settings.rounding(metric))
-    arch = correct_latency(session, study, law, metric, budget, limits)
-    fit = solve_widths(law, metric.cost(arch), budget, *limits, warn=False)
-    return tuple(fit.widths.tolist())

@@ -21,6 +21,7 @@ from nsopt.scaling.algorithm3 import SgdFit, solve_widths_sgd
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.metric import Metric, counted_costs
 from nsopt.scaling.record import Iteration
+from nsopt.scaling.solve import Limits, solve_widths
 from nsopt.session.points import PointRunner, open_tuning, run_points
 from nsopt.session.searching import hold_search, search_task
 from nsopt.session.session import Session, start_session
@@ -29,7 +30,7 @@ from nsopt.session.workspace import Workspace
 from nsopt.storage import schema, trials
 from nsopt.storage.trials import TuningPoint
 from nsopt.storage.urls import hide_password
-from nsopt.study.latency import solve_in_time
+from nsopt.study.latency import correct_latency
 
 Over = Literal["pretrain-epochs", "eta"]
 PRETRAIN_EPOCHS = (0, 2, 5, 10, 30, 60)
@@ -210,10 +211,14 @@ class TuningRunner(PointRunner):
 
     def _train(self, trial: Trial, law: PowerLaw, seed: int) -> float:
         """Return the validation accuracy of the law's network at the budget."""
-        tuning, arch = self.tuning, self.tuning.subject.arch
-        widths = solve_in_time(self.session, trial.study, law, tuning.metric, tuning.budget)
-        folder = self.session.workspace.checkpoints(tuning.study_name)
-        outcome = self.session.train(
+        tuning, session, arch = self.tuning, self.session, self.tuning.subject.arch
+        metric, budget = tuning.metric, tuning.budget
+        limits = Limits(*session.subject.settings.rounding(metric))
+        timed = correct_latency(session, trial.study, law, metric, budget, limits)
+        fit = solve_widths(law, metric.cost(timed), budget, *limits, warn=False)
+        widths = tuple(fit.widths.tolist())
+        folder = session.workspace.checkpoints(tuning.study_name)
+        outcome = session.train(
             widths,
             tuning.subject.settings.training_for(seed),
             folder / f"training-{schema.width_key(widths)}-seed{seed}.pt",

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nsopt.compute import checkpoint
-from nsopt.compute.checkpoint import Checkpoint, remove_checkpoints, remove_empty_folders
+from nsopt.compute.checkpoint import Checkpoint
 from nsopt.errors import NsoptError
 
 CPU = torch.device("cpu")
@@ -169,16 +169,3 @@ def test_saving_follows_no_symbolic_link(tmp_path: Path) -> None:
     save(path, step=1)
     assert victim.read_text() == "mine"
     assert not path.is_symlink()
-
-
-def test_a_folder_is_removed_only_if_it_contains_nothing_but_checkpoints(tmp_path: Path) -> None:
-    for folder in (tmp_path / "a", tmp_path / "b"):
-        save(folder / "run.pt", step=1)
-    (tmp_path / "b" / "notes.txt").touch()
-    for folder in (tmp_path / "a", tmp_path / "b", tmp_path / "c"):
-        remove_checkpoints(folder)
-        remove_empty_folders(folder)
-    assert sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*")) == [
-        "b",
-        "b/notes.txt",
-    ]

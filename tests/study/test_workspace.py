@@ -111,6 +111,21 @@ def test_workers_share_the_threads_only_while_they_run(
     assert given == ["--threads=2", "--threads=2"]
 
 
+def test_a_folder_is_removed_only_if_it_contains_nothing_but_checkpoints(tmp_path: Path) -> None:
+    place = Workspace("sqlite:///study.db", tmp_path)
+    for study in ("a", "b"):
+        place.checkpoints(study).mkdir(parents=True)
+        (place.checkpoints(study) / "run.pt").touch()
+    (place.checkpoints("b") / "notes.txt").touch()
+    for study in ("a", "b", "c"):
+        place.clear(study)
+    assert sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*")) == [
+        "checkpoints",
+        "checkpoints/b",
+        "checkpoints/b/notes.txt",
+    ]
+
+
 def write_unfinished_work(place: Workspace) -> list[Path]:
     """Write checkpoints of a search, of other studies of this comparison, and of another one."""
     files = [
