@@ -33,11 +33,6 @@ class Budget:
     limit: int | float
 
     @property
-    def shown(self) -> str:
-        """The limit with its unit."""
-        return self.metric.show(self.limit)
-
-    @property
     def scores_kind(self) -> str:
         """The kind of the study that scores widths at this budget."""
         return schema.scores_kind(self.metric.name, self.limit)

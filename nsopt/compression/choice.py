@@ -45,11 +45,8 @@ def choose_method(scores: Mapping[str, Sequence[float]], images: int | None = No
     if images is not None:
         error = math.sqrt(2) * find_error(means[best], images)
     elif min(len(scores[SCORED]), len(scores[best])) > 1:
-        error = math.hypot(*(_standard_error(scores[method]) for method in (SCORED, best)))
+        pair = [scores[method] for method in (SCORED, best)]
+        error = math.hypot(*(np.std(values, ddof=1) / math.sqrt(len(values)) for values in pair))
     else:
         return best
     return best if means[best] > means[SCORED] + error else SCORED
-
-
-def _standard_error(values: Sequence[float]) -> float:
-    return float(np.std(values, ddof=1)) / math.sqrt(len(values))

@@ -228,7 +228,7 @@ def score_laws(study: Study, runner: ScoreRunner, candidates: int, seed: int) ->
     run_points(study, points, runner)
     done = _read_candidates(study)
     if not done:
-        shown = runner.budget.shown
+        shown = runner.budget.metric.show(runner.budget.limit)
         raise NoWidthsError(f"no candidate has widths within {shown}: give a larger budget")
     return done
 

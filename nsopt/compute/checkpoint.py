@@ -48,8 +48,10 @@ class Checkpoint:
         if self._path is None or not self._path.is_file():
             return None
         try:
-            content = io.BytesIO(_verify(self._path.read_bytes()))
-            stored = torch.load(content, map_location="cpu", weights_only=True)
+            line, _, written = self._path.read_bytes().partition(b"\n")
+            if line != _CHECKSUM + _digest(written):
+                raise ValueError("checksum")
+            stored = torch.load(io.BytesIO(written), map_location="cpu", weights_only=True)
             identity, state = stored["identity"], stored["state"]
         except Exception:  # torch raises anything for a damaged file
             raise NsoptError(
@@ -119,14 +121,6 @@ def load_full_state(model: nn.Module, state: State) -> None:
     model.load_state_dict({name: state[name] for name in model.state_dict()})
     for name, buffer in hidden_buffers(model).items():
         buffer.data = state[name].to(buffer.device, copy=True)
-
-
-def _verify(file: bytes) -> bytes:
-    """Return the part of a checkpoint that torch wrote. Raises ValueError for a wrong checksum."""
-    line, _, written = file.partition(b"\n")
-    if line != _CHECKSUM + _digest(written):
-        raise ValueError("checksum")
-    return written
 
 
 def _digest(content: bytes) -> bytes:

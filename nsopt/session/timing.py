@@ -72,9 +72,8 @@ def time_together(session: Session) -> None:
     Latencies from different times cannot be compared. Nothing happens if none was timed on this
     device.
     """
-    networks = [
-        each.network for each in _find_trained(session.workspace.storage, session.subject.name)
-    ]
+    trained = _find_trained(session.workspace.storage, session.subject.name)
+    networks = [(each.study, each.widths) for each in trained]
     known = _read_latencies(session, [widths for _, widths in networks])
     own = [known.get(widths) for _, widths in networks]
     sittings = {latency.sitting if latency else None for latency in own}
@@ -96,10 +95,6 @@ class Trained(NamedTuple):
     study: Study
     widths: tuple[int, ...]
     sizes: tuple[str, ...]
-
-    @property
-    def network(self) -> Network:
-        return self.study, self.widths
 
 
 def measure_again(
@@ -138,7 +133,7 @@ def measure_again(
     study = trained[0].study
     arch = read_architecture(schema.read_task(study), arch_name, task)
     inputs = None if task is None else task.inputs
-    networks = [each.network for each in trained]
+    networks = [(each.study, each.widths) for each in trained]
     if runtime is None:
         runtime = stored_runtime(schema.read_settings(study)["runtime"], None)
     found = []
