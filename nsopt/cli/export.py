@@ -180,7 +180,6 @@ class _Chosen:
 
     Attributes:
         fixed: its summary of fixed layers.
-        study, trial: that trained it.
         batch_size: images per batch of the study's latencies.
         precision: in which the study evaluated the network.
         data: None if the user wants no check, or if they are not images.

@@ -26,7 +26,6 @@ class Solver:
     Attributes:
         arch: the trained network, with a latency model if a budget limits milliseconds.
         settings: they round widths.
-        timer: times networks.
     """
 
     budget: Budget

@@ -48,7 +48,6 @@ class ScoreRunner(PointRunner):
     """Scores laws of a family at a budget.
 
     Attributes:
-        family: the laws.
         solve: returns the widths along a law at the budget.
         measure: returns the score of widths, and what to store with it.
     """

@@ -57,7 +57,6 @@ def explain_out_of_memory(
     """Raise OutOfMemoryError with a batch size to try if memory runs out inside the block.
 
     Args:
-        device: where the block computes.
         batch_size: the current batch size; None if a user's loader determines it.
     """
     if batch_size is None:

@@ -27,7 +27,6 @@ class Call:
         place: its one or two sizes.
         module: path of the innermost module that made the call.
         arguments: its arguments; tensors are on the meta device. Of a convolution all seven.
-        options: its keyword arguments.
     """
 
     kind: str

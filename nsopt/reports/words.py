@@ -55,7 +55,6 @@ class Verdict(NamedTuple):
     """The result at one budget.
 
     Attributes:
-        text: sentences.
         method: the one to take, or several with the same widths: the best by validation accuracy,
             or the cheaper one if no difference is shown, unless `nsopt compress` chose already.
         widths: of that method; empty if they differ between seeds.

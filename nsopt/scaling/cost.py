@@ -72,11 +72,7 @@ class Operation:
     Attributes:
         name: path of its module.
         kind: convolution, depthwise convolution, linear layer or normalisation.
-        inputs: its input channels.
-        outputs: its output channels.
         kernel: side of a convolution's kernel.
-        stride: stride of a convolution.
-        bias: whether it has a bias.
         resolution: side of its square output map (1 for a linear layer).
         unless_equal: the operation exists only if these two channel counts differ, like the
             projection on a shortcut.

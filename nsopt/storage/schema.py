@@ -41,15 +41,11 @@ class TaskDescription:
     """Network and data of a study, as reports print them.
 
     Attributes:
-        arch: name of the architecture.
-        data: name of the data set.
         classes: number of classes of images; None for other tasks, as are the next two.
         image_size: side of the images, in pixels.
         channels: channels of the images.
         score_name: name of the score, with its unit; empty for the accuracy of images.
         has_test: whether networks have a test score.
-        layer_names: names of the searched layers.
-        base_widths: widths of the original network.
         fixed: one line about layers with fixed widths, or empty.
         base_params: parameters of the network at its base widths; None if unknown.
         base_macs: its MACs; None if unknown.

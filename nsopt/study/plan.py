@@ -29,7 +29,6 @@ class Plan:
     Attributes:
         laws: solve each point once. The widths of methods that start from a trained network are
             only known when their trials run.
-        points: by method.
     """
 
     session: Session
