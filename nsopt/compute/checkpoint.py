@@ -116,6 +116,15 @@ def hidden_buffers(model: nn.Module) -> dict[str, Tensor]:
     return {name: buffer for name, buffer in model.named_buffers() if name not in known}
 
 
+def restore_buffers(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Set buffers that are None or of another shape to those of a state on the same device."""
+    for path, module in model.named_modules():
+        for name, buffer in list(module._buffers.items()):
+            stored = state.get(f"{path}.{name}" if path else name)
+            if isinstance(stored, Tensor) and (buffer is None or buffer.shape != stored.shape):
+                module._buffers[name] = stored.clone()
+
+
 def load_full_state(model: nn.Module, state: State) -> None:
     """Load what `full_state` returned."""
     model.load_state_dict({name: state[name] for name in model.state_dict()})

@@ -1,11 +1,10 @@
 """Check that an exported file computes the same as the network."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from nsopt.tasks.evaluation import count_right
 
 _BATCH = 100
 _LOGITS_APART = 1e-3  # of the largest output
+_MASKED = 1e4  # times the median: outputs of a mask
 _POINTS_APART = 1.0  # trainings may have evaluated in bfloat16,
 _IMAGES_APART = 2  # in which a few images turn
 
@@ -65,17 +65,12 @@ def compare_export(network: KeptNetwork, path: Path, form: str, test: ImageSet) 
     """Return what `check_export` does, whatever the accuracy; raise NsoptError for other logits."""
     exported = load_exported(path, form, network.arch)
     original = make_whole(network)
-    right, apart, largest = 0, list[float](), 0.0
+    right, pairs = 0, list[tuple[Tensor, Tensor]]()
     for pixels, labels in _split_batches(test):
-        found, expected = _run_exported(exported, pixels), original(pixels)
-        right += int(count_right(found, labels))
-        apart.append(float((found - expected).abs().max()))
-        largest = max(largest, float(expected.abs().max()))
-    check = ExportCheck(
-        100 * right / len(test), network.test_accuracy, float(np.max(apart)) / largest
-    )
-    _check_close(check.difference)
-    return check
+        pairs.append((_run_exported(exported, pixels), original(pixels)))
+        right += int(count_right(pairs[-1][0], labels))
+    difference = _check_close(pairs)
+    return ExportCheck(100 * right / len(test), network.test_accuracy, difference)
 
 
 @torch.no_grad()
@@ -88,15 +83,11 @@ def compare_outputs(
     relative to the largest number. Raises NsoptError if it is too large.
     """
     exported, original = load_exported(path, form, arch), make_whole(network)
-    apart, scale = list[float](), torch.finfo(torch.float32).tiny
+    pairs = []
     for size in (count_examples(inputs), 1, count_examples(inputs) + 3):
         expected = _first_output(call_network(original, resize_batch(inputs, size)))
-        found = _first_output(_run_exported(exported, resize_batch(inputs, size)))
-        apart.append(float((found - expected).abs().max()))
-        scale = max(scale, float(expected.abs().max()))
-    largest = float(np.max(apart)) / scale  # NaN, if any is
-    _check_close(largest)
-    return largest
+        pairs.append((_first_output(_run_exported(exported, resize_batch(inputs, size))), expected))
+    return _check_close(pairs)
 
 
 def _run_exported(exported: Predict, inputs: Any) -> Any:
@@ -115,12 +106,24 @@ def _first_output(outputs: Any) -> Tensor:
     return tensors_in(outputs)[0].double()
 
 
-def _check_close(difference: float) -> None:
+def _check_close(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
+    """Return the largest difference of outputs of a file and of the network.
+
+    It is relative to the largest number, without those of a mask, such as -1e9 or -inf: these are
+    compared with themselves. Raises NsoptError if it is too large, or NaN.
+    """
+    found, expected = (torch.cat([t.flatten() for t in own]) for own in zip(*pairs, strict=True))
+    sizes = expected.abs()[expected.isfinite() & (expected != 0)]
+    usual = sizes[sizes <= _MASKED * sizes.median()] if len(sizes) else sizes.new_ones(1)
+    scale = usual.max()
+    apart = (found - expected).abs() / torch.maximum(expected.abs(), scale)
+    difference = float(apart.where(found != expected, 0.0).max())
     if not difference <= _LOGITS_APART:
         raise NsoptError(
             f"the exported network is wrong: its outputs differ from PyTorch's by "
             f"{difference:.1e}; export it in another format="
         )
+    return difference
 
 
 def _split_batches(images: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:

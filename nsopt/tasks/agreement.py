@@ -62,7 +62,7 @@ def class_divergence(outputs: Tensor, outputs_of_teacher: Tensor) -> Tensor:
 
 def mask_impossible(q: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
     """Return logarithms of probabilities with 0 in both where p is -inf: p log p is 0 for p = 0."""
-    known = p > -math.inf
+    known = p != -math.inf  # NaN stays
     return q.where(known, 0.0), p.where(known, 0.0)
 
 

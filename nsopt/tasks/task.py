@@ -1,6 +1,5 @@
 """A task: what a network is for."""
 
-import copy
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from nsopt.compute.checkpoint import full_state, load_full_state
+from nsopt.compute.checkpoint import full_state, load_full_state, restore_buffers
 from nsopt.compute.device import Compute, place
 from nsopt.data.checksum import checksum_of
 from nsopt.errors import NsoptError, shorten
@@ -212,7 +211,7 @@ class TaskSupervision:
     def renew(self) -> "TaskSupervision":
         if not isinstance(self.task.loss, nn.Module):
             return self
-        own = copy.deepcopy(self.task.loss).requires_grad_(False).to(self.device)
+        own = copy_model(self.task.loss).requires_grad_(False).to(self.device)
         return replace(self, module=own)
 
     def state(self) -> dict[str, Any]:
@@ -220,7 +219,8 @@ class TaskSupervision:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         if self.module is not None:
-            load_full_state(self.module, dict(state))
+            restore_buffers(self.module.cpu(), state)
+            load_full_state(self.module.to(self.device), dict(state))
 
     def batches(self, batch_size: int, seed: int) -> LoaderBatches:
         return LoaderBatches(self.task.train, seed, self.device)
@@ -229,7 +229,7 @@ class TaskSupervision:
         return None
 
     def loss(self, outputs: Any, targets: Any) -> Tensor:
-        function = self.module or self.task.loss
+        function = self.task.loss if self.module is None else self.module
         if function is None:
             raise NsoptError("training needs a loss: nsopt.Task(..., loss=...)")
         if targets is None:

@@ -208,6 +208,29 @@ def test_outputs_may_all_be_zero_and_states_hold_more_than_tensors(tmp_path: Pat
     torch.testing.assert_close(load_network(tmp_path / "kept.pt", arch).model(x), model(x))
 
 
+class Masking(nn.Linear):
+    """It excludes two classes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + torch.tensor([0.0, 0.0, -torch.inf, 0.0, -1e9])
+
+
+def test_classes_that_a_network_excludes_are_compared_with_themselves(tmp_path: Path) -> None:
+    model, x, file = (
+        nn.Sequential(nn.Linear(8, 16), Masking(16, 5)).eval(),
+        torch.randn(6, 8),
+        "net",
+    )
+    arch = nsopt.trace(model, x)
+    facts = "net", arch.base_widths, (), (), (), (), "scored", "params", 1.0, None, 0, 1.0, None
+    export(KeptNetwork(*facts, model), tmp_path / file, "onnx", x)
+    assert compare_outputs(KeptNetwork(*facts, model), tmp_path / file, "onnx", arch, x) < 1e-5
+    with torch.no_grad():
+        model.get_parameter("1.bias")[0] += 0.1
+    with pytest.raises(NsoptError, match="the exported network is wrong: its outputs differ"):
+        compare_outputs(KeptNetwork(*facts, model), tmp_path / file, "onnx", arch, x)
+
+
 def test_an_exporter_that_fails_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     obstacles = find_obstacles(Deciding(), torch.ones(2, 3), ["pt2"])
     assert obstacles["pt2"].startswith("PyTorch cannot export this network as pt2: Could not guard")

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 import nsopt
 from nsopt.compute import checkpoint
+from nsopt.errors import NsoptError
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.trace import trace
 from nsopt.progress import Silent
@@ -571,6 +572,17 @@ def test_layers_whose_outputs_never_change_are_ranked() -> None:
     smaller = nsopt.fit(model, halves, x, arch)
     torch.testing.assert_close(outputs(smaller, x), outputs(model, x), atol=1e-3, rtol=1e-3)
     assert nsopt.fit(model, halves, torch.zeros_like(x), arch)(x).isfinite().all()
+
+
+class Root(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sqrt()
+
+
+def test_layers_that_are_not_finite_are_refused() -> None:
+    model = nn.Sequential(nn.Linear(6, 12), Root(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
+    with pytest.raises(NsoptError, match="are not finite: check the inputs and the weights"):
+        nsopt.fit(model, [8, 4], torch.randn(32, 6))
 
 
 @pytest.mark.parametrize("size", [1, 16])

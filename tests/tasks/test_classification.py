@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from nsopt.compute.device import Compute
 from nsopt.data.images import ImageData
+from nsopt.tasks.agreement import class_divergence
 from nsopt.tasks.classification import Classification, read_logits
 from nsopt.tasks.evaluation import count_right
 
@@ -31,6 +32,7 @@ def test_classes_that_the_teacher_excludes_do_not_count_in_distillation(digits: 
     loss.backward()
     assert masked.grad is not None
     assert masked.grad.isfinite().all()
+    assert class_divergence(student, torch.full((6, 8), torch.nan)).isnan().all()
 
 
 class Ending(nn.Module):

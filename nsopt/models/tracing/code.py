@@ -6,6 +6,7 @@ import re
 import zlib
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from nsopt.files import is_installed
 from nsopt.models.architecture import Architecture
@@ -15,18 +16,26 @@ from nsopt.models.tracing.architecture import TracedArchitecture
 def identify_code(arch: Architecture) -> int | None:
     """Return a checksum of the classes of a traced network's modules; None for a built-in one.
 
-    The arguments that modules print count, such as the rate of a dropout. The code of classes that
-    are not of an installed package counts without its comments and docstrings. What it calls
-    elsewhere does not count.
+    What modules print counts, such as the rate of a dropout, and so do the numbers and texts in
+    their public attributes. The code of classes that are not of an installed package counts without
+    its comments and docstrings. What it calls elsewhere does not count.
     """
     if not isinstance(arch, TracedArchitecture):
         return None
     modules = [*arch.network.template.modules()]
     printed = [f"{type(each).__qualname__}({each.extra_repr()})" for each in modules]
     named = [re.sub(" at 0x[0-9a-f]+", "", each) for each in printed]
+    stored = [[pair for pair in vars(each).items() if _is_argument(*pair)] for each in modules]
     kinds = dict.fromkeys(map(type, modules))
     code = [_read_code(each) for kind in kinds for each in kind.__mro__]
-    return zlib.crc32(repr((named, list(filter(None, code)))).encode())
+    return zlib.crc32(repr((named, stored, list(filter(None, code)))).encode())
+
+
+def _is_argument(name: str, value: Any) -> bool:
+    """Return whether an attribute is public, and a number, a text, or a list of those."""
+    values = value if type(value) in (list, tuple) else [value]
+    is_plain = all(isinstance(each, int | float | str) for each in values)
+    return is_plain and not name.startswith("_") and name != "training"
 
 
 @cache

@@ -211,17 +211,36 @@ def _find_first_atom(network: TracedNetwork, group: int) -> int:
 def _shrink(network: TracedNetwork, some: Sequence[int]) -> None:
     """Run a network in which some groups have fewer units. Raises TraceError if it fails.
 
-    The first group loses a third of its units, the second a third but one unit, and so on: this
-    reveals code that uses the size of one group for another group.
+    The first group loses a third of its units, the next of this size, or the first of the next
+    size, a third but one unit, and so on: this reveals code that uses the size of one group for
+    another group. Of two units one is left, with which any lift agrees: there a network of three
+    shows which lift is right.
     """
-    kept, before = [], 0
+    kept, places = [], dict[int, int]()
     for index, group in enumerate(network.family.groups):
         count = len(group.units)
-        most = count - shrink_width(count)
-        lost = most - before % most if index in some else 0
-        before += index in some
-        kept.append(np.arange(count - lost))
+        if index in some:
+            most = count - shrink_width(count)
+            place = places.setdefault(count, len(places))
+            places[count] += 1
+            count -= most - place % most
+        kept.append(np.arange(count))
     network.check_cut(kept)
+    pairs = [i for i in some if len(network.family.groups[i].units) == FEWEST_SEEN]
+    if pairs and (network.lifts.numbers or network.lifts.ties or network.lifts.parts):
+        _check_pairs(network, pairs)
+
+
+def _check_pairs(network: TracedNetwork, pairs: Sequence[int]) -> None:
+    """Raise TraceError if a network with three units in place of two has other groups."""
+    widths = np.array(network.family.widths, np.int64)
+    widths[list(pairs)] += 1
+    try:
+        network.retrace(network.build_empty(widths))
+    except TraceError as error:  # its atoms belong to another network
+        wrong = TraceError(str(error))
+        wrong.step = 0  # no other error is worse
+        raise wrong from None
 
 
 def _resize(network: TracedNetwork, change: Callable[[int], int], some: Sequence[int]) -> Trace:

@@ -175,7 +175,7 @@ class _Fitting:
                 extent, wanted = targets.pop((batch, seen.key, seen.nth), (None, None))
                 if wanted is None or (extent, wanted.shape) != (seen.extent, seen.outputs.shape):
                     continue
-                known = wanted.isfinite()  # those that a mask makes infinite do not count
+                known = ~wanted.isneginf()  # those that a mask makes -inf do not count
                 wanted, seen.outputs = (t.where(known, 0.0) for t in (wanted, seen.outputs))
                 missing = _find_missing(seen, wanted, own.bounds)
                 solver.add(seen.inputs, seen.product.split(missing))

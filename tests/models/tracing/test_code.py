@@ -2,10 +2,11 @@
 
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import nsopt
 from nsopt.models.registry import get_architecture
@@ -72,6 +73,26 @@ def test_code_inside_a_function_and_arguments_of_modules_count(
         found.append(identify_code(nsopt.trace(model, torch.randn(2, 4))))
     assert found[0] == found[1]
     assert len(set(found)) == 3
+
+
+class Scaled(nn.Linear):
+    def __init__(self, scale: float, bound: tuple[int, ...] | None = None) -> None:
+        super().__init__(8, 2)
+        self.scale, self.bound, self._calls = scale, bound, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._calls += 1
+        return super().forward(x) * self.scale
+
+
+def test_numbers_and_texts_that_modules_store_count() -> None:
+    def identify(*arguments: Any) -> int | None:
+        model = nn.Sequential(nn.Linear(4, 8), Scaled(*arguments))
+        model(torch.randn(2, 4))
+        return identify_code(nsopt.trace(model, torch.randn(2, 4)))
+
+    assert identify(1.0) == identify(1.0)
+    assert len({identify(1.0), identify(2.0), identify(1.0, (3, 4)), identify(1.0, (3, 5))}) == 4
 
 
 @pytest.mark.parametrize("act", [nn.ReLU(), nn.Tanh()])
