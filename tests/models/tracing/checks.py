@@ -190,7 +190,8 @@ def check_costs(
     assert arch.cost("flash-int8")(widths) == arch.cost("params")(widths)
     one = arch.network.run.with_one_example()
     unlabelled = {name: (None,) * tensor.ndim for name, tensor in tensors_of(model).items()}
-    buffers = one.buffers(model, 0, unlabelled, arch.network.family)
+    known = len(arch.network.family.units.of_atom)
+    buffers = one.buffers(model, known, unlabelled, arch.network.family)
     peak = count_activations(buffers, len(widths))(widths)
     with suppress(NsoptError):  # an attention whose heads change
         if min(widths) > 1:  # as for all budgets of memory: of one unit copies may vanish

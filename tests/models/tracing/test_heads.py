@@ -98,6 +98,68 @@ def test_sizes_of_heads_go_where_a_layer_is_cut_into_parts_of_different_sizes(
     check_network_of(trace(model, x), model, x, [24, 8], searches=False)
 
 
+class ByNumbers(Attention):
+    """All sizes are attributes; each may be a multiple of the two heads of keys."""
+
+    def __init__(self, heads: int, size: int) -> None:
+        super().__init__()
+        self.heads, self.keys, self.size = heads, 2, size
+        self.q, self.o = nn.Linear(24, heads * size), nn.Linear(heads * size, 24)
+        self.k, self.v = nn.Linear(24, 2 * size), nn.Linear(24, 2 * size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, steps, _ = x.shape
+        q = self.q(x).view(batch, steps, self.heads, self.size).transpose(1, 2)
+        k, v = (
+            each(x).view(batch, steps, self.keys, self.size).transpose(1, 2)
+            for each in (self.k, self.v)
+        )
+        k, v = (each.repeat_interleave(self.heads // self.keys, 1) for each in (k, v))
+        y = (q @ k.transpose(2, 3) * 0.3).softmax(-1) @ v  # whose scale shows no size
+        return x + self.o(y.transpose(1, 2).reshape(batch, steps, self.heads * self.size))
+
+
+@pytest.mark.parametrize(("heads", "size"), [(8, 8), (6, 4), (4, 2)])
+def test_of_two_heads_of_keys_one_is_removed_and_heads_keep_their_size(
+    heads: int, size: int
+) -> None:
+    torch.manual_seed(0)
+    blocks = (nn.Linear(6, 24), ByNumbers(heads, size), nn.Linear(24, 4))
+    model, x = nn.Sequential(*blocks), torch.randn(2, 5, 6)
+    arch = trace(model, x)
+    assert arch.base_widths == (24, 2)
+    small = arch.prune(model, [range(24), [1]]).get_submodule("1")
+    assert (small.heads, small.keys, small.size) == (heads // 2, 1, size)
+
+
+class PackedEvenly(Packed):
+    """Heads of keys may be as many as those of queries; their sizes are inferred."""
+
+    def __init__(self, keys: int, size: int) -> None:
+        super().__init__()
+        self.keys, self.all, self.some = keys, 4 * size, keys * size
+        self.packed = nn.Linear(24, (4 + 2 * keys) * size)
+        self.o = nn.Linear(4 * size, 24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, steps, _ = x.shape
+        q, k, v = self.packed(x).split([self.all, self.some, self.some], -1)
+        q = q.reshape(batch, steps, self.heads, -1).transpose(1, 2)
+        k, v = (y.reshape(batch, steps, self.keys, -1).transpose(1, 2) for y in (k, v))
+        y = functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        return x + self.o(y.transpose(1, 2).flatten(2))
+
+
+def test_blocks_of_equal_and_unequal_parts_change_each_by_itself() -> None:
+    torch.manual_seed(0)
+    blocks = (nn.Linear(6, 24), PackedEvenly(4, 5), PackedEvenly(2, 6), nn.Linear(24, 4))
+    model, x = nn.Sequential(*blocks), torch.randn(2, 5, 6)
+    arch = trace(model, x)
+    assert arch.base_widths == (24, 5, 6)
+    for widths in ([24, 4, 6], [20, 5, 4], [24, 2, 5]):
+        assert arch.build(widths)(x).shape == (2, 5, 4)
+
+
 class Transformer(nn.Module):
     """Two blocks; reads codes of positions by their indices, and one token."""
 
