@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
 
 from nsopt.cli.answer import Answer, keep_answer, read_answer
 from nsopt.cli.console import (
@@ -56,7 +55,7 @@ class CompressOptions:
     """What the smaller networks may cost: macs=50%,params=600k,latency=5ms makes three networks;
     curve makes nine from 90 to 10 % of the MACs. With a semicolon, it separates the networks, and
     commas join budgets that hold at once: "macs=50%,latency=5ms; params=600k" makes two."""
-    candidates: Annotated[int, Parameter(group="Budgets", validator=Number(gte=1))] = 16
+    candidates: Annotated[Count, Parameter(group="Budgets")] = 16
     """Sets of widths to try for each budget. A few training steps give each a score. Where
     fine-tuning has fewer than 400 steps, fits choose the widths instead."""
     seeds: Count = 1

@@ -6,7 +6,7 @@ from pathlib import Path
 from cyclopts import Parameter
 
 from nsopt.cli.extras import need_extra
-from nsopt.cli.options import OptionalStorageUrl
+from nsopt.cli.options import OptionalStorageUrl, Whole
 
 
 @Parameter(name="*")
@@ -17,7 +17,7 @@ class DashboardOptions:
     host: str = "127.0.0.1"
     """Address to serve on. With any other than 127.0.0.1, everybody who reaches it can read and
     delete studies."""
-    port: int = 8080
+    port: Whole = 8080
     """Port to serve on."""
     artifacts: Path | None = None
     """Folder of the stored networks; by default `artifacts` beside an SQLite file."""

@@ -22,9 +22,19 @@ _OF_IMAGES = {
     *("data", "data_dir", "image_size", "split", "split_seed", "skip_corrupt", "no_mirror"),
     *("classes", "per_class", "mean", "std", "batch_size", "resized_crop", "search_images"),
 }
-Count = Annotated[int, Parameter(validator=Number(gte=1))]
-CountFrom0 = Annotated[int, Parameter(validator=Number(gte=0))]
-CountFrom2 = Annotated[int, Parameter(validator=Number(gte=2))]
+
+
+def _read_whole(kind: Any, tokens: Sequence[Token]) -> int:
+    try:
+        return int(tokens[0].value)  # Cyclopts would round
+    except ValueError:
+        raise ValueError(f"{tokens[0].value!r} is not a whole number: write one.") from None
+
+
+Whole = Annotated[int, Parameter(converter=_read_whole)]
+Count = Annotated[Whole, Parameter(validator=Number(gte=1))]
+CountFrom0 = Annotated[Whole, Parameter(validator=Number(gte=0))]
+CountFrom2 = Annotated[Whole, Parameter(validator=Number(gte=2))]
 
 
 def _check_batch(kind: Any, size: int | None) -> None:
@@ -32,7 +42,7 @@ def _check_batch(kind: Any, size: int | None) -> None:
         raise ValueError("Must be >= 2; to time single images give --latency-batch-size 1.")
 
 
-BatchSize = Annotated[int, Parameter(validator=_check_batch)]
+BatchSize = Annotated[Whole, Parameter(validator=_check_batch)]
 
 
 def _read_path(kind: Any, tokens: Sequence[Token]) -> Path:

@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from nsopt.cli.console import console
 from nsopt.cli.extras import need_extra
-from nsopt.cli.options import StorageUrl
+from nsopt.cli.options import StorageUrl, Whole
 from nsopt.errors import NsoptError
 
 
@@ -19,7 +19,7 @@ class ProxyOptions:
     host: str = "127.0.0.1"
     """Address to serve on. With any other than 127.0.0.1, everybody who reaches it can read and
     change the storage."""
-    port: int = 13000
+    port: Whole = 13000
     """Port to serve on."""
 
 

@@ -1,8 +1,9 @@
 """`nsopt tune`: Optuna studies over P or eta."""
 
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import Parameter
 
@@ -12,7 +13,6 @@ from nsopt.cli.options import (
     BudgetOptions,
     Count,
     DescentOptions,
-    TaskOptions,
     changes,
     refuse_unused,
 )
@@ -87,7 +87,8 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
         )
         study = run_tuning(tuning, workspace, progress)
     _publish(study)
-    _print_trials(study, options.task, hide_password(workspace.url))
+    groups = options.task, options.sizes, options.search, options.training, options.sgd
+    _print_trials(study, groups, hide_password(workspace.url))
     console.print(describe_storage(workspace.url), soft_wrap=True)
 
 
@@ -108,7 +109,7 @@ def _parse_epochs(text: str) -> tuple[int, ...]:
     return found
 
 
-def _print_trials(study: "Study", task: TaskOptions, url: str) -> None:
+def _print_trials(study: "Study", groups: Iterable[Any], url: str) -> None:
     from nsopt.reports.tuning_table import tuning_rows
     from nsopt.tuning.settings import best_trial
 
@@ -117,16 +118,23 @@ def _print_trials(study: "Study", task: TaskOptions, url: str) -> None:
     console.print(make_table(table, study.study_name))
     best = ", ".join(f"{name} {value:.4g}" for name, value in best_trial(study).params.items())
     console.print(f"best: {best}")
-    line = f"to use it: {study_command(task, url, study.study_name)}"
-    console.print(line, markup=False, soft_wrap=True)
+    command = study_command(groups, url, study.study_name)
+    console.print(f"to use it: {command}", markup=False, soft_wrap=True)
 
 
-def study_command(task: TaskOptions, url: str, name: str) -> str:
-    """Return the command of a study of the tuned network and images, with the best settings."""
+def study_command(groups: Iterable[Any], url: str, name: str) -> str:
+    """Return the command of a study of what was tuned, with the best settings.
+
+    Args:
+        groups: the options of the tuning.
+        url: the storage of the tuning, without its password.
+        name: the tuning study.
+    """
     words = ["nsopt", "study"]
-    for field in fields(task):
-        value = getattr(task, field.name)
-        if value != field.default:
-            option = f"--{field.name.replace('_', '-')}"
-            words.append(option if value is True else f"{option}={value}")
+    for group in groups:
+        for field in fields(group):
+            value = getattr(group, field.name)
+            if value != field.default:
+                option = f"--{field.name.replace('_', '-')}"
+                words.append(option if value is True else f"{option}={value}")
     return shlex.join([*words, f"--tuned-storage={url}", f"--tuned={name}"])

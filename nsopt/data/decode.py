@@ -76,7 +76,14 @@ def _allocate(shape: tuple[int, ...]) -> NDArray[np.uint8]:
             os.posix_fallocate(file.fileno(), 0, math.prod(shape))
             return np.memmap(file, np.uint8, "r+", shape=shape)
     except (OSError, AttributeError):
+        pass
+    try:
         return np.empty(shape, np.uint8)
+    except (MemoryError, ValueError):
+        raise NsoptError(
+            f"{shape[0]:,} images of {shape[-1]:,}x{shape[-1]:,} pixels do not fit in memory: "
+            "give a smaller image_size="
+        ) from None
 
 
 def common_size(groups: Sequence[Sequence[Place]], path: Path) -> int:

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from nsopt.compression.choice import is_near_chance
 from nsopt.latency.sittings import distrust
 from nsopt.methods.registry import DENSE
 from nsopt.reports.results import Results
@@ -34,7 +35,10 @@ def describe_fits(results: Results) -> str:
     whole = whole if isinstance(whole, pd.Series) else whole.iloc[0]
     best = rest.sort_values("score").groupby(["metric", "budget"])[["macs", "score"]].last()
     least = whole["score"] - _LITTLE * abs(whole["score"])
-    name = results.task.score_name or "accuracy"
+    name, classes = results.task.score_name or "validation accuracy", results.task.classes
+    images = results.image_counts.get("validation")
+    if classes and images and is_near_chance(whole["score"], classes, images):
+        return "The network before it was made smaller may only guess: give trained weights."
     good, bad = (best[best["score"].ge(least) == is_good]["macs"] for is_good in (True, False))
     if bad.empty:
         return f"Without training, every {name} is within {_LITTLE:.0%} of the whole network's."

@@ -7,6 +7,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from nsopt.data.source import FOLDER_PREFIX
+from nsopt.files import write_whole
 from nsopt.methods.registry import method_label
 from nsopt.reports.accuracy import accuracy_info, draw_accuracy, draw_dots, draw_pareto, pareto_info
 from nsopt.reports.doubts import describe_fits, doubt_latencies, doubt_split
@@ -37,7 +38,7 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     files = [path.name for path in write_csv(results, folder)]
     page = folder / "index.html"
-    page.write_text(render(results, files, networks), encoding="utf-8")
+    write_whole(page, render(results, files, networks).encode())
     return page
 
 

@@ -85,7 +85,7 @@ class Results:
     def final_axis(self) -> str:
         """Its name on axes."""
         name = self.final_name if self.task.score_name else f"{self.final_name} (%)"
-        return name.replace(" (%)", f" at the {self.final_epoch} (%)")
+        return name.replace(" (%)", f" (%), {self.final_epoch}")
 
     def show_score(self, score: float) -> str:
         return f"{score:.4g}" if self.task.score_name else f"{score:.1f} %"

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from nsopt.files import write_whole
 from nsopt.methods.registry import method_label
 from nsopt.reports.results import Results
 from nsopt.scaling.metric import IN_BYTES, LATENCY, METRICS, Joint, format_ms, get_metric
@@ -172,7 +173,7 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     Names of layers and methods come from networks and plug-ins of others.
     """
     quoted = table.rename(columns=_quote_formula).map(_quote_formula)
-    quoted.to_csv(path, index=False, lineterminator="\n")
+    write_whole(path, quoted.to_csv(index=False, lineterminator="\n").encode())
 
 
 def _quote_formula(cell: Any) -> Any:

@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 from optuna.study import Study
 
 from nsopt.errors import NsoptError
+from nsopt.files import write_whole
 from nsopt.reports.dashboard import describe_protocol, escape_text, make_markdown_table
 from nsopt.reports.style import TEXT, apply_style, new_figure
 from nsopt.reports.template import flatten, fragment, render_template
@@ -123,7 +124,7 @@ def write_tuning_report(url: str, name: str | None, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "index.html"
     described = [_describe(study, index) for index, study in enumerate(studies)]
-    page.write_text(render_template("tuning.html", name, studies=described), encoding="utf-8")
+    write_whole(page, render_template("tuning.html", name, studies=described).encode())
     return page
 
 

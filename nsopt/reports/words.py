@@ -181,10 +181,12 @@ def _describe_choice(results: Results, choice: _Choice, reference: str) -> str:
     """Return how the best method differs from its rival, and which to take."""
     best, rival, label = choice.best, choice.rival, choice.label
     if choice.is_chance:
-        classes = results.task.classes or 1
+        classes, images = results.task.classes or 1, results.image_counts["test"]
+        more = "Train longer, or test on more images"
         return (
-            f"nothing learned. Every network is near {100 / classes:.3g} %, chance for {classes} "
-            "classes. Train for more epochs."
+            f"nothing is proved. On {images:,} test images no network is surely better than a "
+            f"guess ({100 / classes:.3g} % for {classes} classes). "
+            f"{more if results.is_trained else 'Give trained weights'}."
         )
     if rival is None:
         score = results.show_score(best["final_mean"])

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from nsopt.cli import tune
-from nsopt.cli.options import PlaceOptions, SgdOptions, TaskOptions, TrainingOptions
+from nsopt.cli.options import PlaceOptions, SgdOptions, SizeOptions, TaskOptions, TrainingOptions
 from nsopt.cli.tune import TuneOptions
 from nsopt.errors import NsoptError, StorageError
 from nsopt.tuning import settings
@@ -28,12 +28,14 @@ def test_an_option_of_what_is_not_tuned_is_refused(options: TuneOptions, reason:
 
 
 def test_the_command_that_uses_the_result_names_network_and_images() -> None:
-    assert tune.study_command(TaskOptions(), "sqlite:///a.db", "x-tune/eta") == (
+    assert tune.study_command([TaskOptions()], "sqlite:///a.db", "x-tune/eta") == (
         "nsopt study --tuned-storage=sqlite:///a.db --tuned=x-tune/eta"
     )
     task = TaskOptions(arch="resnet18", data="folder:my photos", preset="quick", no_mirror=True)
-    assert tune.study_command(task, "sqlite:///a.db", "x-tune/eta") == (
+    groups = task, SizeOptions(ratios="0.5"), TrainingOptions(epochs=3)
+    assert tune.study_command(groups, "sqlite:///a.db", "x-tune/eta") == (
         "nsopt study --arch=resnet18 '--data=folder:my photos' --no-mirror --preset=quick "
+        "--ratios=0.5 --epochs=3 "
         "--tuned-storage=sqlite:///a.db --tuned=x-tune/eta"
     )
 

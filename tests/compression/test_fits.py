@@ -162,9 +162,11 @@ def test_the_share_of_the_macs_is_that_of_the_network_with_the_score() -> None:
         ("scored", "params", 20, 240, 50.0),
     ]
     outcomes = pd.DataFrame(rows, columns=columns)
-    task = SimpleNamespace(score_name="")
-    results = SimpleNamespace(is_trained=False, outcomes=outcomes, task=task)
+    task, counts = SimpleNamespace(score_name="", classes=10), {"validation": 100}
+    results = SimpleNamespace(is_trained=False, outcomes=outcomes, task=task, image_counts=counts)
     assert "down to 60% of its MACs" in describe_fits(cast(Results, results))
+    results.outcomes = outcomes.assign(score=outcomes["score"] / 8)
+    assert "may only guess: give trained weights" in describe_fits(cast(Results, results))
 
 
 def test_a_fit_beats_inherited_weights(trained: nn.Module) -> None:
