@@ -322,5 +322,6 @@ def _choose(best: "Sequence[FrozenTrial]", options: ExportOptions) -> "FrozenTri
     found = [trial for trial, point in points if fits(point)]
     if len(found) == 1:
         return found[0]
-    kept = ", ".join(sorted(point.size for _, point in points))
+    ordered = sorted((p for _, p in points), key=lambda p: (p.metric.name, p.budget))
+    kept = ", ".join(point.size for point in ordered)
     raise NsoptError(f"choose a network with --ratio, --budget or --metric: stored are {kept}")

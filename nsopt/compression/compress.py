@@ -14,6 +14,7 @@ from nsopt.arguments import checked
 from nsopt.compression.budgets import read_words
 from nsopt.compression.pipeline import run_compression
 from nsopt.compression.result import Compression
+from nsopt.compute.checkpoint import check_storable
 from nsopt.compute.random_state import restore_at_end
 from nsopt.data.images import ImageData
 from nsopt.deployment.trained import describe_differences
@@ -114,6 +115,7 @@ def compress(
     check_has_weights(model)
     model = set_mode(copy_model(unwrapped(model)).cpu(), training=False)
     check_finite(model, "the model")
+    check_storable(model)
     if arch is not None:
         if differences := describe_differences(arch, arch.base_widths, model.state_dict()):
             raise NsoptError(

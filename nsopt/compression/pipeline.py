@@ -31,6 +31,7 @@ from nsopt.deployment.artifacts import BestNetworks, best_trials
 from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.deployment.trained import describe_differences
 from nsopt.errors import NsoptError
+from nsopt.models.tracing.architecture import keep_rigid
 from nsopt.progress import Progress
 from nsopt.scaling.budget import AskedBudget
 from nsopt.scaling.law import uniform_curve
@@ -63,6 +64,7 @@ def run_compression(
         NsoptError: for invalid budgets, if the score is not a number, if other settings wrote the
             storage, or if every training at a budget failed.
     """
+    subject = replace(subject, arch=keep_rigid(subject.arch))
     asked = expand_curve(asked, subject.arch, subject.settings)
     check_budgets(asked, subject.arch, subject.settings)
     with start_session(subject, workspace, progress) as begun:

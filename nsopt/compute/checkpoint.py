@@ -105,6 +105,22 @@ def weights_checksum(model: nn.Module) -> int:
     return checksum_of(each for each in model.state_dict().values() if isinstance(each, Tensor))
 
 
+def check_storable(model: nn.Module) -> None:
+    """Raise NsoptError if a network's state holds what no file of weights may hold."""
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            file = io.BytesIO()
+            try:
+                torch.save(value, file)
+                file.seek(0)
+                torch.load(file, weights_only=True)
+            except Exception:  # of pickle, or of the object itself
+                raise NsoptError(
+                    f"{name} of the model is a {type(value).__name__}, which no file of weights "
+                    "may hold: let get_extra_state give tensors, numbers, texts or a dict of them"
+                ) from None
+
+
 def full_state(model: nn.Module) -> State:
     """Return a network's state, with the buffers that `state_dict` leaves out."""
     return model.state_dict() | hidden_buffers(model)

@@ -62,6 +62,7 @@ _REMEDIES = {  # by a part of the reason
     "readonly": "let this user write to the file and its folder, or copy it",
     "is full": DISK_IS_FULL,
     "No space left": DISK_IS_FULL,
+    "No module named": "install this driver with pip",
     "": "check the URL, and the file or server",
 }
 

@@ -28,9 +28,11 @@ def sqlite_url(path: Path) -> str:
 def read_url(url: str) -> URL:
     """Parse a storage URL. Raises NsoptError if it is invalid."""
     shown = hide_password(url)
+    advice = f"the port must be a number up to {_LARGEST_PORT}, and an @ in the password must be"
+    is_file = "://" not in url and "@" not in url
+    advice = "write sqlite:/// before a file" if is_file else f"{advice} written %40"
     invalid = NsoptError(
-        f"storage {shown!r} is not a database URL such as sqlite:///results.db: the port must be a "
-        f"number up to {_LARGEST_PORT}, and an @ in the password must be written %40"
+        f"storage {shown!r} is not a database URL such as sqlite:///results.db: {advice}"
     )
     try:
         parts = sqlalchemy.make_url(url)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,16 @@ def test_long_names_of_networks_and_tasks_become_names_of_files(
     assert max(len(path.name) for path in tmp_path.rglob("*")) < 200
 
 
+class Noted(nn.Sequential):
+    def get_extra_state(self) -> Fraction:
+        return Fraction(1, 3)
+
+
+def test_a_state_that_no_file_may_hold_is_refused_before_any_work() -> None:
+    with pytest.raises(NsoptError, match=r"_extra_state of the model is a Fraction, which no file"):
+        compress(Noted(*make_model()))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
 def test_weights_of_another_number_type_are_named(dtype: torch.dtype) -> None:
     with pytest.raises(NsoptError, match=r"different number types in 0 .*model\.float\(\)"):
@@ -159,6 +170,31 @@ class Remembering(nn.Module):
             self.table = torch.linspace(0, 1, rows)[:, None]
         features = self.first(x[:, 0] + self.table[:rows]).relu()
         return torch.as_tensor(self.second(features).mean(1))
+
+
+class Timed(nn.Module):
+    """Adds a constant channel, so that the units before it cannot be removed one by one."""
+
+    def __init__(self, has_more: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.out = nn.Linear(36, 8), nn.Linear(9, 8), nn.Linear(8, 4)
+        more = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8))
+        self.more = more if has_more else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(x.flatten(1))
+        y = y + self.second(torch.cat([torch.ones_like(y[:, :1]) * 0.5, y], 1))
+        return torch.as_tensor(self.out(y + self.more(y)))
+
+
+def test_units_that_cannot_be_removed_one_by_one_stay() -> None:
+    small = nsopt.compress(
+        Timed(has_more=True), make_task(), ["params=80%"], epochs=0, settings=SETTINGS
+    )["params=80%"]
+    assert small.widths[0] == 8
+    assert small.widths[1] < 16
+    with pytest.raises(NsoptError, match="timed has no unit that can be removed by itself: train"):
+        compress(Timed(has_more=False))
 
 
 @pytest.mark.parametrize("rows", [0, 3])

@@ -1,5 +1,6 @@
 """Networks fitted to a trained one by least squares, without training."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -583,6 +584,38 @@ def test_layers_that_are_not_finite_are_refused() -> None:
     model = nn.Sequential(nn.Linear(6, 12), Root(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
     with pytest.raises(NsoptError, match="are not finite: check the inputs and the weights"):
         nsopt.fit(model, [8, 4], torch.randn(32, 6))
+
+
+class Masked(nn.Module):
+    """Attention without a key gives NaN; the function of TorchScript wraps what it raises."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.out = nn.Embedding(9, 8), nn.Linear(8, 3)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.first, self.second = nn.Linear(8, 16), nn.Linear(16, 8)
+        with warnings.catch_warnings(action="ignore"):  # TorchScript is deprecated
+            self.halve = torch.jit.script(_halve)
+
+    def forward(self, words: Tensor) -> Tensor:
+        x = self.words(words)
+        x = x + self.attention(x, x, x, key_padding_mask=words == 0)[0]
+        return self.out(x + self.second(self.halve(self.first(x))))
+
+
+def _halve(x: Tensor) -> Tensor:
+    return x.relu() / 2
+
+
+def test_rows_that_are_nan_in_the_trained_network_do_not_count() -> None:
+    torch.manual_seed(0)
+    model, words = Masked(), torch.randint(1, 9, (32, 5))
+    words[3] = 0  # masks this whole example
+    model.second.weight.data[:, 8:] = 0
+    model.second.bias.data[:] = 1
+    smaller = nsopt.fit(model, [8], words)
+    left = torch.arange(32) != 3
+    torch.testing.assert_close(smaller(words)[left], model.eval()(words)[left])
 
 
 @pytest.mark.parametrize("size", [1, 16])

@@ -62,7 +62,7 @@ def test_passwords_are_hidden(url: str, expected: str) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        *("results", "study.db", "://x", "postgresql//me:sesame@h/d"),
+        *("://x", "postgresql//me:sesame@h/d"),
         *("postgresql://h:sesame/d", "postgresql://me:a@b:sesame@h:5/d"),
         *("postgresql://me:open@sesame@h/d", "postgresql://me:a@h/sesame@h/d"),
         *("grpc://me:sesame@h:65536", "postgresql:///me:sesame@h/d"),
@@ -73,6 +73,8 @@ def test_an_invalid_url_raises_an_error_that_says_how_to_write_it(url: str) -> N
     with pytest.raises(NsoptError, match=expected) as caught:
         read_url(url)
     assert SECRET not in str(caught.value)
+    with pytest.raises(NsoptError, match=r"not a database URL .*: write sqlite:/// before a file"):
+        read_url("study.db")
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "dashboard"])

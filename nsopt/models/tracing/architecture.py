@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nsopt.arguments import checked
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.models.architecture import (
+    Architecture,
     Kept,
     check_room,
     read_kept,
@@ -316,6 +317,24 @@ class TracedArchitecture:
     @cached_property
     def _law(self) -> InitialisationLaw:
         return InitialisationLaw.of(self.network.template, self.trained)
+
+
+def keep_rigid(arch: Architecture) -> Architecture:
+    """Return an architecture whose rigid groups keep their widths: other ones inherit nothing.
+
+    Raises NsoptError if all of its groups are rigid.
+    """
+    if all(arch.rigid):
+        raise NsoptError(
+            f"{arch.name} has no unit that can be removed by itself: train other widths of it with "
+            "nsopt.compare"
+        )
+    if not isinstance(arch, TracedArchitecture) or not any(arch.rigid):
+        return arch
+    least = np.where(arch.rigid, arch.base_widths, arch.narrowest)
+    copy = replace(arch)
+    vars(copy).update(vars(arch) | {"narrowest": tuple(least.tolist())})
+    return copy
 
 
 def find_fixed(network: TracedNetwork, refused: Mapping[str, str]) -> dict[str, str]:

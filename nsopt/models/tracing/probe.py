@@ -273,6 +273,8 @@ def _find_culprits(network: TracedNetwork, suspects: list[int], attempt: Attempt
     active = suspects
     while active and (error := _catch_error(attempt, active)) is not None:
         involved = _select_involved(network, active, error)
+        if _catch_error(attempt, involved) is None:  # those at fault have no atoms in the operation
+            involved = active
         while len(involved) > 1:
             middle = len(involved) // 2
             halves = (involved[:middle], involved[middle:])

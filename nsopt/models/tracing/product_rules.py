@@ -19,12 +19,18 @@ def convolution(
     tracer: Tracer, result: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *more: Any
 ) -> None:
     """Join the channels of the input with those that the weight reads."""
-    _stride, _padding, _dilation, transposed, _output_padding, groups = more
+    stride, padding, _dilation, transposed, _output_padding, groups = more
     labels, own = tracer.get(x), tracer.get(weight)
     axis = 1 if transposed else 0
     outputs, inputs = own[axis], own[1 - axis]
     tracer.freeze("is a size of the kernel", *own[2:])
-    tracer.freeze("holds places of a convolution", *labels[2:])
+    is_linear = {*weight.shape[2:], *stride} == {1} and not any(padding)
+    spread = zip(labels[2:], x.shape[2:], strict=True) if is_linear and not transposed else ()
+    places = list[tuple[Label, int]](spread)
+    if not places:
+        tracer.freeze("holds places of a convolution", *labels[2:])
+        shape = (x if transposed else result).shape[2:]
+        places = [(None, math.prod(shape) * math.prod(weight.shape[2:]))]
     if groups == 1:
         if x.shape[1] > 1:
             inputs = tracer.join(labels[1], inputs)
@@ -32,14 +38,16 @@ def convolution(
         tracer.note_maker(made)
     else:
         made = _label_groups(tracer, weight, labels[1], groups, transposed)
+        outputs = made if outputs is ANY else outputs
     if isinstance(x, FakeTensor) and isinstance(weight, FakeTensor):
         tracer.mark_inexact(inputs)  # as in `matrix_product`
     if bias is not None and result.shape[1] > 1:
         tracer.join(tracer.get(bias)[0], made)
-    places = math.prod((x if transposed else result).shape[2:]) * math.prod(weight.shape[2:])
     sized = (outputs, weight.shape[axis]), (inputs, weight.shape[1 - axis])
-    tracer.multiply(x.shape[0] * places, *sized)
-    tracer.put(result, [labels[0], made, *[None] * (result.ndim - 2)])
+    tracer.multiply(x.shape[0], *places, *sized)
+    kept = [label for label, _ in places]
+    rest = kept if len(kept) == result.ndim - 2 else [None] * (result.ndim - 2)
+    tracer.put(result, [labels[0], made, *rest])
 
 
 def _label_groups(
@@ -52,6 +60,8 @@ def _label_groups(
     """
     own = tracer.get(weight)
     first = own[0]
+    if first is ANY and weight.shape[1] == 1 and weight.shape[0] == groups:
+        return inputs  # one filter, repeated for each channel
     if not isinstance(inputs, np.ndarray) or not isinstance(first, np.ndarray):
         tracer.freeze("must equal a fixed size in a grouped convolution", inputs, *own)
         return None

@@ -58,9 +58,7 @@ def pointwise(tracer: Tracer, result: Any, *arguments: Any) -> None:
     for tensor in results:
         own = labels[len(labels) - tensor.ndim :]
         if tensor._is_view():
-            pairs = zip(own, tracer.get(tensor), strict=True)
-            new = [label for label, before in pairs if not select_atoms([before])]
-            tracer.freeze("is written into a part of another tensor", *new)
+            tracer.write_part(tensor, own)
         tracer.put(tensor, own)
     for tensor in tensors:
         settle_size(tracer, tensor, labels)
@@ -163,7 +161,9 @@ def _spread(tracer: Tracer, flat: Atoms, new: tuple[int, ...], inferred: int) ->
         return np.moveaxis(cube, e, -1).reshape(-1, new[e])
 
     def best() -> int:
-        by_size = sorted(large, key=lambda e: (e != trace.inferred.get(key), -new[e]))
+        first = {e: np.moveaxis(cube, e, -1).reshape(-1)[: new[e]] for e in large}
+        counts = {e: len(np.unique(row)) for e, row in first.items()}  # examples repeat atoms
+        by_size = sorted(large, key=lambda e: (e != trace.inferred.get(key), -counts[e], -new[e]))
         return next((e for e in by_size if (rows(e) == rows(e)[0]).all()), by_size[0])
 
     chosen = tracer.choose(best)

@@ -280,6 +280,26 @@ class Tracer(TorchDispatchMode):
         self.freeze(f"no rule for the operation {func._schema.name}", *labels)
         return result
 
+    def write_part(self, part: Tensor, labels: Sequence[Label]) -> None:
+        """Record labels that are written into a part of another tensor.
+
+        That tensor gets those of dimensions that are whole there, as in `states[:, step] = state`.
+        """
+        base = part._base
+        assert base is not None
+        own = list(self.get(base))
+        axes = {pair: d for d, pair in enumerate(zip(base.shape, base.stride(), strict=True))}
+        pairs = zip(part.shape, part.stride(), strict=True)
+        for label, before, pair in zip(labels, self.get(part), pairs, strict=True):
+            if isinstance(before, np.ndarray) or not isinstance(label, np.ndarray):
+                continue
+            d = axes.get(pair)
+            if d is None or own[d] is None:
+                self.freeze("is written into a part of another tensor", label)
+            else:
+                own[d] = label if own[d] is ANY else self.join(own[d], label)
+        self.put(base, own)
+
     def _note_write(self, part: Any) -> None:
         """Note that a filled tensor differs along the dimensions in which a part was written."""
         base = part._base if isinstance(part, Tensor) and part._is_view() else None

@@ -169,7 +169,7 @@ class _Fitting:
         expected = own.rows * own.calls * len(self.inputs)
         solver = LeastSquares(own.inputs, expected, own.constant is not None, self.ridge)
         missing_square = target_square = 0.0
-        last: Seen | None = None
+        rows, last = 0, None
         for batch in range(len(self.inputs)):
             for seen in self._watch(self.small, [own], batch, takes_inputs=True):
                 extent, wanted = targets.pop((batch, seen.key, seen.nth), (None, None))
@@ -177,6 +177,12 @@ class _Fitting:
                     continue
                 known = ~wanted.isneginf()  # those that a mask makes -inf do not count
                 wanted, seen.outputs = (t.where(known, 0.0) for t in (wanted, seen.outputs))
+                finite = (wanted + seen.outputs).isfinite().all(1)
+                finite &= seen.inputs.isfinite().all(2).all(0)
+                if not finite.all():  # as of a sequence whose steps are all masked
+                    wanted, seen.outputs = wanted[finite], seen.outputs[finite]
+                    seen.inputs = seen.inputs[:, finite]
+                rows += len(wanted)
                 missing = _find_missing(seen, wanted, own.bounds)
                 solver.add(seen.inputs, seen.product.split(missing))
                 missing_square += float((wanted - seen.outputs).square().sum())
@@ -185,7 +191,7 @@ class _Fitting:
         if last is None:
             self.left[own.key.partition("[")[0]] = "its outputs have other places"
             return
-        if not math.isfinite(missing_square + target_square):
+        if not rows or not math.isfinite(missing_square + target_square):
             raise NsoptError(
                 f"the outputs of {own.key} are not finite: check the inputs and the weights"
             )

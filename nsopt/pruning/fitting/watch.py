@@ -98,7 +98,7 @@ class Watch(TorchDispatchMode):
             self._names.setdefault(_storage(tensor), []).append((name, tensor))
         self._parts: dict[str, list[object]] = {}
         self._calls: dict[str, int] = {}
-        self._steps = 0
+        self._steps, self._is_done = 0, False
         self._made: dict[int, int] = {}  # when a storage was last written
         self._chains: list[_Chain] = []
         self._clipped: dict[tuple[int, int], Seen] = {}  # by storage and when it was written
@@ -111,8 +111,9 @@ class Watch(TorchDispatchMode):
             with torch.no_grad(), self:
                 outputs = call()
             self._note_reads({_storage(tensor) for tensor in find_outputs(outputs)[0]})
-        except _DoneError:
-            pass
+        except (_DoneError, Exception):  # TorchScript makes a RuntimeError of an early end
+            if not self._is_done:
+                raise
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
         return self.seen
@@ -130,6 +131,7 @@ class Watch(TorchDispatchMode):
         if found is not None:
             self._record(*found, result)
         if not self._left and not self._chains:
+            self._is_done = True
             raise _DoneError
         return result
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 import nsopt
 from nsopt.errors import NsoptError
 from nsopt.models.tracing.architecture import TracedArchitecture
-from tests.models.tracing.checks import with_zeros
+from tests.models.tracing.checks import check_network_of, with_zeros
 
 IMAGES = torch.rand(2, 3, 12, 12)
 
@@ -323,3 +323,84 @@ class Twins(nn.Module):
 
 def test_a_width_is_named_after_the_first_module_with_its_weight() -> None:
     assert nsopt.trace(Twins(), torch.rand(2, 6)).layer_names == ("a",)
+
+
+class Gated(nn.Module):
+    """Reads the gates one by one, as slices, of which fewer gates leave some empty."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gates = nn.Linear(6, 3)
+        self.one, self.other, self.out = nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gates = self.gates(x).softmax(-1)
+        y = self.one(x).relu() * gates[:, 1:2] + self.other(x).relu() * gates[:, 2:3]
+        return self.out(y)
+
+
+class Blurs(nn.Module):
+    """Repeats one filter for all channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 5, 3)
+        self.register_buffer("filter", torch.rand(1, 1, 4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        weight = self.get_buffer("filter").expand(y.shape[1], -1, -1, -1)
+        return self.b(functional.conv2d(y, weight, groups=y.shape[1]))
+
+
+class WritesSteps(nn.Module):
+    """Writes its states into a tensor of zeros, step by step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = 10
+        self.first, self.cell, self.out = nn.Linear(3, 4), nn.GRUCell(4, 10), nn.Linear(10, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state, steps = x.new_zeros(len(x), self.hidden), x.flatten(2).mT[:, :4]
+        states = x.new_zeros(len(x), steps.shape[1], self.hidden)
+        for t in range(steps.shape[1]):
+            state = self.cell(self.first(steps[:, t]), state)
+            states[:, t] = state
+        return self.out(states)
+
+
+class MixesTokens(nn.Module):
+    """Convolutions of one place over tokens, whose features are the places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm, self.out = nn.Linear(144, 12), nn.BatchNorm1d(3), nn.Linear(12, 3)
+        self.mix = nn.Sequential(nn.Conv1d(3, 10, 1), nn.GELU(), nn.Conv1d(10, 3, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.embed(x.flatten(2))
+        return self.out(y + self.mix(self.norm(y)))
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "widths"),
+    [
+        (Gated(), torch.randn(2, 6), [8]),
+        (Blurs(), IMAGES, [12]),
+        (WritesSteps(), IMAGES, [4, 10]),
+        (MixesTokens(), IMAGES, [12, 10]),
+    ],
+    ids=lambda each: type(each).__name__ if isinstance(each, nn.Module) else "",
+)
+def test_a_width_beside_what_cannot_change_is_free(
+    model: nn.Module, x: Tensor, widths: list[int]
+) -> None:
+    check_network_of(nsopt.trace(model, x), model, x, widths, searches=False)
+
+
+@pytest.mark.parametrize("examples", [2, 16])
+def test_units_do_not_depend_on_the_number_of_examples(examples: int) -> None:
+    encoder = nn.TransformerEncoderLayer(64, 4, 32, batch_first=True)
+    model = nn.Sequential(nn.Linear(5, 64), encoder, nn.Linear(64, 3))
+    assert nsopt.trace(model, torch.randn(examples, 10, 5)).base_widths == (16, 32)
