@@ -102,7 +102,8 @@ class LoaderBatches:
 
     Random numbers that it draws from torch, Python, NumPy or a generator of its own or of its
     sampler, as a shuffled DataLoader does, follow from `seed`. A resumed search therefore gets the
-    same batches. Outside, these random numbers do not change.
+    same batches. Outside, these random numbers do not change. A sampler with `set_epoch`, as
+    that of several processes, shuffles by its own seed and by the number of the epoch.
     """
 
     def __init__(self, loader: Any, seed: int, device: torch.device) -> None:

@@ -162,8 +162,9 @@ def _spread(tracer: Tracer, flat: Atoms, new: tuple[int, ...], inferred: int) ->
 
     def best() -> int:
         first = {e: np.moveaxis(cube, e, -1).reshape(-1)[: new[e]] for e in large}
-        counts = {e: len(np.unique(row)) for e, row in first.items()}  # examples repeat atoms
-        by_size = sorted(large, key=lambda e: (e != trace.inferred.get(key), -counts[e], -new[e]))
+        counts = {e: len(np.unique(row)) for e, row in first.items()}
+        sizes = {e: n if n == new[e] else 2 * n for e, n in counts.items()}  # as of two examples
+        by_size = sorted(large, key=lambda e: (e != trace.inferred.get(key), -sizes[e]))
         return next((e for e in by_size if (rows(e) == rows(e)[0]).all()), by_size[0])
 
     chosen = tracer.choose(best)

@@ -37,7 +37,7 @@ NETWORKS: dict[type[nn.Module], tuple[Any, list[int]]] = {  # inputs, widths in 
     fields.Unfolded: (torch.randn(2, 3, 9, 9), [8, 12]),
     fields.Warped: (torch.randn(2, 3, 9, 9), [8, 12]),
     fields.Spectral: (torch.randn(2, 3, 9, 9), [8, 12]),
-    fields.Dynamic: (torch.randn(2, 3, 9, 9), [8]),
+    fields.Dynamic: (torch.randn(2, 3, 9, 9), [12, 8]),
     fields.Normed: (torch.randn(2, 3, 9, 9), [12, 8]),
     fields.Blurred: (torch.randn(2, 3, 11, 11), [12, 8]),
     fields.Frozen: (torch.randn(2, 3, 9, 9), [8, 24]),
