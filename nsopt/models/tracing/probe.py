@@ -232,9 +232,11 @@ def _shrink(network: TracedNetwork, some: Sequence[int]) -> None:
 
 
 def _check_pairs(network: TracedNetwork, pairs: Sequence[int]) -> None:
-    """Raise TraceError if a network with three units in place of two has other groups."""
+    """Raise TraceError if a network with three units in place of two runs, and has other groups."""
     widths = np.array(network.family.widths, np.int64)
     widths[list(pairs)] += 1
+    if _catch_error(lambda _: network.check_widths(widths), pairs) is not None:
+        return  # it cannot grow, which shows nothing
     try:
         network.retrace(network.build_empty(widths))
     except TraceError as error:  # its atoms belong to another network
@@ -273,8 +275,8 @@ def _find_culprits(network: TracedNetwork, suspects: list[int], attempt: Attempt
     active = suspects
     while active and (error := _catch_error(attempt, active)) is not None:
         involved = _select_involved(network, active, error)
-        if _catch_error(attempt, involved) is None:  # those at fault have no atoms in the operation
-            involved = active
+        if involved != active and _catch_error(attempt, involved) is None:
+            involved = active  # those at fault have no atoms in the operation
         while len(involved) > 1:
             middle = len(involved) // 2
             halves = (involved[:middle], involved[middle:])

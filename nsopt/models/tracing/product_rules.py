@@ -24,13 +24,10 @@ def convolution(
     axis = 1 if transposed else 0
     outputs, inputs = own[axis], own[1 - axis]
     tracer.freeze("is a size of the kernel", *own[2:])
-    is_linear = {*weight.shape[2:], *stride} == {1} and not any(padding)
-    spread = zip(labels[2:], x.shape[2:], strict=True) if is_linear and not transposed else ()
-    places = list[tuple[Label, int]](spread)
-    if not places:
-        tracer.freeze("holds places of a convolution", *labels[2:])
-        shape = (x if transposed else result).shape[2:]
-        places = [(None, math.prod(shape) * math.prod(weight.shape[2:]))]
+    rest = labels[2:]
+    if transposed or any(padding) or {*weight.shape[2:], *stride} != {1}:
+        tracer.freeze("holds places of a convolution", *rest)
+        rest = (None,) * len(rest)
     if groups == 1:
         if x.shape[1] > 1:
             inputs = tracer.join(labels[1], inputs)
@@ -44,9 +41,8 @@ def convolution(
     if bias is not None and result.shape[1] > 1:
         tracer.join(tracer.get(bias)[0], made)
     sized = (outputs, weight.shape[axis]), (inputs, weight.shape[1 - axis])
-    tracer.multiply(x.shape[0], *places, *sized)
-    kept = [label for label, _ in places]
-    rest = kept if len(kept) == result.ndim - 2 else [None] * (result.ndim - 2)
+    places = zip(rest, (x if transposed else result).shape[2:], strict=True)
+    tracer.multiply(x.shape[0] * math.prod(weight.shape[2:]), *places, *sized)
     tracer.put(result, [labels[0], made, *rest])
 
 

@@ -16,6 +16,8 @@ from nsopt.models.inputs import tensors_in
 from nsopt.models.tracing.labels import ANY, Atoms, Label, Labels, select_atoms
 from nsopt.models.tracing.tracer import Tracer, rule
 
+_EXAMPLES = 2  # that count where examples and heads share a dimension
+
 
 @rule(
     "empty zeros ones full rand randn new_empty new_zeros new_ones new_full empty_strided "
@@ -137,16 +139,21 @@ def _regroup(
     flat = np.tile(
         np.repeat(select_atoms([labels[d]])[0], math.prod(old[d + 1 :])), math.prod(old[:d])
     )
-    return _spread(tracer, flat, new, inferred)
+    return _spread(tracer, flat, new, inferred, math.prod(old[:d]))
 
 
-def _spread(tracer: Tracer, flat: Atoms, new: tuple[int, ...], inferred: int) -> list[Label]:
+def _spread(
+    tracer: Tracer, flat: Atoms, new: tuple[int, ...], inferred: int, lead: int
+) -> list[Label]:
     """Return the labels of the dimensions into which a flat dimension is split.
 
     Only one of them gets atoms: a dimension with the same atoms in every row, or else the one that
     is preferred or inferred (-1, as in `view(batch, length, -1, head_size)`), or else the largest.
     The rows of these are then joined, as in a channel shuffle. A module that infers a dimension for
     its queries may give all sizes for its keys: it splits them alike.
+
+    Args:
+        lead: how often the atoms are repeated, once for each example.
     """
     if len(new) == 1:
         return [flat]
@@ -161,9 +168,9 @@ def _spread(tracer: Tracer, flat: Atoms, new: tuple[int, ...], inferred: int) ->
         return np.moveaxis(cube, e, -1).reshape(-1, new[e])
 
     def best() -> int:
-        first = {e: np.moveaxis(cube, e, -1).reshape(-1)[: new[e]] for e in large}
-        counts = {e: len(np.unique(row)) for e, row in first.items()}
-        sizes = {e: n if n == new[e] else 2 * n for e, n in counts.items()}  # as of two examples
+        sizes = list(new)
+        if lead > 1 and new[0] % lead == 0:  # the choice does not depend on their number
+            sizes[0] = _EXAMPLES * new[0] // lead
         by_size = sorted(large, key=lambda e: (e != trace.inferred.get(key), -sizes[e]))
         return next((e for e in by_size if (rows(e) == rows(e)[0]).all()), by_size[0])
 

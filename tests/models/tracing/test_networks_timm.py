@@ -28,7 +28,7 @@ NETWORKS = {  # side of images, number of widths, of refused groups
     "timm:dla34": (64, 25, 0),
     "timm:skresnet18": (64, 20, 0),
     "timm:tinynet_e": (64, 28, 0),
-    "timm:lambda_resnet26t": (64, 17, 6),
+    "timm:lambda_resnet26t": (64, 20, 3),
     "timm:resnetblur18": (64, 12, 0),
     "timm:tf_efficientnet_cc_b0_4e": (64, 37, 0),
     "timm:lcnet_050": (64, 17, 0),
