@@ -169,7 +169,7 @@ class _Fitting:
         expected = own.rows * own.calls * len(self.inputs)
         solver = LeastSquares(own.inputs, expected, own.constant is not None, self.ridge)
         missing_square = target_square = 0.0
-        rows, last = 0, None
+        rows, lost, last = 0, 0, None
         for batch in range(len(self.inputs)):
             for seen in self._watch(self.small, [own], batch, takes_inputs=True):
                 extent, wanted = targets.pop((batch, seen.key, seen.nth), (None, None))
@@ -180,6 +180,7 @@ class _Fitting:
                 finite = (wanted + seen.outputs).isfinite().all(1)
                 finite &= seen.inputs.isfinite().all(2).all(0)
                 if not finite.all():  # as of a sequence whose steps are all masked
+                    lost += len(wanted)
                     wanted, seen.outputs = wanted[finite], seen.outputs[finite]
                     seen.inputs = seen.inputs[:, finite]
                 rows += len(wanted)
@@ -191,7 +192,7 @@ class _Fitting:
         if last is None:
             self.left[own.key.partition("[")[0]] = "its outputs have other places"
             return
-        if not rows or not math.isfinite(missing_square + target_square):
+        if (lost and not rows) or not math.isfinite(missing_square + target_square):
             raise NsoptError(
                 f"the outputs of {own.key} are not finite: check the inputs and the weights"
             )
