@@ -32,6 +32,7 @@ from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.deployment.trained import describe_differences
 from nsopt.errors import NsoptError
 from nsopt.models.tracing.architecture import keep_rigid
+from nsopt.models.tracing.originals import copy_model
 from nsopt.progress import Progress
 from nsopt.scaling.budget import AskedBudget
 from nsopt.scaling.law import uniform_curve
@@ -85,7 +86,7 @@ def _tell_score(session: Session) -> None:
     """Report first how good the trained network is: a wrong normalisation shows there."""
     subject, value = session.subject, read_score(session.subject, session.workspace)
     if value is None:
-        value = session.validate(trained := session.trained)
+        value = session.validate(trained := copy_model(session.trained))
         arch, state = subject.arch, trained.state_dict()
         if changed := describe_differences(arch, arch.base_widths, state):
             raise NsoptError(

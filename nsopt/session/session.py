@@ -71,9 +71,9 @@ class Session:
 
     @property
     def trained(self) -> nn.Module:
-        """A copy of the network that a subject starts from: a run may leave marks on it."""
+        """The network of a subject that starts from one; run a copy, as it may leave marks."""
         assert self.subject.start is not None
-        return copy_model(self.subject.start)
+        return self.subject.start
 
     def studies(self) -> dict[str, Study]:
         """Return the subject's stored studies by method or kind of search."""
@@ -134,7 +134,7 @@ class Session:
         with compute.computing(), use_seed(settings.seed, compute.device):
             model = place(start() if start else arch.build(widths), compute.device, arch.layout)
         folder = checkpoint.with_suffix(".trainer")  # of its own checkpoints, beside nsopt's
-        teacher = None if subject.start is None else self.trained.cpu().eval()
+        teacher = None if subject.start is None else copy_model(subject.start).cpu().eval()
         context = TrainerContext(settings.seed, settings.epochs, compute.device, teacher, folder)
         try:
             outcome = train_by(
@@ -166,7 +166,8 @@ class Session:
 
     def evaluate_start(self) -> Outcome:
         """Return the scores of the network that the subject starts from, without training."""
-        return self.evaluate(self.trained, self.subject.arch.base_widths, time.perf_counter())
+        trained = copy_model(self.trained)
+        return self.evaluate(trained, self.subject.arch.base_widths, time.perf_counter())
 
     def evaluate(self, model: nn.Module, widths: tuple[int, ...], began: float) -> Outcome:
         """Return the scores of a network that nsopt does not train.
