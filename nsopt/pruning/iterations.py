@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from nsopt.compute.checkpoint import Checkpoint, State, weights_checksum
+from nsopt.compute.code import identify_code
 from nsopt.compute.device import Compute
 from nsopt.errors import DeterministicError
 from nsopt.models.architecture import Architecture
-from nsopt.models.tracing.code import identify_code
 from nsopt.progress import Progress
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.rules import check_range, check_steps, get_size_metric, with_enough_steps

@@ -11,6 +11,7 @@ from optuna.study import Study
 from torch import nn
 
 from nsopt.compute.checkpoint import weights_checksum
+from nsopt.compute.code import identify_code
 from nsopt.compute.device import Compute
 from nsopt.data.images import ImageData, Splits
 from nsopt.data.source import Source
@@ -22,7 +23,6 @@ from nsopt.models.architecture import Architecture
 from nsopt.models.imported import import_for_inputs
 from nsopt.models.inputs import count_examples
 from nsopt.models.registry import get_architecture, own_architecture, stored_architecture
-from nsopt.models.tracing.code import identify_code
 from nsopt.scaling.cost import CostModel
 from nsopt.scaling.metric import LATENCY, MACS, PARAMS
 from nsopt.session.presets import StudySettings

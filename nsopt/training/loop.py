@@ -21,6 +21,7 @@ from nsopt.compute.checkpoint import (
     load_full_state,
     weights_checksum,
 )
+from nsopt.compute.code import identify_code
 from nsopt.compute.device import Compute, place, resolve_compute, wait_for
 from nsopt.compute.memory import keep_memory
 from nsopt.compute.out_of_memory import explain_out_of_memory
@@ -31,7 +32,6 @@ from nsopt.files import check_writable
 from nsopt.models.architecture import Architecture, shapes_of
 from nsopt.models.inputs import call_network, count_examples
 from nsopt.models.layout import inputs_for
-from nsopt.models.tracing.code import identify_code
 from nsopt.models.tracing.originals import copy_model, unwrapped
 from nsopt.progress import Progress, Silent
 from nsopt.scaling.cost import Widths

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import nsopt
+from nsopt.compute.code import identify_code
 from nsopt.models.registry import get_architecture
-from nsopt.models.tracing.code import identify_code
 
 CODE = """
 from torch import nn
@@ -93,6 +93,25 @@ def test_numbers_and_texts_that_modules_store_count() -> None:
 
     assert identify(1.0) == identify(1.0)
     assert len({identify(1.0), identify(2.0), identify(1.0, (3, 4)), identify(1.0, (3, 5))}) == 4
+
+
+class Shifted(nn.Linear):
+    def __init__(self, mean: float, std: float) -> None:
+        super().__init__(4, 8)
+        self.std = torch.full((4,), std)
+        self.register_buffer("mean", torch.full((4,), mean), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward((x - self.mean) / self.std)
+
+
+def test_tensors_that_no_file_of_weights_holds_count() -> None:
+    def identify(mean: float, std: float) -> int | None:
+        model = nn.Sequential(Shifted(mean, std), nn.Linear(8, 2))
+        return identify_code(nsopt.trace(model, torch.randn(2, 4)))
+
+    assert identify(0.0, 1.0) == identify(0.0, 1.0)
+    assert len({identify(0.0, 1.0), identify(0.5, 1.0), identify(0.0, 2.0)}) == 3
 
 
 @pytest.mark.parametrize("act", [nn.ReLU(), nn.Tanh()])
