@@ -87,8 +87,10 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
         )
         study = run_tuning(tuning, workspace, progress)
     _publish(study)
-    groups = options.task, options.sizes, options.search, options.training, options.sgd
-    _print_trials(study, groups, hide_password(workspace.url))
+    own = options.search, options.training, options.sgd
+    _print_trials(
+        study, (options.task, options.sizes, options.timing, *own), hide_password(workspace.url)
+    )
     console.print(describe_storage(workspace.url), soft_wrap=True)
 
 

@@ -128,24 +128,30 @@ def full_state(model: nn.Module) -> State:
 
 def hidden_buffers(model: nn.Module) -> dict[str, Tensor]:
     """Return the buffers that `state_dict` leaves out, by name."""
-    known = model.state_dict().keys()
-    return {name: buffer for name, buffer in model.named_buffers() if name not in known}
-
-
-def restore_buffers(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Set buffers that are None or of another shape to those of a state on the same device."""
-    for path, module in model.named_modules():
-        for name, buffer in list(module._buffers.items()):
-            stored = state.get(f"{path}.{name}" if path else name)
-            if isinstance(stored, Tensor) and (buffer is None or buffer.shape != stored.shape):
-                module._buffers[name] = stored.clone()
+    known, named = model.state_dict().keys(), model.named_buffers(remove_duplicate=False)
+    return {name: buffer for name, buffer in named if name not in known}
 
 
 def load_full_state(model: nn.Module, state: State) -> None:
-    """Load what `full_state` returned."""
+    """Load what `full_state` returned, with the buffers that runs removed, reshaped or made."""
+    tensors = *model.parameters(), *model.buffers()
+    device = tensors[0].device if tensors else None
+    for name in state.keys() - full_state(model).keys():
+        path, _, own = name.rpartition(".")
+        if own not in (module := model.get_submodule(path))._buffers:
+            module.register_buffer(own, None, persistent=False)
+    for path, module in model.named_modules():
+        for name, buffer in module._buffers.items():
+            stored = state.get(f"{path}.{name}" if path else name)
+            if stored is None or not _is_alike(buffer, stored):
+                module._buffers[name] = None if stored is None else stored.to(device, copy=True)
     model.load_state_dict({name: state[name] for name in model.state_dict()})
     for name, buffer in hidden_buffers(model).items():
         buffer.data = state[name].to(buffer.device, copy=True)
+
+
+def _is_alike(buffer: Tensor | None, stored: Tensor) -> bool:
+    return buffer is not None and (buffer.shape, buffer.dtype) == (stored.shape, stored.dtype)
 
 
 def _digest(content: bytes) -> bytes:

@@ -4,11 +4,14 @@ import ast
 import inspect
 import re
 import zlib
-from functools import cache
+from argparse import Namespace
+from functools import cache, partial
 from pathlib import Path
+from types import BuiltinFunctionType, FunctionType, SimpleNamespace
 from typing import Any
 
-from torch import Tensor
+import numpy as np
+from torch import Tensor, nn
 
 from nsopt.compute.checkpoint import hidden_buffers
 from nsopt.data.checksum import checksum_of
@@ -16,14 +19,18 @@ from nsopt.files import is_installed
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.architecture import TracedArchitecture
 
+_DEPTH = 5  # of lists and configurations in each other
+_DEVICE = re.compile(r"(cpu|cuda|mps|xpu|meta)(:\d+)?")
+
 
 def identify_code(arch: Architecture) -> int | None:
     """Return a checksum of the classes of a traced network's modules; None for a built-in one.
 
-    What modules print counts, such as the rate of a dropout, and so do the numbers, texts and
-    tensors in their public attributes, and the buffers that no file of weights holds. The code of
-    classes that are not of an installed package counts without its comments and docstrings. What it
-    calls elsewhere does not count.
+    What modules print counts, such as the rate of a dropout, and so do the numbers, texts, tensors
+    and names of functions in their public attributes, also in lists, dictionaries and
+    configurations, and the buffers that no file of weights holds. The code of classes that are not
+    of an installed package counts without its comments and docstrings. What it calls elsewhere does
+    not count.
     """
     if not isinstance(arch, TracedArchitecture):
         return None
@@ -31,21 +38,39 @@ def identify_code(arch: Architecture) -> int | None:
     modules = [*template.modules()]
     printed = [f"{type(each).__qualname__}({each.extra_repr()})" for each in modules]
     named = [re.sub(" at 0x[0-9a-f]+", "", each) for each in printed]
-    stored = [[pair for pair in vars(each).items() if _is_argument(*pair)] for each in modules]
-    own = [vars(each)[name] for each in modules for name in vars(each) if not name.startswith("_")]
-    tensors = [each for each in own if isinstance(each, Tensor)]
-    tensors += hidden_buffers(template).values()
-    numbers = checksum_of(each for each in tensors if not each.is_meta)
+    stored = [_describe(vars(each) | {"training": None}, _DEPTH) for each in modules]
+    stored.append(_describe(hidden_buffers(template), _DEPTH))
     kinds = dict.fromkeys(map(type, modules))
     code = [_read_code(each) for kind in kinds for each in kind.__mro__]
-    return zlib.crc32(repr((named, stored, numbers, list(filter(None, code)))).encode())
+    return zlib.crc32(repr((named, stored, list(filter(None, code)))).encode())
 
 
-def _is_argument(name: str, value: Any) -> bool:
-    """Return whether an attribute is public, and a number, a text, or a list of those."""
-    values = value if type(value) in (list, tuple) else [value]
-    is_plain = all(isinstance(each, int | float | str) for each in values)
-    return is_plain and not name.startswith("_") and name != "training"
+def _describe(value: Any, depth: int) -> Any:
+    """Return what identifies an attribute; None for what does not, such as names of devices."""
+    found: Any = None
+    match value:
+        case bool() | int() | float() | complex():
+            found = value
+        case str() if not _DEVICE.fullmatch(value):
+            found = value
+        case Tensor() if not value.is_meta:
+            found = checksum_of([value])
+        case np.ndarray() | np.generic():
+            found = np.asarray(value).tobytes()
+        case type() | FunctionType() | BuiltinFunctionType():
+            found = value.__qualname__
+        case partial():
+            found = _describe([value.func, value.args, value.keywords], depth)
+        case list() | tuple() if depth:
+            found = [_describe(each, depth - 1) for each in value]
+        case dict() if depth:
+            public = [name for name in value if not str(name).startswith("_")]
+            found = [(str(name), _describe(value[name], depth - 1)) for name in public]
+        case SimpleNamespace() | Namespace() if depth:
+            found = _describe(vars(value), depth)
+        case _ if depth and not isinstance(value, nn.Module) and _read_code(value.__class__):
+            found = _describe(getattr(value, "__dict__", None), depth)
+    return found
 
 
 @cache

@@ -152,7 +152,8 @@ def load_network(path: Path | str, arch: str | Architecture | None = None) -> Ke
             if differences := describe_differences(family, kept.widths, state):
                 raise NsoptError(f"its tensors are not those of the stored widths: {differences}")
         model = build_to_fill(family, kept.widths)
-        load_full_state(model, state | rest)
+        known = hidden_buffers(model)
+        load_full_state(model, state | known | {name: rest[name] for name in known})
         return replace(kept, model=model.eval())
 
 

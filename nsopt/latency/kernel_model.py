@@ -175,7 +175,8 @@ def _read_calls(
             samples.setdefault(call.kind, []).append(call)
     kinds = tuple(samples)
     wider = (np.array(base) + np.eye(len(base), dtype=int)).tolist()
-    grown = [_record_calls(arch, each, batch_size) for each in wider]
+    # A width with a single choice stays, and is a constant of the calls.
+    grown = [_record_calls(arch, _clip(arch, each), batch_size) for each in wider]
     factors = np.stack([_compute_growth(calls, after, arch.name) for after in grown], axis=-1)
     vanishing = _find_vanishing_modules(arch)
     terms = []

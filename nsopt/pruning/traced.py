@@ -4,7 +4,7 @@ A trace says which indices of every tensor belong to a unit. Parameters, buffers
 sliced by these indices.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from nsopt.models.tracing.groups import Group
 from nsopt.models.tracing.makers import Makers, Slices
 from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
 from nsopt.models.tracing.resize import replace_tensors, select_indices
+from nsopt.models.tracing.run import tensors_of
 from nsopt.pruning.compaction import cut_tensor, find_positions
 from nsopt.pruning.gates import Gate
 from nsopt.scaling.cost import IntArray
@@ -73,9 +74,7 @@ class PrunableTrace:
         before, after = self._left, self._network.indices(list(kept))
         layout = layout_of(self.model)
 
-        def shrink(name: str, tensor: Tensor) -> Tensor | None:
-            if name not in after:  # a table that `forward` made, and will make again
-                return None
+        def shrink(name: str, tensor: Tensor) -> Tensor:
             pairs = zip(after[name], before[name], strict=True)
             indices = [find_positions(new, old) for new, old in pairs]
 
@@ -85,10 +84,24 @@ class PrunableTrace:
 
             return cut_tensor(tensor, optimizer, cut)
 
+        _forget_tables(self.model, self._network.template, after)
         replace_tensors(self.model, shrink)
         self._network.describe(self.model)
         optimizer.param_groups[0]["params"] = list(self.model.parameters())
         self.kept, self._left = tuple(kept), after
+
+
+def _forget_tables(model: nn.Module, template: nn.Module, known: Container[str]) -> None:
+    """Remove the tables that `forward` made, and will make again."""
+    names = {id(tensor): name for name, tensor in tensors_of(model).items()}
+    for path, module in model.named_modules():
+        before = template.get_submodule(path)._buffers
+        for name, buffer in list(module._buffers.items()):
+            if buffer is not None and names[id(buffer)] not in known:
+                if name in before:
+                    module._buffers[name] = None
+                else:
+                    delattr(module, name)
 
 
 class RigidGate(Gate):

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils.data import Dataset
 
-from nsopt.compute.checkpoint import full_state, load_full_state, restore_buffers
+from nsopt.compute.checkpoint import full_state, load_full_state
 from nsopt.compute.device import Compute, place
 from nsopt.data.checksum import checksum_of
 from nsopt.errors import NsoptError, shorten
@@ -211,7 +212,13 @@ class TaskSupervision:
     def renew(self) -> "TaskSupervision":
         if not isinstance(self.task.loss, nn.Module):
             return self
-        own = copy_model(self.task.loss).requires_grad_(False).to(self.device)
+        own = copy_model(self.task.loss)
+        if any(map(is_lazy, own.parameters())):
+            raise NsoptError(
+                f"{type(own).__name__} in loss= has parameters without a size: call it once on "
+                "outputs and targets before you give it"
+            )
+        own.requires_grad_(False).to(self.device)
         return replace(self, module=own)
 
     def state(self) -> dict[str, Any]:
@@ -219,8 +226,8 @@ class TaskSupervision:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         if self.module is not None:
-            restore_buffers(self.module.cpu(), state)
-            load_full_state(self.module.to(self.device), dict(state))
+            load_full_state(self.module, dict(state))
+            self.module.to(self.device)
 
     def batches(self, batch_size: int, seed: int) -> LoaderBatches:
         return LoaderBatches(self.task.train, seed, self.device)

@@ -172,6 +172,19 @@ class Remembering(nn.Module):
         return torch.as_tensor(self.second(features).mean(1))
 
 
+class Making(Remembering):
+    """Registers its table when it first runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.table
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not hasattr(self, "table"):
+            self.register_buffer("table", torch.linspace(0, 1, x.shape[2])[:, None], False)
+        return super().forward(x)
+
+
 class Timed(nn.Module):
     """Adds a constant channel, so that the units before it cannot be removed one by one."""
 
@@ -206,6 +219,11 @@ def test_a_table_that_grows_when_the_network_runs(rows: int) -> None:
     before = model.table
     assert compress(model) < 0  # the score, a negative loss
     assert model.table is before
+
+
+def test_a_table_that_the_first_run_registers() -> None:
+    torch.manual_seed(0)
+    assert compress(Making()) < 0
 
 
 def test_a_table_that_a_file_of_weights_would_hold_is_refused_before_training() -> None:

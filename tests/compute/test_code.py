@@ -1,12 +1,18 @@
 """A stored study is of a network with the same code."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 import nsopt
 from nsopt.compute.code import identify_code
@@ -95,7 +101,46 @@ def test_numbers_and_texts_that_modules_store_count() -> None:
     assert len({identify(1.0), identify(2.0), identify(1.0, (3, 4)), identify(1.0, (3, 5))}) == 4
 
 
+@dataclass(frozen=True)
+class Config:
+    """Slopes, somewhere."""
+
+    slopes: dict[str, list[float]]
+    rate: np.float32 = field(default_factory=lambda: np.float32(0.5))
+
+
+class Acting(nn.Linear):
+    def __init__(self, act: Callable[[Tensor], Tensor], config: Any, device: str = "cpu") -> None:
+        super().__init__(8, 2)
+        self.act, self.config, self.device = act, config, device
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.act(x))
+
+
+def test_functions_and_configurations_that_modules_store_count() -> None:
+    def identify(*arguments: Any) -> int | None:
+        model = nn.Sequential(nn.Linear(4, 8), Acting(*arguments))
+        return identify_code(nsopt.trace(model, torch.randn(2, 4)))
+
+    base = torch.relu, Config({"a": [0.1]})
+    assert identify(*base) == identify(*base, "cuda:1")
+    others = [
+        (torch.tanh, base[1]),
+        (partial(functional.leaky_relu, negative_slope=0.1), base[1]),
+        (partial(functional.leaky_relu, negative_slope=0.2), base[1]),
+        (torch.relu, Config({"a": [0.2]})),
+        (torch.relu, Config({"a": [0.1]}, np.float32(0.25))),
+        (torch.relu, SimpleNamespace(slope=0.1)),
+        (torch.relu, SimpleNamespace(slope=0.2)),
+    ]
+    found = [identify(*base), *(identify(*other) for other in others)]
+    assert len(set(found)) == len(found)
+
+
 class Shifted(nn.Linear):
+    mean: Tensor
+
     def __init__(self, mean: float, std: float) -> None:
         super().__init__(4, 8)
         self.std = torch.full((4,), std)

@@ -15,7 +15,7 @@ from torch.onnx.errors import OnnxExporterError
 
 import nsopt
 from nsopt.data.images import ImageData, ImageSet
-from nsopt.deployment.check import check_export, compare_outputs
+from nsopt.deployment.check import _check_close, check_export, compare_outputs
 from nsopt.deployment.export import WithNormalisation, export, find_obstacles, load_exported
 from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.errors import NsoptError
@@ -229,6 +229,23 @@ def test_classes_that_a_network_excludes_are_compared_with_themselves(tmp_path: 
         model.get_parameter("1.bias")[0] += 0.1
     with pytest.raises(NsoptError, match="the exported network is wrong: its outputs differ"):
         compare_outputs(KeptNetwork(*facts, model), tmp_path / file, "onnx", arch, x)
+
+
+@pytest.mark.parametrize("values", ["masked", "boxes"])
+def test_a_difference_is_relative_to_what_is_no_mask(values: str) -> None:
+    torch.manual_seed(0)
+    outputs = torch.randn(50, 40).double()
+    if values == "masked":
+        outputs[:, 10:] = -1e9
+    else:  # of a detector: four numbers of pixels, and scores that are hardly above 0
+        outputs, outputs[:, :4] = outputs.exp() * 1e-7, 300 * outputs[:, :4]
+    assert _check_close([(outputs * (1 + 1e-6), outputs)]) < 1e-5
+    near = outputs.clone()
+    near[0, 0] += 1e-5
+    assert _check_close([(near, outputs)]) < 1e-4
+    near[0, 0] += outputs[outputs.abs() < 1e9].abs().max() / 10
+    with pytest.raises(NsoptError, match=r"by \d\.\de-02|by 1\.0e-01"):
+        _check_close([(near, outputs)])
 
 
 def test_an_exporter_that_fails_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:

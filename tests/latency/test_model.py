@@ -187,6 +187,16 @@ def test_a_latency_that_hardly_depends_on_widths_causes_a_warning(
     assert alike.startswith(f"latency hardly depends on widths here: {takes}")
 
 
+@pytest.mark.usefixtures("briefly")
+def test_a_width_that_has_to_stay_is_constant() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 8, 3), nn.Flatten(), nn.Linear(128, 2))
+    arch = nsopt.trace(model, torch.randn(2, 3, 8, 8))
+    kept = replace(arch)
+    vars(kept).update(vars(arch) | {"narrowest": (6, 1), "capped": {arch.layer_names[0]: "so"}})
+    learned = latency_model(kept, CPU, Silent(), TORCH)
+    assert learned([6, 8]) > 0
+
+
 def test_networks_that_differ_in_an_activation_do_not_share_a_model() -> None:
     digests = {
         kernel_model._digest(

@@ -82,10 +82,15 @@ class Centring(nn.Module):
     """A loss that remembers the mean of the outputs, has a parameter, and is hard to copy."""
 
     center: Tensor | None
+    first: Tensor
+    rate: Tensor
+    warm: Tensor | None
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("center", None)
+        self.register_buffer("rate", torch.tensor(1))
+        self.register_buffer("warm", torch.ones(()))
         self.scale = nn.Parameter(torch.ones(()))
         self.lock, self.last = Lock(), self.scale * 2
 
@@ -95,7 +100,11 @@ class Centring(nn.Module):
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         mean = outputs.detach().mean(0)
         self.center = 0.2 * mean if self.center is None else self.center.lerp(mean, 0.2)
-        self.last = functional.mse_loss(outputs * self.scale - 0.1 * self.center, targets)
+        if not hasattr(self, "first"):
+            self.register_buffer("first", mean)
+        self.rate, self.warm = self.rate * 0.9, None  # of integers; removed
+        shift = 0.1 * self.center + self.rate * self.first
+        self.last = functional.mse_loss(outputs * self.scale - shift, targets)
         return self.last
 
 
@@ -111,6 +120,12 @@ def test_what_a_loss_remembers_is_of_one_training(arch: nsopt.Architecture, comm
             found.append(nsopt.search(arch, task, settings).law.alpha.tolist())
     assert found[0] == found[1]
     assert (loss.center, loss.scale.grad) == (None, None), "the user's own one stays"
+
+
+def test_a_loss_with_lazy_parameters_is_one_line(arch: nsopt.Architecture) -> None:
+    lazy = nn.Sequential(nn.LazyLinear(2))
+    with pytest.raises(nsopt.NsoptError, match=r"Sequential .* has parameters without a size"):
+        nsopt.train(arch, [8], make_task(loss=lazy), SETTINGS)
 
 
 def test_an_interrupted_training_on_a_task_continues_with_the_same_numbers(

@@ -35,7 +35,8 @@ def convolution(
         tracer.note_maker(made)
     else:
         made = _label_groups(tracer, weight, labels[1], groups, transposed)
-        outputs = made if outputs is ANY else outputs
+        if own[0] is ANY:  # one filter, repeated for each channel
+            outputs, inputs = (own[1], made) if transposed else (made, own[1])
     if isinstance(x, FakeTensor) and isinstance(weight, FakeTensor):
         tracer.mark_inexact(inputs)  # as in `matrix_product`
     if bias is not None and result.shape[1] > 1:
@@ -57,7 +58,7 @@ def _label_groups(
     own = tracer.get(weight)
     first = own[0]
     if first is ANY and weight.shape[1] == 1 and weight.shape[0] == groups:
-        return inputs  # one filter, repeated for each channel
+        return inputs
     if not isinstance(inputs, np.ndarray) or not isinstance(first, np.ndarray):
         tracer.freeze("must equal a fixed size in a grouped convolution", inputs, *own)
         return None

@@ -34,10 +34,10 @@ def _make_new(tensor: Tensor, values: Tensor) -> Tensor:
     return nn.Parameter(values, tensor.requires_grad) if is_parameter else values
 
 
-def replace_tensors(model: nn.Module, change: Callable[[str, Tensor], Tensor | None]) -> None:
+def replace_tensors(model: nn.Module, change: Callable[[str, Tensor], Tensor]) -> None:
     """Replace each parameter and buffer of `model` by the result of `change`, shared ones once."""
     names = {id(tensor): name for name, tensor in tensors_of(model).items()}
-    made: dict[str, Tensor | None] = {}
+    made: dict[str, Tensor] = {}
     for module in model.modules():
         for store in (module._parameters, module._buffers):
             for key, tensor in store.items():

@@ -342,6 +342,8 @@ class Gated(nn.Module):
 class Blurs(nn.Module):
     """Repeats one filter for all channels."""
 
+    kernel: Callable[..., Tensor] = staticmethod(functional.conv2d)
+
     def __init__(self) -> None:
         super().__init__()
         self.a, self.b = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 5, 3)
@@ -350,7 +352,13 @@ class Blurs(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.a(x)
         weight = self.get_buffer("filter").expand(y.shape[1], -1, -1, -1)
-        return self.b(functional.conv2d(y, weight, groups=y.shape[1]))
+        return self.b(self.kernel(y, weight, groups=y.shape[1]))
+
+
+class BlursTwice(Blurs):
+    """The filter writes four pixels for each that it reads."""
+
+    kernel: Callable[..., Tensor] = staticmethod(functional.conv_transpose2d)
 
 
 class WritesSteps(nn.Module):
@@ -388,6 +396,7 @@ class MixesTokens(nn.Module):
     [
         (Gated(), torch.randn(2, 6), [8]),
         (Blurs(), IMAGES, [12]),
+        (BlursTwice(), IMAGES, [12]),
         (WritesSteps(), IMAGES, [4, 10]),
         (MixesTokens(), IMAGES, [12, 10]),
     ],
