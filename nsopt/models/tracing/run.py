@@ -127,9 +127,15 @@ class LabelledRun:
         tensors = tensors_of(model)
         for name, tensor in tensors.items():
             tracer.declare(tensor, labels[name])
+        paths = {path for path, _ in model.named_modules()}
         with restore_modules(model):
             set_mode(model, training)
             outputs = self._run_forward(model, tracer)
+            if made := [path for path, _ in model.named_modules() if path not in paths]:
+                raise TraceError(
+                    f"forward makes the module {made[0]}: make it in __init__, or run the network "
+                    "once before you give it"
+                )
         tracer.freeze(
             "determines the shape of the output",
             *(label for tensor in outputs for label in tracer.get(tensor)),

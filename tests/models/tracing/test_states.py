@@ -242,3 +242,25 @@ def test_the_garbage_collector_is_as_before_after_traces_that_overlap() -> None:
     assert gc.get_threshold()[2] > 10**9
     second.__exit__(None, None, None)
     assert gc.get_threshold() == before
+
+
+class Making(nn.Module):
+    """Makes a layer when it first runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 8), nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        if isinstance(self.second, nn.Identity):
+            self.second = nn.Sequential(nn.Linear(y.shape[1], 3))
+        return torch.as_tensor(self.second(y))
+
+
+def test_a_layer_that_the_first_run_makes_is_one_line() -> None:
+    model, x = Making(), torch.rand(2, 6)
+    with pytest.raises(NsoptError, match=r"^forward makes the module second\.0: make it in __init"):
+        nsopt.trace(model, x)
+    model(x)
+    assert nsopt.trace(model, x).base_widths == (8,)
