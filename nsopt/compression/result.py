@@ -119,9 +119,10 @@ class Compression:
         """Return the networks as rows of a table, all values as text, the original one first.
 
         In brackets are points of the score, and shares of costs, beside the original network.
+        Columns without any value are left out.
         """
         dense = self.dense
-        return [
+        rows = [
             {
                 "budget": network.budget,
                 "widths by": network.method if network is not dense else "",
@@ -134,6 +135,8 @@ class Compression:
             }
             for network in self._all
         ]
+        filled = [name for name in rows[0] if any(row[name] for row in rows)]
+        return [{name: row[name] for name in filled} for row in rows]
 
     def _describe_scores(self, network: Compressed) -> dict[str, str]:
         """Return the columns of scores of a network, beside those of the original one."""

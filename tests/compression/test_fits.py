@@ -89,6 +89,7 @@ def test_inputs_alone_are_enough(trained: nn.Module, tmp_path: Path) -> None:
     first, second = (result[budget].score for budget in BUDGETS)
     assert second < first < 100
     assert AGREEMENT in result.rows()[0]
+    assert "before" not in result.rows()[0], "nothing was scored before"
     page = result.report(tmp_path / "report")
     table = pd.read_csv(page.with_name("outcomes.csv"))
     assert set(table["method"]) <= {"dense", "uniform", "scored"}
