@@ -130,7 +130,7 @@ class ComparisonResult:
     def export(
         self,
         path: Path | str,
-        format: str = "onnx",  # noqa: A002
+        format: str | None = None,  # noqa: A002
         method: str | None = None,
         budget: float | None = None,
     ) -> None:
@@ -138,7 +138,7 @@ class ComparisonResult:
 
         Args:
             path: of the file.
-            format: `onnx`, `pt2` or `state_dict`.
+            format: `onnx`, `pt2` or `state_dict`; by default by the suffix of the file.
             method: by default that which the answer names at the largest budget.
             budget: see `network`; by default the largest.
         """

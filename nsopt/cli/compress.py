@@ -16,7 +16,7 @@ from nsopt.cli.console import (
     make_table,
     print_line,
 )
-from nsopt.cli.extras import has_extra, install_command
+from nsopt.cli.extras import has_extra, install_command, publish_if_installed
 from nsopt.cli.options import (
     Count,
     NetworkOptions,
@@ -146,6 +146,7 @@ def _compress(options: CompressOptions) -> "tuple[Answer, Workspace]":
     schema.write_networks(workspace.studies(subject.name)[schema.DENSE], rows)
     results = result.results
     page = write_report(results, folder / "report", rows)
+    publish_if_installed(results, workspace.url)
     chosen = {"budget": rows[1]["budget"]}
     if options.task.task is not None:
         chosen["task"] = options.task.task

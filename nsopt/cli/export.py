@@ -40,9 +40,9 @@ class ExportOptions(StoredDataOptions):
     network that the comparison's answer names at its largest budget."""
     out: OutPath = None
     """File to write; by default network.onnx, network.pt2 or network.pt, by the format."""
-    format: Literal["onnx", "pt2", "state_dict"] = "onnx"
+    format: Literal["onnx", "pt2", "state_dict"] | None = None
     """onnx for onnxruntime and others, pt2 for torch.export.load, state_dict for
-    nsopt.load_network."""
+    nsopt.load_network. By default by the suffix of --out: .onnx, .pt2, .pt or .pth; else onnx."""
     ratio: float | None = None
     """Width ratio that set the network's budget, such as 0.25."""
     budget: str | None = None
@@ -69,16 +69,18 @@ def export(options: ExportOptions = ExportOptions()) -> None:
     Example: nsopt export --study vgg11-digits-smoke/uniform --ratio 0.25 --out small.onnx
     """
     from nsopt.deployment.check import check_export, compare_outputs
+    from nsopt.deployment.export import choose_format
     from nsopt.deployment.export import export as write
     from nsopt.storage import schema
 
     if options.int8 and options.task:
         raise NsoptError("--int8 is for networks of images: leave it out")
-    if options.int8 and (options.format != "onnx" or options.unchecked):
+    form = choose_format(options.out or Path(), options.format)
+    if options.int8 and (form != "onnx" or options.unchecked):
         raise NsoptError("--int8 is for --format onnx, and reads the images of the study")
     if options.task is not None:
         refuse_options_of_images(options)
-    out = options.out or Path(f"network.{_SUFFIXES[options.format]}")
+    out = options.out or Path(f"network.{_SUFFIXES[form]}")
     check_writable(out.parent, "--out")
     if out.is_dir():
         raise NsoptError(f"--out {out} is a folder: name a file")
@@ -86,14 +88,12 @@ def export(options: ExportOptions = ExportOptions()) -> None:
     tell_what_is_fixed(chosen.fixed)
     figures = None
     with written_beside(out) as unfinished:
-        write(chosen.network, unfinished, options.format, chosen.inputs)
+        write(chosen.network, unfinished, form, chosen.inputs)
         if chosen.arch is not None:
-            apart = compare_outputs(
-                chosen.network, unfinished, options.format, chosen.arch, chosen.inputs
-            )
+            apart = compare_outputs(chosen.network, unfinished, form, chosen.arch, chosen.inputs)
             console.print(f"the outputs of the file differ from PyTorch's by {apart:.0e}")
         if chosen.data is not None:
-            check = check_export(chosen.network, unfinished, options.format, chosen.data.test)
+            check = check_export(chosen.network, unfinished, form, chosen.data.test)
             console.print(
                 f"test accuracy: {check.exported:.2f} % with the file, {check.stored:.2f} % in the "
                 f"study{_explain(chosen, check)}; the logits differ from PyTorch's by "

@@ -1,8 +1,12 @@
 """Packages that an extra installs, as `pip install 'nsopt[export]'` does."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from nsopt.errors import NsoptError
+
+if TYPE_CHECKING:
+    from nsopt.reports.results import Results
 
 EXTRAS = {  # their modules
     "dashboard": ("optuna_dashboard",),
@@ -30,3 +34,11 @@ def need_extra(extra: str) -> None:
 
 def install_command(extra: str) -> str:
     return f"pip install 'nsopt[{extra}]'"
+
+
+def publish_if_installed(results: "Results", url: str) -> None:
+    """Store notes and figures for optuna-dashboard, if it is installed."""
+    if has_extra("dashboard"):
+        from nsopt.reports.dashboard import publish
+
+        publish(results, url)

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from nsopt.cli.console import console, describe_storage, live_progress, make_fitting_table
-from nsopt.cli.extras import has_extra
+from nsopt.cli.extras import publish_if_installed
 from nsopt.cli.options import (
     BudgetOptions,
     Count,
@@ -151,10 +151,7 @@ def _report(name: str, workspace: "Workspace") -> None:
     results = read_results(workspace.url, name)
     _print_summary(results)
     page = write_report(results, workspace.folder / "report")
-    if has_extra("dashboard"):
-        from nsopt.reports.dashboard import publish
-
-        publish(results, workspace.url)
+    publish_if_installed(results, workspace.url)
     console.print(describe_storage(workspace.url), soft_wrap=True)
     console.print(f"report:  {page}", soft_wrap=True)
     if results.task.classes is not None:

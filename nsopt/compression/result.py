@@ -11,12 +11,14 @@ from nsopt.arguments import checked
 from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import unknown_name
 from nsopt.notebook import make_html_table
-from nsopt.scaling.metric import format_ms, short_number
+from nsopt.scaling.metric import IN_BYTES, format_ms, short_number
 from nsopt.session.workspace import Workspace
 from nsopt.storage.schema import UNIFORM, TaskDescription, width_key
 
 if TYPE_CHECKING:
     from nsopt.reports.results import Results
+
+_IN_BYTES = {metric.name for metric in IN_BYTES}
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Compressed:
             it was not measured.
         uniform: the score of the validation of uniform widths; None for the original network.
         error: standard error of the validation accuracy of a classifier of images, in points.
-        cost: its parameters and MACs.
+        cost: its parameters and MACs, and what else has a budget, by metric.
         latency: measured milliseconds per batch.
     """
 
@@ -132,6 +134,11 @@ class Compression:
                 "ms": _compare(format_ms, network.latency, dense.latency),
                 "params": _compare(short_number, network.cost["params"], dense.cost["params"]),
                 "MACs": _compare(short_number, network.cost["macs"], dense.cost["macs"]),
+                **{
+                    f"{name} (bytes)": _compare(short_number, network.cost[name], whole)
+                    for name, whole in dense.cost.items()
+                    if name in _IN_BYTES
+                },
             }
             for network in self._all
         ]

@@ -34,6 +34,7 @@ from nsopt.models.onnx import (
 Predict = Callable[[Any], Any]
 _FACTS = "nsopt.json"
 _EXAMPLES = 2
+_SUFFIXES = {".onnx": "onnx", ".pt2": "pt2", ".pt": "state_dict", ".pth": "state_dict"}
 
 
 class WithNormalisation(nn.Module):
@@ -56,7 +57,7 @@ class WithNormalisation(nn.Module):
 def export(
     network: KeptNetwork,
     path: Path | str,
-    format: str = "onnx",  # noqa: A002
+    format: str | None = None,  # noqa: A002
     inputs: Any = None,
 ) -> None:
     """Write a network for other tools.
@@ -65,27 +66,38 @@ def export(
         network: from `nsopt.load_network`, or the `network` of a compression's result.
         path: of the file. A link there is replaced, not followed.
         format: `onnx`; `pt2`, for `torch.export.load`; or `state_dict`, for `nsopt.load_network`.
-            All include the network's facts (`KeptNetwork.facts`).
+            All include the network's facts (`KeptNetwork.facts`). By default by the suffix .onnx,
+            .pt2, .pt or .pth of the file, else `onnx`.
         inputs: a batch of at least two examples, such as `task.inputs`; needed for onnx and pt2
             unless the network takes images.
 
     Raises:
-        NsoptError: for an unknown format or a folder, if a package is missing that the format
-            needs, or if PyTorch cannot export the network.
+        NsoptError: for an unknown format or a folder, for a file whose suffix names another format,
+            if a package is missing that the format needs, or if PyTorch cannot export the network.
 
     Examples:
         >>> nsopt.export(nsopt.load_network("small.pt"), "small.onnx")
     """
-    if format not in _READERS:
-        raise unknown_name("format", format, _READERS)
+    form = choose_format(Path(path), format)
     if Path(path).is_dir():
         raise NsoptError(f"{path} is a folder: name a file")
     with written_beside(Path(path)) as unfinished:
-        if format in _WRITERS:
+        if form in _WRITERS:
             example = _choose_example(network, inputs)
-            _WRITERS[format](make_whole(network), example, network.facts, unfinished)
+            _WRITERS[form](make_whole(network), example, network.facts, unfinished)
         else:
             network.save(unfinished)
+
+
+def choose_format(path: Path, asked: str | None) -> str:
+    """Return the format that is asked for, else that of the suffix; see `export`."""
+    named = _SUFFIXES.get(path.suffix.lower())
+    form = asked or named or "onnx"
+    if form not in _READERS:
+        raise unknown_name("format", form, _READERS)
+    if named not in (None, form):
+        raise NsoptError(f"{path} would be a file of {form}: give it another suffix or format")
+    return form
 
 
 @checked

@@ -5,8 +5,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
+import optuna
 import pytest
 import torch
+from optuna import get_all_study_names
+from optuna_dashboard import get_note
 
 from nsopt.cli.answer import Answer
 from nsopt.cli.compress import CompressOptions, _export, _list_files, _print_answer
@@ -126,6 +129,10 @@ def test_a_function_of_the_user_returns_the_trained_network(
     torch.testing.assert_close(kept, module.state_dict(), rtol=0, atol=0)
     settings = read_results(f"sqlite:///{tmp_path / 'out' / 'study.db'}").settings["training"]
     assert (settings["distillation"], settings["averaging"]) == (None, 0.99)
+    url = "sqlite:///out/study.db"
+    studies = [optuna.load_study(study_name=name, storage=url) for name in get_all_study_names(url)]
+    notes = map(get_note, studies)
+    assert sum("no network is trained to convergence" in note for note in notes) >= 3
     again = call_nsopt("report", "--storage=sqlite:///out/study.db", "--out=again")
     assert again.returncode == 0, again.stderr
     first, second = (Path(folder, "index.html").read_text() for folder in ("out/report", "again"))

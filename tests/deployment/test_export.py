@@ -92,6 +92,14 @@ def test_an_export_follows_no_link(kept: KeptNetwork, tmp_path: Path) -> None:
     assert load_network(file).facts == kept.facts
 
 
+def test_the_suffix_of_a_file_names_its_format(kept: KeptNetwork, tmp_path: Path) -> None:
+    export(kept, tmp_path / "network.pth")
+    assert load_network(tmp_path / "network.pth").facts == kept.facts
+    with pytest.raises(NsoptError, match=r"network\.pt2 would be a file of onnx: give it another"):
+        export(kept, tmp_path / "network.pt2", "onnx")
+    assert not (tmp_path / "network.pt2").exists()
+
+
 def test_exported_files_contain_the_facts_of_their_network(
     kept: KeptNetwork, exported: dict[str, Path]
 ) -> None:

@@ -146,6 +146,17 @@ def test_memory_follows_the_number_of_heads() -> None:
         check_costs(arch, arch.build(widths), widths, x)
 
 
+def test_memory_does_not_depend_on_the_layout_of_a_network() -> None:
+    layers = nn.Conv2d(1, 12, 3, 2), nn.ReLU(), nn.Conv2d(12, 16, 3, 2), nn.AdaptiveAvgPool2d(1)
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(16, 10))
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        placed: nn.Module = model.to(memory_format=layout)  # type: ignore[call-overload]
+        arch = trace(placed, torch.randn(2, 1, 32, 32))
+        found.append(arch.cost("memory")([7, 16]))
+    assert found[0] == found[1]
+
+
 class Copying(Residual):
     """Its code keeps a copy only of few channels."""
 

@@ -215,7 +215,9 @@ class TracedNetwork:
         unlabelled = {n: (None,) * len(own) for n, own in self.labels.items()}
         count = len(self.family.units.of_atom)
         try:
-            buffers = one.buffers(self.template, count, labels, self.family)
+            # In the layout of `build_empty`: channels_last leads to other operations.
+            here = copy_with_tensors(self.template, lambda _, tensor: tensor.contiguous())
+            buffers = one.buffers(here, count, labels, self.family)
             there = one.buffers(self.build_empty(others), 0, unlabelled, self.family)
         except TraceError as error:
             raise NsoptError(f"the memory of this network cannot be counted: {error}") from None

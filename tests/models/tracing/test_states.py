@@ -247,6 +247,8 @@ def test_the_garbage_collector_is_as_before_after_traces_that_overlap() -> None:
 class Making(nn.Module):
     """Makes a layer when it first runs."""
 
+    second: nn.Module
+
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second = nn.Linear(6, 8), nn.Identity()
