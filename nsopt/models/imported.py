@@ -83,7 +83,8 @@ def _trace(name: str, module: nn.Module, image_size: int, in_channels: int) -> T
         return trace(module, example, name)
     except TraceError as error:
         shape = f"{in_channels}x{image_size}x{image_size}"
-        raise NsoptError(f"{name} cannot be traced on images of {shape}: {error}") from None
+        cure = "; images of files are read as RGB" if "channels" in str(error) else ""
+        raise NsoptError(f"{name} cannot be traced on images of {shape}: {error}{cure}") from None
 
 
 def network_factory(name: str) -> Callable[[int], nn.Module]:

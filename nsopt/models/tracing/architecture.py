@@ -37,7 +37,7 @@ from nsopt.models.tracing.run import tensors_of
 from nsopt.scaling.cost import COUNTED_IN_BYTES, Channels, CostModel, LinearCost, Widths
 
 _METRICS = ("params", "macs", "activations", "latency", *COUNTED_IN_BYTES)
-PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear, nn.RNNBase, nn.RNNCellBase)
+PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, nn.RNNBase, nn.RNNCellBase)
 
 
 @dataclass(frozen=True, eq=False)

@@ -134,11 +134,12 @@ def vector_product(tracer: Tracer, result: Tensor, a: Tensor, b: Tensor) -> None
 def trilinear(
     tracer: Tracer, result: Tensor, x: Tensor, weight: Tensor, y: Tensor, *_: Any
 ) -> None:
-    """Freeze all sizes of nn.Bilinear."""
-    labels = [label for tensor in (x, weight, y) for label in tracer.get(tensor)]
-    tracer.freeze("belongs to a bilinear layer", *labels)
-    tracer.multiply(x.shape[0], *zip(tracer.get(weight), weight.shape, strict=True))
-    label_nothing(tracer, result)
+    """Join the features of two inputs with those that nn.Bilinear reads."""
+    made, first, second = tracer.get(weight)
+    read = tracer.join(tracer.get(x)[1], first), tracer.join(tracer.get(y)[1], second)
+    tracer.note_maker(made)
+    tracer.multiply(x.shape[0], *zip((made, *read), weight.shape, strict=True))
+    tracer.put(result, [tracer.get(x)[0], made])
 
 
 @rule("_weight_norm_interface")

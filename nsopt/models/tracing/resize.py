@@ -84,8 +84,10 @@ def describe_module(module: nn.Module, group_size: int | None) -> None:
         return
     elif isinstance(module, nn.modules.conv._ConvNd):
         _describe_convolution(module, weight, group_size)
-    elif isinstance(module, nn.Linear):
-        module.out_features, module.in_features = weight.shape
+    elif isinstance(module, nn.Linear | nn.Bilinear):
+        is_linear = isinstance(module, nn.Linear)
+        names = ("in_features",) if is_linear else ("in1_features", "in2_features")
+        vars(module).update(zip(("out_features", *names), weight.shape, strict=True))
     elif isinstance(module, nn.GroupNorm):
         module.num_groups = len(weight) // group_size if group_size else module.num_groups
         module.num_channels = len(weight)

@@ -240,7 +240,7 @@ def _find_units(network: TracedNetwork, paths: Sequence[str]) -> list[Atoms]:
     units = []
     for path in paths:
         if path not in modules:
-            raise unknown_name("module", path, modules)
+            raise unknown_name("module", path, [*filter(None, modules)])
         units += [
             network.family.units.of_atom[dimension.atoms]
             for dimension in network.family.dimensions

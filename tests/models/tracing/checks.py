@@ -1,5 +1,6 @@
 """Checks that every traced network must pass."""
 
+import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -197,7 +198,8 @@ def check_costs(
         if min(widths) > 1:  # as for all budgets of memory: of one unit copies may vanish
             assert arch.cost("activations")(widths) == peak
     model.eval()
-    with FlopCounterMode(display=False) as counter, _unfused():
+    bilinear = {torch.ops.aten._trilinear: lambda x, w, *_, **__: 2 * x[0] * math.prod(w)}
+    with FlopCounterMode(display=False, custom_mapping=bilinear) as counter, _unfused():
         compute_outputs(model, tree_map_only(Tensor, lambda t: t[:1], x))
     assert arch.cost("macs")(widths) == counter.get_total_flops() // 2
 

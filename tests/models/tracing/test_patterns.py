@@ -113,11 +113,12 @@ class Bilinear(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.conv = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 8, 1)
-        self.both = nn.Bilinear(8, 8, 5)
+        self.both, self.other = nn.Bilinear(8, 6, 5), nn.Bilinear(8, 5, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = self.conv(self.stem(x)).mean((2, 3))
-        return self.both(pooled, pooled)
+        stem = self.stem(x)
+        pooled, first = self.conv(stem).mean((2, 3)), stem.mean((2, 3))
+        return self.other(pooled, self.both(pooled, first).relu())
 
 
 class Pools(nn.Module):
@@ -135,8 +136,11 @@ class Pools(nn.Module):
 
 
 def test_the_products_of_a_bilinear_layer_and_of_a_vector_are_counted() -> None:
-    arch = nsopt.trace(Bilinear(), IMAGES)
-    assert arch.cost("macs")((6,)) == 144 * (3 * 6 + 6 * 8) + 8 * 8 * 5
+    model = Bilinear()
+    arch = nsopt.trace(model, IMAGES)
+    macs = 144 * (3 * 6 + 6 * 8) + 8 * 6 * 5 + 8 * 5 * 4
+    assert arch.cost("macs")(arch.base_widths) == macs
+    check_network_of(arch, model, IMAGES, [6, 8, 5], searches=True)
     arch = nsopt.trace(Pools(), IMAGES)
     assert arch.cost("macs")((8,)) == 144 * 3 * 8 + 144 * 8 + 144 * 8 + 8 * 5
     check_costs(arch, (6,))
@@ -156,17 +160,17 @@ def test_a_transposed_convolution_in_groups_can_be_traced() -> None:
 
 
 class Remembers(nn.Module):
-    """Keeps tensors in a dict, and makes a layer when it first runs."""
+    """Keeps tensors in a dict, and a list that it makes when it first runs."""
 
     def __init__(self) -> None:
         super().__init__()
         self.cache: dict[int, Tensor] = {}
         self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 5)
-        self.extra: nn.Module | None = None
+        self.extra: list[Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
-        self.extra = self.extra or nn.Conv2d(x.shape[1], x.shape[1], 1, device=x.device)
+        self.extra = self.extra or [x]
         self.cache.setdefault(x.shape[2], torch.arange(x.shape[2]).float())
         return self.head((x * self.cache[x.shape[2]]).mean((2, 3)))
 
