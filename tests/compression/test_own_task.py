@@ -306,7 +306,7 @@ def test_a_latency_budget_holds_as_the_given_function_measures_it(
         timed.append(len(images))
         return float(sum(weights.numel() for weights in model.parameters()))
 
-    asked = {"budgets": ["latency=70%"], "epochs": 1, "candidates": 3, "out": tmp_path}
+    asked = {"budgets": ["latency=70%"], "epochs": 1, "candidates": 2, "out": tmp_path}
     first = run(trained, **asked, measure=count_parameters)
     own = first["latency=70%"]
     whole = count_parameters(trained, torch.empty(0))
@@ -363,7 +363,7 @@ def test_a_test_is_reported_and_widths_are_ranked_by_the_distance_of_the_task(
         compared.append(len(outputs["out"]))
         return (outputs["out"] - teacher["out"]).square().flatten(1).mean(1)
 
-    asked = {"test": lambda model: 1000.0, "distance": apart, "budgets": BUDGETS[:1]}
+    asked = {"test": lambda model: 1000.0, "distance": apart, "budgets": BUDGETS[:1], "epochs": 1}
     result = run(trained, **asked, out=tmp_path)
     small = result[BUDGETS[0]]
     assert set(compared) == {16}
