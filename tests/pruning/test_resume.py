@@ -92,7 +92,7 @@ def whole_search(narrow: TableArchitecture, few: ImageData) -> list[dict]:
     return describe_search(search(narrow, few, SEARCH))
 
 
-@settings(max_examples=3, phases=DEAR)
+@settings(max_examples=2, phases=DEAR)
 @given(first=st.integers(1, SEARCH_BATCHES), second=st.integers(1, SEARCH_BATCHES))
 def test_a_resumed_search_equals_an_uninterrupted_one(
     narrow: TableArchitecture,
@@ -160,7 +160,7 @@ def uninterrupted() -> dict[tuple[str, bool], tuple]:
     return {}
 
 
-@settings(max_examples=4, phases=DEAR)
+@settings(max_examples=2, phases=DEAR)
 @example(first=6, precision="fp32", tuned=False)  # after an epoch's last batch, before its end
 @example(first=13, precision="fp32", tuned=True)
 @given(
