@@ -68,7 +68,7 @@ def run(
         data,
         ["params=50%", "params=20000,macs=50%"],
         arch=arch,
-        epochs=2,
+        epochs=3,
         candidates=2,
         settings=SETTINGS,
         out=out,

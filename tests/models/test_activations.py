@@ -68,7 +68,7 @@ def test_transposed_weights_do_not_count_as_activations() -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@settings(max_examples=1)
+@settings(max_examples=2)
 @given(seed=st.integers(0, 2**31))
 def test_the_predicted_peak_equals_that_of_the_built_network(name: str, seed: int) -> None:
     arch = get_architecture(name)
