@@ -8,7 +8,7 @@ L: searched layers; N: rows of widths. A step is an operation of one forward pas
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ class BufferRecorder(TorchDispatchMode):
         """Record the inputs of a network, or what an operation makes."""
         for tensor in tensors_in(inputs):
             if identify_memory(tensor) not in self._buffers:
-                made = Buffer(tensor, self._sizes_of(tensor), self._step, self._step)
+                made = Buffer(tensor, [], self._step, self._step)
                 self._buffers[identify_memory(tensor)] = made
 
     def give(self, outputs: Any) -> None:
@@ -70,6 +70,10 @@ class BufferRecorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         self._step += 1
+        for tensor in tensors_in((args, kwargs)):
+            known = self._buffers.get(identify_memory(tensor))
+            if known is not None and known.tensor.shape == tensor.shape:
+                known.tensor = tensor  # the one with labels, where PyTorch made another before
         used = {identify_memory(tensor) for tensor in tensors_in((args, kwargs))}
         made = [tensor for tensor in tensors_in(result) if identify_memory(tensor) not in used]
         if _is_view(func):
@@ -85,8 +89,9 @@ class BufferRecorder(TorchDispatchMode):
 
     @property
     def buffers(self) -> list[Buffer]:
-        """The buffers that operations use."""
-        return [b for b in self._buffers.values() if b.last > b.first and b.tensor.numel()]
+        """The buffers that operations use, sized by what is known at the end of the run."""
+        used = [b for b in self._buffers.values() if b.last > b.first and b.tensor.numel()]
+        return [replace(buffer, sizes=self._sizes_of(buffer.tensor)) for buffer in used]
 
     def _find_storage(self, tensor: Tensor) -> int:
         own = identify_memory(tensor)

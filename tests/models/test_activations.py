@@ -157,6 +157,25 @@ def test_memory_does_not_depend_on_the_layout_of_a_network() -> None:
     assert found[0] == found[1]
 
 
+class Recurrent(nn.Module):
+    """PyTorch makes the first states of its LSTM, of zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.layer = nn.Linear(5, 16), nn.LSTM(16, 20, batch_first=True)
+        self.out = nn.Linear(20, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.layer(self.first(x))[0])
+
+
+def test_the_states_of_recurrent_layers_count() -> None:
+    arch = trace(Recurrent(), torch.randn(2, 7, 5))
+    for first, hidden in ((16, 20), (5, 8)):
+        expected = 7 * first + 2 * hidden + 7 * hidden
+        assert arch.cost("memory")([first, hidden]) == 4 * expected
+
+
 class Copying(Residual):
     """Its code keeps a copy only of few channels."""
 

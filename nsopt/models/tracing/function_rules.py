@@ -18,6 +18,7 @@ from torch.utils._mode_utils import no_dispatch
 
 from nsopt.models.tracing.labels import Label
 from nsopt.models.tracing.picks import make_fakes
+from nsopt.models.tracing.shape_rules import settle_size
 from nsopt.models.tracing.tracer import Tracer
 
 _GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
@@ -119,6 +120,8 @@ def _follow_layers(
         size, seen = ways * states[0].shape[-1], _repeat(outputs[-1], ways)
     of_outputs = tracer.join(*outputs) if states[0].shape[-1] > 1 else None
     of_cells = tracer.join(*cells) if states[-1].shape[-1] > 1 else None
+    for first_state, label in zip(states, (of_outputs, of_cells), strict=False):
+        settle_size(tracer, first_state, [None, None, label])
     result = x.new_empty(*x.shape[:-1], size)
     tracer.put(result, [*labels, _repeat(of_outputs, ways)])
     ends = [state.new_empty(state.shape) for state in states]
