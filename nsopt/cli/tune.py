@@ -87,10 +87,8 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
         )
         study = run_tuning(tuning, workspace, progress)
     _publish(study)
-    own = options.search, options.training, options.sgd
-    _print_trials(
-        study, (options.task, options.sizes, options.timing, *own), hide_password(workspace.url)
-    )
+    groups = options.task, options.sizes, options.timing, options.search, options.training
+    _print_trials(study, (*groups, options.sgd), hide_password(workspace.url))
     console.print(describe_storage(workspace.url), soft_wrap=True)
 
 

@@ -136,7 +136,7 @@ def load_full_state(model: nn.Module, state: State) -> None:
     """Load what `full_state` returned, with the buffers that runs removed, reshaped or made."""
     tensors = *model.parameters(), *model.buffers()
     device = tensors[0].device if tensors else None
-    for name in state.keys() - full_state(model).keys():
+    for name in sorted(state.keys() - full_state(model).keys()):
         path, _, own = name.rpartition(".")
         if own not in (module := model.get_submodule(path))._buffers:
             module.register_buffer(own, None, persistent=False)

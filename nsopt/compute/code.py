@@ -5,13 +5,14 @@ import inspect
 import re
 import zlib
 from argparse import Namespace
+from enum import Enum
 from functools import cache, partial
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, SimpleNamespace
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from nsopt.compute.checkpoint import hidden_buffers
 from nsopt.data.checksum import checksum_of
@@ -26,11 +27,11 @@ _DEVICE = re.compile(r"(cpu|cuda|mps|xpu|meta)(:\d+)?")
 def identify_code(arch: Architecture) -> int | None:
     """Return a checksum of the classes of a traced network's modules; None for a built-in one.
 
-    What modules print counts, such as the rate of a dropout, and so do the numbers, texts, tensors
-    and names of functions in their public attributes, also in lists, dictionaries and
-    configurations, and the buffers that no file of weights holds. The code of classes that are not
-    of an installed package counts without its comments and docstrings. What it calls elsewhere does
-    not count.
+    What modules print counts, such as the rate of a dropout, and so do the numbers, texts and names
+    of functions in their public attributes, also in lists, dictionaries and configurations, and the
+    buffers that no file of weights holds. The code of classes that are not of an installed package
+    counts without its comments and docstrings. What it calls elsewhere does not count, nor do other
+    tensors, in which modules keep what they last computed.
     """
     if not isinstance(arch, TracedArchitecture):
         return None
@@ -39,10 +40,10 @@ def identify_code(arch: Architecture) -> int | None:
     printed = [f"{type(each).__qualname__}({each.extra_repr()})" for each in modules]
     named = [re.sub(" at 0x[0-9a-f]+", "", each) for each in printed]
     stored = [_describe(vars(each) | {"training": None}, _DEPTH) for each in modules]
-    stored.append(_describe(hidden_buffers(template), _DEPTH))
+    buffers = checksum_of(each for each in hidden_buffers(template).values() if not each.is_meta)
     kinds = dict.fromkeys(map(type, modules))
     code = [_read_code(each) for kind in kinds for each in kind.__mro__]
-    return zlib.crc32(repr((named, stored, list(filter(None, code)))).encode())
+    return zlib.crc32(repr((named, stored, buffers, list(filter(None, code)))).encode())
 
 
 def _describe(value: Any, depth: int) -> Any:
@@ -53,10 +54,10 @@ def _describe(value: Any, depth: int) -> Any:
             found = value
         case str() if not _DEVICE.fullmatch(value):
             found = value
-        case Tensor() if not value.is_meta:
-            found = checksum_of([value])
-        case np.ndarray() | np.generic():
-            found = np.asarray(value).tobytes()
+        case np.generic():
+            found = value.item()
+        case Enum():
+            found = value.name
         case type() | FunctionType() | BuiltinFunctionType():
             found = value.__qualname__
         case partial():
@@ -64,8 +65,9 @@ def _describe(value: Any, depth: int) -> Any:
         case list() | tuple() if depth:
             found = [_describe(each, depth - 1) for each in value]
         case dict() if depth:
-            public = [name for name in value if not str(name).startswith("_")]
-            found = [(str(name), _describe(value[name], depth - 1)) for name in public]
+            public = {str(name): own for name, own in value.items() if str(name)[:1] != "_"}
+            told = {name: _describe(own, depth - 1) for name, own in public.items()}
+            found = [pair for pair in told.items() if pair[1] is not None]
         case SimpleNamespace() | Namespace() if depth:
             found = _describe(vars(value), depth)
         case _ if depth and not isinstance(value, nn.Module) and _read_code(value.__class__):

@@ -152,8 +152,7 @@ def load_network(path: Path | str, arch: str | Architecture | None = None) -> Ke
             if differences := describe_differences(family, kept.widths, state):
                 raise NsoptError(f"its tensors are not those of the stored widths: {differences}")
         model = build_to_fill(family, kept.widths)
-        known = hidden_buffers(model)
-        load_full_state(model, state | known | {name: rest[name] for name in known})
+        load_full_state(model, state | {name: rest[name] for name in hidden_buffers(model)})
         return replace(kept, model=model.eval())
 
 
