@@ -36,7 +36,7 @@ from nsopt.models.tracing.originals import copy_model
 from nsopt.progress import Progress
 from nsopt.scaling.budget import AskedBudget
 from nsopt.scaling.law import uniform_curve
-from nsopt.scaling.metric import COUNTED, PARAMS
+from nsopt.scaling.metric import IN_BYTES, PARAMS, counted_costs
 from nsopt.session.cleanup import clear_finished
 from nsopt.session.session import Session, start_session
 from nsopt.session.start import keep_start
@@ -181,8 +181,8 @@ def _collect(session: Session, budgets: Sequence[Budget]) -> Compression:
     whole = Budget("100%", PARAMS, PARAMS.cost(subject.arch)(subject.arch.base_widths))
     found = {each: _find_best(session, studies, each) for each in (whole, *budgets)}
     timed = [(studies[network.method], network.widths) for network in found.values()]
-    asked = {part for budget in budgets for part in budget.metric.parts if not part.is_timed}
-    metrics = dict.fromkeys((*COUNTED, *sorted(asked, key=lambda metric: metric.name)))
+    parts = {part for budget in budgets for part in budget.metric.parts}
+    in_bytes = [metric for metric in IN_BYTES if metric in parts]
     images = subject.validation_images
     dense, *smaller = (
         Compressed(
@@ -191,7 +191,8 @@ def _collect(session: Session, budgets: Sequence[Budget]) -> Compression:
             before=read_scores(session, budget).get(network.widths),
             uniform=max(_list_scores(studies, budget, UNIFORM), default=None),
             error=None if images is None else find_error(network.score, images),
-            cost={each.name: each.cost(subject.arch)(network.widths) for each in metrics},
+            cost=counted_costs(subject.arch, network.widths)
+            | {each.name: each.cost(subject.arch)(network.widths) for each in in_bytes},
             latency=latency.median_ms,
         )
         for (budget, network), latency in zip(

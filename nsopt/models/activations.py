@@ -70,11 +70,12 @@ class BufferRecorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         self._step += 1
-        for tensor in tensors_in((args, kwargs)):
+        given = tensors_in((args, kwargs))
+        for tensor in given:
             known = self._buffers.get(identify_memory(tensor))
             if known is not None and known.tensor.shape == tensor.shape:
                 known.tensor = tensor  # the one with labels, where PyTorch made another before
-        used = {identify_memory(tensor) for tensor in tensors_in((args, kwargs))}
+        used = set(map(identify_memory, given))
         made = [tensor for tensor in tensors_in(result) if identify_memory(tensor) not in used]
         if _is_view(func):
             storage = self._find_storage(tensors_in(args)[0])
