@@ -75,6 +75,20 @@ class Fits:
     def count_steps(self) -> int:
         return self.session.subject.settings.training.epochs * self._count_batches()
 
+    def announce(self, budgets: int, seeds: int) -> None:
+        """Say how many networks are fitted, and why training begins with fits."""
+        progress, training = self.session.progress, self.session.subject.settings.training
+        if not self.begin:
+            return
+        most = (2 * seeds + self.lead) * budgets
+        progress.message(f"{most} networks to fit at most; the first shows how long one takes")
+        if training.epochs:
+            steps, least = self.count_steps(), training.least_steps or 0
+            more = f" and takes {least}" if steps < least else ""
+            progress.message(
+                f"{steps} steps are few: fine-tuning begins with fits without training{more}"
+            )
+
     def soften(self, training: TrainSettings) -> TrainSettings:
         """Return the settings of fine-tuning that begins with a fit.
 

@@ -5,7 +5,7 @@ the widths at every budget. The network of these widths and the uniform one inhe
 important units and are fine-tuned; their scores on validation data can overrule those before.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -20,7 +20,6 @@ from nsopt.compression.budgets import (
     naming,
 )
 from nsopt.compression.choice import choose_method, find_error, is_near_chance
-from nsopt.compression.estimate import tell_duration
 from nsopt.compression.fine_tuning import KINDS, Widths, fine_tune
 from nsopt.compression.fits import Fits
 from nsopt.compression.latency import Solver, with_fast_multiple
@@ -34,10 +33,13 @@ from nsopt.errors import NsoptError
 from nsopt.models.tracing.architecture import keep_rigid
 from nsopt.models.tracing.originals import copy_model
 from nsopt.progress import Progress
+from nsopt.pruning.inherited import SCORE_STEPS
+from nsopt.samplers.candidates import list_prices
 from nsopt.scaling.budget import AskedBudget
 from nsopt.scaling.law import uniform_curve
-from nsopt.scaling.metric import IN_BYTES, PARAMS, counted_costs
+from nsopt.scaling.metric import IN_BYTES, PARAMS, Metric, counted_costs
 from nsopt.session.cleanup import clear_finished
+from nsopt.session.durations import Work, list_searches, plan_training, tell_duration
 from nsopt.session.session import Session, start_session
 from nsopt.session.start import keep_start
 from nsopt.session.subject import Subject, list_studies
@@ -71,7 +73,6 @@ def run_compression(
     with start_session(subject, workspace, progress) as begun:
         _tell_score(begun)
         fits = Fits(begun)
-        tell_duration(fits, asked, candidates, seeds)
         session, solvers = prepare(begun, asked)
         networks = _choose_networks(session, solvers, fits, candidates, seeds)
         keep_start(session.subject, workspace)
@@ -159,6 +160,11 @@ def _choose_networks(
     for solver in solvers:
         with naming(solver.budget, settings):
             uniform.append(solver.solve(law))
+    if not session.studies().keys() & {DENSE, SCORED}:  # otherwise it was said before
+        fits.announce(len(solvers), seeds)
+        metrics = [solver.budget.metric for solver in solvers]
+        count = 0 if fits.lead else candidates
+        tell_duration(session, _list_work(session, metrics, uniform, count, seeds))
     whole = PARAMS.cost(arch)(arch.base_widths)
     networks = {Point(DENSE, PARAMS, whole, first, ratio=1.0): arch.base_widths}
     for solver, widths in zip(solvers, uniform, strict=True):
@@ -173,6 +179,28 @@ def _choose_networks(
             if best != widths:
                 networks[Point(SCORED, budget.metric, budget.limit, seed)] = best
     return networks
+
+
+def _list_work(
+    session: Session,
+    metrics: Sequence[Metric],
+    uniform: Sequence[Widths],
+    candidates: int,
+    seeds: int,
+) -> Iterator[Work]:
+    """Yield searches and scores, if there are candidates, and fine-tuning; nothing if a user's
+    trainer counts its steps."""
+    settings = session.subject.settings
+    if session.subject.trainer is not None or not settings.training.epochs:
+        return
+    if candidates:
+        prices = [price for metric in metrics for price in list_prices(metric)]
+        yield from list_searches(session, dict.fromkeys(prices, 1))
+        for widths in uniform:
+            yield Work("scores", candidates * SCORE_STEPS, widths, settings.search.batch_size)
+    for widths in uniform:
+        for _ in range(2 * seeds):
+            yield plan_training(session, settings.training, widths, "fine-tuning")
 
 
 def _collect(session: Session, budgets: Sequence[Budget]) -> Compression:

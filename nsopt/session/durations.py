@@ -1,62 +1,71 @@
-"""How long searches and trainings of a session take, from a few timed steps."""
+"""How long the work of a session takes, said before it begins."""
 
-import math
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from typing import NamedTuple
 
-from nsopt.data.images import ImageData
+from nsopt.compute.memory import peak_memory
 from nsopt.pruning.engine import PruneSchedule
 from nsopt.pruning.iterations import is_complete
 from nsopt.pruning.rules import make_rule, with_enough_steps
+from nsopt.pruning.search import supervise_search
 from nsopt.session.session import Session
 from nsopt.settings import Price
 from nsopt.storage import trials
-from nsopt.tasks.batches import count_batches
 from nsopt.training.precision import time_training_step
 from nsopt.training.settings import TrainSettings
 
-Widths = tuple[int, ...]
+
+class Work(NamedTuple):
+    """Training steps of the network of some widths; `phase` names them for the user."""
+
+    phase: str
+    steps: int
+    widths: tuple[int, ...]
+    batch_size: int
 
 
-class Durations:
-    """Durations of the work of a session, in seconds. A step of each network is timed once."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        arch, data = session.subject.arch, session.subject.data
-        self.time_step: Callable[[Widths, int], float] = cache(
-            lambda widths, batch: time_training_step(arch, widths, batch, data, session.compute)
-        )
-
-    def estimate_search(self, price: Price, iterations: int) -> float:
-        """Return the seconds of the missing iterations of a search.
-
-        Raises:
-            OutOfMemoryError: if a batch does not fit the device.
-        """
-        subject, base = self._session.subject, self._session.subject.arch.base_widths
-        own = subject.settings.search.updated(price=price, iterations=iterations)
-        study = self._session.studies().get(subject.search_kind(price))
+def list_searches(session: Session, searches: Mapping[Price, int]) -> Iterator[Work]:
+    """Yield the missing iterations of searches, from the numbers of iterations by price."""
+    subject, base, compute = session.subject, session.subject.arch.base_widths, session.compute
+    for price, iterations in searches.items():
+        study = session.studies().get(subject.search_kind(price))
         history = trials.read_iterations(study) if study else []
-        if is_complete(history, own):
-            return 0.0
-        own = with_enough_steps(subject.arch, base, own)
-        steps = make_rule(subject.arch, base, own).steps
-        epoch = self._count_batches(own.batch_size, own.search_images)
-        batches = PruneSchedule(steps, epoch, own).batches
-        return (iterations - len(history)) * batches * self.time_step(base, own.batch_size)
+        own = subject.settings.search.updated(price=price, iterations=iterations)
+        if not is_complete(history, own):
+            own = with_enough_steps(subject.arch, base, own)
+            data = supervise_search(subject.data, own, compute).batches(own.batch_size, own.seed)
+            steps = make_rule(subject.arch, base, own).steps
+            batches = PruneSchedule(steps, data.per_epoch, own).batches
+            yield Work("searches", (iterations - len(history)) * batches, base, own.batch_size)
 
-    def estimate_training(self, settings: TrainSettings, widths: Widths) -> float:
-        """Return the seconds of a training. Raises OutOfMemoryError as `estimate_search` does."""
-        steps = settings.epochs * self._count_batches(settings.batch_size)
-        return max(steps, settings.least_steps or 0) * self.time_step(widths, settings.batch_size)
 
-    def _count_batches(self, batch_size: int, images: int | None = None) -> int:
-        """Return the number of batches in an epoch, of so many training images if it is given."""
-        subject = self._session.subject
-        if not isinstance(subject.data, ImageData):
-            return count_batches(subject.data.train)
-        return math.ceil(len(subject.splits.with_train_images(images).train) / batch_size)
+def plan_training(
+    session: Session, settings: TrainSettings, widths: tuple[int, ...], phase: str
+) -> Work:
+    data = session.supervision.batches(settings.batch_size, settings.seed)
+    steps = max(settings.epochs * data.per_epoch, settings.least_steps or 0)
+    return Work(phase, steps, widths, settings.batch_size)
+
+
+def tell_duration(session: Session, work: Iterable[Work]) -> None:
+    """Say how long work takes, phase by phase; a step of each network is timed once.
+
+    Raises:
+        OutOfMemoryError: if a batch does not fit the device.
+    """
+    arch, data, compute = session.subject.arch, session.subject.data, session.compute
+    time_step = cache(lambda widths, size: time_training_step(arch, widths, size, data, compute))
+    seconds = dict[str, float]()
+    for phase, steps, widths, batch_size in work:
+        seconds[phase] = seconds.get(phase, 0.0) + steps * time_step(widths, batch_size)
+    if seconds:
+        parts = ", ".join(f"{phase} {format_duration(taken)}" for phase, taken in seconds.items())
+        session.progress.message(
+            f"takes about {format_duration(sum(seconds.values()))} here ({parts}), more where "
+            "widths compute more than uniform ones, and "
+            f"{peak_memory(compute.device) / 2**30:.1f} GB of memory"
+        )
 
 
 def format_duration(seconds: float) -> str:

@@ -1,9 +1,15 @@
 """Run a comparison: one Optuna study per method, with the same budgets and seeds for all."""
 
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 
+from nsopt.errors import NoWidthsError
 from nsopt.progress import Progress
+from nsopt.scaling.law import uniform_curve
+from nsopt.scaling.solve import solve_widths
 from nsopt.session.cleanup import clear_finished
+from nsopt.session.durations import Work, list_searches, plan_training, tell_duration
 from nsopt.session.other_workers import run_other_workers
 from nsopt.session.searching import continue_searches
 from nsopt.session.session import start_session
@@ -11,9 +17,8 @@ from nsopt.session.start import keep_start
 from nsopt.session.timing import time_together
 from nsopt.session.workspace import Workspace
 from nsopt.study.comparison import Comparison
-from nsopt.study.estimate import tell_duration
 from nsopt.study.laws import Laws
-from nsopt.study.plan import make_plan
+from nsopt.study.plan import Plan, Points, make_plan
 from nsopt.study.worker import Worker
 
 
@@ -34,7 +39,7 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
         left, total = (sum(map(len, each.values())) for each in (missing, plan.points))
         progress.overall(total - left, total)
         if left:
-            tell_duration(plan, missing)
+            tell_duration(session, list_work(plan, missing))
         keep_start(comparison.subject, workspace)
         if workspace.shared:
             plan.enqueue_missing()
@@ -61,7 +66,7 @@ def preview_comparison(
     """
     with start_session(comparison.subject, workspace, progress) as session:
         plan = replace(make_plan(comparison, session), laws=Laws(session, timed=False))
-        tell_duration(plan, plan.find_missing())
+        tell_duration(session, list_work(plan, plan.find_missing()))
         plan.laws.read(session.studies())
         return {
             f"{method.name} {point.size}": plan.laws.propose_widths(method, point)
@@ -69,3 +74,21 @@ def preview_comparison(
             if plan.laws.is_ready(method) and not method.needs_trained_network
             for point in points
         }
+
+
+def list_work(plan: Plan, missing: Points) -> Iterator[Work]:
+    """Yield the missing searches, and trainings of networks as large as uniform ones."""
+    session, subject = plan.session, plan.session.subject
+    arch, settings = subject.arch, subject.settings
+    yield from list_searches(session, plan.comparison.searches)
+    for method, points in missing.items():
+        training = settings.fine_tuning_for if method.inherits_weights else settings.training_for
+        for point in () if method.keeps_weights else points:
+            with suppress(NoWidthsError):  # measured milliseconds may allow some
+                cost = point.metric.cost(arch)
+                fit = solve_widths(uniform_curve(arch.base_widths), cost, point.budget)
+                widths = tuple(fit.widths.tolist())
+                yield plan_training(session, training(point.seed), widths, "trainings")
+        for seed in {p.seed for p in points if method.needs_trained_network and not subject.start}:
+            own = settings.base_training_for(seed)
+            yield plan_training(session, own, arch.base_widths, "trainings")

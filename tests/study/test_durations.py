@@ -1,5 +1,6 @@
 """The duration of a study is estimated before it starts, and printed."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,7 @@ from nsopt.session import durations
 from nsopt.session.searching import continue_searches
 from nsopt.session.session import Session
 from nsopt.session.workspace import Workspace
-from nsopt.study import estimate
-from nsopt.study.compare import preview_comparison, run_comparison
+from nsopt.study.compare import list_work, preview_comparison, run_comparison
 from nsopt.study.comparison import Comparison, Size
 from nsopt.study.plan import Plan, make_plan
 from nsopt.training import loop, step
@@ -38,19 +38,16 @@ def test_searches_and_trainings_are_counted_in_steps(
         ran[0] += 1
         return step.train_step(*arguments, **options)
 
-    monkeypatch.setattr(
-        durations, "time_training_step", lambda *arguments: 1.0
-    )  # seconds are steps
     for module in (engine, loop):
         monkeypatch.setattr(module, "train_step", train_step)
     plan = plan_of(two, place)
-    search, training = estimate.estimate(plan, plan.find_missing())
+    search, *trainings = list_work(plan, plan.find_missing())
     continue_searches(plan.session, two.searches)
-    assert search == ran[0]
-    assert estimate.estimate(plan_of(two, place), {}) == (0, 0)
+    assert search.steps == ran[0]
+    assert list(list_work(plan_of(two, place), {})) == []
     settings, path = two.subject.settings.training, place.folder / "training.pt"
     plan.session.train(two.subject.arch.base_widths, settings, path, "training")
-    assert training == 2 * (ran[0] - search)
+    assert [each.steps for each in trainings] == 2 * [ran[0] - search.steps]
 
 
 def test_the_estimated_duration_is_reported_before_the_work(
@@ -58,20 +55,20 @@ def test_the_estimated_duration_is_reported_before_the_work(
 ) -> None:
     listener, uniform = Listener(), only(comparison, "uniform", seeds=1)
     run_comparison(uniform, place, listener)
-    assert listener.messages[0].startswith("takes about ")
-    assert listener.messages[0].endswith(" GB of memory")
+    told = r"takes about \S+ \w+ here \(trainings \S+ \w+\), more .* and \S+ GB of memory"
+    assert re.fullmatch(told, listener.messages[0])
     assert any("validation" in message for message in listener.messages[1:])
 
 
-def test_a_budget_that_only_measurements_can_keep_is_estimated_with_the_narrowest_widths(
+def test_a_budget_that_only_measurements_can_keep_is_not_estimated(
     comparison: Comparison, place: Workspace
 ) -> None:
     arch = comparison.subject.arch
     slow = arch.with_latency(LinearCost("latency", arch.cost("macs"), 0.0, 9.0))
     task = replace(comparison.subject, arch=slow)
     in_time = only(comparison, "uniform", subject=task, sizes=(Size(LATENCY, 5.0),))
-    (point, *_) = in_time.points(in_time.methods[0])
-    assert estimate._solve_uniform(slow, point) == (1,) * len(arch.base_widths)
+    plan = plan_of(in_time, place)
+    assert list(list_work(plan, plan.find_missing())) == []
 
 
 @pytest.mark.parametrize(
