@@ -106,7 +106,7 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     for label, widths in known.items():
         console.print(f"{label}: {'-'.join(map(str, widths))}", soft_wrap=True)
     if not options.dry_run:
-        _report(subject.name, workspace)
+        _report(subject.name, workspace, options.task.task)
 
 
 def _make_settings(
@@ -143,7 +143,7 @@ def _make_settings(
     return settings
 
 
-def _report(name: str, workspace: "Workspace") -> None:
+def _report(name: str, workspace: "Workspace", task: str | None) -> None:
     from nsopt.cli.export import export_command, name_answer
     from nsopt.reports.page import write_report
     from nsopt.reports.results import read_results
@@ -154,9 +154,9 @@ def _report(name: str, workspace: "Workspace") -> None:
     publish_if_installed(results, workspace.url)
     console.print(describe_storage(workspace.url), soft_wrap=True)
     console.print(f"report:  {page}", soft_wrap=True)
-    if results.task.classes is not None:
-        command = export_command(workspace, name_answer(results), results.task.arch)
-        console.print(f"export:  {command}", soft_wrap=True)
+    chosen = name_answer(results) | ({} if task is None else {"task": task})
+    command = export_command(workspace, chosen, results.task.arch)
+    console.print(f"export:  {command}", soft_wrap=True)
 
 
 def _read_tuned_settings(options: StudyOptions) -> dict[str, dict[str, object]]:

@@ -98,6 +98,9 @@ def test_two_workers_compare_methods_on_a_task_of_the_user() -> None:
     done = call_nsopt("study", *NAMES, *FEW, *options, "--preset=smoke", "--workers=2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "right pitches (%)" in done.stdout
+    written = call_nsopt(*shlex.split(done.stdout.splitlines()[-1].removeprefix("export:"))[1:])
+    assert written.returncode == 0, written.stderr
+    assert Path("network.onnx").is_file()
     table = pd.read_csv("out/report/outcomes.csv")
     assert sorted(table["method"]) == ["neuralscale"] * 2 + ["uniform"] * 2
     assert table["score"].between(0, 100).all()
