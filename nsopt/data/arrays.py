@@ -64,8 +64,8 @@ def read_dataset(part: str, data: Any) -> tuple[NDArray[np.uint8], NDArray[Any]]
         images.append(_convert_pixels(part, image))
         labels.append(_convert_label(part, label))
     if not images or len({image.shape for image in images}) > 1:
-        found = ", ".join(sorted({format_shape(image.shape) for image in images})[:3]) or "none"
-        raise NsoptError(f"{part} images must be of one size: found {found}")
+        shapes = ", ".join(sorted({format_shape(image.shape) for image in images})[:3]) or "none"
+        raise NsoptError(f"{part} images must be of one size: found {shapes}")
     return np.stack(images), np.array(labels)
 
 
@@ -73,7 +73,7 @@ def name_classes(labels: Sequence[Tensor], classes: Sequence[str] | None) -> tup
     """Return the names of the classes, by default numbers. Raises NsoptError for odd labels."""
     if classes is not None and (isinstance(classes, str) or not isinstance(classes, Sequence)):
         raise NsoptError(f"classes must be a list of names, not {shorten(classes)}")
-    highest = max(int(own.max()) for own in labels)
+    highest = max(int(part.max()) for part in labels)
     different = len(torch.cat(list(labels)).unique())
     if not classes and highest >= max(_FEW_CLASSES, _MOST_GAPS * different):
         raise NsoptError(

@@ -59,8 +59,8 @@ def decode(
 def refuse_damaged(damaged: Sequence[str], path: Path, advice: str) -> None:
     """Raise NsoptError with the names of damaged images if there are any."""
     if damaged:
-        more = len(damaged) - _MOST_NAMES
-        rest = f"; and {more:,} more" if more > 0 else ""
+        unnamed = len(damaged) - _MOST_NAMES
+        rest = f"; and {unnamed:,} more" if unnamed > 0 else ""
         raise NsoptError(f"{path}: {'; '.join(damaged[:_MOST_NAMES])}{rest}: {advice}")
 
 

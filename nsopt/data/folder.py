@@ -58,8 +58,8 @@ def _load(path: Path, source: Source) -> ImageData:
         size = source.image_size or common_size(groups, path)
         for part, files in splits.items():
             grouped = list(files.values())
-            sets[part], more = decode(grouped, size, left_out, resize=bool(source.image_size))
-            damaged += more
+            sets[part], broken = decode(grouped, size, left_out, resize=bool(source.image_size))
+            damaged += broken
     if not source.skip_corrupt:
         refuse_damaged(damaged, path, "replace or remove what is damaged, or give skip_corrupt=")
     for part, images in sets.items():
@@ -143,10 +143,10 @@ def _list_class_files(split: Place, path: Path, left_out: LeftOut) -> dict[str, 
     if len(files) < 2:
         raise NsoptError(f"{path}: {split.name}/ needs at least 2 class folders, has {len(files)}")
     if empty:
-        found = ", ".join(f"{what}: {count:,}" for what, count in left_out.items() if count)
-        more = f" (left out: {found})" if found else ""
+        counts = ", ".join(f"{what}: {count:,}" for what, count in left_out.items() if count)
+        note = f" (left out: {counts})" if counts else ""
         raise NsoptError(
-            f"{path}: no images in {split.name}/{empty[0]}{more}: add some, or remove the class"
+            f"{path}: no images in {split.name}/{empty[0]}{note}: add some, or remove the class"
         )
     return files
 
@@ -156,9 +156,9 @@ def _count_others(folder: Place, known: Collection[str], left_out: LeftOut) -> N
     left_out["images outside class folders"] += sum(
         has_image_suffix(entry) and entry.is_file() for entry in list_children(folder)
     )
-    for other in folders_in(folder):
-        if other.name not in known:
-            left_out[f"images in {other.name}/"] += len(images_in(other, LeftOut()))
+    for subfolder in folders_in(folder):
+        if subfolder.name not in known:
+            left_out[f"images in {subfolder.name}/"] += len(images_in(subfolder, LeftOut()))
 
 
 def _check_classes(splits: dict[str, dict[str, list[Place]]], path: Path) -> None:

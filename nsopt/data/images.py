@@ -181,13 +181,13 @@ class ImageData:
             parts["validation"] = validation
         sets = {part: ImageSet(*read_arrays(part, pair)) for part, pair in parts.items()}
         shape = sets["train"].shape
-        for part, own in sets.items():
-            if own.shape != shape:
+        for part, images in sets.items():
+            if images.shape != shape:
                 raise NsoptError(
-                    f"{part} images are {format_shape(own.shape)}, "
+                    f"{part} images are {format_shape(images.shape)}, "
                     f"train images {format_shape(shape)}"
                 )
-        names = name_classes([own.labels for own in sets.values()], classes)
+        names = name_classes([images.labels for images in sets.values()], classes)
         return cls(name, names, sets["train"], sets["test"], sets.get("validation"), mirror)
 
     @classmethod
@@ -218,8 +218,8 @@ class ImageData:
             >>> train, test = torchvision.datasets.FakeData(200), torchvision.datasets.FakeData(50)
             >>> nsopt.ImageData.from_dataset(train, test).image_size
         """
-        own = None if validation is None else read_dataset("validation", validation)
-        labelled = read_dataset("train", train), read_dataset("test", test), own
+        validation = None if validation is None else read_dataset("validation", validation)
+        labelled = read_dataset("train", train), read_dataset("test", test), validation
         named = getattr(train, "classes", None) if classes is None else classes
         return cls.from_arrays(*labelled, named, name, mirror)
 
@@ -282,7 +282,7 @@ class ImageData:
         if validation is None:
             train, validation = _hold_out(self.train, val_fraction, len(self.classes))
         if self.mean is not None and self.std is not None:
-            mean, std = (PIXEL_RANGE * torch.tensor(own) for own in (self.mean, self.std))
+            mean, std = (PIXEL_RANGE * torch.tensor(values) for values in (self.mean, self.std))
         else:
             mean, std = _compute_pixel_statistics(train)
             std = std.clamp(min=1.0)
@@ -319,7 +319,7 @@ class Splits:
     @property
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of each channel of pixels from 0 to 1."""
-        mean, std = (tuple((own / PIXEL_RANGE).tolist()) for own in (self.mean, self.std))
+        mean, std = (tuple((values / PIXEL_RANGE).tolist()) for values in (self.mean, self.std))
         return mean, std
 
     def with_train_images(self, count: int | None) -> Self:
@@ -336,10 +336,10 @@ class Splits:
         It has all keys whatever the user chose, so that two runs never agree by a missing one.
         """
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
-        own = self.is_normalised_by_user
+        is_given = self.is_normalised_by_user
         return {name: len(part) for name, part in parts.items()} | {
-            "mean": self.mean.tolist() if own else None,
-            "std": self.std.tolist() if own else None,
+            "mean": self.mean.tolist() if is_given else None,
+            "std": self.std.tolist() if is_given else None,
             "mirror": self.mirror,
             "crc32": self.train.checksum(),
             "validation_crc32": self.validation.checksum(),

@@ -78,22 +78,22 @@ def images_in(folder: Place, left_out: LeftOut) -> list[Place]:
     """
     if not folder.is_dir():
         raise NsoptError(f"the folder {folder} is missing: fetch or copy the data again")
-    found = dict[tuple[str, ...], Place]()
+    images = dict[tuple[str, ...], Place]()
     for names, entry in _list_files(folder):
         if any(_is_metadata(name) for name in names):
             left_out["hidden images"] += has_image_suffix(entry)
         elif has_image_suffix(entry) or _is_recognised(entry):
-            found[names] = entry
+            images[names] = entry
         else:
             suffix = Path(entry.name).suffix.lower()
             left_out[f"{suffix or 'other'} files in which Pillow finds no image"] += 1
-    return [found[names] for names in sorted(found)]
+    return [images[names] for names in sorted(images)]
 
 
 def folders_in(folder: Place) -> list[Place]:
     """Return the folders in a folder, sorted by name, without hidden ones and macOS metadata."""
-    found = [e for e in list_children(folder) if e.is_dir() and not _is_metadata(e.name)]
-    return sorted(found, key=lambda entry: entry.name)
+    folders = [e for e in list_children(folder) if e.is_dir() and not _is_metadata(e.name)]
+    return sorted(folders, key=lambda entry: entry.name)
 
 
 def list_children(folder: Place) -> Iterator[Place]:
@@ -134,11 +134,11 @@ def read_formats(entry: Place) -> list[str]:
 
     Formats without a signature count only if the suffix names them.
     """
-    own = _format_of(entry)
+    by_suffix = _format_of(entry)
     return [
         name
         for name, (_, accept) in Image.OPEN.items()
-        if name not in _REFUSED and (accept or name == own)
+        if name not in _REFUSED and (accept or name == by_suffix)
     ]
 
 
