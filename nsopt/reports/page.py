@@ -77,7 +77,7 @@ def render(
         name_runtime=name_runtime,
         share=share,
         search_label=search_label,
-        descents={search: list_descent(found) for search, found in results.searches.items()},
+        descents={search: list_descent(history) for search, history in results.searches.items()},
         failures=results.failures.to_dict("records"),
         settings=flatten(results.settings),
         provenance=flatten(results.provenance),

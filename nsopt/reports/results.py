@@ -108,8 +108,8 @@ class Results:
     @property
     def runtimes(self) -> list[str]:
         """What ran the networks for its latencies, such as torch or `onnxruntime 1.31.1`."""
-        found = self.outcomes.get("latency_runtime", pd.Series(dtype=object)).dropna().unique()
-        return [str(name) for name in found]
+        names = self.outcomes.get("latency_runtime", pd.Series(dtype=object)).dropna().unique()
+        return [str(name) for name in names]
 
     @property
     def is_timed_as_budgets(self) -> bool:
@@ -119,8 +119,8 @@ class Results:
         """
         wanted = self.settings.get("runtime", "torch")
         devices = self.outcomes.get("latency_device", pd.Series(dtype=object)).dropna().unique()
-        own = {about.get("device") for about in self.provenance.values()}
-        is_there = wanted != "torch" or own.issuperset(devices)
+        trained_on = {about.get("device") for about in self.provenance.values()}
+        is_there = wanted != "torch" or trained_on.issuperset(devices)
         return is_there and all(name.split(" ")[0] == wanted for name in self.runtimes)
 
     @property
@@ -228,12 +228,12 @@ def add_latencies(outcomes: pd.DataFrame, latencies: pd.DataFrame, batch_size: i
     keys = outcomes["widths"].map(schema.width_key)
     best = pd.DataFrame()
     groups = [group for _, group in batches.groupby(CONDITIONS, dropna=False)]
-    for group in sorted(groups, key=lambda each: max(each["sitting"].dropna(), default="")):
+    for group in sorted(groups, key=lambda rows: max(rows["sitting"].dropna(), default="")):
         known = group.astype(object).where(group.notna(), None).to_dict("records")
         chosen = pd.DataFrame(choose_latencies(known, set(keys)).values(), columns=LATENCY_COLUMNS)
-        found = chosen.set_index("widths").reindex(keys)
-        if best.empty or found["median_ms"].count() >= best["median_ms"].count():
-            best = found
+        matched = chosen.set_index("widths").reindex(keys)
+        if best.empty or matched["median_ms"].count() >= best["median_ms"].count():
+            best = matched
     columns = {f"latency_{name}": best[name].to_numpy(dtype=float) for name in _OF_LATENCY}
     return outcomes.assign(
         latency_ms=best["median_ms"].to_numpy(dtype=float),

@@ -84,8 +84,8 @@ def _make_template() -> go.layout.Template:
 
 def log_axis(values: Iterable[float], title: str) -> dict[str, Any]:
     """Return a logarithmic axis for `values`, with readable ticks."""
-    found = np.array(list(values), dtype=np.float64)
-    low, high = float(found.min()) / _MARGIN, float(found.max()) * _MARGIN
+    numbers = np.array(list(values), dtype=np.float64)
+    low, high = float(numbers.min()) / _MARGIN, float(numbers.max()) * _MARGIN
     ticks = _choose_ticks(low, high)
     return {
         "title": {"text": f"{title}, log scale"},

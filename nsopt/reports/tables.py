@@ -19,8 +19,7 @@ _FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 def with_ordered_metrics(outcomes: pd.DataFrame) -> pd.DataFrame:
     """Return a copy whose metrics sort as in reports: parameters, MACs, latency, several."""
-    found = map(get_metric, outcomes["metric"].unique())
-    joint = [metric for metric in found if isinstance(metric, Joint)]
+    joint = [m for m in map(get_metric, outcomes["metric"].unique()) if isinstance(m, Joint)]
     joint.sort(key=lambda metric: [(part.name, limit) for part, limit in metric.limits])
     order = [*METRICS, *(metric.name for metric in joint)]
     metrics = pd.Categorical(outcomes["metric"], order, ordered=True)

@@ -19,8 +19,8 @@ def render_template(name: str, title: str, folder: Path | None = None, **values:
     Args:
         folder: of the template, if it is not one of nsopt.
     """
-    own = [] if folder is None else [FileSystemLoader(folder)]
-    loader = ChoiceLoader([*own, PackageLoader("nsopt.reports", ".")])
+    loaders = [] if folder is None else [FileSystemLoader(folder)]
+    loader = ChoiceLoader([*loaders, PackageLoader("nsopt.reports", ".")])
     environment = Environment(loader=loader, autoescape=True)
     plotly = (files("nsopt.reports") / "plotly-basic.min.js").read_text(encoding="utf-8")
     return environment.get_template(name).render(title=title, plotly=plotly, **values)
@@ -45,10 +45,10 @@ def fragment(figure: go.Figure, key: str) -> str:
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     """Flatten nested settings to (dotted name, value)."""
-    found: list[tuple[str, Any]] = []
+    pairs: list[tuple[str, Any]] = []
     for name, value in values.items():
         if isinstance(value, dict):
-            found += flatten(value, f"{prefix}{name}.")
+            pairs += flatten(value, f"{prefix}{name}.")
         else:
-            found.append((f"{prefix}{name}", value))
-    return found
+            pairs.append((f"{prefix}{name}", value))
+    return pairs

@@ -100,7 +100,7 @@ def is_about_tuning(url: str, name: str | None) -> bool:
     if name is not None:
         return schema.is_tuning(name)
     storage = existing_storage(url)
-    kinds = [kind for own in comparisons(storage) for kind in load_studies(storage, own)]
+    kinds = [kind for compared in comparisons(storage) for kind in load_studies(storage, compared)]
     return bool(tunings(storage)) and all(map(schema.is_search, kinds))
 
 
@@ -114,11 +114,11 @@ def write_tuning_report(url: str, name: str | None, folder: Path) -> Path:
         NsoptError: if it is missing.
     """
     storage = existing_storage(url)
-    found = tunings(storage)
-    if name is None and len(found) == 1:
-        name = found[0]
-    if name not in found:
-        known = ", ".join(found) or "none"
+    names = tunings(storage)
+    if name is None and len(names) == 1:
+        name = names[0]
+    if name not in names:
+        known = ", ".join(names) or "none"
         raise NsoptError(f"choose a tuning with name=: at {hide_password(url)} are {known}")
     studies = [study for study in load_studies(storage, name).values() if study.trials]
     folder.mkdir(parents=True, exist_ok=True)

@@ -22,18 +22,17 @@ def _format(value: object) -> str:
 
 def name_parameters(trial: FrozenTrial) -> str:
     """Return the tuned parameters of a trial in a few words, such as `P 5`."""
-    found = trial.params.items()
-    return ", ".join(f"{_PARAMETERS.get(name, name)} {_format(value)}" for name, value in found)
+    params = trial.params.items()
+    return ", ".join(f"{_PARAMETERS.get(name, name)} {_format(value)}" for name, value in params)
 
 
 def tuning_rows(study: Study) -> tuple[list[str], list[list[str]]]:
     """Return column names, and a row per finished trial, sorted by parameters. Pruned and failed
     trials have no values."""
     metric_names = study.metric_names or []
-    found = study.get_trials(deepcopy=False)
     done = [
         trial
-        for trial in found
+        for trial in study.get_trials(deepcopy=False)
         if trials.is_of_tuning(trial) and trial.state.is_finished() and trials.is_settled(trial)
     ]
     names = sorted({name for trial in done for name in trial.params})
@@ -47,10 +46,10 @@ def tuning_rows(study: Study) -> tuple[list[str], list[list[str]]]:
     def row(trial: FrozenTrial) -> list[str]:
         numbers = outcomes[trial.number]
         state = "pruned" if trial.state == TrialState.PRUNED else "failed"
-        found = trial.values or [state] * len(metric_names)
+        results = trial.values or [state] * len(metric_names)
         values: list[Any] = [trial.params.get(name) for name in names]
         seed = str(numbers["seed"])
-        return [_format(v) for v in (*values, seed, *found, *map(numbers.get, extra))]
+        return [_format(v) for v in (*values, seed, *results, *map(numbers.get, extra))]
 
     def place(trial: FrozenTrial) -> tuple[float, ...]:
         return (*(trial.params.get(name, -np.inf) for name in names), trial.number)

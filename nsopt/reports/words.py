@@ -115,8 +115,8 @@ class _Choice(NamedTuple):
         is_chance: whether no method learned anything; unknown for tasks that are not of images.
         rival: the row with which `best` is compared; None if there is none, or nothing was learned.
         difference: of their scores.
-        taken: `best`, or the rival if no difference is shown and it is cheaper.
-        gain: what `taken` saves; "" for nothing.
+        pick: `best`, or the rival if no difference is shown and it is cheaper.
+        gain: what `pick` saves; "" for nothing.
         seeds: how many could show a difference; None if one is shown, or none would be used.
     """
 
@@ -125,7 +125,7 @@ class _Choice(NamedTuple):
     is_chance: bool
     rival: pd.Series | None
     difference: Difference | None
-    taken: pd.Series
+    pick: pd.Series
     gain: str
     seeds: int | None
 
@@ -135,8 +135,8 @@ class _Choice(NamedTuple):
         return " and ".join(map(method_label, self.equals))
 
     @property
-    def taken_label(self) -> str:
-        return self.label if self.taken is self.best else method_label(self.taken["method"])
+    def pick_label(self) -> str:
+        return self.label if self.pick is self.best else method_label(self.pick["method"])
 
     @property
     def is_certain(self) -> bool:
@@ -146,15 +146,15 @@ class _Choice(NamedTuple):
 def _judge_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdict:
     """Return the verdict at one budget, whose rows of the summary these are."""
     choice = _choose(results, rows, reference)
-    found = _describe_choice(results, choice, reference)
-    found += _describe_limits(results, rows, choice.taken)
-    widths = _find_widths(results, choice.taken, choice.taken["method"])
+    text = _describe_choice(results, choice, reference)
+    text += _describe_limits(results, rows, choice.pick)
+    widths = _find_widths(results, choice.pick, choice.pick["method"])
     return Verdict(
-        text=f"{_format_budget(choice.best)}: {found}",
-        method=choice.taken_label,
+        text=f"{_format_budget(choice.best)}: {text}",
+        method=choice.pick_label,
         widths=width_key(*widths) if len(widths) == 1 else "",
         is_certain=choice.is_certain,
-        row=choice.taken,
+        row=choice.pick,
     )
 
 
@@ -163,7 +163,7 @@ def _choose(results: Results, rows: pd.DataFrame, reference: str) -> _Choice:
     equals = _find_equals(results, best, rows["method"])
     is_chance = _is_chance(results, rows)
     rival = None if is_chance else _choose_rival(rows[~rows["method"].isin(equals)], reference)
-    difference, taken, gain, seeds = None, best, "", None
+    difference, pick, gain, seeds = None, best, "", None
     if rival is not None:
         images = results.image_counts.get("test")
         difference = paired_difference(*_pair_scores(results, best, rival), images)
@@ -172,9 +172,9 @@ def _choose(results: Results, rows: pd.DataFrame, reference: str) -> _Choice:
             costs = ["macs"] if doubt_latencies(results) else ["latency_ms", "macs"]
             cheaper, saves = _choose_cheaper(best, rival, costs)
             if not _is_behind(cheaper, rows, costs):
-                taken, gain = cheaper, saves
+                pick, gain = cheaper, saves
             seeds = max(_MORE_SEEDS, 2 * difference.n)
-    return _Choice(best, equals, is_chance, rival, difference, taken, gain, seeds)
+    return _Choice(best, equals, is_chance, rival, difference, pick, gain, seeds)
 
 
 def _describe_choice(results: Results, choice: _Choice, reference: str) -> str:
@@ -182,34 +182,34 @@ def _describe_choice(results: Results, choice: _Choice, reference: str) -> str:
     best, rival, label = choice.best, choice.rival, choice.label
     if choice.is_chance:
         classes, images = results.task.classes or 1, results.image_counts["test"]
-        more = "Train longer, or test on more images"
+        advice = "Train longer, or test on more images"
         return (
             f"nothing is proved. On {images:,} test images no network is surely better than a "
             f"guess ({100 / classes:.3g} % for {classes} classes). "
-            f"{more if results.is_trained else 'Give trained weights'}."
+            f"{advice if results.is_trained else 'Give trained weights'}."
         )
     if rival is None:
         score = results.show_score(best["final_mean"])
         return f"{label} {_has(choice.equals)} {score} {results.final_name}."
-    found = _compare(results, choice, rival)
+    text = _compare(results, choice, rival)
     if choice.is_certain:
-        found += _compare_at_equal_accuracy(results, best, reference)
-    found += f" Take {choice.taken_label}: {choice.gain}." if choice.gain else ""
-    return found + (f" {choice.seeds} seeds would tell more." if choice.seeds else "")
+        text += _compare_at_equal_accuracy(results, best, reference)
+    text += f" Take {choice.pick_label}: {choice.gain}." if choice.gain else ""
+    return text + (f" {choice.seeds} seeds would tell more." if choice.seeds else "")
 
 
-def _describe_limits(results: Results, rows: pd.DataFrame, taken: pd.Series) -> str:
+def _describe_limits(results: Results, rows: pd.DataFrame, pick: pd.Series) -> str:
     """Return sentences about the budget: whether its law is extrapolated there, which limit binds,
     and which networks are slower."""
-    found = ""
-    if not pd.isna(taken["beyond_record"]):
-        factor = describe_reach(taken["beyond_record"])
-        found += f" The budget is {factor}: its law is extrapolated there."
-    if name_binding(taken):
-        found += f" The budget of {name_binding(taken)} binds."
+    text = ""
+    if not pd.isna(pick["beyond_record"]):
+        factor = describe_reach(pick["beyond_record"])
+        text += f" The budget is {factor}: its law is extrapolated there."
+    if name_binding(pick):
+        text += f" The budget of {name_binding(pick)} binds."
     if results.is_timed_as_budgets:
-        found += "".join(_describe_excess(row, results.batch_unit) for _, row in rows.iterrows())
-    return found
+        text += "".join(_describe_excess(row, results.batch_unit) for _, row in rows.iterrows())
+    return text
 
 
 def _pair_scores(
@@ -262,25 +262,25 @@ def _is_chance(results: Results, rows: pd.DataFrame) -> bool:
 def _compare(results: Results, choice: _Choice, rival: pd.Series) -> str:
     """Say how the best by the validation differs from its rival in the score and in cost."""
     best, equals, difference = choice.best, choice.equals, choice.difference
-    label, other = choice.label, method_label(rival["method"])
+    label, rival_label = choice.label, method_label(rival["method"])
     score, name = results.show_score, results.final_name
-    mean, mean_of_rival = (score(own.mean()) for own in _pair_scores(results, best, rival))
-    scores = f"{label} {mean}, {other} {mean_of_rival}"
+    mean, mean_of_rival = (score(by_seed.mean()) for by_seed in _pair_scores(results, best, rival))
+    scores = f"{label} {mean}, {rival_label} {mean_of_rival}"
     if difference is None:
-        return f"{label} and {other} have no seed in common. {scores} {name}."
-    told = f"90 %: {difference.interval}, {difference.n} seeds"
+        return f"{label} and {rival_label} have no seed in common. {scores} {name}."
+    interval = f"90 %: {difference.interval}, {difference.n} seeds"
     costs = _compare_costs(best, rival)
     price = f" {'They cost' if len(equals) > 1 else 'It costs'} {costs}." if costs else ""
     is_own = bool(results.task.score_name)
     points = f"{abs(difference.mean):.3g}" if is_own else f"{abs(difference.mean):.1f} points"
     if difference.low > 0:
         verb = "win" if len(equals) > 1 else "wins"
-        return f"{label} {verb} by {points} of {name} over {other} ({told}).{price}"
+        return f"{label} {verb} by {points} of {name} over {rival_label} ({interval}).{price}"
     if difference.high < 0:
         best_of = "score of the validation" if is_own else "validation accuracy"
         return (
-            f"{label} {_has(equals)} the best {best_of}, but {points} less {name} than {other} "
-            f"({told}).{price}"
+            f"{label} {_has(equals)} the best {best_of}, but {points} less {name} than "
+            f"{rival_label} ({interval}).{price}"
         )
     gain = _signed(difference.mean)
     return f"no difference shown. {scores} ({gain}; {difference.interval})."
@@ -295,11 +295,11 @@ def _has(methods: list[str]) -> str:
     return "have" if len(methods) > 1 else "has"
 
 
-def _compare_costs(row: pd.Series, other: pd.Series) -> str:
-    """Return the costs of `row` in those of `other`, as far as they differ."""
+def _compare_costs(row: pd.Series, rival: pd.Series) -> str:
+    """Return the costs of `row` in those of `rival`, as far as they differ."""
     parts = []
     for column, unit in _COSTS.items():
-        factor = row[column] / other[column]
+        factor = row[column] / rival[column]
         if max(factor, 1 / factor) >= _AS_MUCH:  # NaN where a latency is unknown
             parts.append(f"{factor:.2g}x the {unit}")
     return " and ".join((", ".join(parts[:-1]), parts[-1])) if len(parts) > 1 else "".join(parts)
@@ -318,10 +318,10 @@ def _choose_cheaper(
     return best, ""
 
 
-def _is_behind(taken: pd.Series, rows: pd.DataFrame, costs: Sequence[str]) -> bool:
+def _is_behind(row: pd.Series, rows: pd.DataFrame, costs: Sequence[str]) -> bool:
     """Return whether another row has a higher score at no higher cost."""
-    better = rows[rows["final_mean"] > taken["final_mean"]]
-    return bool((better[list(costs)] <= taken[list(costs)]).all(axis=1).any())
+    better = rows[rows["final_mean"] > row["final_mean"]]
+    return bool((better[list(costs)] <= row[list(costs)]).all(axis=1).any())
 
 
 def _find_equals(results: Results, best: pd.Series, methods: Iterable[str]) -> list[str]:
