@@ -64,13 +64,13 @@ def _describe_state(command: object, paths: Iterable[str]) -> str:
     """Return a checksum of a command, the machine, its packages, and the state of files."""
     installed = Path(sysconfig.get_path("purelib")).stat().st_mtime_ns
     where = platform.node(), str(Path.cwd()), installed
-    found = hashlib.sha256(repr((where, command)).encode())
+    digest = hashlib.sha256(repr((where, command)).encode())
     for path in map(Path, paths):
         for file in sorted(walk(path)) if path.is_dir() else [path]:
             if not file.name.startswith(_NAME):
                 seen = file.stat()
-                found.update(repr((str(file), seen.st_size, seen.st_mtime_ns)).encode())
-    return found.hexdigest()
+                digest.update(repr((str(file), seen.st_size, seen.st_mtime_ns)).encode())
+    return digest.hexdigest()
 
 
 def _list_modules() -> Iterator[Path]:

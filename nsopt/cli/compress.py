@@ -181,10 +181,10 @@ def _choose_forms(subject: "Subject", tries: bool) -> list[str]:
     if not tries:
         return forms
     assert subject.start is not None
-    found = find_obstacles(subject.start, make_example(subject.data), forms)
-    for form, reason in found.items():
+    obstacles = find_obstacles(subject.start, make_example(subject.data), forms)
+    for form, reason in obstacles.items():
         console.print(f"no {form} files: {reason}", markup=False, soft_wrap=True)
-    return [form for form in forms if form not in found]
+    return [form for form in forms if form not in obstacles]
 
 
 def _export(

@@ -102,9 +102,9 @@ def name_options(text: str) -> str:
     `try batch_size=32` becomes `try --batch-size 32`.
     """
 
-    def name(found: re.Match[str]) -> str:
-        value = found[2].strip("'")
-        return f"--{found[1].replace('_', '-')}{' ' if value else ''}{value}"
+    def name(match: re.Match[str]) -> str:
+        value = match[2].strip("'")
+        return f"--{match[1].replace('_', '-')}{' ' if value else ''}{value}"
 
     return _ARGUMENT.sub(name, text)
 

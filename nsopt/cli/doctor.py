@@ -15,7 +15,7 @@ def doctor() -> None:
     from nsopt.torchvision_import import describe_torchvision
 
     compute = resolve_compute("auto", "auto")
-    found = provenance(compute) | {
+    facts = provenance(compute) | {
         "float32": float32_precision(compute.device),
         "torchvision loads": describe_torchvision(),
         **{
@@ -26,7 +26,7 @@ def doctor() -> None:
         "newest study": _find_newest_study(),
     }
     table = Table.grid(padding=(0, 2))
-    for name, value in found.items():
+    for name, value in facts.items():
         table.add_row(name, value)
     console.print(table, markup=False)
 

@@ -156,20 +156,20 @@ def _quantise(chosen: "_Chosen", data: "ImageData", file: Path, accuracy: float)
     from nsopt.deployment.int8 import FLOAT, quantise
 
     quantised = file.with_name(f"int8-{file.name}")
-    found = quantise(file, quantised, data, chosen.batch_size)
+    int8 = quantise(file, quantised, data, chosen.batch_size)
     quantised.replace(file)
-    own, whole = found.milliseconds[found.form], found.milliseconds[FLOAT]
+    int8_ms, float_ms = int8.milliseconds[int8.form], int8.milliseconds[FLOAT]
     figures = {
-        "form": found.form,
+        "form": int8.form,
         "batch_size": chosen.batch_size,
         "float_accuracy": accuracy,
         "test_accuracy": measure_accuracy(file, data.test),
-        "milliseconds": dict(found.milliseconds),
+        "milliseconds": dict(int8.milliseconds),
     }
     console.print(
-        f"8-bit integers ({found.form}): test accuracy {figures['test_accuracy']:.2f} % instead of "
-        f"{accuracy:.2f} %, {own:.2f} ms instead of {whole:.2f} ms for a batch of "
-        f"{chosen.batch_size} in onnxruntime{'' if found.is_faster else ': slower here'}"
+        f"8-bit integers ({int8.form}): test accuracy {figures['test_accuracy']:.2f} % instead of "
+        f"{accuracy:.2f} %, {int8_ms:.2f} ms instead of {float_ms:.2f} ms for a batch of "
+        f"{chosen.batch_size} in onnxruntime{'' if int8.is_faster else ': slower here'}"
     )
     return figures
 
@@ -220,8 +220,8 @@ def _load(options: ExportOptions) -> _Chosen:
         options = _with_answer(options, url)
     name, names = str(options.study), optuna.get_all_study_names(storage)
     if name not in names:
-        stored = (optuna.load_study(study_name=each, storage=storage) for each in names)
-        raise unknown_name("study", name, [each.study_name for each in stored if best_trials(each)])
+        stored = (optuna.load_study(study_name=known, storage=storage) for known in names)
+        raise unknown_name("study", name, [s.study_name for s in stored if best_trials(s)])
     study = optuna.load_study(study_name=name, storage=storage)
     best = list(best_trials(study).values())
     if not best:
@@ -288,10 +288,10 @@ def _without_shares(options: ExportOptions, study: "Study") -> ExportOptions:
     asked = read_budgets(str(options.budget), get_metric(options.metric or PARAMS.name))
     if len(asked) > 1:
         return options
-    own = import_given_task(options.task)
+    task = import_given_task(options.task)
     settings = read_settings(study)
     timed = Timed(settings["runtime"], settings["latency_batch_size"])
-    arch = read_architecture(read_task(study), options.arch, own)
+    arch = read_architecture(read_task(study), options.arch, task)
     arch = with_stored_latency(arch, [study], timed)
     metric, limit = asked[0].of(arch)
     is_joint = len(metric.parts) > 1
@@ -313,15 +313,15 @@ def _choose(best: "Sequence[FrozenTrial]", options: ExportOptions) -> "FrozenTri
 
     def is_of_budget(metric: Metric, budget: float, text: str) -> bool:
         try:
-            asked = [set(each.limits) for each in read_budgets(text, metric)]
+            named = [set(asked.limits) for asked in read_budgets(text, metric)]
         except NsoptError:  # the text of a budget in another metric
             return False
-        return asked == [{AskedLimit(*limit, is_share=False) for limit in metric.limits_at(budget)}]
+        return named == [{AskedLimit(*limit, is_share=False) for limit in metric.limits_at(budget)}]
 
     points = [(trial, point) for trial in best if (point := read_point(trial))]
-    found = [trial for trial, point in points if fits(point)]
-    if len(found) == 1:
-        return found[0]
+    matches = [trial for trial, point in points if fits(point)]
+    if len(matches) == 1:
+        return matches[0]
     ordered = sorted((p for _, p in points), key=lambda p: (p.metric.name, p.budget))
     kept = ", ".join(point.size for point in ordered)
     raise NsoptError(f"choose a network with --ratio, --budget or --metric: stored are {kept}")

@@ -77,16 +77,16 @@ def _print(measured: "list[tuple[Trained, Latency]]") -> None:
         {
             "method": method_label(network.method),
             "size": ", ".join(network.sizes),
-            "batch": str(each.batch_size),
-            "median": format_ms(each.median_ms),
-            "quartiles": f"{format_ms(each.lower_quartile_ms)} to "
-            f"{format_ms(each.upper_quartile_ms)}",
-            "spread": share(each.spread),
-            "waited": share(each.waited),
+            "batch": str(latency.batch_size),
+            "median": format_ms(latency.median_ms),
+            "quartiles": f"{format_ms(latency.lower_quartile_ms)} to "
+            f"{format_ms(latency.upper_quartile_ms)}",
+            "spread": share(latency.spread),
+            "waited": share(latency.waited),
         }
-        for network, each in measured
+        for network, latency in measured
     ]
     console.print(make_table(rows, title, left=("method", "size")))
-    doubt = distrust([each.spread for each in latencies], [each.waited for each in latencies])
-    if doubt:
+    spreads = [latency.spread for latency in latencies]
+    if doubt := distrust(spreads, [latency.waited for latency in latencies]):
         console.print(doubt)

@@ -379,13 +379,13 @@ def _drop_none(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def changes(
-    search: PruneOptions, training: TrainingOptions, sgd: SgdOptions, **own: Any
+    search: PruneOptions, training: TrainingOptions, sgd: SgdOptions, **study: Any
 ) -> dict[str, Any]:
     """Return what these options change in a preset, in the form that `presets.override` takes.
 
-    own: changes of the study's own settings; None changes nothing.
+    study: changes of the study's own settings; None changes nothing.
     """
-    return _drop_none(own) | {
+    return _drop_none(study) | {
         "search": _drop_none(vars(sgd) | vars(search)),
         "training": _drop_none(vars(sgd)) | training.changes,
     }

@@ -64,9 +64,9 @@ def resolve_multiple(
 ) -> Rounded:
     if options.multiple_of != "auto":
         return options
-    found = find_multiple(device, runtime, progress)
-    progress.message(f"--multiple-of auto is {found} here")
-    return replace(options, multiple_of=str(found))
+    multiple = find_multiple(device, runtime, progress)
+    progress.message(f"--multiple-of auto is {multiple} here")
+    return replace(options, multiple_of=str(multiple))
 
 
 def prepare(

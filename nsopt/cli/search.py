@@ -45,8 +45,8 @@ def search(options: LawOptions = LawOptions()) -> None:
             subject, is_timed=False, methods=(), workspace=workspace, progress=progress
         )
         with start_session(subject, workspace, progress, search_settings.device) as session:
-            found = continue_searches(session, {search_settings.price: search_settings.iterations})
-    _print_law(subject.arch.layer_names, found[search_settings.price][-1])
+            laws = continue_searches(session, {search_settings.price: search_settings.iterations})
+    _print_law(subject.arch.layer_names, laws[search_settings.price][-1])
     console.print(describe_storage(workspace.url), soft_wrap=True)
 
 

@@ -101,12 +101,12 @@ def _publish(study: "Study") -> None:
 
 def _parse_epochs(text: str) -> tuple[int, ...]:
     try:
-        found = tuple(dict.fromkeys(int(word) for word in text.split(",")))
+        epochs = tuple(dict.fromkeys(int(word) for word in text.split(",")))
     except ValueError:
         raise NsoptError(f"--pretrain-epochs {text!r}: write numbers such as 0,2,5") from None
-    if min(found) < 0:
+    if min(epochs) < 0:
         raise NsoptError("--pretrain-epochs must be 0 or more")
-    return found
+    return epochs
 
 
 def _print_trials(study: "Study", groups: Iterable[Any], url: str) -> None:

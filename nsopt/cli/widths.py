@@ -93,21 +93,21 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
 
     asked = read_sizes(options.sizes, _RATIOS)
     task = import_given_task(options.task)
-    found, inputs = _find_law(options, task), task and task.inputs
+    network_law, inputs = _find_law(options, task), task and task.inputs
     is_timed = asked.is_timed or options.sizes.multiple_of == "auto" or options.timing.runtime
-    runtime = _choose_runtime(options, found.studies) if is_timed else TORCH
+    runtime = _choose_runtime(options, network_law.studies) if is_timed else TORCH
     with nullcontext(Silent()) if options.as_json else live_progress() as progress:
         sizes = resolve_multiple(options.sizes, options.device, runtime, progress)
         timed = Timed(runtime.name, runtime.batch_size)
-        arch = with_stored_latency(found.arch, found.studies, timed)
+        arch = with_stored_latency(network_law.arch, network_law.studies, timed)
         if asked.is_timed and arch.latency is None:
             with sharing(resolve_compute(options.device, "fp32"), progress) as compute:
                 model = learn_latency(arch, compute, progress, runtime, inputs)
             arch = arch.with_latency(model)
-            for study in found.studies[:1]:
+            for study in network_law.studies[:1]:
                 write_latency_once(study, model, timed)
-        found = replace(found, arch=arch)
-        studies = found.studies
+        network_law = replace(network_law, arch=arch)
+        studies = network_law.studies
 
         def correct(budget: "MeasuredBudget") -> "Architecture":
             """Return the network with a latency model by which milliseconds hold as measured."""
@@ -117,11 +117,11 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
             with sharing(resolve_compute(options.device, "fp32"), progress) as compute:
                 return Timer(compute, runtime, progress, inputs, store=store).correct(budget)
 
-        rows = _propose_widths(found, asked, sizes.rounding, correct)
+        rows = _propose_widths(network_law, asked, sizes.rounding, correct)
     if options.as_json:
         print(json.dumps(rows, indent=1))
     else:
-        tell_what_is_fixed(found.arch.summary())
+        tell_what_is_fixed(network_law.arch.summary())
         _print_table(rows)
         if asked.is_timed:
             console.print(f"milliseconds: {batch_unit(runtime.batch_size)}", style="dim")
@@ -143,7 +143,7 @@ def _choose_runtime(options: WidthsOptions, studies: "Sequence[Study]") -> "Runt
 
 
 def _propose_widths(
-    found: "NetworkLaw",
+    network_law: "NetworkLaw",
     asked: "AskedSizes",
     rounding: dict[str, Any],
     correct: "Callable[[MeasuredBudget], Architecture]",
@@ -163,7 +163,7 @@ def _propose_widths(
     from nsopt.scaling.solve import solve_widths
     from nsopt.study.comparison import make_sizes
 
-    law, arch = found.law, found.arch
+    law, arch = network_law.law, network_law.arch
     if law.layers != len(arch.base_widths):
         raise NsoptError(
             f"the law has {law.layers} layers and {arch.name} has {len(arch.base_widths)} "
@@ -171,7 +171,7 @@ def _propose_widths(
         )
     rows = []
     for size in make_sizes(arch, asked, **rounding):
-        limits = found.limits(size.metric, **rounding)
+        limits = network_law.limits(size.metric, **rounding)
         cost = size.metric.cost(
             correct(MeasuredBudget(arch, law, size.metric, size.budget, limits))
         )
@@ -179,7 +179,7 @@ def _propose_widths(
         widths = fit.widths.tolist()
         row = {"ratio": size.ratio, "metric": size.metric.name} | _describe(size, arch, fit)
         row |= counted_costs(arch, widths) | {"layers": list(arch.layer_names)}
-        recorded = found.iteration or law
+        recorded = network_law.iteration or law
         beyond = None
         if isinstance(recorded, Iteration | PowerLaw):
             beyond = recorded.beyond(size.metric.cost(arch), size.budget)
