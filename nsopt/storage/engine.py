@@ -250,12 +250,12 @@ class Watch:
         machines are not compared.
         """
         unfinished = TrialState.WAITING, TrialState.RUNNING
-        found = study.get_trials(deepcopy=False, states=unfinished)
-        for trial in found:
+        pending = study.get_trials(deepcopy=False, states=unfinished)
+        for trial in pending:
             if trial.state == TrialState.RUNNING and self._is_dead(trial):
                 with suppress(UpdateFinishedTrialError):
                     internals.set_state(study, trial, TrialState.WAITING)
-        return [trial.state for trial in found]
+        return [trial.state for trial in pending]
 
     def _is_dead(self, trial: FrozenTrial) -> bool:
         number = internals.trial_id(trial)

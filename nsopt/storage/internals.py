@@ -20,9 +20,9 @@ def trial_id(trial: FrozenTrial | Trial) -> int:
     return trial._trial_id
 
 
-def start(study: Study, taken: FrozenTrial) -> Trial:
+def start(study: Study, trial: FrozenTrial) -> Trial:
     """Return the `Trial` object for the objective of a trial that this process has taken."""
-    return Trial(study, trial_id(taken))
+    return Trial(study, trial_id(trial))
 
 
 def set_state(study: Study, trial: FrozenTrial, state: TrialState) -> bool:

@@ -88,10 +88,10 @@ def existing_storage(url: str) -> BaseStorage:
 
 def newest_storage(folder: Path = RUNS) -> str:
     """Return the URL of the newest study.db in `folder`. Raises NsoptError if there is none."""
-    found = max(folder.glob("*/study.db"), key=lambda path: path.stat().st_mtime, default=None)
-    if found is None:
+    newest = max(folder.glob("*/study.db"), key=lambda path: path.stat().st_mtime, default=None)
+    if newest is None:
         raise NsoptError(f"no study is in {folder}/: give storage=")
-    return sqlite_url(found)
+    return sqlite_url(newest)
 
 
 def artifacts_beside(url: str, given: Path | None = None) -> Path | None:
@@ -247,8 +247,8 @@ def _cut_unfinished_line(path: Path) -> None:
 def _check_tables(path: Path) -> None:
     """Raise NsoptError for an SQLite file of another program."""
     with closing(sqlite3.connect(path, timeout=_SQLITE_LOCK_SECONDS)) as file:
-        found = {name for (name,) in file.execute("SELECT name FROM sqlite_master")}
-    if found and not found & _TABLES:
+        tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master")}
+    if tables and not tables & _TABLES:
         raise NsoptError(f"{path} is a database of another program: give another file")
 
 
@@ -294,4 +294,4 @@ def _is_made_by_another(error: BaseException) -> bool:
     """Return whether an error may mean that another process just made the same tables."""
     made = IntegrityError, ProgrammingError
     causes = error, error.__cause__
-    return any(isinstance(each, made) or "already exists" in str(each) for each in causes)
+    return any(isinstance(cause, made) or "already exists" in str(cause) for cause in causes)

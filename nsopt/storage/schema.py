@@ -213,8 +213,8 @@ def read_latencies(study: Study, prefix: str = LATENCY) -> list[Latency]:
 
     `LATENCY` are of networks that were timed side by side, `TIMING` for budgets in milliseconds.
     """
-    found = [read(study, name, Latency) for name in study.user_attrs if name.startswith(prefix)]
-    return [latency for latency in found if latency.widths]
+    latencies = [read(study, name, Latency) for name in study.user_attrs if name.startswith(prefix)]
+    return [latency for latency in latencies if latency.widths]
 
 
 def write_latency(study: Study, latency: Latency, prefix: str = LATENCY) -> None:

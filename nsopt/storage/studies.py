@@ -62,18 +62,18 @@ def _list_prefixes(storage: BaseStorage) -> list[str]:
 
 def _list_ours(storage: BaseStorage) -> dict[str, dict[str, Any]]:
     """Return the attributes of nsopt's studies, in the order of their names."""
-    found = {study.study_name: study.user_attrs for study in storage.get_all_studies()}
-    return {name: found[name] for name in sorted(found) if schema.is_ours(found[name])}
+    by_name = {study.study_name: study.user_attrs for study in storage.get_all_studies()}
+    return {name: by_name[name] for name in sorted(by_name) if schema.is_ours(by_name[name])}
 
 
 def only_comparison(storage: BaseStorage) -> str:
     """Return the name of the only comparison. Raises NsoptError unless there is exactly one."""
-    found = comparisons(storage)
-    if not found:
+    names = comparisons(storage)
+    if not names:
         raise NsoptError("the storage has no study of nsopt: run nsopt study first")
-    if len(found) > 1:
-        raise NsoptError(f"choose a study with name=: stored are {', '.join(found)}")
-    return found[0]
+    if len(names) > 1:
+        raise NsoptError(f"choose a study with name=: stored are {', '.join(names)}")
+    return names[0]
 
 
 def open_study(
@@ -112,10 +112,10 @@ def check_settings(study: Study, ours: Mapping[str, Any]) -> bool:
         NsoptError: if other settings wrote the study; it lists the differences.
     """
     theirs = schema.read_settings(study)
-    if found := theirs and differences(dict(ours), theirs):
-        found = differences(_as_given(ours), _as_given(theirs)) or found
+    if changes := theirs and differences(dict(ours), theirs):
+        changes = differences(_as_given(ours), _as_given(theirs)) or changes
         raise NsoptError(
-            f"{study.study_name} was written by other settings ({'; '.join(found)}): "
+            f"{study.study_name} was written by other settings ({'; '.join(changes)}): "
             "give the same settings, or another out= or storage="
         )
     return bool(theirs)

@@ -27,21 +27,21 @@ class StoredTimings:
         self._study, self._others = study, others
 
     def read_timings(self, widths: tuple[int, ...]) -> list[Latency]:
-        studies = {each.study_name: each for each in (*self._others(), self._study)}
-        found = [
+        studies = {study.study_name: study for study in (*self._others(), self._study)}
+        timings = [
             timing
             for study in studies.values()
             for timing in schema.read_latencies(study, schema.TIMING)
             if timing.widths == widths
         ]
-        return sorted(found, key=lambda timing: timing.sitting or "")
+        return sorted(timings, key=lambda timing: timing.sitting or "")
 
     def write_timing(self, latency: Latency) -> None:
         schema.write_latency(self._study, latency, schema.TIMING)
 
     def read_choice(self, asked: Sequence[object]) -> tuple[int, ...] | None:
-        found = (schema.read_answer(each, asked) for each in (self._study, *self._others()))
-        return next((widths for widths in found if widths is not None), None)
+        choices = (schema.read_answer(study, asked) for study in (self._study, *self._others()))
+        return next((widths for widths in choices if widths is not None), None)
 
     def write_choice(self, asked: Sequence[object], widths: tuple[int, ...]) -> None:
         schema.write_answer(self._study, asked, widths)

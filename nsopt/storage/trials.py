@@ -126,8 +126,8 @@ def enqueue_point(
     study: Study, point: Point | TuningPoint, parameters: Mapping[str, float] | None = None
 ) -> None:
     """Enqueue a trial that runs `point`, with fixed `parameters` if given."""
-    own = point.attributes if isinstance(point, Point) else asdict(point)
-    attributes = {name: value for name, value in own.items() if value is not None}
+    values = point.attributes if isinstance(point, Point) else asdict(point)
+    attributes = {name: value for name, value in values.items() if value is not None}
     parameters = dict(parameters or {})
     if isinstance(point, TuningPoint) and point.pretrain_epochs is not None:
         parameters = {_PRETRAIN_EPOCHS: attributes.pop(_PRETRAIN_EPOCHS)}
@@ -221,10 +221,10 @@ def _name_place(folder: Path) -> str:
 
 def read_all_provenance(study: Study) -> dict[str, str]:
     """Return the provenance of a study, and the different provenance of trials as text."""
-    own = schema.read_provenance(study)
-    found = map(_PROVENANCE.read, study.get_trials(deepcopy=False))
-    others = sorted({text for text in found if text} - {_format_provenance(own)})
-    return own | ({"other trials": "; ".join(others)} if others else {})
+    provenance = schema.read_provenance(study)
+    texts = map(_PROVENANCE.read, study.get_trials(deepcopy=False))
+    others = sorted({text for text in texts if text} - {_format_provenance(provenance)})
+    return provenance | ({"other trials": "; ".join(others)} if others else {})
 
 
 def _format_provenance(provenance: Mapping[str, str]) -> str:
@@ -261,7 +261,7 @@ def read_scored_widths(trial: FrozenTrial) -> tuple[int, ...]:
 
 def read_completed_by_widths(study: Study) -> dict[tuple[int, ...], FrozenTrial]:
     """Return the completed trials of scores by their widths; without widths, not."""
-    return {own: trial for trial in read_completed(study) if (own := read_scored_widths(trial))}
+    return {key: trial for trial in read_completed(study) if (key := read_scored_widths(trial))}
 
 
 def read_curves(trial: FrozenTrial) -> dict[str, list[float]]:
@@ -315,12 +315,12 @@ def search_trial(
 
 def read_iterations(study: Study) -> list[Iteration]:
     """Return the iterations of a search in order; if two processes searched, the first ones."""
-    found = dict[int, Iteration]()
+    by_number = dict[int, Iteration]()
     for trial in study.get_trials(deepcopy=False):
         iteration = _ITERATION.read(trial)
         if iteration is not None:
-            found.setdefault(read(trial, _ITERATION_NUMBER, int), iteration)
-    return [found[number] for number in sorted(found)]
+            by_number.setdefault(read(trial, _ITERATION_NUMBER, int), iteration)
+    return [by_number[number] for number in sorted(by_number)]
 
 
 def write_search(trial: Trial, iteration: Iteration, seconds: float) -> None:
