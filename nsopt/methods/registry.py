@@ -59,18 +59,18 @@ def methods() -> dict[str, Method]:
 def get_method(name: str) -> Method:
     """Return the method or variant `name`. Raises NsoptError if there is none."""
     known = methods()
-    found = _find(name, known)
-    if found is None:
+    method = _find(name, known)
+    if method is None:
         raise unknown_name("method", name, known)
-    return found
+    return method
 
 
 def get_methods(names: Sequence[str]) -> tuple[Method, ...]:
     """Return the methods of these names, each once. Raises NsoptError for an unknown or no name."""
-    found = {name: get_method(name) for name in names}
-    if not found:
+    by_name = {name: get_method(name) for name in names}
+    if not by_name:
         raise NsoptError(f"no methods given: known are {', '.join(methods())}")
-    return tuple(found.values())
+    return tuple(by_name.values())
 
 
 def is_method(name: str) -> bool:
@@ -122,14 +122,14 @@ def _built_in() -> dict[str, Method]:
 @cache
 def _load_entry_points() -> dict[str, Method]:
     """Load the methods of packages. Raises NsoptError for an entry point that cannot be used."""
-    found: dict[str, Method] = {}
+    by_name: dict[str, Method] = {}
     for point in entry_points(group=_GROUP):
         try:
             loaded = point.load()
             method = loaded() if isinstance(loaded, type) else loaded
             if not isinstance(method, Method):
                 raise NsoptError("it is not an nsopt Method")
-            _check_name(method.name, _built_in() | found)
+            _check_name(method.name, _built_in() | by_name)
         except Exception as error:
             kind = "" if isinstance(error, NsoptError) else f"{type(error).__name__}: "
             reason = " ".join(f"{kind}{error}".split())
@@ -137,5 +137,5 @@ def _load_entry_points() -> dict[str, Method]:
                 f"the method {point.value} of an installed package cannot be used ({reason}): "
                 "update or uninstall the package"
             ) from error
-        found[method.name] = method
-    return found
+        by_name[method.name] = method
+    return by_name
