@@ -80,11 +80,11 @@ def _is_sound(run: Callable[..., Tensor], call: tuple[Any, ...], x: Tensor, weig
 
 def _compute_error(run: Callable[..., Tensor], x: Tensor, weight: Tensor) -> float:
     """Return the largest relative error of the output and of both gradients."""
-    found = _differentiate(run, x, weight)
+    computed = _differentiate(run, x, weight)
     with torch.autocast("cpu", enabled=False):
         exact = _differentiate(run, x.float(), weight.float())
-    pairs = zip(found, exact, strict=True)
-    return max(float((own.float() - right).norm() / right.norm()) for own, right in pairs)
+    pairs = zip(computed, exact, strict=True)
+    return max(float((value.float() - right).norm() / right.norm()) for value, right in pairs)
 
 
 def _differentiate(run: Callable[..., Tensor], x: Tensor, weight: Tensor) -> list[Tensor]:

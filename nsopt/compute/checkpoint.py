@@ -57,10 +57,10 @@ class Checkpoint:
             raise NsoptError(
                 f"checkpoint {self._path} cannot be read: delete it to start over"
             ) from None
-        found = differences(self._identity, identity)
-        if found:
+        changes = differences(self._identity, identity)
+        if changes:
             raise NsoptError(
-                f"checkpoint {self._path} was written by other settings ({'; '.join(found)}): "
+                f"checkpoint {self._path} was written by other settings ({'; '.join(changes)}): "
                 "give the same settings, or delete it to start over"
             )
 
@@ -102,7 +102,7 @@ class Checkpoint:
 
 
 def weights_checksum(model: nn.Module) -> int:
-    return checksum_of(each for each in model.state_dict().values() if isinstance(each, Tensor))
+    return checksum_of(value for value in model.state_dict().values() if isinstance(value, Tensor))
 
 
 def check_storable(model: nn.Module) -> None:
@@ -137,9 +137,9 @@ def load_full_state(model: nn.Module, state: State) -> None:
     tensors = *model.parameters(), *model.buffers()
     device = tensors[0].device if tensors else None
     for name in sorted(state.keys() - full_state(model).keys()):
-        path, _, own = name.rpartition(".")
-        if own not in (module := model.get_submodule(path))._buffers:
-            module.register_buffer(own, None, persistent=False)
+        path, _, leaf = name.rpartition(".")
+        if leaf not in (module := model.get_submodule(path))._buffers:
+            module.register_buffer(leaf, None, persistent=False)
     for path, module in model.named_modules():
         for name, buffer in module._buffers.items():
             stored = state.get(f"{path}.{name}" if path else name)

@@ -37,42 +37,42 @@ def identify_code(arch: Architecture) -> int | None:
         return None
     template = arch.network.template
     modules = [*template.modules()]
-    printed = [f"{type(each).__qualname__}({each.extra_repr()})" for each in modules]
-    named = [re.sub(" at 0x[0-9a-f]+", "", each) for each in printed]
-    stored = [_describe(vars(each) | {"training": None}, _DEPTH) for each in modules]
-    buffers = checksum_of(each for each in hidden_buffers(template).values() if not each.is_meta)
+    printed = [f"{type(module).__qualname__}({module.extra_repr()})" for module in modules]
+    named = [re.sub(" at 0x[0-9a-f]+", "", text) for text in printed]
+    stored = [_describe(vars(module) | {"training": None}, _DEPTH) for module in modules]
+    buffers = checksum_of(value for value in hidden_buffers(template).values() if not value.is_meta)
     kinds = dict.fromkeys(map(type, modules))
-    code = [_read_code(each) for kind in kinds for each in kind.__mro__]
+    code = [_read_code(base) for kind in kinds for base in kind.__mro__]
     return zlib.crc32(repr((named, stored, buffers, list(filter(None, code)))).encode())
 
 
 def _describe(value: Any, depth: int) -> Any:
     """Return what identifies an attribute; None for what does not, such as names of devices."""
-    found: Any = None
+    identity: Any = None
     match value:
         case bool() | int() | float() | complex():
-            found = value
+            identity = value
         case str() if not _DEVICE.fullmatch(value):
-            found = value
+            identity = value
         case np.generic():
-            found = value.item()
+            identity = value.item()
         case Enum():
-            found = value.name
+            identity = value.name
         case type() | FunctionType() | BuiltinFunctionType():
-            found = value.__qualname__
+            identity = value.__qualname__
         case partial():
-            found = _describe([value.func, value.args, value.keywords], depth)
+            identity = _describe([value.func, value.args, value.keywords], depth)
         case list() | tuple() if depth:
-            found = [_describe(each, depth - 1) for each in value]
+            identity = [_describe(element, depth - 1) for element in value]
         case dict() if depth:
-            public = {str(name): own for name, own in value.items() if str(name)[:1] != "_"}
-            told = {name: _describe(own, depth - 1) for name, own in public.items()}
-            found = [pair for pair in told.items() if pair[1] is not None]
+            public = {str(name): item for name, item in value.items() if str(name)[:1] != "_"}
+            described = {name: _describe(item, depth - 1) for name, item in public.items()}
+            identity = [pair for pair in described.items() if pair[1] is not None]
         case SimpleNamespace() | Namespace() if depth:
-            found = _describe(vars(value), depth)
+            identity = _describe(vars(value), depth)
         case _ if depth and not isinstance(value, nn.Module) and _read_code(value.__class__):
-            found = _describe(getattr(value, "__dict__", None), depth)
-    return found
+            identity = _describe(getattr(value, "__dict__", None), depth)
+    return identity
 
 
 @cache
