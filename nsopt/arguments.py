@@ -89,7 +89,7 @@ def _is_list(value: Any, element: Any) -> bool:
     """Return whether a value is a list, a tuple or an array, with elements of an annotated type."""
     is_list = hasattr(value, "__len__") and hasattr(value, "__getitem__")
     is_list = is_list and not isinstance(value, str | bytes | Mapping)
-    return is_list and all(_fits(each, element) for each in value)
+    return is_list and all(_fits(item, element) for item in value)
 
 
 def _describe(hint: Any) -> str:

@@ -116,15 +116,15 @@ class ComparisonResult:
         if method not in self.results.methods:
             raise unknown_name("method", method, self.results.methods)
         best = best_trials(studies[method])
-        found = [size for size in best if size[1] == budget and metric in (None, size[0])]
-        if not found:
+        sizes = [size for size in best if size[1] == budget and metric in (None, size[0])]
+        if not sizes:
             known = ", ".join(f"{size[1]:g}" for size in best)
             raise NsoptError(f"{method} was not trained at a budget of {budget:g}: give {known}")
-        if len(found) > 1:
-            named = ", ".join(repr(size[0]) for size in found)
+        if len(sizes) > 1:
+            named = ", ".join(repr(size[0]) for size in sizes)
             raise NsoptError(f"several networks have a budget of {budget:g}: give metric= {named}")
         networks = BestNetworks(self._workspace.artifacts)
-        return load_network(networks.file(studies[method], best[found[0]]), self.arch)
+        return load_network(networks.file(studies[method], best[sizes[0]]), self.arch)
 
     @checked
     def export(
@@ -142,10 +142,10 @@ class ComparisonResult:
             method: by default that which the answer names at the largest budget.
             budget: see `network`; by default the largest.
         """
-        taken = self.answer[-1].row
-        method = taken["method"] if method is None else method
-        metric = taken["metric"] if budget is None else None
-        network = self.network(method, taken["budget"] if budget is None else budget, metric)
+        row = self.answer[-1].row
+        method = row["method"] if method is None else method
+        metric = row["metric"] if budget is None else None
+        network = self.network(method, row["budget"] if budget is None else budget, metric)
         export(network, path, format, self._inputs)
 
 
@@ -217,7 +217,7 @@ def compare(
     if ratios is not None and budgets is not None:
         raise NsoptError("give ratios or budgets, not both")
     chosen = get_preset(preset, source.name)
-    found, limits = get_methods(list(methods)), get_metric(metric)
+    kinds, limits = get_methods(list(methods)), get_metric(metric)
     read = None if budgets is None else read_budgets(budgets, limits)
     asked = AskedSizes(limits, chosen.ratios if ratios is None else ratios, read)
     wanted = chosen.settings if settings is None else settings
@@ -233,10 +233,10 @@ def compare(
         subject = Subject.of(arch, data, wanted, start, source=source, trainer=trainer)
         with show_progress(progress) as display, quiet_optuna():
             subject = with_precision(subject, workspace)
-            subject = with_latency_if_needed(subject, asked.is_timed, found, workspace, display)
+            subject = with_latency_if_needed(subject, asked.is_timed, kinds, workspace, display)
             rounding = subject.settings.multiple_of, subject.settings.min_width
             sizes = make_sizes(subject.arch, asked, *rounding)
-            comparison = Comparison(subject, found, sizes, seeds or chosen.seeds, chosen.references)
+            comparison = Comparison(subject, kinds, sizes, seeds or chosen.seeds, chosen.references)
             run_comparison(comparison, workspace, display)
             results = read_results(workspace.url, subject.name)
         return ComparisonResult(results, folder, subject.arch, workspace, subject.inputs)

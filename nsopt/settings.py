@@ -75,11 +75,11 @@ class SgdSettings(Settings):
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
     """Return one `name: OURS now, THEIRS there` for each setting that differs, also nested."""
-    found = []
+    changed = []
     for name in sorted(ours.keys() | theirs.keys()):
-        mine, other = ours.get(name), theirs.get(name)
-        if isinstance(mine, dict) and isinstance(other, dict):
-            found += differences(mine, other, f"{prefix}{name}.")
-        elif mine != other:
-            found.append(f"{prefix}{name}: {mine} now, {other} there")
-    return found
+        our, their = ours.get(name), theirs.get(name)
+        if isinstance(our, dict) and isinstance(their, dict):
+            changed += differences(our, their, f"{prefix}{name}.")
+        elif our != their:
+            changed.append(f"{prefix}{name}: {our} now, {their} there")
+    return changed
