@@ -83,7 +83,7 @@ class _Bracket:
 
     def with_timed(self, timed: Tried, budget: float) -> "_Bracket":
         if max(timed.measured) > budget:
-            fits = tuple(one for one in self.fits if one.predicted < timed.predicted)
+            fits = tuple(fit for fit in self.fits if fit.predicted < timed.predicted)
             return replace(self, fits=fits, slow=timed)
         return replace(self, fits=(*(o for o in self.fits if o.widths != timed.widths), timed))
 
@@ -121,8 +121,8 @@ def bisect_widths(
     for left in reversed(range(MOST_TIMED)):
         if is_over() or (not is_careful and known.is_filled(budget, MOST_TIMED - 1 - left)):
             break
-        known, found = (known, None) if known.is_closed else _find_new(propose, known, aim)
-        if known.fits and (found is None or left < _CONFIRMING):
+        known, tried = (known, None) if known.is_closed else _find_new(propose, known, aim)
+        if known.fits and (tried is None or left < _CONFIRMING):
             best = known.fits[-1]
             if not is_careful:
                 return best
@@ -130,10 +130,10 @@ def bisect_widths(
             known = known.with_timed(again, budget)
             if known.fits and known.fits[-1] is again:
                 return again
-        elif found is None:
+        elif tried is None:
             break
         else:
-            known = known.with_timed(found._replace(measured=(measure(found.widths),)), budget)
+            known = known.with_timed(tried._replace(measured=(measure(tried.widths),)), budget)
         aim = _next_aim(known, budget, MOST_TIMED - left)
     if known.fits:
         return known.fits[-1]
@@ -159,12 +159,12 @@ def _find_new(
     while low * _FINEST < known.high and low < farthest:
         aim = min(aim, known.high / _FINEST)
         try:
-            found = propose(aim)
+            tried = propose(aim)
         except NoWidthsError:
             known = replace(known, empty=aim)
         else:
-            if not known.fits or found.widths != known.fits[-1].widths:
-                return known, found
+            if not known.fits or tried.widths != known.fits[-1].widths:
+                return known, tried
         low = aim
         aim = math.sqrt(low * known.high) if known.slow else 2 * low
     return known, None

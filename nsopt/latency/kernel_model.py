@@ -92,12 +92,12 @@ def _warn_if_flat(arch: Architecture, model: LatencyModel, progress: Progress) -
 def sample_widths(arch: Architecture, count: int, seed: int) -> list[tuple[int, ...]]:
     """Return the widths of random networks of different sizes and shapes, (count, L)."""
     generator = np.random.default_rng(seed)
-    found = []
+    samples = []
     for size in np.geomspace(0.1, 1.0, count):
         spread = np.exp(generator.normal(scale=_SPREAD, size=len(arch.base_widths)))
         widths = np.maximum(1, size * np.array(arch.base_widths) * spread)
-        found.append(_clip(arch, widths.astype(int).tolist()))
-    return found
+        samples.append(_clip(arch, widths.astype(int).tolist()))
+    return samples
 
 
 def _read(path: Path, arch: Architecture) -> LatencyModel | None:
@@ -176,15 +176,15 @@ def _read_calls(
     kinds = tuple(samples)
     wider = (np.array(base) + np.eye(len(base), dtype=int)).tolist()
     # A width with a single choice stays, and is a constant of the calls.
-    grown = [_record_calls(arch, _clip(arch, each), batch_size) for each in wider]
+    grown = [_record_calls(arch, _clip(arch, widths), batch_size) for widths in wider]
     factors = np.stack([_compute_growth(calls, after, arch.name) for after in grown], axis=-1)
     vanishing = _find_vanishing_modules(arch)
     terms = []
     ends = np.cumsum([len(call.place) for call in calls])
-    for call, own in zip(calls, np.split(factors, ends[:-1]), strict=True):
+    for call, growth in zip(calls, np.split(factors, ends[:-1]), strict=True):
         table, unless_equal = kinds.index(call.kind), vanishing.get(call.module)
-        constants = np.array(call.place) - own @ np.array(base)
-        terms.append(Term(table, own, constants, call.function is torch.conv2d, unless_equal))
+        constants = np.array(call.place) - growth @ np.array(base)
+        terms.append(Term(table, growth, constants, call.function is torch.conv2d, unless_equal))
     return tuple(terms), samples
 
 
@@ -210,12 +210,12 @@ def _choose_distinct_widths(arch: Architecture) -> tuple[int, ...]:
     """
     if not arch.conditional:
         return _clip(arch, [width - 1 for width in arch.base_widths])
-    found: list[int] = []
+    distinct: list[int] = []
     for width in arch.base_widths:
-        while any(abs(width - other) <= 1 for other in found):
+        while any(abs(width - earlier) <= 1 for earlier in distinct):
             width += 1  # noqa: PLW2901
-        found.append(width)
-    return tuple(found)
+        distinct.append(width)
+    return tuple(distinct)
 
 
 def _compute_growth(before: Sequence[Call], after: Sequence[Call], name: str) -> IntArray:

@@ -104,12 +104,12 @@ def _time(run: Callable[[], Any], device: torch.device) -> float:
     with torch.no_grad():
         for _ in range(_WARMUP):
             run()
-        taken: list[float] = []
-        while len(taken) < _FEWEST or (sum(taken) < _SECONDS and len(taken) < _MOST):
+        seconds: list[float] = []
+        while len(seconds) < _FEWEST or (sum(seconds) < _SECONDS and len(seconds) < _MOST):
             wait_for(device)
             start = time.perf_counter()
             for _ in range(burst):
                 run()
             wait_for(device)
-            taken.append((time.perf_counter() - start) / burst)
-    return float(np.percentile(taken, 25))
+            seconds.append((time.perf_counter() - start) / burst)
+    return float(np.percentile(seconds, 25))

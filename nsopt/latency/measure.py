@@ -47,10 +47,10 @@ CPU = Compute(torch.device("cpu"), bf16=False)
 
 def latency_conditions(device: torch.device, runtime: Runtime = TORCH) -> dict[str, Any]:
     """Return the fields of `Latency` that must agree in a comparison."""
-    own = runtime.device(device)
+    device = runtime.device(device)
     return {
-        "device": describe_device(own),
-        "precision": float32_precision(own),
+        "device": describe_device(device),
+        "precision": float32_precision(device),
         "batch_size": runtime.batch_size,
         "torch_version": torch.__version__,
         "protocol": _PROTOCOL,
@@ -251,8 +251,8 @@ class Beside:
 
 def _share(rounds: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the time of the first network over that of the second, from (rounds, 2, passes)."""
-    own, other = np.median(rounds, axis=2).T
-    shares: NDArray[np.float64] = own / other
+    first, second = np.median(rounds, axis=2).T
+    shares: NDArray[np.float64] = first / second
     return shares
 
 
@@ -298,7 +298,7 @@ class _Turns:
 
     def run_round(self, compute: Compute) -> None:
         """Run a round; hold the device for seconds at a time."""
-        pending, found = list(enumerate(self._feeds)), list[list[float]]()
+        pending, latest = list(enumerate(self._feeds)), list[list[float]]()
         while pending:
             with compute.exclusive():
                 until = time.monotonic() + _TURN
@@ -307,21 +307,21 @@ class _Turns:
                     run = feed(self._batch)
                     _run_for(_ROUND, run, self._warmup)
                     before = self._clock()
-                    found.append(_run_for(_ROUND, run, self._repeats))
+                    latest.append(_run_for(_ROUND, run, self._repeats))
                     self.waited[index] += np.maximum(0.0, self._clock() - before)
-                    self.taken[index] += sum(found[-1])
-        fewest = min(len(passes) for passes in found)  # equal in all rounds after the first
+                    self.taken[index] += sum(latest[-1])
+        fewest = min(len(passes) for passes in latest)  # equal in all rounds after the first
         self._warmup = math.ceil(self._warmup * fewest / self._repeats)
         self._repeats = fewest
-        self.rounds = [[passes[:fewest] for passes in each] for each in (*self.rounds, found)]
+        self.rounds = [[passes[:fewest] for passes in timed] for timed in (*self.rounds, latest)]
 
 
 def _run_for(seconds: float, run: Pass, passes: int) -> list[float]:
     """Return the seconds of several passes; fewer, but at least one, if they take too long."""
-    taken: list[float] = []
-    while len(taken) < passes and sum(taken) < seconds:
-        taken.append(run())
-    return taken
+    times: list[float] = []
+    while len(times) < passes and sum(times) < seconds:
+        times.append(run())
+    return times
 
 
 @contextmanager
@@ -343,9 +343,9 @@ def was_busy(latencies: Sequence[Latency]) -> bool:
     passes do not wait at all. This therefore compares the sum of all waits with the sum of all
     times.
     """
-    waited = [each.waited or 0.0 for each in latencies]
-    taken = [each.mean_ms * each.repeats for each in latencies]
-    return float(np.average(waited, weights=taken)) > LONGEST_WAIT
+    waited = [latency.waited or 0.0 for latency in latencies]
+    times = [latency.mean_ms * latency.repeats for latency in latencies]
+    return float(np.average(waited, weights=times)) > LONGEST_WAIT
 
 
 def _summarise(timed: _Turns, index: int) -> Latency:

@@ -58,9 +58,9 @@ class MeasuredBudget:
         The solver finds them again at their own prediction: it may not at first, because a wider
         layer may be faster, and a narrower network on the way to it exceed that prediction.
         """
-        found = self._solve_at(predicted)
-        while (again := self._solve_at(found.predicted)).predicted < found.predicted:
-            found = again
+        tried = self._solve_at(predicted)
+        while (again := self._solve_at(tried.predicted)).predicted < tried.predicted:
+            tried = again
         return again
 
     def _solve_at(self, predicted: float) -> Tried:

@@ -58,8 +58,8 @@ class Term:
         """Return whether networks of widths (..., L) make the call: (...)."""
         if self.unless_equal is None:
             return np.ones(widths.shape[:-1], dtype=np.bool_)
-        (one, plus), (other, more) = self.unless_equal
-        return np.asarray(widths @ one + plus != widths @ other + more)
+        (one, plus), (other, other_plus) = self.unless_equal
+        return np.asarray(widths @ one + plus != widths @ other + other_plus)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,13 +124,13 @@ class LatencyModel:
             if always and term.unless_equal is not None:
                 continue
             sizes = term.sizes(widths)
-            taken = np.where(term.exists(widths), self.tables[term.table].at(sizes), 0.0)
+            milliseconds = np.where(term.exists(widths), self.tables[term.table].at(sizes), 0.0)
             if term.convolution:
                 cheap = ((sizes % BLOCK == 0) | (term.factors.sum(axis=1) == 0)).all(axis=-1)
             else:
                 cheap = sizes[..., 0] <= _IN_CACHE
-            result[..., term.table, _CHEAP] += np.where(cheap, taken, 0.0)
-            result[..., term.table, _EXPENSIVE] += np.where(cheap, 0.0, taken)
+            result[..., term.table, _CHEAP] += np.where(cheap, milliseconds, 0.0)
+            result[..., term.table, _EXPENSIVE] += np.where(cheap, 0.0, milliseconds)
         return result
 
     def fitted_to(self, widths: ArrayLike, measured: ArrayLike) -> "LatencyModel":
@@ -149,10 +149,10 @@ class LatencyModel:
         sums = [parts[:, roles == role].sum(axis=1) for role in _ROLES]
         fit = _fit(np.hstack([*sums, every]), np.ones(len(every)))
         shared = fit[:-1].reshape(len(_ROLES), 2)[roles]
-        own = np.hstack([(parts * shared).reshape(len(every), -1), fit[-1] * every])
-        drawn = np.sqrt(_SHRINKAGE * len(every)) * np.eye(own.shape[1])
+        design = np.hstack([(parts * shared).reshape(len(every), -1), fit[-1] * every])
+        drawn = np.sqrt(_SHRINKAGE * len(every)) * np.eye(design.shape[1])
         target = np.concatenate([np.ones(len(every)), drawn.sum(axis=1)])
-        change = _fit(np.vstack([own, drawn]), target)
+        change = _fit(np.vstack([design, drawn]), target)
         factors = shared * change[:-1].reshape(shared.shape)
         return replace(self, factors=factors, constant=float(fit[-1] * change[-1]))
 

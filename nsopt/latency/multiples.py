@@ -55,21 +55,21 @@ def find_multiple(device: str, runtime: Runtime, progress: Progress) -> int:
     Raises:
         NsoptError: if the device or the runtime is not available.
     """
-    own = resolve_compute(device, "fp32")
-    with sharing(own, progress) as compute, compute.all_threads(), keep_random_state(own.device):
+    compute = resolve_compute(device, "fp32")
+    random = keep_random_state(compute.device)
+    with sharing(compute, progress) as shared, shared.all_threads(), random:
         runtime = with_batch_size(runtime, min(runtime.batch_size, _LARGEST_BATCH))
-        conditions = latency_conditions(compute.device, runtime)
+        conditions = latency_conditions(shared.device, runtime)
         key = json.dumps([_FORMAT, conditions]).encode()
         file = cache_folder() / "multiples" / f"{hashlib.sha256(key).hexdigest()[:32]}.json"
-        found = _read(file)
-        if found is None:
+        if (multiple := _read(file)) is None:
             progress.start("timing widths that are multiples of 2, 4, 8 and 16", 1)
-            timed = _time_widths(compute, runtime)
-            found = multiple_from_times({w: one.lower_quartile_ms for w, one in timed.items()})
+            timed = _time_widths(shared, runtime)
+            multiple = multiple_from_times({w: t.lower_quartile_ms for w, t in timed.items()})
             if not was_busy(list(timed.values())):
-                content = {"multiple": found, "conditions": conditions}
+                content = {"multiple": multiple, "conditions": conditions}
                 write_cached(file, json.dumps(content).encode())
-    return found
+    return multiple
 
 
 def choose_multiples(
@@ -104,13 +104,13 @@ def _count_macs(
 ) -> float:
     """Return the geometric mean of the MACs that budgets allow; 0 if one has no widths."""
     logs = []
-    for each in asked:
-        rounded = replace(each, limits=each.limits._replace(multiple_of=multiples))
+    for budget in asked:
+        rounded = replace(budget, limits=budget.limits._replace(multiple_of=multiples))
         try:
-            found = timer.solve(rounded, is_careful=False)
+            widths = timer.solve(rounded, is_careful=False).widths
         except NoWidthsError:
             return 0.0
-        logs.append(math.log(MACS.cost(arch)(found.widths)))
+        logs.append(math.log(MACS.cost(arch)(widths)))
     return math.exp(np.mean(logs))
 
 
@@ -122,13 +122,13 @@ def multiple_per_layer(arch: Architecture, multiple: int) -> tuple[int, ...]:
     Args:
         multiple: of channels, a power of two.
     """
-    found = []
+    multiples = []
     for width, channels in zip(arch.base_widths, arch.channels_per_unit, strict=True):
         units = multiple // math.gcd(multiple, channels)
         while units > 1 and 2 * units > width:
             units //= 2
-        found.append(units)
-    return tuple(found)
+        multiples.append(units)
+    return tuple(multiples)
 
 
 def multiple_from_times(milliseconds: dict[int, float]) -> int:
@@ -161,7 +161,7 @@ def _make_convolutions(width: int) -> nn.Module:
 def _read(file: Path) -> int | None:
     """Read a result from the cache; None if its file is missing or damaged."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))["multiple"]
+        multiple = json.loads(file.read_text(encoding="utf-8"))["multiple"]
     except (OSError, LookupError, TypeError, ValueError):
         return None
-    return found if found in {1, *_PAIRS} else None
+    return multiple if multiple in {1, *_PAIRS} else None

@@ -86,8 +86,8 @@ class Torch(Runtime):
         placed = place(model, device, layout).eval()
 
         def feed(inputs: Any) -> Pass:
-            own = inputs_for(placed, inputs)
-            return lambda: _time_torch_pass(placed, own, device)
+            batch = inputs_for(placed, inputs)
+            return lambda: _time_torch_pass(placed, batch, device)
 
         return feed
 
@@ -134,7 +134,7 @@ class OnnxRuntime(Runtime):
         """Quantise an exported network; return the form that is faster for a batch."""
         few = run.name_inputs(resize_batch(inputs, _CALIBRATING))
         batch = run.name_inputs(resize_batch(inputs, self.batch_size))
-        runs = [OnnxNetwork(each) for each in write_int8(file, file.parent, [few]).values()]
+        runs = [OnnxNetwork(path) for path in write_int8(file, file.parent, [few]).values()]
         return min(runs, key=lambda run: min(time_pass(run, batch) for _ in range(_TRIES)))
 
 
@@ -159,27 +159,27 @@ class OwnMeasure(Runtime):
     passes = 0, _TIMES, _TIMES
 
     def prepare(self, model: nn.Module, inputs: Any, device: torch.device) -> Feed:
-        own = copy_model(model).cpu().eval()
+        model = copy_model(model).cpu().eval()
 
         def feed(inputs: Any) -> Pass:
             batch = change_layout(inputs, torch.contiguous_format)
-            return lambda: self._milliseconds(own, batch) / 1000
+            return lambda: self._milliseconds(model, batch) / 1000
 
         return feed
 
     def _milliseconds(self, model: nn.Module, inputs: Any) -> float:
         try:
-            found = self.measure(model, inputs)
+            ms = self.measure(model, inputs)
         except Exception as error:
             reason = _describe_error(error)
             raise NsoptError(f"{self.name} could not measure a network: {reason}") from error
-        if not isinstance(found, Real) or isinstance(found, bool):
+        if not isinstance(ms, Real) or isinstance(ms, bool):
             raise NsoptError(
-                f"{self.name} must return milliseconds, but returned {type(found).__name__}"
+                f"{self.name} must return milliseconds, but returned {type(ms).__name__}"
             )
-        if not 0 < float(found) < math.inf:
-            raise NsoptError(f"{self.name} must return milliseconds above 0, but returned {found}")
-        return float(found)
+        if not 0 < float(ms) < math.inf:
+            raise NsoptError(f"{self.name} must return milliseconds above 0, but returned {ms}")
+        return float(ms)
 
 
 _BUILT_IN: tuple[Runtime, ...] = (TORCH, OnnxRuntime(), OnnxRuntime(int8=True))
@@ -204,9 +204,9 @@ def choose_runtime(
     if measure is None:
         if name not in RUNTIMES:
             raise unknown_name("runtime", name, RUNTIMES)
-        found = RUNTIMES[name]
-        _ = found.version  # raises an error if it is not installed
-        return with_batch_size(found, batch_size)
+        runtime = RUNTIMES[name]
+        _ = runtime.version  # raises an error if it is not installed
+        return with_batch_size(runtime, batch_size)
     if not callable(measure):
         raise NsoptError(f"measure must be a function of a network and inputs, not {measure!r}")
     named = measure if hasattr(measure, "__qualname__") else type(measure)

@@ -83,10 +83,10 @@ def choose_latencies(
         timed = sittings[name]
         return len(timed.keys() & wanted), -_compute_noise(timed.values()), name
 
-    found: dict[Any, Measured] = {}
+    chosen: dict[Any, Measured] = {}
     for name in sorted(sittings, key=rank, reverse=True):
-        found = sittings[name] | found
-    return found
+        chosen = sittings[name] | chosen
+    return chosen
 
 
 def distrust(spreads: Sequence[float | None], waits: Sequence[float | None]) -> str:
@@ -120,7 +120,7 @@ def distrust(spreads: Sequence[float | None], waits: Sequence[float | None]) -> 
 def _compute_noise(timed: Iterable[Measured]) -> float:
     """Return the mean of spread plus waiting in a sitting; infinite if a spread is unknown."""
     noise = [
-        math.inf if each.get("spread") is None else each["spread"] + (each.get("waited") or 0.0)
-        for each in timed
+        math.inf if entry.get("spread") is None else entry["spread"] + (entry.get("waited") or 0.0)
+        for entry in timed
     ]
     return sum(noise) / len(noise)

@@ -109,9 +109,9 @@ class Timer:
         key = asked.identify(self.runtime)
         widths = self.store.read_choice(key)
         if widths is None:
-            found = self.solve(asked).widths
+            solved = self.solve(asked).widths
             # Another machine may have been faster: all take what it found.
-            widths = self.store.read_choice(key) or found
+            widths = self.store.read_choice(key) or solved
             self.store.write_choice(key, widths)
         # Another latency model may have predicted them: its own prediction counts.
         return asked.corrected(float(LATENCY.cost(asked.arch)(widths)))
@@ -132,20 +132,20 @@ class Timer:
             return Tried(known, float(LATENCY.cost(asked.arch)(known)))
         if is_careful:
             self.progress.start(f"timing widths at {shown}", MOST_TIMED)
-        taken, is_over = list[Latency](), self.allowance.share()
+        timed, is_over = list[Latency](), self.allowance.share()
 
         def measure(widths: Widths) -> float:
             if is_careful or not asked.beside_whole:
-                number = sum(each.widths == widths for each in taken)
-                taken.append(self.time(asked.arch, widths, asked.beside_whole, number))
+                number = sum(latency.widths == widths for latency in timed)
+                timed.append(self.time(asked.arch, widths, asked.beside_whole, number))
             else:
-                taken.append(self._glance(asked.arch, widths))
+                timed.append(self._glance(asked.arch, widths))
             if is_careful:
                 self.progress.advance()
-            return asked.bound(taken[-1])
+            return asked.bound(timed[-1])
 
         try:
-            found = bisect_widths(
+            tried = bisect_widths(
                 asked.propose,
                 measure,
                 asked.milliseconds,
@@ -154,38 +154,38 @@ class Timer:
                 is_over=is_over,
             )
         except NoWidthsError as error:
-            if not taken or not was_busy(taken):
+            if not timed or not was_busy(timed):
                 raise
             if not asked.beside_whole or math.isinf(self.allowance.left):
                 raise NoWidthsError(f"{error}{_WAS_BUSY}") from None
-            found = asked.propose(self._guess(asked))
+            tried = asked.propose(self._guess(asked))
         why = _IS_OVER if is_over() else _TOO_BUSY
         if is_careful:
-            self._report(asked, found, is_over(), why)
-        elif not found.measured and shown not in self._predicted:
+            self._report(asked, tried, is_over(), why)
+        elif not tried.measured and shown not in self._predicted:
             self._predicted.add(shown)
             how = f"predicted{self._describe_error(asked)}"
             self.progress.message(f"{why}: more widths at {shown} are {how}")
-        return found
+        return tried
 
-    def _report(self, asked: MeasuredBudget, found: Tried, is_over: bool, why: str) -> None:
+    def _report(self, asked: MeasuredBudget, tried: Tried, is_over: bool, why: str) -> None:
         """Say how widths were found; how exactly, and why not better."""
         shown = asked.metric.show(asked.budget)
-        spreads = [each.spread or 0.0 for each in self._here if each.widths == found.widths]
+        spreads = [timing.spread or 0.0 for timing in self._here if timing.widths == tried.widths]
         name = f"{self.store.name.rpartition('/')[2]} at " if self.store.name else ""
-        if not found.measured:
+        if not tried.measured:
             text = f"predicted{self._describe_error(asked)}: {why}"
         elif is_over or (math.isfinite(self.allowance.left) and distrust(spreads, [])):
-            more = ": larger widths may fit, too" if is_over else ""
+            note = ": larger widths may fit, too" if is_over else ""
             text = (
-                f"{max(found.measured):.4g} ms ±{max(spreads, default=0.0):.0%}, as timed in the "
-                f"time that there was{more}"
+                f"{max(tried.measured):.4g} ms ±{max(spreads, default=0.0):.0%}, as timed in the "
+                f"time that there was{note}"
             )
         elif name:
-            text = f"{max(found.measured):.4g} ms per batch of {self.runtime.batch_size}, as timed"
+            text = f"{max(tried.measured):.4g} ms per batch of {self.runtime.batch_size}, as timed"
         else:
             return
-        widths = "-".join(map(str, found.widths))
+        widths = "-".join(map(str, tried.widths))
         self.progress.message(f"{name}{shown}: {text} (widths {widths})")
 
     def _describe_error(self, asked: MeasuredBudget) -> str:
@@ -207,17 +207,17 @@ class Timer:
             known = self._read(widths, beside_whole)
             if number < len(known):
                 return known[number]
-            found = self._measure(arch, widths, beside_whole)
-            self._here.append(found)
-            self.store.write_timing(found)
-            return found
+            latency = self._measure(arch, widths, beside_whole)
+            self._here.append(latency)
+            self.store.write_timing(latency)
+            return latency
 
     def _glance(self, arch: Architecture, widths: Widths) -> Latency:
         """Return a measurement of a network in turns with that of base widths; if new, a brief one.
 
         It is neither stored nor confirms widths.
         """
-        glances = [each for each in self._glances if each.widths == widths]
+        glances = [glance for glance in self._glances if glance.widths == widths]
         known = [*self._read(widths, beside_whole=True), *glances]
         if not known:
             known = [self._measure(arch, widths, beside_whole=True, is_brief=True)]
@@ -239,13 +239,13 @@ class Timer:
         busy do not count."""
         with self.compute.all_threads():
             conditions = latency_conditions(self.compute.device, self.runtime)
-        own = {each.sitting: each for each in self._here if each.widths == tuple(widths)}
-        stored = {each.sitting: each for each in self.store.read_timings(widths)}
+        here = {timing.sitting: timing for timing in self._here if timing.widths == tuple(widths)}
+        stored = {timing.sitting: timing for timing in self.store.read_timings(widths)}
         return [
             timing
-            for _, timing in sorted((stored | own).items(), key=lambda pair: pair[0] or "")
+            for _, timing in sorted((stored | here).items(), key=lambda pair: pair[0] or "")
             if all(getattr(timing, name) == value for name, value in conditions.items())
-            and (timing.sitting in own or not was_busy([timing]))
+            and (timing.sitting in here or not was_busy([timing]))
             and (timing.share is not None) == beside_whole
         ]
 
@@ -358,7 +358,7 @@ def solve_measured_widths(
         limits = Limits(multiple_of, min_width, max_width, fill)
         beside = share is not None and timed_in.is_here
         asked = MeasuredBudget(arch, law, LATENCY, float(budget), limits, beside)
-        found = timer.solve(asked)
-        latency = timer.time(arch, found.widths, beside)
-    warn_of_extrapolation(law, LATENCY.cost(arch), found.predicted)
+        tried = timer.solve(asked)
+        latency = timer.time(arch, tried.widths, beside)
+    warn_of_extrapolation(law, LATENCY.cost(arch), tried.predicted)
     return latency
