@@ -82,19 +82,19 @@ def relative_distance(
     Raises:
         NsoptError: if no output has finite floating numbers for each example.
     """
-    own, target = _floating(outputs), _floating(outputs_of_teacher)
+    student, target = _floating(outputs), _floating(outputs_of_teacher)
     known = [theirs.isfinite() for theirs in target]
-    if not any(each.any() for each in known):
+    if not any(mask.any() for mask in known):
         raise NsoptError(
             "the outputs have no finite floating numbers to compare: give the task a distance"
         )
     scales = variances or measure_variances([outputs_of_teacher])
     squares = [
-        _average((mine.where(each, 0.0) - theirs.where(each, 0.0)).square(), each)
+        _average((mine.where(mask, 0.0) - theirs.where(mask, 0.0)).square(), mask)
         / scale.clamp(min=torch.finfo(theirs.dtype).tiny)
-        for mine, theirs, each, scale in zip(own, target, known, scales, strict=True)
+        for mine, theirs, mask, scale in zip(student, target, known, scales, strict=True)
     ]
-    counts = [each.reshape(len(each), -1).any(1) for each in known]
+    counts = [mask.reshape(len(mask), -1).any(1) for mask in known]
     return _average(torch.stack(squares, 1), torch.stack(counts, 1))
 
 
@@ -115,9 +115,9 @@ def _average(numbers: Tensor, known: Tensor) -> Tensor:
 
 def _floating(outputs: Any) -> list[Tensor]:
     """Return the floating tensors with as many examples as the first of them."""
-    found = [
+    tensors = [
         leaf.to(torch.promote_types(leaf.dtype, torch.float32))
         for leaf in find_outputs(outputs)[0]
         if leaf.is_floating_point() and leaf.ndim and leaf.numel()
     ]
-    return [tensor for tensor in found if len(tensor) == len(found[0])]
+    return [tensor for tensor in tensors if len(tensor) == len(tensors[0])]

@@ -75,8 +75,8 @@ def count_batches(loader: Any) -> int:
 def _list_generators(loader: Any) -> list[torch.Generator]:
     """Return the generators of a loader and of its samplers, each once."""
     owners = loader, *_list_samplers(loader)
-    own = {id(found): found for each in owners if (found := getattr(each, "generator", None))}
-    return [each for each in own.values() if isinstance(each, torch.Generator)]
+    generators = {id(g): g for owner in owners if (g := getattr(owner, "generator", None))}
+    return [g for g in generators.values() if isinstance(g, torch.Generator)]
 
 
 def _list_samplers(loader: Any) -> list[Any]:

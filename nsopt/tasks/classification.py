@@ -50,8 +50,8 @@ class Classification:
     def distil(self, outputs_of_teacher: Tensor, weight: float) -> Loss:
         def loss(outputs: Tensor, labels: Tensor) -> Tensor:
             student, target = (
-                functional.log_softmax(read_logits(own).float() / _TEMPERATURE, dim=1)
-                for own in (outputs, outputs_of_teacher)
+                functional.log_softmax(read_logits(tensor).float() / _TEMPERATURE, dim=1)
+                for tensor in (outputs, outputs_of_teacher)
             )
             student, target = mask_impossible(student, target)
             soft = functional.kl_div(student, target, reduction="batchmean", log_target=True)
@@ -92,8 +92,8 @@ def read_logits(outputs: Tensor) -> Tensor:
     Outputs are probabilities if none is below 0 and they sum to 1 for every image. Another softmax
     would make all of them nearly equal.
     """
-    found = outputs.detach()
-    sums = (found.sum(1) - 1).abs() < _SUM
-    are_probabilities = sums.all() & (found >= 0).all()
+    values = outputs.detach()
+    sums = (values.sum(1) - 1).abs() < _SUM
+    are_probabilities = sums.all() & (values >= 0).all()
     logarithm = outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log()
     return torch.where(are_probabilities, logarithm, outputs)

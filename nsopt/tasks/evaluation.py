@@ -36,13 +36,13 @@ class _Forward:
         """
         model.eval()
         device = self._compute.device
-        while (found := self._run(model)) is None:
+        while (result := self._run(model)) is None:
             give_cached_memory_back(device)
             if self._batch == 1:
                 raise OutOfMemoryError(no_memory_for(device, "evaluating a single image"))
             self._batch //= 2
-        self.done += len(found[1])
-        return found
+        self.done += len(result[1])
+        return result
 
     def _run(self, model: nn.Module) -> tuple[Tensor, Tensor] | None:
         """Return logits and labels of the next batch; None if it does not fit."""

@@ -99,8 +99,8 @@ class Supervision(Protocol):
 
 def evaluations_of(supervision: Supervision, compute: Compute) -> dict[str, Evaluation]:
     """Return the evaluations of a task: `validation`, and `test` if there is one."""
-    found = {"validation": supervision.validation(compute), "test": supervision.test(compute)}
-    return {name: evaluation for name, evaluation in found.items() if evaluation is not None}
+    evaluations = {"validation": supervision.validation(compute), "test": supervision.test(compute)}
+    return {name: evaluation for name, evaluation in evaluations.items() if evaluation is not None}
 
 
 def evaluate(evaluation: Evaluation, model: nn.Module, compute: Compute) -> float:

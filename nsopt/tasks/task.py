@@ -115,7 +115,7 @@ class Task:
         return {
             "batches": count_batches(self.train),
             "first_batch": checksum_of(tensors_in(self._first_batch)),
-            "inputs": [f"{each.dtype} {list(each.shape)}" for each in tensors_in(self.inputs)],
+            "inputs": [f"{value.dtype} {list(value.shape)}" for value in tensors_in(self.inputs)],
             "version": self.version,
             **functions,
         }
@@ -160,8 +160,8 @@ def _check_function(name: str, function: Any, arguments: tuple[str, ...]) -> Non
     try:
         signature.bind(*arguments)
     except TypeError as error:
-        taken = ", ".join(arguments)
-        raise NsoptError(f"{name} of a task must take ({taken}), and cannot: {error}") from None
+        names = ", ".join(arguments)
+        raise NsoptError(f"{name} of a task must take ({names}), and cannot: {error}") from None
 
 
 def name_function(function: Callable[..., Any]) -> str:
@@ -212,14 +212,14 @@ class TaskSupervision:
     def renew(self) -> "TaskSupervision":
         if not isinstance(self.task.loss, nn.Module):
             return self
-        own = copy_model(self.task.loss)
-        if any(map(is_lazy, own.parameters())):
+        loss = copy_model(self.task.loss)
+        if any(map(is_lazy, loss.parameters())):
             raise NsoptError(
-                f"{type(own).__name__} in loss= has parameters without a size: call it once on "
+                f"{type(loss).__name__} in loss= has parameters without a size: call it once on "
                 "outputs and targets before you give it"
             )
-        own.requires_grad_(False).to(self.device)
-        return replace(self, module=own)
+        loss.requires_grad_(False).to(self.device)
+        return replace(self, module=loss)
 
     def state(self) -> dict[str, Any]:
         return {} if self.module is None else full_state(self.module)
@@ -254,7 +254,7 @@ class TaskSupervision:
         distance = self.task.distance
         if distance is None:  # numbers that are equal in the whole batch have no scale
             known = measure_variances([outputs_of_teacher])
-            scales = [each.where(each > 0, math.inf) for each in known]
+            scales = [variance.where(variance > 0, math.inf) for variance in known]
             distance = partial(relative_distance, variances=scales)
 
         def loss(outputs: Any, targets: Any) -> Tensor:
@@ -290,10 +290,10 @@ class TaskSupervision:
 
         def compare(model: nn.Module) -> Agreement:
             model.eval()
-            found = [distance(run(model, batch), run(teacher, batch)) for batch in inputs]
-            if not all(isinstance(each, Tensor) and each.ndim == 1 for each in found):
+            distances = [distance(run(model, batch), run(teacher, batch)) for batch in inputs]
+            if not all(isinstance(value, Tensor) and value.ndim == 1 for value in distances):
                 raise NsoptError("the distance must be a tensor of one number for each example")
-            return Agreement(torch.cat(found).float().cpu().nan_to_num(nan=math.inf))
+            return Agreement(torch.cat(distances).float().cpu().nan_to_num(nan=math.inf))
 
         return compare
 
