@@ -32,14 +32,14 @@ _ID = re.compile(r"[0-9A-Za-z-]+")
 
 def best_trials(study: Study) -> dict[tuple[str, float], FrozenTrial]:
     """Return the trials with the best networks, by metric and budget."""
-    found: dict[tuple[str, float], FrozenTrial] = {}
+    best: dict[tuple[str, float], FrozenTrial] = {}
     for trial in trials.read_completed(study):
         point = trials.read_point(trial)
         if point is not None:
             size = (point.metric.name, point.budget)
-            if size not in found or _rank(trial) > _rank(found[size]):
-                found[size] = trial
-    return found
+            if size not in best or _rank(trial) > _rank(best[size]):
+                best[size] = trial
+    return best
 
 
 def describe_network(study: Study, trial: FrozenTrial) -> str:
@@ -99,8 +99,8 @@ class BestNetworks:
 
     def damaged(self, study: Study) -> list[FrozenTrial]:
         """Return the best trials whose files here are damaged or deleted."""
-        found = [(trial, self._file(study, trial)) for trial in best_trials(study).values()]
-        unread = [(trial, path) for trial, path in found if path and _read(path) is None]
+        files = [(trial, self._file(study, trial)) for trial in best_trials(study).values()]
+        unread = [(trial, path) for trial, path in files if path and _read(path) is None]
         return [
             trial
             for trial, path in unread

@@ -95,9 +95,9 @@ def _run_exported(exported: Predict, inputs: Any) -> Any:
     try:
         return exported(inputs)
     except Exception as error:
-        told = f"{count_examples(inputs)} examples ({short_reason(error)})"
+        examples = f"{count_examples(inputs)} examples ({short_reason(error)})"
         raise NsoptError(
-            f"the exported network does not run on {told}: "
+            f"the exported network does not run on {examples}: "
             "export it in another format=, or let its code not ask how many examples there are"
         ) from error
 
@@ -112,14 +112,14 @@ def _check_close(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
     It is relative to the largest number, without those of a mask, such as -1e9 or -inf: these are
     compared with themselves. Raises NsoptError if it is too large, or NaN.
     """
-    found, expected = (torch.cat([t.flatten() for t in own]) for own in zip(*pairs, strict=True))
+    actual, expected = (torch.cat([t.flatten() for t in side]) for side in zip(*pairs, strict=True))
     sizes = expected.abs()[expected.isfinite() & (expected != 0)]
     large = sizes >= _MASKED
     if large.all() or len(sizes[large].unique()) > 1:  # no mask, which repeats one number
         large = torch.zeros_like(large)
     scale = sizes[~large].max() if len(sizes) else 1.0
-    apart = (found - expected).abs() / expected.abs().clamp(min=float(scale))
-    difference = float(apart.where(found != expected, 0.0).max())
+    apart = (actual - expected).abs() / expected.abs().clamp(min=float(scale))
+    difference = float(apart.where(actual != expected, 0.0).max())
     if not difference <= _LOGITS_APART:
         raise NsoptError(
             f"the exported network is wrong: its outputs differ from PyTorch's by "

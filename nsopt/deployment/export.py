@@ -151,14 +151,14 @@ def find_obstacles(module: nn.Module, inputs: Any, forms: Sequence[str]) -> dict
     Args:
         inputs: a batch of at least two examples.
     """
-    found = {}
+    obstacles = {}
     for form in forms:
         with tempfile.TemporaryDirectory(prefix="nsopt-") as folder:
             try:
                 _WRITERS[form](module, inputs, {}, Path(folder) / "network")
             except NsoptError as error:
-                found[form] = str(error)
-    return found
+                obstacles[form] = str(error)
+    return obstacles
 
 
 def _write_onnx(module: nn.Module, inputs: Any, facts: Mapping[str, Any], path: Path) -> None:

@@ -110,7 +110,7 @@ class KeptNetwork:
         """Content of its file: facts, state, and the buffers that the state leaves out."""
         parts = {"state": dict(self.model.state_dict()), "buffers": hidden_buffers(self.model)}
         # cloned: read_weights refuses shared tensors
-        cloned: dict[str, Any] = tree_map_only(Tensor, lambda own: own.cpu().clone(), parts)
+        cloned: dict[str, Any] = tree_map_only(Tensor, lambda tensor: tensor.cpu().clone(), parts)
         return self.facts | cloned
 
     def save(self, path: Path) -> None:

@@ -57,11 +57,11 @@ def copy_traced(arch: TracedArchitecture) -> nn.Module:
 def _build(arch: Architecture, state: Mapping[str, Tensor], origin: str) -> nn.Module:
     model = build_to_fill(arch, arch.base_widths)
     for name, tensor in model.state_dict().items():
-        found = state[name]
+        given = state[name]
         if not isinstance(tensor, Tensor):  # a module may add anything
             continue
-        if found.is_meta or (tensor.is_floating_point() and not found.is_floating_point()):
-            kind = "no values" if found.is_meta else f"numbers of type {found.dtype}"
+        if given.is_meta or (tensor.is_floating_point() and not given.is_floating_point()):
+            kind = "no values" if given.is_meta else f"numbers of type {given.dtype}"
             raise NsoptError(
                 f"{name} of {origin} has {kind}: give weights as the network computes with them"
             )
@@ -131,8 +131,8 @@ def _rename(state: Mapping[str, Tensor], expected: Sequence[str]) -> dict[str, T
     plain = {name.replace(_COMPILED, ""): tensor for name, tensor in state.items()}
     for name in plain:
         prefix = name.removesuffix(expected[0])
-        if prefix.endswith(".") and all(other.startswith(prefix) for other in plain):
-            return {other.removeprefix(prefix): tensor for other, tensor in plain.items()}
+        if prefix.endswith(".") and all(key.startswith(prefix) for key in plain):
+            return {key.removeprefix(prefix): tensor for key, tensor in plain.items()}
     return plain
 
 
@@ -144,16 +144,16 @@ def describe_differences(
     Returns:
         An empty string if the state fits a network of these widths.
     """
-    expected, found = arch.shapes(widths), shapes_of(state)
-    names = [*expected, *(name for name in found if name not in expected)]
-    differing = [name for name in names if expected.get(name) != found.get(name)]
+    expected, shapes = arch.shapes(widths), shapes_of(state)
+    names = [*expected, *(name for name in shapes if name not in expected)]
+    differing = [name for name in names if expected.get(name) != shapes.get(name)]
     parts = [
-        f"{name} is {_format_shape(found.get(name))} there and "
+        f"{name} is {_format_shape(shapes.get(name))} there and "
         f"{_format_shape(expected.get(name))} here"
         for name in differing[:_MOST]
     ]
-    more = len(differing) - _MOST
-    return "; ".join([*parts, *([f"{more} more differ"] if more > 0 else [])])
+    rest = len(differing) - _MOST
+    return "; ".join([*parts, *([f"{rest} more differ"] if rest > 0 else [])])
 
 
 def _format_shape(shape: tuple[int, ...] | None) -> str:
