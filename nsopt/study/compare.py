@@ -36,7 +36,7 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
     with start_session(comparison.subject, workspace, progress) as session:
         plan = make_plan(comparison, session)
         missing = plan.find_missing()
-        left, total = (sum(map(len, each.values())) for each in (missing, plan.points))
+        left, total = (sum(map(len, points.values())) for points in (missing, plan.points))
         progress.overall(total - left, total)
         if left:
             tell_duration(session, list_work(plan, missing))
@@ -90,5 +90,5 @@ def list_work(plan: Plan, missing: Points) -> Iterator[Work]:
                 widths = tuple(fit.widths.tolist())
                 yield plan_training(session, training(point.seed), widths, "trainings")
         for seed in {p.seed for p in points if method.needs_trained_network and not subject.start}:
-            own = settings.base_training_for(seed)
-            yield plan_training(session, own, arch.base_widths, "trainings")
+            base = settings.base_training_for(seed)
+            yield plan_training(session, base, arch.base_widths, "trainings")

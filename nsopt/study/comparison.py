@@ -130,20 +130,20 @@ def make_sizes(
         NsoptError: if there are neither ratios nor budgets.
     """
     if asked.budgets is None:
-        found = sizes_of_ratios(arch, asked.metric, asked.ratios)
+        sizes = sizes_of_ratios(arch, asked.metric, asked.ratios)
     else:
-        found = tuple(Size(*budget.of(arch)) for budget in asked.budgets)
-    if not found:
+        sizes = tuple(Size(*budget.of(arch)) for budget in asked.budgets)
+    if not sizes:
         raise NsoptError("ratios and budgets are empty: give at least one")
     once = dict[tuple[Metric, float], Size]()
-    for size in found:
+    for size in sizes:
         once.setdefault((size.metric, size.budget), size)
     curve, sizes = uniform_curve(arch.base_widths), tuple(once.values())
     for size in sizes:
         rounding = rounding_for(multiple_of, min_width, size.metric)
         limits = [(size.metric, size.budget)]
         if timed and size.metric.is_timed:
-            limits = [each for each in size.metric.limits_at(size.budget) if not each[0].is_timed]
+            limits = [pair for pair in size.metric.limits_at(size.budget) if not pair[0].is_timed]
         for limited, budget in limits:
             solve_widths(curve, limited.cost(arch), budget, *rounding)
     return sizes

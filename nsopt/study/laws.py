@@ -54,10 +54,10 @@ class Laws:
     def find_history(self, method: Method) -> Sequence[Iteration]:
         """Return the iterations of the search that a method uses."""
         subject = self._session.subject
-        _, found = self._searches.get(
+        _, history = self._searches.get(
             subject.search_kind(method.search_price(subject.settings.search)), (0, [])
         )
-        return found
+        return history
 
     def is_ready(self, method: Method) -> bool:
         """Return whether a method can make its law, or can say why it has none."""

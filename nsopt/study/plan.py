@@ -96,10 +96,10 @@ class Plan:
         networks = []
         for method in filter(self.laws.is_ready, methods):
             with suppress(NoWidthsError):  # its trials fail, and say why
-                widths = dict.fromkeys(
+                proposed = dict.fromkeys(
                     self.laws.propose_widths(method, point) for point in self.points[method]
                 )
-                networks += [(studies[method.name], each) for each in widths]
+                networks += [(studies[method.name], widths) for widths in proposed]
         return networks
 
     def _find_latencies(self, networks: Sequence[Network]) -> list[Latency]:
@@ -117,8 +117,8 @@ class Plan:
         if uniform is None or not by_name or not self.comparison.references:
             return self
         budgets = self._find_reference_budgets([uniform, *by_name.values()])
-        more = self.comparison.points(uniform, [Size(MACS, budget) for budget in budgets])
-        return replace(self, points={**self.points, uniform: [*self.points[uniform], *more]})
+        references = self.comparison.points(uniform, [Size(MACS, budget) for budget in budgets])
+        return replace(self, points={**self.points, uniform: [*self.points[uniform], *references]})
 
     def _find_reference_budgets(self, methods: Sequence[Method]) -> Sequence[int]:
         """Return the stored budgets for these networks, or choose and store them.
@@ -133,7 +133,7 @@ class Plan:
         study = studies[methods[0].name]
         budgets: Sequence[int] | None = schema.read_answer(study, asked)
         if budgets is None:
-            latencies = [found.median_ms for found in self._find_latencies(networks)]
+            latencies = [latency.median_ms for latency in self._find_latencies(networks)]
             budgets = choose_reference_budgets(self.comparison, macs, latencies, len(uniform))
             schema.write_answer(study, asked, budgets)
         return budgets

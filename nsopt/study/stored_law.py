@@ -48,7 +48,7 @@ class NetworkLaw:
         """
         # Searches store no settings of trainings.
         settings = map(schema.read_settings, self.studies)
-        stored = next((each for each in settings if "multiple_of" in each), {})
+        stored = next((values for values in settings if "multiple_of" in values), {})
         rounding = rounding_for(
             multiple_of or stored.get("multiple_of"), min_width or stored.get("min_width"), metric
         )
@@ -88,25 +88,25 @@ def read_stored_law(
     first, *_ = ours.values()
     arch = read_architecture(schema.read_task(first), arch_name, task)
     # The settings of a search by another price name that price.
-    usual = next((s for own, s in ours.items() if schema.price_of_search(own) is None), None)
+    usual = next((s for kind, s in ours.items() if schema.price_of_search(kind) is None), None)
     stored = schema.read_settings(usual or first)["search"]
     settings = SearchSettings(iterations=stored["iterations"])
     if usual is not None:
         settings = settings.updated(price=stored["price"])
     kind = schema.search_kind(method.price or settings.price, settings.price)
-    found = trials.read_iterations(studies[kind]) if kind in studies else []
-    if method.search_iterations(settings) and not found:
+    history = trials.read_iterations(studies[kind]) if kind in studies else []
+    if method.search_iterations(settings) and not history:
         raise NsoptError(
             f"no {kind} of {name} is stored at {hide_password(workspace.url)}: run one first"
         )
-    if iteration is not None and iteration > len(found):
-        raise NsoptError(f"{name} has no iteration {iteration}: its last is {len(found)}")
-    chosen = found[:iteration]
+    if iteration is not None and iteration > len(history):
+        raise NsoptError(f"{name} has no iteration {iteration}: its last is {len(history)}")
+    chosen = history[:iteration]
     cost = PARAMS.cost(arch)
     inputs = LawInputs(arch, cost, cost(arch.base_widths), chosen)
     return NetworkLaw(
         method.law(inputs),
         arch,
         method.fitted_to(chosen),
-        [ours[own] for own in sorted(ours, key=lambda own: own != method.name)],
+        [ours[k] for k in sorted(ours, key=lambda k: k != method.name)],
     )
