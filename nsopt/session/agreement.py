@@ -44,12 +44,12 @@ class HeldOutScore:
 
 def read_batches(batches: Batches) -> list[Any]:
     """Return batches without their targets: at most an epoch, and enough for a fit."""
-    found = list[Any]()
+    inputs = list[Any]()
     for _ in range(batches.per_epoch):
-        if _count(found) >= MOST:
+        if _count(inputs) >= MOST:
             break
-        found.append((batches.next()[0], None))  # a tuple of arguments is no such pair
-    return found
+        inputs.append((batches.next()[0], None))  # a tuple of arguments is no such pair
+    return inputs
 
 
 def hold_out(batches: list[Any]) -> tuple[list[Any], list[Any]]:

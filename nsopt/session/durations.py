@@ -31,13 +31,13 @@ def list_searches(session: Session, searches: Mapping[Price, int]) -> Iterator[W
     for price, iterations in searches.items():
         study = session.studies().get(subject.search_kind(price))
         history = trials.read_iterations(study) if study else []
-        own = subject.settings.search.updated(price=price, iterations=iterations)
-        if not is_complete(history, own):
-            own = with_enough_steps(subject.arch, base, own)
-            data = supervise_search(subject.data, own, compute).batches(own.batch_size, own.seed)
-            steps = make_rule(subject.arch, base, own).steps
-            batches = PruneSchedule(steps, data.per_epoch, own).batches
-            yield Work("searches", (iterations - len(history)) * batches, base, own.batch_size)
+        sgd = subject.settings.search.updated(price=price, iterations=iterations)
+        if not is_complete(history, sgd):
+            sgd = with_enough_steps(subject.arch, base, sgd)
+            data = supervise_search(subject.data, sgd, compute).batches(sgd.batch_size, sgd.seed)
+            steps = make_rule(subject.arch, base, sgd).steps
+            batches = PruneSchedule(steps, data.per_epoch, sgd).batches
+            yield Work("searches", (iterations - len(history)) * batches, base, sgd.batch_size)
 
 
 def plan_training(
@@ -60,7 +60,7 @@ def tell_duration(session: Session, work: Iterable[Work]) -> None:
     for phase, steps, widths, batch_size in work:
         seconds[phase] = seconds.get(phase, 0.0) + steps * time_step(widths, batch_size)
     if seconds:
-        parts = ", ".join(f"{phase} {format_duration(taken)}" for phase, taken in seconds.items())
+        parts = ", ".join(f"{phase} {format_duration(spent)}" for phase, spent in seconds.items())
         session.progress.message(
             f"takes about {format_duration(sum(seconds.values()))} here ({parts}), more where "
             "widths compute more than uniform ones, and "

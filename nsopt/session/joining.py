@@ -43,8 +43,8 @@ def join_session(
         NsoptError: if there is nothing to join.
     """
     study = _choose_study(name, workspace)
-    own = import_given_task(task)
-    subject = load_subject(study, data, workspace.data_dir, arch_name, measure, own)
+    given = import_given_task(task)
+    subject = load_subject(study, data, workspace.data_dir, arch_name, measure, given)
     with start_session(with_start(subject, workspace), workspace, progress, device) as session:
         if threads is not None:
             torch.set_num_threads(threads)

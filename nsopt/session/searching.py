@@ -35,17 +35,17 @@ def continue_searches(
         searches: the number of iterations needed, by price. Searches differ only in their price,
             so that the first one pre-trains the network for all.
     """
-    found: dict[Price, list[Iteration]] = {}
+    histories: dict[Price, list[Iteration]] = {}
     shared = find_pretrained_file(session)
     try:
         with Checkpoint(shared, {}).remove_on(DeterministicError):
             for price, iterations in searches.items():
-                is_last = len(found) + 1 == len(searches)
+                is_last = len(histories) + 1 == len(searches)
                 kept = None if is_last and not shared.exists() else shared
-                found[price] = _continue_search(session, price, iterations, kept)
+                histories[price] = _continue_search(session, price, iterations, kept)
     finally:
         session.workspace.tidy()
-    return found
+    return histories
 
 
 def run_searches(session: Session, metric: Metric) -> dict[Price, Iteration]:

@@ -24,7 +24,7 @@ def load_subject(
     data_dir: Path,
     arch_name: str | None,
     measure: str | None = None,
-    own: Task | None = None,
+    task: Task | None = None,
 ) -> Subject:
     """Return the subject of a stored study.
 
@@ -32,32 +32,32 @@ def load_subject(
         data: where its images are on this machine; None for where the study was started.
         arch_name: the name of its architecture, if the user gave one (`stored_architecture`).
         measure: the name of its function that measures latency, if the user gave one.
-        own: its task, if it is not of images. A storage keeps only what identifies a task.
+        task: its task, if it is not of images. A storage keeps only what identifies a task.
 
     Raises:
         NsoptError: if the network or the data differ from those of the study, or if a trainer
             that is missing here trains it.
     """
     stored = schema.read_task(study)
-    if (own is None) != (stored.classes is not None):
+    if (task is None) != (stored.classes is not None):
         raise NsoptError(
             f"{study.study_name} is of images: leave task= out"
-            if own
+            if task
             else f"{study.study_name} is of a task of yours: give its function as task="
         )
     settings = _read_settings(study)
-    arch = read_architecture(stored, arch_name, own)
+    arch = read_architecture(stored, arch_name, task)
     arch = with_stored_latency(arch, [study], settings.timed)
     if (arch.layer_names, arch.base_widths) != (stored.layer_names, stored.base_widths):
         raise NsoptError(f"{stored.arch} is another network here than in {study.study_name}")
     runtime = stored_runtime(settings.runtime, measure, settings.latency_batch_size)
     source = schema.read_source(study)
-    if own is None:
-        source, found = _read_images(study, data, data_dir)
-        subject = Subject(arch, found, source, settings, runtime=runtime)
+    if task is None:
+        source, images = _read_images(study, data, data_dir)
+        subject = Subject(arch, images, source, settings, runtime=runtime)
     else:
-        own = replace(own, name=stored.data)
-        subject = Subject(arch, own, source, settings, runtime=runtime, trainer=own.trainer)
+        task = replace(task, name=stored.data)
+        subject = Subject(arch, task, source, settings, runtime=runtime, trainer=task.trainer)
     _check_data(study, source, subject.fingerprint)
     trainer = schema.read_settings(study)["data"].get("trainer")
     if trainer is not None and subject.trainer is None:

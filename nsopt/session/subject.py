@@ -156,11 +156,11 @@ class Subject:
             return self.identity
         price = schema.price_of_search(kind) or self.settings.search.price
         search = self.identity["search"] | {"price": price}
-        found = {"preset": self.settings.preset, "search": search, "data": self.identity["data"]}
+        identity = {"preset": self.settings.preset, "search": search, "data": self.identity["data"]}
         also = ["start"] if self.settings.start is not None else []
         if price == LATENCY.name:
             also += ["runtime", "latency_batch_size"]
-        return found | {name: self.identity[name] for name in also}
+        return identity | {name: self.identity[name] for name in also}
 
     @property
     def description(self) -> schema.TaskDescription:
@@ -234,13 +234,13 @@ class Subject:
 
 
 def _with_batch_of(task: Task, runtime: Runtime) -> Runtime:
-    own = count_examples(task.inputs)
-    if runtime.batch_size not in (BATCH_SIZE, own):
+    batch_size = count_examples(task.inputs)
+    if runtime.batch_size not in (BATCH_SIZE, batch_size):
         raise NsoptError(
             f"latency_batch_size is of images: networks of {task.name} are timed with its own "
-            f"batch of {own}; give Task the batch to time as example="
+            f"batch of {batch_size}; give Task the batch to time as example="
         )
-    return with_batch_size(runtime, own)
+    return with_batch_size(runtime, batch_size)
 
 
 def with_precision(subject: Subject, workspace: Workspace) -> Subject:
@@ -255,7 +255,7 @@ def with_precision(subject: Subject, workspace: Workspace) -> Subject:
     for part in ("search", "training"):
         sgd = getattr(settings, part)
         if sgd.precision == "auto":
-            known = [each[part]["precision"] for each in stored if part in each]
+            known = [old[part]["precision"] for old in stored if part in old]
             if not known and is_untrained:
                 known = ["fp32"]
             elif not known:
@@ -274,19 +274,19 @@ def list_studies(subject: Subject, workspace: Workspace) -> list[Study]:
 def read_architecture(
     subject: schema.TaskDescription,
     arch_name: str | None,
-    own: Task | None = None,
+    task: Task | None = None,
 ) -> Architecture:
     """Return the network of a stored subject.
 
     Args:
         arch_name: the name of its architecture, if the user gave one (`stored_architecture`).
-        own: the subject, if it is not of images.
+        task: the subject, if it is not of images.
 
     Raises:
-        NsoptError: if it is not of images and `own` is None.
+        NsoptError: if it is not of images and `task` is None.
     """
-    if own is not None:
-        return own_architecture(subject.arch, arch_name, own.inputs)
+    if task is not None:
+        return own_architecture(subject.arch, arch_name, task.inputs)
     if subject.classes is None or subject.image_size is None or subject.channels is None:
         raise NsoptError(f"{subject.arch} takes no images: give the function of its task as task=")
     return stored_architecture(

@@ -73,11 +73,11 @@ def time_together(session: Session) -> None:
     device.
     """
     trained = _find_trained(session.workspace.storage, session.subject.name)
-    networks = [(each.study, each.widths) for each in trained]
+    networks = [(network.study, network.widths) for network in trained]
     known = _read_latencies(session, [widths for _, widths in networks])
-    own = [known.get(widths) for _, widths in networks]
-    sittings = {latency.sitting if latency else None for latency in own}
-    if any(own) and (len(sittings) > 1 or None in sittings):
+    latencies = [known.get(widths) for _, widths in networks]
+    sittings = {latency.sitting if latency else None for latency in latencies}
+    if any(latencies) and (len(sittings) > 1 or None in sittings):
         session.progress.start("measuring all latencies side by side", 1)
         subject = session.subject
         time_networks(subject.arch, networks, session.compute, subject.runtime, subject.inputs)
@@ -133,10 +133,10 @@ def measure_again(
     study = trained[0].study
     arch = read_architecture(schema.read_task(study), arch_name, task)
     inputs = None if task is None else task.inputs
-    networks = [(each.study, each.widths) for each in trained]
+    networks = [(network.study, network.widths) for network in trained]
     if runtime is None:
         runtime = stored_runtime(schema.read_settings(study)["runtime"], None)
-    found = []
+    measured = []
     if threads is not None:
         torch.set_num_threads(threads)  # before `sharing`, which measures with this number
     with sharing(resolve_compute(device, "fp32"), progress) as compute:
@@ -145,9 +145,9 @@ def measure_again(
             resized = None if inputs is None else resize_batch(inputs, batch_size)
             sized = with_batch_size(runtime, batch_size)
             latencies = time_networks(arch, networks, compute, sized, resized)
-            found += [(each, latencies[each.widths]) for each in trained]
+            measured += [(network, latencies[network.widths]) for network in trained]
             progress.advance()
-    return found
+    return measured
 
 
 def _read_latencies(
@@ -161,18 +161,18 @@ def _read_latencies(
     with session.compute.all_threads():
         conditions = latency_conditions(session.compute.device, session.subject.runtime)
     stored = [
-        each
+        latency
         for study in session.studies().values()
-        for each in map(asdict, schema.read_latencies(study))
-        if conditions.items() <= each.items()
+        for latency in map(asdict, schema.read_latencies(study))
+        if conditions.items() <= latency.items()
     ]
-    found = choose_latencies(stored, networks)
-    return {widths: Latency(**latency) for widths, latency in found.items()}
+    chosen = choose_latencies(stored, networks)
+    return {widths: Latency(**latency) for widths, latency in chosen.items()}
 
 
 def _find_trained(storage: BaseStorage, name: str) -> list[Trained]:
     """Return the networks that a comparison has trained, by method and widths."""
-    found = list[Trained]()
+    trained = list[Trained]()
     for method, study in load_studies(storage, name).items():
         if schema.is_search(method):
             continue
@@ -181,8 +181,8 @@ def _find_trained(storage: BaseStorage, name: str) -> list[Trained]:
             point = trials.read_point(trial)
             if point is not None:
                 sizes.setdefault(trials.read_widths(trial, names), []).append(point.size)
-        found += [
-            Trained(method, study, widths, tuple(dict.fromkeys(own)))
-            for widths, own in sizes.items()
+        trained += [
+            Trained(method, study, widths, tuple(dict.fromkeys(labels)))
+            for widths, labels in sizes.items()
         ]
-    return found
+    return trained
