@@ -156,7 +156,7 @@ def best_trial(study: Study) -> FrozenTrial:
         return min(done, key=lambda t: (not trials.read_outcome(t)["feasible"], t.values))
 
     def mean_accuracy(trial: FrozenTrial) -> tuple[int, float]:
-        same: list[float] = [other.values[0] for other in done if other.params == trial.params]
+        same: list[float] = [repeat.values[0] for repeat in done if repeat.params == trial.params]
         return len(same), sum(same) / len(same)  # fewer seeds are no fair comparison
 
     return max(sorted(done, key=lambda t: t.params.get("pretrain_epochs", 0)), key=mean_accuracy)
@@ -188,11 +188,11 @@ class TuningRunner(PointRunner):
             return [abs(fit.error), fit.steps]
         epochs = trial.suggest_int(_P, 0, _MOST_EPOCHS)  # enqueued: values can be added later
         seed = trials.read_seed(trial)
-        found = trials.read_search(trial)  # of the trial that this one repeats
-        if found is None:
-            found = self._search(epochs, seed)
-            trials.write_search(trial, *found)
-        iteration, seconds = found
+        search = trials.read_search(trial)  # of the trial that this one repeats
+        if search is None:
+            search = self._search(epochs, seed)
+            trials.write_search(trial, *search)
+        iteration, seconds = search
         accuracy = self._train(trial, iteration.law, seed)
         about = self.session.subject.description
         self.session.progress.message(
