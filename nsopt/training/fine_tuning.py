@@ -47,14 +47,14 @@ def average_of(model: nn.Module, decay: float | None) -> AveragedModel | None:
         return None
     masked = not all(buffer.isfinite().all() for buffer in model.buffers())
 
-    def average(own: Any, latest: Any, count: Any) -> None:
-        if not (own[0].is_floating_point() or own[0].is_complex()):
-            torch._foreach_copy_(own, latest)
+    def average(averages: Any, latest: Any, count: Any) -> None:
+        if not (averages[0].is_floating_point() or averages[0].is_complex()):
+            torch._foreach_copy_(averages, latest)
             return
         soon = (1 + int(count)) / (10 + int(count))
-        get_ema_multi_avg_fn(min(decay, soon))(own, latest, count)
+        get_ema_multi_avg_fn(min(decay, soon))(averages, latest, count)
         if masked:
-            for mean, value in zip(own, latest, strict=True):
+            for mean, value in zip(averages, latest, strict=True):
                 mean.copy_(torch.where(mean.isfinite(), mean, value))
 
     return AveragedModel(model, multi_avg_fn=average, use_buffers=True)

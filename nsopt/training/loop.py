@@ -265,7 +265,7 @@ class _Training:
 
     def _take_scores(self, train_loss: float) -> Epoch:
         """Return an epoch with the scores, and forget them."""
-        epoch = Epoch(train_loss, *(each.score for each in self._evaluations.values()))
+        epoch = Epoch(train_loss, *(evaluation.score for evaluation in self._evaluations.values()))
         for evaluation in self._evaluations.values():
             evaluation.start_over()
         return epoch
@@ -292,7 +292,7 @@ class _Training:
                 self._end_epoch()
 
     def _find_unfinished(self) -> list[Evaluation]:
-        return [each for each in self._evaluations.values() if not each.complete]
+        return [evaluation for evaluation in self._evaluations.values() if not evaluation.complete]
 
     @property
     def _evaluated(self) -> nn.Module:

@@ -59,8 +59,8 @@ def time_training_step(
         OutOfMemoryError: if a batch of images does not fit the device.
     """
     if isinstance(task, Task):
-        own = TaskSupervision(task, compute.device)
-        return _time_batch(arch, widths, own.batches(0, seed=0).next(), own.loss, compute)
+        data = TaskSupervision(task, compute.device)
+        return _time_batch(arch, widths, data.batches(0, seed=0).next(), data.loss, compute)
     with use_seed(0, compute.device):
         images = torch.rand(batch_size, *arch.input_shape)
     labels = torch.zeros(batch_size, dtype=torch.int64)

@@ -102,10 +102,10 @@ def _widen(outputs: Any) -> Any:
         if isinstance(leaf, torch.Tensor) and leaf.is_floating_point():
             return leaf.to(torch.promote_types(leaf.dtype, torch.float32))
         if is_dataclass(leaf) and not isinstance(leaf, type):
-            own = copy.copy(leaf)
-            for each in fields(leaf):  # not `replace`, which runs __post_init__ again
-                object.__setattr__(own, each.name, _widen(getattr(leaf, each.name)))
-            return own
+            copied = copy.copy(leaf)
+            for field in fields(leaf):  # not `replace`, which runs __post_init__ again
+                object.__setattr__(copied, field.name, _widen(getattr(leaf, field.name)))
+            return copied
         return leaf
 
     return tree_map(widen, outputs)

@@ -84,5 +84,5 @@ def train_by(
     trained = trained.to(compute.device).eval()
     with compute.computing():
         evaluations = evaluations_of(supervision, compute).values()
-        epoch = Epoch(math.nan, *(evaluate(each, trained, compute) for each in evaluations))
+        epoch = Epoch(math.nan, *(evaluate(part, trained, compute) for part in evaluations))
     return Outcome(widths, (epoch,), time.perf_counter() - began, epoch, trained)
