@@ -106,23 +106,23 @@ def expand_curve(
     """
     if CURVE not in asked:
         return asked
-    found = list[AskedBudget]()
+    shares = list[AskedBudget]()
     for share in read_words([f"macs={percentage}%" for percentage in range(90, 0, -10)]):
         try:
             check_budgets([share], arch, settings)
         except NoWidthsError:
-            if not found:
+            if not shares:
                 raise
             break
-        found.append(share)
-    return found
+        shares.append(share)
+    return shares
 
 
 def check_budgets(
     asked: Sequence[AskedBudget], arch: Architecture, settings: StudySettings
 ) -> None:
     """Raise the errors of budgets that need no measurement: see `budgets_of` and `Budget.solve`."""
-    for budget in budgets_of([each for each in asked if not each.is_timed], arch):
+    for budget in budgets_of([wanted for wanted in asked if not wanted.is_timed], arch):
         with naming(budget, settings):
             budget.solve(uniform_curve(arch.base_widths), arch, settings)
 
@@ -140,7 +140,7 @@ def budgets_of(asked: Sequence[AskedBudget], arch: Architecture) -> tuple[Budget
     Raises:
         NsoptError: if the base network already meets one.
     """
-    budgets = dict.fromkeys(Budget(each.word, *each.of(arch)) for each in asked)
+    budgets = dict.fromkeys(Budget(wanted.word, *wanted.of(arch)) for wanted in asked)
     for budget in budgets:
         if budget.limit >= budget.metric.cost(arch)(arch.base_widths):
             parts = budget.metric.parts

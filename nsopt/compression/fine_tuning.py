@@ -57,7 +57,7 @@ def fine_tune(session: Session, networks: Mapping[Point, Widths], fits: Fits) ->
             point
             for method, study in studies.items()
             for point in missing_points(
-                study, [each for each in networks if each.method == method], trials.read_point
+                study, [p for p in networks if p.method == method], trials.read_point
             )
         ]
         for point in missing:
@@ -67,7 +67,7 @@ def fine_tune(session: Session, networks: Mapping[Point, Widths], fits: Fits) ->
         return bool(missing)
 
     session.progress.start("measuring latency", 1)
-    different = dict.fromkeys((studies[each.method], widths) for each, widths in networks.items())
+    different = dict.fromkeys((studies[point.method], widths) for point, widths in networks.items())
     find_latencies(session, list(different))
     enqueue_missing()
     with run_other_workers(session):

@@ -84,9 +84,9 @@ class Fits:
         progress.message(f"{most} networks to fit at most; the first shows how long one takes")
         if training.epochs:
             steps, least = self.count_steps(), training.least_steps or 0
-            more = f" and takes {least}" if steps < least else ""
+            note = f" and takes {least}" if steps < least else ""
             progress.message(
-                f"{steps} steps are few: fine-tuning begins with fits without training{more}"
+                f"{steps} steps are few: fine-tuning begins with fits without training{note}"
             )
 
     def soften(self, training: TrainSettings) -> TrainSettings:

@@ -47,13 +47,13 @@ class Solver:
         """
         if not self.budget.metric.is_timed:
             return self.budget.solve(law, self.arch, self.settings)
-        count, found = MACS.cost(self.arch), self._confirm(law)
+        count, widths = MACS.cost(self.arch), self._confirm(law)
         finer = self._halve_multiples()
         if finer is not None:
             with suppress(NoWidthsError):
-                if count(finer._estimate(law)) > MORE * count(found):
-                    found = max(found, finer._confirm(law), key=count)
-        return found
+                if count(finer._estimate(law)) > MORE * count(widths):
+                    widths = max(widths, finer._confirm(law), key=count)
+        return widths
 
     def solve_candidate(self, law: PowerLaw) -> Widths:
         """Return the widths along one of many laws at the budget; few measurements are enough.
@@ -75,10 +75,10 @@ class Solver:
     def _halve_multiples(self) -> "Solver | None":
         """Return this with half of each multiple that nsopt chose; None without such multiples."""
         given = self.settings.multiple_of
-        own = given.get(LATENCY.name) if isinstance(given, dict) else None
-        if not isinstance(own, tuple | list) or max(own) == 1:
+        multiples = given.get(LATENCY.name) if isinstance(given, dict) else None
+        if not isinstance(multiples, tuple | list) or max(multiples) == 1:
             return None
-        halved = {LATENCY.name: tuple(max(1, multiple // 2) for multiple in own)}
+        halved = {LATENCY.name: tuple(max(1, multiple // 2) for multiple in multiples)}
         return replace(self, settings=self.settings.updated(multiple_of=halved))
 
 
@@ -107,7 +107,7 @@ def with_fast_multiple(
     if settings.multiple_of is not None or not timer.runtime.is_here:
         return settings
     timed = [budget for budget in budgets if budget.metric.is_timed]
-    known = [each["multiple_of"] for each in stored if "multiple_of" in each]
+    known = [old["multiple_of"] for old in stored if "multiple_of" in old]
     if known:
         if isinstance(known[0], dict) and list(known[0]) == [LATENCY.name]:
             return settings.updated(multiple_of=known[0])

@@ -78,7 +78,7 @@ def run_compression(
         keep_start(session.subject, workspace)
         # Workers have fewer threads, with which sums end a little apart: each fits for itself.
         fine_tune(session, networks, fits if workspace.workers == 1 else Fits(session))
-        result = _collect(session, [each.budget for each in solvers])
+        result = _collect(session, [solver.budget for solver in solvers])
         clear_finished(session)
     return result
 
@@ -128,7 +128,7 @@ def prepare(session: Session, asked: Sequence[AskedBudget]) -> tuple[Session, li
     """
     subject, timer = session.subject, session.timer
     arch, studies = subject.arch, list_studies(subject, session.workspace)
-    is_timed = any(each.is_timed for each in asked)
+    is_timed = any(budget.is_timed for budget in asked)
     if is_timed:
         arch = subject.with_stored_latency(studies)  # has priority: budgets keep their meaning
         if arch.latency is None:
@@ -207,8 +207,8 @@ def _collect(session: Session, budgets: Sequence[Budget]) -> Compression:
     """Return the networks of a compression, and store their table."""
     subject, studies = session.subject, session.studies()
     whole = Budget("100%", PARAMS, PARAMS.cost(subject.arch)(subject.arch.base_widths))
-    found = {each: _find_best(session, studies, each) for each in (whole, *budgets)}
-    timed = [(studies[network.method], network.widths) for network in found.values()]
+    best = {budget: _find_best(session, studies, budget) for budget in (whole, *budgets)}
+    timed = [(studies[network.method], network.widths) for network in best.values()]
     parts = {part for budget in budgets for part in budget.metric.parts}
     in_bytes = [metric for metric in IN_BYTES if metric in parts]
     images = subject.validation_images
@@ -220,11 +220,11 @@ def _collect(session: Session, budgets: Sequence[Budget]) -> Compression:
             uniform=max(_list_scores(studies, budget, UNIFORM), default=None),
             error=None if images is None else find_error(network.score, images),
             cost=counted_costs(subject.arch, network.widths)
-            | {each.name: each.cost(subject.arch)(network.widths) for each in in_bytes},
+            | {metric.name: metric.cost(subject.arch)(network.widths) for metric in in_bytes},
             latency=latency.median_ms,
         )
         for (budget, network), latency in zip(
-            found.items(), find_latencies(session, timed), strict=True
+            best.items(), find_latencies(session, timed), strict=True
         )
     )
     networks = {network.budget: network for network in smaller}
@@ -237,15 +237,15 @@ def _find_best(session: Session, studies: Mapping[str, Study], budget: Budget) -
     """Return the network at a budget that `choose_method` names, of its best seed."""
     subject = session.subject
     listed = {method: _list_scores(studies, budget, method) for method in KINDS}
-    scores = {method: found for method, found in listed.items() if found}
+    scores = {method: values for method, values in listed.items() if values}
     if not scores:
-        tried = [each for method in KINDS if method in studies for each in studies[method].trials]
-        reasons = [trials.read_failure(each) for each in tried if budget.holds(each)]
+        tried = [trial for method in KINDS if method in studies for trial in studies[method].trials]
+        reasons = [trials.read_failure(trial) for trial in tried if budget.holds(trial)]
         why = next((f" ({reason})" for reason in reasons if reason), "")
-        told, place = f"no training at {budget.word} succeeded{why}", session.workspace
+        failure, place = f"no training at {budget.word} succeeded{why}", session.workspace
         if place.temporary:
-            raise NsoptError(f"{told}: give out= to keep what was stored")
-        raise NsoptError(f"{told}: see {hide_password(place.url)}")
+            raise NsoptError(f"{failure}: give out= to keep what was stored")
+        raise NsoptError(f"{failure}: see {hide_password(place.url)}")
     name = choose_method(scores, subject.validation_images)
     best = best_trials(studies[name])[budget.metric.name, budget.limit]
     file = BestNetworks(session.workspace.artifacts).file(studies[name], best)

@@ -68,7 +68,7 @@ class ScoreRunner(PointRunner):
         stored = same and (same.values[0], trials.read_outcome(same))
         value, numbers = stored or self.measure(widths)
         trials.write_outcome(trial, {**numbers, "widths": schema.width_key(widths)}, {})
-        best = max([value, *(other.values[0] for other in known.values())])
+        best = max([value, *(earlier.values[0] for earlier in known.values())])
         self.session.progress.advance(f"best {best:.4g}")
         return [value]
 
@@ -90,24 +90,24 @@ class _Scorer:
             return "agreement with the trained network before fine-tuning (%)"
         return f"{self.session.subject.description.score_name} before fine-tuning"
 
-    def _score(self, widths: Widths, found: Callable[[nn.Module], Found]) -> Found:
+    def _score(self, widths: Widths, judge: Callable[[nn.Module], Found]) -> Found:
         session = self.session
         assert session.start is not None
-        return score(session.start, widths, session.supervision, found, session.compute)
+        return score(session.start, widths, session.supervision, judge, session.compute)
 
     def measure(self, widths: Widths) -> tuple[float, dict[str, Any]]:
         """Return the score, and what is stored with it: costs, and the score of the task."""
         session, compare = self.session, self._compare_with_start
         costs = counted_costs(session.subject.arch, widths)
         if compare is not None:
-            found = self._score(widths, compare)
-            if found.percentage == 0 and found.distances.isfinite().all():
+            result = self._score(widths, compare)
+            if result.percentage == 0 and result.distances.isfinite().all():
                 raise NsoptError(
-                    f"distance= returned {found.distances.mean():.3g} for an example of a smaller "
+                    f"distance= returned {result.distances.mean():.3g} for an example of a smaller "
                     "network: divide it, so that it is about 1 for unrelated outputs"
                 )
-            before = found.percentage if found.score is None else found.score
-            return found.percentage, costs | {"score": before}
+            before = result.percentage if result.score is None else result.score
+            return result.percentage, costs | {"score": before}
 
         def validate(model: nn.Module) -> float:
             return evaluate(session.supervision.validation(session.compute), model, session.compute)
@@ -129,12 +129,12 @@ class _Scorer:
         compare = self._compare_with_start
         if compare is None:
             return verdict
-        one, other = (
+        of_best, of_uniform = (
             self._score(trials.read_scored_widths(trial), compare) for trial in (best, uniform)
         )
-        if is_closer(one, other):
+        if is_closer(of_best, of_uniform):
             return verdict
-        examples = f"{len(one.distances):,} validation examples"
+        examples = f"{len(of_best.distances):,} validation examples"
         return f"{verdict}; {examples} are too few to tell which are closer"
 
 
@@ -207,8 +207,7 @@ def find_trained(session: Session, budget: Budget) -> Widths | None:
     study = session.studies().get(schema.SCORED)
     done = [] if study is None else trials.read_completed(study)
     names = session.subject.arch.layer_names
-    found = (trials.read_widths(trial, names) for trial in done if budget.holds(trial))
-    return next(found, None)
+    return next((trials.read_widths(trial, names) for trial in done if budget.holds(trial)), None)
 
 
 def score_laws(study: Study, runner: ScoreRunner, candidates: int, seed: int) -> list[FrozenTrial]:
