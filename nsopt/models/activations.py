@@ -95,8 +95,8 @@ class BufferRecorder(TorchDispatchMode):
         return [replace(buffer, sizes=self._sizes_of(buffer.tensor)) for buffer in used]
 
     def _find_storage(self, tensor: Tensor) -> int:
-        own = identify_memory(tensor)
-        return self._views[own][1] if own in self._views else own
+        memory = identify_memory(tensor)
+        return self._views[memory][1] if memory in self._views else memory
 
     def _find(self, tensors: Any) -> list[Buffer]:
         storages = dict.fromkeys(map(self._find_storage, tensors_in(tensors)))

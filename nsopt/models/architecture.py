@@ -210,8 +210,8 @@ class TableArchitecture:
         if metric == "latency":
             return require_latency(self.name, self.latency)
         if metric in COUNTED_IN_BYTES:
-            numbers, each = COUNTED_IN_BYTES[metric]
-            return LinearCost(metric, self.cost(numbers), each)
+            numbers, size = COUNTED_IN_BYTES[metric]
+            return LinearCost(metric, self.cost(numbers), size)
         if metric == "activations":
             layers = len(self.base_widths)
             return TableActivations(self._on_meta, self.operations, self.input_shape, layers)
@@ -275,7 +275,7 @@ def build_to_fill(arch: Architecture, widths: Widths) -> nn.Module:
 
 def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the tensors in a state, which may hold other objects, too."""
-    return {n: tuple(each.shape) for n, each in state.items() if isinstance(each, Tensor)}
+    return {n: tuple(tensor.shape) for n, tensor in state.items() if isinstance(tensor, Tensor)}
 
 
 def require_latency(name: str, latency: CostModel | None) -> CostModel:
@@ -288,14 +288,14 @@ def require_latency(name: str, latency: CostModel | None) -> CostModel:
 def read_widths(arch: Architecture, widths: Widths) -> tuple[int, ...]:
     """Return `widths` as a tuple of ints. Raises NsoptError for a wrong length or width."""
     try:
-        found, given = tuple(map(int, widths)), tuple(widths)
+        integers, given = tuple(map(int, widths)), tuple(widths)
     except (TypeError, ValueError, OverflowError):
         raise NsoptError(f"widths must be a list of integers, not {shorten(widths)}") from None
-    if len(found) != len(arch.base_widths):
-        raise NsoptError(f"{arch.name} has {len(arch.base_widths)} widths, got {len(found)}")
-    if found != given or min(found) < 1:
+    if len(integers) != len(arch.base_widths):
+        raise NsoptError(f"{arch.name} has {len(arch.base_widths)} widths, got {len(integers)}")
+    if integers != given or min(integers) < 1:
         raise NsoptError(f"widths must be integers of at least 1, got {given}")
-    return found
+    return integers
 
 
 def read_kept(arch: Architecture, widths: Sequence[int], kept: Kept) -> list[IntArray]:
@@ -311,13 +311,13 @@ def read_kept(arch: Architecture, widths: Sequence[int], kept: Kept) -> list[Int
 
 
 def _read_indices(name: str, width: int, units: Sequence[int] | NDArray[Any] | Tensor) -> IntArray:
-    found = np.asarray(units.cpu() if isinstance(units, Tensor) else units)
-    if found.dtype == np.bool_ and found.shape == (width,):
-        found = np.flatnonzero(found)
-    if not found.size:
+    array = np.asarray(units.cpu() if isinstance(units, Tensor) else units)
+    if array.dtype == np.bool_ and array.shape == (width,):
+        array = np.flatnonzero(array)
+    if not array.size:
         raise NsoptError(f"give at least one unit of {name}")
-    if found.ndim == 1 and np.issubdtype(found.dtype, np.integer):
-        indices: IntArray = found.astype(np.int64)
+    if array.ndim == 1 and np.issubdtype(array.dtype, np.integer):
+        indices: IntArray = array.astype(np.int64)
         if indices[0] >= 0 and indices[-1] < width and (np.diff(indices) > 0).all():
             return indices
     raise NsoptError(

@@ -98,12 +98,12 @@ def network_factory(name: str) -> Callable[[int], nn.Module]:
         return _find_in_torchvision(word)
     if package == "timm":
         return _find_in_timm(word)
-    found = import_function(name)
-    takes_classes = _takes_classes(found)
+    function = import_function(name)
+    takes_classes = _takes_classes(function)
 
     def make(num_classes: int) -> nn.Module:
         try:
-            made = found(num_classes=num_classes) if takes_classes else found()
+            made = function(num_classes=num_classes) if takes_classes else function()
         except (Exception, SystemExit) as error:
             raise NsoptError(
                 f"{name} makes no network ({_describe(error)}): name a function that returns one "
@@ -130,13 +130,12 @@ def import_function(name: str) -> Callable[..., Any]:
     if not (package and word) or "/" in package:
         raise NsoptError(f"{name!r} is not a function: write package.module:function")
     try:
-        found = getattr(import_module(package), word)
+        function: Callable[..., Any] = getattr(import_module(package), word)
     except (Exception, SystemExit) as error:  # the module may raise anything
         raise NsoptError(f"cannot import the function {name!r}: {_describe(error)}") from error
-    if not callable(found):
-        kind = type(found).__name__
+    if not callable(function):
+        kind = type(function).__name__
         raise NsoptError(f"{name} is not a function: it is of type {kind}; name a function")
-    function: Callable[..., Any] = found
     return function
 
 
@@ -164,8 +163,8 @@ def _find_in_torchvision(word: str) -> Callable[[int], nn.Module]:
     models = import_torchvision("models")
     if word not in models.list_models():
         raise unknown_name("network of torchvision", word, models.list_models())
-    more = {"init_weights": True} if word in ("googlenet", "inception_v3") else {}
-    return lambda classes: models.get_model(word, weights=None, num_classes=classes, **more)
+    options = {"init_weights": True} if word in ("googlenet", "inception_v3") else {}
+    return lambda classes: models.get_model(word, weights=None, num_classes=classes, **options)
 
 
 def _find_in_timm(word: str) -> Callable[[int], nn.Module]:

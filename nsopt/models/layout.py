@@ -61,5 +61,5 @@ def change_layout(tensors: Any, layout: torch.memory_format) -> Any:
 def inputs_for(model: nn.Module, inputs: Any) -> Any:
     """Return a copy of `inputs`, which `model` may change, in the layout of its weights."""
     layout = layout_of(model)
-    own = tree_map_only(Tensor, Tensor.clone, inputs)
-    return own if layout == torch.channels_last else change_layout(own, layout)
+    copies = tree_map_only(Tensor, Tensor.clone, inputs)
+    return copies if layout == torch.channels_last else change_layout(copies, layout)

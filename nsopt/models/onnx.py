@@ -92,7 +92,7 @@ class OnnxNetwork:
 
     def name_inputs(self, inputs: Any) -> dict[str, Array]:
         """Return the tensors of a batch as the arrays that a call takes."""
-        names = [each.name for each in self._session.get_inputs()]
+        names = [node.name for node in self._session.get_inputs()]
         tensors = tensors_in(inputs)
         named = inputs if isinstance(inputs, Mapping) else dict(zip(names, tensors, strict=True))
         return {name: named[name].cpu().contiguous().numpy() for name in names}

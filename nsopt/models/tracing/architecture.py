@@ -227,9 +227,9 @@ class TracedArchitecture:
         if metric == "latency":
             return self._limit(require_latency(self.name, self.latency))
         if metric in COUNTED_IN_BYTES:
-            numbers, each = COUNTED_IN_BYTES[metric]
+            numbers, size = COUNTED_IN_BYTES[metric]
             limited = self.cost(numbers)
-            return replace(limited, cost=LinearCost(metric, limited.cost, each))
+            return replace(limited, cost=LinearCost(metric, limited.cost, size))
         network, layers = self.network, len(self.base_widths)
         if metric == "params":
             index = network.family.dimension_indices

@@ -21,13 +21,13 @@ def trace_network(model: nn.Module, run: LabelledRun) -> TracedNetwork:
     Raises:
         TraceError: if it cannot be traced, or if unknown values decide which layers run.
     """
-    found = _try(model, run)
-    is_unknown = isinstance(_find_error(found), UnknownError)
-    if is_unknown or (isinstance(found, TracedNetwork) and AFTER in found.trace.notes):
-        found = _try_answers(model, run) or found
-    if isinstance(found, TraceError):
-        raise found
-    return found
+    outcome = _try(model, run)
+    is_unknown = isinstance(_find_error(outcome), UnknownError)
+    if is_unknown or (isinstance(outcome, TracedNetwork) and AFTER in outcome.trace.notes):
+        outcome = _try_answers(model, run) or outcome
+    if isinstance(outcome, TraceError):
+        raise outcome
+    return outcome
 
 
 def _try(model: nn.Module, run: LabelledRun) -> TracedNetwork | TraceError:
@@ -40,33 +40,33 @@ def _try(model: nn.Module, run: LabelledRun) -> TracedNetwork | TraceError:
 def _try_answers(model: nn.Module, run: LabelledRun) -> TracedNetwork | None:
     """Return the trace with answers for which the code runs; None if others run other layers."""
     denied = frozenset[str]()
-    found = _try(model, replace(run, denied=denied))
-    while error := _find_error(found):
+    outcome = _try(model, replace(run, denied=denied))
+    while error := _find_error(outcome):
         if not error.asked or error.asked[-1] in denied:
             return None
         denied |= {error.asked[-1]}
-        found = _try(model, replace(run, denied=denied))
-    assert isinstance(found, TracedNetwork)
-    summary = _summarise(found)
-    for line in found.trace.asked:
-        other = _try(model, replace(run, denied=denied ^ {line}))
-        error = _find_error(other)
+        outcome = _try(model, replace(run, denied=denied))
+    assert isinstance(outcome, TracedNetwork)
+    summary = _summarise(outcome)
+    for line in outcome.trace.asked:
+        flipped = _try(model, replace(run, denied=denied ^ {line}))
+        error = _find_error(flipped)
         if isinstance(error, UnknownError):  # in a loop, too
             return None
-        if not error and isinstance(other, TracedNetwork) and _summarise(other) != summary:
+        if not error and isinstance(flipped, TracedNetwork) and _summarise(flipped) != summary:
             return None
-    return found
+    return outcome
 
 
-def _find_error(found: TracedNetwork | TraceError) -> TraceError | None:
+def _find_error(outcome: TracedNetwork | TraceError) -> TraceError | None:
     """Return why a trace failed, in one mode at least."""
-    return found if isinstance(found, TraceError) else found.trace.failed
+    return outcome if isinstance(outcome, TraceError) else outcome.trace.failed
 
 
 def _summarise(network: TracedNetwork) -> Any:
     """Return what a trace says of the widths of a network, and of its costs."""
     trace = network.trace
     edges = [(one.tobytes(), other.tobytes()) for one, other in trace.edges]
-    frozen = [each.atoms.tobytes() for each in trace.frozen]
-    products = [(each.factor, *(d.tobytes() for d in each.dimensions)) for each in trace.products]
+    frozen = [f.atoms.tobytes() for f in trace.frozen]
+    products = [(p.factor, *(d.tobytes() for d in p.dimensions)) for p in trace.products]
     return network.outputs, list(trace.read), edges, frozen, products, trace.inferred

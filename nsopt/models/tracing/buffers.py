@@ -61,8 +61,8 @@ def find_capped(network: TracedNetwork, trained: Collection[str]) -> dict[int, s
         if not torch.equal(tensor, tensor.narrow(dimension.axis, 0, 1).expand_as(tensor)):
             kind = "frozen parameter" if isinstance(tensor, nn.Parameter) else "buffer"
             reason = f"the {kind} {dimension.tensor} has different values per unit"
-            own = [i for i, g in enumerate(network.family.groups) if index in g.per_dimension]
-            reasons |= dict.fromkeys(own, f"{reason}: pass init= to fill it")
+            groups = [i for i, g in enumerate(network.family.groups) if index in g.per_dimension]
+            reasons |= dict.fromkeys(groups, f"{reason}: pass init= to fill it")
     return reasons
 
 

@@ -92,7 +92,7 @@ class _Cell:
 
 
 def _follow_layers(
-    tracer: Tracer, gates: int, x: Tensor, state: Any, weights: Sequence[Tensor], *more: Any
+    tracer: Tracer, gates: int, x: Tensor, state: Any, weights: Sequence[Tensor], *options: Any
 ) -> tuple[Tensor, ...]:
     """Return the labelled results of a recurrent module.
 
@@ -101,18 +101,18 @@ def _follow_layers(
     Args:
         x: padded, with dimensions of batch and time; or packed, with one of both.
     """
-    has_biases, layers, _dropout, _training, bidirectional = more
+    has_biases, layers, _dropout, _training, bidirectional = options
     states = [state] if isinstance(state, Tensor) else list(state)
     ways = 2 if bidirectional else 1
-    each = len(weights) // (layers * ways)
+    per_cell = len(weights) // (layers * ways)
     labels, seen, size = tracer.get(x)[:-1], tracer.get(x)[-1], x.shape[-1]
     steps = math.prod(x.shape[:-1])
     tracer.freeze("holds the steps of a recurrent layer", *labels)
     outputs: list[Label] = [tracer.get(states[0])[-1]]
     cells: list[Label] = [tracer.get(states[-1])[-1]]
-    for first in range(0, len(weights), ways * each):
-        for start in range(first, first + ways * each, each):
-            cell = _Cell.of(weights[start : start + each], has_biases)
+    for first in range(0, len(weights), ways * per_cell):
+        for start in range(first, first + ways * per_cell, per_cell):
+            cell = _Cell.of(weights[start : start + per_cell], has_biases)
             cell.check(size, gates)
             units, made = _follow_cell(tracer, cell, gates, seen, steps)
             cells.append(units)

@@ -66,7 +66,7 @@ class Units:
 
     @classmethod
     def of(cls, trace: Trace) -> "Units":
-        pairs = [np.stack([one, other], axis=1) for one, other in trace.edges]
+        pairs = [np.stack(edge, axis=1) for edge in trace.edges]
         of_atom = tie(trace.count, np.concatenate([np.zeros((0, 2), np.int64), *pairs]))
         none = np.zeros(of_atom.max(initial=-1) + 1, np.bool_)
         units = cls(of_atom, none, none).with_fixed(of_atom[f.atoms] for f in trace.frozen)
@@ -80,8 +80,8 @@ class Units:
         """
         first = np.unique(self.of_atom, return_index=True)[1][self.of_atom]
         return {
-            name: tuple(first[label] if isinstance(label, np.ndarray) else None for label in own)
-            for name, own in labels.items()
+            name: tuple(first[label] if isinstance(label, np.ndarray) else None for label in axes)
+            for name, axes in labels.items()
         }
 
     def with_fixed(self, units: Iterable[Atoms]) -> "Units":
@@ -186,8 +186,8 @@ class Family:
         known = atoms[atoms < len(self.units.of_atom)]
         groups = self.group_of_unit[self.units.of_atom[known]]
         widths = np.array(self.widths, np.int64)
-        each = np.bincount(groups[groups >= 0], minlength=len(self.groups))
-        return each // np.maximum(widths, 1), len(atoms) - int((groups >= 0).sum())
+        counts = np.bincount(groups[groups >= 0], minlength=len(self.groups))
+        return counts // np.maximum(widths, 1), len(atoms) - int((groups >= 0).sum())
 
     def count_free(self, held: Container[str]) -> int:
         """Return how many indices of all dimensions can be removed, without those tensors."""
@@ -196,8 +196,8 @@ class Family:
 
     def groups_at(self, axes: Iterable[tuple[str, int]]) -> set[int]:
         """Return the groups of dimensions, given as the names of tensors and axes."""
-        own = [self.dimensions[self.dimension_indices[axis]] for axis in axes]
-        return self.groups_of([dimension.atoms for dimension in own])
+        dimensions = [self.dimensions[self.dimension_indices[axis]] for axis in axes]
+        return self.groups_of([dimension.atoms for dimension in dimensions])
 
     def groups_of(self, labels: Sequence[Atoms]) -> set[int]:
         """Return the groups that have any of these atoms; -1 is among them if some must stay."""

@@ -204,26 +204,26 @@ def _find_own_law(model: nn.Module, name: str) -> Drawn | None:
 
 
 def _infer_laws(
-    tensors: dict[str, Tensor], fans: dict[str, dict[Fan, int]], own: Drawn | None
+    tensors: dict[str, Tensor], fans: dict[str, dict[Fan, int]], default: Drawn | None
 ) -> dict[str, Drawn]:
     """Return the laws of tensors of one kind, by name.
 
     Args:
         tensors: by name.
         fans: see `fans_of`.
-        own: PyTorch's law for this kind, which they all follow unless one contradicts it.
+        default: PyTorch's law for this kind, which they all follow unless one contradicts it.
     """
     measured = {name: _measure(tensor) for name, tensor in tensors.items()}
-    variances = {name: found[0] for name, found in measured.items()}
-    highest = {name: found[1] for name, found in measured.items()}
+    variances = {name: variance for name, (variance, _, _) in measured.items()}
+    highest = {name: largest for name, (_, largest, _) in measured.items()}
     uniform = {n: highest[n] < _UNIFORM_BOUND * math.sqrt(variances[n]) for n in measured}
-    counts = {name: found[2] for name, found in measured.items()}
-    if own and all(
-        _agree(variances[name] * fans[name][own.fan], own.scale, counts[name])
-        and (highest[name] <= own.find_bound(fans[name]) * _EDGE or not own.uniform)
+    counts = {name: count for name, (_, _, count) in measured.items()}
+    if default and all(
+        _agree(variances[name] * fans[name][default.fan], default.scale, counts[name])
+        and (highest[name] <= default.find_bound(fans[name]) * _EDGE or not default.uniform)
         for name in tensors
     ):
-        return dict.fromkeys(tensors, own)
+        return dict.fromkeys(tensors, default)
     fan = _choose_fan(variances, counts, fans)
     scales = {name: variances[name] * fans[name][fan] for name in tensors}
     sizes = list(counts.values())
@@ -316,4 +316,4 @@ def _choose_fan(
     chance = 4 * float(np.average([2 / counts[name] for name in names], weights=weights))
     spreads: dict[Fan, float] = {fan: spread(fan) for fan in (*_FANS, "none")}
     least = min(spreads.values())
-    return next(fan for fan, found in spreads.items() if found <= least + chance)
+    return next(fan for fan, variation in spreads.items() if variation <= least + chance)

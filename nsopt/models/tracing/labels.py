@@ -158,8 +158,8 @@ class Trace:
         """
         first, *others = self.operations
         seen = {path for _, path in first}
-        own = ([o for o in other if o[1] in seen or o[1] not in plain] for other in others)
-        return all(first[: len(operations)] == operations for operations in own)
+        runs = ([o for o in run if o[1] in seen or o[1] not in plain] for run in others)
+        return all(first[: len(operations)] == operations for operations in runs)
 
     def new_atoms(self, count: int) -> Atoms:
         """Return `count` new atoms that are not joined to any other."""

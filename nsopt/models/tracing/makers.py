@@ -50,8 +50,8 @@ class Makers:
         }
 
         def place(pairs: Iterable[tuple[Atoms, Atoms]]) -> list[tuple[Atoms, set[int]]]:
-            seen = {(one.tobytes(), other.tobytes()): (one, other) for one, other in pairs}
-            return [(one, network.dimensions_of(other)) for one, other in seen.values()]
+            seen = {(made.tobytes(), scale.tobytes()): (made, scale) for made, scale in pairs}
+            return [(made, network.dimensions_of(scale)) for made, scale in seen.values()]
 
         trace = network.trace
         products = place((label, label) for label in trace.makers)
@@ -66,18 +66,18 @@ class Makers:
 
     def find_holders(self, group: Group) -> list[Slices]:
         """Return all slices that belong to the units of a group, vectors last."""
-        own = [s for index, s in self.holders.items() if index in group.per_dimension]
-        return sorted(own, key=self.vectors.__contains__)
+        slices = [s for index, s in self.holders.items() if index in group.per_dimension]
+        return sorted(slices, key=self.vectors.__contains__)
 
     def find_first(self, group: Group) -> list[Slices]:
         """Return the slices that make the units of a group, or else the first of its slices."""
         made = self.find_made(group, self.products)
         return [slices for _, slices in made] or self.find_holders(group)[:1]
 
-    def find_made(self, group: Group, found: list[tuple[Atoms, set[int]]]) -> list[Made]:
+    def find_made(self, group: Group, operations: list[tuple[Atoms, set[int]]]) -> list[Made]:
         """Return the slices of `products` or `norms` that make a group, with their channels."""
         return [
             (channels, self.holders[index])
-            for channels, dimensions in found
+            for channels, dimensions in operations
             for index in sorted(dimensions & group.per_dimension.keys() & self.holders.keys())
         ]

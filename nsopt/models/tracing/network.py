@@ -85,7 +85,7 @@ class TracedNetwork:
         if not dimensions:
             raise TraceError("the network has no parameters")
         sizes = {} if like else list_sizes(template)
-        stored = {path: [name for name, *_ in own] for path, own in sizes.items()}
+        stored = {path: [name for name, *_ in attributes] for path, attributes in sizes.items()}
         with watch_attributes(template, stored) as read:
             outputs = run(template, trace, labels, like.trace.choices if like else None)
         names = {id(tensor): name for name, tensor in tensors.items()}
@@ -131,8 +131,8 @@ class TracedNetwork:
         widths = self._find_widths(model)
         # A single unit, as a query that all values share, has nothing to differ from.
         seen = np.maximum(widths, np.minimum(FEWEST_SEEN, self.family.widths))
-        other = self._trace_alike(self.build_empty(seen))
-        return other if (seen == widths).all() else other._narrow(model, widths)
+        traced = self._trace_alike(self.build_empty(seen))
+        return traced if (seen == widths).all() else traced._narrow(model, widths)
 
     def _find_widths(self, model: nn.Module) -> Atoms:
         family, shapes = self.family, shapes_of(tensors_of(model))
@@ -156,22 +156,22 @@ class TracedNetwork:
         return widths
 
     def _trace_alike(self, model: nn.Module) -> "TracedNetwork":
-        other = TracedNetwork.of(model, self.run, like=self)
+        traced = TracedNetwork.of(model, self.run, like=self)
         stay = [
-            other.family.units.of_atom[d.atoms]
-            for d, factors in zip(other.family.dimensions, self.family.factors, strict=True)
+            traced.family.units.of_atom[d.atoms]
+            for d, factors in zip(traced.family.dimensions, self.family.factors, strict=True)
             if not factors.any()
         ]
-        other = other.with_fixed(stay)
+        traced = traced.with_fixed(stay)
         groups = [group.per_dimension for group in self.family.groups]
-        parts = [g.units for g in other.family.groups if g.per_dimension not in groups]
-        other = other.with_fixed(parts)  # of dimensions in which others change
-        if [g.per_dimension for g in other.family.groups] != groups:
+        parts = [g.units for g in traced.family.groups if g.per_dimension not in groups]
+        traced = traced.with_fixed(parts)  # of dimensions in which others change
+        if [g.per_dimension for g in traced.family.groups] != groups:
             raise TraceError(
                 "at these widths the network combines channels in another way: a layer may be too "
                 "narrow, or the code adds tensors only if their shapes are equal"
             )
-        return other
+        return traced
 
     def _narrow(self, model: nn.Module, widths: Atoms) -> "TracedNetwork":
         """Return a copy for `model`, which has only the first units of each group."""
@@ -194,9 +194,9 @@ class TracedNetwork:
         It runs one example if the network accepts that, because some work, such as position
         encodings, does not grow with the number of examples.
         """
-        trace, one = Trace(count=len(self.family.units.of_atom)), self.run.with_one_example()
+        trace, run = Trace(count=len(self.family.units.of_atom)), self.run.with_one_example()
         try:
-            one(self.template, trace, self.family.units.name_by(self.labels), same=lambda *_: True)
+            run(self.template, trace, self.family.units.name_by(self.labels), same=lambda *_: True)
         except TraceError:
             return self.trace.products, self.run.count
         return trace.products, 1
@@ -211,18 +211,18 @@ class TracedNetwork:
             NsoptError: if that network stores different activations. For example, the number of
                 attention scores changes if a width is the number of heads.
         """
-        one, labels = self.run.with_one_example(), self.family.units.name_by(self.labels)
-        unlabelled = {n: (None,) * len(own) for n, own in self.labels.items()}
+        run, labels = self.run.with_one_example(), self.family.units.name_by(self.labels)
+        unlabelled = {n: (None,) * len(axes) for n, axes in self.labels.items()}
         count = len(self.family.units.of_atom)
         try:
             # In the layout of `build_empty`: channels_last leads to other operations.
             here = copy_with_tensors(self.template, lambda _, tensor: tensor.contiguous())
-            buffers = one.buffers(here, count, labels, self.family)
-            there = one.buffers(self.build_empty(others), 0, unlabelled, self.family)
+            buffers = run.buffers(here, count, labels, self.family)
+            there = run.buffers(self.build_empty(others), 0, unlabelled, self.family)
         except TraceError as error:
             raise NsoptError(f"the memory of this network cannot be counted: {error}") from None
         peak = count_activations(buffers, len(others))
-        lives = [[(b.first, b.last) for b in own] for own in (buffers, there)]
+        lives = [[(b.first, b.last) for b in listed] for listed in (buffers, there)]
         sizes = peak.multiply(others).tolist()
         if lives[0] != lives[1] or sizes != [b.tensor.numel() for b in there]:
             raise NsoptError(
@@ -249,8 +249,8 @@ class TracedNetwork:
     def dimensions_of(self, atoms: Atoms) -> set[int]:
         """Return the indices of the dimensions that contain any of these atoms."""
         known = self._dimension_of_atom
-        found = known[atoms[atoms < len(known)]]
-        return set(np.unique(found[found >= 0]).tolist())
+        indices = known[atoms[atoms < len(known)]]
+        return set(np.unique(indices[indices >= 0]).tolist())
 
     def indices(self, kept: Sequence[Atoms]) -> dict[str, list[Atoms]]:
         """Return which indices remain in every dimension of every tensor, by its name.
@@ -300,7 +300,7 @@ class TracedNetwork:
         tensors = {
             path: chain(m.parameters(), m.buffers()) for path, m in self.template.named_modules()
         }
-        plain = {path for path, own in tensors.items() if next(own, None) is None}
+        plain = {path for path, values in tensors.items() if next(values, None) is None}
         return replace(self.run, modes=(False,)) if self.trace.runs_alike(plain) else self.run
 
     def check_cut(self, kept: Sequence[Atoms]) -> None:
@@ -370,9 +370,9 @@ class TracedNetwork:
         return {
             name: tuple(
                 change(label, axis) if isinstance(label, np.ndarray) else None
-                for label, axis in zip(self.labels[name], own, strict=True)
+                for label, axis in zip(self.labels[name], items, strict=True)
             )
-            for name, own in axes.items()
+            for name, items in axes.items()
         }
 
     def _check_outputs(self, outputs: list[tuple[int, ...]]) -> None:
@@ -393,7 +393,7 @@ class TracedNetwork:
         """
         trace = Trace(count=len(self.family.units.of_atom))
         with restore_tensors(self.template):
-            replace_values(self.template, lambda name, own: make_empty(own, shapes[name]))
+            replace_values(self.template, lambda name, tensor: make_empty(tensor, shapes[name]))
             self.describe(self.template)
             outputs = self._quick_run(self.template, trace, labels, choices, same)
         return trace, outputs

@@ -26,11 +26,11 @@ _ROUNDS = 15  # iterations of the power method, as in PyTorch
 def original_weight(module: nn.Module) -> Tensor | None:
     """Return a module's weight, or the parameter from which it is computed; None without one."""
     names = ["weight", "weight_v", "weight_orig", "weight_ih_l0", "weight_ih"]
-    found = [module._parameters.get(name) for name in names]
+    weights = [module._parameters.get(name) for name in names]
     parametrized = module._modules.get("parametrizations")
     if isinstance(parametrized, nn.ModuleDict) and "weight" in parametrized:
-        found += list(parametrized["weight"]._parameters.values())[::-1]
-    return next((tensor for tensor in found if tensor is not None), None)
+        weights += list(parametrized["weight"]._parameters.values())[::-1]
+    return next((tensor for tensor in weights if tensor is not None), None)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -84,7 +84,7 @@ def _deep_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """Return a deep copy whose hooks belong to it: `copy.deepcopy` shares functions."""
     copied = copy.deepcopy(model, memo)
     for module in copied.modules():
-        stores = [vars(module), *(each for each in vars(module).values() if isinstance(each, dict))]
+        stores = [vars(module), *(attr for attr in vars(module).values() if isinstance(attr, dict))]
         for store in stores:
             for name, value in list(dict.items(store)):
                 if isinstance(value, FunctionType) and value.__closure__:
@@ -99,7 +99,7 @@ def _rebind(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
     except ValueError:  # a variable without a value
         return function
     copies = [_find_copy(value, memo) for value in held]
-    if all(own is value for own, value in zip(copies, held, strict=True)):
+    if all(copied is value for copied, value in zip(copies, held, strict=True)):
         return function
     cells = tuple(map(CellType, copies))
     made = FunctionType(

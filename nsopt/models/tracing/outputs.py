@@ -35,6 +35,6 @@ def find_outputs(result: Any) -> tuple[list[Tensor], list[str]]:
         elif not isinstance(leaf, _NUMBERS):
             ignored.append(type(leaf).__name__)
         if inner is not None:
-            found = find_outputs(inner)
-            tensors, ignored = tensors + found[0], ignored + found[1]
+            contents = find_outputs(inner)
+            tensors, ignored = tensors + contents[0], ignored + contents[1]
     return tensors, ignored

@@ -50,7 +50,7 @@ def find_lifts(
         if not involved:  # it does not even run as it is
             raise error
         for proposals in _propose_lifts(network, involved):
-            useful = (each for each in proposals if useless.isdisjoint(each.lifts.ties))
+            useful = (proposal for proposal in proposals if useless.isdisjoint(proposal.lifts.ties))
             best, left = _find_furthest(useful, hopeless, error)
             if best is not None:
                 network, error = best, left
@@ -71,8 +71,8 @@ def find_unread(network: TracedNetwork) -> TracedNetwork:
     known = network.lifts
     changing = set(np.flatnonzero(network.family.factors.any(axis=1)).tolist())
     dimensions = [d for index, d in network.dimensions_in_order if index in changing]
-    taken = network.read | {(number.path, number.name) for number in known.unread}
-    unread = find_sizes(network.template, dimensions, taken)
+    excluded = network.read | {(number.path, number.name) for number in known.unread}
+    unread = find_sizes(network.template, dimensions, excluded)
     return replace(network, lifts=replace(known, unread=(*known.unread, *unread)))
 
 
@@ -174,9 +174,9 @@ def _propose_lifts(
     tied = [network.with_lifts(network.lifts + lifts) for lifts in ties]
     yield tied
     atoms = [_find_first_atom(network, group) for group in groups]
-    for each in tied:
-        units = each.family.units.of_atom[atoms]
-        yield from _propose_numbers(each, np.unique(each.family.group_of_unit[units]).tolist())
+    for lifted in tied:
+        units = lifted.family.units.of_atom[atoms]
+        yield from _propose_numbers(lifted, np.unique(lifted.family.group_of_unit[units]).tolist())
 
 
 def _propose_numbers(
@@ -271,7 +271,7 @@ def _narrow(
 
 def _find_culprits(network: TracedNetwork, suspects: list[int], attempt: Attempt) -> Reasons:
     """Return suspects without which `attempt` succeeds, each with its error."""
-    found: Reasons = {}
+    reasons: Reasons = {}
     active = suspects
     while active and (error := _catch_error(attempt, active)) is not None:
         involved = _select_involved(network, active, error)
@@ -284,9 +284,9 @@ def _find_culprits(network: TracedNetwork, suspects: list[int], attempt: Attempt
             if failing is None:
                 break  # they fail only together
             involved = failing
-        found |= dict.fromkeys(involved, str(error))
-        active = [index for index in active if index not in found]
-    return found
+        reasons |= dict.fromkeys(involved, str(error))
+        active = [index for index in active if index not in reasons]
+    return reasons
 
 
 def _catch_error(attempt: Attempt, some: Sequence[int]) -> TraceError | None:

@@ -16,14 +16,14 @@ from nsopt.models.tracing.tracer import Tracer, rule
 
 @rule("convolution")
 def convolution(
-    tracer: Tracer, result: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *more: Any
+    tracer: Tracer, result: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *options: Any
 ) -> None:
     """Join the channels of the input with those that the weight reads."""
-    stride, padding, _dilation, transposed, _output_padding, groups = more
-    labels, own = tracer.get(x), tracer.get(weight)
+    stride, padding, _dilation, transposed, _output_padding, groups = options
+    labels, weight_labels = tracer.get(x), tracer.get(weight)
     axis = 1 if transposed else 0
-    outputs, inputs = own[axis], own[1 - axis]
-    tracer.freeze("is a size of the kernel", *own[2:])
+    outputs, inputs = weight_labels[axis], weight_labels[1 - axis]
+    tracer.freeze("is a size of the kernel", *weight_labels[2:])
     rest = labels[2:]
     if transposed or any(padding) or {*weight.shape[2:], *stride} != {1}:
         tracer.freeze("holds places of a convolution", *rest)
@@ -35,8 +35,8 @@ def convolution(
         tracer.note_maker(made)
     else:
         made = _label_groups(tracer, weight, labels[1], groups, transposed)
-        if own[0] is ANY:  # one filter, repeated for each channel
-            outputs, inputs = (own[1], made) if transposed else (made, own[1])
+        if weight_labels[0] is ANY:  # one filter, repeated for each channel
+            outputs, inputs = (weight_labels[1], made) if transposed else (made, weight_labels[1])
     if isinstance(x, FakeTensor) and isinstance(weight, FakeTensor):
         tracer.mark_inexact(inputs)  # as in `matrix_product`
     if bias is not None and result.shape[1] > 1:
@@ -55,16 +55,16 @@ def _label_groups(
     Pruning removes either whole groups, or the same channels from every group. The rule chooses
     what allows more widths.
     """
-    own = tracer.get(weight)
-    first = own[0]
+    weight_labels = tracer.get(weight)
+    first = weight_labels[0]
     if first is ANY and weight.shape[1] == 1 and weight.shape[0] == groups:
         return inputs
     if not isinstance(inputs, np.ndarray) or not isinstance(first, np.ndarray):
-        tracer.freeze("must equal a fixed size in a grouped convolution", inputs, *own)
+        tracer.freeze("must equal a fixed size in a grouped convolution", inputs, *weight_labels)
         return None
     if transposed:
         if weight.shape[1] > 1 or len(first) != groups:
-            tracer.freeze("belongs to a transposed grouped convolution", inputs, *own)
+            tracer.freeze("belongs to a transposed grouped convolution", inputs, *weight_labels)
             return None
         return tracer.join(inputs, first)
     per_group = inputs.reshape(groups, -1)
@@ -74,9 +74,9 @@ def _label_groups(
         lead = per_group[:, :1]
         for rows in (per_group[:, 1:], made):
             tracer.join_rows(np.concatenate([lead, rows], axis=1).T)
-        tracer.freeze("is an input of each group of a convolution", own[1])
+        tracer.freeze("is an input of each group of a convolution", weight_labels[1])
     else:
-        tracer.join(tracer.join_rows(per_group), own[1])
+        tracer.join(tracer.join_rows(per_group), weight_labels[1])
         tracer.join_rows(made)
     return first
 
@@ -159,21 +159,21 @@ def linear(
     tracer: Tracer, result: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None
 ) -> None:
     """Join the features of the input with the columns of the weight."""
-    labels, own = tracer.get(x), tracer.get(weight)
+    labels, weight_labels = tracer.get(x), tracer.get(weight)
     if x.shape[-1] > 1:
-        tracer.join(labels[-1], own[1])
+        tracer.join(labels[-1], weight_labels[1])
     if bias is not None and weight.shape[0] > 1:
-        tracer.join(own[0], tracer.get(bias)[0])
-    tracer.note_maker(own[0])
-    tracer.multiply(math.prod(x.shape[:-1]), *zip(own, weight.shape, strict=True))
-    tracer.put(result, [*labels[:-1], own[0]])
+        tracer.join(weight_labels[0], tracer.get(bias)[0])
+    tracer.note_maker(weight_labels[0])
+    tracer.multiply(math.prod(x.shape[:-1]), *zip(weight_labels, weight.shape, strict=True))
+    tracer.put(result, [*labels[:-1], weight_labels[0]])
 
 
 @rule(
     "scaled_dot_product_attention _scaled_dot_product_flash_attention "
     "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_efficient_attention"
 )
-def attention(tracer: Tracer, result: Any, q: Tensor, k: Tensor, v: Tensor, *more: Any) -> None:
+def attention(tracer: Tracer, result: Any, q: Tensor, k: Tensor, v: Tensor, *options: Any) -> None:
     """Join queries with keys, and keys with values.
 
     The size of a query is inexact, because it also scales the scores; so is the number of keys,
@@ -183,7 +183,7 @@ def attention(tracer: Tracer, result: Any, q: Tensor, k: Tensor, v: Tensor, *mor
     inner, read = tracer.join(queries[-1], keys[-1]), tracer.join(keys[-2], values[-2])
     lead = [tracer.join(*m) for m in zip(queries[:-2], keys[:-2], values[:-2], strict=True)]
     scores = [*lead, queries[-2], read]
-    for mask in tensors_in(more):
+    for mask in tensors_in(options):
         for d in range(1, min(mask.ndim, q.ndim) + 1):
             if mask.shape[-d] > 1:
                 scores[-d] = tracer.join(scores[-d], tracer.get(mask)[-d])
@@ -226,10 +226,10 @@ def accumulate(tracer: Tracer, result: Any, x: Tensor, dim: int, *_: Any) -> Non
 @rule("_cdist_forward", "_euclidean_dist")
 def distances(tracer: Tracer, result: Tensor, a: Tensor, b: Tensor, *_: Any) -> None:
     """Join the dimensions of two sets of points, as in a product of matrices."""
-    one, other = tracer.get(a), tracer.get(b)
-    tracer.mark_inexact(tracer.join(one[-1], other[-1]))
-    lead = one[:-2] if a.ndim == result.ndim else [None] * (result.ndim - 2)
-    tracer.put(result, [*lead, one[-2], other[-2]])
+    left, right = tracer.get(a), tracer.get(b)
+    tracer.mark_inexact(tracer.join(left[-1], right[-1]))
+    lead = left[:-2] if a.ndim == result.ndim else [None] * (result.ndim - 2)
+    tracer.put(result, [*lead, left[-2], right[-2]])
 
 
 @rule(
@@ -239,8 +239,8 @@ def distances(tracer: Tracer, result: Tensor, a: Tensor, b: Tensor, *_: Any) -> 
 def batch_norm(tracer: Tracer, result: Any, x: Tensor, *parameters: Any) -> None:
     """Join the channels with the parameters and running statistics of a batch norm."""
     labels = tracer.get(x)
-    own = [tracer.get(p)[0] for p in parameters if isinstance(p, Tensor)]
-    channels = tracer.join(labels[1], *own) if x.shape[1] > 1 else labels[1]
+    parameter_labels = [tracer.get(p)[0] for p in parameters if isinstance(p, Tensor)]
+    channels = tracer.join(labels[1], *parameter_labels) if x.shape[1] > 1 else labels[1]
     tracer.note_norm(channels, _get_scale(tracer, parameters[0], -1))
     tracer.mark_inexact(labels[0], *labels[2:])  # weight standardisation averages over them
     first, *statistics = tensors_in(result)
@@ -256,10 +256,10 @@ def layer_norm(
 ) -> None:
     """Join the normalised dimensions with the parameters, and mark them as inexact."""
     labels = list(tracer.get(x))
-    own = [p for p in (weight, bias) if isinstance(p, Tensor)]
+    parameters = [p for p in (weight, bias) if isinstance(p, Tensor)]
     for d in range(-len(shape), 0):
         if x.shape[d] > 1:
-            labels[d] = tracer.join(labels[d], *(tracer.get(p)[d] for p in own))
+            labels[d] = tracer.join(labels[d], *(tracer.get(p)[d] for p in parameters))
             tracer.mark_inexact(labels[d])
             tracer.note_norm(labels[d], _get_scale(tracer, weight, d))
     first, *statistics = tensors_in(result)
@@ -268,13 +268,13 @@ def layer_norm(
 
 
 @rule("native_group_norm")
-def group_norm(tracer: Tracer, result: Any, x: Tensor, weight: Any, bias: Any, *more: Any) -> None:
+def group_norm(tracer: Tracer, result: Any, x: Tensor, weight: Any, bias: Any, *sizes: Any) -> None:
     """Join whole groups, or the same channels of every group, as in a grouped convolution."""
-    _examples, _channels, _places, groups, _eps = more
+    _examples, _channels, _places, groups, _eps = sizes
     labels = list(tracer.get(x))
     tracer.mark_inexact(*labels[2:])
-    own = [tracer.get(p)[0] for p in (weight, bias) if isinstance(p, Tensor)]
-    labels[1] = tracer.join(labels[1], *own)
+    parameter_labels = [tracer.get(p)[0] for p in (weight, bias) if isinstance(p, Tensor)]
+    labels[1] = tracer.join(labels[1], *parameter_labels)
     label = labels[1]
     tracer.note_norm(label, _get_scale(tracer, weight, -1))
     if isinstance(label, np.ndarray):

@@ -39,7 +39,7 @@ def find_norms(
 
 
 def find_sizes(
-    template: nn.Module, dimensions: Iterable[Dimension], taken: Container[tuple[str, str]]
+    template: nn.Module, dimensions: Iterable[Dimension], excluded: Container[tuple[str, str]]
 ) -> list[Number]:
     """Return attributes that by their names and values are sizes of the tensors in their modules.
 
@@ -47,18 +47,18 @@ def find_sizes(
 
     Args:
         dimensions: those whose size can change, in the order of their first use.
-        taken: paths and names of attributes that are none of these.
+        excluded: paths and names of attributes that are none of these.
     """
     sized: dict[str, dict[int, Dimension]] = {}
     for dimension in dimensions:
         for path in _list_holders(dimension.tensor):
             sized.setdefault(path, {})[len(dimension.atoms)] = dimension
     return [
-        Number(path, name, own[value].tensor, own[value].axis, 1)
-        for path, own in sized.items()
+        Number(path, name, by_size[value].tensor, by_size[value].axis, 1)
+        for path, by_size in sized.items()
         if not _is_layer(module := template.get_submodule(path))
         for name, value in vars(module).items()
-        if type(value) is int and value in own and (path, name) not in taken
+        if type(value) is int and value in by_size and (path, name) not in excluded
         if _SIZES.search(name)
     ]
 
@@ -66,8 +66,8 @@ def find_sizes(
 def list_sizes(template: nn.Module) -> dict[str, list[Size]]:
     """Return the sizes above 1 that modules store, by path, but not of layers with one weight."""
     holders = {path for name in tensors_of(template) for path in _list_holders(name)}
-    found = {path: list(_list_sizes(m, path in holders)) for path, m in template.named_modules()}
-    return {path: sizes for path, sizes in found.items() if sizes}
+    by_path = {path: list(_list_sizes(m, path in holders)) for path, m in template.named_modules()}
+    return {path: sizes for path, sizes in by_path.items() if sizes}
 
 
 def propose_numbers(
@@ -94,10 +94,10 @@ def propose_numbers(
         passing: arrays of atoms on which the operations of modules work, by path.
     """
     modules = dict(template.named_modules())
-    found = _find_all_numbers(template, family, read, passing)
+    candidates = _find_all_numbers(template, family, read, passing)
     followed: dict[type[nn.Module], dict[Place, tuple[int, str]]] = {}  # by type: times and tensor
     for group in groups:
-        for number, times in found[group]:
+        for number, times in candidates[group]:
             first = followed.setdefault(type(modules[number.path]), {})
             first.setdefault(number.place, (times, _name_within(number)))
     proposals: dict[int, list[Lifts]] = {}  # by how many times the width
@@ -105,22 +105,22 @@ def propose_numbers(
     for kind, first in followed.items():
         alike = [
             number
-            for numbers in found
+            for numbers in candidates
             for number, _ in numbers
             if type(modules[number.path]) is kind and number not in known.numbers
         ]
         alike.sort(key=lambda n: n.place not in first or _name_within(n) != first[n.place][1])
         equal = {place for place, (times, _) in first.items() if times == 1}
-        each = [{place} for place in sorted(first, key=str)]
+        singles = [{place} for place in sorted(first, key=str)]
         together = [equal] if len(equal) > 1 else []
         everything = [set(first)] if len(first) > max(1, len(equal)) else []
-        for places in (*together, *each, *everything):
-            own = [number for number in alike if number.place in places]
+        for places in (*together, *singles, *everything):
+            members = [number for number in alike if number.place in places]
             times = max(first[place][0] for place in places)
-            firsts = {number.site: number for number in reversed(own)}
+            firsts = {number.site: number for number in reversed(members)}
             proposals.setdefault(times, []).append(Lifts(numbers=tuple(firsts.values())))
-            tied.append(_tie_others(family, own, firsts, known.numbers))
-    return [*(own for _, own in sorted(proposals.items())), [lifts for lifts in tied if lifts.ties]]
+            tied.append(_tie_others(family, members, firsts, known.numbers))
+    return [*(proposals[n] for n in sorted(proposals)), [lifts for lifts in tied if lifts.ties]]
 
 
 def _find_all_numbers(
@@ -135,20 +135,20 @@ def _find_all_numbers(
     """
     holders = {path for name in tensors_of(template) for path in _list_holders(name)}
     sizes = {
-        path: [size for size in own if (path, size[0]) in read]
-        for path, own in list_sizes(template).items()
+        path: [size for size in stored if (path, size[0]) in read]
+        for path, stored in list_sizes(template).items()
     }
     plain: dict[str, Container[int]] = {
         path: family.groups_of(passing[path]) if path in passing else range(len(family.groups))
         for path in sizes
         if path not in holders
     }
-    found = [
-        list(_find_numbers(sizes, family, group, [p for p, own in plain.items() if group in own]))
+    fits = [
+        list(_find_numbers(sizes, family, group, [p for p in plain if group in plain[p]]))
         for group in range(len(family.groups))
     ]
-    equal = {n.site for own in found for n, times in own if times == 1}
-    return [[(n, times) for n, times in own if times == 1 or n.site not in equal] for own in found]
+    equal = {n.site for fit in fits for n, times in fit if times == 1}
+    return [[(n, times) for n, times in fit if times == 1 or n.site not in equal] for fit in fits]
 
 
 def _tie_others(
@@ -194,9 +194,9 @@ def propose_ties(
         for path, module in modules.items()
         if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None
     ]
-    own = set(groups)
+    wanted = set(groups)
     split = {
-        i for i, rows in enumerate(trace.parts) if not own.isdisjoint(family.groups_of([rows]))
+        i for i, rows in enumerate(trace.parts) if not wanted.isdisjoint(family.groups_of([rows]))
     }
     if split - known.parts:
         yield Lifts(parts=frozenset(split))
@@ -208,9 +208,9 @@ def propose_ties(
         if _sides_of(tensor) not in known.ties
     }
     owners = {tensor: _find_owner(modules, tensor) for tensor in square}
-    kinds = dict.fromkeys(owners[tensor] for tensor, sides in square.items() if own & sides)
-    for each in kinds:
-        yield Lifts(ties=tuple(_sides_of(t) for t in square if owners[t] == each))
+    kinds = dict.fromkeys(owners[tensor] for tensor, sides in square.items() if wanted & sides)
+    for kind in kinds:
+        yield Lifts(ties=tuple(_sides_of(t) for t in square if owners[t] == kind))
     for user in dict.fromkeys(user for user, _ in kinds):
         yield Lifts(ties=tuple(_sides_of(t) for t in square if owners[t][0] is user))
 
@@ -244,16 +244,16 @@ def _find_numbers(
     paths `plain`, through which the group passes; but no layers of PyTorch: resize.py sets their
     sizes.
     """
-    width, own = family.groups[group].width, family.groups[group].per_dimension
-    sized = [(d, ()) for d in own if family.single[d]] or list(_find_mixed(family, group))[:1]
+    width, times = family.groups[group].width, family.groups[group].per_dimension
+    sized = [(d, ()) for d in times if family.single[d]] or list(_find_mixed(family, group))[:1]
     around = (path for d, _ in sized for path in _list_holders(family.dimensions[d].tensor))
     for path in dict.fromkeys((*around, *plain)) if sized else ():
         for name, size, inside in sizes.get(path, ()):
-            exact = [pair for pair in sized if own[pair[0]] * width == size and not pair[1]]
-            whole = [pair for pair in sized if size % width == 0 == own[pair[0]] * width % size]
+            exact = [pair for pair in sized if times[pair[0]] * width == size and not pair[1]]
+            whole = [pair for pair in sized if size % width == 0 == times[pair[0]] * width % size]
             if exact or whole or size == width:
                 d, less = (exact or whole or sized)[0]
-                dimension, divisor = family.dimensions[d], own[d] * width // size
+                dimension, divisor = family.dimensions[d], times[d] * width // size
                 number = Number(path, name, dimension.tensor, dimension.axis, divisor, inside, less)
                 yield number, 1 if exact else size // width
 
@@ -264,8 +264,8 @@ def _list_sizes(module: nn.Module, holds_tensors: bool) -> Iterator[Size]:
     if is_free or (holds_tensors and original_weight(module) is None):
         for name, value in vars(module).items():
             size, inside = _read_size(value)
-            own = [(size, inside)] if size else _read_parts(value)
-            yield from ((name, size, inside) for size, inside in own if size > 1)
+            sizes = [(size, inside)] if size else _read_parts(value)
+            yield from ((name, size, inside) for size, inside in sizes if size > 1)
 
 
 def _is_layer(module: nn.Module) -> bool:
@@ -283,14 +283,14 @@ def _read_size(value: object) -> tuple[int, Inside]:
     """
     if type(value) is int:
         return value, None
-    if isinstance(value, list | tuple) and all(type(each) is int for each in value):
+    if isinstance(value, list | tuple) and all(type(item) is int for item in value):
         return (value[0], len(value)) if len(set(value)) == 1 else (0, None)
     return 0, None
 
 
 def _read_parts(value: Any) -> list[tuple[int, Inside]]:
     """Read the sizes of pairs, or of a list or tuple of different sizes, as in a shape."""
-    if type(value) in (list, tuple, torch.Size) and all(type(each) is int for each in value):
+    if type(value) in (list, tuple, torch.Size) and all(type(item) is int for item in value):
         sizes = value[:_MOST]
         return [(n, tuple(i for i, m in enumerate(sizes) if m == n)) for n in dict.fromkeys(sizes)]
     return [(n, key) for key, n in read_pairs(value).items()]
@@ -305,9 +305,9 @@ def _find_mixed(family: Family, group: int) -> Iterator[tuple[int, Less]]:
     """Yield dimensions of a group, and dimensions whose sizes are what other groups have there."""
     for dimension in family.groups[group].per_dimension:
         less = []
-        for other in set(np.flatnonzero(family.factors[dimension]).tolist()) - {group}:
-            count = int(family.factors[dimension, other])
-            for d, times in family.groups[other].per_dimension.items():
+        for partner in set(np.flatnonzero(family.factors[dimension]).tolist()) - {group}:
+            count = int(family.factors[dimension, partner])
+            for d, times in family.groups[partner].per_dimension.items():
                 if family.single[d] and count % times == 0:
                     alone = family.dimensions[d]
                     less.append((alone.tensor, alone.axis, count // times))

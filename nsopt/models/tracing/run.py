@@ -60,7 +60,7 @@ class LabelledRun:
     @property
     def count(self) -> int:
         """The number of examples. A list, as of images of several sizes, has an item for each."""
-        first = next(iter(tree_leaves(self.inputs, is_leaf=lambda each: isinstance(each, list))))
+        first = next(iter(tree_leaves(self.inputs, is_leaf=lambda node: isinstance(node, list))))
         return len(first) if isinstance(first, list) else count_examples(self.inputs)
 
     def with_one_example(self) -> "LabelledRun":

@@ -58,10 +58,10 @@ def pointwise(tracer: Tracer, result: Any, *arguments: Any) -> None:
         fixed = None if results[0].shape[-d] == 1 else ANY
         labels.insert(0, tracer.join(*meeting) if meeting else fixed)
     for tensor in results:
-        own = labels[len(labels) - tensor.ndim :]
+        aligned = labels[len(labels) - tensor.ndim :]
         if tensor._is_view():
-            tracer.write_part(tensor, own)
-        tracer.put(tensor, own)
+            tracer.write_part(tensor, aligned)
+        tracer.put(tensor, aligned)
     for tensor in tensors:
         settle_size(tracer, tensor, labels)
 
@@ -73,10 +73,10 @@ def settle_size(tracer: Tracer, tensor: Tensor, met: Sequence[Label]) -> None:
         tensor: any tensor; only its dimensions with the label ANY change.
         met: the labels that broadcasting aligns with it, from the right.
     """
-    own = tracer.get(tensor)
-    if any(label is ANY for label in own):
-        aligned = zip(own, met[len(met) - len(own) :], strict=True)
-        tracer.put(tensor, [other if label is ANY else label for label, other in aligned])
+    labels = tracer.get(tensor)
+    if any(label is ANY for label in labels):
+        aligned = zip(labels, met[len(met) - len(labels) :], strict=True)
+        tracer.put(tensor, [partner if label is ANY else label for label, partner in aligned])
 
 
 @rule("as_strided")
@@ -133,7 +133,7 @@ def _regroup(
         labels = (*labels[: filled[0]], tracer.trace.new_atoms(old[filled[0]]))
     d = labelled[0]
     if len(labelled) > 1:  # only the largest dimension may still change
-        d = tracer.choose(lambda: max(labelled, key=lambda each: old[each]))
+        d = tracer.choose(lambda: max(labelled, key=old.__getitem__))
         others = [labels[e] for e in labelled if e != d]
         tracer.freeze("is flattened together with other channels", *others)
     flat = np.tile(
@@ -199,10 +199,10 @@ def permute(tracer: Tracer, result: Tensor, x: Tensor, dims: Sequence[int]) -> N
 
 
 @rule("transpose", "t")
-def transpose(tracer: Tracer, result: Tensor, x: Tensor, one: int = 0, other: int = 1) -> None:
+def transpose(tracer: Tracer, result: Tensor, x: Tensor, dim0: int = 0, dim1: int = 1) -> None:
     labels = list(tracer.get(x))
     if x.ndim > 1:
-        labels[one], labels[other] = labels[other], labels[one]
+        labels[dim0], labels[dim1] = labels[dim1], labels[dim0]
     tracer.put(result, labels)
 
 

@@ -28,38 +28,38 @@ def find_mode() -> Any:
     return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)
 
 
-def _run_kernel(func: Any, x: Tensor, *args: Any, **more: Any) -> Any:
+def _run_kernel(func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     """Run PyTorch's meta kernel directly, which skips the slow dispatch of fake tensors.
 
     Fake tensors whose values are known (`constant`) need that dispatch.
     """
     if not isinstance(x, FakeTensor) or x.constant is not None:
-        return func(x, *args, **more)
+        return func(x, *args, **kwargs)
     with in_kernel_invocation_manager(x.fake_mode):
-        result = func(x, *args, **more)
+        result = func(x, *args, **kwargs)
     if isinstance(result, Tensor):
         return FakeTensor(x.fake_mode, result, x.fake_device)
-    return [FakeTensor(x.fake_mode, each, x.fake_device) for each in result]
+    return [FakeTensor(x.fake_mode, part, x.fake_device) for part in result]
 
 
-def _replace_view(func: Any, x: Tensor, *args: Any, **more: Any) -> Any:
+def _replace_view(func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     """Return a view. A view of a real tensor, such as a parameter, is real too."""
     if isinstance(x, FakeTensor):
-        return _run_kernel(func, x, *args, **more)
+        return _run_kernel(func, x, *args, **kwargs)
     with no_dispatch():
-        return func(x, *args, **more)
+        return func(x, *args, **kwargs)
 
 
-def _replace_pointwise(func: Any, x: Any, *others: Any, **more: Any) -> Any:
+def _replace_pointwise(func: Any, x: Any, *others: Any, **kwargs: Any) -> Any:
     """Return an empty tensor like the largest argument if the others broadcast to its shape.
 
     In-place operations return `x` itself.
     """
-    operands = (x, *others, *more.values())
+    operands = (x, *others, *kwargs.values())
     tensors = [o for o in operands if isinstance(o, Tensor)]
     in_place = func._schema.name.endswith("_")
     if not tensors or getattr(x, "constant", None) is not None:
-        return func(x, *others, **more)
+        return func(x, *others, **kwargs)
     like = x if in_place else max(tensors, key=lambda tensor: (tensor.ndim, tensor.numel()))
     alike = all(
         _broadcasts(o.shape, like.shape)
@@ -70,14 +70,14 @@ def _replace_pointwise(func: Any, x: Any, *others: Any, **more: Any) -> Any:
         for o in operands
     )
     if not alike or not (like.is_floating_point() or in_place):
-        return func(x, *others, **more)
+        return func(x, *others, **kwargs)
     return x if in_place else _make_empty_like(like)
 
 
-def _broadcasts(one: Sequence[int], other: Sequence[int]) -> bool:
-    """Return whether a tensor of shape `one` broadcasts to the shape `other`."""
-    sizes = zip(reversed(one), reversed(other), strict=False)
-    return len(one) <= len(other) and all(n in (1, size) for n, size in sizes)
+def _broadcasts(source: Sequence[int], target: Sequence[int]) -> bool:
+    """Return whether a tensor of shape `source` broadcasts to the shape `target`."""
+    sizes = zip(reversed(source), reversed(target), strict=False)
+    return len(source) <= len(target) and all(n in (1, size) for n, size in sizes)
 
 
 def _replace_concatenation(func: Any, tensors: Sequence[Tensor], dim: int = 0) -> Any:
@@ -86,8 +86,8 @@ def _replace_concatenation(func: Any, tensors: Sequence[Tensor], dim: int = 0) -
     sizes = list(first.shape)
     others = [[n for d, n in enumerate(t.shape) if d != dim % first.ndim] for t in tensors]
     if any(
-        other != others[0] or t.ndim != first.ndim or t.dtype != first.dtype
-        for t, other in zip(tensors, others, strict=True)
+        shape != others[0] or t.ndim != first.ndim or t.dtype != first.dtype
+        for t, shape in zip(tensors, others, strict=True)
     ) or any(suggest_memory_format(t) != torch.contiguous_format for t in tensors):
         return func(tensors, dim)
     sizes[dim] = sum(t.shape[dim] for t in tensors)
@@ -98,12 +98,12 @@ def _make_empty_like(x: Tensor) -> Tensor:
     return _make_empty(x, *x.shape) if x.is_contiguous() else _run_kernel(torch.empty_like, x)
 
 
-def _replace_empty(func: Any, sizes: Any, *args: Any, **more: Any) -> Any:
+def _replace_empty(func: Any, sizes: Any, *args: Any, **kwargs: Any) -> Any:
     if args:
-        return func(sizes, *args, **more)
+        return func(sizes, *args, **kwargs)
     with no_dispatch():
-        empty = func(sizes, **{**more, "device": "meta"})
-    return FakeTensor(find_mode(), empty, torch.device(more.get("device") or "cpu"))
+        empty = func(sizes, **{**kwargs, "device": "meta"})
+    return FakeTensor(find_mode(), empty, torch.device(kwargs.get("device") or "cpu"))
 
 
 def _replace_constant(func: Any, x: Tensor) -> Any:
@@ -124,18 +124,18 @@ def _replace_index(func: Any, x: Tensor, indices: Sequence[Tensor | None]) -> An
     return _make_empty(x, *first.shape, *x.shape[1:])
 
 
-def _replace_mean(func: Any, x: Tensor, dims: Any = None, keep: bool = False, **more: Any) -> Any:
-    if not (dims and x.is_contiguous() and x.is_floating_point()) or more:
-        return func(x, *(() if dims is None else (dims, keep)), **more)
+def _replace_mean(func: Any, x: Tensor, dims: Any = None, keep: bool = False, **kwargs: Any) -> Any:
+    if not (dims and x.is_contiguous() and x.is_floating_point()) or kwargs:
+        return func(x, *(() if dims is None else (dims, keep)), **kwargs)
     gone = {d % x.ndim for d in dims}
     sizes = [1 if d in gone else n for d, n in enumerate(x.shape) if keep or d not in gone]
     return _make_empty(x, *sizes)
 
 
 def _replace_convolution(
-    func: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *more: Any
+    func: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *options: Any
 ) -> Any:
-    stride, padding, dilation, transposed, _output_padding, groups = more
+    stride, padding, dilation, transposed, _output_padding, groups = options
     sizes: list[int] = []
     if len(stride) == len(padding) == len(dilation) == x.ndim - 2 == weight.ndim - 2:
         along = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
@@ -148,19 +148,19 @@ def _replace_convolution(
         or len(weight) % groups
         or (bias is not None and bias.shape != weight.shape[:1])
     ):
-        return func(x, weight, bias, *more)
+        return func(x, weight, bias, *options)
     return _make_empty(x, len(x), len(weight), *sizes, layout=suggest_memory_format(x))
 
 
-def _replace_group_norm(func: Any, x: Tensor, weight: Any, bias: Any, *more: Any) -> Any:
-    n, channels, _places, groups, _eps = more
-    own = [p for p in (weight, bias) if isinstance(p, Tensor)]
+def _replace_group_norm(func: Any, x: Tensor, weight: Any, bias: Any, *options: Any) -> Any:
+    n, channels, _places, groups, _eps = options
+    parameters = [p for p in (weight, bias) if isinstance(p, Tensor)]
     if (
         channels % groups
         or x.shape[:2] != (n, channels)
-        or any(p.shape != (channels,) for p in own)
+        or any(p.shape != (channels,) for p in parameters)
     ):
-        return func(x, weight, bias, *more)
+        return func(x, weight, bias, *options)
     return _make_empty_like(x), _make_empty(x, n, groups), _make_empty(x, n, groups)
 
 
@@ -169,13 +169,11 @@ def _replace_batch_norm(_: Any, x: Tensor, *__: Any, **___: Any) -> tuple[Tensor
 
 
 def _replace_layer_norm(
-    func: Any, x: Tensor, shape: list[int], *parameters: Any, **more: Any
+    func: Any, x: Tensor, shape: list[int], *parameters: Any, **kwargs: Any
 ) -> Any:
-    own = [p for p in (*parameters, *more.values()) if isinstance(p, Tensor)]
-    if any(
-        tuple(shape) != tuple(sized) for sized in (x.shape[-len(shape) :], *(p.shape for p in own))
-    ):
-        return func(x, shape, *parameters, **more)
+    shapes = [p.shape for p in (*parameters, *kwargs.values()) if isinstance(p, Tensor)]
+    if any(tuple(shape) != tuple(sized) for sized in (x.shape[-len(shape) :], *shapes)):
+        return func(x, shape, *parameters, **kwargs)
     lead = (*x.shape[: -len(shape)], *[1] * len(shape))
     return _make_empty(x, *x.shape), _make_empty(x, *lead), _make_empty(x, *lead)
 
@@ -186,9 +184,9 @@ def _replace_product(func: Any, a: Tensor, b: Tensor) -> Any:
     return _make_empty(a, *a.shape[:-1], b.shape[-1])
 
 
-def _replace_sum_and_product(func: Any, bias: Tensor, a: Tensor, b: Tensor, **more: Any) -> Any:
+def _replace_sum_and_product(func: Any, bias: Tensor, a: Tensor, b: Tensor, **kwargs: Any) -> Any:
     if a.shape[1] != b.shape[0] or bias.shape != b.shape[1:] or a.dtype != b.dtype:
-        return func(bias, a, b, **more)
+        return func(bias, a, b, **kwargs)
     return _make_empty(a, a.shape[0], b.shape[1])
 
 

@@ -104,8 +104,8 @@ def watch_attributes(
     paths = {id(model.get_submodule(path)): path for path in names}
     read = {
         (path, name)
-        for path, own in names.items()
-        for name in own
+        for path, attributes in names.items()
+        for name in attributes
         if hasattr(getattr(type(model.get_submodule(path)), name, None), "__get__")
     }
 
@@ -223,8 +223,8 @@ def _copy_shallow(value: Any) -> Any:
             list.extend(made, list.__iter__(value))
         else:
             kind = OrderedDict if base is OrderedDict else dict
-            for key, each in kind.items(value):
-                kind.__setitem__(made, key, each)
+            for key, item in kind.items(value):
+                kind.__setitem__(made, key, item)
         if isinstance(value, defaultdict):
             made.default_factory = value.default_factory
         getattr(made, "__dict__", {}).update(getattr(value, "__dict__", {}))

@@ -93,8 +93,8 @@ def trace(
     trained = buffers.name_trained(network.template)
     grow = probe.find_capped(network) | ({} if init else buffers.find_capped(network, trained))
     capped = {names[i]: reason for i, reason in grow.items()}
-    own = name or type(module).__name__.lower()
-    return TracedArchitecture(own, network, names, capped, refused, trained, init)
+    name = name or type(module).__name__.lower()
+    return TracedArchitecture(name, network, names, capped, refused, trained, init)
 
 
 def _split_otherwise(network: TracedNetwork) -> TracedNetwork:
@@ -112,16 +112,16 @@ def _split_otherwise(network: TracedNetwork) -> TracedNetwork:
         others = [axis for axis, size in enumerate(sizes) if size > 1 and axis != chosen]
         if others and bound[units.of_atom[atoms]].all():
             preferred[path, sizes] = max(others, key=sizes.__getitem__)
-    other = network
-    while preferred and other.trace.preferred != preferred:
-        other = TracedNetwork.of(network.template, network.run, preferred=preferred)
-        fixed = other.family.units.fixed[other.family.units.of_atom]
+    rival = network
+    while preferred and rival.trace.preferred != preferred:
+        rival = TracedNetwork.of(network.template, network.run, preferred=preferred)
+        fixed = rival.family.units.fixed[rival.family.units.of_atom]
         useful = {
-            (path, sizes) for path, sizes, _, atoms in other.trace.splits if not fixed[atoms].all()
+            (path, sizes) for path, sizes, _, atoms in rival.trace.splits if not fixed[atoms].all()
         }
         preferred = {key: axis for key, axis in preferred.items() if key in useful}
-    is_better = other.family.count_free(held) >= network.family.count_free(held)
-    return other if preferred and is_better else network
+    is_better = rival.family.count_free(held) >= network.family.count_free(held)
+    return rival if preferred and is_better else network
 
 
 def _fix_groups(

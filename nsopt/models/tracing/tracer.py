@@ -159,8 +159,8 @@ class Tracer(TorchDispatchMode):
             self.freeze("must equal a dimension of fixed size", *atoms)
         if self._same is not None:  # new atoms, as of zeros, belong to no group: they come last
             atoms.sort(key=lambda label: int((label >= self._known).sum()))
-        for other in atoms[1:]:
-            self._join_pair(atoms[0], other)
+        for partner in atoms[1:]:
+            self._join_pair(atoms[0], partner)
         return atoms[0]
 
     def join_rows(self, rows: Atoms) -> Atoms:
@@ -287,18 +287,18 @@ class Tracer(TorchDispatchMode):
         """
         base = part._base
         assert base is not None
-        own = list(self.get(base))
+        whole = list(self.get(base))
         axes = {pair: d for d, pair in enumerate(zip(base.shape, base.stride(), strict=True))}
         pairs = zip(part.shape, part.stride(), strict=True)
         for label, before, pair in zip(labels, self.get(part), pairs, strict=True):
             if isinstance(before, np.ndarray) or not isinstance(label, np.ndarray):
                 continue
             d = axes.get(pair)
-            if d is None or own[d] is None:
+            if d is None or whole[d] is None:
                 self.freeze("is written into a part of another tensor", label)
             else:
-                own[d] = label if own[d] is ANY else self.join(own[d], label)
-        self.put(base, own)
+                whole[d] = label if whole[d] is ANY else self.join(whole[d], label)
+        self.put(base, whole)
 
     def _note_write(self, part: Any) -> None:
         """Note that a filled tensor differs along the dimensions in which a part was written."""

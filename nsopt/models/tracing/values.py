@@ -68,12 +68,12 @@ class Values:
     def follow(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         """Learn the values of `result`, which an operation on fake tensors returned."""
         made = [result] if isinstance(result, Tensor) else tensors_in(result)
-        small = all(each.numel() <= _MOST and each.device.type == "cpu" for each in made)
+        small = all(t.numel() <= _MOST and t.device.type == "cpu" for t in made)
         real = self.compute(func, args, kwargs) if small else None
         if real is not None:
             sources = self._find_sources((args, kwargs))
-            for tensor, own in zip(made, tensors_in(real), strict=True):
-                self._store(tensor, own, sources)
+            for tensor, constant in zip(made, tensors_in(real), strict=True):
+                self._store(tensor, constant, sources)
             return
         for tensor in made:
             if not isinstance(tensor, FakeTensor):
@@ -91,8 +91,8 @@ class Values:
         self._kept_alive.append(tensor)
 
     def _find_sources(self, tree: Any) -> frozenset[int]:
-        found = [self.sources.get(id(tensor), frozenset()) for tensor in tensors_in(tree)]
-        return frozenset().union(*found)
+        sources = [self.sources.get(id(tensor), frozenset()) for tensor in tensors_in(tree)]
+        return frozenset().union(*sources)
 
     def _are_known(self, arguments: Any) -> bool:
         for argument in arguments:
@@ -114,4 +114,4 @@ def _is_repeatable(func: Any) -> bool:
 def _find_written(func: Any) -> list[int]:
     """Return the positions of the arguments that an operation changes."""
     arguments = enumerate(func._schema.arguments)
-    return [i for i, each in arguments if each.alias_info and each.alias_info.is_write]
+    return [i for i, arg in arguments if arg.alias_info and arg.alias_info.is_write]
