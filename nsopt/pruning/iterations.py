@@ -144,10 +144,10 @@ class Descent:
 
     def _tell_step(self, settings: SearchSettings) -> None:
         """Say if a step removes fewer filters than the user asked for."""
-        asked, taken = self.settings.filters_per_step, settings.filters_per_step
-        if taken != asked:
+        asked, count = self.settings.filters_per_step, settings.filters_per_step
+        if count != asked:
             self.progress.message(
-                f"{asked} filters in a step are too many for a law of this network: {taken} instead"
+                f"{asked} filters in a step are too many for a law of this network: {count} instead"
             )
 
     def _prune_and_fit(self, history: Sequence[Iteration], current: State | None) -> Iteration:

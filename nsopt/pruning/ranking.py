@@ -58,7 +58,7 @@ class UnitRanking:
         while cost(widths) > budget:
             widths = left.per_cost(cost)._remove(cost, budget, _OF_COST, _OF_UNITS)
             kept = left.pick_strongest(widths)
-            scores = [own[units] for own, units in zip(left.scores, kept, strict=True)]
+            scores = [score[units] for score, units in zip(left.scores, kept, strict=True)]
             left = UnitRanking(tuple(scores), self.streams)
         return widths
 
@@ -71,7 +71,7 @@ class UnitRanking:
         streams = np.array(self.streams)
         prices = np.array([prices[streams == stream].mean() for stream in self.streams])
         prices = np.maximum(prices, _LEAST_PRICE)
-        scores = [own / float(price) for own, price in zip(self.scores, prices, strict=True)]
+        scores = [score / float(price) for score, price in zip(self.scores, prices, strict=True)]
         return UnitRanking(tuple(scores), self.streams)
 
     def pick_strongest(self, widths: tuple[int, ...]) -> list[Tensor]:

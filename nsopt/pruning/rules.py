@@ -131,8 +131,8 @@ class FilterRule:
         sizes, fewest = [self.total], math.floor(self.keep_fraction * self.total)
         while sizes[-1] > fewest:
             step = self.per_step
-            taken = step if isinstance(step, int) else max(1, math.floor(step * sizes[-1]))
-            sizes.append(max(fewest, sizes[-1] - taken))
+            removed = step if isinstance(step, int) else max(1, math.floor(step * sizes[-1]))
+            sizes.append(max(fewest, sizes[-1] - removed))
         return sizes
 
     def choose_kept(self, importance: Sequence[FloatArray], steps: int) -> Masks:

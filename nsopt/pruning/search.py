@@ -49,12 +49,12 @@ class SearchResult:
         rows = [
             {
                 "iteration": number,
-                "prune steps": len(each.trajectory.tau) - 1,
-                "seconds": f"{each.seconds:.1f}",
-                "widths at the original size": "-".join(map(str, each.widths)),
-                "lowest r2": f"{each.law.r2.min():.3f}",
+                "prune steps": len(iteration.trajectory.tau) - 1,
+                "seconds": f"{iteration.seconds:.1f}",
+                "widths at the original size": "-".join(map(str, iteration.widths)),
+                "lowest r2": f"{iteration.law.r2.min():.3f}",
             }
-            for number, each in enumerate(self.iterations, start=1)
+            for number, iteration in enumerate(self.iterations, start=1)
         ]
         return make_html_table(rows, repr(self))
 

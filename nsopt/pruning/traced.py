@@ -79,8 +79,8 @@ class PrunableTrace:
             indices = [find_positions(new, old) for new, old in pairs]
 
             def cut(value: Tensor) -> Tensor:
-                own = layout if value.ndim == 4 else torch.contiguous_format
-                return select_indices(value, indices).clone(memory_format=own)
+                memory_format = layout if value.ndim == 4 else torch.contiguous_format
+                return select_indices(value, indices).clone(memory_format=memory_format)
 
             return cut_tensor(tensor, optimizer, cut)
 
@@ -143,8 +143,8 @@ class TracedGate(Gate):
             count = len(self._kept[self._group])
             units = [self._pruned.find_units(*slices, self._group) for slices in self._slices]
             self._channels = [
-                torch.from_numpy(_list_channels(own, count)).to(parameter.device)
-                for own, parameter in zip(units, parameters, strict=True)
+                torch.from_numpy(_list_channels(owners, count)).to(parameter.device)
+                for owners, parameter in zip(units, parameters, strict=True)
             ]
         gradients = [
             functional.pad(_dot_gradients(parameter, axis), (0, 1))[channels].sum(dim=1)
@@ -163,10 +163,10 @@ def _list_channels(units: IntArray, count: int) -> IntArray:
         count: number of units.
     """
     ordered = np.argsort(units, kind="stable")
-    own = ordered[units[ordered] >= 0]
-    nth = np.arange(len(own)) - np.searchsorted(units[own], units[own])
+    owned = ordered[units[ordered] >= 0]
+    nth = np.arange(len(owned)) - np.searchsorted(units[owned], units[owned])
     channels = np.full((count, nth.max(initial=0) + 1), len(units))
-    channels[units[own], nth] = own
+    channels[units[owned], nth] = owned
     return channels
 
 
@@ -185,7 +185,7 @@ def find_gate_slices(network: TracedNetwork) -> list[list[list[Slices]]]:
 
 
 def _find_gates(network: TracedNetwork, makers: Makers, group: Group) -> list[list[Slices]]:
-    products, norms = (makers.find_made(group, each) for each in (makers.products, makers.norms))
+    products, norms = (makers.find_made(group, kind) for kind in (makers.products, makers.norms))
     behind = {
         slices: [norm for channels, norm in norms if np.array_equal(channels, made)][:1]
         for made, slices in products
@@ -196,13 +196,13 @@ def _find_gates(network: TracedNetwork, makers: Makers, group: Group) -> list[li
     open_ends = [slices for slices, following in behind.items() if not following]
     readers = [s for s in holders if s not in behind and s not in makers.vectors]
     hidden = [s for channels, s in products if s in open_ends and makers.is_plain(channels)]
-    found = [norm for following in behind.values() for norm in following]
-    found += [slices for slices in open_ends if not (readers and slices in hidden)]
-    gates = [_add_bias(network, slices) for slices in dict.fromkeys(found)]
+    gated = [norm for following in behind.values() for norm in following]
+    gated += [slices for slices in open_ends if not (readers and slices in hidden)]
+    gates = [_add_bias(network, slices) for slices in dict.fromkeys(gated)]
     gates += [[slices] for slices in readers] if hidden else []
     if not gates:  # convolutions in groups are no products
-        own = [_add_bias(network, slices) for slices in holders[:1]]
-        gates = [slices for slices in own if len(slices) > 1 and set(slices) <= set(holders)]
+        biased = [_add_bias(network, slices) for slices in holders[:1]]
+        gates = [slices for slices in biased if len(slices) > 1 and set(slices) <= set(holders)]
     if not norms:
         counted = {slices for gate in gates for slices in gate}
         gates += [[s] for s in holders if s in makers.vectors and s not in counted]

@@ -115,10 +115,10 @@ class _Fitting:
             progress.advance()
         for chunk in self._divide(products[done:]):
             targets = self._record_targets(chunk)
-            for own in chunk:
-                self._fit(own, targets)
+            for planned in chunk:
+                self._fit(planned, targets)
                 done += 1
-                progress.advance(own.key)
+                progress.advance(planned.key)
                 model = self.small.state_dict()
                 state = {"done": done, "errors": self.errors, "model": model}
                 checkpoint.save_when_due(partial(dict[str, Any], state))
@@ -165,13 +165,13 @@ class _Fitting:
             for seen in self._watch(self.large, products, batch, takes_inputs=False)
         }
 
-    def _fit(self, own: Planned, targets: Targets) -> None:
-        expected = own.rows * own.calls * len(self.inputs)
-        solver = LeastSquares(own.inputs, expected, own.constant is not None, self.ridge)
+    def _fit(self, planned: Planned, targets: Targets) -> None:
+        expected = planned.rows * planned.calls * len(self.inputs)
+        solver = LeastSquares(planned.inputs, expected, planned.constant is not None, self.ridge)
         missing_square = target_square = 0.0
         rows, lost, last = 0, 0, None
         for batch in range(len(self.inputs)):
-            for seen in self._watch(self.small, [own], batch, takes_inputs=True):
+            for seen in self._watch(self.small, [planned], batch, takes_inputs=True):
                 extent, wanted = targets.pop((batch, seen.key, seen.nth), (None, None))
                 if wanted is None or (extent, wanted.shape) != (seen.extent, seen.outputs.shape):
                     continue
@@ -184,30 +184,30 @@ class _Fitting:
                     wanted, seen.outputs = wanted[finite], seen.outputs[finite]
                     seen.inputs = seen.inputs[:, finite]
                 rows += len(wanted)
-                missing = _find_missing(seen, wanted, own.bounds)
+                missing = _find_missing(seen, wanted, planned.bounds)
                 solver.add(seen.inputs, seen.product.split(missing))
                 missing_square += float((wanted - seen.outputs).square().sum())
                 target_square += float(wanted.square().sum())
                 seen.inputs, last = seen.inputs.new_empty(0), seen
         if last is None:
-            self.left[own.key.partition("[")[0]] = "its outputs have other places"
+            self.left[planned.key.partition("[")[0]] = "its outputs have other places"
             return
         if (lost and not rows) or not math.isfinite(missing_square + target_square):
             raise NsoptError(
-                f"the outputs of {own.key} are not finite: check the inputs and the weights"
+                f"the outputs of {planned.key} are not finite: check the inputs and the weights"
             )
-        self.errors[own.key] = missing_square / max(target_square, 1e-30)
-        if self.errors[own.key] > 1e-12:
-            self._apply(own, last, solver.solve())
+        self.errors[planned.key] = missing_square / max(target_square, 1e-30)
+        if self.errors[planned.key] > 1e-12:
+            self._apply(planned, last, solver.solve())
 
-    def _apply(self, own: Planned, seen: Seen, change: Tensor) -> None:
+    def _apply(self, planned: Planned, seen: Seen, change: Tensor) -> None:
         """Add a change to the weight, and to what adds a constant to its outputs."""
         with torch.no_grad():
-            seen.product.change(change[:, : own.inputs])
-            if own.constant is None:
+            seen.product.change(change[:, : planned.inputs])
+            if planned.constant is None:
                 return
-            named, bias = tensors_of(self.small)[own.constant], seen.product.bias
-            constant = change[:, own.inputs].flatten().to(named)
+            named, bias = tensors_of(self.small)[planned.constant], seen.product.bias
+            constant = change[:, planned.inputs].flatten().to(named)
             if bias is not None:
                 bias.add_(constant)
             elif isinstance(named, nn.Parameter):

@@ -80,7 +80,7 @@ def count_arguments(model: nn.Module) -> int:
     """Return how many arguments the forward pass of a network needs, at least one."""
     parameters = inspect.signature(model.forward).parameters.values()
     kinds = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
-    needed = [each for each in parameters if each.kind in kinds and each.default is each.empty]
+    needed = [p for p in parameters if p.kind in kinds and p.default is p.empty]
     return max(1, len(needed))
 
 

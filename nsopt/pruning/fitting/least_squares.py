@@ -66,8 +66,8 @@ class LeastSquares:
             scale = self._scale(self._gram.diagonal(dim1=-2, dim2=-1))
             gram = self._gram * scale.mT * scale
             gram.diagonal(dim1=-2, dim2=-1).add_(1)
-            found = torch.cholesky_solve(self._cross * scale.mT, torch.linalg.cholesky(gram))
-            return found * scale.mT
+            change = torch.cholesky_solve(self._cross * scale.mT, torch.linalg.cholesky(gram))
+            return change * scale.mT
         u, m = (torch.cat(parts, 1) for parts in zip(*self._kept, strict=True))
         self._kept.clear()
         scale = self._scale(u.square().sum(1))

@@ -43,12 +43,12 @@ class Planned:
     def choose(self, nth: int, batch: int, seed: int, product: Product, result: Tensor) -> Tensor:
         """Return random places of a call's result, the same for the same arguments."""
         examples, count = product.count_places(result)
-        each = -(-self.rows // examples)
-        if count <= each:
+        per_example = -(-self.rows // examples)
+        if count <= per_example:
             return torch.arange(count, device=result.device).expand(examples, count)
         key = hash((seed, self.index, batch, nth)) % 2**63  # of integers: the same in each process
         generator = torch.Generator().manual_seed(key)
-        return torch.randint(count, (examples, each), generator=generator).to(result.device)
+        return torch.randint(count, (examples, per_example), generator=generator).to(result.device)
 
 
 def make_plan(
@@ -74,10 +74,10 @@ def make_plan(
     """
     seen, looked_up = _watch(large, inputs)
     seen_small, _ = _watch(small, inputs)
-    other = [key for key in seen_small if key not in seen]
-    if other:
+    extra = [key for key in seen_small if key not in seen]
+    if extra:
         raise NsoptError(
-            f"the smaller network has layers that the trained one lacks, such as {other[0]}: "
+            f"the smaller network has layers that the trained one lacks, such as {extra[0]}: "
             "choose an architecture whose widths are tied"
         )
     tensors, reasons = tensors_of(large), dict.fromkeys(looked_up, "also an embedding")
@@ -99,7 +99,7 @@ def make_plan(
         elif not alike or not there or there[0].outputs.shape[1] != len(outputs):
             left[name] = "used in several ways"
         else:
-            named, bounds = ({getattr(c, each) for c in calls} for each in ("constant", "bounds"))
+            named, bounds = ({getattr(c, field) for c in calls} for field in ("constant", "bounds"))
             constant = first.constant if len(named) == 1 else None
             planned = Planned(
                 key=key,
@@ -136,10 +136,10 @@ def _watch(model: nn.Module, inputs: Inputs) -> tuple[dict[str, list[Seen]], set
         return torch.zeros(examples, min(1, count), dtype=torch.int64, device=result.device)
 
     watch = Watch(model, first_place)
-    found: dict[str, list[Seen]] = {}
+    calls: dict[str, list[Seen]] = {}
     for seen in watch.run(inputs.call(model, 0)):
-        found.setdefault(seen.key, []).append(seen)
-    return found, watch.looked_up
+        calls.setdefault(seen.key, []).append(seen)
+    return calls, watch.looked_up
 
 
 def _count_rows(calls: Sequence[Seen], rows: int, batches: int) -> int:

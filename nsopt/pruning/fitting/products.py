@@ -96,15 +96,15 @@ class Convolution:
             pitch *= side
         offsets = torch.zeros(1, dtype=torch.int64)
         for k, dilation, pitch in zip(self.kernel, self.dilation, pitches, strict=True):
-            own = torch.arange(k) * (dilation * pitch)
-            own = own.flip(0) if self.transposed else own
-            offsets = (offsets[:, None] + own).flatten()
+            steps = torch.arange(k) * (dilation * pitch)
+            steps = steps.flip(0) if self.transposed else steps
+            offsets = (offsets[:, None] + steps).flatten()
         index = (corner[:, :, None] + offsets.to(x.device)).flatten(1)  # (examples, places * K)
         maps = padded.flatten(2)
-        found = maps.gather(2, index[:, None].expand(-1, maps.shape[1], -1))
+        values = maps.gather(2, index[:, None].expand(-1, maps.shape[1], -1))
         shape = len(maps), self.groups, -1, places.shape[1], len(offsets)
         # (examples, G, channels, places, K) -> (G, examples, places, channels, K)
-        return found.reshape(shape).permute(1, 0, 3, 2, 4).flatten(3).flatten(1, 2)
+        return values.reshape(shape).permute(1, 0, 3, 2, 4).flatten(3).flatten(1, 2)
 
     def _pad(self, x: Tensor) -> tuple[Tensor, list[int]]:
         """Return the padded input, and the steps in it from output to output."""
@@ -146,7 +146,7 @@ def read_product(name: str, args: Any, result: Any) -> tuple[Tensor, Product] | 
         x, weight, bias, stride, padding, dilation, transposed, _, groups = args
         sides = len(weight.shape) - 2
         stride, padding, dilation = (
-            list(each) * (sides if len(each) == 1 else 1) for each in (stride, padding, dilation)
+            list(value) * (sides if len(value) == 1 else 1) for value in (stride, padding, dilation)
         )
         rest = stride, padding, dilation, transposed, groups, list(result.shape[2:])
         return x, Convolution(weight, bias, *rest)

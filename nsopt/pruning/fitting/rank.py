@@ -77,9 +77,9 @@ def rank_by_fit(
     sums = _sum_products(arch, model, inputs, seed, progress)
     norms, scores = arch.filter_norms(model), []
     for group, width in enumerate(arch.base_widths):
-        readers = [each.reader() for each in sums if each.group == group]
-        own = _remove_all(readers, width) if readers else norms[group] / width
-        scores.append(torch.full_like(own, torch.inf) if arch.rigid[group] else own)
+        readers = [product.reader() for product in sums if product.group == group]
+        score = _remove_all(readers, width) if readers else norms[group] / width
+        scores.append(torch.full_like(score, torch.inf) if arch.rigid[group] else score)
         progress.advance(arch.layer_names[group])
     return join_streams(scores, arch.streams)
 
@@ -138,16 +138,16 @@ def _sum_products(
     arch: Architecture, model: nn.Module, inputs: Inputs, seed: int, progress: Progress
 ) -> list[_Sums]:
     """Return sums for every product that reads units, and each group of these."""
-    found: dict[tuple[str, int], _Sums] = {}
+    sums: dict[tuple[str, int], _Sums] = {}
     tensors, units = tensors_of(model), find_units(arch, model)
     read: dict[str, list[tuple[int, Tensor]]] = {}  # by product
     generator = torch.Generator().manual_seed(seed)
-    each = -(-_ROWS // len(inputs))
+    per_batch = -(-_ROWS // len(inputs))
 
     def choose(key: str, nth: int, product: Product, result: Tensor) -> Tensor:
         examples, count = product.count_places(result)
         taps = product.weight[0, 0].numel() if isinstance(product, Convolution) else 1
-        rows = min(count, max(1, each // (examples * taps)))
+        rows = min(count, max(1, per_batch // (examples * taps)))
         places = torch.randint(max(1, count), (examples, rows), generator=generator)
         return places.to(result.device)
 
@@ -156,32 +156,32 @@ def _sum_products(
         if len(rows) > 1 or rows.shape[2] < 2:  # depthwise: it reads its own unit
             return
         if seen.key not in read:
-            own = find_units_read(seen.product, tensors[name], units[name], arch.base_widths)
-            read[seen.key] = [(group, columns.to(rows.device)) for group, columns in own]
+            pairs = find_units_read(seen.product, tensors[name], units[name], arch.base_widths)
+            read[seen.key] = [(group, columns.to(rows.device)) for group, columns in pairs]
         for group, columns in read[seen.key]:
-            _add(found, group, columns, seen)
+            _add(sums, group, columns, seen)
 
     for batch in range(len(inputs)):
         Watch(model, choose, takes_inputs=True, consume=add).run(inputs.call(model, batch))
         progress.advance()
-    return list(found.values())
+    return list(sums.values())
 
 
-def _add(found: dict[tuple[str, int], _Sums], group: int, columns: Tensor, seen: Seen) -> None:
+def _add(sums: dict[tuple[str, int], _Sums], group: int, columns: Tensor, seen: Seen) -> None:
     """Add the rows of one call, and of it the units of one group, whose inputs are `columns`."""
-    taken = seen.inputs[0][:, columns].float()  # (N, U, taps)
-    if (seen.key, group) not in found:
+    rows = seen.inputs[0][:, columns].float()  # (N, U, taps)
+    if (seen.key, group) not in sums:
         weights = widen(_flatten_weight(seen.product)[columns].flatten(1))
         zeros = weights.new_zeros(len(columns) + 1, len(columns))
         none = widen(seen.outputs[0] * 0)
-        found[seen.key, group] = _Sums(group, weights, zeros[1:], zeros[0], none, none.clone())
-    own, flat = found[seen.key, group], taken.transpose(1, 2).flatten(0, 1)
-    own.gram += widen(flat.T @ flat) / columns.shape[1]
-    own.total += widen(flat.sum(0)) / columns.shape[1]
+        sums[seen.key, group] = _Sums(group, weights, zeros[1:], zeros[0], none, none.clone())
+    group_sums, flat = sums[seen.key, group], rows.transpose(1, 2).flatten(0, 1)
+    group_sums.gram += widen(flat.T @ flat) / columns.shape[1]
+    group_sums.total += widen(flat.sum(0)) / columns.shape[1]
     outputs = widen(seen.outputs)
-    own.outputs += outputs.sum(0)
-    own.squares += outputs.square().sum(0)
-    own.rows += len(taken)
+    group_sums.outputs += outputs.sum(0)
+    group_sums.squares += outputs.square().sum(0)
+    group_sums.rows += len(rows)
 
 
 def _flatten_weight(product: Product) -> Tensor:

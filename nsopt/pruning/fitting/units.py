@@ -23,7 +23,7 @@ def find_units(arch: Architecture, model: nn.Module) -> Units:
     Args:
         model: a network of base widths.
     """
-    found = {
+    units = {
         name: [(np.full(size, -1), np.zeros(size, np.int64)) for size in tensor.shape]
         for name, tensor in tensors_of(model).items()
     }
@@ -33,16 +33,16 @@ def find_units(arch: Architecture, model: nn.Module) -> Units:
         for group in family.groups:
             place[group.units] = np.arange(len(group.units))
         for dimension in family.dimensions:
-            own = family.units.of_atom[dimension.atoms]
-            found[dimension.tensor][dimension.axis] = family.group_of_unit[own], place[own]
+            numbers = family.units.of_atom[dimension.atoms]
+            units[dimension.tensor][dimension.axis] = family.group_of_unit[numbers], place[numbers]
     elif isinstance(arch, TableArchitecture):
         for operation in arch.operations:
-            axes = found.get(f"{operation.name}.weight", [])
+            axes = units.get(f"{operation.name}.weight", [])
             for axis, channels in enumerate((operation.outputs, operation.inputs)[: len(axes)]):
                 index = np.arange(len(axes[axis][0]))
                 if channels.layer is not None and not (axis and operation.kind == "depthwise"):
                     axes[axis] = np.full_like(index, channels.layer), index // channels.factor
-    return found
+    return units
 
 
 def find_kept_outputs(
@@ -61,9 +61,9 @@ def find_kept_outputs(
         outputs = int(product.transposed and product.groups == 1)
     left = np.ones(product.weight.shape[outputs], bool)
     for axis, index in _locate(product.weight, whole, outputs):
-        groups, own = (each[index] for each in units[axis])
+        groups, numbers = (array[index] for array in units[axis])
         for group in np.unique(groups[groups >= 0]).tolist():
-            left &= (groups != group) | np.isin(own, kept[group].cpu().numpy())
+            left &= (groups != group) | np.isin(numbers, kept[group].cpu().numpy())
     return torch.from_numpy(np.flatnonzero(left))
 
 
@@ -81,15 +81,15 @@ def find_units_read(
     axis, taps = -2, 1
     if isinstance(product, Convolution):
         axis, taps = 1 - int(product.transposed), product.weight[0, 0].numel()
-    found = _locate(product.weight, whole, axis)
-    if len(found) != 1:
+    axes = _locate(product.weight, whole, axis)
+    if len(axes) != 1:
         return
-    ((axis, index),) = found
-    groups, own = (each[index] for each in units[axis])
+    ((axis, index),) = axes
+    groups, numbers = (array[index] for array in units[axis])
     for group in np.unique(groups[groups >= 0]).tolist():
         (places,) = np.nonzero(groups == group)
-        ordered = places[np.argsort(own[places], kind="stable")]
-        counts = np.bincount(own[places], minlength=widths[group])
+        ordered = places[np.argsort(numbers[places], kind="stable")]
+        counts = np.bincount(numbers[places], minlength=widths[group])
         if (counts == counts[0]).all():
             first = torch.from_numpy(ordered.reshape(len(counts), -1)) * taps
             yield group, (first[:, :, None] + torch.arange(taps)).flatten(1)
@@ -100,10 +100,10 @@ def _locate(view: Tensor, whole: Tensor, axis: int) -> list[tuple[int, IntArray]
     strides = whole.stride()
     rest: IntArray = np.arange(view.shape[axis]) * view.stride()[axis]
     rest += int(view.storage_offset() - whole.storage_offset())
-    found = []
+    axes = []
     for own in sorted(range(whole.ndim), key=lambda own: -strides[own]):
         if whole.shape[own] > 1:
             index, rest = np.divmod(rest, strides[own])
             if len(np.unique(index)) > 1:
-                found.append((own, index))
-    return found
+                axes.append((own, index))
+    return axes

@@ -127,9 +127,9 @@ class Watch(TorchDispatchMode):
         self._note_times(name, args, result)
         if name == "embedding":
             self.looked_up |= {self._name(args[0]) or ""}
-        found = None if kwargs else read_product(name, args, result)
-        if found is not None:
-            self._record(*found, result)
+        product = None if kwargs else read_product(name, args, result)
+        if product is not None:
+            self._record(*product, result)
         if not self._left and not self._chains:
             self._is_done = True
             raise _DoneError
@@ -202,7 +202,7 @@ class Watch(TorchDispatchMode):
     def _note_scale(self, chain: _Chain, args: Any) -> bool:
         """Note a BatchNorm in evaluation mode behind a product; return whether it is one."""
         x, weight, _, mean, variance = args[:5]
-        numbers = [each for each in args[5:] if isinstance(each, float)]
+        numbers = [n for n in args[5:] if isinstance(n, float)]
         usable = isinstance(mean, Tensor) and x.shape == chain.shape and not chain.is_sum
         if not usable or chain.seen.scale is not None or True in args[5:6]:
             return False
@@ -214,12 +214,12 @@ class Watch(TorchDispatchMode):
 
     def _note_bias(self, chain: _Chain, args: Any) -> bool:
         """Note a parameter that is added to the outputs as a bias; return whether it is one."""
-        own, other = args if _storage(args[0]) == _storage(chain.tensor) else args[::-1]
-        name = self._name(other) if isinstance(other, Tensor) else None
+        view, term = args if _storage(args[0]) == _storage(chain.tensor) else args[::-1]
+        name = self._name(term) if isinstance(term, Tensor) else None
         is_matrix = isinstance(chain.seen.product, MatrixProduct)
-        if name is None or not is_matrix or other.shape != chain.shape[-1:]:
+        if name is None or not is_matrix or term.shape != chain.shape[-1:]:
             return False
-        if not _has_rows(chain, own):
+        if not _has_rows(chain, view):
             return False
         if chain.seen.constant is None:
             chain.seen.constant = name
@@ -229,10 +229,10 @@ class Watch(TorchDispatchMode):
         """Return whether outputs are added to a tensor that existed before the product ran."""
         if len(args) != 2 or chain.is_sum or not isinstance(args[1], Tensor):
             return False
-        own, other = args if _storage(args[0]) == _storage(chain.tensor) else args[::-1]
-        is_older = self._made.get(_storage(other), 0) < chain.started
-        is_value = self._name(other) is None and own.shape == other.shape
-        chain.is_sum = is_older and is_value and _has_rows(chain, own)
+        view, term = args if _storage(args[0]) == _storage(chain.tensor) else args[::-1]
+        is_older = self._made.get(_storage(term), 0) < chain.started
+        is_value = self._name(term) is None and view.shape == term.shape
+        chain.is_sum = is_older and is_value and _has_rows(chain, view)
         return chain.is_sum
 
     def _note_times(self, name: str, args: Any, result: Any) -> None:
@@ -255,12 +255,12 @@ def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def _has_rows(chain: _Chain, own: Tensor) -> bool:
+def _has_rows(chain: _Chain, view: Tensor) -> bool:
     """Return whether a view of a product's result has the same rows."""
-    if own.numel() != chain.shape.numel():
+    if view.numel() != chain.shape.numel():
         return False
-    is_rows = own.is_contiguous() and own.shape[-1] == chain.shape[-1]
-    return own.shape == chain.shape or (len(chain.shape) == 2 and is_rows)
+    is_rows = view.is_contiguous() and view.shape[-1] == chain.shape[-1]
+    return view.shape == chain.shape or (len(chain.shape) == 2 and is_rows)
 
 
 def _read_bounds(name: str, args: Any) -> Bounds | None:
