@@ -110,10 +110,14 @@ def _is_view(func: Any) -> bool:
 
 
 def count_activations(buffers: Sequence[Buffer], layers: int) -> SizeCost:
-    """Return how many numbers these buffers hold at the peak, as a function of L widths."""
+    """Return how many numbers these buffers hold at the peak, as a function of L widths.
+
+    A complex number counts as two.
+    """
     steps = range(max(buffer.last for buffer in buffers) + 1)
     live = [[buffer.first <= step <= buffer.last for buffer in buffers] for step in steps]
-    different = np.unique(np.array(live, np.int64), axis=0)
+    numbers = [1 + buffer.tensor.is_complex() for buffer in buffers]
+    different = np.unique(np.array(live) * np.array(numbers), axis=0)
     return SizeCost.of("activations", different, [buffer.sizes for buffer in buffers], layers)
 
 

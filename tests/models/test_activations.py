@@ -56,6 +56,15 @@ def test_a_buffer_lives_from_its_creation_to_its_last_use() -> None:
     assert measure_peak(nn.Sequential(linear, nn.ReLU(inplace=True)), torch.rand(1, 10)) == 50
 
 
+class Turned(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * 1j).abs()
+
+
+def test_a_complex_number_counts_as_two() -> None:
+    assert measure_peak(Turned(), torch.rand(1, 10)) == 20 + 10
+
+
 def test_transposed_weights_do_not_count_as_activations() -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 300), nn.Linear(300, 5)

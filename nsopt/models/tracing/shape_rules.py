@@ -47,7 +47,10 @@ def keep_labels(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
         tracer.put(tensor, tracer.get(x) if kept else (None,) * tensor.ndim)
 
 
-@rule("pointwise copy _prelu_kernel normal rrelu_with_noise log_sigmoid_forward polar complex")
+@rule(
+    "pointwise copy _prelu_kernel normal rrelu_with_noise log_sigmoid_forward polar complex",
+    "_conj _neg_view",
+)
 def pointwise(tracer: Tracer, result: Any, *arguments: Any) -> None:
     """Join the dimensions that broadcasting aligns, from the right."""
     tensors = [tensor for tensor in tensors_in(arguments) if tensor.ndim]

@@ -66,7 +66,8 @@ def _replace_pointwise(func: Any, x: Any, *others: Any, **kwargs: Any) -> Any:
         and o.dtype == like.dtype
         and (o is like or o.is_contiguous())
         if isinstance(o, Tensor)
-        else like.is_floating_point() or (in_place and isinstance(o, int))
+        else (like.is_floating_point() and not isinstance(o, complex))
+        or (in_place and isinstance(o, int))
         for o in operands
     )
     if not alike or not (like.is_floating_point() or in_place):

@@ -159,6 +159,26 @@ class Spectral(nn.Module):
         return logits
 
 
+class Diagonal(nn.Module):
+    """S4D: a state space with complex states, whose kernel is applied by Fourier transforms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps, self.mixed = nn.Parameter(torch.rand(8) - 4), nn.Parameter(torch.randn(8, 8, 2))
+        self.decay, self.turn = nn.Parameter(torch.zeros(8, 8)), nn.Parameter(torch.rand(8, 8))
+        self.a, self.out = nn.Linear(2, 8), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, mixed = self.a(x).transpose(1, 2), torch.view_as_complex(self.mixed)
+        length, rates = x.shape[-1], -self.decay.exp() + 1j * self.turn
+        turned = rates * self.steps.exp()[:, None]
+        powers = (turned[..., None] * torch.arange(length)).exp()
+        kernel = torch.einsum("hn,hnl->hl", mixed * (turned.exp() - 1) / rates.conj(), powers).real
+        product = torch.fft.rfft(x, 2 * length) * torch.fft.rfft(kernel, 2 * length)
+        logits: Tensor = self.out(torch.fft.irfft(product)[..., :length].relu().mean(-1))
+        return logits
+
+
 class Dynamic(nn.Module):
     """Kernels mixed for each example: one grouped convolution, examples side by side."""
 
