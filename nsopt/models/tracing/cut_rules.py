@@ -9,7 +9,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from nsopt.models.inputs import tensors_in
-from nsopt.models.tracing.labels import ANY, Atoms, Label, select_atoms
+from nsopt.models.tracing.labels import Atoms, Filled, Label, select_atoms
 from nsopt.models.tracing.tracer import Tracer, rule
 
 
@@ -133,7 +133,7 @@ def concatenate(tracer: Tracer, result: Tensor, tensors: Sequence[Tensor], dim: 
 def _label_filled(tracer: Tracer, tensor: Tensor, axis: int) -> Label:
     """Return the label of a dimension. That of a filled tensor, as a first state, may change."""
     labels = list(tracer.get(tensor))
-    if labels[axis] is ANY:
+    if isinstance(labels[axis], Filled):
         labels[axis] = tracer.trace.new_atoms(tensor.shape[axis])
         tracer.put(tensor, labels)
     return labels[axis]

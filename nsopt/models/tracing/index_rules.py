@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from nsopt.models.inputs import tensors_in
-from nsopt.models.tracing.labels import ANY, Label
+from nsopt.models.tracing.labels import Filled, Label
 from nsopt.models.tracing.tracer import Tracer, rule
 
 
@@ -37,7 +37,7 @@ def write_rows(
     are_rows = len(indices) == 1 and first is not None and values.ndim == x.ndim and first.ndim == 1
     if not are_rows or x._is_view():
         tracer.freeze("is written by indices", *old, *new)
-        tracer.put(result, [None if label is ANY else label for label in old])
+        tracer.put(result, [None if isinstance(label, Filled) else label for label in old])
         return
     tracer.freeze("is written by indices", old[0], new[0])
     pairs = zip(old[1:], new[1:], strict=True)

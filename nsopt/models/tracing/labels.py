@@ -4,7 +4,7 @@ An *atom* is one index of one dimension of one parameter or buffer, such as row 
 While the network runs, every dimension of every tensor has a *label*:
 - an array with one atom for each index of the dimension,
 - None if no parameter determines its size,
-- ANY if the values do not depend on the index: one constant, or noise.
+- Filled if the values do not depend on the index: one constant, or noise.
 
 Where an operation requires equal sizes, such as an addition, the trace *joins* the atoms of both
 labels: they are kept or removed together. *Frozen* atoms are never removed. Atoms are *inexact* if
@@ -14,8 +14,7 @@ removing them gives another result than setting them to zero, as before a softma
 import math
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,14 +24,18 @@ from nsopt.errors import NsoptError
 Atoms = NDArray[np.int64]
 
 
-class Indifferent(Enum):
-    """The label of a dimension whose values do not depend on the index: one constant, or noise."""
+@dataclass(eq=False)
+class Filled:
+    """The label of a dimension whose values do not depend on the index: one constant, or noise.
 
-    ANY = "any"
+    Attributes:
+        met: the atoms that it met later, as where a first state of zeros is added to the next one.
+    """
+
+    met: Atoms | None = None
 
 
-ANY = Indifferent.ANY
-Label = Atoms | Literal[Indifferent.ANY] | None
+Label = Atoms | Filled | None
 Labels = tuple[Label, ...]
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from nsopt.models.inputs import tensors_in
-from nsopt.models.tracing.labels import ANY, Label, Labels
+from nsopt.models.tracing.labels import Filled, Label, Labels
 from nsopt.models.tracing.shape_rules import label_nothing, pointwise, settle_size
 from nsopt.models.tracing.tracer import Tracer, rule
 
@@ -35,7 +35,7 @@ def convolution(
         tracer.note_maker(made)
     else:
         made = _label_groups(tracer, weight, labels[1], groups, transposed)
-        if weight_labels[0] is ANY:  # one filter, repeated for each channel
+        if isinstance(weight_labels[0], Filled):  # one filter, repeated for each channel
             outputs, inputs = (weight_labels[1], made) if transposed else (made, weight_labels[1])
     if isinstance(x, FakeTensor) and isinstance(weight, FakeTensor):
         tracer.mark_inexact(inputs)  # as in `matrix_product`
@@ -57,7 +57,7 @@ def _label_groups(
     """
     weight_labels = tracer.get(weight)
     first = weight_labels[0]
-    if first is ANY and weight.shape[1] == 1 and weight.shape[0] == groups:
+    if isinstance(first, Filled) and weight.shape[1] == 1 and weight.shape[0] == groups:
         return inputs
     if not isinstance(inputs, np.ndarray) or not isinstance(first, np.ndarray):
         tracer.freeze("must equal a fixed size in a grouped convolution", inputs, *weight_labels)
@@ -217,7 +217,7 @@ def accumulate(tracer: Tracer, result: Any, x: Tensor, dim: int, *_: Any) -> Non
     """Mark the dimension as inexact, or fix it in a filled tensor, whose values then count."""
     labels = list(tracer.get(x))
     tracer.mark_inexact(labels[dim])
-    if labels[dim] is ANY:
+    if isinstance(labels[dim], Filled):
         labels[dim] = None
     for tensor in tensors_in(result):
         tracer.put(tensor, labels)

@@ -25,7 +25,7 @@ from nsopt.models.tracing import (  # noqa: F401  (they register their rules)
 )
 from nsopt.models.tracing.function_rules import FunctionRules
 from nsopt.models.tracing.groups import Family
-from nsopt.models.tracing.labels import Atoms, Labels, Trace, TraceError, select_atoms
+from nsopt.models.tracing.labels import Atoms, Filled, Labels, Trace, TraceError, select_atoms
 from nsopt.models.tracing.originals import set_mode
 from nsopt.models.tracing.outputs import find_outputs
 from nsopt.models.tracing.states import follow_modules, restore_modules, spare_collector
@@ -131,6 +131,7 @@ class LabelledRun:
         with restore_modules(model):
             set_mode(model, training)
             outputs = self._run_forward(model, tracer)
+            tracer.settle_products()
             if made := [path for path, _ in model.named_modules() if path not in paths]:
                 raise TraceError(
                     f"forward makes the module {made[0]}: make it in __init__, or run the network "
@@ -164,10 +165,10 @@ class LabelledRun:
         fixed = np.zeros(len(family.groups), np.int64)
 
         def sizes_of(tensor: Tensor) -> list[Size]:
-            labelled = zip(tracer.get(tensor), tensor.shape, strict=True)
+            labels = (a.met if isinstance(a, Filled) else a for a in tracer.get(tensor))
             return [
-                family.count(label) if isinstance(label, np.ndarray) else (fixed, n)
-                for label, n in labelled
+                (fixed, n) if label is None else family.count(label)
+                for label, n in zip(labels, tensor.shape, strict=True)
             ]
 
         recorder = BufferRecorder(sizes_of)

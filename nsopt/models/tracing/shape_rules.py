@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from nsopt.models.inputs import tensors_in
-from nsopt.models.tracing.labels import ANY, Atoms, Label, Labels, select_atoms
+from nsopt.models.tracing.labels import Atoms, Filled, Label, Labels, select_atoms
 from nsopt.models.tracing.tracer import Tracer, rule
 
 _EXAMPLES = 2  # that count where examples and heads share a dimension
@@ -24,9 +24,9 @@ _EXAMPLES = 2  # that count where examples and heads share a dimension
     "new_empty_strided scalar_tensor randint"
 )
 def label_filled(tracer: Tracer, result: Any, *_: Any) -> None:
-    """Label tensors with ANY that are filled with one value or with noise."""
+    """Label tensors that are filled with one value or with noise."""
     for tensor in tensors_in(result):
-        tracer.put(tensor, (ANY,) * tensor.ndim)
+        tracer.put(tensor, [Filled() for _ in tensor.shape])
 
 
 @rule("arange", "linspace", "eye", "tril_indices", "_nested_tensor_from_mask_left_aligned")
@@ -58,7 +58,7 @@ def pointwise(tracer: Tracer, result: Any, *arguments: Any) -> None:
     labels: list[Label] = []
     for d in range(1, results[0].ndim + 1):
         meeting = [tracer.get(t)[-d] for t in tensors if t.ndim >= d and t.shape[-d] != 1]
-        fixed = None if results[0].shape[-d] == 1 else ANY
+        fixed = None if results[0].shape[-d] == 1 else Filled()
         labels.insert(0, tracer.join(*meeting) if meeting else fixed)
     for tensor in results:
         aligned = labels[len(labels) - tensor.ndim :]
@@ -73,13 +73,13 @@ def settle_size(tracer: Tracer, tensor: Tensor, met: Sequence[Label]) -> None:
     """Label a filled tensor by what it meets, because it has one size wherever it is used.
 
     Args:
-        tensor: any tensor; only its dimensions with the label ANY change.
+        tensor: any tensor; only its filled dimensions change.
         met: the labels that broadcasting aligns with it, from the right.
     """
     labels = tracer.get(tensor)
-    if any(label is ANY for label in labels):
+    if any(isinstance(label, Filled) for label in labels):
         aligned = zip(labels, met[len(met) - len(labels) :], strict=True)
-        tracer.put(tensor, [partner if label is ANY else label for label, partner in aligned])
+        tracer.put(tensor, [met if isinstance(label, Filled) else label for label, met in aligned])
 
 
 @rule("as_strided")
@@ -129,9 +129,11 @@ def _regroup(
     labelled = [d for d, label in enumerate(labels) if isinstance(label, np.ndarray)]
     if not labelled:
         wide = [d for d, n in enumerate(old) if n > 1]
-        filled = [d for d in wide if labels[d] is ANY]
+        filled = [d for d in wide if isinstance(labels[d], Filled)]
         if len(filled) in (0, len(wide)):
-            return [ANY if filled or not wide else None] * len(new)
+            if len(filled) == 1 and old[filled[0]] in new:
+                return [labels[filled[0]]] * len(new)
+            return [Filled() if filled or not wide else None for _ in new]
         labelled = filled[:1]  # such as heads, which a mask gets beside its examples
         labels = (*labels[: filled[0]], tracer.trace.new_atoms(old[filled[0]]))
     d = labelled[0]
@@ -185,12 +187,12 @@ def _spread(
 
 @rule("expand")
 def expand(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
-    """Label the expanded dimensions with ANY."""
+    """Label the expanded dimensions as filled."""
     labels, lead = tracer.get(x), result.ndim - x.ndim
     tracer.put(
         result,
         [
-            ANY if d < lead or x.shape[d - lead] != size else labels[d - lead]
+            Filled() if d < lead or x.shape[d - lead] != size else labels[d - lead]
             for d, size in enumerate(result.shape)
         ],
     )
@@ -233,7 +235,7 @@ def repeat(tracer: Tracer, result: Tensor, x: Tensor, times: Sequence[int]) -> N
         if isinstance(label, np.ndarray):
             labels[d] = np.tile(label, count)
         elif label is None and size == 1:
-            labels[d] = ANY
+            labels[d] = Filled()
     tracer.put(result, labels)
 
 

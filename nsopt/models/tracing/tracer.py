@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nsopt.models.inputs import tensors_in
 from nsopt.models.tracing.labels import (
-    ANY,
     Atoms,
+    Filled,
     Frozen,
     Label,
     Labels,
@@ -99,6 +99,7 @@ class Tracer(TorchDispatchMode):
         self._labels: dict[int, Labels] = {}
         self._kept_alive: list[Tensor] = []  # else Python may reuse the ids
         self._outer: set[int] = set()
+        self._filled: list[tuple[int, Filled, int]] = []  # in products, by their places
         self._last: tuple[Any, ...] = ()
 
     def declare(self, tensor: Tensor, labels: Labels) -> None:
@@ -153,8 +154,11 @@ class Tracer(TorchDispatchMode):
         If one of the sizes is fixed (label None), the atoms of the other labels are frozen.
         """
         atoms = select_atoms(labels)
+        filled = [label for label in labels if isinstance(label, Filled)]
         if not atoms:
-            return ANY if ANY in labels and None not in labels else None
+            return filled[0] if filled and None not in labels else None
+        for label in filled:
+            label.met = atoms[0]
         if any(label is None for label in labels):
             self.freeze("must equal a dimension of fixed size", *atoms)
         if self._same is not None:  # new atoms, as of zeros, belong to no group: they come last
@@ -199,7 +203,18 @@ class Tracer(TorchDispatchMode):
         """
         for label, size in dimensions:
             factor *= 1 if isinstance(label, np.ndarray) else size
+            if isinstance(label, Filled):
+                self._filled.append((len(self.trace.products), label, size))
         self.trace.products.append(Product(factor, tuple(select_atoms(d for d, _ in dimensions))))
+
+    def settle_products(self) -> None:
+        """Let products have the sizes that filled tensors met after them."""
+        for place, label, size in self._filled:
+            if label.met is not None:
+                product = self.trace.products[place]
+                dimensions = *product.dimensions, label.met
+                self.trace.products[place] = Product(product.factor // size, dimensions)
+        self._filled.clear()
 
     def note(self, what: str) -> None:
         """Record what `explain` tells users about a module."""
@@ -297,17 +312,19 @@ class Tracer(TorchDispatchMode):
             if d is None or whole[d] is None:
                 self.freeze("is written into a part of another tensor", label)
             else:
-                whole[d] = label if whole[d] is ANY else self.join(whole[d], label)
+                whole[d] = self.join(whole[d], label)
         self.put(base, whole)
 
     def _note_write(self, part: Any) -> None:
         """Note that a filled tensor differs along the dimensions in which a part was written."""
         base = part._base if isinstance(part, Tensor) and part._is_view() else None
-        if base is not None and any(label is ANY for label in self.get(base)):
+        if base is not None and any(isinstance(label, Filled) for label in self.get(base)):
             is_known = all(label is not None for label in self.get(part))
             whole = {*zip(part.shape, part.stride(), strict=True)} if is_known else set()
-            sizes = zip(self.get(base), base.shape, base.stride(), strict=True)
-            self.put(base, [None if a is ANY and (n, s) not in whole else a for a, n, s in sizes])
+            pairs = zip(base.shape, base.stride(), strict=True)
+            sized = zip(self.get(base), pairs, strict=True)
+            left = [a if pair in whole or not isinstance(a, Filled) else None for a, pair in sized]
+            self.put(base, left)
 
     def _answer(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Return the result of an operation that depends on values."""

@@ -179,6 +179,23 @@ class Diagonal(nn.Module):
         return logits
 
 
+class FastWeights(nn.Module):
+    """DeltaNet: a matrix of values by keys, zero at first, is corrected in each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys, self.values, self.out = nn.Linear(5, 8), nn.Linear(5, 12), nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        keys, values = self.keys(x).relu(), self.values(x).relu()
+        state = x.new_zeros(x.shape[0], keys.shape[-1], values.shape[-1])
+        for key, value in zip(keys.unbind(1), values.unbind(1), strict=True):
+            old = torch.einsum("bk,bkv->bv", key, state)
+            state = state + key[:, :, None] * (value - old)[:, None]
+        logits: Tensor = self.out(torch.einsum("bk,bkv->bv", key, state))
+        return logits
+
+
 class Dynamic(nn.Module):
     """Kernels mixed for each example: one grouped convolution, examples side by side."""
 
