@@ -134,6 +134,14 @@ def hidden_buffers(model: nn.Module) -> dict[str, Tensor]:
 
 def load_full_state(model: nn.Module, state: State) -> None:
     """Load what `full_state` returned, with the buffers that runs removed, reshaped or made."""
+    match_buffers(model, state)
+    model.load_state_dict({name: state[name] for name in model.state_dict()})
+    for name, buffer in hidden_buffers(model).items():
+        buffer.data = state[name].to(buffer.device, copy=True)
+
+
+def match_buffers(model: nn.Module, state: State) -> None:
+    """Replace the buffers of a model that `full_state` of another has in another form."""
     tensors = *model.parameters(), *model.buffers()
     device = tensors[0].device if tensors else None
     for name in sorted(state.keys() - full_state(model).keys()):
@@ -145,9 +153,6 @@ def load_full_state(model: nn.Module, state: State) -> None:
             stored = state.get(f"{path}.{name}" if path else name)
             if stored is None or not _is_alike(buffer, stored):
                 module._buffers[name] = None if stored is None else stored.to(device, copy=True)
-    model.load_state_dict({name: state[name] for name in model.state_dict()})
-    for name, buffer in hidden_buffers(model).items():
-        buffer.data = state[name].to(buffer.device, copy=True)
 
 
 def _is_alike(buffer: Tensor | None, stored: Tensor) -> bool:

@@ -5,13 +5,15 @@ import inspect
 import re
 import zlib
 from argparse import Namespace
+from contextlib import suppress
 from enum import Enum
 from functools import cache, partial
 from pathlib import Path
-from types import BuiltinFunctionType, FunctionType, SimpleNamespace
+from types import BuiltinFunctionType, FunctionType, MethodType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from nsopt.compute.checkpoint import hidden_buffers
@@ -27,11 +29,11 @@ _DEVICE = re.compile(r"(cpu|cuda|mps|xpu|meta)(:\d+)?")
 def identify_code(arch: Architecture) -> int | None:
     """Return a checksum of the classes of a traced network's modules; None for a built-in one.
 
-    What modules print counts, such as the rate of a dropout, and so do the numbers, texts and names
-    of functions in their public attributes, also in lists, dictionaries and configurations, and the
-    buffers that no file of weights holds. The code of classes that are not of an installed package
-    counts without its comments and docstrings. What it calls elsewhere does not count, nor do other
-    tensors, in which modules keep what they last computed.
+    What modules print counts, such as the rate of a dropout, and so do the numbers, texts and
+    functions (names and constants) in their public attributes, also in lists, dictionaries and
+    configurations, and the buffers that no file of weights holds. The code of classes that are not
+    of an installed package counts without its comments and docstrings. What it calls elsewhere does
+    not count, nor do other tensors, in which modules keep what they last computed.
     """
     if not isinstance(arch, TracedArchitecture):
         return None
@@ -50,7 +52,7 @@ def _describe(value: Any, depth: int) -> Any:
     """Return what identifies an attribute; None for what does not, such as names of devices."""
     identity: Any = None
     match value:
-        case bool() | int() | float() | complex():
+        case bool() | int() | float() | complex() | range() | slice() | bytes() | torch.dtype():
             identity = value
         case str() if not _DEVICE.fullmatch(value):
             identity = value
@@ -58,21 +60,33 @@ def _describe(value: Any, depth: int) -> Any:
             identity = value.item()
         case Enum():
             identity = value.name
-        case type() | FunctionType() | BuiltinFunctionType():
+        case type() | BuiltinFunctionType():
             identity = value.__qualname__
+        case FunctionType() | MethodType():
+            identity = [value.__qualname__, _describe(_read_constants(value), depth)]
         case partial():
             identity = _describe([value.func, value.args, value.keywords], depth)
         case list() | tuple() if depth:
             identity = [_describe(element, depth - 1) for element in value]
         case dict() if depth:
-            public = {str(name): item for name, item in value.items() if str(name)[:1] != "_"}
-            described = {name: _describe(item, depth - 1) for name, item in public.items()}
-            identity = [pair for pair in described.items() if pair[1] is not None]
+            public = [(key, item) for key, item in value.items() if str(key)[:1] != "_"]
+            pairs = [[_describe(each, depth - 1) for each in pair] for pair in public]
+            identity = [pair for pair in pairs if None not in pair]
+        case set() | frozenset() if depth:
+            identity = sorted(repr(_describe(element, depth - 1)) for element in value)
         case SimpleNamespace() | Namespace() if depth:
             identity = _describe(vars(value), depth)
         case _ if depth and not isinstance(value, nn.Module) and _read_code(value.__class__):
             identity = _describe(getattr(value, "__dict__", None), depth)
     return identity
+
+
+def _read_constants(function: FunctionType | MethodType) -> list[Any]:
+    """Return the defaults of a function, and the values of the variables around it."""
+    with suppress(ValueError):  # of a variable without a value
+        cells = [cell.cell_contents for cell in function.__closure__ or ()]
+        return [function.__defaults__, cells]
+    return []
 
 
 @cache

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from nsopt.compute.checkpoint import full_state, match_buffers
 from nsopt.training.settings import TrainSettings
 
 _MOMENTUM = 0.1  # of statistics, PyTorch's default
@@ -37,27 +38,36 @@ def make_schedule(
     return LambdaLR(optimizer, factor)
 
 
-def average_of(model: nn.Module, decay: float | None) -> AveragedModel | None:
-    """Return a running average of the weights and buffers of `model`; None without a decay.
+class RunningAverage(AveragedModel):
+    """A running average of the weights and buffers of a model.
 
     It forgets faster at first, so that after few steps it is not still what training began with.
     Integers, such as positions, have no average, and neither have infinite values, as in masks.
+    Buffers that the model made again, such as a mask of another length, replace their averages.
     """
-    if decay is None:
-        return None
-    masked = not all(buffer.isfinite().all() for buffer in model.buffers())
 
-    def average(averages: Any, latest: Any, count: Any) -> None:
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model, multi_avg_fn=self._mix, use_buffers=True)
+        self._decay = decay
+        self._is_masked: bool | None = None
+
+    def update_parameters(self, model: nn.Module) -> None:
+        """Include the weights of `model` after one more step."""
+        new, old = ([(b.shape, b.dtype) for b in m.buffers()] for m in (model, self.module))
+        if new != old or self._is_masked is None:
+            match_buffers(self.module, full_state(model))
+            self._is_masked = not all(buffer.isfinite().all() for buffer in model.buffers())
+        super().update_parameters(model)
+
+    def _mix(self, averages: Any, latest: Any, count: Any) -> None:
         if not (averages[0].is_floating_point() or averages[0].is_complex()):
             torch._foreach_copy_(averages, latest)
             return
         soon = (1 + int(count)) / (10 + int(count))
-        get_ema_multi_avg_fn(min(decay, soon))(averages, latest, count)
-        if masked:
+        get_ema_multi_avg_fn(min(self._decay, soon))(averages, latest, count)
+        if self._is_masked:
             for mean, value in zip(averages, latest, strict=True):
                 mean.copy_(torch.where(mean.isfinite(), mean, value))
-
-    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
 
 
 def free_statistics(model: nn.Module) -> int:

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from nsopt.arguments import checked
 from nsopt.compute.checkpoint import (
@@ -39,7 +38,7 @@ from nsopt.tasks.outputs import check_outputs
 from nsopt.tasks.supervise import supervise
 from nsopt.tasks.supervision import Evaluation, Loss, Supervision, evaluate, evaluations_of
 from nsopt.tasks.task import Task
-from nsopt.training.fine_tuning import average_of, free_statistics, make_schedule
+from nsopt.training.fine_tuning import RunningAverage, free_statistics, make_schedule
 from nsopt.training.kernels.swap import fast_kernels
 from nsopt.training.outcome import Epoch, Outcome
 from nsopt.training.precision import choose_compute
@@ -161,7 +160,8 @@ def train_configuration(
             progress.message(f"{stuck} BatchNorms of momentum 0 follow the data from now on")
         if teacher is not None:
             teacher = place(teacher, compute.device, arch.layout).eval()
-        average = average_of(model, settings.averaging)
+        decay = settings.averaging
+        average = None if decay is None else RunningAverage(model, decay)
         with keep_memory(compute.device), fast_kernels(model):
             training = _Training(model, supervision.renew(), settings, compute, average, teacher)
             if saved is not None:
@@ -221,7 +221,7 @@ class _Training:
         supervision: Supervision,
         settings: TrainSettings,
         compute: Compute,
-        average: AveragedModel | None,
+        average: RunningAverage | None,
         teacher: nn.Module | None,
     ) -> None:
         self._model = model

@@ -123,6 +123,10 @@ class Acting(nn.Linear):
         return super().forward(self.act(x))
 
 
+def scaled(slope: float) -> Callable[[Tensor], Tensor]:
+    return lambda x: x * slope
+
+
 def test_functions_and_configurations_that_modules_store_count() -> None:
     def identify(*arguments: Any) -> int | None:
         model = nn.Sequential(nn.Linear(4, 8), Acting(*arguments))
@@ -130,6 +134,8 @@ def test_functions_and_configurations_that_modules_store_count() -> None:
 
     base = torch.relu, Config({"a": [0.1]})
     assert identify(*base) == identify(*base, "cuda:1")
+    keys = [identify(scaled(0.1), {scaled(0.2): 1, "names": {"b", "a"}}) for _ in range(2)]
+    assert keys[0] == keys[1], "addresses and the order of a set do not count"
     others = [
         (torch.tanh, base[1]),
         (partial(functional.leaky_relu, negative_slope=0.1), base[1]),
@@ -140,6 +146,16 @@ def test_functions_and_configurations_that_modules_store_count() -> None:
         (torch.relu, SimpleNamespace(slope=0.2)),
         (torch.relu, Kind.WIDE),
         (torch.relu, Kind.DEEP),
+        (torch.relu, {scaled(0.2): 1}),
+        (torch.relu, {scaled(0.3): 1}),
+        (torch.relu, {"first"}),
+        (torch.relu, {"second"}),
+        (torch.relu, torch.float16),
+        (torch.relu, slice(2)),
+        (scaled(0.1), base[1]),
+        (scaled(0.2), base[1]),
+        (nn.ReLU().forward, base[1]),
+        (nn.Tanh().forward, base[1]),
     ]
     found = [identify(*base), *(identify(*other) for other in others)]
     assert len(set(found)) == len(found)

@@ -8,7 +8,7 @@ from torch.nn import functional
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import TableArchitecture
-from nsopt.training.fine_tuning import average_of, make_schedule
+from nsopt.training.fine_tuning import RunningAverage, make_schedule
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
 from tests.study.test_comparison import Listener
@@ -75,8 +75,7 @@ def test_buffers_that_never_change_are_their_own_average() -> None:
     net.register_buffer("positions", torch.arange(512))
     net.register_buffer("scale", torch.tensor(0.1), persistent=False)
     expected = {name: buffer.clone() for name, buffer in net.named_buffers()}
-    average = average_of(net, 0.99)
-    assert average is not None
+    average = RunningAverage(net, 0.99)
     for step in range(150):
         with torch.no_grad():
             net.weight += step
@@ -86,6 +85,25 @@ def test_buffers_that_never_change_are_their_own_average() -> None:
     (weight, _) = average.module.parameters()
     assert weight.isfinite().all()
     assert not torch.equal(weight, net.weight)
+
+
+def test_the_average_follows_buffers_that_a_model_makes_again() -> None:
+    """A mask that is as long as the batch, and a table that grows between statistics."""
+    net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    net.register_buffer("mask", None, persistent=False)
+    average = RunningAverage(net, 0.9)
+
+    def follow(length: int) -> None:
+        net.register_buffer("mask", torch.full((length, length), -torch.inf).triu(1), False)
+        net.get_buffer("1.running_mean").fill_(length)
+        average.update_parameters(net)
+        assert torch.equal(average.module.get_buffer("mask"), net.get_buffer("mask"))
+
+    for length in (3, 3, 4, 2, 2):
+        follow(length)
+    assert 2 < float(average.module.get_buffer("1.running_mean")[0]) < 4
+    average.module.register_buffer("mask", torch.ones(7).double(), False)  # as evaluations may
+    follow(2)
 
 
 @pytest.mark.parametrize(
