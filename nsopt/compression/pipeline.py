@@ -30,6 +30,7 @@ from nsopt.deployment.artifacts import BestNetworks, best_trials
 from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.deployment.trained import describe_differences
 from nsopt.errors import NsoptError
+from nsopt.latency.allowance import MOST
 from nsopt.models.tracing.architecture import keep_rigid
 from nsopt.models.tracing.originals import copy_model
 from nsopt.progress import Progress
@@ -39,7 +40,13 @@ from nsopt.scaling.budget import AskedBudget
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import IN_BYTES, PARAMS, Metric, counted_costs
 from nsopt.session.cleanup import clear_finished
-from nsopt.session.durations import Work, list_searches, plan_training, tell_duration
+from nsopt.session.durations import (
+    Work,
+    format_duration,
+    list_searches,
+    plan_training,
+    tell_duration,
+)
 from nsopt.session.session import Session, start_session
 from nsopt.session.start import keep_start
 from nsopt.session.subject import Subject, list_studies
@@ -132,6 +139,7 @@ def prepare(session: Session, asked: Sequence[AskedBudget]) -> tuple[Session, li
     if is_timed:
         arch = subject.with_stored_latency(studies)  # has priority: budgets keep their meaning
         if arch.latency is None:
+            session.progress.message(f"takes at most {format_duration(MOST)} of timings first")
             arch = timer.learn(arch, partial(check_time, asked, arch))
     budgets = budgets_of(asked, arch)
     stored = [schema.read_settings(study) for study in studies]
