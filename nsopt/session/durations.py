@@ -31,13 +31,15 @@ def list_searches(session: Session, searches: Mapping[Price, int]) -> Iterator[W
     for price, iterations in searches.items():
         study = session.studies().get(subject.search_kind(price))
         history = trials.read_iterations(study) if study else []
-        sgd = subject.settings.search.updated(price=price, iterations=iterations)
-        if not is_complete(history, sgd):
-            sgd = with_enough_steps(subject.arch, base, sgd)
-            data = supervise_search(subject.data, sgd, compute).batches(sgd.batch_size, sgd.seed)
-            steps = make_rule(subject.arch, base, sgd).steps
-            batches = PruneSchedule(steps, data.per_epoch, sgd).batches
-            yield Work("searches", (iterations - len(history)) * batches, base, sgd.batch_size)
+        settings = subject.settings.search.updated(price=price, iterations=iterations)
+        if not is_complete(history, settings):
+            settings = with_enough_steps(subject.arch, base, settings)
+            data = supervise_search(subject.data, settings, compute).batches(
+                settings.batch_size, settings.seed
+            )
+            steps = make_rule(subject.arch, base, settings).steps
+            batches = PruneSchedule(steps, data.per_epoch, settings).batches
+            yield Work("searches", (iterations - len(history)) * batches, base, settings.batch_size)
 
 
 def plan_training(
