@@ -207,8 +207,8 @@ def _list_work(
         for widths in uniform:
             yield Work("scores", candidates * SCORE_STEPS, widths, settings.search.batch_size)
     for widths in uniform:
-        for _ in range(2 * seeds):
-            yield plan_training(session, settings.training, widths, "fine-tuning")
+        work = plan_training(session, settings.training, widths, "fine-tuning")
+        yield work._replace(steps=2 * seeds * work.steps)
 
 
 def _collect(session: Session, budgets: Sequence[Budget]) -> Compression:

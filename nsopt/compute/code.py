@@ -5,11 +5,18 @@ import inspect
 import re
 import zlib
 from argparse import Namespace
+from collections import deque
 from contextlib import suppress
 from enum import Enum
 from functools import cache, partial
 from pathlib import Path
-from types import BuiltinFunctionType, FunctionType, MethodType, SimpleNamespace
+from types import (
+    BuiltinFunctionType,
+    FunctionType,
+    MethodDescriptorType,
+    MethodType,
+    SimpleNamespace,
+)
 from typing import Any
 
 import numpy as np
@@ -30,20 +37,24 @@ def identify_code(arch: Architecture) -> int | None:
     """Return a checksum of the classes of a traced network's modules; None for a built-in one.
 
     What modules print counts, such as the rate of a dropout, and so do the numbers, texts and
-    functions (names and constants) in their public attributes, also in lists, dictionaries and
+    functions (code and constants) in their public attributes, also in lists, dictionaries and
     configurations, and the buffers that no file of weights holds. The code of classes that are not
     of an installed package counts without its comments and docstrings. What it calls elsewhere does
-    not count, nor do other tensors, in which modules keep what they last computed.
+    not count, nor do other tensors and what modules set as they run.
     """
     if not isinstance(arch, TracedArchitecture):
         return None
     template = arch.network.template
-    modules = [*template.modules()]
-    printed = [f"{type(module).__qualname__}({module.extra_repr()})" for module in modules]
+    modules = dict(template.named_modules())
+    left_out = arch.network.trace.written | {(path, "training") for path in modules}
+    printed = [f"{type(module).__qualname__}({module.extra_repr()})" for module in modules.values()]
     named = [re.sub(" at 0x[0-9a-f]+", "", text) for text in printed]
-    stored = [_describe(vars(module) | {"training": None}, _DEPTH) for module in modules]
+    stored = [
+        _describe({k: v for k, v in vars(module).items() if (path, k) not in left_out}, _DEPTH)
+        for path, module in modules.items()
+    ]
     buffers = checksum_of(value for value in hidden_buffers(template).values() if not value.is_meta)
-    kinds = dict.fromkeys(map(type, modules))
+    kinds = dict.fromkeys(map(type, modules.values()))
     code = [_read_code(base) for kind in kinds for base in kind.__mro__]
     return zlib.crc32(repr((named, stored, buffers, list(filter(None, code)))).encode())
 
@@ -51,22 +62,24 @@ def identify_code(arch: Architecture) -> int | None:
 def _describe(value: Any, depth: int) -> Any:
     """Return what identifies an attribute; None for what does not, such as names of devices."""
     identity: Any = None
+    kind: Any = type(value)
     match value:
         case bool() | int() | float() | complex() | range() | slice() | bytes() | torch.dtype():
             identity = value
         case str() if not _DEVICE.fullmatch(value):
             identity = value
-        case np.generic():
-            identity = value.item()
+        case np.generic() | np.ndarray() if not value.dtype.hasobject:
+            identity = value.dtype.str, value.shape, zlib.crc32(value.tobytes())
         case Enum():
             identity = value.name
-        case type() | BuiltinFunctionType():
+        case type() | BuiltinFunctionType() | MethodDescriptorType():
             identity = value.__qualname__
         case FunctionType() | MethodType():
-            identity = [value.__qualname__, _describe(_read_constants(value), depth)]
+            constants = _describe(_read_constants(value), depth)
+            identity = [value.__qualname__, constants]
         case partial():
             identity = _describe([value.func, value.args, value.keywords], depth)
-        case list() | tuple() if depth:
+        case list() | tuple() | deque() if depth:
             identity = [_describe(element, depth - 1) for element in value]
         case dict() if depth:
             public = [(key, item) for key, item in value.items() if str(key)[:1] != "_"]
@@ -76,17 +89,21 @@ def _describe(value: Any, depth: int) -> Any:
             identity = sorted(repr(_describe(element, depth - 1)) for element in value)
         case SimpleNamespace() | Namespace() if depth:
             identity = _describe(vars(value), depth)
-        case _ if depth and not isinstance(value, nn.Module) and _read_code(value.__class__):
+        case _ if depth and not isinstance(value, nn.Module) and _read_code(kind):
             identity = _describe(getattr(value, "__dict__", None), depth)
     return identity
 
 
 def _read_constants(function: FunctionType | MethodType) -> list[Any]:
-    """Return the defaults of a function, and the values of the variables around it."""
+    """Return the instructions of a user's function, its defaults, the variables around it, and the
+    object of a method."""
+    own = [getattr(function, name, None) for name in ("__defaults__", "__kwdefaults__", "__self__")]
     with suppress(ValueError):  # of a variable without a value
-        cells = [cell.cell_contents for cell in function.__closure__ or ()]
-        return [function.__defaults__, cells]
-    return []
+        own += [cell.cell_contents for cell in function.__closure__ or ()]
+    code = function.__code__
+    if not is_installed(Path(code.co_filename)):
+        own += [code.co_code, code.co_names, code.co_consts]
+    return own
 
 
 @cache

@@ -1,5 +1,6 @@
 """How long the work of a session takes, said before it begins."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import NamedTuple
@@ -12,6 +13,8 @@ from nsopt.pruning.search import supervise_search
 from nsopt.session.session import Session
 from nsopt.settings import Price
 from nsopt.storage import trials
+from nsopt.tasks.batches import count_batches
+from nsopt.tasks.task import Task
 from nsopt.training.precision import time_training_step
 from nsopt.training.settings import TrainSettings
 
@@ -45,9 +48,13 @@ def list_searches(session: Session, searches: Mapping[Price, int]) -> Iterator[W
 def plan_training(
     session: Session, settings: TrainSettings, widths: tuple[int, ...], phase: str
 ) -> Work:
-    data = session.supervision.batches(settings.batch_size, settings.seed)
-    steps = max(settings.epochs * data.per_epoch, settings.least_steps or 0)
-    return Work(phase, steps, widths, settings.batch_size)
+    data, size = session.subject.data, settings.batch_size
+    if isinstance(data, Task):
+        per_epoch = count_batches(data.train)
+    else:
+        per_epoch = math.ceil(len(session.subject.splits.train) / size)
+    steps = max(settings.epochs * per_epoch, settings.least_steps or 0)
+    return Work(phase, steps, widths, size)
 
 
 def tell_duration(session: Session, work: Iterable[Work]) -> None:

@@ -203,9 +203,10 @@ class Subject:
         old, new = schema.read_task(study), self.description
         for name in ("layer_names", "base_widths", "base_params", "base_macs", "code"):
             if getattr(old, name) != getattr(new, name):
+                what = name.replace("_", " ").replace("code", "code or attributes")
                 raise NsoptError(
-                    f"{study.study_name} is of another {self.arch.name}, with other "
-                    f"{name.replace('_', ' ')}: give another out= or storage="
+                    f"{study.study_name} is of another {self.arch.name}, with other {what}: give "
+                    "another out= or storage="
                 )
 
     def open_study(self, storage: BaseStorage, method: str, compute: Compute) -> Study:

@@ -77,11 +77,11 @@ def preview_comparison(
 
 
 def list_work(plan: Plan, missing: Points) -> Iterator[Work]:
-    """Yield the missing searches, and trainings of networks as large as uniform ones."""
+    """Yield the missing searches, and nsopt's trainings of networks as large as uniform ones."""
     session, subject = plan.session, plan.session.subject
     arch, settings = subject.arch, subject.settings
     yield from list_searches(session, plan.comparison.searches)
-    for method, points in missing.items():
+    for method, points in missing.items() if subject.trainer is None else ():
         training = settings.fine_tuning_for if method.inherits_weights else settings.training_for
         for point in () if method.keeps_weights else points:
             with suppress(NoWidthsError):  # measured milliseconds may allow some

@@ -59,7 +59,7 @@ def time_training_step(
         OutOfMemoryError: if a batch of images does not fit the device.
     """
     if isinstance(task, Task):
-        data = TaskSupervision(task, compute.device)
+        data = TaskSupervision(task, compute.device).renew()
         return _time_batch(arch, widths, data.batches(0, seed=0).next(), data.loss, compute)
     with use_seed(0, compute.device):
         images = torch.rand(batch_size, *arch.input_shape)

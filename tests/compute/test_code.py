@@ -127,6 +127,21 @@ def scaled(slope: float) -> Callable[[Tensor], Tensor]:
     return lambda x: x * slope
 
 
+def shifted(shift: float) -> Callable[[Tensor], Tensor]:
+    def shift_by(x: Tensor, *, more: float = shift) -> Tensor:
+        return x + more
+
+    return shift_by
+
+
+@dataclass
+class Slope:
+    slope: float
+
+    def apply(self, x: Tensor) -> Tensor:
+        return x * self.slope
+
+
 def test_functions_and_configurations_that_modules_store_count() -> None:
     def identify(*arguments: Any) -> int | None:
         model = nn.Sequential(nn.Linear(4, 8), Acting(*arguments))
@@ -156,6 +171,16 @@ def test_functions_and_configurations_that_modules_store_count() -> None:
         (scaled(0.2), base[1]),
         (nn.ReLU().forward, base[1]),
         (nn.Tanh().forward, base[1]),
+        (Tensor.relu, base[1]),
+        (Tensor.tanh, base[1]),
+        (lambda x: x * 2, base[1]),
+        (lambda x: x * 3, base[1]),
+        (Slope(0.1).apply, base[1]),
+        (Slope(0.2).apply, base[1]),
+        (partial(shifted(0.1)), base[1]),
+        (partial(shifted(0.2)), base[1]),
+        (torch.relu, np.array([0.1, 0.2])),
+        (torch.relu, np.array([0.1, 0.3])),
     ]
     found = [identify(*base), *(identify(*other) for other in others)]
     assert len(set(found)) == len(found)
@@ -169,7 +194,8 @@ class Shifted(nn.Linear):
         self.register_buffer("mean", torch.full((4,), mean), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        self.last = x - self.mean
+        self.last, self.size = x - self.mean, len(x)
+        self.calls = getattr(self, "calls", 0) + 1
         return super().forward(self.last)
 
 

@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
+from torch.nn import functional
 
+import nsopt
 from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Silent
 from nsopt.pruning import engine
@@ -20,6 +24,7 @@ from nsopt.study.compare import list_work, preview_comparison, run_comparison
 from nsopt.study.comparison import Comparison, Size
 from nsopt.study.plan import Plan, make_plan
 from nsopt.training import loop, step
+from nsopt.training.precision import time_training_step
 from tests.conftest import call_nsopt
 from tests.study.test_comparison import Listener, only
 from tests.study.test_workspace import CPU
@@ -69,6 +74,33 @@ def test_a_budget_that_only_measurements_can_keep_is_not_estimated(
     in_time = only(comparison, "uniform", subject=task, sizes=(Size(LATENCY, 5.0),))
     plan = plan_of(in_time, place)
     assert list(list_work(plan, plan.find_missing())) == []
+
+
+def test_trainings_of_a_trainer_are_not_estimated(comparison: Comparison, place: Workspace) -> None:
+    by_user = replace(comparison.subject, trainer=lambda model, *_: model)
+    plan = plan_of(only(comparison, "uniform", subject=by_user), place)
+    missing = plan.find_missing()
+    assert sum(map(len, missing.values())) > 0
+    assert list(list_work(plan, missing)) == []
+
+
+class Remembering(nn.Module):
+    """A loss that changes what it stores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        self.get_buffer("calls").add_(1)
+        return functional.cross_entropy(outputs, targets)
+
+
+def test_a_timed_step_leaves_the_loss_of_a_task_as_it_is(narrow: TableArchitecture) -> None:
+    loss = Remembering()
+    batch = torch.rand(4, *narrow.input_shape), torch.zeros(4, dtype=torch.int64)
+    assert time_training_step(narrow, narrow.base_widths, 4, nsopt.Task([batch], loss), CPU) > 0
+    assert loss.get_buffer("calls") == 0
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,7 @@ class Trace:
             make the same decisions.
         numbers: the numbers with which operations calculated, in order.
         read: ids of parameters and buffers, in the order of their first use.
+        written: attributes that modules set as they run, as pairs of path and name.
         makers: atoms of channels that a product with a parameter makes.
         norms: pairs of the atoms of normalised channels and the atoms of the norm's scale.
         plain_norms: atoms of normalised channels, by the path of a norm without a scale.
@@ -137,6 +138,7 @@ class Trace:
     choices: list[tuple[str, Any]] = field(default_factory=list)
     numbers: list[tuple[float, ...]] = field(default_factory=list)
     read: dict[int, None] = field(default_factory=dict)
+    written: set[tuple[str, str]] = field(default_factory=set)
     makers: list[Atoms] = field(default_factory=list)
     norms: list[tuple[Atoms, Atoms]] = field(default_factory=list)
     plain_norms: dict[str, Atoms] = field(default_factory=dict)

@@ -28,7 +28,12 @@ from nsopt.models.tracing.groups import Family
 from nsopt.models.tracing.labels import Atoms, Filled, Labels, Trace, TraceError, select_atoms
 from nsopt.models.tracing.originals import set_mode
 from nsopt.models.tracing.outputs import find_outputs
-from nsopt.models.tracing.states import follow_modules, restore_modules, spare_collector
+from nsopt.models.tracing.states import (
+    follow_modules,
+    restore_modules,
+    spare_collector,
+    watch_writes,
+)
 from nsopt.models.tracing.tracer import Tracer, is_of_user
 
 AFTER = "depends on values after the last layer: what is used there stays"  # if it fails there
@@ -130,7 +135,8 @@ class LabelledRun:
         paths = {path for path, _ in model.named_modules()}
         with restore_modules(model):
             set_mode(model, training)
-            outputs = self._run_forward(model, tracer)
+            with watch_writes(model, tracer.trace.written):
+                outputs = self._run_forward(model, tracer)
             tracer.settle_products()
             if made := [path for path, _ in model.named_modules() if path not in paths]:
                 raise TraceError(

@@ -129,6 +129,26 @@ def watch_attributes(
 
 
 @contextmanager
+def watch_writes(model: nn.Module, written: set[tuple[str, str]]) -> Iterator[None]:
+    """Inside the block, add the attributes that code sets, as pairs of path and name."""
+    paths = {id(module): path for path, module in model.named_modules()}
+
+    with _watching:
+        before = nn.Module.__setattr__
+
+        def put(module: nn.Module, name: str, value: Any) -> None:
+            if id(module) in paths:
+                written.add((paths[id(module)], name))
+            before(module, name, value)
+
+        try:
+            nn.Module.__setattr__ = put  # type: ignore[method-assign, assignment]
+            yield
+        finally:
+            nn.Module.__setattr__ = before  # type: ignore[method-assign]
+
+
+@contextmanager
 def spare_collector() -> Iterator[None]:
     """Inside the block, Python's garbage collector skips older objects: a pass takes a second."""
     with _sparing:
