@@ -4,7 +4,7 @@ import copy
 import gc
 import random
 from collections import OrderedDict, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from threading import RLock
 from types import BuiltinFunctionType, FunctionType, MethodType, NoneType
@@ -109,23 +109,13 @@ def watch_attributes(
         if hasattr(getattr(type(model.get_submodule(path)), name, None), "__get__")
     }
 
-    with _watching:
-        before = vars(nn.Module).get("__getattribute__")
+    def note(module: nn.Module, name: str) -> None:
+        path = paths.get(id(module))
+        if path is not None and name in names[path]:
+            read.add((path, name))
 
-        def get(module: nn.Module, name: str) -> Any:
-            path = paths.get(id(module))
-            if path is not None and name in names[path]:
-                read.add((path, name))
-            return (before or object.__getattribute__)(module, name)
-
-        try:
-            nn.Module.__getattribute__ = get  # type: ignore[method-assign, assignment]
-            yield read
-        finally:
-            if before is None:
-                del nn.Module.__getattribute__
-            else:
-                nn.Module.__getattribute__ = before  # type: ignore[method-assign]
+    with _calling_first("__getattribute__", note):
+        yield read
 
 
 @contextmanager
@@ -133,19 +123,32 @@ def watch_writes(model: nn.Module, written: set[tuple[str, str]]) -> Iterator[No
     """Inside the block, add the attributes that code sets, as pairs of path and name."""
     paths = {id(module): path for path, module in model.named_modules()}
 
-    with _watching:
-        before = nn.Module.__setattr__
+    def note(module: nn.Module, name: str, _value: Any) -> None:
+        if id(module) in paths:
+            written.add((paths[id(module)], name))
 
-        def put(module: nn.Module, name: str, value: Any) -> None:
-            if id(module) in paths:
-                written.add((paths[id(module)], name))
-            before(module, name, value)
+    with _calling_first("__setattr__", note):
+        yield
+
+
+@contextmanager
+def _calling_first(method: str, note: Callable[..., None]) -> Iterator[None]:
+    """Inside the block, modules call `note` before this method of nn.Module."""
+    with _watching:
+        inherited, before = method not in vars(nn.Module), getattr(nn.Module, method)
+
+        def noted(module: nn.Module, *args: Any) -> Any:
+            note(module, *args)
+            return before(module, *args)
 
         try:
-            nn.Module.__setattr__ = put  # type: ignore[method-assign, assignment]
+            setattr(nn.Module, method, noted)
             yield
         finally:
-            nn.Module.__setattr__ = before  # type: ignore[method-assign]
+            if inherited:
+                delattr(nn.Module, method)
+            else:
+                setattr(nn.Module, method, before)
 
 
 @contextmanager
