@@ -16,7 +16,8 @@ Arms, all fine-tuned alike by nsopt:
     torch-pruning, as is   its last convolution is not kept by hand
 One epoch has 64 steps; the whole network and Torch-Pruning's train 200 at least. Shares are of the
 MACs; with `--cost torch` or `--cost onnxruntime` half of the milliseconds of a batch there, of the
-arms that compress. Rows go to OUT/trained.jsonl; the same command runs only what is missing.
+arms that compress. Rows go to OUT/trained.jsonl, the results of a call to a folder beside it; the
+same command runs only what is missing.
 """
 
 import argparse
@@ -104,8 +105,8 @@ def make_settings(job: Job) -> nsopt.StudySettings:
     return override(preset, {"search": {"seed": job.seed}, "training": training})
 
 
-def compress(model: nn.Module, task: nsopt.Task, job: Job) -> list[dict[str, Any]]:
-    """Return the networks of a call of `nsopt.compress` as rows."""
+def compress(model: nn.Module, task: nsopt.Task, job: Job, out: Path) -> list[dict[str, Any]]:
+    """Return the networks of a call of `nsopt.compress`, which `out` keeps, as rows."""
     metric, runtime = ("macs", "torch") if job.cost == "macs" else ("latency", job.cost)
     shares = SHARES if job.cost == "macs" else SHARES[:1]
     words = {f"{metric}={share:.0%}": share for share in shares}
@@ -114,6 +115,7 @@ def compress(model: nn.Module, task: nsopt.Task, job: Job) -> list[dict[str, Any
         epochs=job.epochs,
         settings=make_settings(job),
         runtime=runtime,
+        out=out / "-".join(str(value).replace(", ", "-") for value in vars(job).values()),
     )
     outcomes, rows = result.results.outcomes, []
     outcomes = outcomes[outcomes["method"] != "dense"]
@@ -149,12 +151,12 @@ def train(model: nn.Module, task: nsopt.Task, job: Job) -> list[dict[str, Any]]:
     return [{**vars(job), **scores, "macs": macs, "widths": widths}]
 
 
-def run(job: Job, package: Path) -> list[dict[str, Any]]:
+def run(job: Job, package: Path, out: Path) -> list[dict[str, Any]]:
     """Return the rows of a job."""
     torch.set_num_threads(1)
     began, model, task = time.time(), load(package, job.network), make_task(job.seed)
     if job.arm.startswith("compress"):
-        rows = compress(model, task, job)
+        rows = compress(model, task, job, out)
     else:
         if job.arm in _PRUNED:
             helped = job.arm == "torch-pruning"
@@ -193,7 +195,7 @@ def main() -> None:
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     results = Results(options.folder / "trained.jsonl", _KEYS)
-    calls = [(job, options.package) for job in list_jobs(options, results)]
+    calls = [(job, options.package, options.folder) for job in list_jobs(options, results)]
     results.add_all(run, calls, options.processes)
 
 
