@@ -12,6 +12,7 @@ from functools import cache, partial
 from pathlib import Path
 from types import (
     BuiltinFunctionType,
+    CodeType,
     FunctionType,
     MethodDescriptorType,
     MethodType,
@@ -76,7 +77,7 @@ def _describe(value: Any, depth: int) -> Any:
             identity = value.__qualname__
         case FunctionType() | MethodType():
             constants = _describe(_read_constants(value), depth)
-            identity = [value.__qualname__, constants]
+            identity = [getattr(value, "__qualname__", ""), constants]
         case partial():
             identity = _describe([value.func, value.args, value.keywords], depth)
         case list() | tuple() | deque() if depth:
@@ -99,10 +100,13 @@ def _read_constants(function: FunctionType | MethodType) -> list[Any]:
     object of a method."""
     own = [getattr(function, name, None) for name in ("__defaults__", "__kwdefaults__", "__self__")]
     with suppress(ValueError):  # of a variable without a value
-        own += [cell.cell_contents for cell in function.__closure__ or ()]
-    code = function.__code__
-    if not is_installed(Path(code.co_filename)):
-        own += [code.co_code, code.co_names, code.co_consts]
+        own += [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    code = getattr(function, "__code__", None)  # none of a method that binds a built-in function
+    if code is not None and not is_installed(Path(code.co_filename)):
+        codes = [code]
+        for inner in codes:
+            codes += [value for value in inner.co_consts if isinstance(value, CodeType)]
+            own += [inner.co_code, inner.co_names, inner.co_consts]
     return own
 
 

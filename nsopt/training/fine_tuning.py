@@ -53,9 +53,17 @@ class RunningAverage(AveragedModel):
 
     def update_parameters(self, model: nn.Module) -> None:
         """Include the weights of `model` after one more step."""
-        new, old = ([(b.shape, b.dtype) for b in m.buffers()] for m in (model, self.module))
+        new, old = (
+            [(name, b.shape, b.dtype) for name, b in m.named_buffers()]
+            for m in (model, self.module)
+        )
         if new != old or self._is_masked is None:
             match_buffers(self.module, full_state(model))
+            for path, module in model.named_modules():  # buffers are paired by position
+                averages = self.module.get_submodule(path)._buffers
+                ordered = {name: averages[name] for name in module._buffers if name in averages}
+                averages.clear()
+                averages.update(ordered)
             self._is_masked = not all(buffer.isfinite().all() for buffer in model.buffers())
         super().update_parameters(model)
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 import nsopt
 from nsopt.compression.budgets import Budget
@@ -202,6 +203,28 @@ def test_a_score_of_the_user_decides(trained: nn.Module) -> None:
     result = compress(trained, task, budgets=BUDGETS[:1])
     assert result[BUDGETS[0]].score == right_pitches(result[BUDGETS[0]].model)
     assert scored
+
+
+class RealParts(nn.Module):
+    """Reads complex weights as two real ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(16, 4, dtype=torch.cfloat))
+        self.out = nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        real, imaginary = self.weight.real, self.weight.imag
+        hidden = torch.complex(functional.linear(x, real), functional.linear(x, imaginary))
+        outputs: Tensor = self.out(hidden.abs())
+        return outputs
+
+
+def test_real_parts_of_complex_weights_are_fitted() -> None:
+    torch.manual_seed(0)
+    inputs = list(torch.randn(256, 4).split(32))
+    small = nsopt.compress(RealParts(), nsopt.Task(inputs), ["params=80%"], epochs=0)["params=80%"]
+    assert small.score > 95
 
 
 def test_a_classifier_of_images_is_fitted(narrow: TableArchitecture, digits: ImageData) -> None:

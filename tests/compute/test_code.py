@@ -1,12 +1,13 @@
 """A stored study is of a network with the same code."""
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -169,6 +170,10 @@ def test_functions_and_configurations_that_modules_store_count() -> None:
         (torch.relu, slice(2)),
         (scaled(0.1), base[1]),
         (scaled(0.2), base[1]),
+        (lambda x: sum([x * 2 for _ in "a"]), base[1]),
+        (lambda x: sum([x * 3 for _ in "a"]), base[1]),
+        (MethodType(operator.mul, 2.0), base[1]),
+        (MethodType(operator.mul, 3.0), base[1]),
         (nn.ReLU().forward, base[1]),
         (nn.Tanh().forward, base[1]),
         (Tensor.relu, base[1]),

@@ -106,6 +106,18 @@ def test_the_average_follows_buffers_that_a_model_makes_again() -> None:
     follow(2)
 
 
+def test_buffers_that_a_model_makes_in_its_first_pass_keep_their_names_in_the_average() -> None:
+    """Rotary embeddings make their tables so; PyTorch pairs buffers by position."""
+    net = nn.Linear(2, 2)
+    average = RunningAverage(net, 0.9)
+    net.register_buffer("sin", torch.tensor([0.0, 1.0]), persistent=False)
+    net.register_buffer("cos", torch.tensor([1.0, 0.0]), persistent=False)
+    for _ in range(3):
+        average.update_parameters(net)
+        assert torch.equal(average.module.get_buffer("sin"), net.get_buffer("sin"))
+        assert torch.equal(average.module.get_buffer("cos"), net.get_buffer("cos"))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

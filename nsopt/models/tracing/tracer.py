@@ -157,6 +157,7 @@ class Tracer(TorchDispatchMode):
         filled = [label for label in labels if isinstance(label, Filled)]
         if not atoms:
             return filled[0] if filled and None not in labels else None
+        atoms += [label.met for label in filled if label.met is not None]
         for label in filled:
             label.met = atoms[0]
         if any(label is None for label in labels):

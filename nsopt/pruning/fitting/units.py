@@ -97,9 +97,10 @@ def find_units_read(
 
 def _locate(view: Tensor, whole: Tensor, axis: int) -> list[tuple[int, IntArray]]:
     """Return the axes of `whole` along which `view` moves along its own axis, and the indices."""
-    strides = whole.stride()
-    rest: IntArray = np.arange(view.shape[axis]) * view.stride()[axis]
-    rest += int(view.storage_offset() - whole.storage_offset())
+    size, whole_size = view.element_size(), whole.element_size()  # of real parts of complex ones
+    strides = [stride * whole_size for stride in whole.stride()]
+    rest: IntArray = np.arange(view.shape[axis]) * view.stride()[axis] * size
+    rest += int(view.storage_offset() * size - whole.storage_offset() * whole_size)
     axes = []
     for own in sorted(range(whole.ndim), key=lambda own: -strides[own]):
         if whole.shape[own] > 1:

@@ -196,6 +196,24 @@ class FastWeights(nn.Module):
         return logits
 
 
+class Stacked(nn.Module):
+    """Two recurrent cells whose first states are cut from one tensor of zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells = nn.ModuleList([nn.GRUCell(5, 12), nn.GRUCell(12, 12)])
+        self.out = nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        states = list(x.new_zeros(2, x.shape[0], self.out.in_features))
+        first, second = self.cells
+        for step in x.unbind(1):
+            states[0] = first(step, states[0])
+            states[1] = second(states[0], states[1])
+        logits: Tensor = self.out(states[1])
+        return logits
+
+
 class Dynamic(nn.Module):
     """Kernels mixed for each example: one grouped convolution, examples side by side."""
 

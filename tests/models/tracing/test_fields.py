@@ -37,6 +37,7 @@ NETWORKS: dict[type[nn.Module], tuple[Any, list[int]]] = {  # inputs, widths in 
     fields.Unfolded: (torch.randn(2, 3, 9, 9), [8, 12]),
     fields.Diagonal: (torch.randn(2, 12, 2), [8, 8]),
     fields.FastWeights: (torch.randn(2, 3, 5), [8, 12]),
+    fields.Stacked: (torch.randn(2, 3, 5), [12]),
     fields.Warped: (torch.randn(2, 3, 9, 9), [8, 12]),
     fields.Spectral: (torch.randn(2, 3, 9, 9), [8, 12]),
     fields.Dynamic: (torch.randn(2, 3, 9, 9), [12, 8]),
