@@ -110,14 +110,12 @@ def _parse_epochs(text: str) -> tuple[int, ...]:
 
 
 def _print_trials(study: "Study", groups: Iterable[Any], url: str) -> None:
-    from nsopt.reports.tuning_table import tuning_rows
-    from nsopt.tuning.settings import best_trial
+    from nsopt.reports.tuning_table import describe_best, tuning_rows
 
     names, rows = tuning_rows(study)
     table = [dict(zip(names, row, strict=True)) for row in rows]
     console.print(make_table(table, study.study_name))
-    best = ", ".join(f"{name} {value:.4g}" for name, value in best_trial(study).params.items())
-    console.print(f"best: {best}")
+    console.print(f"best: {describe_best(study)}", markup=False, soft_wrap=True)
     command = study_command(groups, url, study.study_name)
     console.print(f"to use it: {command}", markup=False, soft_wrap=True)
 

@@ -12,7 +12,7 @@ from nsopt.files import write_whole
 from nsopt.reports.dashboard import describe_protocol, escape_text, make_markdown_table
 from nsopt.reports.style import TEXT, apply_style, new_figure
 from nsopt.reports.template import flatten, fragment, render_template
-from nsopt.reports.tuning_table import name_parameters, tuning_rows
+from nsopt.reports.tuning_table import describe_best, name_parameters, tuning_rows
 from nsopt.scaling.metric import METRICS
 from nsopt.storage import schema, trials
 from nsopt.storage.opening import existing_storage
@@ -79,10 +79,18 @@ def _find_question(study: Study) -> str:
     return next(text for over, text in _QUESTIONS.items() if kind.startswith(over))
 
 
+def _find_verdict(study: Study) -> str | None:
+    """Return the stored verdict, as an older study has, or which trial is best, if any ended."""
+    verdict = schema.read_verdict(study)
+    if verdict is None and trials.read_completed(study):
+        verdict = f"Best: {describe_best(study)}"
+    return verdict
+
+
 def tuning_note(study: Study) -> str:
     """Return a note in Markdown: question, protocol, one row per trial."""
     names, rows = tuning_rows(study)
-    settings, verdict = schema.read_settings(study), schema.read_verdict(study)
+    settings, verdict = schema.read_settings(study), _find_verdict(study)
     parts = [
         f"# {escape_text(study.study_name)}",
         _find_question(study),
@@ -133,7 +141,7 @@ def _describe(study: Study, index: int) -> dict[str, Any]:
     return {
         "name": study.study_name,
         "question": _find_question(study),
-        "verdict": schema.read_verdict(study),
+        "verdict": _find_verdict(study),
         "figure": fragment(draw_tuning(study), f"tuning-{index}"),
         "columns": columns,
         "rows": rows,

@@ -1,5 +1,6 @@
-"""A table of a tuning study's trials."""
+"""A table of a tuning study's trials, and which of them is best."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nsopt.storage import trials
+from nsopt.tuning.settings import best_trial
 
 _PARAMETERS = {"pretrain_epochs": "P"}  # in fewer letters
 _OUTCOMES = {"params": "parameters", "test_score": "test"}
@@ -20,10 +22,34 @@ def _format(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
+def _signed_distance(trial: FrozenTrial) -> str:
+    """Return how far Algorithm 3 ended above the budget, or below it, in percent of it."""
+    distance = trial.values[0]
+    return f"{-distance if trials.read_outcome(trial)['feasible'] else distance:+.2%}"
+
+
 def name_parameters(trial: FrozenTrial) -> str:
     """Return the tuned parameters of a trial in a few words, such as `P 5`."""
     params = trial.params.items()
     return ", ".join(f"{_PARAMETERS.get(name, name)} {_format(value)}" for name, value in params)
+
+
+def describe_best(study: Study) -> str:
+    """Return the best parameters and what they reach, such as `P 5: 61.2 (mean of 2 seeds)`.
+
+    Raises:
+        NsoptError: if no trial completed.
+    """
+    best, done = best_trial(study), trials.read_completed(study)
+    name = name_parameters(best)
+    if "eta" in best.params:
+        return f"{name}: {_signed_distance(best)} from the budget, {best.values[1]:.0f} steps"
+    seeds = Counter(map(name_parameters, done))
+    mean = np.mean([trial.values[0] for trial in done if name_parameters(trial) == name])
+    fewer = [other for other in seeds if seeds[other] < seeds[name]]
+    left_out = f"; not compared, with fewer seeds: {', '.join(fewer)}" if fewer else ""
+    count = f"mean of {seeds[name]} seeds" if seeds[name] > 1 else "one seed"
+    return f"{name}: {(study.metric_names or ['score'])[0]} {mean:.4g} ({count}){left_out}"
 
 
 def tuning_rows(study: Study) -> tuple[list[str], list[list[str]]]:
@@ -45,8 +71,10 @@ def tuning_rows(study: Study) -> tuple[list[str], list[list[str]]]:
 
     def row(trial: FrozenTrial) -> list[str]:
         numbers = outcomes[trial.number]
-        state = "pruned" if trial.state == TrialState.PRUNED else "failed"
-        results = trial.values or [state] * len(metric_names)
+        state = "diverged" if trial.state == TrialState.PRUNED else "failed"
+        results: list[Any] = trial.values or [state] * len(metric_names)
+        if trial.values and numbers["feasible"] is not None:  # of eta
+            results = [_signed_distance(trial), *trial.values[1:]]
         values: list[Any] = [trial.params.get(name) for name in names]
         seed = str(numbers["seed"])
         return [_format(v) for v in (*values, seed, *results, *map(numbers.get, extra))]

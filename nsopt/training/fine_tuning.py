@@ -49,7 +49,6 @@ class RunningAverage(AveragedModel):
     def __init__(self, model: nn.Module, decay: float) -> None:
         super().__init__(model, multi_avg_fn=self._mix, use_buffers=True)
         self._decay = decay
-        self._is_masked: bool | None = None
 
     def update_parameters(self, model: nn.Module) -> None:
         """Include the weights of `model` after one more step."""
@@ -57,15 +56,17 @@ class RunningAverage(AveragedModel):
             [(name, b.shape, b.dtype) for name, b in m.named_buffers()]
             for m in (model, self.module)
         )
-        if new != old or self._is_masked is None:
+        if new != old:
             match_buffers(self.module, full_state(model))
             for path, module in model.named_modules():  # buffers are paired by position
                 averages = self.module.get_submodule(path)._buffers
                 ordered = {name: averages[name] for name in module._buffers if name in averages}
                 averages.clear()
                 averages.update(ordered)
-            self._is_masked = not all(buffer.isfinite().all() for buffer in model.buffers())
         super().update_parameters(model)
+        for mean, value in zip(_list_tensors(self.module), _list_tensors(model), strict=True):
+            if not value.requires_grad:  # infinite on purpose, as in masks
+                mean.copy_(torch.where(mean.isfinite(), mean, value))
 
     def _mix(self, averages: Any, latest: Any, count: Any) -> None:
         if not (averages[0].is_floating_point() or averages[0].is_complex()):
@@ -73,9 +74,12 @@ class RunningAverage(AveragedModel):
             return
         soon = (1 + int(count)) / (10 + int(count))
         get_ema_multi_avg_fn(min(self._decay, soon))(averages, latest, count)
-        if self._is_masked:
-            for mean, value in zip(averages, latest, strict=True):
-                mean.copy_(torch.where(mean.isfinite(), mean, value))
+
+
+def _list_tensors(model: nn.Module) -> list[torch.Tensor]:
+    """Return the parameters and buffers but the statistics of BatchNorms, which are finite."""
+    named = model.named_buffers()
+    return [*model.parameters(), *(buffer for name, buffer in named if "running_" not in name)]
 
 
 def free_statistics(model: nn.Module) -> int:

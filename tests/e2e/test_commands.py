@@ -139,7 +139,7 @@ def test_study_uses_the_best_eta_of_a_named_tuning_study(tmp_path: Path) -> None
     tune = ("tune", "--over=eta", "--trials=4", *short, f"--out={tmp_path / 'tune'}")
     done = call_nsopt(*tune)
     assert done.returncode == 0, done.stderr
-    (best,) = re.findall(r"best: eta (\S+)", done.stdout)
+    (best,) = re.findall(r"best: eta (\S+):", done.stdout)
     storage = f"sqlite:///{tmp_path / 'tune' / 'study.db'}"
     tuned = f"--tuned-storage={storage} --tuned=vgg11-digits-12each-smoke-tune/eta"
     assert "to use it: nsopt study --per-class=12 " in done.stdout

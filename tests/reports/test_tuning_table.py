@@ -5,7 +5,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState, create_trial
 
 from nsopt.reports.tuning import draw_tuning
-from nsopt.reports.tuning_table import tuning_rows
+from nsopt.reports.tuning_table import describe_best, tuning_rows
 
 
 def make_study(name: str | None = None) -> optuna.Study:
@@ -15,7 +15,7 @@ def make_study(name: str | None = None) -> optuna.Study:
     return study
 
 
-def test_the_table_lists_pruned_and_failed_trials_and_omits_foreign_ones() -> None:
+def test_the_table_lists_diverged_and_failed_trials_and_omits_foreign_ones() -> None:
     study = make_study()
     epochs, eta = IntDistribution(0, 60), FloatDistribution(0.01, 100)
     study.add_trial(
@@ -47,10 +47,38 @@ def test_the_table_lists_pruned_and_failed_trials_and_omits_foreign_ones() -> No
     columns, rows = tuning_rows(study)
     assert columns == ["eta", "P", "seed", "validation accuracy (%)", "parameters"]
     assert rows == [
-        ["", "2", "0", "pruned", ""],
+        ["", "2", "0", "diverged", ""],
         ["", "9", "0", "failed", ""],
         ["1", "5", "1001", "61.25", "1,000"],
     ]
+
+
+def test_the_best_p_has_the_highest_mean_of_those_with_most_seeds() -> None:
+    study = make_study()
+    epochs = {"pretrain_epochs": IntDistribution(0, 60)}
+    for tried, score in ((5, 60.0), (5, 62.0), (2, 59.0), (2, 60.0), (30, 90.0)):
+        params = {"pretrain_epochs": tried}
+        study.add_trial(create_trial(params=params, distributions=epochs, value=score))
+    assert describe_best(study) == (
+        "P 5: validation accuracy (%) 61 (mean of 2 seeds); not compared, with fewer seeds: P 30"
+    )
+
+
+def test_the_best_eta_says_on_which_side_of_the_budget_it_ends() -> None:
+    study = optuna.create_study(directions=["minimize", "minimize"])
+    eta = {"eta": FloatDistribution(0.01, 100)}
+    for tried, distance, inside in ((1.0, 0.002, False), (2.5, 0.013, True)):
+        study.add_trial(
+            create_trial(
+                params={"eta": tried},
+                distributions=eta,
+                values=[distance, 40],
+                user_attrs={"feasible": inside, "seed": 0},
+            )
+        )
+    assert describe_best(study) == "eta 2.5: -1.30% from the budget, 40 steps"
+    _, rows = tuning_rows(study)
+    assert rows == [["1", "0", "+0.20%", "40"], ["2.5", "0", "-1.30%", "40"]]
 
 
 def test_axes_have_titles_in_words_and_all_points_are_visible() -> None:

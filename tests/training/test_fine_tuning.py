@@ -73,6 +73,7 @@ def test_buffers_that_never_change_are_their_own_average() -> None:
     net = nn.Linear(2, 2)
     net.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1))
     net.register_buffer("positions", torch.arange(512))
+    net.bias.requires_grad_(False)[0] = torch.inf
     net.register_buffer("scale", torch.tensor(0.1), persistent=False)
     expected = {name: buffer.clone() for name, buffer in net.named_buffers()}
     average = RunningAverage(net, 0.99)
@@ -82,7 +83,13 @@ def test_buffers_that_never_change_are_their_own_average() -> None:
         average.update_parameters(net)
     for name, buffer in average.module.named_buffers():
         assert torch.equal(buffer, expected[name]), name
-    (weight, _) = average.module.parameters()
+    net.mask[0, 1], net.mask[2, 0] = 0.0, -torch.inf  # later, in the same shape
+    for _ in range(3):
+        average.update_parameters(net)
+        assert not average.module.mask.isnan().any()
+        assert average.module.mask[2, 0] == -torch.inf
+    weight, bias = average.module.weight, average.module.bias
+    assert torch.equal(bias, net.bias)
     assert weight.isfinite().all()
     assert not torch.equal(weight, net.weight)
 
