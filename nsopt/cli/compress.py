@@ -41,7 +41,12 @@ if TYPE_CHECKING:
     from nsopt.session.subject import Subject
     from nsopt.session.workspace import Workspace
 
-_LEFT_OUT_FIRST = "before", "params", "MACs", "widths by"  # columns, on a narrow terminal
+_LEFT_OUT_FIRST = (
+    "before",
+    "params",
+    "MACs",
+    "widths by",
+)  # on a narrow terminal; columns with budgets go last
 
 
 @Parameter(name="*")
@@ -247,7 +252,9 @@ def _print_answer(answer: Answer) -> None:
     table = make_table(shown, answer.title, left)
     if not fits(table):
         brief = [{name: text.split(" (")[0] for name, text in row.items()} for row in shown]
-        table = make_fitting_table(brief, answer.title, left, _LEFT_OUT_FIRST)
+        budgets = " ".join(row["budget"].lower() for row in brief)
+        left_out = sorted(_LEFT_OUT_FIRST, key=lambda name: name.lower() in budgets)
+        table = make_fitting_table(brief, answer.title, left, left_out)
     console.print(table)
     files = [f"{row['budget']}: {row['files']}" for row in answer.rows[1:]]
     for line in (*files, *answer.lines):

@@ -41,11 +41,13 @@ def describe_fits(results: Results) -> str:
         return "The network before it was made smaller may only guess: give trained weights."
     good, bad = (best[best["score"].ge(least) == is_good]["macs"] for is_good in (True, False))
     if bad.empty:
-        return f"Without training, every {name} is within {_LITTLE:.0%} of the whole network's."
+        return (
+            f"Without training, the {name} of all is within {_LITTLE:.0%} of the whole network's."
+        )
     above = good[good > bad.max()]
     if above.empty:
-        return f"Without training, every {name} is more than {_LITTLE:.0%} below: train them."
+        return f"Without training, the {name} of all is more than {_LITTLE:.0%} lower: train them."
     return (
-        f"Without training, {name} stays within {_LITTLE:.0%} of the whole network's down to "
+        f"Without training, the {name} stays within {_LITTLE:.0%} of the whole network's down to "
         f"{above.min() / whole['macs']:.0%} of its MACs: train smaller ones."
     )

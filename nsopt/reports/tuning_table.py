@@ -8,7 +8,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nsopt.storage import trials
-from nsopt.tuning.settings import best_trial
+from nsopt.tuning.best import best_trial
 
 _PARAMETERS = {"pretrain_epochs": "P"}  # in fewer letters
 _OUTCOMES = {"params": "parameters", "test_score": "test"}

@@ -33,8 +33,8 @@ def with_start(subject: Subject, workspace: Workspace) -> Subject:
         return subject
     if not path.is_file():
         raise NsoptError(
-            f"{subject.name} starts from a trained network: copy {path.name} from the folder of "
-            f"the study to {path.parent}"
+            f"{subject.name} starts from a trained network: give the folder of the study as out=, "
+            f"or copy {path.name} from it to {path.parent}"
         )
     model = load_trained(path, subject.arch)
     if weights_checksum(model) != wanted:

@@ -96,7 +96,9 @@ def run_trials(
 
     def wait(running: bool) -> None:
         if running:
-            progress.message("waiting for a trial of another process")
+            progress.message(
+                "waiting for a trial of another process, perhaps of one that was just stopped"
+            )
 
     run_missing(enqueue_missing, lambda: drain(look, wait))
 

@@ -31,6 +31,7 @@ from nsopt.storage import schema, trials
 from nsopt.storage.trials import TuningPoint
 from nsopt.storage.urls import hide_password
 from nsopt.study.latency import correct_latency
+from nsopt.tuning.best import best_trial
 
 Over = Literal["pretrain-epochs", "eta"]
 PRETRAIN_EPOCHS = (0, 2, 5, 10, 30, 60)
@@ -134,32 +135,6 @@ def best_settings(workspace: Workspace, name: str) -> dict[str, Any]:
     if _P in parameters:
         return {"search": {_P: parameters[_P]}}
     return {name: value for name, value in parameters.items() if name == "eta"}
-
-
-def best_trial(study: Study) -> FrozenTrial:
-    """Return the trial with the highest accuracy, as a mean over seeds, or the best eta.
-
-    The best eta ends nearest to the budget, and within it if any does; of equal ones, after the
-    fewest steps. Of equally good P, the smallest wins.
-
-    Raises:
-        NsoptError: if no trial completed.
-    """
-    done = trials.read_completed(study)
-    if not done:
-        reason = next(filter(None, map(trials.read_failure, study.trials)), "none ran")
-        raise NsoptError(
-            f"no trial of {study.study_name} completed ({reason}): give other settings, and "
-            "another out= or storage="
-        )
-    if study.directions[0] == _DOWN:
-        return min(done, key=lambda t: (not trials.read_outcome(t)["feasible"], t.values))
-
-    def mean_accuracy(trial: FrozenTrial) -> tuple[int, float]:
-        same: list[float] = [repeat.values[0] for repeat in done if repeat.params == trial.params]
-        return len(same), sum(same) / len(same)  # fewer seeds are no fair comparison
-
-    return max(sorted(done, key=lambda t: t.params.get("pretrain_epochs", 0)), key=mean_accuracy)
 
 
 @dataclass(frozen=True, eq=False)

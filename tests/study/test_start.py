@@ -104,9 +104,7 @@ def test_workers_read_the_network_that_was_kept(
     assert found is not None
     torch.testing.assert_close(found.state_dict(), trained.state_dict(), rtol=0, atol=0)
     elsewhere = replace(place, folder=tmp_path / "elsewhere")
-    with pytest.raises(
-        NsoptError, match=r"copy trained-\d+.pt from the folder of the study to .*else"
-    ):
+    with pytest.raises(NsoptError, match=r"as out=, or copy trained-\d+.pt from it to .*else"):
         with_start(stored, elsewhere)
     others = replace(stored, settings=stored.settings.updated(start=1))
     (kept,) = place.folder.glob("trained-*.pt")

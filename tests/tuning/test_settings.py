@@ -35,7 +35,8 @@ from nsopt.storage import engine, schema
 from nsopt.study.comparison import sizes_of_ratios
 from nsopt.study.latency import with_latency_if_needed
 from nsopt.tuning import settings
-from nsopt.tuning.settings import Tuning, TuningRunner, best_settings, best_trial, run_tuning
+from nsopt.tuning.best import best_trial
+from nsopt.tuning.settings import Tuning, TuningRunner, best_settings, run_tuning
 from tests.study.test_comparison import SETTINGS, make_workspace
 
 optuna.logging.set_verbosity(optuna.logging.CRITICAL)
