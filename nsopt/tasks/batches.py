@@ -113,13 +113,16 @@ class LoaderBatches:
         self.per_epoch = count_batches(loader)
         self._generators = _list_generators(loader)
         self._states = _read_states(self._generators)
-        self._epoch = -1
-        self._start_epoch()
+        self._epoch = self._position = 0
+        self._epoch_start = self._randomness.state()
+        self._iterator: Iterator[Any] | None = None  # begun by the first batch, not by a count
 
     def next(self) -> tuple[Any, Any]:
         if self._position == self.per_epoch:
-            self._start_epoch()
-        inputs, targets = tree_map_only(Tensor, self._move, split_batch(self._read()))
+            self._epoch += 1
+            self._iterator = None
+        iterator = self._start_epoch() if self._iterator is None else self._iterator
+        inputs, targets = tree_map_only(Tensor, self._move, split_batch(self._read(iterator)))
         return inputs, targets
 
     def _move(self, tensor: Tensor) -> Tensor:
@@ -139,14 +142,13 @@ class LoaderBatches:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self._epoch = state["epoch"] - 1
+        self._epoch = state["epoch"]
         self._randomness.restore(state["epoch_start"])
-        self._start_epoch()
+        iterator = self._start_epoch()
         for _ in range(state["position"]):
-            self._read()
+            self._read(iterator)
 
-    def _start_epoch(self) -> None:
-        self._epoch += 1
+    def _start_epoch(self) -> Iterator[Any]:
         self._epoch_start = self._randomness.state()
         self._position = 0
         seed = zlib.crc32(self._epoch_start["cpu"].numpy().tobytes())
@@ -159,6 +161,7 @@ class LoaderBatches:
             for generator in self._generators:
                 generator.manual_seed(int(torch.randint(2**62, ())))
             self._iterator = iter(self._loader)
+        return self._iterator
 
     @contextmanager
     def _draw(self) -> Iterator[None]:
@@ -175,9 +178,9 @@ class LoaderBatches:
                 self._states = _read_states(self._generators)
                 _set_states(self._generators, outside)
 
-    def _read(self) -> Any:
+    def _read(self, iterator: Iterator[Any]) -> Any:
         with self._draw():
-            batch = next(self._iterator, None)
+            batch = next(iterator, None)
         if batch is None:
             raise NsoptError(
                 f"the loader says that it has {self.per_epoch} batches, but ends after "

@@ -272,6 +272,30 @@ def test_a_shuffled_loader_reorders_every_epoch() -> None:
     assert torch.equal(torch.cat(first).sort(dim=0).values, torch.cat(second).sort(dim=0).values)
 
 
+class Counted(list):
+    starts = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        self.starts += 1
+        return super().__iter__()
+
+
+def test_a_loader_starts_with_the_first_batch_and_not_to_be_counted() -> None:
+    loader = Counted([BATCH, BATCH])
+    batches = LoaderBatches(loader, 0, CPU)
+    assert (batches.per_epoch, batches.state()["position"], loader.starts) == (2, 0, 0)
+    for starts in (1, 1, 2, 2, 3):
+        batches.next()
+        assert loader.starts == starts
+
+
+def test_batches_continue_from_a_state_before_the_first_one() -> None:
+    first, second = (LoaderBatches(make_loader(), seed, CPU) for seed in (0, 1))
+    second.restore(first.state())
+    for _ in range(first.per_epoch + 1):
+        assert torch.equal(first.next()[0], second.next()[0])
+
+
 @pytest.mark.filterwarnings("ignore:.*nsopt extrapolates the law there")  # after few steps
 def test_the_denoising_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a search of few steps."""

@@ -79,7 +79,7 @@ def settle_size(tracer: Tracer, tensor: Tensor, met: Sequence[Label]) -> None:
     labels = tracer.get(tensor)
     if any(isinstance(label, Filled) for label in labels):
         aligned = zip(labels, met[len(met) - len(labels) :], strict=True)
-        tracer.put(tensor, [met if isinstance(label, Filled) else label for label, met in aligned])
+        tracer.put(tensor, [new if isinstance(label, Filled) else label for label, new in aligned])
 
 
 @rule("as_strided")
