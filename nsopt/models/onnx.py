@@ -75,7 +75,10 @@ def make_batch_variable(inputs: Any) -> Any:
 
 
 class OnnxNetwork:
-    """An ONNX file in onnxruntime, on the CPU with PyTorch's number of threads."""
+    """An ONNX file in onnxruntime, on the CPU with PyTorch's number of threads.
+
+    Raises NsoptError if onnxruntime has no kernel for one of its operations.
+    """
 
     def __init__(self, path: Path) -> None:
         runtime = import_for_export("onnxruntime")
@@ -83,7 +86,15 @@ class OnnxNetwork:
         options.intra_op_num_threads = torch.get_num_threads()
         options.inter_op_num_threads = 1
         providers = ["CPUExecutionProvider"]
-        self._session = runtime.InferenceSession(path, options, providers=providers)
+        try:
+            self._session = runtime.InferenceSession(path, options, providers=providers)
+        except Exception as error:  # its own class for a missing kernel, such as of bfloat16
+            if type(error).__name__ != "NotImplemented":
+                raise
+            raise NsoptError(
+                f"onnxruntime cannot run this network on the CPU ({short_reason(error)}): convert "
+                "it and its inputs to float32, or export it as pt2"
+            ) from None
 
     def __call__(self, arrays: Arrays) -> Array:
         """Return the first output for a batch."""

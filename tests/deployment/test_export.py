@@ -20,7 +20,7 @@ from nsopt.deployment.export import WithNormalisation, export, find_obstacles, l
 from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import TableArchitecture
-from nsopt.models.onnx import explain_export
+from nsopt.models.onnx import explain_export, export_to_onnx
 from nsopt.scaling.metric import PARAMS
 from nsopt.storage.trials import Point
 from nsopt.training.settings import TrainSettings
@@ -261,3 +261,12 @@ def test_an_exporter_that_fails_prints_nothing(capfd: pytest.CaptureFixture[str]
     assert obstacles["pt2"].startswith("PyTorch cannot export this network as pt2: Could not guard")
     assert "\n" not in obstacles["pt2"]
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_file_for_which_onnxruntime_has_no_kernel_is_named(tmp_path: Path) -> None:
+    layers = nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)
+    model, x = nn.Sequential(*layers).bfloat16().eval(), torch.randn(6, 8).bfloat16()
+    file = tmp_path / "network.onnx"
+    export_to_onnx(model, x, {}, file)
+    with pytest.raises(NsoptError, match=r"cannot run this network .*Gemm.*convert it .* float32"):
+        load_exported(file, "onnx")

@@ -342,3 +342,44 @@ def test_networks_are_compared_by_the_distance_of_the_task(arch: nsopt.Architect
     other = compare(arch.build([12]))
     assert other.percentage < 100
     assert other.distances.shape == (64,)
+
+
+class Losses(nn.Module):
+    """Its first output is the loss, as of transformers that get `labels`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tone = Tone()
+
+    def forward(self, sound: Tensor, loudness: Tensor) -> Any:
+        found = self.tone(sound)
+        return functional.mse_loss(found, loudness), found
+
+
+def test_a_network_may_compute_its_own_loss() -> None:
+    sounds, loudness = make_sounds(64, 0)
+    pairs = zip(sounds.split(16), loudness.split(16), strict=True)
+    batches = [((sound, loud), loud) for sound, loud in pairs]
+
+    def its_score(model: nn.Module) -> float:
+        return -float(model(sounds, loudness)[0])
+
+    task = Task(batches, lambda outputs, _: outputs[0], its_score)
+    arch = nsopt.trace(Losses(), task.inputs)
+    assert arch.num_classes == 1
+    assert len(nsopt.train(arch, [6], task, SETTINGS).epochs) == 3
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (torch.zeros(4, 8), r"missing 1 required.*several arguments are a tuple, and a batch is a"),
+        ((torch.zeros(4, 8),) * 3, r"takes 3 positional.*for one argument write \(\[a, b\],\)"),
+    ],
+    ids=["few", "many"],
+)
+def test_how_to_write_arguments_is_said_where_their_number_is_wrong(
+    inputs: Any, message: str
+) -> None:
+    with pytest.raises(NsoptError, match=message):
+        nsopt.trace(Losses(), inputs)

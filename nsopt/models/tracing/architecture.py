@@ -105,8 +105,8 @@ class TracedArchitecture:
 
     @property
     def num_classes(self) -> int:
-        """The last size of the first output."""
-        return self.network.outputs[0][-1]
+        """The last size of the first output; 1 if that is a single number, such as a loss."""
+        return (1, *self.network.outputs[0])[-1]
 
     def check_widths(self, widths: Widths) -> tuple[int, ...]:
         checked = read_widths(self, widths)

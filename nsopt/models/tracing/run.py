@@ -266,4 +266,8 @@ def _explain(error: Exception, tracer: Tracer) -> TraceError:
     reason = str(error).splitlines()[0][:_LONGEST_REASON] if str(error) else type(error).__name__
     if "forward() got an unexpected keyword argument" in reason:
         reason += ": it gets all entries of a batch that is a dictionary, but for 'labels'"
+    elif "forward() missing" in reason:
+        reason += ": several arguments are a tuple, and a batch is a pair, ((a, b), targets)"
+    elif "forward() takes" in reason:
+        reason += ": each item of a list is an argument; for one argument write ([a, b],)"
     return TraceError(f"{reason} (in {tracer.where})", tracer.find_last_atoms())

@@ -86,7 +86,8 @@ def trace(
     network = probe.find_unread(network)
     refused = unscored | unshrinkable | indivisible
     if not network.family.groups:
-        held = [f"{path}: {reason}" for path, reason in find_fixed(network, refused).items()]
+        fixed_layers = find_fixed(network, refused).items()
+        held = [f"{path or 'the network'}: {reason}" for path, reason in fixed_layers]
         reasons = "; ".join(held[:_MOST_REASONS]) or "no layer lies between two others"
         raise NsoptError(f"no width of this network can change: {reasons}")
     names = _name_layers(network)
@@ -176,7 +177,8 @@ def _read_inputs(inputs: tuple[Any, ...] | Mapping[str, Any]) -> Any:
     if not first.ndim or LabelledRun(read).count < 2:
         raise NsoptError(
             "pass at least two examples, along the first dimension: the trace does not follow "
-            "dimensions of size 1"
+            "dimensions of size 1; a list is one argument with an item for each example, and a "
+            "task of single examples takes two as example="
         )
     return read
 
@@ -231,7 +233,10 @@ def _find_unscorable(network: TracedNetwork) -> probe.Reasons:
     """Return the groups without trainable parameters, with the reason."""
     makers = Makers.of(network)
     unscored = [i for i, g in enumerate(network.family.groups) if not makers.find_holders(g)]
-    return dict.fromkeys(unscored, "no trainable parameters: pruning cannot score its units")
+    reason = "no trainable parameters: pruning cannot score its units"
+    if not all(parameter.requires_grad for parameter in network.template.parameters()):
+        reason += ", unless you call model.requires_grad_(True) first"
+    return dict.fromkeys(unscored, reason)
 
 
 def _find_units(network: TracedNetwork, paths: Sequence[str]) -> list[Atoms]:

@@ -170,7 +170,7 @@ X = torch.zeros(2, 3, 32, 32)
         ((), "or a tuple of the arguments that `forward` takes, or .*: got no tensor"),
         ({"x": None}, "got no tensor"),
         (torch.tensor(1.0), "at least two examples, along the first dimension"),
-        (([X[0]],), "at least two examples"),
+        (([X[0]],), "at least two examples.*; a list is one argument with an item for each"),
         (X.to("meta"), "the example input is on the meta device, without values: pass numbers"),
     ],
     ids=["empty", "none", "scalar", "one image in a list", "meta"],
