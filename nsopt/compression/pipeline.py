@@ -25,6 +25,7 @@ from nsopt.compression.fits import Fits
 from nsopt.compression.latency import Solver, with_fast_multiple
 from nsopt.compression.result import Compressed, Compression
 from nsopt.compression.scores import choose_widths, find_trained, read_scores
+from nsopt.compute.device import place
 from nsopt.data.images import ImageData
 from nsopt.deployment.artifacts import BestNetworks, best_trials
 from nsopt.deployment.kept import KeptNetwork, load_network
@@ -57,6 +58,10 @@ from nsopt.storage.schema import DENSE, SCORED, UNIFORM
 from nsopt.storage.timings import StoredTimings
 from nsopt.storage.trials import Point
 from nsopt.storage.urls import hide_password
+from nsopt.tasks.classification import are_squashed
+from nsopt.tasks.evaluation import outputs_on
+
+_FEW = 100  # images that show what kind of numbers a network returns
 
 
 def run_compression(
@@ -104,6 +109,7 @@ def _tell_score(session: Session) -> None:
     if not isinstance(subject.data, ImageData):
         session.progress.message(f"the trained network: {subject.data.score_name} {value:g}")
         return
+    _warn_of_sigmoid(session)
     classes, images = len(subject.data.classes), len(subject.splits.validation)
     text = f"the trained network is right for {value:.1f} % of the {images:,} validation images"
     if not is_near_chance(value, classes, images):
@@ -113,6 +119,21 @@ def _tell_score(session: Session) -> None:
         f"{text}, and guessing for {100 / classes:.1f} %: are these its trained weights, and are "
         "mean= and std= those of its training?"
     )
+
+
+def _warn_of_sigmoid(session: Session) -> None:
+    """Warn if the trained network returns numbers between 0 and 1 that are no probabilities."""
+    splits, compute = session.subject.splits, session.compute
+    few = splits.validation.take(range(min(_FEW, len(splits.validation))))
+    with compute.computing():
+        model = place(copy_model(session.trained), compute.device, session.subject.arch.layout)
+        outputs = outputs_on(few, model.eval(), splits, compute)
+    if are_squashed(outputs):
+        session.progress.warning(
+            "the outputs of the trained network lie between 0 and 1, as after Sigmoid, and nsopt "
+            "takes them as logits, which loses accuracy: give the network without that last layer, "
+            "or an nsopt.Task with a loss of its outputs"
+        )
 
 
 def read_score(subject: Subject, workspace: Workspace) -> float | None:

@@ -93,7 +93,16 @@ def read_logits(outputs: Tensor) -> Tensor:
     would make all of them nearly equal.
     """
     values = outputs.detach()
-    sums = (values.sum(1) - 1).abs() < _SUM
-    are_probabilities = sums.all() & (values >= 0).all()
+    are_probabilities = _sum_to_one(values) & (values >= 0).all()
     logarithm = outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log()
     return torch.where(are_probabilities, logarithm, outputs)
+
+
+def are_squashed(outputs: Tensor) -> bool:
+    """Return whether outputs (B, classes) lie between 0 and 1, as of Sigmoid, not of Softmax."""
+    inside = bool((outputs > 0).all()) and bool((outputs <= 1).all())
+    return inside and not _sum_to_one(outputs)
+
+
+def _sum_to_one(outputs: Tensor) -> Tensor:
+    return ((outputs.sum(1) - 1).abs() < _SUM).all()

@@ -369,6 +369,8 @@ class Outputs(nn.Module):
         logits = self.head(self.stem(images).relu().mean((2, 3)))
         if self.form == "dictionary":
             return {"logits": logits}
+        if self.form == "probabilities":
+            return logits.sigmoid()
         return (logits, logits) if self.form == "tuple" or self.training else logits
 
 
@@ -386,6 +388,15 @@ def test_a_classifier_with_other_outputs_is_refused_before_anything_is_trained(
     with pytest.raises(NsoptError, match=message):
         nsopt.compress(Outputs(form), digits, ["params=50%"], out=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_outputs_between_0_and_1_are_warned_of(digits: ImageData, tmp_path: Path) -> None:
+    """As after Sigmoid: taken for logits, they are nearly equal."""
+    hearer = Interrupting("")
+    with pytest.raises(KeyboardInterrupt, match="lie between 0 and 1, as after Sigmoid"):
+        nsopt.compress(
+            Outputs("probabilities"), digits, ["params=50%"], out=tmp_path, progress=hearer
+        )
 
 
 def test_an_architecture_of_another_image_size_is_refused(

@@ -8,7 +8,7 @@ from torch.nn import functional
 from nsopt.compute.device import Compute
 from nsopt.data.images import ImageData
 from nsopt.tasks.agreement import class_divergence
-from nsopt.tasks.classification import Classification, read_logits
+from nsopt.tasks.classification import Classification, are_squashed, read_logits
 from nsopt.tasks.evaluation import count_right
 
 
@@ -80,3 +80,9 @@ def test_only_probabilities_are_taken_for_probabilities() -> None:
         assert torch.equal(read_logits(logits), logits)
     some = torch.tensor([[0.5, 0.5], [3.0, 1.0]])
     assert torch.equal(read_logits(some), some)
+
+
+def test_outputs_of_sigmoid_are_neither_logits_nor_probabilities() -> None:
+    logits = 4 * torch.randn(20, 10)
+    assert are_squashed(logits.sigmoid())
+    assert not any(map(are_squashed, (logits, logits.softmax(1), logits.relu(), logits.abs())))
