@@ -19,7 +19,7 @@ from nsopt.deployment.artifacts import BestNetworks, best_trials
 from nsopt.deployment.export import export
 from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.errors import NsoptError, unknown_name
-from nsopt.files import check_writable
+from nsopt.files import STUDY_FILE, check_writable
 from nsopt.methods.registry import COMPARED, get_methods
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.originals import copy_model, unwrapped
@@ -110,8 +110,10 @@ class ComparisonResult:
             metric: as in the table; needed where several budgets hold at once, whose number is 1.
 
         Raises:
-            NsoptError: if the comparison has no such network.
+            NsoptError: if the comparison has no such network, or kept none.
         """
+        if not self.folder.is_dir():
+            raise NsoptError("the networks of a comparison are kept only with out=: give a folder")
         studies = self._workspace.studies(self.results.name)
         if method not in self.results.methods:
             raise unknown_name("method", method, self.results.methods)
@@ -227,7 +229,7 @@ def compare(
         folder = Path(out) if out is not None else Path(temporary)
         if out is not None:
             check_writable(folder, "out=")
-        url, deleted = storage or sqlite_url(folder / "study.db"), out is None and not storage
+        url, deleted = storage or sqlite_url(folder / STUDY_FILE), out is None and not storage
         workspace = Workspace(url, folder, workers=workers, temporary=deleted)
         start = None if start is None else copy_model(unwrapped(start)).cpu().eval()
         subject = Subject.of(arch, data, wanted, start, source=source, trainer=trainer)

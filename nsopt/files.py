@@ -16,6 +16,7 @@ from typing import BinaryIO
 from nsopt.errors import NsoptError
 
 RUNS = Path("runs")  # default folder of results
+STUDY_FILE = "study.db"  # in it
 _UNFINISHED = ".part"
 _LONGEST_NAME = 100
 _RANDOM = "?" * 8  # matches the name that `mkdtemp` chooses

@@ -24,7 +24,7 @@ from nsopt.data.registry import load_source
 from nsopt.data.source import Source, Subset
 from nsopt.deployment.trained import copy_traced, load_trained
 from nsopt.errors import NsoptError
-from nsopt.files import RUNS, check_writable
+from nsopt.files import RUNS, STUDY_FILE, check_writable
 from nsopt.latency.multiples import find_multiple
 from nsopt.latency.runtime import TORCH, Runtime, choose_runtime, import_measure, with_batch_size
 from nsopt.models.architecture import Architecture
@@ -105,7 +105,7 @@ def prepare(
         trained = copy_traced(arch)
     subject = Subject.of(arch, data, settings, trained, runtime, source)
     folder = place.out or RUNS / subject.name
-    url = place.storage or sqlite_url(folder / "study.db")
+    url = place.storage or sqlite_url(folder / STUDY_FILE)
     if is_empty(url):
         console.print(
             f"{storage_file(url)} is empty: nsopt creates a new storage in it",

@@ -1,6 +1,7 @@
 """`nsopt worker`: join a study that another process has started."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -13,7 +14,7 @@ from nsopt.cli.options import (
     StoredDataOptions,
     refuse_options_of_images,
 )
-from nsopt.files import RUNS, check_writable
+from nsopt.files import RUNS, STUDY_FILE, check_writable
 from nsopt.session.processes import end_with_starter
 
 
@@ -31,7 +32,8 @@ class WorkerOptions(StoredDataOptions):
     threads: Count | None = None
     """CPU threads; by default one per core."""
     out: OutPath = None
-    """Folder for unfinished trainings; by default runs/STUDY."""
+    """Folder for networks and unfinished trainings; by default that of a file study.db, as the
+    study's own command writes it, or else runs/STUDY."""
     measure: str | None = None
     """Function that measures networks; needed only if the study has one."""
     child: Annotated[bool, Parameter(show=False)] = False
@@ -55,7 +57,7 @@ def worker(options: WorkerOptions) -> None:
     from nsopt.study.worker import Worker
 
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    folder = options.out or RUNS / options.study
+    folder = options.out or _find_folder(options.storage, options.study)
     check_writable(folder, "--out")
     workspace = Workspace(options.storage, folder, options.data_dir)
     with live_progress(options.child) as progress:
@@ -81,3 +83,10 @@ def worker(options: WorkerOptions) -> None:
                 clear_finished(session)
     if not options.child:
         console.print(f"this worker ran {done} trainings of {options.study}")
+
+
+def _find_folder(url: str, study: str) -> Path:
+    from nsopt.storage.urls import storage_file
+
+    file = storage_file(url)
+    return file.parent if file is not None and file.name == STUDY_FILE else RUNS / study

@@ -19,7 +19,7 @@ from nsopt.compute.random_state import restore_at_end
 from nsopt.data.images import ImageData
 from nsopt.deployment.trained import describe_differences
 from nsopt.errors import NsoptError, shorten
-from nsopt.files import check_writable
+from nsopt.files import STUDY_FILE, check_writable
 from nsopt.latency.runtime import TORCH, Measure, choose_runtime
 from nsopt.models.architecture import Architecture, check_finite, check_has_weights
 from nsopt.models.tracing.originals import copy_model, set_mode, unwrapped
@@ -131,7 +131,7 @@ def compress(
         raise NsoptError("epochs=0 trains nothing: leave trainer= out, or give epochs=1 or more")
     subject = Subject.of(arch, task, settings, model, timed_in, trainer=trainer)
     folder = Path(out if out is not None else tempfile.mkdtemp(prefix="nsopt-"))
-    workspace = Workspace(sqlite_url(folder / "study.db"), folder, temporary=out is None)
+    workspace = Workspace(sqlite_url(folder / STUDY_FILE), folder, temporary=out is None)
     try:
         with quiet_optuna(), show_progress(progress) as display:
             subject = with_precision(subject, workspace)

@@ -19,6 +19,7 @@ from nsopt.scaling.metric import LATENCY, Metric
 from nsopt.scaling.solve import Limits, solve_widths
 
 _BELOW = 1 - 1e-12  # more than the rounding error of a division
+_ANY = 1e6  # times more milliseconds than widths need: they limit nothing
 _SCALES = np.geomspace(1e-2, 1e8, 6)  # at which the widths of a law identify it
 
 
@@ -51,6 +52,17 @@ class MeasuredBudget:
         latency = require_latency(self.arch.name, self.arch.latency)
         factor = self.milliseconds / predicted * _BELOW
         return self.arch.with_latency(LinearCost(LATENCY.name, latency, factor))
+
+    def keeping(self, widths: tuple[int, ...]) -> Architecture:
+        """Return the network with a latency model by which the solver finds these widths again.
+
+        If another budget stops them, their milliseconds stay predicted, or are half of the budget
+        where more is predicted than was measured: so the solver finds which budget binds.
+        """
+        predicted = float(LATENCY.cost(self.arch)(widths))
+        if len(self.metric.parts) > 1 and self._solve_at(_ANY * predicted).widths == widths:
+            predicted = max(self.milliseconds, 2 * predicted)
+        return self.corrected(predicted)
 
     def propose(self, predicted: float) -> Tried:
         """Return the largest widths whose predicted milliseconds are at most `predicted`.

@@ -114,7 +114,7 @@ class Timer:
             widths = self.store.read_choice(key) or solved
             self.store.write_choice(key, widths)
         # Another latency model may have predicted them: its own prediction counts.
-        return asked.corrected(float(LATENCY.cost(asked.arch)(widths)))
+        return asked.keeping(widths)
 
     def solve(self, asked: MeasuredBudget, is_careful: bool = True) -> Tried:
         """Return the largest widths that fit by measurement, see `bisect_widths`.

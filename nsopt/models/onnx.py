@@ -92,8 +92,8 @@ class OnnxNetwork:
             if type(error).__name__ != "NotImplemented":
                 raise
             raise NsoptError(
-                f"onnxruntime cannot run this network on the CPU ({short_reason(error)}): convert "
-                "it and its inputs to float32, or export it as pt2"
+                f"onnxruntime cannot run this network: {short_reason(error)}; convert it and its "
+                "inputs to float32, or use PyTorch"
             ) from None
 
     def __call__(self, arrays: Arrays) -> Array:

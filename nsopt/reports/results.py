@@ -161,6 +161,8 @@ def read_results(url: str, name: str | None = None) -> Results:
     if not done and failures:
         first = f"{failures[0]['label']}: {failures[0]['reason']}"
         raise NsoptError(f"every training of {name} failed: {first}")
+    if not compared:
+        raise NsoptError(f"{name} is a search alone: use nsopt widths, or nsopt study for its law")
     if not done:
         raise NsoptError(
             f"{name} at {hide_password(url)} has no completed trial yet: run its command again"

@@ -43,7 +43,7 @@ def describe_best(study: Study) -> str:
     best, done = best_trial(study), trials.read_completed(study)
     name = name_parameters(best)
     if "eta" in best.params:
-        return f"{name}: {_signed_distance(best)} from the budget, {best.values[1]:.0f} steps"
+        return f"{name}: {_signed_distance(best)} from the budget after {best.values[1]:.0f} steps"
     seeds = Counter(map(name_parameters, done))
     mean = np.mean([trial.values[0] for trial in done if name_parameters(trial) == name])
     fewer = [other for other in seeds if seeds[other] < seeds[name]]

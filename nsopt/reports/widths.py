@@ -49,6 +49,7 @@ def draw_widths(infos: list[WidthsInfo]) -> go.Figure:
     figure = make_subplots(rows, columns, subplot_titles=[info.size for info in infos])
     apply_style(figure)
     styles = method_styles(list(dict.fromkeys(m for info in infos for m in info.widths)))
+    named = set[str]()  # in the legend
     for index, info in enumerate(infos):
         for method, widths in info.widths.items():
             figure.add_bar(
@@ -57,10 +58,11 @@ def draw_widths(infos: list[WidthsInfo]) -> go.Figure:
                 name=method_label(method),
                 marker={"color": styles[method].colour},
                 legendgroup=method,
-                showlegend=index == 0,
+                showlegend=method not in named,
                 hovertemplate="%{x}: %{y}<extra>%{fullData.name}</extra>",
                 row=index // columns + 1,
                 col=index % columns + 1,
             )
+            named.add(method)
     figure.update_yaxes(title="width").update_xaxes(automargin=True)
     return figure.update_layout(height=_ROW_HEIGHT * rows + 100, legend={"y": -0.2 / rows})

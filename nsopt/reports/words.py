@@ -46,8 +46,8 @@ class Difference(NamedTuple):
     @property
     def interval(self) -> str:
         """The bounds with their sign, or why there are none."""
-        if self.n == 1:
-            return "one seed, no interval"
+        if np.isinf(self.high):
+            return "one seed, no interval" if self.n == 1 else "equal in all seeds, no interval"
         return f"{_signed(self.low)} to {_signed(self.high)}"
 
 
@@ -85,6 +85,8 @@ def paired_difference(
 ) -> Difference | None:
     """Return by how much `one` is ahead of `other`, both scores by seed; None if they share none.
 
+    Without a number of images, equal differences have no interval: that they agree is chance.
+
     Args:
         test_images: the interval is at least as wide as for two samples of so many images.
     """
@@ -95,7 +97,7 @@ def paired_difference(
     if n == 0:
         return None
     mean = float(differences.mean())
-    if n == 1:
+    if n == 1 or (test_images is None and np.allclose(differences, mean)):
         return Difference(mean, -np.inf, np.inf, n)
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # if nearly equal
         low, high = ttest_1samp(differences.to_numpy(), 0.0).confidence_interval(_COVERAGE)

@@ -104,6 +104,8 @@ class TrialRunner(Work):
         arch = self.session.subject.arch
         costs = counted_costs(arch, outcome.widths)
         beyond = self.measure_extrapolation(point)
+        if len(point.metric.parts) > 1 and LATENCY in point.metric.parts:
+            costs["cost_latency"] = float(LATENCY.cost(arch)(outcome.widths))
         return costs | {
             "cost": point.metric.cost(arch)(outcome.widths),
             "latency_ms": latency.median_ms,

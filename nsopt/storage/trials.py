@@ -183,7 +183,8 @@ def write_limits(
     """
     for name, (budget, cost) in limits.items():
         internals.write_attribute(study, trial, f"{BUDGET}_{name}", budget)
-        internals.write_attribute(study, trial, f"{_COST}_{name}", cost)
+        if f"{_COST}_{name}" not in trial.user_attrs:  # as predicted, before it was corrected
+            internals.write_attribute(study, trial, f"{_COST}_{name}", cost)
         internals.write_constraint(study, trial, f"{BUDGET}_{name}", (cost - budget) / budget)
     if binding is not None:
         internals.write_attribute(study, trial, "binding", binding)

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from cyclopts import Parameter
@@ -11,6 +12,7 @@ import nsopt
 from nsopt.cli import options
 from nsopt.cli.app import app
 from nsopt.cli.options import PruneOptions, SearchOptions, SgdOptions, TrainingOptions, changes
+from nsopt.cli.worker import _find_folder
 from nsopt.pruning.settings import SearchSettings
 from nsopt.session.presets import Preset, get_preset, override
 from nsopt.training.settings import TrainSettings
@@ -133,3 +135,12 @@ def test_study_search_and_tune_share_their_options() -> None:
 def test_a_task_of_the_user_gets_the_preset_that_compare_takes() -> None:
     assert options.TaskOptions().read_preset() is get_preset("smoke")
     assert options.TaskOptions(task="mine:make").read_preset() is get_preset("quick")
+
+
+def test_a_worker_keeps_its_networks_beside_the_study_that_it_joins() -> None:
+    for url, folder in (
+        ("sqlite:///here/study.db", Path("here")),
+        ("sqlite:///here/other.db", Path("runs/name")),
+        ("postgresql://host/study.db", Path("runs/name")),
+    ):
+        assert _find_folder(url, "name") == folder

@@ -268,5 +268,5 @@ def test_a_file_for_which_onnxruntime_has_no_kernel_is_named(tmp_path: Path) -> 
     model, x = nn.Sequential(*layers).bfloat16().eval(), torch.randn(6, 8).bfloat16()
     file = tmp_path / "network.onnx"
     export_to_onnx(model, x, {}, file)
-    with pytest.raises(NsoptError, match=r"cannot run this network .*Gemm.*convert it .* float32"):
+    with pytest.raises(NsoptError, match=r"cannot run this network: .*Gemm.*convert it .* float32"):
         load_exported(file, "onnx")

@@ -11,6 +11,7 @@ import optuna
 import pytest
 
 import nsopt
+from nsopt.errors import NsoptError
 from nsopt.models.registry import get_architecture
 from nsopt.reports.results import read_results
 from nsopt.scaling.law import PowerLaw
@@ -115,6 +116,8 @@ def test_widths_uses_the_law_of_a_stored_search(tmp_path: Path) -> None:
     assert "conv8" in done.stdout
     again = call_nsopt("search", *options, "--device=cpu", f"--out={tmp_path}")
     assert "search iteration" not in again.stdout
+    with pytest.raises(NsoptError, match="is a search alone: use nsopt widths"):
+        read_results(f"sqlite:///{tmp_path / 'study.db'}")
     storage = f"--storage=sqlite:///{tmp_path / 'study.db'}"
     proposed = call_nsopt("widths", storage, "--ratios=0.1", "--json")
     (row,) = json.loads(proposed.stdout)

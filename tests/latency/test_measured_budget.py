@@ -18,7 +18,7 @@ from nsopt.latency.runtime import Runtime
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import table_architecture
 from nsopt.scaling.cost import LinearCost, unwrap
-from nsopt.scaling.metric import LATENCY
+from nsopt.scaling.metric import LATENCY, get_metric
 from nsopt.scaling.solve import Limits, solve_widths
 from tests.study.test_comparison import Listener
 
@@ -230,3 +230,23 @@ def test_the_solver_finds_the_widths_that_were_timed(narrow: TableArchitecture) 
         cost = LATENCY.cost(asked.corrected(predicted))
         assert tuple(solve_widths(law, cost, asked.budget, *limits).widths.tolist()) == widths
         assert predicted <= aim
+
+
+@pytest.mark.parametrize("predicted", [0.1, 1.0, 10.0], ids=["below", "same", "above"])
+def test_only_the_budget_that_stops_the_network_binds(
+    narrow: TableArchitecture, predicted: float
+) -> None:
+    """Whatever is predicted in place of the milliseconds that were measured."""
+    macs, params = (cost(narrow.base_widths) for cost in map(narrow.cost, ("macs", "params")))
+    arch = narrow.with_latency(LinearCost("latency", narrow.cost("macs"), predicted / float(macs)))
+    law = nsopt.uniform_curve(arch.base_widths)
+    for limit, binding in ((params / 4, "params"), (params, "latency")):
+        metric = get_metric(f"params={round(limit)},latency=1ms")
+        asked = measured_budget.MeasuredBudget(arch, law, metric, 1.0, Limits())
+        of_params = solve_widths(law, arch.cost("params"), round(limit)).widths.tolist()
+        half = solve_widths(law, arch.cost("macs"), macs / 2).widths.tolist()
+        widths = tuple(of_params if binding == "params" else half)
+        kept = solve_widths(law, metric.cost(asked.keeping(widths)), 1.0)
+        assert tuple(kept.widths.tolist()) == widths
+        assert kept.binding is not None
+        assert metric.parts[kept.binding].name == binding

@@ -73,12 +73,12 @@ def test_the_pareto_front_contains_exactly_the_undominated_points(
 def test_the_summary_has_means_and_deviations_over_seeds(results: Results) -> None:
     table = summary(results)
     assert len(table) == 4
-    row = table.query("method == 'neuralscale' and budget == 4000").iloc[0]
+    row = table.query("method == 'uniform' and budget == 4000").iloc[0]
     assert row["n"] == 2
-    assert row["val_mean"] == pytest.approx(57.5)
-    assert row["val_std"] == pytest.approx(np.std([57, 58], ddof=1))
-    assert row["test_mean"] == pytest.approx(56.5)
-    assert (row["test_min"], row["test_max"]) == (56, 57)
+    assert row["val_mean"] == pytest.approx(54.5)
+    assert row["val_std"] == pytest.approx(np.std([54, 55], ddof=1))
+    assert row["test_mean"] == pytest.approx(53.5)
+    assert (row["test_min"], row["test_max"]) == (53, 54)
 
 
 def test_equal_numbers_of_parameters_and_macs_are_separate_budgets(results: Results) -> None:
@@ -187,6 +187,9 @@ def test_each_budget_has_a_group_of_widths(results: Results) -> None:
     assert [info.size for info in infos] == ["0.25x", "1x"]
     assert infos[1].widths == {"uniform": [8, 16], "neuralscale": [8, 19]}
     assert len(draw_widths(infos).data) == 4
+    dense = infos[0]._replace(widths={"dense": [90, 36]})
+    bars = draw_widths([dense, *infos]).data
+    assert [bar.showlegend for bar in bars] == [True] * 3 + [False] * 2  # each method once
 
 
 def test_the_line_of_a_law_is_solid_only_within_its_record(results: Results) -> None:

@@ -76,7 +76,7 @@ def test_the_best_eta_says_on_which_side_of_the_budget_it_ends() -> None:
                 user_attrs={"feasible": inside, "seed": 0},
             )
         )
-    assert describe_best(study) == "eta 2.5: -1.30% from the budget, 40 steps"
+    assert describe_best(study) == "eta 2.5: -1.30% from the budget after 40 steps"
     _, rows = tuning_rows(study)
     assert rows == [["1", "0", "+0.20%", "40"], ["2.5", "0", "-1.30%", "40"]]
 

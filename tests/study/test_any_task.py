@@ -1,5 +1,6 @@
 """Methods compared on a task that is not of images: sound of one dimension."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.nn import functional
 
 import nsopt
 from nsopt.errors import NsoptError
+from nsopt.scaling.cost import LinearCost
 from nsopt.session.joining import join_session
 from nsopt.session.presets import StudySettings, get_preset, override
 from nsopt.session.workspace import Workspace
@@ -246,6 +248,17 @@ def test_workers_do_not_train_without_the_trainer(tmp_path: Path) -> None:
         pass
 
 
+def test_joint_budgets_show_predicted_milliseconds_and_which_budget_binds(
+    arch: nsopt.Architecture,
+) -> None:
+    whole = arch.cost("macs")(arch.base_widths)
+    timed = arch.with_latency(LinearCost("latency", arch.cost("macs"), 3 / whole))
+    joint = {"ratios": None, "budgets": "params=50%,latency=900ms", "seeds": 1}
+    (row,) = compare(timed, make_task(), methods=["uniform"], **joint).table.to_dict("records")
+    assert row["binding"] == "params"
+    assert row["cost_latency"] == pytest.approx(3 * row["macs"] / whole)
+
+
 def test_an_architecture_is_asked_for_in_place_of_a_network() -> None:
     with pytest.raises(NsoptError, match="arch must be an architecture, which nsopt"):
         nsopt.compare(Pitch(), make_task())
@@ -257,6 +270,8 @@ def test_wrong_arguments_of_a_result_are_one_line(
     result = study[0]
     with pytest.raises(NsoptError, match="budget must be a number, not '600k'"):
         result.network("uniform", "600k")
+    with pytest.raises(NsoptError, match="kept only with out=: give a folder"):
+        replace(result, folder=tmp_path / "deleted").network("uniform", 1)
     with pytest.raises(NsoptError, match="folder must be a path or text, not None"):
         result.report(None)
     with pytest.raises(NsoptError, match="unknown method ''"):
