@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.latency.sittings import choose_latencies
-from nsopt.methods.registry import method_order
+from nsopt.methods.registry import DENSE, method_order
 from nsopt.scaling.metric import LATENCY, get_metric
 from nsopt.scaling.record import Iteration
 from nsopt.settings import BATCH_SIZE, batch_unit
@@ -130,8 +130,11 @@ class Results:
 
     @property
     def compared(self) -> list[tuple[str, float]]:
-        """The metrics and budgets at which most methods were trained."""
-        methods = self.outcomes.groupby(["metric", "budget"])["method"].nunique()
+        """The metrics and budgets at which most methods were trained, without the network of base
+        widths, unless there is nothing else."""
+        chosen = self.outcomes[self.outcomes["method"] != DENSE.name]
+        shown = self.outcomes if chosen.empty else chosen
+        methods = shown.groupby(["metric", "budget"])["method"].nunique()
         return list(methods[methods == methods.max()].index)
 
 

@@ -354,6 +354,10 @@ def test_figures_show_the_budgets_at_which_most_methods_were_trained(results: Re
     fewer = dataclasses.replace(results, outcomes=outcomes)
     assert results.compared == [("params", 1000), ("params", 4000)]
     assert fewer.compared == [("params", 4000)]
+    dense = results.outcomes.query("budget == 4000").assign(method="dense")
+    more = dataclasses.replace(results, outcomes=pd.concat([dense, results.outcomes]))
+    assert more.compared == results.compared
+    assert dataclasses.replace(results, outcomes=dense).compared == [("params", 4000)]
     assert [info.size for info in widths_info(fewer)] == ["1x"]
 
 
