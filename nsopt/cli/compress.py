@@ -41,12 +41,8 @@ if TYPE_CHECKING:
     from nsopt.session.subject import Subject
     from nsopt.session.workspace import Workspace
 
-_LEFT_OUT_FIRST = (
-    "before",
-    "params",
-    "MACs",
-    "widths by",
-)  # on a narrow terminal; columns with budgets go last
+# Columns that a narrow terminal does not show; those with budgets go last.
+_LEFT_OUT_FIRST = "before", "params", "MACs", "widths by"
 
 
 @Parameter(name="*")

@@ -15,6 +15,7 @@ from nsopt.compute.checkpoint import full_state, match_buffers
 from nsopt.training.settings import TrainSettings
 
 _MOMENTUM = 0.1  # of statistics, PyTorch's default
+_STATISTICS = "running_mean", "running_var", "num_batches_tracked"
 
 
 def make_schedule(
@@ -50,6 +51,7 @@ class RunningAverage(AveragedModel):
         super().__init__(model, multi_avg_fn=self._mix, use_buffers=True)
         self._decay = decay
 
+    @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         """Include the weights of `model` after one more step."""
         new, old = (
@@ -79,7 +81,8 @@ class RunningAverage(AveragedModel):
 def _list_tensors(model: nn.Module) -> list[torch.Tensor]:
     """Return the parameters and buffers but the statistics of BatchNorms, which are finite."""
     named = model.named_buffers()
-    return [*model.parameters(), *(buffer for name, buffer in named if "running_" not in name)]
+    others = (buffer for name, buffer in named if not name.endswith(_STATISTICS))
+    return [*model.parameters(), *others]
 
 
 def free_statistics(model: nn.Module) -> int:
