@@ -1,6 +1,5 @@
 """A table of a tuning study's trials, and which of them is best."""
 
-from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -8,7 +7,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nsopt.storage import trials
-from nsopt.tuning.best import best_trial
+from nsopt.tuning.best import best_trial, scores_of
 
 _PARAMETERS = {"pretrain_epochs": "P"}  # in fewer letters
 _OUTCOMES = {"params": "parameters", "test_score": "test"}
@@ -44,12 +43,13 @@ def describe_best(study: Study) -> str:
     name = name_parameters(best)
     if "eta" in best.params:
         return f"{name}: {_signed_distance(best)} from the budget after {best.values[1]:.0f} steps"
-    seeds = Counter(map(name_parameters, done))
-    mean = np.mean([trial.values[0] for trial in done if name_parameters(trial) == name])
-    fewer = [other for other in seeds if seeds[other] < seeds[name]]
-    left_out = f"; not compared, with fewer seeds: {', '.join(fewer)}" if fewer else ""
-    count = f"mean of {seeds[name]} seeds" if seeds[name] > 1 else "one seed"
-    return f"{name}: {(study.metric_names or ['score'])[0]} {mean:.4g} ({count}){left_out}"
+    scores = scores_of(best, done)
+    fewer = [trial for trial in done if len(scores_of(trial, done)) < len(scores)]
+    names = ", ".join(dict.fromkeys(map(name_parameters, fewer)))
+    left_out = f"; not compared, with fewer seeds: {names}" if fewer else ""
+    count = f"mean of {len(scores)} seeds" if len(scores) > 1 else "one seed"
+    metric = (study.metric_names or ["score"])[0]
+    return f"{name}: {metric} {np.mean(scores):.4g} ({count}){left_out}"
 
 
 def tuning_rows(study: Study) -> tuple[list[str], list[list[str]]]:

@@ -104,7 +104,7 @@ class TrialRunner(Work):
         arch = self.session.subject.arch
         costs = counted_costs(arch, outcome.widths)
         beyond = self.measure_extrapolation(point)
-        if len(point.metric.parts) > 1 and LATENCY in point.metric.parts:
+        if point.metric.is_timed and point.metric != LATENCY:
             costs["cost_latency"] = float(LATENCY.cost(arch)(outcome.widths))
         return costs | {
             "cost": point.metric.cost(arch)(outcome.widths),

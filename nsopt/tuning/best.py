@@ -1,5 +1,7 @@
 """The best trial of a tuning study."""
 
+from collections.abc import Iterable
+
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
@@ -27,7 +29,12 @@ def best_trial(study: Study) -> FrozenTrial:
         return min(done, key=lambda t: (not trials.read_outcome(t)["feasible"], t.values))
 
     def mean_accuracy(trial: FrozenTrial) -> tuple[int, float]:
-        same: list[float] = [repeat.values[0] for repeat in done if repeat.params == trial.params]
+        same = scores_of(trial, done)
         return len(same), sum(same) / len(same)  # fewer seeds are no fair comparison
 
     return max(sorted(done, key=lambda t: t.params.get("pretrain_epochs", 0)), key=mean_accuracy)
+
+
+def scores_of(trial: FrozenTrial, done: Iterable[FrozenTrial]) -> list[float]:
+    """Return the scores of the completed trials with the parameters of `trial`, one per seed."""
+    return [repeat.values[0] for repeat in done if repeat.params == trial.params]
