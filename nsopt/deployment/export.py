@@ -73,7 +73,8 @@ def export(
 
     Raises:
         NsoptError: for an unknown format or a folder, for a file whose suffix names another format,
-            if a package is missing that the format needs, or if PyTorch cannot export the network.
+            if a package is missing that the format needs, if PyTorch cannot export the network, or
+            if onnxruntime cannot run it.
 
     Examples:
         >>> nsopt.export(nsopt.load_network("small.pt"), "small.onnx")
@@ -164,6 +165,7 @@ def find_obstacles(module: nn.Module, inputs: Any, forms: Sequence[str]) -> dict
 def _write_onnx(module: nn.Module, inputs: Any, facts: Mapping[str, Any], path: Path) -> None:
     outputs = ["logits"] if isinstance(module, WithNormalisation) else []
     export_to_onnx(module, inputs, facts, path, outputs)
+    OnnxNetwork(path)  # raises NsoptError if onnxruntime has no kernel for it, as for bfloat16
 
 
 def _write_pt2(module: nn.Module, inputs: Any, facts: Mapping[str, Any], path: Path) -> None:

@@ -72,14 +72,14 @@ class Subject:
         """Make a new one; data, trained network and runtime complete the settings.
 
         Raises:
-            NsoptError: if the network does not return logits for the classes of images, or if the
-                trainer is no function; for another batch size than that of a task not of images.
+            NsoptError: if the network does not take the inputs, or does not return logits for the
+                classes of images; if the trainer is no function; for another batch size than that of a task not of images.
         """
         if trainer is not None and not callable(trainer):
             raise NsoptError(f"trainer must be a function, not {shorten(trainer)}")
-        if isinstance(data, ImageData):
+        if isinstance(data, ImageData) or start is None:
             check_outputs(arch, data)
-        else:
+        if isinstance(data, Task):
             settings = settings.updated(search=settings.search.updated(search_images=None))
             if not are_images(data.inputs):
                 runtime = _with_batch_of(data, runtime)

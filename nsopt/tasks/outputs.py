@@ -7,8 +7,10 @@ from torch import Tensor
 
 from nsopt.compute.random_state import keep_random_state
 from nsopt.data.images import ImageData
-from nsopt.errors import NsoptError
+from nsopt.errors import NsoptError, short_reason
 from nsopt.models.architecture import Architecture
+from nsopt.models.inputs import call_network
+from nsopt.models.layout import inputs_for
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.tasks.supervise import check_task
 from nsopt.tasks.task import Task
@@ -23,10 +25,12 @@ def make_example(data: ImageData | Task) -> Any:
 
 def check_outputs(arch: Architecture, data: ImageData | Task) -> None:
     """Raise NsoptError unless a network takes images of this size, and returns logits for them, at
-    least one for each class. The outputs of other tasks are for their own functions.
+    least one for each class. Of other tasks it takes the inputs; the outputs are for their own
+    functions.
     """
     check_task(data)
     if isinstance(data, Task):
+        _check_inputs(arch, data)
         return
     images = make_example(data)
     wanted, shape = tuple(arch.input_shape), tuple(images.shape[1:])
@@ -51,3 +55,17 @@ def check_outputs(arch: Architecture, data: ImageData | Task) -> None:
         raise NsoptError(
             f"{arch.name} has {arch.num_classes} outputs, and the data {len(data.classes)} classes"
         )
+
+
+@torch.no_grad()
+def _check_inputs(arch: Architecture, task: Task) -> None:
+    """Raise NsoptError unless a network runs on a batch of the task."""
+    with keep_random_state(torch.device("cpu")):
+        model = arch.build(arch.base_widths).eval()
+        try:
+            call_network(model, inputs_for(model, task.inputs))
+        except Exception as error:
+            raise NsoptError(
+                f"{arch.name} does not run on the inputs of {task.name} ({short_reason(error)}): "
+                "give nsopt.trace a batch of the task"
+            ) from error

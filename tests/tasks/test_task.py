@@ -116,7 +116,9 @@ def test_what_a_loss_remembers_is_of_one_training(arch: nsopt.Architecture, comm
         if command == "train":
             found.append(nsopt.train(arch, [8], task, SETTINGS).epochs)
         else:
-            settings = nsopt.SearchSettings(pretrain_epochs=1, device="cpu", precision="fp32")
+            settings = nsopt.SearchSettings(
+                iterations=1, pretrain_epochs=1, prune_every=5, device="cpu", precision="fp32"
+            )
             found.append(nsopt.search(arch, task, settings).law.alpha.tolist())
     assert found[0] == found[1]
     assert (loss.center, loss.scale.grad) == (None, None), "the user's own one stays"
