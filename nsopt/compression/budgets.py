@@ -75,15 +75,16 @@ def naming(budget: Budget, settings: StudySettings) -> Iterator[None]:
         raise NoWidthsError(f"{budget.word}{rounded}: {error}") from None
 
 
-def read_words(words: Sequence[str]) -> tuple[AskedBudget, ...]:
+def read_words(words: Sequence[str] | str) -> tuple[AskedBudget, ...]:
     """Return what the user asks for. Raises NsoptError if there are no budgets, or an invalid one.
 
     Args:
         words: `METRIC=LIMIT`, where a limit is a percentage of the base network's cost (`50%`) or a
             number in the unit of the metric. Commas join several limits of one network. Or "curve".
+            A single word needs no list.
     """
-    if isinstance(words, str) and words == CURVE.word:
-        return (CURVE,)
+    if isinstance(words, str) and "," not in words and ";" not in words:
+        words = [words]
     if isinstance(words, str) or not isinstance(words, Sequence):
         raise NsoptError("budgets must be a list of words: ['macs=50%', 'latency=5ms']")
     if list(words) == [CURVE.word]:

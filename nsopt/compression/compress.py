@@ -5,7 +5,6 @@ import tempfile
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import nn
@@ -46,7 +45,7 @@ PRESET = "compress"
 def compress(
     model: nn.Module,
     task: Task | ImageData,
-    budgets: Sequence[str] | Literal["curve"],
+    budgets: Sequence[str] | str,
     *,
     trainer: Trainer | None = None,
     arch: Architecture | None = None,

@@ -268,7 +268,7 @@ def test_numbers_below_1_are_refused(
         ),
         ({"model": nn.Sequential}, "give a torch.nn.Module with its weights"),
         ({"task": "folder:photos"}, "give an nsopt.Task or an nsopt.ImageData"),
-        ({"budgets": "macs=50%"}, "budgets must be a list of words"),
+        ({"budgets": "macs=50%,params=9k"}, "budgets must be a list of words"),
         ({"budgets": []}, "give at least one budget"),
         (
             {"arch": nsopt.get_architecture("vgg11", in_channels=1)},
@@ -497,6 +497,7 @@ def test_budgets_are_read_from_strings(narrow: TableArchitecture) -> None:
     macs = narrow.cost("macs")(narrow.base_widths)
     assert (half.metric.name, half.limit) == ("macs", macs // 2)
     assert (plain.metric.name, plain.limit) == ("params", 20_000)
+    assert read_words("macs=50%") == read_words(["macs=50%"])
     assert len(budgets_of(read_words(["macs=50%", "macs=50%"]), narrow)) == 1
     assert split_budgets("macs=50%, params=20k") == ["macs=50%", "params=20k"]
     assert split_budgets("macs=50%,params=20k; params=9k") == ["macs=50%,params=20k", "params=9k"]
