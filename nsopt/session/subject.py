@@ -73,7 +73,8 @@ class Subject:
 
         Raises:
             NsoptError: if the network does not take the inputs, or does not return logits for the
-                classes of images; if the trainer is no function; for another batch size than that of a task not of images.
+                classes of images; if the trainer is no function; for another batch size than that
+                of a task not of images.
         """
         if trainer is not None and not callable(trainer):
             raise NsoptError(f"trainer must be a function, not {shorten(trainer)}")

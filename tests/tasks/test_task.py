@@ -124,6 +124,21 @@ def test_what_a_loss_remembers_is_of_one_training(arch: nsopt.Architecture, comm
     assert (loss.center, loss.scale.grad) == (None, None), "the user's own one stays"
 
 
+@pytest.mark.parametrize(
+    "begin",
+    [
+        lambda arch, task: nsopt.train(arch, [8], task, SETTINGS),
+        nsopt.search,
+        lambda arch, task: nsopt.compare(arch, task, ["uniform"], preset="smoke"),
+    ],
+    ids=["train", "search", "compare"],
+)
+def test_a_network_of_other_inputs_is_one_line(arch: nsopt.Architecture, begin: Any) -> None:
+    stereo = Task([(torch.rand(4, 2, 64), torch.rand(4, 1))], functional.mse_loss, score)
+    with pytest.raises(NsoptError, match=r"does not run on the inputs of .*: give nsopt"):
+        begin(arch, stereo)
+
+
 def test_a_loss_with_lazy_parameters_is_one_line(arch: nsopt.Architecture) -> None:
     lazy = nn.Sequential(nn.LazyLinear(2))
     with pytest.raises(nsopt.NsoptError, match=r"Sequential .* has parameters without a size"):
