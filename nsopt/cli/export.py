@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from nsopt.reports.results import Results
     from nsopt.session.workspace import Workspace
 
-_SUFFIXES = {"onnx": "onnx", "pt2": "pt2", "state_dict": "pt"}
-
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +78,7 @@ def export(options: ExportOptions = ExportOptions()) -> None:
         raise NsoptError("--int8 is for --format onnx, and reads the images of the study")
     if options.task is not None:
         refuse_options_of_images(options)
-    out = options.out or Path(f"network.{_SUFFIXES[form]}")
+    out = options.out or Path(f"network.{'pt' if form == 'state_dict' else form}")
     check_writable(out.parent, "--out")
     if out.is_dir():
         raise NsoptError(f"--out {out} is a folder: name a file")
