@@ -42,7 +42,7 @@ from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import IN_BYTES, PARAMS, Metric, counted_costs
 from nsopt.session.cleanup import clear_finished
 from nsopt.session.durations import (
-    Work,
+    PlannedWork,
     format_duration,
     list_searches,
     plan_training,
@@ -216,7 +216,7 @@ def _list_work(
     uniform: Sequence[Widths],
     candidates: int,
     seeds: int,
-) -> Iterator[Work]:
+) -> Iterator[PlannedWork]:
     """Yield searches and scores, if there are candidates, and fine-tuning; nothing if a user's
     trainer counts its steps."""
     settings = session.subject.settings
@@ -226,7 +226,9 @@ def _list_work(
         prices = [price for metric in metrics for price in list_prices(metric)]
         yield from list_searches(session, dict.fromkeys(prices, 1))
         for widths in uniform:
-            yield Work("scores", candidates * SCORE_STEPS, widths, settings.search.batch_size)
+            yield PlannedWork(
+                "scores", candidates * SCORE_STEPS, widths, settings.search.batch_size
+            )
     for widths in uniform:
         work = plan_training(session, settings.training, widths, "fine-tuning")
         yield work._replace(steps=2 * seeds * work.steps)

@@ -19,7 +19,7 @@ from nsopt.training.precision import time_training_step
 from nsopt.training.settings import TrainSettings
 
 
-class Work(NamedTuple):
+class PlannedWork(NamedTuple):
     """Training steps of the network of some widths; `phase` names them for the user."""
 
     phase: str
@@ -28,7 +28,7 @@ class Work(NamedTuple):
     batch_size: int
 
 
-def list_searches(session: Session, searches: Mapping[Price, int]) -> Iterator[Work]:
+def list_searches(session: Session, searches: Mapping[Price, int]) -> Iterator[PlannedWork]:
     """Yield the missing iterations of searches, from the numbers of iterations by price."""
     subject, base, compute = session.subject, session.subject.arch.base_widths, session.compute
     for price, iterations in searches.items():
@@ -42,22 +42,24 @@ def list_searches(session: Session, searches: Mapping[Price, int]) -> Iterator[W
             )
             steps = make_rule(subject.arch, base, settings).steps
             batches = PruneSchedule(steps, data.per_epoch, settings).batches
-            yield Work("searches", (iterations - len(history)) * batches, base, settings.batch_size)
+            yield PlannedWork(
+                "searches", (iterations - len(history)) * batches, base, settings.batch_size
+            )
 
 
 def plan_training(
     session: Session, settings: TrainSettings, widths: tuple[int, ...], phase: str
-) -> Work:
+) -> PlannedWork:
     data, size = session.subject.data, settings.batch_size
     if isinstance(data, Task):
         per_epoch = count_batches(data.train)
     else:
         per_epoch = math.ceil(len(session.subject.splits.train) / size)
     steps = max(settings.epochs * per_epoch, settings.least_steps or 0)
-    return Work(phase, steps, widths, size)
+    return PlannedWork(phase, steps, widths, size)
 
 
-def tell_duration(session: Session, work: Iterable[Work]) -> None:
+def tell_duration(session: Session, work: Iterable[PlannedWork]) -> None:
     """Say how long work takes, phase by phase; a step of each network is timed once.
 
     Raises:

@@ -132,7 +132,7 @@ def drain(look: Callable[[], Sequence[Job]], wait: Callable[[bool], None]) -> in
         wait: reports what this process waits for, once. Its argument is whether other processes are
             running trials.
     """
-    watch, done, reported = Watch(), 0, set[bool]()
+    watch, done, reported = HeartbeatWatch(), 0, set[bool]()
     while True:
         jobs = look()
         if any(run_next(study, work, stored) for study, work, stored in jobs if work is not None):
@@ -239,7 +239,7 @@ def heartbeat(study: Study, trial: FrozenTrial) -> Iterator[None]:
         thread.join()
 
 
-class Watch:
+class HeartbeatWatch:
     """Lets the trials of dead processes wait again."""
 
     def __init__(self) -> None:

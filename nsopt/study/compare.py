@@ -9,7 +9,7 @@ from nsopt.progress import Progress
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.solve import solve_widths
 from nsopt.session.cleanup import clear_finished
-from nsopt.session.durations import Work, list_searches, plan_training, tell_duration
+from nsopt.session.durations import PlannedWork, list_searches, plan_training, tell_duration
 from nsopt.session.other_workers import run_other_workers
 from nsopt.session.searching import continue_searches
 from nsopt.session.session import start_session
@@ -76,7 +76,7 @@ def preview_comparison(
         }
 
 
-def list_work(plan: Plan, missing: Points) -> Iterator[Work]:
+def list_work(plan: Plan, missing: Points) -> Iterator[PlannedWork]:
     """Yield the missing searches, and nsopt's trainings of networks as large as uniform ones."""
     session, subject = plan.session, plan.session.subject
     arch, settings = subject.arch, subject.settings

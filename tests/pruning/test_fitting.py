@@ -25,7 +25,7 @@ from nsopt.pruning.fitting.least_squares import LeastSquares, most_rows
 from nsopt.pruning.fitting.products import Product
 from nsopt.pruning.fitting.rank import rank_by_fit
 from nsopt.pruning.fitting.smaller import AgreementScore
-from nsopt.pruning.fitting.watch import Watch
+from nsopt.pruning.fitting.watch import ProductWatch
 
 
 class Attention(nn.Module):
@@ -63,7 +63,7 @@ def test_rows_explain_the_outputs_of_every_kind_of_product(
     make: Callable[[], nn.Module], shape: tuple[int, ...]
 ) -> None:
     layer, x = make().eval(), torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    calls = Watch(layer, all_places, takes_inputs=True).run(lambda: layer(x))
+    calls = ProductWatch(layer, all_places, takes_inputs=True).run(lambda: layer(x))
     assert calls
     for seen in calls:
         product, rows = seen.product, seen.inputs
@@ -285,13 +285,13 @@ class Clipped(nn.Module):
 
 def test_a_layer_is_not_fitted_to_what_an_activation_clips() -> None:
     model, x = Clipped().eval(), images(4)
-    calls = Watch(model, all_places, takes_inputs=True).run(lambda: model(x))
+    calls = ProductWatch(model, all_places, takes_inputs=True).run(lambda: model(x))
     assert [call.bounds for call in calls] == [(0, float("inf")), (0, 6), None]
 
     def run() -> tuple[Tensor, Tensor]:
         return (made := model.first(x)), model.second(made.relu())
 
-    returned, _ = Watch(model, all_places).run(run)
+    returned, _ = ProductWatch(model, all_places).run(run)
     assert returned.bounds is None, "the caller reads it, too"
     calls[1].outputs = torch.tensor([[-1.0, 1.0], [1.0, 5.0], [8.0, 5.0]])
     calls[1].scale = torch.tensor([1.0, 2.0])
@@ -337,7 +337,7 @@ def test_a_layer_makes_up_for_the_error_of_the_stream_to_which_it_adds(
         return float((outputs(fitted.model, x) - outputs(model, x)).square().mean())
 
     with_stream = error()
-    monkeypatch.setattr(Watch, "_is_sum", lambda *_: False)
+    monkeypatch.setattr(ProductWatch, "_is_sum", lambda *_: False)
     assert with_stream < 0.2 * error()
 
 
@@ -402,7 +402,7 @@ class Subtracted(nn.Module):
 
 def test_a_sum_with_a_factor_is_not_made_up_for() -> None:
     model, x = Subtracted().eval(), images(4, 8)
-    calls = Watch(model, all_places).run(lambda: model(x))
+    calls = ProductWatch(model, all_places).run(lambda: model(x))
     with torch.no_grad():
         torch.testing.assert_close(calls[1].outputs, model.second(model.first(x).relu()))
 

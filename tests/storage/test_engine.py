@@ -26,7 +26,7 @@ from nsopt.errors import (
 )
 from nsopt.progress import Silent
 from nsopt.storage import engine, internals
-from nsopt.storage.engine import Watch, Work, heartbeat, run_next, run_trials
+from nsopt.storage.engine import HeartbeatWatch, Work, heartbeat, run_next, run_trials
 from nsopt.storage.opening import open_storage
 from nsopt.storage.trials import is_settled, read_failure
 from nsopt.storage.urls import sqlite_url
@@ -246,7 +246,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "HEARTBEAT_SECONDS", 0.02)
 
 
-def look(watch: Watch, study: optuna.Study, looks: int) -> list[str]:
+def look(watch: HeartbeatWatch, study: optuna.Study, looks: int) -> list[str]:
     """Look some times, with a heartbeat between them; return the states at the end."""
     for _ in range(looks):
         time.sleep(0.1)
@@ -264,7 +264,7 @@ def take(study: optuna.Study) -> FrozenTrial:
 
 @pytest.mark.usefixtures("impatient")
 def test_the_trial_of_a_dead_process_is_run_again(any_url: str) -> None:
-    study, other, watch = open_study(any_url), open_study(any_url), Watch()
+    study, other, watch = open_study(any_url), open_study(any_url), HeartbeatWatch()
     trial = take(study)
     with heartbeat(study, trial):
         assert look(watch, other, 6) == ["RUNNING"]
@@ -295,7 +295,7 @@ def test_a_full_disk_ends_in_one_line_and_the_trial_is_run_later(url: str) -> No
     finally:
         event.remove(Engine, "connect", limit)
     assert "\n" not in str(told.value)
-    study, watch = open_study(url), Watch()
+    study, watch = open_study(url), HeartbeatWatch()
     assert look(watch, study, 4) == ["WAITING"]
     assert run_next(study, Job(fill))
     assert states(study) == ["COMPLETE"]
@@ -304,7 +304,7 @@ def test_a_full_disk_ends_in_one_line_and_the_trial_is_run_later(url: str) -> No
 @pytest.mark.usefixtures("impatient")
 def test_a_trial_that_is_taken_again_gets_new_time(url: str) -> None:
     """Its heartbeat is still that of the dead process."""
-    study, watch = open_study(url), Watch()
+    study, watch = open_study(url), HeartbeatWatch()
     trial = take(study)
     assert look(watch, study, 4) == ["WAITING"]
     assert internals.set_state(study, trial, TrialState.RUNNING)
@@ -316,7 +316,7 @@ def test_a_trial_that_is_taken_again_gets_new_time(url: str) -> None:
 def test_a_trial_stays_alive_while_its_sampler_takes_long_and_writes_fail(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study, watch, beats = open_study(url), Watch(), list[object]()
+    study, watch, beats = open_study(url), HeartbeatWatch(), list[object]()
     write = internals.write_system_attribute
 
     def fail_every_second_time(*arguments: Any) -> None:

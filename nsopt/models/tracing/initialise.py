@@ -58,7 +58,7 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Filled:
+class Constant:
     """The law of a tensor whose values are all equal."""
 
     value: float
@@ -82,7 +82,7 @@ class Copied:
             self.other.draw(tensor, fans)
 
 
-Law = Drawn | Filled | Copied
+Law = Drawn | Constant | Copied
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class InitialisationLaw:
             if not values.isfinite().all():
                 unknown.append(name)
             elif (values == values.flatten()[0]).all():
-                tensors[name] = Filled(float(values.flatten()[0]))
+                tensors[name] = Constant(float(values.flatten()[0]))
             elif shifted := _infer_shifted_law(values):
                 tensors[name] = shifted
             else:

@@ -25,7 +25,7 @@ from nsopt.pruning.fitting.least_squares import LeastSquares
 from nsopt.pruning.fitting.plan import Planned, make_plan
 from nsopt.pruning.fitting.products import Product
 from nsopt.pruning.fitting.units import find_units
-from nsopt.pruning.fitting.watch import Bounds, Seen, Watch
+from nsopt.pruning.fitting.watch import Bounds, ProductWatch, Seen
 
 RIDGE, ROWS = 0.03, 32768
 _MOST_TARGETS = 2**28  # numbers of the trained network in memory: 1 GB in float32
@@ -149,7 +149,7 @@ class _Fitting:
             return planned[key].choose(nth, batch, self.seed, product, result)
 
         wanted = {product.key: product.calls for product in products}
-        watch = Watch(model, choose, wanted, takes_inputs)
+        watch = ProductWatch(model, choose, wanted, takes_inputs)
         with use_seed(batch, next(model.parameters()).device):  # for networks that draw noise
             return watch.run(self.inputs.call(model, batch))
 

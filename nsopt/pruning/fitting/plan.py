@@ -13,7 +13,7 @@ from nsopt.pruning.fitting.inputs import Inputs
 from nsopt.pruning.fitting.least_squares import most_rows
 from nsopt.pruning.fitting.products import Product
 from nsopt.pruning.fitting.units import Units, find_kept_outputs
-from nsopt.pruning.fitting.watch import Bounds, Seen, Watch
+from nsopt.pruning.fitting.watch import Bounds, ProductWatch, Seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +135,7 @@ def _watch(model: nn.Module, inputs: Inputs) -> tuple[dict[str, list[Seen]], set
         examples, count = product.count_places(result)
         return torch.zeros(examples, min(1, count), dtype=torch.int64, device=result.device)
 
-    watch = Watch(model, first_place)
+    watch = ProductWatch(model, first_place)
     calls: dict[str, list[Seen]] = {}
     for seen in watch.run(inputs.call(model, 0)):
         calls.setdefault(seen.key, []).append(seen)

@@ -21,7 +21,7 @@ from nsopt.pruning.fitting.inputs import Inputs
 from nsopt.pruning.fitting.least_squares import widen
 from nsopt.pruning.fitting.products import Convolution, Product
 from nsopt.pruning.fitting.units import find_units, find_units_read
-from nsopt.pruning.fitting.watch import Seen, Watch
+from nsopt.pruning.fitting.watch import ProductWatch, Seen
 from nsopt.pruning.ranking import UnitRanking, join_streams
 
 _RIDGE = 1e-4
@@ -162,7 +162,7 @@ def _sum_products(
             _add(sums, group, columns, seen)
 
     for batch in range(len(inputs)):
-        Watch(model, choose, takes_inputs=True, consume=add).run(inputs.call(model, batch))
+        ProductWatch(model, choose, takes_inputs=True, consume=add).run(inputs.call(model, batch))
         progress.advance()
     return list(sums.values())
 

@@ -63,7 +63,7 @@ class _Chain:
     is_sum: bool = False
 
 
-class Watch(TorchDispatchMode):
+class ProductWatch(TorchDispatchMode):
     """Records the products of one forward pass.
 
     Args:
