@@ -144,4 +144,6 @@ def explain_export(form: str) -> Iterator[None]:
         while isinstance(cause, OnnxExporterError) and cause.__cause__ is not None:
             cause = cause.__cause__  # it tells which of three steps failed
         reason = short_reason(cause)
+        if "specialized it to be a constant" in str(cause):
+            reason = "its code makes the batch size a constant, as len(x) does: write x.shape[0]"
         raise NsoptError(f"PyTorch cannot export this network as {form}: {reason}") from None

@@ -257,6 +257,16 @@ def test_a_difference_is_relative_to_what_is_no_mask(values: str) -> None:
         _check_close([(near, outputs)])
 
 
+class Counting(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + x.new_ones(1, 3).expand(len(x), 3)
+
+
+def test_a_batch_size_that_code_makes_constant_is_explained() -> None:
+    obstacles = find_obstacles(Counting(), torch.ones(2, 3), ["pt2"])
+    assert obstacles["pt2"].endswith("a constant, as len(x) does: write x.shape[0]")
+
+
 def test_an_exporter_that_fails_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     obstacles = find_obstacles(Deciding(), torch.ones(2, 3), ["pt2"])
     assert obstacles["pt2"].startswith("PyTorch cannot export this network as pt2: Could not guard")
