@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
+from cyclopts import App, CycloptsError, MissingArgumentError, Parameter, UnusedCliTokensError
 
 import nsopt
 from nsopt.cli import data
@@ -65,6 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _describe(error: CycloptsError) -> str:
+    if isinstance(error, MissingArgumentError) and error.argument is not None:
+        command = " ".join(["nsopt", *(error.command_chain or ())])
+        return f"{error.keyword or error.argument.name} needs a value: see {command} --help"
     if not isinstance(error, UnusedCliTokensError):
         return str(error)
     unused = " ".join(error.unused_tokens or ())

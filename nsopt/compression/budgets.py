@@ -1,5 +1,6 @@
 """Budgets as users write them: `macs=50%` of a network, `latency=5ms`, or both at once."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ def split_budgets(text: str) -> list[str]:
     return [word.strip() for word in text.split(";" if ";" in text else ",") if word.strip()]
 
 
+_WITHOUT_UNIT = re.compile(r"=(\d\d?)(?=,|$)")
 CURVE = AskedBudget("curve", ())  # in place of budgets: shares of the MACs, from 90 % to 10 %
 
 
@@ -72,7 +74,9 @@ def naming(budget: Budget, settings: StudySettings) -> Iterator[None]:
     except NoWidthsError as error:
         multiple = np.max(settings.rounding(budget.metric)[0])
         rounded = "" if multiple == 1 else f" of multiples of {multiple}"
-        raise NoWidthsError(f"{budget.word}{rounded}: {error}") from None
+        share = _WITHOUT_UNIT.sub(r"=\1%", budget.word)
+        meant = "" if share == budget.word else f"; a share is {share}"
+        raise NoWidthsError(f"{budget.word}{rounded}: {error}{meant}") from None
 
 
 def read_words(words: Sequence[str] | str) -> tuple[AskedBudget, ...]:

@@ -23,10 +23,16 @@ def read_arrays(part: str, pair: Any) -> tuple[Tensor, Tensor]:
         pair: images, uint8 (N, C, H, W) or (N, H, W, C), and their labels, integers (N,).
     """
     if not isinstance(pair, tuple | list) or len(pair) != 2:
-        raise NsoptError(f"{part} must be a pair of images and labels, not {type(pair).__name__}")
+        raise NsoptError(
+            f"{part} must be a pair (images, labels), not {type(pair).__name__}: give "
+            "from_arrays((images, labels), (test_images, test_labels))"
+        )
     pixels, classes = _convert_array(part, pair[0]), _convert_array(part, pair[1])
     if pixels.dtype != np.uint8:
-        raise NsoptError(f"{part} images must be uint8, from 0 to 255, not {pixels.dtype}")
+        raise NsoptError(
+            f"{part} images must be uint8, from 0 to 255, not {pixels.dtype}: of numbers from 0 to "
+            "1 write (255 * images).round().astype('uint8')"
+        )
     if pixels.ndim == 4 and pixels.shape[1] not in _CHANNELS and pixels.shape[3] in _CHANNELS:
         pixels = pixels.transpose(0, 3, 1, 2)
     square = (

@@ -16,7 +16,7 @@ def read_normalisation(
     Raises NsoptError for numbers that are not such.
     """
     if mean is None or std is None or not len(mean) == len(std) == channels:
-        raise NsoptError(f"give mean and std, each with {channels} numbers")
+        raise NsoptError(f"give mean= and std=, each with a number for every channel ({channels})")
     if not all(0 < value < math.inf for value in std):
         raise NsoptError("std must be above 0, and finite")
     if not all(0 <= value <= 1 for value in mean):

@@ -68,6 +68,10 @@ class Verdict(NamedTuple):
     is_certain: bool
     row: pd.Series
 
+    def __repr__(self) -> str:
+        """Return the sentence, without the row."""
+        return f"Verdict({str(self)!r})"
+
     def __str__(self) -> str:
         return f"{self.text} Widths of {self.method}: {self.widths}." if self.widths else self.text
 
@@ -240,7 +244,7 @@ def _find_best(results: Results, rows: pd.DataFrame) -> pd.Series:
 def _describe_excess(row: pd.Series, unit: str) -> str:
     """Return a sentence if a network was measured to be slower than its budget, else ""."""
     budget = dict(get_metric(row["metric"]).limits_at(row["budget"])).get(LATENCY, np.nan)
-    if not row["latency_ms"] > _ABOVE * budget:  # NaN where there is no such budget
+    if row["feasible"] or not row["latency_ms"] > _ABOVE * budget:  # NaN where there is none
         return ""
     excess = 100 * (row["latency_ms"] / budget - 1)
     return (

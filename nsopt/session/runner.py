@@ -20,6 +20,7 @@ from nsopt.session.session import Session
 from nsopt.session.timing import find_latencies
 from nsopt.storage import trials
 from nsopt.storage.engine import Job, Work
+from nsopt.storage.schema import DENSE
 from nsopt.storage.trials import Point
 from nsopt.training.outcome import Epoch, Outcome
 
@@ -104,7 +105,8 @@ class TrialRunner(Work):
         arch = self.session.subject.arch
         costs = counted_costs(arch, outcome.widths)
         beyond = self.measure_extrapolation(point)
-        if point.metric.is_timed and point.metric != LATENCY:
+        is_whole = point.method == DENSE and arch.latency is not None
+        if is_whole or (point.metric.is_timed and point.metric != LATENCY):
             costs["cost_latency"] = float(LATENCY.cost(arch)(outcome.widths))
         return costs | {
             "cost": point.metric.cost(arch)(outcome.widths),

@@ -22,7 +22,12 @@ from nsopt.latency.runtime import TORCH, Runtime, are_images, with_batch_size
 from nsopt.models.architecture import Architecture
 from nsopt.models.imported import import_for_inputs
 from nsopt.models.inputs import count_examples
-from nsopt.models.registry import get_architecture, own_architecture, stored_architecture
+from nsopt.models.registry import (
+    get_architecture,
+    is_own,
+    own_architecture,
+    stored_architecture,
+)
 from nsopt.scaling.cost import CostModel
 from nsopt.scaling.metric import LATENCY, MACS, PARAMS
 from nsopt.session.presets import StudySettings
@@ -290,7 +295,8 @@ def read_architecture(
     if task is not None:
         return own_architecture(subject.arch, arch_name, task.inputs)
     if subject.classes is None or subject.image_size is None or subject.channels is None:
-        raise NsoptError(f"{subject.arch} takes no images: give the function of its task as task=")
+        named = f" and arch={subject.arch}" if is_own(subject.arch) else ""
+        raise NsoptError(f"{subject.arch} is of a task: give the task's function as task={named}")
     return stored_architecture(
         subject.arch, arch_name, subject.classes, subject.image_size, subject.channels
     )

@@ -61,8 +61,8 @@ GOOD = (draw_pixels(10, 3, 8, 8), np.arange(10) % 2)
             "classes must be a list of names, not 'ab'",
         ),
         ((GOOD[0], GOOD[1]), {"classes": 5}, "classes must be a list of names, not 5"),
-        (GOOD[0], {}, "train must be a pair of images and labels, not ndarray"),
-        (None, {}, "train must be a pair of images and labels, not NoneType"),
+        (GOOD[0], {}, r"train must be a pair \(images, labels\), not ndarray: give from_arrays"),
+        (None, {}, r"train must be a pair \(images, labels\), not NoneType"),
         (([[1], [1, 2]], GOOD[1]), {}, r"train is not an array \(setting an array element"),
     ],
 )

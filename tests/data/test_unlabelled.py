@@ -47,7 +47,7 @@ def test_of_many_images_some_are_chosen_always_the_same(photos: Path) -> None:
 def test_unusable_images_are_one_line(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(NsoptError, match="no folder or zip at"):
         nsopt.load_images(tmp_path / "missing")
-    with pytest.raises(NsoptError, match="give mean and std, each with 3 numbers"):
+    with pytest.raises(NsoptError, match=r"give mean= and std=, each .* \(3\)"):
         nsopt.load_images(photos, None, (0.5,), (0.5,))
     with pytest.raises(NsoptError, match="must be at least 1"):
         nsopt.load_images(photos, most=0)

@@ -113,7 +113,7 @@ def test_study_refuses_invalid_options(
         ("stduy", 'Unknown command "stduy". Did you mean "study"?'),
         ("report --out=r", "no study is in runs/: give --storage"),
         ("report --out=", "Invalid value for --out: It is empty: name a path, or leave the"),
-        ("worker --storage=sqlite:///none.db", "--study requires an argument"),
+        ("worker --storage=sqlite:///none.db", "--study needs a value: see nsopt worker --help"),
         ("tune --ratios=0.1,0.2", "tune takes a single budget"),
         ("tune --over=eta --min-width=8", "Algorithm 3 takes no --multiple-of or --min-width"),
         ("tune --pretrain-epochs=two", "--pretrain-epochs 'two': write numbers such as 0,2,5"),

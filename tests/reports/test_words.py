@@ -196,7 +196,8 @@ def test_methods_that_share_the_best_widths_win_together(results: Results) -> No
 def test_the_answer_reports_a_latency_above_its_budget(results: Results) -> None:
     frame = results.outcomes[results.outcomes["budget"] == 4000].assign(ratio=np.nan)
     for metric, budget in (("latency", 5.59), ("params=4000,latency=5.59", 1.0)):
-        timed = frame.assign(metric=metric, budget=budget)
+        feasible = frame["method"] == "uniform"
+        timed = frame.assign(metric=metric, budget=budget, feasible=feasible)
         (verdict,) = answer(dataclasses.replace(results, outcomes=timed))
         above = "NeuralScale measured 8 ms per batch of 100, 43 % above the budget of 5.59 ms."
         assert above in verdict.text
@@ -220,6 +221,13 @@ def test_networks_are_held_against_their_budgets_by_the_latencies_that_count(
     stored = frame.assign(latency_ms=[3.0, 5.0, 3.0, 3.0], feasible=[True, False, True, False])
     again = dataclasses.replace(results, outcomes=stored.assign(latency_ms=[5.0, 3.0, 3.0, 3.0]))
     assert hold_against_budgets(again, stored).tolist() == [False, True, True, False]
+    whole = {"method": "dense", "metric": "params", "latency_ms": 12.0, "cost_latency": 8.0}
+    slower = pd.concat([again.outcomes, pd.DataFrame([dict(again.outcomes.iloc[0]) | whole])])
+    beside = dataclasses.replace(again, outcomes=slower.infer_objects().reset_index(drop=True))
+    held = hold_against_budgets(
+        beside, beside.outcomes.assign(feasible=[*stored["feasible"], True])
+    )
+    assert held.tolist() == [True, False, True, False, True], "5 ms are less than 12 / 8 of 4 ms"
     elsewhere = dataclasses.replace(
         again, outcomes=again.outcomes.assign(latency_device="a later machine")
     )
