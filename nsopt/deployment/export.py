@@ -104,7 +104,7 @@ def choose_format(path: Path, asked: str | None) -> str:
 @checked
 def load_exported(
     path: Path | str,
-    format: str,  # noqa: A002
+    format: str | None = None,  # noqa: A002
     arch: str | Architecture | None = None,
 ) -> Predict:
     """Return an exported file as a function on the CPU.
@@ -123,13 +123,14 @@ def load_exported(
             that the format needs.
 
     Examples:
-        >>> predict = nsopt.load_exported("small.onnx", "onnx")
+        >>> predict = nsopt.load_exported("small.onnx")
         >>> predict(data.test.images / 255).argmax(1)
     """
-    if format not in _READERS:
-        raise unknown_name("format", format, _READERS)
+    form = choose_format(Path(path), None) if format is None else format
+    if form not in _READERS:
+        raise unknown_name("format", form, _READERS)
     with explain_exported(Path(path)):
-        return _READERS[format](Path(path), arch)
+        return _READERS[form](Path(path), arch)
 
 
 def make_whole(network: KeptNetwork) -> nn.Module:

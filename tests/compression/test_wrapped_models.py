@@ -238,3 +238,18 @@ def test_a_table_that_the_first_run_registers() -> None:
 def test_a_table_that_a_file_of_weights_would_hold_is_refused_before_training() -> None:
     with pytest.raises(NsoptError, match=r"shapes of its state_dict when it runs: table is 6x1 th"):
         compress(Remembering(persistent=True))
+
+
+class Split(nn.Linear):
+    """Refuses to be copied, like the modules of FSDP."""
+
+    def __deepcopy__(self, memo: object) -> nn.Module:
+        raise AssertionError("FSDP does not support deepcopy")
+
+
+def test_a_network_that_refuses_to_be_copied_is_one_line() -> None:
+    network = nn.Sequential(Split(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    with pytest.raises(
+        NsoptError, match=r"copied \(FSDP .*\): build it again and load its state_di"
+    ):
+        nsopt.trace(network, torch.rand(2, 4))

@@ -128,7 +128,7 @@ def test_the_same_call_continues_and_the_best_networks_can_be_loaded(
     kept = again.network("uniform", row["budget"])
     assert right_pitches(kept.model) == kept.score == uniform["score"].max()
     again.export(out / "best.pt2", "pt2")
-    predict = nsopt.load_exported(out / "best.pt2", "pt2")
+    predict = nsopt.load_exported(out / "best.pt2")
     assert predict(make_sounds(3, 2)[0]).shape == (3, 4)
     with pytest.raises(NsoptError, match="was not trained at a budget of 7: give"):
         again.network("uniform", 7)

@@ -17,7 +17,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.optim.swa_utils import AveragedModel
 
-from nsopt.errors import NsoptError
+from nsopt.errors import NsoptError, short_reason
 from nsopt.models.inputs import tensors_in
 
 _ROUNDS = 15  # iterations of the power method, as in PyTorch
@@ -66,6 +66,9 @@ def copy_model(model: nn.Module, replaced: Mapping[int, Tensor] | None = None) -
 
     Args:
         replaced: what the copy has in place of tensors, by their `id`, wherever `model` holds them.
+
+    Raises:
+        NsoptError: if a module refuses to be copied.
     """
     held = [t for m in model.modules() for t in tensors_in(vars(m))]
     memo: dict[int, Any] = {id(t): t.detach().clone() for t in held if not t.is_leaf}
@@ -77,7 +80,13 @@ def copy_model(model: nn.Module, replaced: Mapping[int, Tensor] | None = None) -
         stored = [value for module in model.modules() for value in vars(module).values()]
         refusing = {id(value): value for value in stored if not _can_copy(value, memo)}
         memo = {key: value for key, value in memo.items() if not isinstance(value, nn.Module)}
-        return _deep_copy(model, memo | refusing)
+        try:
+            return _deep_copy(model, memo | refusing)
+        except Exception as error:  # such as of a network that FSDP has split
+            raise NsoptError(
+                f"the network refuses to be copied ({short_reason(error)}): build it again and "
+                "load its state_dict"
+            ) from None
 
 
 def _deep_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
