@@ -20,6 +20,7 @@ from nsopt.deployment.export import export
 from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.files import STUDY_FILE, check_writable
+from nsopt.latency.runtime import TORCH, Measure, choose_runtime
 from nsopt.methods.registry import COMPARED, get_methods
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.originals import copy_model, unwrapped
@@ -34,6 +35,7 @@ from nsopt.scaling.metric import PARAMS, get_metric, short_number
 from nsopt.session.presets import StudySettings, get_preset
 from nsopt.session.subject import Subject, make_architecture, with_precision
 from nsopt.session.workspace import Workspace
+from nsopt.settings import BATCH_SIZE
 from nsopt.storage.studies import quiet_optuna
 from nsopt.storage.urls import sqlite_url
 from nsopt.study.compare import run_comparison
@@ -167,6 +169,9 @@ def compare(
     settings: StudySettings | None = None,
     start: nn.Module | None = None,
     trainer: Trainer | None = None,
+    measure: Measure | None = None,
+    runtime: str = TORCH.name,
+    latency_batch_size: int = BATCH_SIZE,
     workers: int = 1,
     out: Path | str | None = None,
     storage: str | None = None,
@@ -176,7 +181,8 @@ def compare(
 
     Args:
         arch: the network, or a name as the command line takes it: `vgg11`, or
-            `package.module:factory`.
+            `package.module:factory`. Its milliseconds are measured anew, as `measure` and `runtime`
+            say.
         task: batches, loss and score; or images with labels; or a name: `package.module:function`
             of a function that returns a task, or a data set as for `nsopt.load_data`.
         methods: their names, uniform scaling first.
@@ -190,6 +196,10 @@ def compare(
         start: a trained network of base widths that all methods inherit from.
         trainer: `trainer(model, task, context)` returns the trained network: used in place of
             nsopt's own trainings, but not in the search.
+        measure: a function that takes a network and a batch of images and returns milliseconds;
+            see `nsopt.with_latency`.
+        runtime: runs the networks that nsopt times: torch, onnxruntime or onnxruntime-int8.
+        latency_batch_size: images per batch of all milliseconds.
         workers: processes on this machine that share the trainings. Above one, they need the names
             of the network and the task, not the objects.
         out: a folder for all results, from which the same call continues. By default only what is
@@ -214,6 +224,8 @@ def compare(
     arch, data, source = _load(arch, task, workers)
     if workers > 1 and trainer is not None:
         raise NsoptError("several workers load the trainer with the task: give it to nsopt.Task")
+    if workers > 1 and measure is not None:
+        raise NsoptError("several workers import what measures: run nsopt study with --measure")
     if seeds is not None and not 1 <= seeds <= _MOST_SEEDS:
         raise NsoptError(f"seeds must be from 1 to {_MOST_SEEDS:,}")
     if ratios is not None and budgets is not None:
@@ -223,6 +235,7 @@ def compare(
     read = None if budgets is None else read_budgets(budgets, limits)
     asked = AskedSizes(limits, chosen.ratios if ratios is None else ratios, read)
     wanted = chosen.settings if settings is None else settings
+    timed_in = choose_runtime(runtime, measure, latency_batch_size)
     if not wanted.training.epochs:
         raise NsoptError("epochs must be at least 1: only nsopt.compress works without training")
     with tempfile.TemporaryDirectory(prefix="nsopt-") as temporary:
@@ -232,7 +245,7 @@ def compare(
         url, deleted = storage or sqlite_url(folder / STUDY_FILE), out is None and not storage
         workspace = Workspace(url, folder, workers=workers, temporary=deleted)
         start = None if start is None else copy_model(unwrapped(start)).cpu().eval()
-        subject = Subject.of(arch, data, wanted, start, source=source, trainer=trainer)
+        subject = Subject.of(arch, data, wanted, start, timed_in, source, trainer)
         with show_progress(progress) as display, quiet_optuna():
             subject = with_precision(subject, workspace)
             subject = with_latency_if_needed(subject, asked.is_timed, kinds, workspace, display)
@@ -264,5 +277,5 @@ def _load(
         is_data = is_folder(task) or ":" not in task
         task = load_data(task) if is_data else import_task(task)
     check_task(task)
-    network = make_architecture(arch, task) if isinstance(arch, str) else arch
+    network = make_architecture(arch, task) if isinstance(arch, str) else arch.with_latency(None)
     return network, task, source

@@ -24,7 +24,7 @@ from nsopt.compression.fine_tuning import KINDS, Widths, fine_tune
 from nsopt.compression.fits import Fits
 from nsopt.compression.latency import Solver, with_fast_multiple
 from nsopt.compression.result import Compressed, Compression
-from nsopt.compression.scores import choose_widths, find_trained, read_scores
+from nsopt.compression.scores import choose_widths, find_trained, has_ended, read_scores
 from nsopt.compute.device import place
 from nsopt.data.images import ImageData
 from nsopt.deployment.artifacts import BestNetworks, best_trials
@@ -199,7 +199,8 @@ def _choose_networks(
     for solver, widths in zip(solvers, uniform, strict=True):
         budget = solver.budget
         if fits.lead:
-            best = find_trained(session, budget) or fits.choose_widths(solver, widths)
+            known = find_trained(session, budget) or (widths if has_ended(session, budget) else None)
+            best = known or fits.choose_widths(solver, widths)
         else:
             with naming(budget, settings):
                 best = choose_widths(session, solver, candidates)

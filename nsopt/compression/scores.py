@@ -210,6 +210,13 @@ def find_trained(session: Session, budget: Budget) -> Widths | None:
     return next((trials.read_widths(trial, names) for trial in done if budget.holds(trial)), None)
 
 
+def has_ended(session: Session, budget: Budget) -> bool:
+    """Return whether a compression has returned a network at a budget before."""
+    study = session.studies().get(schema.DENSE)
+    stored = [] if study is None else schema.read_networks(study)
+    return any(row.get("budget") == budget.word for row in stored)
+
+
 def score_laws(study: Study, runner: ScoreRunner, candidates: int, seed: int) -> list[FrozenTrial]:
     """Score laws of a family, together with any other process; return the trials with a score.
 

@@ -102,11 +102,13 @@ class TrialRunner(Work):
         return BestNetworks(self.session.workspace.artifacts)
 
     def _list_columns(self, point: Point, outcome: Outcome, latency: Latency) -> dict[str, Any]:
-        arch = self.session.subject.arch
+        subject = self.session.subject
+        arch = subject.arch
         costs = counted_costs(arch, outcome.widths)
         beyond = self.measure_extrapolation(point)
-        is_whole = point.method == DENSE and arch.latency is not None
-        if is_whole or (point.metric.is_timed and point.metric != LATENCY):
+        lends_time = point.method == DENSE and subject.runtime.is_here
+        is_shown = point.metric.is_timed and point.metric != LATENCY
+        if is_shown or (lends_time and arch.latency is not None):
             costs["cost_latency"] = float(LATENCY.cost(arch)(outcome.widths))
         return costs | {
             "cost": point.metric.cost(arch)(outcome.widths),

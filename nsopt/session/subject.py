@@ -78,9 +78,15 @@ class Subject:
 
         Raises:
             NsoptError: if the network does not take the inputs, or does not return logits for the
-                classes of images; if the trainer is no function; for another batch size than that
-                of a task not of images.
+                classes of images; if the trainer is no function; if the settings name another
+                runtime; for another batch size than that of a task not of images.
         """
+        timed = Timed(runtime.name, runtime.batch_size)
+        if settings.timed not in (Timed(TORCH.name, TORCH.batch_size), timed):
+            asked = f"runtime={settings.runtime}, latency_batch_size={settings.latency_batch_size}"
+            raise NsoptError(
+                f"the settings ask for {asked}: give these as arguments, beside settings="
+            )
         if trainer is not None and not callable(trainer):
             raise NsoptError(f"trainer must be a function, not {shorten(trainer)}")
         if isinstance(data, ImageData) or start is None:

@@ -56,6 +56,11 @@ def right_pitches(model: nn.Module) -> float:
     return 100 * float((model(sounds).argmax(1) == pitches).float().mean())
 
 
+def count_ms(model: nn.Module, sounds: Any = None) -> float:
+    """Return milliseconds of a device on which each parameter takes the same time."""
+    return sum(parameter.numel() for parameter in model.parameters()) / 1000
+
+
 def make_task(**changes: Any) -> nsopt.Task:
     sounds, pitches = make_sounds(128, 0)
     batches = list(zip(sounds.split(16), pitches.split(16), strict=True))
@@ -213,6 +218,9 @@ def test_a_trainer_that_ended_in_an_error_begins_anew(
         ({"workers": 2}, "several workers load the network and the task by their names"),
         ({"workers": 0}, "workers must be a whole number of at least 1"),
         ({"trainer": 5}, "trainer must be a function, not 5"),
+        ({"measure": 5}, "measure must be a function of a network and inputs, not 5"),
+        ({"runtime": "onx"}, "unknown runtime 'onx'.*onnxruntime"),
+        ({"latency_batch_size": 8}, "pitch are timed with its own batch of 16"),
     ],
 )
 def test_an_invalid_call_is_one_line_and_writes_nothing(
@@ -224,6 +232,8 @@ def test_an_invalid_call_is_one_line_and_writes_nothing(
 
 
 def test_workers_do_not_train_without_the_trainer(tmp_path: Path) -> None:
+    with pytest.raises(NsoptError, match="several workers import what measures: run nsopt study"):
+        nsopt.compare("vgg11", "digits", workers=2, measure=count_ms)
     with pytest.raises(NsoptError, match="several workers load the trainer with the task"):
         nsopt.compare("vgg11", "digits", workers=2, trainer=lambda m, t, c: m, out=tmp_path)
     assert not list(tmp_path.iterdir())
@@ -251,12 +261,26 @@ def test_workers_do_not_train_without_the_trainer(tmp_path: Path) -> None:
 def test_joint_budgets_show_predicted_milliseconds_and_which_budget_binds(
     arch: nsopt.Architecture,
 ) -> None:
-    whole = arch.cost("macs")(arch.base_widths)
-    timed = arch.with_latency(LinearCost("latency", arch.cost("macs"), 3 / whole))
     joint = {"ratios": None, "budgets": "params=50%,latency=900ms", "seeds": 1}
-    (row,) = compare(timed, make_task(), methods=["uniform"], **joint).table.to_dict("records")
+    measured = compare(arch, make_task(), methods=["uniform"], measure=count_ms, **joint)
+    (row,) = measured.table.to_dict("records")
     assert row["binding"] == "params"
-    assert row["cost_latency"] == pytest.approx(3 * row["macs"] / whole)
+    assert row["cost_latency"] == pytest.approx(row["latency_ms"], rel=0.1)
+
+
+def test_milliseconds_are_of_the_runtime_of_the_call_whatever_the_network_brings(
+    arch: nsopt.Architecture,
+) -> None:
+    """A model of a slower device would make the budget of half of the time ten times larger."""
+    slower = arch.with_latency(LinearCost("latency", arch.cost("macs"), 1.0))
+    asked = {"ratios": None, "metric": "latency", "budgets": ["50%"], "seeds": 1}
+    asked |= {"methods": ["uniform"], "measure": count_ms, "runtime": "torch"}
+    (row,) = compare(slower, make_task(), **asked).table.to_dict("records")
+    assert row["budget"] == pytest.approx(count_ms(arch.build(arch.base_widths)) / 2)
+    assert row["latency_ms"] <= row["budget"]
+    settings = SETTINGS.updated(runtime="onnxruntime")
+    with pytest.raises(NsoptError, match="ask for runtime=onnxruntime, latency_batch_size=100: "):
+        compare(arch, make_task(), settings=settings)
 
 
 def test_an_architecture_is_asked_for_in_place_of_a_network() -> None:
