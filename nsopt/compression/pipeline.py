@@ -199,8 +199,9 @@ def _choose_networks(
     for solver, widths in zip(solvers, uniform, strict=True):
         budget = solver.budget
         if fits.lead:
-            known = find_trained(session, budget) or (widths if has_ended(session, budget) else None)
-            best = known or fits.choose_widths(solver, widths)
+            best = find_trained(session, budget)
+            if best is None:
+                best = widths if has_ended(session, budget) else fits.choose_widths(solver, widths)
         else:
             with naming(budget, settings):
                 best = choose_widths(session, solver, candidates)

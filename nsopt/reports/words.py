@@ -101,7 +101,7 @@ def paired_difference(
     if n == 0:
         return None
     mean = float(differences.mean())
-    if n == 1 or (test_images is None and np.allclose(differences, mean)):
+    if n == 1 or (test_images is None and np.allclose(differences, mean, atol=0)):
         return Difference(mean, -np.inf, np.inf, n)
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # if nearly equal
         low, high = ttest_1samp(differences.to_numpy(), 0.0).confidence_interval(_COVERAGE)

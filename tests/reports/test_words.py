@@ -39,6 +39,9 @@ def test_differences_are_paired_by_seed() -> None:
     assert not single.is_certain
     assert single.interval == "one seed, no interval"
     assert paired_difference(one[:1], other[1:]) is None
+    tiny = paired_difference(1e-10 * one, 1e-10 * other)
+    assert tiny is not None
+    assert np.isfinite(tiny.low)
     equal = paired_difference(one, one - 0.25)
     assert equal is not None
     assert (equal.is_certain, equal.interval) == (False, "equal in all seeds, no interval")

@@ -187,13 +187,20 @@ def _check_module(module: nn.Module, is_double: bool) -> None:
     """Raise NsoptError for a network that cannot be traced.
 
     TorchScript hides operations, sparse buffers cannot be cut, lazy modules do not know their
-    inputs yet, and complex64 parameters do not fit inputs in float64, as after `double()`.
+    inputs yet, tensors of other tensors (distributed, quantised) may crash the process, and
+    complex64 parameters do not fit inputs in float64, as after `double()`.
     """
     for path, part in module.named_modules():
         if isinstance(part, torch.jit.ScriptModule):
             raise NsoptError(
                 f"{path or 'the network'} is compiled by TorchScript, which hides its operations: "
                 "trace the module from which it was compiled"
+            )
+    for name, tensor in tensors_of(module).items():
+        if hasattr(tensor, "__tensor_flatten__"):
+            raise NsoptError(
+                f"{name} is a {type(tensor).__name__}: give a network of plain tensors, as "
+                "full_tensor() or dequantize() return them"
             )
     for name, buffer in module.named_buffers():
         if buffer.layout != torch.strided:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.testing._internal.two_tensor import TwoTensor
 
 import nsopt
 from nsopt.errors import NsoptError
@@ -186,6 +187,13 @@ def test_a_network_that_torchscript_compiled_is_refused() -> None:
         model[0] = torch.jit.trace(model[0], torch.zeros(2, 1, 8, 8))
     with pytest.raises(NsoptError, match=r"^0 is compiled by TorchScript"):
         nsopt.trace(model, torch.zeros(2, 1, 8, 8))
+
+
+def test_weights_that_consist_of_other_tensors_are_refused() -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+    model[0].weight = nn.Parameter(TwoTensor(torch.ones(16, 8), torch.ones(16, 8)))
+    with pytest.raises(NsoptError, match=r"^0\.weight is a TwoTensor: give a network of plain"):
+        nsopt.trace(model, torch.zeros(2, 8))
 
 
 def test_an_exported_program_is_refused() -> None:
