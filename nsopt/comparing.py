@@ -225,7 +225,7 @@ def compare(
     if workers > 1 and trainer is not None:
         raise NsoptError("several workers load the trainer with the task: give it to nsopt.Task")
     if workers > 1 and measure is not None:
-        raise NsoptError("several workers import what measures: run nsopt study with --measure")
+        raise NsoptError("several workers import what measures by its name: run nsopt study")
     if seeds is not None and not 1 <= seeds <= _MOST_SEEDS:
         raise NsoptError(f"seeds must be from 1 to {_MOST_SEEDS:,}")
     if ratios is not None and budgets is not None:

@@ -232,7 +232,7 @@ def test_an_invalid_call_is_one_line_and_writes_nothing(
 
 
 def test_workers_do_not_train_without_the_trainer(tmp_path: Path) -> None:
-    with pytest.raises(NsoptError, match="several workers import what measures: run nsopt study"):
+    with pytest.raises(NsoptError, match="several workers import what measures by its name: run"):
         nsopt.compare("vgg11", "digits", workers=2, measure=count_ms)
     with pytest.raises(NsoptError, match="several workers load the trainer with the task"):
         nsopt.compare("vgg11", "digits", workers=2, trainer=lambda m, t, c: m, out=tmp_path)
