@@ -34,7 +34,8 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         for name, value in given.items():
             hint = signature.parameters[name].annotation
             hint = getattr(hint, "__bound__", None) or hint  # of a type variable
-            is_sure = _is_scalar(hint) or (get_origin(hint) is Sequence and isinstance(value, str))
+            is_sure = all((get_origin(part) or part) in _SCALARS for part in _split(hint))
+            is_sure |= get_origin(hint) is Sequence and isinstance(value, str)
             if (is_sure or not scalars_only) and not _fits(value, hint):
                 raise NsoptError(f"{name} must be {_describe(hint)}, not {shorten(value)}")
 
@@ -54,10 +55,6 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
             raise
 
     return call
-
-
-def _is_scalar(hint: Any) -> bool:
-    return all((get_origin(part) or part) in _SCALARS for part in _split(hint))
 
 
 def _split(hint: Any) -> tuple[Any, ...]:

@@ -151,12 +151,10 @@ def match_buffers(model: nn.Module, state: State) -> None:
     for path, module in model.named_modules():
         for name, buffer in module._buffers.items():
             stored = state.get(f"{path}.{name}" if path else name)
-            if stored is None or not _is_alike(buffer, stored):
-                module._buffers[name] = None if stored is None else stored.to(device, copy=True)
-
-
-def _is_alike(buffer: Tensor | None, stored: Tensor) -> bool:
-    return buffer is not None and (buffer.shape, buffer.dtype) == (stored.shape, stored.dtype)
+            if stored is None:
+                module._buffers[name] = None
+            elif buffer is None or (buffer.shape, buffer.dtype) != (stored.shape, stored.dtype):
+                module._buffers[name] = stored.to(device, copy=True)
 
 
 def _digest(content: bytes) -> bytes:

@@ -227,8 +227,7 @@ def _compute_growth(before: Sequence[Call], after: Sequence[Call], name: str) ->
     if [call.kind for call in after] != [call.kind for call in before]:
         raise UnpredictableError(f"{name} calls other operations at other widths")
     places = [np.concatenate([call.place for call in calls]) for calls in (before, after)]
-    growth: IntArray = places[1] - places[0]
-    return growth
+    return np.asarray(places[1] - places[0])
 
 
 def _find_vanishing_modules(arch: Architecture) -> dict[str, Any]:

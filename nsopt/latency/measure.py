@@ -252,8 +252,7 @@ class Beside:
 def _share(rounds: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the time of the first network over that of the second, from (rounds, 2, passes)."""
     first, second = np.median(rounds, axis=2).T
-    shares: NDArray[np.float64] = first / second
-    return shares
+    return np.asarray(first / second)
 
 
 def bound_median(values: NDArray[np.float64]) -> float:

@@ -9,7 +9,9 @@ conversions, QOperator has integer operations. The processor decides which form 
 
 import tempfile
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 from nsopt.models.onnx import Arrays, import_for_export
 
@@ -35,7 +37,7 @@ def write_int8(source: Path, folder: Path, batches: Iterable[Arrays]) -> dict[st
             quantization.quantize_static(
                 prepared,
                 file,
-                _Calibration(inputs),
+                SimpleNamespace(get_next=partial(next, iter(inputs), None)),
                 quant_format=quantization.QuantFormat[form],
                 op_types_to_quantize=_OPERATIONS,
                 per_channel=True,
@@ -44,13 +46,3 @@ def write_int8(source: Path, folder: Path, batches: Iterable[Arrays]) -> dict[st
                 weight_type=quantization.QuantType.QInt8,
             )
     return files
-
-
-class _Calibration:
-    """Yields batches to onnxruntime, as its CalibrationDataReader does."""
-
-    def __init__(self, batches: Iterable[Arrays]) -> None:
-        self._batches = iter(batches)
-
-    def get_next(self) -> Arrays | None:
-        return next(self._batches, None)

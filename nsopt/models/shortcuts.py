@@ -23,8 +23,7 @@ def tie(count: int, pairs: ArrayLike) -> IntArray:
     """
     one, other = np.array(pairs, np.int64).reshape(-1, 2).T
     graph = coo_matrix((np.ones(len(one), np.int8), (one, other)), (count, count))
-    groups: IntArray = connected_components(graph, directed=False)[1].astype(np.int64)
-    return groups
+    return np.asarray(connected_components(graph, directed=False)[1], np.int64)
 
 
 def members(group_of: Sequence[int], values: Sequence[T]) -> tuple[tuple[T, ...], ...]:

@@ -47,8 +47,7 @@ class CostModel(Protocol):
         w = np.asarray(widths, dtype=np.int64)
         wider = w[..., None, :] + np.eye(w.shape[-1], dtype=np.int64)
         costs = np.reshape(self(wider.reshape(-1, w.shape[-1])), w.shape)
-        grown: Numbers = costs - np.asarray(self(w))[..., None]
-        return grown
+        return np.asarray(costs - np.asarray(self(w))[..., None])
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,7 @@ class FitError:
         row = np.stack([np.ones_like(tau), np.log(tau)], axis=-1)
         fitted = np.einsum("...i,lij,...j->...l", row, self.covariance, row)
         deviation = np.sqrt(self.residual + np.maximum(fitted, 0.0))
-        result: FloatArray = stdtrit(self.freedom, _UPPER) * deviation
-        return result
+        return np.asarray(stdtrit(self.freedom, _UPPER) * deviation)
 
     def per_unit(self, unit: float) -> "FitError":
         """Return the error of the same law over sizes in units of `unit`."""

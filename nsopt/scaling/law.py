@@ -146,8 +146,7 @@ class PowerLaw:
         """Return real-valued widths at sizes `scale`: (L,) for a number, (N, L) for (N,)."""
         tau = np.asarray(scale, dtype=np.float64)[..., None]
         with np.errstate(over="ignore"):
-            result: FloatArray = np.minimum(self.alpha * tau**self.beta, _LARGEST)
-        return result
+            return np.asarray(np.minimum(self.alpha * tau**self.beta, _LARGEST))
 
     def band(self, scale: ArrayLike) -> tuple[FloatArray, FloatArray] | None:
         """Return the 90 % band: its lower and upper edge, each shaped like `widths`.
@@ -188,8 +187,7 @@ class PowerLaw:
         if beta <= 0:
             return np.where(widths <= alpha * _REACHED, 0.0, np.inf)
         with np.errstate(over="ignore"):
-            result: FloatArray = (widths / alpha) ** (1 / beta)
-        return result
+            return np.asarray((widths / alpha) ** (1 / beta))
 
     def __mul__(self, other: "PowerLaw") -> "PowerLaw":
         """Multiply the widths of two laws of the same layers.

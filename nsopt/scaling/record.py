@@ -35,8 +35,7 @@ def gives_a_law(widths: ArrayLike) -> bool:
 
 def _find_published_rows(widths: IntArray) -> NDArray[np.bool_]:
     """Return whether every layer has lost a filter, for each row: (N,)."""
-    result: NDArray[np.bool_] = (widths < widths[0]).all(axis=1)
-    return result
+    return np.asarray((widths < widths[0]).all(axis=1))
 
 
 def describe_reach(factor: float) -> str:

@@ -228,7 +228,9 @@ def _solve(law: ScalingLaw, cost: CostFunction, budget: ArrayLike, limits: Limit
         scale = float(tau[0])
         low, high = _round_band(law, scale, widths[0])
         larger = widths[:1] if limits.fill else table.widths[row[0] + 1 :]
-        binding = _find_binding(cost, larger) if (widths[0] < grid.widest).any() else None
+        binding = None  # or the index of the budget of which the next larger network needs most
+        if isinstance(cost, JointCost) and len(larger) and (widths[0] < grid.widest).any():
+            binding = int(cost.shares(larger[0]).argmax())
         return WidthFit(widths[0], costs[0].item(), scale, low, high, binding, beyond)
     low, high = _round_band(law, tau, widths)
     return WidthFit(widths, costs, tau, low, high, beyond_record=beyond)
@@ -256,13 +258,6 @@ def _round_band(
         return None, None
     low, high = (np.rint(np.minimum(edge, WIDEST)).astype(np.int64) for edge in band)
     return np.clip(low, 1, widths), np.maximum(high, widths)
-
-
-def _find_binding(cost: CostFunction, larger: IntArray) -> int | None:
-    """Return the index of the budget of which the first of `larger` networks needs most."""
-    if not isinstance(cost, JointCost) or not len(larger):
-        return None
-    return int(cost.shares(larger[0]).argmax())
 
 
 def _describe_infeasible(cost: CostFunction, budget: float, table: _Breakpoints) -> str:

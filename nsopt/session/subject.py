@@ -310,7 +310,7 @@ def read_architecture(
 
 def write_latency_once(study: Study, model: CostModel | None, timed: Timed) -> None:
     """Store a latency model that nsopt learned, if the study has none."""
-    if isinstance(model, LatencyModel | MacsLatency) and not schema.has_latency_model(study):
+    if isinstance(model, LatencyModel | MacsLatency):
         schema.write_latency_model(study, model.to_dict() | timed._asdict())
 
 

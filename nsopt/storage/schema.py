@@ -245,12 +245,9 @@ def _answer(question: Sequence[Any]) -> Attribute[tuple[int, ...]]:
 
 
 def write_latency_model(study: Study, model: Mapping[str, Any]) -> None:
-    """Store the latency model with which a study solves budgets in milliseconds."""
-    study.set_user_attr(_LATENCY_MODEL, dict(model))
-
-
-def has_latency_model(study: Study) -> bool:
-    return _LATENCY_MODEL in study.user_attrs
+    """Store the latency model with which a study solves budgets in milliseconds, if it has none."""
+    if _LATENCY_MODEL not in study.user_attrs:
+        study.set_user_attr(_LATENCY_MODEL, dict(model))
 
 
 def read_latency_model(study: Study, make: Callable[[dict[str, Any]], T]) -> T | None:

@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -212,32 +212,27 @@ def identify_training(
     return network | {"data": supervision.fingerprint(), "training": kept}
 
 
+@dataclass(eq=False)
 class _Training:
     """One training as a sequence of small steps, between which its state can be saved."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        supervision: Supervision,
-        settings: TrainSettings,
-        compute: Compute,
-        average: RunningAverage | None,
-        teacher: nn.Module | None,
-    ) -> None:
-        self._model = model
-        self._supervision = supervision
-        self._average = average
-        self._teacher = teacher
-        self._settings = settings
-        self._compute = compute
+    _model: nn.Module
+    _supervision: Supervision
+    _settings: TrainSettings
+    _compute: Compute
+    _average: RunningAverage | None
+    _teacher: nn.Module | None
+
+    def __post_init__(self) -> None:
+        settings, compute = self._settings, self._compute
         self._randomness = OwnRandomState(settings.seed, compute.device)
-        self._optimizer = sgd(model, settings.lr, settings.momentum, settings.weight_decay)
-        self._data = supervision.batches(settings.batch_size, settings.seed)
+        self._optimizer = sgd(self._model, settings.lr, settings.momentum, settings.weight_decay)
+        self._data = self._supervision.batches(settings.batch_size, settings.seed)
         per_epoch = self._data.per_epoch
         self.length = max(settings.epochs, -(-(settings.least_steps or 0) // per_epoch))
         longer = settings.updated(epochs=self.length)
         self._schedule = make_schedule(self._optimizer, longer, per_epoch)
-        self._evaluations = evaluations_of(supervision, compute)
+        self._evaluations = evaluations_of(self._supervision, compute)
         self._batch, self._examples = 0, 0
         self._loss = torch.zeros((), device=compute.device)
         self._started = time.perf_counter()

@@ -167,8 +167,7 @@ class Family:
     @cached_property
     def single(self) -> NDArray[np.bool_]:
         """Whether all indices of a dimension belong to one group, (dimensions,)."""
-        result: NDArray[np.bool_] = ((self.factors > 0).sum(axis=1) == 1) & (self.constants == 0)
-        return result
+        return np.asarray(((self.factors > 0).sum(axis=1) == 1) & (self.constants == 0))
 
     def sizes(self, widths: Atoms) -> Atoms:
         """Return the size of every dimension (dimensions,) in a network of `widths` (groups,)."""

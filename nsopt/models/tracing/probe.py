@@ -30,7 +30,7 @@ def shrink_width(width: int) -> int:
 
 def find_lifts(
     network: TracedNetwork, useless: frozenset[Tie] = frozenset()
-) -> tuple[TracedNetwork, list[int]]:
+) -> tuple[TracedNetwork, Reasons]:
     """Find lifts with which more groups can shrink; keep a lift if the network then runs further.
 
     If the groups that a tie joined cannot shrink after all, all is tried again without this tie.
@@ -40,7 +40,7 @@ def find_lifts(
         useless: ties that are not tried.
 
     Returns:
-        The network with its lifts, and the groups that perhaps still cannot shrink.
+        The network with its lifts, and the groups that cannot have fewer units, with the errors.
     """
     start = network
     hopeless: set[int] = set()  # first atoms of groups that cannot shrink with any lift
@@ -63,7 +63,9 @@ def find_lifts(
     held = {
         tie for tie in network.lifts.ties if not network.family.groups_at(tie).isdisjoint(suspects)
     }
-    return find_lifts(start, useless | held) if held else (network, suspects)
+    if held:
+        return find_lifts(start, useless | held)
+    return network, _find_culprits(network, suspects, partial(_shrink, network))
 
 
 def find_unread(network: TracedNetwork) -> TracedNetwork:
@@ -74,11 +76,6 @@ def find_unread(network: TracedNetwork) -> TracedNetwork:
     excluded = network.read | {(number.path, number.name) for number in known.unread}
     unread = find_sizes(network.template, dimensions, excluded)
     return replace(network, lifts=replace(known, unread=(*known.unread, *unread)))
-
-
-def find_unshrinkable(network: TracedNetwork, suspects: list[int]) -> Reasons:
-    """Return the suspects that cannot have fewer units, with the errors."""
-    return _find_culprits(network, suspects, partial(_shrink, network))
 
 
 def find_indivisible(network: TracedNetwork) -> tuple[Reasons, Numbers]:

@@ -1,7 +1,6 @@
 """Rules of operations that combine channels: products, normalisations, attention."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -295,17 +294,11 @@ def _get_scale(tracer: Tracer, weight: Any, axis: int) -> Label:
     return tracer.get(weight)[axis] if isinstance(weight, Tensor) else None
 
 
-@rule("embedding")
-def embedding(tracer: Tracer, result: Tensor, weight: Tensor, index: Tensor, *_: Any) -> None:
-    """Freeze the number of rows; the columns become the channels of the result."""
-    tracer.freeze("is the number of rows of an embedding", tracer.get(weight)[0])
-    tracer.note_maker(tracer.get(weight)[1])
-    tracer.put(result, [*tracer.get(index), tracer.get(weight)[1]])
-
-
-@rule("_embedding_bag", "_embedding_bag_forward_only")
-def embedding_bag(tracer: Tracer, results: Sequence[Tensor], weight: Tensor, *_: Any) -> None:
-    """Freeze the number of rows; sums or means of rows have the channels of the columns."""
-    tracer.freeze("is the number of rows of an embedding", tracer.get(weight)[0])
-    tracer.note_maker(tracer.get(weight)[1])
-    tracer.put(results[0], [None, tracer.get(weight)[1]])
+@rule("embedding", "_embedding_bag", "_embedding_bag_forward_only")
+def embedding(tracer: Tracer, result: Any, weight: Tensor, index: Tensor, *_: Any) -> None:
+    """Freeze the number of rows; the columns become the channels of each result, or of a bag's."""
+    rows, columns = tracer.get(weight)
+    tracer.freeze("is the number of rows of an embedding", rows)
+    tracer.note_maker(columns)
+    lead = tracer.get(index) if isinstance(result, Tensor) else [None]
+    tracer.put(tensors_in(result)[0], [*lead, columns])

@@ -172,8 +172,7 @@ class Tracer(TorchDispatchMode):
         """Join the rows of a matrix of atoms index by index; return the first row."""
         for row in rows[1:]:
             self._join_pair(rows[0], row)
-        first: Atoms = rows[0]
-        return first
+        return np.asarray(rows[0])
 
     def check_part(self, whole: Atoms, part: Atoms) -> None:
         """Record which atoms a part of a dimension has.

@@ -101,12 +101,13 @@ def make_plan(
         else:
             named, bounds = ({getattr(c, field) for c in calls} for field in ("constant", "bounds"))
             constant = first.constant if len(named) == 1 else None
+            most = min(rows, most_rows(there[0].product.inputs + 1))
             planned = Planned(
                 key=key,
                 index=index,
                 calls=len(calls),
                 inputs=there[0].product.inputs,
-                rows=_count_rows(there, rows, len(inputs)),
+                rows=-(-most // (len(inputs) * len(there))),
                 kept=outputs,
                 constant=constant if constants[constant] == 1 else None,
                 bounds=first.bounds if len(bounds) == 1 else None,
@@ -140,9 +141,3 @@ def _watch(model: nn.Module, inputs: Inputs) -> tuple[dict[str, list[Seen]], set
     for seen in watch.run(inputs.call(model, 0)):
         calls.setdefault(seen.key, []).append(seen)
     return calls, watch.looked_up
-
-
-def _count_rows(calls: Sequence[Seen], rows: int, batches: int) -> int:
-    """Return how many rows of a call to take from each batch."""
-    most = min(rows, most_rows(calls[0].product.inputs + 1))
-    return -(-most // (batches * len(calls)))
