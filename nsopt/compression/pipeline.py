@@ -188,7 +188,8 @@ def _choose_networks(
     uniform = []
     for solver in solvers:
         with naming(solver.budget, settings):
-            uniform.append(solver.solve(law))
+            known = find_trained(session, solver.budget, UNIFORM)
+            uniform.append(known or solver.solve(law))
     if not session.studies().keys() & {DENSE, SCORED}:  # otherwise it was said before
         fits.announce(len(solvers), seeds)
         metrics = [solver.budget.metric for solver in solvers]

@@ -202,9 +202,9 @@ def _make_family(session: Session, solver: Solver) -> LawFamily:
     return with_members(family, members, cost)
 
 
-def find_trained(session: Session, budget: Budget) -> Widths | None:
-    """Return the widths at a budget that were fine-tuned before as the best ones."""
-    study = session.studies().get(schema.SCORED)
+def find_trained(session: Session, budget: Budget, method: str = schema.SCORED) -> Widths | None:
+    """Return the widths of a method that were fine-tuned at a budget before; None without any."""
+    study = session.studies().get(method)
     done = [] if study is None else trials.read_completed(study)
     names = session.subject.arch.layer_names
     return next((trials.read_widths(trial, names) for trial in done if budget.holds(trial)), None)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from nsopt.compute.device import place, wait_for
-from nsopt.errors import NsoptError, unknown_name
+from nsopt.errors import NsoptError, shorten, unknown_name
 from nsopt.models.architecture import Architecture
 from nsopt.models.imported import import_function
 from nsopt.models.inputs import call_network, resize_batch
@@ -197,7 +197,7 @@ def choose_runtime(
 
     Raises:
         NsoptError: for an unknown name, a runtime that is not installed, a `measure` that is not
-            callable, or a batch size below 1.
+            callable or beside a runtime, or a batch size below 1.
     """
     if batch_size < 1:
         raise NsoptError(f"latency of a batch of {batch_size}: give 1 or more")
@@ -209,6 +209,8 @@ def choose_runtime(
         return with_batch_size(runtime, batch_size)
     if not callable(measure):
         raise NsoptError(f"measure must be a function of a network and inputs, not {measure!r}")
+    if name != TORCH.name:
+        raise NsoptError(f"give runtime={shorten(name)} or measure=, not both")
     named = measure if hasattr(measure, "__qualname__") else type(measure)
     return OwnMeasure(f"{named.__module__}:{named.__qualname__}", measure, batch_size)
 

@@ -109,10 +109,15 @@ class Timer:
         key = asked.identify(self.runtime)
         widths = self.store.read_choice(key)
         if widths is None:
-            solved = self.solve(asked).widths
-            # Another machine may have been faster: all take what it found.
-            widths = self.store.read_choice(key) or solved
-            self.store.write_choice(key, widths)
+            widths = self.solve(asked).widths
+            # Another process may have been faster: all take what it found.
+            stored = self.store.read_choice(key)
+            if stored is None:
+                self.store.write_choice(key, widths)
+            elif stored != widths:
+                shown = "-".join(map(str, stored))
+                self.progress.message(f"another process found {shown} first: all take these")
+            widths = stored or widths
         # Another latency model may have predicted them: its own prediction counts.
         return asked.keeping(widths)
 

@@ -25,6 +25,7 @@ from nsopt.reports.template import flatten, fragment, render_template
 from nsopt.reports.widths import draw_widths, widths_info
 from nsopt.reports.words import answer
 from nsopt.scaling.metric import IN_BYTES, MACS, PARAMS
+from nsopt.storage.schema import DENSE
 
 
 def write_report(
@@ -48,7 +49,7 @@ def render(
     networks: Sequence[Mapping[str, str]] = (),
 ) -> str:
     """Return the page as HTML; the template engine escapes all text from users."""
-    pareto = pareto_info(results)
+    pareto, verdicts = pareto_info(results), answer(results)
     figures = {
         "pareto": draw_pareto(pareto),
         "widths": draw_widths(widths_info(results)),
@@ -64,7 +65,9 @@ def render(
         data=results.task.data.removeprefix(FOLDER_PREFIX),
         order=order,
         figures={key: fragment(figure, key) for key, figure in figures.items()},
-        answer=answer(results),
+        answer=verdicts,
+        is_ahead=any(verdict.is_certain for verdict in verdicts),
+        trainings=int((results.outcomes["method"] != DENSE).sum()),
         doubts=[doubt_split(results.split if networks else None), doubt_latencies(results)],
         fits=describe_fits(results),
         rows=summary_rows(results),

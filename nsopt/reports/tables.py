@@ -11,7 +11,7 @@ from nsopt.methods.registry import method_label
 from nsopt.reports.results import Results
 from nsopt.scaling.metric import IN_BYTES, LATENCY, METRICS, Joint, format_ms, get_metric
 from nsopt.scaling.record import Iteration, describe_reach
-from nsopt.storage.schema import price_of_search, width_key
+from nsopt.storage.schema import DENSE, price_of_search, width_key
 from nsopt.storage.trials import size_label
 
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r")
@@ -97,6 +97,8 @@ def format_measured(row: Mapping[str, Any], unit: str = "") -> str:
 
 def predicted_latency(row: Mapping[str, Any]) -> str:
     """Format the predicted latency of a row if its budget is one of latency; else ""."""
+    if row["method"] == DENSE:  # it lends the others its time
+        return ""
     predicted = row["cost"] if row["metric"] == LATENCY.name else row.get("cost_latency")
     return "" if predicted is None or pd.isna(predicted) else format_ms(predicted)
 

@@ -388,7 +388,9 @@ def test_an_interrupted_fit_continues(
         )
 
 
-def test_uniform_widths_that_a_compression_chose_are_not_chosen_again(tmp_path: Path) -> None:
+def test_uniform_widths_that_a_compression_chose_are_not_chosen_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A network of one layer has no other widths at a budget, and no training that names them."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(256, 8), nn.ReLU(), nn.Linear(8, 4))
@@ -396,7 +398,8 @@ def test_uniform_widths_that_a_compression_chose_are_not_chosen_again(tmp_path: 
     asked: dict[str, Any] = {"budgets": "macs=50%", "out": tmp_path}
     chosen = compress(model, make_task(), **asked, progress=first)["macs=50%"]
     assert chosen.method == "uniform"
-    assert any(text.startswith("units ranked") for text in first.tasks)
+    assert "units ranked" in first.tasks
+    monkeypatch.delattr(Solver, "solve")  # which may time networks for minutes
     assert compress(model, make_task(), **asked, progress=again)["macs=50%"].score == chosen.score
     assert "units ranked" not in again.tasks
 

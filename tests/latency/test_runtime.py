@@ -291,3 +291,5 @@ def test_runtime_and_measure_exclude_each_other() -> None:
     done = call_nsopt("study", "--runtime=torch", "--measure=math:sqrt")
     assert done.returncode == 2
     assert "give --runtime or --measure, not both" in done.stderr
+    with pytest.raises(NsoptError, match=r"^give runtime='onnxruntime' or measure=, not both$"):
+        choose_runtime("onnxruntime", lambda model, images: 1.0)

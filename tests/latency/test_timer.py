@@ -13,6 +13,8 @@ from nsopt.latency.linear import MacsLatency
 from nsopt.latency.measure import CPU
 from nsopt.latency.measured_budget import MeasuredBudget
 from nsopt.latency.runtime import choose_runtime
+from nsopt.latency.sittings import Latency
+from nsopt.latency.store import Memory
 from nsopt.latency.timer import Timer
 from nsopt.models.architecture import TableArchitecture
 from nsopt.scaling.law import uniform_curve
@@ -31,6 +33,12 @@ def asked(narrow: TableArchitecture) -> MeasuredBudget:
     model = MacsLatency(LATENCY.name, macs, 10 / float(macs(arch.base_widths)), 0.0)
     law = uniform_curve(arch.base_widths)
     return MeasuredBudget(arch.with_latency(model), law, LATENCY, _BUDGET, Limits())
+
+
+def predict(asked: MeasuredBudget, model: nn.Module) -> float:
+    """Return the milliseconds that a model of latency predicts for a network."""
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    return float(LATENCY.cost(asked.arch)([module.out_channels for module in convolutions]))
 
 
 def test_measured_widths_come_with_their_spread(asked: MeasuredBudget) -> None:
@@ -81,15 +89,30 @@ def test_a_machine_that_is_too_busy_leaves_predicted_widths(
         Timer(CPU, slow, listener).solve(asked)
 
 
+def test_widths_that_another_process_found_first_count(asked: MeasuredBudget) -> None:
+    class Late(Memory):
+        """Another process chooses widths while this one times networks."""
+
+        def write_timing(self, latency: Latency) -> None:
+            super().write_timing(latency)
+            self.write_choice(asked.identify(timer.runtime), first)
+
+    listener, first = Listener(), asked.propose(0.5 * _BUDGET).widths
+    as_predicted = choose_runtime("torch", lambda model, inputs: predict(asked, model))
+    timer = Timer(CPU, as_predicted, listener, store=Late())
+    assert asked.propose(_BUDGET).widths != first
+    assert timer.correct(asked) is not None
+    assert timer.store.read_choice(asked.identify(timer.runtime)) == first
+    shown = "-".join(map(str, first))
+    assert listener.messages[-1] == f"another process found {shown} first: all take these"
+
+
 def test_earlier_timings_say_where_the_next_ones_begin(asked: MeasuredBudget) -> None:
     """On a device that takes twice as long as predicted."""
-    cost, timed = LATENCY.cost(asked.arch), list[float]()
+    timed = list[float]()
 
     def measure(model: nn.Module, inputs: object) -> float:
-        widths = [
-            module.out_channels for module in model.modules() if isinstance(module, nn.Conv2d)
-        ]
-        timed.append(2 * float(cost(widths)))
+        timed.append(2 * predict(asked, model))
         return timed[-1]
 
     timer = Timer(CPU, choose_runtime("torch", measure), Listener())

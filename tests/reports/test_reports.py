@@ -285,6 +285,20 @@ def test_the_page_escapes_names_that_users_chose(results: Results) -> None:
     assert "&lt;b&gt;data&lt;/b&gt;" in visible
 
 
+def test_the_page_counts_trainings_and_names_a_winner_only_where_there_is_one(
+    results: Results,
+) -> None:
+    page, count = render(results, []), len(results.outcomes)
+    assert f"{count} trainings." in page
+    assert "The winner was selected" in page
+    whole = results.outcomes.tail(1).assign(method="dense", metric="params", cost_latency=2.0)
+    alone = pd.concat([results.outcomes.head(1), whole], ignore_index=True)
+    page = render(dataclasses.replace(results, outcomes=alone), [])
+    assert "1 training." in page
+    assert "The winner" not in page
+    assert "predicted" not in page[page.index("<h2>Results</h2>") :]
+
+
 def test_the_page_loads_no_other_page_and_warns_of_a_short_protocol(results: Results) -> None:
     page = render(results, [])
     assert "short protocol <b>quick</b>" in page
@@ -386,7 +400,7 @@ def test_names_of_studies_add_no_code_to_the_page(results: Results) -> None:
 def test_the_unscaled_network_has_a_row(results: Results) -> None:
     task = dataclasses.replace(results.task, base_params=12_345, base_macs=678_900)
     page = render(dataclasses.replace(results, task=task), [])
-    assert '<td>1x</td><td class="text">net itself, not trained and not timed here</td>' in page
+    assert '<td>1x</td><td class="text">net itself, not among those compared</td>' in page
     assert "<td>12,345</td><td>678,900</td>" in page
     trained = dataclasses.replace(task, base_widths=results.outcomes["widths"].iloc[-1])
     for known in (results.task, trained):
