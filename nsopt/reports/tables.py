@@ -97,7 +97,7 @@ def format_measured(row: Mapping[str, Any], unit: str = "") -> str:
 
 def predicted_latency(row: Mapping[str, Any]) -> str:
     """Format the predicted latency of a row if its budget is one of latency; else ""."""
-    if row["method"] == DENSE:  # it lends the others its time
+    if row.get("method") == DENSE:  # it lends the others its time
         return ""
     predicted = row["cost"] if row["metric"] == LATENCY.name else row.get("cost_latency")
     return "" if predicted is None or pd.isna(predicted) else format_ms(predicted)
