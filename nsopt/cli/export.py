@@ -254,12 +254,13 @@ def _with_answer(options: ExportOptions, url: str) -> ExportOptions:
     For a compression a budget may be given, as it stands in its table.
     """
     from nsopt.reports.results import read_results
-    from nsopt.storage.schema import study_name
+    from nsopt.storage.schema import DENSE, study_name
 
     results = read_results(url, None)
     for row in results.networks:
         if row["budget"] == options.budget:
-            return replace(options, study=study_name(results.name, row["widths by"]))
+            by, budget = row["widths by"] or DENSE, options.budget if row["widths by"] else None
+            return replace(options, study=study_name(results.name, by), budget=budget)
     if results.networks and options.budget is not None:
         known = ", ".join(row["budget"] for row in results.networks[1:])
         raise NsoptError(f"no network at --budget {options.budget}: stored are {known}")

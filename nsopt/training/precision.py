@@ -1,5 +1,6 @@
 """Choose the precision of training by timing a step in each."""
 
+import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -10,16 +11,17 @@ import torch
 from torch.nn import functional
 from torch.utils._pytree import tree_map_only
 
-from nsopt.compute.device import Compute, place, resolve_compute, wait_for
+from nsopt.compute.device import Compute, describe_device, place, resolve_compute, wait_for
 from nsopt.compute.memory import keep_memory
 from nsopt.compute.out_of_memory import explain_out_of_memory
 from nsopt.compute.random_state import use_seed
 from nsopt.data.images import ImageData
+from nsopt.files import cache_folder, write_cached
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.cost import Widths
 from nsopt.settings import SgdSettings
 from nsopt.tasks.supervision import Loss
-from nsopt.tasks.task import Task, TaskSupervision
+from nsopt.tasks.task import Task, TaskSupervision, name_function
 from nsopt.training.kernels.swap import fast_kernels
 from nsopt.training.step import sgd, train_step
 
@@ -33,7 +35,8 @@ def choose_compute(
     """Return the device in the precision of the settings; for `auto` in the faster one.
 
     A step of the network is timed in both precisions where the device computes bf16 natively. Even
-    there bf16 may be slower: its kernels for few channels, or for sound, are worse.
+    there bf16 may be slower: its kernels for few channels, or for sound, are worse. The choice is
+    cached: on one machine the same training has the same precision, though times vary.
 
     Args:
         settings: of the training or search, with its device and batch size.
@@ -44,10 +47,21 @@ def choose_compute(
     """
 
     def time_step(compute: Compute) -> float:
-        return time_training_step(arch, widths, settings.batch_size, task, compute)
+        most = len(task.train) if isinstance(task, ImageData) else settings.batch_size
+        return time_training_step(arch, widths, min(settings.batch_size, most), task, compute)
 
     compute = resolve_compute(settings.device, settings.precision)
-    return faster(compute, time_step) if settings.precision == "auto" and compute.bf16 else compute
+    if settings.precision != "auto" or not compute.bf16:
+        return compute
+    loss = name_function(task.loss) if isinstance(task, Task) and task.loss else ""
+    shapes = arch.shapes(widths)
+    key = [arch.name, shapes, settings.batch_size, task.name, loss, describe_device(compute.device)]
+    key += [torch.get_num_threads(), torch.__version__]
+    file = cache_folder() / "precision" / hashlib.sha256(repr(key).encode()).hexdigest()[:32]
+    if not file.is_file():
+        write_cached(file, (chosen := faster(compute, time_step)).precision.encode())
+        return chosen
+    return replace(compute, bf16=file.read_text() == "bf16")
 
 
 def time_training_step(

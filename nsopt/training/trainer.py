@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from nsopt.compute.checkpoint import full_state, load_full_state
 from nsopt.compute.device import Compute
 from nsopt.compute.random_state import use_seed
 from nsopt.errors import NonFiniteLossError, NsoptError
-from nsopt.models.architecture import Architecture, shapes_of
+from nsopt.models.architecture import Architecture, build_to_fill, shapes_of
 from nsopt.models.tracing.originals import unwrapped
 from nsopt.tasks.supervision import Supervision, evaluate, evaluations_of
 from nsopt.training.outcome import Epoch, Outcome
@@ -52,7 +53,7 @@ def train_by(
     compute: Compute,
     context: TrainerContext,
 ) -> Outcome:
-    """Train a network by a user's function, and score what it returns.
+    """Train a network by a user's function, and score the tensors that it returns.
 
     Args:
         model: the network of `widths` to start from, on the device of `compute`.
@@ -81,8 +82,10 @@ def train_by(
         raise NonFiniteLossError("the trainer returned weights that are NaN or infinite")
     if [p.dtype for p in trained.parameters()] != types:
         raise NsoptError("the trainer must return weights of the same dtype as those that it got")
-    trained = trained.to(compute.device).eval()
+    kept = build_to_fill(arch, widths)  # what is stored are tensors: only these may decide a score
+    load_full_state(kept, full_state(trained))
+    kept = kept.to(compute.device).eval()
     with compute.computing():
         evaluations = evaluations_of(supervision, compute).values()
-        epoch = Epoch(math.nan, *(evaluate(part, trained, compute) for part in evaluations))
-    return Outcome(widths, (epoch,), time.perf_counter() - began, epoch, trained)
+        epoch = Epoch(math.nan, *(evaluate(part, kept, compute) for part in evaluations))
+    return Outcome(widths, (epoch,), time.perf_counter() - began, epoch, kept)

@@ -377,6 +377,16 @@ def test_a_test_is_reported_and_widths_are_ranked_by_the_distance_of_the_task(
         run(trained, **asked, candidates=1)
 
 
+def test_what_a_trainer_changes_besides_tensors_earns_no_score(trained: nn.Module) -> None:
+    def invert(model: nn.Module, *_: Any) -> nn.Module:
+        model.register_forward_hook(lambda module, inputs, maps: {k: -v for k, v in maps.items()})
+        return model
+
+    found = run(trained, budgets=BUDGETS[:1], candidates=1, trainer=invert)
+    small = found[BUDGETS[0]]
+    assert small.score == right_pixels(small.model)
+
+
 def test_a_trainer_replaces_the_fine_tuning(trained: nn.Module, tmp_path: Path) -> None:
     seen: list[nsopt.TrainerContext] = []
 

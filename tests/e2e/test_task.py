@@ -134,7 +134,7 @@ def test_two_workers_compress_a_network_of_a_task_and_every_command_reads_it() -
     found = call_nsopt("widths", *stored, "--budgets=20k", "--metric=macs", "--json")
     assert found.returncode == 0, found.stderr
     assert len(json.loads(found.stdout)[0]["widths"]) == 2
-    written = call_nsopt("export", *stored, "--out=again.pt2", "--format=pt2")
+    written = call_nsopt("export", *stored, "--out=again.pt2", "--budget=100%")
     assert written.returncode == 0, written.stderr
     assert "the outputs of the file differ from PyTorch's by" in written.stdout
     for command in (["export"], ["worker", "--study=net"]):

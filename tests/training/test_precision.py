@@ -1,6 +1,7 @@
 """`precision="auto"` is decided by timing a step of the network, not by the processor's name."""
 
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,11 @@ from nsopt.training.precision import choose_compute, faster
 from nsopt.training.settings import TrainSettings
 
 BF16 = Compute(torch.device("cpu"), bf16=True)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_cached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
 @pytest.fixture
@@ -74,6 +80,28 @@ def test_steps_of_real_networks_are_timed_in_both(
         assert seconds.keys() == {"fp32", "bf16"}
         assert seconds[chosen] > 0
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.usefixtures("native")
+def test_the_same_training_has_the_same_precision_though_times_vary(
+    narrow: TableArchitecture, digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No batch is larger than the data, and another batch size is another question."""
+    fast, sizes = ["bf16"], list[int]()
+
+    def time(*arguments: Any) -> float:
+        sizes.append(arguments[2])
+        return float(arguments[-1].precision != fast[0])
+
+    def choose(batch_size: int) -> str:
+        settings = TrainSettings(epochs=1, batch_size=batch_size)
+        return choose_compute(settings, narrow, narrow.base_widths, digits).precision
+
+    monkeypatch.setattr(precision, "time_training_step", time)
+    assert choose(8) == "bf16"
+    fast[0] = "fp32"
+    assert (choose(8), choose(10**6)) == ("bf16", "fp32")
+    assert set(sizes) == {8, len(digits.train)}
 
 
 class WritesIntoZeros(nn.Module):
