@@ -15,6 +15,7 @@ from nsopt.compute.device import resolve_compute
 from nsopt.compute.sharing import sharing
 from nsopt.data.images import ImageData
 from nsopt.deployment.trained import explain_exported
+from nsopt.errors import NsoptError, short_reason
 from nsopt.files import written_beside
 from nsopt.latency.measure import pause_garbage_collection
 from nsopt.latency.runtime import time_pass
@@ -63,7 +64,8 @@ def quantise(
         The faster form, and the milliseconds of all forms.
 
     Raises:
-        NsoptError: if a package is missing, or for a missing or foreign file.
+        NsoptError: if a package is missing, for a missing or foreign file, or for other images than
+            those of the network.
 
     Examples:
         >>> nsopt.export(nsopt.load_network("small.pt"), "small.onnx")
@@ -73,6 +75,11 @@ def quantise(
     batches = list(images.scaled_parts(BATCH_SIZE))
     with explain_exported(Path(exported)):
         network = OnnxNetwork(Path(exported))
+    try:
+        network(network.name_inputs(batches[0]))
+    except Exception as error:  # onnxruntime has classes of its own
+        reason = short_reason(error)
+        raise NsoptError(f"{exported} does not run on images of {data.name}: {reason}") from None
     with tempfile.TemporaryDirectory(prefix="nsopt-") as folder:
         integers = write_int8(Path(exported), Path(folder), map(network.name_inputs, batches))
         runs = {FLOAT: network} | {form: OnnxNetwork(file) for form, file in integers.items()}

@@ -11,6 +11,7 @@ import nsopt
 from nsopt.data.images import ImageData
 from nsopt.deployment.check import measure_accuracy
 from nsopt.deployment.kept import KeptNetwork
+from nsopt.errors import NsoptError
 from nsopt.models.architecture import TableArchitecture
 from nsopt.scaling.metric import PARAMS
 from nsopt.storage.trials import Point
@@ -48,5 +49,10 @@ def test_8_bit_integers_keep_the_accuracy(
     model = onnx.load(small)
     stored = {fact.key: json.loads(fact.value) for fact in model.metadata_props}
     assert stored == kept.facts
+    colours = torch.zeros(20, 3, 32, 32, dtype=torch.uint8), torch.arange(20) % 10
+    coloured = ImageData.from_arrays(colours, colours)
+    with pytest.raises(NsoptError, match=r"float\.onnx does not run on .* arrays: .* dimensions"):
+        nsopt.quantise(whole, tmp_path / "coloured.onnx", coloured)
+    assert not (tmp_path / "coloured.onnx").exists()
     kernels = {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) == 4}
     assert kernels == {onnx.TensorProto.INT8}
