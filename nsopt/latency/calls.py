@@ -16,7 +16,6 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from nsopt.models.tracing.states import follow_modules
 
 _CHANNELS = 1
-_CONV2D = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}  # its defaults
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,14 +70,26 @@ class _Recorder(TorchFunctionMode):
     ) -> Any:
         options = kwargs or {}
         if func is torch.conv2d:
-            named = {"input": None, "weight": None} | _CONV2D | options
-            args, options = (*args, *[*named.values()][len(args) :]), {}
+            args, options = _order_conv2d(*args, **options), {}
         before = {id(arg): arg._version for arg in args if isinstance(arg, Tensor)}
         result = func(*args, **options)
         if isinstance(result, Tensor) and _computes(before, result):
             kind, place = _describe(func, args, result)
             self.calls.append(Call(kind, place, self.running[-1], func, args, options))
         return result
+
+
+def _order_conv2d(
+    input: Tensor,  # noqa: A002  (its name in PyTorch)
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> tuple[Any, ...]:
+    """Return the arguments of `torch.conv2d` by position, with its defaults."""
+    return input, weight, bias, stride, padding, dilation, groups
 
 
 def _computes(before: Mapping[int, int], result: Tensor) -> bool:

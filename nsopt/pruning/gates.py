@@ -40,7 +40,7 @@ class ActivationGate(Gate):
     Hooks read the activation and its gradient.
     """
 
-    def __init__(self, marker: nn.Module) -> None:
+    def __init__(self, marker: nn.Identity) -> None:
         self._gradient = torch.zeros(0)
         marker.register_forward_hook(self._watch)
 
@@ -57,8 +57,17 @@ class ActivationGate(Gate):
 
 
 def make_gates(modules: Sequence[Sequence[nn.Module]]) -> list[list[Gate]]:
-    """Return the gates of the modules of each group, from `Architecture.gate_modules`."""
-    return [
-        [BatchNormGate(m) if isinstance(m, nn.BatchNorm2d) else ActivationGate(m) for m in group]
-        for group in modules
-    ]
+    """Return the gates of each group.
+
+    Args:
+        modules: per group, from `Architecture.gate_modules`.
+    """
+    return [[_make_gate(module) for module in group] for group in modules]
+
+
+def _make_gate(module: nn.Module) -> Gate:
+    if isinstance(module, nn.BatchNorm2d):
+        return BatchNormGate(module)
+    if isinstance(module, nn.Identity):
+        return ActivationGate(module)
+    raise TypeError(f"cannot score channels behind a {type(module).__name__}")

@@ -195,8 +195,7 @@ def _find_gates(network: TracedNetwork, makers: Makers, group: Group) -> list[li
     holders = makers.find_holders(group)
     open_ends = [slices for slices, following in behind.items() if not following]
     readers = [s for s in holders if s not in behind and s not in makers.vectors]
-    plain = makers.plain
-    hidden = [s for c, s in products if s in open_ends and any(np.isin(c, p).all() for p in plain)]
+    hidden = [s for channels, s in products if s in open_ends and makers.is_plain(channels)]
     gated = [norm for following in behind.values() for norm in following]
     gated += [slices for slices in open_ends if not (readers and slices in hidden)]
     gates = [_add_bias(network, slices) for slices in dict.fromkeys(gated)]

@@ -112,3 +112,8 @@ def test_kept_channels_keep_their_scores_with_decay() -> None:
     scores.shrink(kept, decay=0.5)
     for before, after, mask in zip(once, scores.mean(), kept, strict=True):
         torch.testing.assert_close(after, before[torch.from_numpy(mask)])
+
+
+def test_a_gate_behind_an_unsupported_module_is_refused() -> None:
+    with pytest.raises(TypeError, match="cannot score channels behind a ReLU"):
+        make_gates([[nn.ReLU()]])

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
+import numpy as np
+
 from nsopt.models.tracing.groups import Group
 from nsopt.models.tracing.labels import Atoms
 from nsopt.models.tracing.network import TracedNetwork
@@ -57,6 +59,10 @@ class Makers:
         frozen = [channels for channels, scales in norms if not scales & holders.keys()]
         plain = [*trace.plain_norms.values(), *frozen]
         return cls(holders, frozenset(vectors), products, norms, plain)
+
+    def is_plain(self, channels: Atoms) -> bool:
+        """Return whether a norm without a trained scale normalises all these channels."""
+        return any(np.isin(channels, normalised).all() for normalised in self.plain)
 
     def find_holders(self, group: Group) -> list[Slices]:
         """Return all slices that belong to the units of a group, vectors last."""
