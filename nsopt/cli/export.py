@@ -259,8 +259,9 @@ def _with_answer(options: ExportOptions, url: str) -> ExportOptions:
     results = read_results(url, None)
     for row in results.networks:
         if row["budget"] == options.budget:
-            by, budget = row["widths by"] or DENSE, options.budget if row["widths by"] else None
-            return replace(options, study=study_name(results.name, by), budget=budget)
+            by = row["widths by"]  # "" for the trained network, which has no budget
+            budget = options.budget if by else None
+            return replace(options, study=study_name(results.name, by or DENSE), budget=budget)
     if results.networks and options.budget is not None:
         known = ", ".join(row["budget"] for row in results.networks[1:])
         raise NsoptError(f"no network at --budget {options.budget}: stored are {known}")

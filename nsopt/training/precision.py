@@ -4,6 +4,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -54,14 +55,14 @@ def choose_compute(
     if settings.precision != "auto" or not compute.bf16:
         return compute
     loss = name_function(task.loss) if isinstance(task, Task) and task.loss else ""
-    shapes = arch.shapes(widths)
-    key = [arch.name, shapes, settings.batch_size, task.name, loss, describe_device(compute.device)]
-    key += [torch.get_num_threads(), torch.__version__]
-    file = cache_folder() / "precision" / hashlib.sha256(repr(key).encode()).hexdigest()[:32]
-    if not file.is_file():
-        write_cached(file, (chosen := faster(compute, time_step)).precision.encode())
-        return chosen
-    return replace(compute, bf16=file.read_text() == "bf16")
+    network = [arch.name, arch.shapes(widths), settings.batch_size, task.name, loss]
+    key = repr([network, describe_device(compute.device), torch.__version__])
+    file = cache_folder() / "precision" / hashlib.sha256(key.encode()).hexdigest()[:32]
+    with suppress(OSError):
+        return replace(compute, bf16=file.read_text(encoding="utf-8") == "bf16")
+    chosen = faster(compute, time_step)
+    write_cached(file, chosen.precision.encode())
+    return chosen
 
 
 def time_training_step(

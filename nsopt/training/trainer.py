@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from nsopt.compute.checkpoint import full_state, load_full_state
-from nsopt.compute.device import Compute
+from nsopt.compute.device import Compute, place
 from nsopt.compute.random_state import use_seed
 from nsopt.errors import NonFiniteLossError, NsoptError
 from nsopt.models.architecture import Architecture, build_to_fill, shapes_of
@@ -84,7 +84,7 @@ def train_by(
         raise NsoptError("the trainer must return weights of the same dtype as those that it got")
     kept = build_to_fill(arch, widths)  # what is stored are tensors: only these may decide a score
     load_full_state(kept, full_state(trained))
-    kept = kept.to(compute.device).eval()
+    kept = place(kept, compute.device, arch.layout).eval()
     with compute.computing():
         evaluations = evaluations_of(supervision, compute).values()
         epoch = Epoch(math.nan, *(evaluate(part, kept, compute) for part in evaluations))
