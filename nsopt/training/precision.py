@@ -48,8 +48,7 @@ def choose_compute(
     """
 
     def time_step(compute: Compute) -> float:
-        most = len(task.train) if isinstance(task, ImageData) else settings.batch_size
-        return time_training_step(arch, widths, min(settings.batch_size, most), task, compute)
+        return time_training_step(arch, widths, settings.batch_size, task, compute)
 
     compute = resolve_compute(settings.device, settings.precision)
     if settings.precision != "auto" or not compute.bf16:
@@ -70,6 +69,8 @@ def time_training_step(
 ) -> float:
     """Return the seconds of a training step: on random images, or on the first batch of a task.
 
+    A batch has no more images than there are.
+
     Raises:
         OutOfMemoryError: if a batch of images does not fit the device.
     """
@@ -77,9 +78,9 @@ def time_training_step(
         data = TaskSupervision(task, compute.device).renew()
         return _time_batch(arch, widths, data.batches(0, seed=0).next(), data.loss, compute)
     with use_seed(0, compute.device):
-        images = torch.rand(batch_size, *arch.input_shape)
-    labels = torch.zeros(batch_size, dtype=torch.int64)
-    with explain_out_of_memory(compute.device, batch_size):
+        images = torch.rand(min(batch_size, len(task.train)), *arch.input_shape)
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    with explain_out_of_memory(compute.device, len(images)):
         return _time_batch(arch, widths, (images, labels), functional.cross_entropy, compute)
 
 

