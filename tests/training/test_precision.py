@@ -90,14 +90,15 @@ def test_the_same_training_has_the_same_precision_though_times_vary(
     fast, sizes = ["bf16"], list[int]()
 
     def time(*arguments: Any) -> float:
-        sizes.append(arguments[2])
+        images, _ = arguments[2]
+        sizes.append(len(images))
         return float(arguments[-1].precision != fast[0])
 
     def choose(batch_size: int) -> str:
         settings = TrainSettings(epochs=1, batch_size=batch_size)
         return choose_compute(settings, narrow, narrow.base_widths, digits).precision
 
-    monkeypatch.setattr(precision, "time_training_step", time)
+    monkeypatch.setattr(precision, "_time_batch", time)
     assert choose(8) == "bf16"
     fast[0] = "fp32"
     assert (choose(8), choose(10**6)) == ("bf16", "fp32")
