@@ -15,7 +15,9 @@ from nsopt.cli.options import (
     RuntimeOptions,
     SizeOptions,
     TimingOptions,
+    TrainingOptions,
     WorkOptions,
+    refuse_unused,
     split_words,
 )
 from nsopt.compute.device import resolve_compute
@@ -104,6 +106,9 @@ def prepare(
         assert isinstance(arch, TracedArchitecture)
         trained = copy_traced(arch)
     subject = Subject.of(arch, data, settings, trained, runtime, source)
+    if subject.trainer is not None:
+        given = getattr(options, "training", TrainingOptions())
+        refuse_unused("with a trainer of your own", vars(given).keys() - {"epochs"}, given)
     folder = place.out or RUNS / subject.name
     url = place.storage or sqlite_url(folder / STUDY_FILE)
     if is_empty(url):
@@ -177,10 +182,12 @@ def announce(
     pretraining = 0 if subject.start is not None else search.pretrain_epochs
     is_own = isinstance(subject.data, Task)
     sizes = ["the task" if is_own else part.batch_size for part in (search, training)]
+    how = f"batches of {sizes[1]}, learning rate {training.lr:g}"
+    if subject.trainer is not None:
+        how = "by the trainer of the task"
     summaries = {
         "search": f"{_format_epochs(pretraining)}, then {_describe_pruning(search)} of {sizes[0]}",
-        "training": f"{_format_epochs(training.epochs)}, batches of {sizes[1]}, "
-        f"learning rate {training.lr:g}",
+        "training": f"{_format_epochs(training.epochs)}, {how}",
     }
     if training.epochs:
         console.print("; ".join(f"{part}: {summaries[part]}" for part in parts), style="dim")

@@ -48,7 +48,7 @@ from nsopt.session.durations import (
     plan_training,
     tell_duration,
 )
-from nsopt.session.session import Session, start_session
+from nsopt.session.session import Session, start_session, warn_of_batch
 from nsopt.session.start import keep_start
 from nsopt.session.subject import Subject, list_studies
 from nsopt.session.timing import find_latencies
@@ -107,6 +107,7 @@ def _tell_score(session: Session) -> None:
                 "register_buffer such a table with persistent=False"
             )
     if not isinstance(subject.data, ImageData):
+        warn_of_batch(session)
         session.progress.message(f"the trained network: {subject.data.score_name} {value:g}")
         return
     _warn_of_sigmoid(session)
@@ -278,7 +279,7 @@ def _find_best(session: Session, studies: Mapping[str, Study], budget: Budget) -
         why = next((f" ({reason})" for reason in reasons if reason), "")
         failure, place = f"no training at {budget.word} succeeded{why}", session.workspace
         if place.temporary:
-            raise NsoptError(f"{failure}: give out= to keep what was stored")
+            raise NsoptError(failure)
         raise NsoptError(f"{failure}: see {hide_password(place.url)}")
     name = choose_method(scores, subject.validation_images)
     best = best_trials(studies[name])[budget.metric.name, budget.limit]

@@ -117,15 +117,14 @@ class _Scorer:
 
     def judge(self, best: FrozenTrial, uniform: FrozenTrial | None) -> str:
         """Return in words how the best widths score beside uniform ones, and how surely."""
-        what, unit = self.by.removesuffix(" (%)"), " %" if self.by.endswith("(%)") else ""
+        what, form = self.by.removesuffix(" (%)"), "{:.1f} %" if "(%)" in self.by else "{:.4g}"
+        first = form.format(best.values[0])
         if uniform is None:
-            return f"{what}: {best.values[0]:.1f}{unit} for the best widths"
+            return f"{what}: {first} for the best widths"
         if best.number == uniform.number:
-            return f"{what}: {best.values[0]:.1f}{unit} for uniform widths, the best"
-        verdict = (
-            f"{what}: {best.values[0]:.1f}{unit} for the best widths, "
-            f"{uniform.values[0]:.1f}{unit} for uniform ones"
-        )
+            return f"{what}: {first} for uniform widths, the best"
+        second = form.format(uniform.values[0])
+        verdict = f"{what}: {first} for the best widths, {second} for uniform ones"
         compare = self._compare_with_start
         if compare is None:
             return verdict

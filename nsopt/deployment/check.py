@@ -14,6 +14,7 @@ from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import NsoptError, short_reason
 from nsopt.models.architecture import Architecture
 from nsopt.models.inputs import call_network, count_examples, resize_batch, tensors_in
+from nsopt.models.onnx import OnnxNetwork
 from nsopt.tasks.evaluation import count_right
 
 _BATCH = 100
@@ -77,17 +78,25 @@ def compare_export(network: KeptNetwork, path: Path, form: str, test: ImageSet) 
 def compare_outputs(
     network: KeptNetwork, path: Path, form: str, arch: Architecture, inputs: Any
 ) -> float:
-    """Return how far the first output of an exported file is from the network's.
+    """Return how far the outputs of an exported file are from the network's.
 
-    It is compared on a batch, on one example of it, and on more. The largest difference counts,
-    relative to the largest number. Raises NsoptError if it is too large.
+    They are compared on a batch, on one example of it, and on more. The largest difference counts,
+    relative to the largest number of the output. Raises NsoptError if it is too large.
     """
-    exported, original = load_exported(path, form, arch), make_whole(network)
-    pairs = []
-    for size in (count_examples(inputs), 1, count_examples(inputs) + 3):
-        expected = _first_output(call_network(original, resize_batch(inputs, size)))
-        pairs.append((_first_output(_run_exported(exported, resize_batch(inputs, size))), expected))
-    return _check_close(pairs)
+    exported = _load_whole_onnx(path) if form == "onnx" else load_exported(path, form, arch)
+    original, count = make_whole(network), count_examples(inputs)
+    runs = []
+    for size in (count, 1, count + 3):
+        batch = resize_batch(inputs, size)
+        actual = _list_outputs(_run_exported(exported, batch))
+        runs.append([*zip(actual, _list_outputs(call_network(original, batch)), strict=False)])
+    return max(_check_close(pairs) for pairs in zip(*runs, strict=True))
+
+
+def _load_whole_onnx(path: Path) -> Predict:
+    """Return an ONNX file as a function that returns all outputs, not only the first."""
+    run = OnnxNetwork(path)
+    return lambda inputs: [torch.from_numpy(out) for out in run.compute(run.name_inputs(inputs))]
 
 
 def _run_exported(exported: Predict, inputs: Any) -> Any:
@@ -102,8 +111,10 @@ def _run_exported(exported: Predict, inputs: Any) -> Any:
         ) from error
 
 
-def _first_output(outputs: Any) -> Tensor:
-    return tensors_in(outputs)[0].double()
+def _list_outputs(outputs: Any) -> list[Tensor]:
+    """Return the outputs that are compared: floating numbers, else the first."""
+    tensors = tensors_in(outputs)
+    return [t.double() for t in tensors if t.is_floating_point()] or [tensors[0].double()]
 
 
 def _check_close(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:

@@ -19,6 +19,10 @@ from nsopt.errors import NsoptError, short_reason
 from nsopt.models.inputs import count_examples, split_arguments, tensors_in
 from nsopt.models.quiet import silence_logger, trust_distributions
 
+_CONSTANT = (
+    "its code makes the batch size a constant, as len(x) does (write x.shape[0]), or a loop over "
+    "the examples"
+)
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]  # by the names of a file's inputs
 
@@ -50,7 +54,7 @@ def export_to_onnx(
     with quiet_exporters(), explain_export("onnx"):
         program = torch.onnx.export(
             module.eval(),
-            args,
+            (*args, {}),  # a last dictionary would be taken for keyword arguments
             kwargs=keywords,
             dynamo=True,
             dynamic_shapes=make_batch_variable(inputs),
@@ -58,8 +62,18 @@ def export_to_onnx(
             verbose=False,
         )
     assert program is not None
+    _check_batch(program.model.graph.inputs, count_examples(inputs))
     program.model.metadata_props.update({k: json.dumps(v) for k, v in facts.items()})
     program.save(path, external_data=False)
+
+
+def _check_batch(inputs: Sequence[Any], count: int) -> None:
+    """Raise NsoptError if inputs of an ONNX graph have a fixed batch size."""
+    for value in inputs:
+        if value.shape is not None and [*value.shape][:1] == [count]:
+            raise NsoptError(
+                f"an ONNX file of this network would take batches of {count} alone: {_CONSTANT}"
+            )
 
 
 def make_batch_variable(inputs: Any) -> Any:
@@ -77,7 +91,7 @@ def make_batch_variable(inputs: Any) -> Any:
 class OnnxNetwork:
     """An ONNX file in onnxruntime, on the CPU with PyTorch's number of threads.
 
-    Raises NsoptError if onnxruntime has no kernel for one of its operations.
+    Raises NsoptError if onnxruntime cannot run it, as without a kernel for one of its operations.
     """
 
     def __init__(self, path: Path) -> None:
@@ -88,17 +102,21 @@ class OnnxNetwork:
         providers = ["CPUExecutionProvider"]
         try:
             self._session = runtime.InferenceSession(path, options, providers=providers)
-        except Exception as error:  # its own class for a missing kernel, such as of bfloat16
-            if type(error).__name__ != "NotImplemented":
-                raise
+        except Exception as error:  # its own classes; one for a missing kernel, as of bfloat16
+            cure = "use PyTorch"
+            if type(error).__name__ == "NotImplemented":
+                cure = f"convert it and its inputs to float32, or {cure}"
             raise NsoptError(
-                f"onnxruntime cannot run this network: {short_reason(error)}; convert it and its "
-                "inputs to float32, or use PyTorch"
+                f"onnxruntime cannot run this network: {short_reason(error)}; {cure}"
             ) from None
 
     def __call__(self, arrays: Arrays) -> Array:
         """Return the first output for a batch."""
-        outputs: Array = self._session.run(None, arrays)[0]
+        return self.compute(arrays)[0]
+
+    def compute(self, arrays: Arrays) -> list[Array]:
+        """Return all outputs for a batch."""
+        outputs: list[Array] = self._session.run(None, arrays)
         return outputs
 
     def name_inputs(self, inputs: Any) -> dict[str, Array]:
@@ -145,5 +163,5 @@ def explain_export(form: str) -> Iterator[None]:
             cause = cause.__cause__  # it tells which of three steps failed
         reason = short_reason(cause)
         if "specialized it to be a constant" in str(cause):
-            reason = "its code makes the batch size a constant, as len(x) does: write x.shape[0]"
+            reason = _CONSTANT
         raise NsoptError(f"PyTorch cannot export this network as {form}: {reason}") from None

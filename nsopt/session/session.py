@@ -18,6 +18,7 @@ from nsopt.compute.sharing import sharing
 from nsopt.errors import NsoptError
 from nsopt.latency.allowance import MOST, Allowance
 from nsopt.latency.timer import Timer
+from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.originals import copy_model
 from nsopt.progress import Progress
 from nsopt.pruning.inherited import TrainedStart, inherit_network, rank_by_importance
@@ -192,6 +193,13 @@ class Session:
         if arch is known:
             return self
         return replace(self, subject=replace(self.subject, arch=arch))
+
+
+def warn_of_batch(session: Session) -> None:
+    """Warn if the inputs of a network seem to have another first dimension than the batch."""
+    arch = session.subject.arch
+    if isinstance(arch, TracedArchitecture) and arch.batch_doubt:
+        session.progress.warning(f"{arch.name}: {arch.batch_doubt}")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from nsopt.session.cleanup import clear_finished
 from nsopt.session.durations import PlannedWork, list_searches, plan_training, tell_duration
 from nsopt.session.other_workers import run_other_workers
 from nsopt.session.searching import continue_searches
-from nsopt.session.session import start_session
+from nsopt.session.session import start_session, warn_of_batch
 from nsopt.session.start import keep_start
 from nsopt.session.timing import time_together
 from nsopt.session.workspace import Workspace
@@ -39,6 +39,7 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
         left, total = (sum(map(len, points.values())) for points in (missing, plan.points))
         progress.overall(total - left, total)
         if left:
+            warn_of_batch(session)
             tell_duration(session, list_work(plan, missing))
         keep_start(comparison.subject, workspace)
         if workspace.shared:

@@ -65,7 +65,8 @@ def count_batches(loader: Any) -> int:
     if count < 0:
         raise NsoptError(
             "the loader must have a length and restart in every epoch: give a DataLoader of a "
-            "dataset with a length, or a list of batches"
+            "dataset with a length, a list of batches, or for a stream an object with __len__ and "
+            "__iter__"
         )
     if not count:
         raise NsoptError("the loader has no batches")

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nsopt.compute.checkpoint import full_state, match_buffers
+from nsopt.models.tracing.originals import copy_model
 from nsopt.training.settings import TrainSettings
 
 _MOMENTUM = 0.1  # of statistics, PyTorch's default
@@ -48,7 +49,9 @@ class RunningAverage(AveragedModel):
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        super().__init__(model, multi_avg_fn=self._mix, use_buffers=True)
+        # `AveragedModel` copies its argument by `copy.deepcopy`, which refuses some networks.
+        super().__init__(nn.Module(), multi_avg_fn=self._mix, use_buffers=True)
+        self.module = copy_model(model)
         self._decay = decay
 
     @torch.no_grad()

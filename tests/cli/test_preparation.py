@@ -1,5 +1,7 @@
 """Budgets as the options of a command give them."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -14,6 +16,7 @@ from nsopt.scaling.metric import LATENCY, PARAMS
 from nsopt.session.presets import get_preset
 from nsopt.session.subject import Subject
 from nsopt.study.comparison import Size, make_sizes
+from tests.conftest import call_nsopt
 from tests.study.test_comparison import SETTINGS
 
 
@@ -56,6 +59,37 @@ def test_the_batches_of_a_task_are_its_own(
     task = nsopt.Task([(torch.zeros(2, 3), torch.zeros(2))], name="pitch")
     announce(Subject(narrow, task, Source("pitch"), SETTINGS), get_preset("smoke"))
     assert "training: 1 epoch, batches of the task, learning rate" in capsys.readouterr().out
+    subject = Subject(narrow, task, Source("pitch"), SETTINGS, trainer=lambda model, *_: model)
+    announce(subject, get_preset("smoke"))
+    assert "training: 1 epoch, by the trainer of the task\n" in capsys.readouterr().out
+
+
+_OWN = """
+import torch
+from torch import nn
+import nsopt
+
+def make_network():
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+
+def make_task():
+    x = torch.zeros(2, 4)
+    train = lambda model, task, context: model
+    return nsopt.Task([(x, x[:, :2])], score=lambda model: 0.5, trainer=train, name="own")
+"""
+
+
+def test_a_trainer_refuses_options_of_the_fine_tuning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "with_trainer.py").write_text(_OWN)
+    monkeypatch.chdir(tmp_path)
+    names = "--task=with_trainer:make_task", "--arch=with_trainer:make_network"
+    place = "--budgets=macs=50%", f"--out={tmp_path / 'out'}"
+    done = call_nsopt("compress", *names, *place, "--averaging=0.9")
+    assert done.returncode == 2
+    assert "--averaging does nothing with a trainer of your own: leave it out" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_predicted_milliseconds_refuse_no_budget_for_which_networks_are_timed(

@@ -20,6 +20,7 @@ from nsopt.deployment.check import _check_close, check_export, compare_outputs
 from nsopt.deployment.export import WithNormalisation, export, find_obstacles, load_exported
 from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.errors import NsoptError
+from nsopt.models import onnx
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.onnx import explain_export, export_to_onnx
 from nsopt.scaling.metric import PARAMS
@@ -183,14 +184,43 @@ class Branching(nn.Module):
         return self.last(y * 2 if len(x) < 3 else y)
 
 
-def test_a_file_is_compared_on_other_numbers_of_examples(tmp_path: Path) -> None:
+def test_a_file_is_compared_on_other_numbers_of_examples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, x, file = Branching().eval(), torch.randn(6, 8), tmp_path / "network"
     arch = nsopt.trace(model, x)
     facts = "net", arch.base_widths, (), (), (), (), "scored", "params", 1.0, None, 0, 1.0, None
     network = KeptNetwork(*facts, model)
+    with pytest.raises(NsoptError, match="would take batches of 6 alone: its code makes the batch"):
+        export(network, file, "onnx", x)
+    monkeypatch.setattr(onnx, "_check_batch", lambda *_: None)
     export(network, file, "onnx", x)
     with pytest.raises(NsoptError, match=r"not run on 1 examples \(.*\): export it in another"):
         compare_outputs(network, file, "onnx", arch, x)
+
+
+class InOneDictionary(Branching):
+    """Its only argument is a dictionary, and it has two outputs."""
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Any]:  # type: ignore[override]
+        y = self.first(batch["x"]).relu()
+        return {"y": batch["x"] * 2, "rest": [self.last(y), batch["x"] * 0]}
+
+
+def test_all_outputs_of_a_file_are_compared(tmp_path: Path) -> None:
+    model = InOneDictionary().eval()
+    x = ({"x": torch.randn(6, 8)},)
+    arch = nsopt.trace(model, x)
+    facts = "net", arch.base_widths, (), (), (), (), "scored", "params", 1.0, None, 0, 1.0, None
+    network = KeptNetwork(*facts, model)
+    for form in ("onnx", "pt2"):
+        export(network, tmp_path / form, form, x)
+        assert compare_outputs(network, tmp_path / form, form, arch, x) < 1e-5
+    with torch.no_grad():
+        model.last.bias.add_(0.1)
+    for form in ("onnx", "pt2"):
+        with pytest.raises(NsoptError, match="the exported network is wrong: its outputs differ"):
+            compare_outputs(network, tmp_path / form, form, arch, x)
 
 
 class Silent(nn.Linear):
@@ -264,7 +294,20 @@ class Counting(nn.Module):
 
 def test_a_batch_size_that_code_makes_constant_is_explained() -> None:
     obstacles = find_obstacles(Counting(), torch.ones(2, 3), ["pt2"])
-    assert obstacles["pt2"].endswith("a constant, as len(x) does: write x.shape[0]")
+    assert obstacles["pt2"].endswith(
+        "a constant, as len(x) does (write x.shape[0]), or a loop over the examples"
+    )
+
+
+class OneByOne(Branching):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.last(self.first(x[i]).relu()) for i in range(x.shape[0])])
+
+
+def test_a_loop_over_the_examples_cannot_be_exported() -> None:
+    obstacles = find_obstacles(OneByOne(), torch.ones(4, 8), ["onnx", "pt2"])
+    assert obstacles.keys() == {"onnx", "pt2"}
+    assert "would take batches of 4 alone: its code makes the batch size a" in obstacles["onnx"]
 
 
 def test_an_exporter_that_fails_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
@@ -280,5 +323,8 @@ def test_a_file_for_which_onnxruntime_has_no_kernel_is_named(tmp_path: Path) -> 
     file, message = tmp_path / "network.onnx", "cannot run this network: .*Gemm.*convert .* float32"
     export_to_onnx(model, x, {}, file)
     with pytest.raises(NsoptError, match=message):
+        load_exported(file, "onnx")
+    file.write_bytes(b"no network")
+    with pytest.raises(NsoptError):
         load_exported(file, "onnx")
     assert re.search(message, find_obstacles(model, x, ["onnx"])["onnx"])  # it is not written

@@ -301,6 +301,13 @@ def test_the_default_distance_is_relative_to_the_variance_of_all_floating_output
     rows = [torch.stack([each, torch.full((2,), -torch.inf)], 1) for each in numbers]
     assert relative_distance(*rows).tolist() == [1.0, 0.0]
     assert measure_variances([teacher, {"pitch": torch.tensor([[torch.inf]])}]) == [1.0]
+    kelvin = [torch.cat([300 + each[:, None], each[:, None]], 1) for each in numbers]
+    assert relative_distance(*kelvin).tolist() == [1.0, 0.0], "places may have different means"
+    anchors = torch.tensor([[1.0, 300.0]]).expand(2, 2)  # the same for every example
+    assert relative_distance(anchors * (1 + 1e-7), anchors).max() < 1e-5
+    assert relative_distance(anchors * 1.1, anchors).min() > 1e5
+    both = [torch.cat([each, each[:1]]) for each in numbers], [numbers[0][:, None]] * 2
+    assert [len(measure_variances(parts)) for parts in both] == [1, 1]
     with pytest.raises(NsoptError, match="no finite floating numbers"):
         relative_distance(torch.ones(2), torch.full((2,), torch.nan))
     with pytest.raises(NsoptError, match="give the task a distance"):

@@ -1,5 +1,7 @@
 """A linear learning rate, a teacher, and a running average of the weights."""
 
+from threading import Lock
+
 import pytest
 import torch
 from torch import nn
@@ -92,6 +94,14 @@ def test_buffers_that_never_change_are_their_own_average() -> None:
     assert torch.equal(bias, net.bias)
     assert weight.isfinite().all()
     assert not torch.equal(weight, net.weight)
+
+
+def test_a_model_may_hold_what_cannot_be_copied() -> None:
+    net = nn.Linear(2, 2)
+    net.lock = Lock()  # type: ignore[assignment]
+    average = RunningAverage(net, 0.9)
+    average.update_parameters(net)
+    assert torch.equal(average.module.get_parameter("weight"), net.weight)
 
 
 def test_the_average_follows_buffers_that_a_model_makes_again() -> None:

@@ -1,5 +1,6 @@
 """A traced module as an architecture: a family of networks indexed by widths."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -29,13 +30,14 @@ from nsopt.models.tracing.buffers import fill_buffers
 from nsopt.models.tracing.cost import LimitedCost, sum_products
 from nsopt.models.tracing.groups import Group
 from nsopt.models.tracing.initialise import InitialisationLaw
-from nsopt.models.tracing.labels import Atoms
+from nsopt.models.tracing.labels import Atoms, Product
 from nsopt.models.tracing.makers import Makers
 from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
 from nsopt.models.tracing.originals import original_weight, start_norms, unwrapped
 from nsopt.models.tracing.run import tensors_of
 from nsopt.scaling.cost import COUNTED_IN_BYTES, Channels, CostModel, LinearCost, Widths
 
+_ALIKE = 0.05  # difference of shares of MACs that needs no word
 _METRICS = ("params", "macs", "activations", "latency", *COUNTED_IN_BYTES)
 PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, nn.RNNBase, nn.RNNCellBase)
 
@@ -249,6 +251,25 @@ class TracedArchitecture:
             return self._limit(sum_products(metric, terms, layers, examples))
         raise unknown_name("metric", metric, _METRICS)
 
+    @cached_property
+    def batch_doubt(self) -> str:
+        """One line if the example input takes other MACs than its number of examples times those
+        of one, else "": the first dimension of the inputs may be no batch."""
+        count, (one, examples) = self.network.run.count, self.network.products
+        several, single = map(self._count_macs, (self.network.trace.products, one))
+        share = several * examples / max(count * single, 1)
+        if abs(share - 1) < _ALIKE:
+            return ""
+        return (
+            f"{count} examples take {share:.0%} of {count} times the MACs of one, which budgets "
+            "count: is the first dimension of each input the batch?"
+        )
+
+    def _count_macs(self, products: Sequence[Product]) -> int:
+        base, count = np.array(self.base_widths), self.network.family.count
+        sizes = ([int(f @ base) + c for f, c in map(count, p.dimensions)] for p in products)
+        return sum(p.factor * math.prod(size) for p, size in zip(products, sizes, strict=True))
+
     def channels(self, widths: Widths) -> dict[str, int]:
         """Return how many channels each layer makes in a network of `widths`, by layer name."""
         w = np.array(self.check_widths(widths), np.int64)
@@ -284,6 +305,7 @@ class TracedArchitecture:
             )
         for note, places in self.network.trace.notes.items():
             lines.append(f"  note: {note}" + (f", in {', '.join(places)}" if places else ""))
+        lines += [f"  note: {self.batch_doubt}"] * bool(self.batch_doubt)
         return "\n".join(lines)
 
     def _describe(self, name: str, group: Group) -> str:

@@ -1,7 +1,7 @@
 """`nsopt.trace`: turn a module into an architecture, a family of networks with other widths."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from nsopt.models.tracing.architecture import (
 )
 from nsopt.models.tracing.assume import trace_network
 from nsopt.models.tracing.groups import Dimension
-from nsopt.models.tracing.labels import Atoms
+from nsopt.models.tracing.labels import Atoms, Trace, TraceError
 from nsopt.models.tracing.makers import Makers
 from nsopt.models.tracing.network import TracedNetwork
 from nsopt.models.tracing.originals import copy_model, original_weight, set_mode, unwrapped
@@ -75,6 +75,7 @@ def trace(
     network = trace_network(_copy_to_cpu(module), run)
     if network.trace.failed:
         network = _note_failure(network)
+    _check_batch(network)
     network = _split_otherwise(network)
     network = network.with_fixed(_find_units(network, fixed))
     network, unscored = _fix_groups(network, _find_unscorable(network))
@@ -180,6 +181,39 @@ def _read_inputs(inputs: tuple[Any, ...] | Mapping[str, Any]) -> Any:
             "task of single examples takes two as example="
         )
     return read
+
+
+def _check_batch(network: TracedNetwork) -> None:
+    """Raise NsoptError for an input that only happens to have as many rows as there are examples.
+
+    Such as a mask of as many steps: of twice as many examples, the outputs have other shapes unless
+    it stays.
+    """
+    count = network.run.count
+    rows = {id(t): t for t in tensors_in(network.run.inputs) if t.ndim and len(t) == count}
+    if len(rows) < 2 or _grows_with(network, rows):
+        return
+    for tensor in [*rows.values()][1:]:
+        if _grows_with(network, rows.keys() - {id(tensor)}):
+            raise NsoptError(
+                f"the input of shape {tuple(tensor.shape)} has as many rows as there are examples, "
+                "but does not grow with them, and nsopt knows a batch by this number: give batches "
+                f"of another size than {count}"
+            )
+
+
+def _grows_with(network: TracedNetwork, grown: Collection[int]) -> bool:
+    """Return whether outputs have twice as many examples if inputs of these ids have."""
+    run = replace(network.run, modes=(False,))
+    twice = tree_map_only(Tensor, lambda t: torch.cat([t, t]) if id(t) in grown else t, run.inputs)
+    trace = Trace(count=len(network.family.units.of_atom))
+    labels = network.family.units.name_by(network.labels)
+    try:
+        shapes = replace(run, inputs=twice)(network.template, trace, labels, same=lambda *_: True)
+    except TraceError:
+        return False
+    pairs = [*zip(shapes, network.outputs, strict=False)]  # in evaluation mode, which comes first
+    return all((new[1:], new[:1]) == (old[1:], (2 * old[0],)) for new, old in pairs if old)
 
 
 def _check_module(module: nn.Module, is_double: bool) -> None:

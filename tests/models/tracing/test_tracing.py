@@ -181,6 +181,49 @@ def test_example_inputs_that_are_no_tensors_are_refused(examples: Any, message: 
         nsopt.trace(awkward.Chunks(), examples)
 
 
+class Graph(nn.Module):
+    """Its neighbours, or a mask of the places that see each other, come with each batch."""
+
+    def __init__(self, masks: bool) -> None:
+        super().__init__()
+        self.first, self.last, self.masks = nn.Linear(6, 16), nn.Linear(16, 3), masks
+
+    def forward(self, x: torch.Tensor, places: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
+        y = self.first(x + more[:, None])
+        if self.masks:
+            return self.last((y @ y.mT).masked_fill(places > 0, -9.0).softmax(-1) @ y)
+        return self.last(places @ y)
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_an_input_with_as_many_rows_as_examples_is_no_batch_unless_it_grows(masks: bool) -> None:
+    model, more = Graph(masks), torch.randn(8, 6)
+    x = torch.randn(8, 8, 6), torch.randn(8, 8), more
+    with pytest.raises(NsoptError, match=r"of shape \(8, 8\) has .* of another size than 8"):
+        nsopt.trace(model, x)
+    arch = nsopt.trace(model, (x[0][:7], x[1], more[:7]))
+    assert arch.base_widths == (16,)
+    assert not arch.batch_doubt
+
+
+class LastStep(nn.Module):
+    """Steps come first, as PyTorch's recurrent layers want by default; the last one decides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru, self.head = nn.GRU(8, 16), nn.Sequential(nn.Linear(16, 32), nn.Linear(32, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.gru(x)[0][-1])
+
+
+def test_inputs_whose_first_dimension_is_no_batch_are_doubted() -> None:
+    arch = nsopt.trace(LastStep(), torch.randn(10, 4, 8))
+    doubt = "10 examples take 70% of 10 times the MACs of one, which budgets count: is the first"
+    assert arch.batch_doubt.startswith(doubt)
+    assert doubt in arch.explain()
+
+
 def test_a_network_that_torchscript_compiled_is_refused() -> None:
     model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(288, 2))
     with warnings.catch_warnings(action="ignore"):  # torch.jit is deprecated
