@@ -436,9 +436,7 @@ def test_a_trainer_may_return_the_network_wrapped_but_no_weights_that_are_not_fi
 
     asked = {"budgets": BUDGETS[:1], "candidates": 1, "epochs": 1}
     assert type(run(trained, **asked, trainer=wrap)[BUDGETS[0]].model) is type(trained)
-    with pytest.raises(
-        NsoptError, match=r"macs=60% succeeded \(the trainer returned .*\): give out="
-    ):
+    with pytest.raises(NsoptError, match=r"60% succeeded \(the trainer returned .*infinite\)$"):
         run(trained, **asked, trainer=spoil)
 
 
