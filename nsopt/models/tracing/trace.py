@@ -186,15 +186,16 @@ def _read_inputs(inputs: tuple[Any, ...] | Mapping[str, Any]) -> Any:
 def _check_batch(network: TracedNetwork) -> None:
     """Raise NsoptError for an input that only happens to have as many rows as there are examples.
 
-    Such as a mask of as many steps: of twice as many examples, the outputs have other shapes unless
-    it stays.
+    Such as a mask of as many steps: the network runs on twice as many examples only if it stays.
     """
     count = network.run.count
     rows = {id(t): t for t in tensors_in(network.run.inputs) if t.ndim and len(t) == count}
-    if len(rows) < 2 or _grows_with(network, rows):
+    if len(rows) < 2 or _run_twice(network, rows) is not None:
         return
     for tensor in [*rows.values()][1:]:
-        if _grows_with(network, rows.keys() - {id(tensor)}):
+        shapes = _run_twice(network, rows.keys() - {id(tensor)}) or []
+        pairs = [*zip(shapes, network.outputs, strict=False)]  # of evaluation mode, the first
+        if pairs and all(new == (2 * old[0], *old[1:]) for new, old in pairs if old):
             raise NsoptError(
                 f"the input of shape {tuple(tensor.shape)} has as many rows as there are examples, "
                 "but does not grow with them, and nsopt knows a batch by this number: give batches "
@@ -202,18 +203,19 @@ def _check_batch(network: TracedNetwork) -> None:
             )
 
 
-def _grows_with(network: TracedNetwork, grown: Collection[int]) -> bool:
-    """Return whether outputs have twice as many examples if inputs of these ids have."""
+def _run_twice(network: TracedNetwork, grown: Collection[int]) -> list[tuple[int, ...]] | None:
+    """Return the shapes of outputs if inputs of these ids have twice as many rows.
+
+    None if the network does not run on them.
+    """
     run = replace(network.run, modes=(False,))
     twice = tree_map_only(Tensor, lambda t: torch.cat([t, t]) if id(t) in grown else t, run.inputs)
     trace = Trace(count=len(network.family.units.of_atom))
     labels = network.family.units.name_by(network.labels)
     try:
-        shapes = replace(run, inputs=twice)(network.template, trace, labels, same=lambda *_: True)
+        return replace(run, inputs=twice)(network.template, trace, labels, same=lambda *_: True)
     except TraceError:
-        return False
-    pairs = [*zip(shapes, network.outputs, strict=False)]  # in evaluation mode, which comes first
-    return all((new[1:], new[:1]) == (old[1:], (2 * old[0],)) for new, old in pairs if old)
+        return None
 
 
 def _check_module(module: nn.Module, is_double: bool) -> None:

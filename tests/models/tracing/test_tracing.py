@@ -195,15 +195,16 @@ class Graph(nn.Module):
         return self.last(places @ y)
 
 
-@pytest.mark.parametrize("masks", [False, True])
-def test_an_input_with_as_many_rows_as_examples_is_no_batch_unless_it_grows(masks: bool) -> None:
-    model, more = Graph(masks), torch.randn(8, 6)
-    x = torch.randn(8, 8, 6), torch.randn(8, 8), more
+def test_an_input_with_as_many_rows_as_examples_is_no_batch_unless_it_grows() -> None:
+    x, places, more = torch.randn(8, 8, 6), torch.randn(8, 8), torch.randn(8, 6)
     with pytest.raises(NsoptError, match=r"of shape \(8, 8\) has .* of another size than 8"):
-        nsopt.trace(model, x)
-    arch = nsopt.trace(model, (x[0][:7], x[1], more[:7]))
-    assert arch.base_widths == (16,)
-    assert not arch.batch_doubt
+        nsopt.trace(Graph(masks=True), (x, places, more))
+    doubted = nsopt.trace(Graph(masks=False), (x, places, more))  # as two batches in pairs
+    assert "8 examples take" in doubted.batch_doubt
+    for masks in (False, True):
+        arch = nsopt.trace(Graph(masks), (x[:7], places, more[:7]))
+        assert arch.base_widths == (16,)
+        assert not arch.batch_doubt
 
 
 class LastStep(nn.Module):
