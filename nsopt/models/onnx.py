@@ -54,7 +54,8 @@ def export_to_onnx(
     with quiet_exporters(), explain_export("onnx"):
         program = torch.onnx.export(
             module.eval(),
-            (*args, {}),  # a last dictionary would be taken for keyword arguments
+            # A last dictionary would be taken for keyword arguments.
+            (*args, {}) if args and isinstance(args[-1], dict) else args,
             kwargs=keywords,
             dynamo=True,
             dynamic_shapes=make_batch_variable(inputs),

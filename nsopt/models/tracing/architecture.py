@@ -1,6 +1,5 @@
 """A traced module as an architecture: a family of networks indexed by widths."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,10 +23,10 @@ from nsopt.models.architecture import (
 )
 from nsopt.models.inputs import tensors_in
 from nsopt.models.layout import best_layout
-from nsopt.models.sizes import Size, SizeCost
+from nsopt.models.sizes import SizeCost
 from nsopt.models.tracing import probe
 from nsopt.models.tracing.buffers import fill_buffers
-from nsopt.models.tracing.cost import LimitedCost, sum_products
+from nsopt.models.tracing.cost import LimitedCost, Term, count_products, sum_products
 from nsopt.models.tracing.groups import Group
 from nsopt.models.tracing.initialise import InitialisationLaw
 from nsopt.models.tracing.labels import Atoms, Product
@@ -236,7 +235,7 @@ class TracedArchitecture:
         if metric == "params":
             index = network.family.dimension_indices
             factors, constants = network.family.factors, network.family.constants
-            terms: list[tuple[int, list[Size]]] = []
+            terms: list[Term] = []
             for name, parameter in network.template.named_parameters():
                 axes = [index[name, axis] for axis, n in enumerate(parameter.shape) if n > 1]
                 scale = int(parameter.numel() > 0)
@@ -246,9 +245,7 @@ class TracedArchitecture:
             return replace(self._limit(self._activations), find_narrowest=self._find_narrowest_seen)
         if metric == "macs":
             products, examples = network.products
-            count = network.family.count
-            terms = [(p.factor, [count(atoms) for atoms in p.dimensions]) for p in products]
-            return self._limit(sum_products(metric, terms, layers, examples))
+            return self._limit(sum_products(metric, self._size(products), layers, examples))
         raise unknown_name("metric", metric, _METRICS)
 
     @cached_property
@@ -256,7 +253,8 @@ class TracedArchitecture:
         """One line if the example input takes other MACs than its number of examples times those
         of one, else "": the first dimension of the inputs may be no batch."""
         count, (one, examples) = self.network.run.count, self.network.products
-        several, single = map(self._count_macs, (self.network.trace.products, one))
+        sizes = self._size(self.network.trace.products), self._size(one)
+        several, single = (count_products(terms, self.base_widths) for terms in sizes)
         share = several * examples / max(count * single, 1)
         if abs(share - 1) < _ALIKE:
             return ""
@@ -265,10 +263,9 @@ class TracedArchitecture:
             "count: is the first dimension of each input the batch?"
         )
 
-    def _count_macs(self, products: Sequence[Product]) -> int:
-        base, count = np.array(self.base_widths), self.network.family.count
-        sizes = ([int(f @ base) + c for f, c in map(count, p.dimensions)] for p in products)
-        return sum(p.factor * math.prod(size) for p, size in zip(products, sizes, strict=True))
+    def _size(self, products: Sequence[Product]) -> list[Term]:
+        """Return products as functions of the widths."""
+        return [(p.factor, [self.network.family.count(d) for d in p.dimensions]) for p in products]
 
     def channels(self, widths: Widths) -> dict[str, int]:
         """Return how many channels each layer makes in a network of `widths`, by layer name."""

@@ -1,5 +1,6 @@
 """The cost of a traced network: a sum of products of sizes, within the limits of its widths."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -10,17 +11,25 @@ from numpy.typing import ArrayLike, NDArray
 
 from nsopt.errors import NsoptError
 from nsopt.models.sizes import Size, SizeCost
-from nsopt.scaling.cost import CostModel, Numbers
+from nsopt.scaling.cost import CostModel, Numbers, Widths
+
+Term = tuple[int, list[Size]]  # a coefficient, and the sizes by which it is multiplied
 
 
-def sum_products(
-    metric: str, terms: Iterable[tuple[int, list[Size]]], layers: int, divisor: int = 1
-) -> SizeCost:
+def count_products(terms: Iterable[Term], widths: Widths) -> int:
+    """Return the sum of `terms` at widths (L,)."""
+    return sum(
+        coefficient * math.prod(int(factor @ np.array(widths)) + c for factor, c in sizes)
+        for coefficient, sizes in terms
+    )
+
+
+def sum_products(metric: str, terms: Iterable[Term], layers: int, divisor: int = 1) -> SizeCost:
     """Return the cost that is the sum of `terms`; equal products of sizes become one.
 
     Args:
         metric: what the cost counts.
-        terms: pairs of a coefficient and the sizes by which it is multiplied.
+        terms: products of sizes.
         layers: number of widths.
         divisor: number of examples by which the sum is divided.
 
