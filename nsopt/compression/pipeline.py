@@ -86,6 +86,7 @@ def run_compression(
         _tell_score(begun)
         fits = Fits(begun)
         session, solvers = prepare(begun, asked)
+        warn_of_batch(session, [solver.budget.metric for solver in solvers])
         networks = _choose_networks(session, solvers, fits, candidates, seeds)
         keep_start(session.subject, workspace)
         # Workers have fewer threads, with which sums end a little apart: each fits for itself.
@@ -107,7 +108,6 @@ def _tell_score(session: Session) -> None:
                 "register_buffer such a table with persistent=False"
             )
     if not isinstance(subject.data, ImageData):
-        warn_of_batch(session)
         session.progress.message(f"the trained network: {subject.data.score_name} {value:g}")
         return
     _warn_of_sigmoid(session)

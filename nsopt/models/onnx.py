@@ -63,7 +63,8 @@ def export_to_onnx(
             verbose=False,
         )
     assert program is not None
-    _check_batch(program.model.graph.inputs, count_examples(inputs))
+    if not any(isinstance(argument, list) for argument in (*args, *keywords.values())):
+        _check_batch(program.model.graph.inputs, count_examples(inputs))
     program.model.metadata_props.update({k: json.dumps(v) for k, v in facts.items()})
     program.save(path, external_data=False)
 
@@ -73,7 +74,9 @@ def _check_batch(inputs: Sequence[Any], count: int) -> None:
     for value in inputs:
         if value.shape is not None and [*value.shape][:1] == [count]:
             raise NsoptError(
-                f"an ONNX file of this network would take batches of {count} alone: {_CONSTANT}"
+                f"an ONNX file of this network would take batches of {count} alone, in "
+                f"{value.name}: {_CONSTANT}; or an input has its batch in another dimension, or "
+                "only happens to have as many rows"
             )
 
 
@@ -103,10 +106,14 @@ class OnnxNetwork:
         providers = ["CPUExecutionProvider"]
         try:
             self._session = runtime.InferenceSession(path, options, providers=providers)
-        except Exception as error:  # its own classes; one for a missing kernel, as of bfloat16
-            cure = "use PyTorch"
-            if type(error).__name__ == "NotImplemented":
-                cure = f"convert it and its inputs to float32, or {cure}"
+        except Exception as error:  # its own classes, such as for a missing kernel of bfloat16
+            cures = {
+                "NotImplemented": "convert it and its inputs to float32, or use PyTorch",
+                "InvalidGraph": "use PyTorch",
+            }
+            if type(error).__name__ not in cures:
+                raise
+            cure = cures[type(error).__name__]
             raise NsoptError(
                 f"onnxruntime cannot run this network: {short_reason(error)}; {cure}"
             ) from None

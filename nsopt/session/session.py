@@ -22,6 +22,7 @@ from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.originals import copy_model
 from nsopt.progress import Progress
 from nsopt.pruning.inherited import TrainedStart, inherit_network, rank_by_importance
+from nsopt.scaling.metric import MACS, Metric
 from nsopt.session.agreement import with_score
 from nsopt.session.subject import Subject
 from nsopt.session.workspace import Workspace
@@ -195,10 +196,10 @@ class Session:
         return replace(self, subject=replace(self.subject, arch=arch))
 
 
-def warn_of_batch(session: Session) -> None:
-    """Warn if the inputs of a network seem to have another first dimension than the batch."""
-    arch = session.subject.arch
-    if isinstance(arch, TracedArchitecture) and arch.batch_doubt:
+def warn_of_batch(session: Session, metrics: Iterable[Metric]) -> None:
+    """Warn at budgets in MACs if inputs seem to have another first dimension than the batch."""
+    arch, limits_macs = session.subject.arch, any(MACS in metric.parts for metric in metrics)
+    if limits_macs and isinstance(arch, TracedArchitecture) and arch.batch_doubt:
         session.progress.warning(f"{arch.name}: {arch.batch_doubt}")
 
 

@@ -39,7 +39,8 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
         left, total = (sum(map(len, points.values())) for points in (missing, plan.points))
         progress.overall(total - left, total)
         if left:
-            warn_of_batch(session)
+            asked = [point.metric for points in plan.points.values() for point in points]
+            warn_of_batch(session, asked)
             tell_duration(session, list_work(plan, missing))
         keep_start(comparison.subject, workspace)
         if workspace.shared:

@@ -13,7 +13,7 @@ from nsopt.errors import NsoptError
 from nsopt.models.tracing.outputs import find_outputs
 
 _CERTAIN = 1.64  # standard errors of a difference: 5 % of chance differences are larger
-_ROUNDING = 1e-8  # of the mean square
+_ROUNDING = 1e-10  # of the mean square at a place
 _FAR = 100.0  # a distance that is as bad as an infinite one
 
 
@@ -92,7 +92,7 @@ def relative_distance(
     scales = variances or measure_variances([outputs_of_teacher])
     squares = [
         _average((mine.where(mask, 0.0) - theirs.where(mask, 0.0)).square(), mask)
-        / scale.clamp(min=_least_scale(theirs.where(mask, 0.0)))
+        / scale.clamp(min=torch.finfo(theirs.dtype).tiny)
         for mine, theirs, mask, scale in zip(student, target, known, scales, strict=True)
     ]
     counts = [mask.reshape(len(mask), -1).any(1) for mask in known]
@@ -104,28 +104,26 @@ def measure_variances(batches: Sequence[Any]) -> list[Tensor]:
 
     It is around the mean of all examples at each place, so that places with different means, such
     as degrees beside metres, do not count as variance. Where examples have different shapes, or
-    there is only one, it is around the mean of all numbers. Rounding alone is no variance: 0.
+    all are alike but for rounding, it is around the mean of all numbers.
     """
     return [_measure_variance(parts) for parts in zip(*map(_floating, batches), strict=True)]
 
 
 def _measure_variance(parts: Sequence[Tensor]) -> Tensor:
-    flat = [part.flatten() for part in parts]
-    if len({part.shape[1:] for part in parts}) == 1 and sum(map(len, parts)) > 1:
-        flat = [part.reshape(len(part), -1) for part in parts]
-    numbers = torch.cat(flat)
-    known = numbers.isfinite()
-    if not known.any():
+    numbers = torch.cat([part[part.isfinite()] for part in parts])
+    if not len(numbers):
         return numbers.new_ones(())
-    count = known.sum(0).clamp(min=1)
-    mean = numbers.where(known, 0.0).sum(0) / count
-    variance = (numbers - mean).where(known, 0.0).square().sum() / known.sum()
-    return variance.where(variance > _ROUNDING * numbers[known].square().mean(), 0.0)
-
-
-def _least_scale(numbers: Tensor) -> Tensor:
-    """Return what to divide by where outputs are the same for all examples, but for rounding."""
-    return (_ROUNDING * numbers.square().mean()).clamp(min=torch.finfo(numbers.dtype).tiny)
+    around_all = numbers.var(correction=0)
+    if len({part.shape[1:] for part in parts}) > 1:
+        return around_all
+    rows = torch.cat([part.reshape(len(part), -1) for part in parts])
+    known = rows.isfinite()
+    rows, count = rows.where(known, 0.0), known.sum(0)
+    mean = rows.sum(0) / count.clamp(min=1)
+    squares = (rows - mean).where(known, 0.0).square().sum(0)
+    around_places = squares.sum() / (count - 1).clamp(min=0).sum()
+    differs = (squares > _ROUNDING * rows.square().sum(0)).any()
+    return around_places.where(differs, around_all)
 
 
 def _average(numbers: Tensor, known: Tensor) -> Tensor:

@@ -289,23 +289,23 @@ def test_what_training_needs_and_the_task_lacks_is_one_line(
 def test_the_default_distance_is_relative_to_the_variance_of_all_floating_outputs() -> None:
     teacher = {"pitch": torch.tensor([[0.0], [2.0]]), "voiced": torch.tensor([1, 0])}
     student = {"pitch": torch.tensor([[1.0], [2.0]]), "voiced": torch.tensor([0, 0])}
-    assert relative_distance(student, teacher).tolist() == [1.0, 0.0]
+    assert relative_distance(student, teacher).tolist() == [0.5, 0.0]
     named = [make_dataclass("Outputs", outputs)(**outputs) for outputs in (student, teacher)]
-    assert relative_distance(*named).tolist() == [1.0, 0.0]
+    assert relative_distance(*named).tolist() == [0.5, 0.0]
     scaled = [{**outputs, "pitch": 100 * outputs["pitch"]} for outputs in (student, teacher)]
-    assert relative_distance(*scaled).tolist() == [1.0, 0.0]
+    assert relative_distance(*scaled).tolist() == [0.5, 0.0]
     numbers = [outputs["pitch"].squeeze(1) for outputs in (student, teacher)]
-    assert relative_distance(*numbers).tolist() == [1.0, 0.0]
+    assert relative_distance(*numbers).tolist() == [0.5, 0.0]
     masked = [torch.cat([each, torch.tensor([-torch.inf])]) for each in numbers]
-    assert relative_distance(*masked).tolist() == [1.0, 0.0, 0.0], "what is masked does not count"
+    assert relative_distance(*masked).tolist() == [0.5, 0.0, 0.0], "what is masked does not count"
     rows = [torch.stack([each, torch.full((2,), -torch.inf)], 1) for each in numbers]
-    assert relative_distance(*rows).tolist() == [1.0, 0.0]
-    assert measure_variances([teacher, {"pitch": torch.tensor([[torch.inf]])}]) == [1.0]
+    assert relative_distance(*rows).tolist() == [0.5, 0.0]
+    assert measure_variances([teacher, {"pitch": torch.tensor([[torch.inf]])}]) == [2.0]
     kelvin = [torch.cat([300 + each[:, None], each[:, None]], 1) for each in numbers]
-    assert relative_distance(*kelvin).tolist() == [1.0, 0.0], "places may have different means"
+    assert relative_distance(*kelvin).tolist() == [0.5, 0.0], "places may have different means"
     anchors = torch.tensor([[1.0, 300.0]]).expand(2, 2)  # the same for every example
-    assert relative_distance(anchors * (1 + 1e-7), anchors).max() < 1e-5
-    assert relative_distance(anchors * 1.1, anchors).min() > 1e5
+    assert relative_distance(anchors * 1.1, anchors).max() < 0.1
+    assert relative_distance(anchors + torch.tensor([0.0, 200.0]), anchors).min() > 0.5
     both = [torch.cat([each, each[:1]]) for each in numbers], [numbers[0][:, None]] * 2
     assert [len(measure_variances(parts)) for parts in both] == [1, 1]
     with pytest.raises(NsoptError, match="no finite floating numbers"):

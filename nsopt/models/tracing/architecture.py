@@ -255,12 +255,12 @@ class TracedArchitecture:
         count, (one, examples) = self.network.run.count, self.network.products
         sizes = self._size(self.network.trace.products), self._size(one)
         several, single = (count_products(terms, self.base_widths) for terms in sizes)
-        share = several * examples / max(count * single, 1)
+        share = several * examples / (count * single) if single else 1.0
         if abs(share - 1) < _ALIKE:
             return ""
         return (
             f"{count} examples take {share:.0%} of {count} times the MACs of one, which budgets "
-            "count: is the first dimension of each input the batch?"
+            "count: is the first dimension of each input the batch, and does all work grow with it?"
         )
 
     def _size(self, products: Sequence[Product]) -> list[Term]:

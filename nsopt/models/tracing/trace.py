@@ -184,23 +184,25 @@ def _read_inputs(inputs: tuple[Any, ...] | Mapping[str, Any]) -> Any:
 
 
 def _check_batch(network: TracedNetwork) -> None:
-    """Raise NsoptError for an input that only happens to have as many rows as there are examples.
+    """Note an input that only happens to have as many rows as there are examples.
 
     Such as a mask of as many steps: the network runs on twice as many examples only if it stays.
     """
     count = network.run.count
-    rows = {id(t): t for t in tensors_in(network.run.inputs) if t.ndim and len(t) == count}
+    dense = [t for t in tensors_in(network.run.inputs) if t.layout == torch.strided and t.ndim]
+    rows = {id(tensor): tensor for tensor in dense if len(tensor) == count}
     if len(rows) < 2 or _run_twice(network, rows) is not None:
         return
     for tensor in [*rows.values()][1:]:
         shapes = _run_twice(network, rows.keys() - {id(tensor)}) or []
-        pairs = [*zip(shapes, network.outputs, strict=False)]  # of evaluation mode, the first
-        if pairs and all(new == (2 * old[0], *old[1:]) for new, old in pairs if old):
-            raise NsoptError(
+        pairs = zip(shapes, network.outputs, strict=False)  # of evaluation mode, the first
+        grown = [new == (2 * old[0], *old[1:]) for new, old in pairs if old]
+        if grown and all(grown):
+            network.trace.notes[
                 f"the input of shape {tuple(tensor.shape)} has as many rows as there are examples, "
-                "but does not grow with them, and nsopt knows a batch by this number: give batches "
-                f"of another size than {count}"
-            )
+                "and does not grow with them: to export and time other batches, give another "
+                f"number of examples than {count}"
+            ] = {}
 
 
 def _run_twice(network: TracedNetwork, grown: Collection[int]) -> list[tuple[int, ...]] | None:

@@ -197,14 +197,15 @@ class Graph(nn.Module):
 
 def test_an_input_with_as_many_rows_as_examples_is_no_batch_unless_it_grows() -> None:
     x, places, more = torch.randn(8, 8, 6), torch.randn(8, 8), torch.randn(8, 6)
-    with pytest.raises(NsoptError, match=r"of shape \(8, 8\) has .* of another size than 8"):
-        nsopt.trace(Graph(masks=True), (x, places, more))
+    noted = nsopt.trace(Graph(masks=True), (x, places, more)).explain()
+    assert "shape (8, 8) has as many rows as there are examples, and does not grow with" in noted
     doubted = nsopt.trace(Graph(masks=False), (x, places, more))  # as two batches in pairs
     assert "8 examples take" in doubted.batch_doubt
     for masks in (False, True):
         arch = nsopt.trace(Graph(masks), (x[:7], places, more[:7]))
         assert arch.base_widths == (16,)
         assert not arch.batch_doubt
+        assert "note" not in arch.explain()
 
 
 class LastStep(nn.Module):
