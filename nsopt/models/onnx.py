@@ -107,13 +107,11 @@ class OnnxNetwork:
         try:
             self._session = runtime.InferenceSession(path, options, providers=providers)
         except Exception as error:  # its own classes, such as for a missing kernel of bfloat16
-            cures = {
-                "NotImplemented": "convert it and its inputs to float32, or use PyTorch",
-                "InvalidGraph": "use PyTorch",
-            }
-            if type(error).__name__ not in cures:
+            kind, cure = type(error).__name__, "use PyTorch"
+            if kind not in ("NotImplemented", "InvalidGraph", "Fail"):
                 raise
-            cure = cures[type(error).__name__]
+            if kind == "NotImplemented":
+                cure = f"convert it and its inputs to float32, or {cure}"
             raise NsoptError(
                 f"onnxruntime cannot run this network: {short_reason(error)}; {cure}"
             ) from None
