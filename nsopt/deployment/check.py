@@ -14,7 +14,6 @@ from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import NsoptError, short_reason
 from nsopt.models.architecture import Architecture
 from nsopt.models.inputs import call_network, count_examples, resize_batch, tensors_in
-from nsopt.models.onnx import OnnxNetwork
 from nsopt.tasks.evaluation import count_right
 
 _BATCH = 100
@@ -83,26 +82,25 @@ def compare_outputs(
     They are compared on a batch, on one example of it, and on more. The largest difference counts,
     relative to the largest number of the output. Raises NsoptError if it is too large.
     """
-    exported = _load_whole_onnx(path) if form == "onnx" else load_exported(path, form, arch)
+    exported = load_exported(path, form, arch)
     original, count = make_whole(network), count_examples(inputs)
     runs = []
-    for size in (count, 1, count + 3):
+    for size in (1, count + 3, count):
         batch = resize_batch(inputs, size)
         actual = tensors_in(_run_exported(exported, batch))
-        expected, again = (tensors_in(call_network(original, batch)) for _ in range(2))
-        runs.append([*zip(actual, expected, again, strict=False)])
+        expected = tensors_in(call_network(original, batch))
+        runs.append([*zip(actual, expected, strict=False)])
+    again = tensors_in(call_network(original, batch))
     outputs = [*zip(*runs, strict=True)]
-    compared = [output for output in outputs if all(_is_comparable(*run[1:]) for run in output)]
+    compared = [
+        output
+        for output, repeated in zip(outputs, again, strict=False)
+        if _is_comparable(output[-1][1], repeated)
+    ]
     return max(
-        _check_close([(run[0].double(), run[1].double()) for run in output])
+        _check_close([(actual.double(), expected.double()) for actual, expected in output])
         for output in compared or outputs[:1]
     )
-
-
-def _load_whole_onnx(path: Path) -> Predict:
-    """Return an ONNX file as a function that returns all outputs, not only the first."""
-    run = OnnxNetwork(path)
-    return lambda inputs: [torch.from_numpy(out) for out in run.compute(run.name_inputs(inputs))]
 
 
 def _run_exported(exported: Predict, inputs: Any) -> Any:

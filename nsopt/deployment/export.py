@@ -110,8 +110,8 @@ def load_exported(
     """Return an exported file as a function on the CPU.
 
     It maps images from 0 to 1, (N, C, H, W), to logits (N, K); a network of another task maps its
-    inputs to its outputs, in ONNX to the first of them. Use it only for files that you trust:
-    onnxruntime and torch.export do not check them.
+    inputs to its outputs, in ONNX to a tensor, or to a tuple of several. Use it only for files that
+    you trust: onnxruntime and torch.export do not check them.
 
     Args:
         path: of the file.
@@ -183,7 +183,12 @@ def _write_pt2(module: nn.Module, inputs: Any, facts: Mapping[str, Any], path: P
 
 def _read_onnx(path: Path, arch: str | Architecture | None) -> Predict:
     run = OnnxNetwork(path)
-    return lambda inputs: torch.from_numpy(run(run.name_inputs(inputs)))
+
+    def predict(inputs: Any) -> Any:
+        outputs = tuple(torch.from_numpy(out) for out in run.compute(run.name_inputs(inputs)))
+        return outputs if len(outputs) > 1 else outputs[0]
+
+    return predict
 
 
 def _read_pt2(path: Path, arch: str | Architecture | None) -> Predict:

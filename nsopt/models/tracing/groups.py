@@ -193,6 +193,18 @@ class Family:
         free = self.factors @ np.array(self.widths, np.int64)
         return sum(free[i] for i, d in enumerate(self.dimensions) if d.tensor not in held)
 
+    @cached_property
+    def _dimension_of_atom(self) -> Atoms:
+        result = np.full(len(self.units.of_atom), -1)
+        for index, dimension in enumerate(self.dimensions):
+            result[dimension.atoms] = index
+        return result
+
+    def dimensions_of(self, atoms: Atoms) -> set[int]:
+        """Return the indices of the dimensions that contain any of these atoms."""
+        indices = self._dimension_of_atom[atoms[atoms < len(self.units.of_atom)]]
+        return set(np.unique(indices[indices >= 0]).tolist())
+
     def groups_at(self, axes: Iterable[tuple[str, int]]) -> set[int]:
         """Return the groups of dimensions, given as the names of tensors and axes."""
         dimensions = [self.dimensions[self.dimension_indices[axis]] for axis in axes]

@@ -51,7 +51,7 @@ class Makers:
 
         def place(pairs: Iterable[tuple[Atoms, Atoms]]) -> list[tuple[Atoms, set[int]]]:
             seen = {(made.tobytes(), scale.tobytes()): (made, scale) for made, scale in pairs}
-            return [(made, network.dimensions_of(scale)) for made, scale in seen.values()]
+            return [(made, network.family.dimensions_of(scale)) for made, scale in seen.values()]
 
         trace = network.trace
         products = place((label, label) for label in trace.makers)

@@ -194,12 +194,19 @@ class TracedNetwork:
         It runs one example if the network accepts that, because some work, such as position
         encodings, does not grow with the number of examples.
         """
-        trace, run = Trace(count=len(self.family.units.of_atom)), self.run.with_one_example()
         try:
-            run(self.template, trace, self.family.units.name_by(self.labels), same=lambda *_: True)
+            return self.repeat(self.run.with_one_example())[0].products, 1
         except TraceError:
             return self.trace.products, self.run.count
-        return trace.products, 1
+
+    def repeat(self, run: LabelledRun) -> tuple[Trace, list[tuple[int, ...]]]:
+        """Run the network on other inputs, and return the trace and the shapes of the outputs.
+
+        Raises TraceError if it does not run.
+        """
+        trace = Trace(count=len(self.family.units.of_atom))
+        labels = self.family.units.name_by(self.labels)
+        return trace, run(self.template, trace, labels, same=lambda *_: True)
 
     def activations(self, others: Atoms) -> SizeCost:
         """Return the peak of the activations of one example as a function of the widths.
@@ -238,19 +245,6 @@ class TracedNetwork:
             enumerate(self.family.dimensions),
             key=lambda indexed: (self.order.get(indexed[1].tensor, late), indexed[1].axis),
         )
-
-    @cached_property
-    def _dimension_of_atom(self) -> Atoms:
-        result = np.full(self.trace.count, -1)
-        for index, dimension in enumerate(self.family.dimensions):
-            result[dimension.atoms] = index
-        return result
-
-    def dimensions_of(self, atoms: Atoms) -> set[int]:
-        """Return the indices of the dimensions that contain any of these atoms."""
-        known = self._dimension_of_atom
-        indices = known[atoms[atoms < len(known)]]
-        return set(np.unique(indices[indices >= 0]).tolist())
 
     def indices(self, kept: Sequence[Atoms]) -> dict[str, list[Atoms]]:
         """Return which indices remain in every dimension of every tensor, by its name.

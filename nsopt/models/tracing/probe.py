@@ -297,7 +297,7 @@ def _catch_error(attempt: Attempt, some: Sequence[int]) -> TraceError | None:
 
 def _select_involved(network: TracedNetwork, active: list[int], error: TraceError) -> list[int]:
     """Return the active groups with atoms in the failing operation, or all without any."""
-    dimensions = network.dimensions_of(error.atoms) if error.atoms.size else set()
+    dimensions = network.family.dimensions_of(error.atoms) if error.atoms.size else set()
     groups = network.family.groups
     involved = [index for index in active if dimensions & groups[index].per_dimension.keys()]
     return involved or active

@@ -22,7 +22,7 @@ from nsopt.models.tracing.architecture import (
 )
 from nsopt.models.tracing.assume import trace_network
 from nsopt.models.tracing.groups import Dimension
-from nsopt.models.tracing.labels import Atoms, Trace, TraceError
+from nsopt.models.tracing.labels import Atoms, TraceError
 from nsopt.models.tracing.makers import Makers
 from nsopt.models.tracing.network import TracedNetwork
 from nsopt.models.tracing.originals import copy_model, original_weight, set_mode, unwrapped
@@ -210,12 +210,11 @@ def _run_twice(network: TracedNetwork, grown: Collection[int]) -> list[tuple[int
 
     None if the network does not run on them.
     """
-    run = replace(network.run, modes=(False,))
-    twice = tree_map_only(Tensor, lambda t: torch.cat([t, t]) if id(t) in grown else t, run.inputs)
-    trace = Trace(count=len(network.family.units.of_atom))
-    labels = network.family.units.name_by(network.labels)
+    twice = tree_map_only(
+        Tensor, lambda t: torch.cat([t, t]) if id(t) in grown else t, network.run.inputs
+    )
     try:
-        return replace(run, inputs=twice)(network.template, trace, labels, same=lambda *_: True)
+        return network.repeat(replace(network.run, inputs=twice, modes=(False,)))[1]
     except TraceError:
         return None
 

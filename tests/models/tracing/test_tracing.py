@@ -64,7 +64,7 @@ def test_one_run_finds_the_code_that_stops_a_width_from_growing() -> None:
     network, widths = arch.network, np.array([20, 20, 30])
     with pytest.raises(TraceError) as caught:
         network.check_widths(widths)
-    found = network.dimensions_of(caught.value.atoms)
+    found = network.family.dimensions_of(caught.value.atoms)
     involved = [bool(found & group.per_dimension.keys()) for group in network.family.groups]
     assert involved == [False, True, False]
 
