@@ -1,8 +1,9 @@
 """`nsopt export`: write a network that a study trained to a file for other tools."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from nsopt.models.architecture import Architecture
     from nsopt.reports.results import Results
     from nsopt.session.workspace import Workspace
+    from nsopt.tasks.task import Task
 
 
 @Parameter(name="*")
@@ -55,8 +57,8 @@ class ExportOptions(StoredDataOptions):
     unchecked: bool = False
     """Write the file without testing it on the test images."""
     int8: bool = False
-    """Quantise the ONNX file to 8-bit integers, with training images of the study; print and store
-    what that costs in accuracy and gains in milliseconds."""
+    """Quantise the ONNX file to 8-bit integers, with training images of the study or batches of
+    the task; print and store what that costs in accuracy and gains in milliseconds."""
 
 
 def export(options: ExportOptions = ExportOptions()) -> None:
@@ -71,8 +73,6 @@ def export(options: ExportOptions = ExportOptions()) -> None:
     from nsopt.deployment.export import export as write
     from nsopt.storage import schema
 
-    if options.int8 and options.task:
-        raise NsoptError("--int8 is for networks of images: leave it out")
     form = choose_format(options.out or Path(), options.format)
     if options.int8 and (form != "onnx" or options.unchecked):
         raise NsoptError("--int8 is for --format onnx, and reads the images of the study")
@@ -86,9 +86,10 @@ def export(options: ExportOptions = ExportOptions()) -> None:
     tell_what_is_fixed(chosen.fixed)
     figures = None
     with written_beside(out) as unfinished:
-        write(chosen.network, unfinished, form, chosen.inputs)
+        inputs = None if chosen.task is None else chosen.task.inputs
+        write(chosen.network, unfinished, form, inputs)
         if chosen.arch is not None:
-            apart = compare_outputs(chosen.network, unfinished, form, chosen.arch, chosen.inputs)
+            apart = compare_outputs(chosen.network, unfinished, form, chosen.arch, inputs)
             console.print(f"the outputs of the file differ from PyTorch's by {apart:.0e}")
         if chosen.data is not None:
             check = check_export(chosen.network, unfinished, form, chosen.data.test)
@@ -97,8 +98,8 @@ def export(options: ExportOptions = ExportOptions()) -> None:
                 f"study{_explain(chosen, check)}; the logits differ from PyTorch's by "
                 f"{check.difference:.0e}"
             )
-            if options.int8:
-                figures = _quantise(chosen, chosen.data, unfinished, check.exported)
+        if options.int8:
+            figures = _quantise(chosen, unfinished)
     console.print(str(out), soft_wrap=True)
     if figures is not None:
         schema.write_int8(chosen.study, chosen.trial.number, figures)
@@ -144,32 +145,55 @@ def name_answer(results: "Results") -> dict[str, str]:
     return {**study, "ratio": repr(float(best["ratio"])), **metrics}
 
 
-def _quantise(chosen: "_Chosen", data: "ImageData", file: Path, accuracy: float) -> dict[str, Any]:
-    """Replace an exported file by one with 8-bit integers; print and return what that changes.
-
-    Args:
-        accuracy: of the exported file, on the test images, in percent.
-    """
-    from nsopt.deployment.check import measure_accuracy
+def _quantise(chosen: "_Chosen", file: Path) -> dict[str, Any]:
+    """Replace an exported file by one with 8-bit integers; print and return what that changes."""
     from nsopt.deployment.int8 import FLOAT, quantise
 
-    quantised = file.with_name(f"int8-{file.name}")
+    data = chosen.data if chosen.task is None else chosen.task
+    assert data is not None
+    name, unit, measure = _choose_measure(chosen)
+    quantised, exact = file.with_name(f"int8-{file.name}"), measure(file)
     int8 = quantise(file, quantised, data, chosen.batch_size)
     quantised.replace(file)
     int8_ms, float_ms = int8.milliseconds[int8.form], int8.milliseconds[FLOAT]
     figures = {
         "form": int8.form,
         "batch_size": chosen.batch_size,
-        "float_accuracy": accuracy,
-        "test_accuracy": measure_accuracy(file, data.test),
+        "score_name": name,
+        "float_score": exact,
+        "score": measure(file),
         "milliseconds": dict(int8.milliseconds),
     }
     console.print(
-        f"8-bit integers ({int8.form}): test accuracy {figures['test_accuracy']:.2f} % instead of "
-        f"{accuracy:.2f} %, {int8_ms:.2f} ms instead of {float_ms:.2f} ms for a batch of "
-        f"{chosen.batch_size} in onnxruntime{'' if int8.is_faster else ': slower here'}"
+        f"8-bit integers ({int8.form}): {name} {figures['score']:{unit}} instead of "
+        f"{exact:{unit}}, {int8_ms:.2f} ms instead of {float_ms:.2f} ms for a batch of "
+        f"{chosen.batch_size} in onnxruntime{'' if int8.is_faster else ': slower here'}",
+        markup=False,
+        soft_wrap=True,
     )
     return figures
+
+
+def _choose_measure(chosen: "_Chosen") -> tuple[str, str, Callable[[Path], float]]:
+    """Return the name of a score, the form in which it is printed, and what measures a file."""
+    import torch
+
+    from nsopt.deployment.check import measure_accuracy, measure_score
+    from nsopt.pruning.fitting.inputs import Inputs
+    from nsopt.pruning.fitting.smaller import AgreementScore
+    from nsopt.session.agreement import AGREEMENT, read_batches
+    from nsopt.tasks.batches import LoaderBatches
+
+    task, network = chosen.task, chosen.network.model
+    if task is None:
+        assert chosen.data is not None
+        return "test accuracy (%)", ".2f", partial(measure_accuracy, test=chosen.data.test)
+    score, name = task.test or task.score, task.score_name
+    if score is None:
+        batches = LoaderBatches(task.train, 0, torch.device("cpu"))
+        score, name = AgreementScore(network, Inputs(read_batches(batches))), AGREEMENT
+    measure = partial(measure_score, network=network, inputs=task.inputs, score=score)
+    return f"test {name}" if task.test else name, ".4g", measure
 
 
 @dataclass(frozen=True)
@@ -182,7 +206,7 @@ class _Chosen:
         precision: in which the study evaluated the network.
         data: None if the user wants no check, or if they are not images.
         arch: of the network of a task; None for images.
-        inputs: a batch of the task; None for images.
+        task: None for images.
     """
 
     network: "KeptNetwork"
@@ -193,7 +217,7 @@ class _Chosen:
     precision: str
     data: "ImageData | None"
     arch: "Architecture | None"
-    inputs: Any
+    task: "Task | None"
 
 
 def _load(options: ExportOptions) -> _Chosen:
@@ -244,7 +268,7 @@ def _load(options: ExportOptions) -> _Chosen:
         precision=settings["training"]["precision"],
         data=data,
         arch=arch,
-        inputs=task and task.inputs,
+        task=task,
     )
 
 

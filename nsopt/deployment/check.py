@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from nsopt.data.images import ImageSet
 from nsopt.deployment.export import Predict, load_exported, make_whole
@@ -14,7 +15,9 @@ from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import NsoptError, short_reason
 from nsopt.models.architecture import Architecture
 from nsopt.models.inputs import call_network, count_examples, resize_batch, tensors_in
+from nsopt.models.tracing.originals import copy_model
 from nsopt.tasks.evaluation import count_right
+from nsopt.tasks.task import Score, ScoreEvaluation
 
 _BATCH = 100
 _LOGITS_APART = 1e-3  # of the largest output
@@ -43,6 +46,41 @@ def measure_accuracy(path: Path, test: ImageSet) -> float:
     parts = _split_batches(test)
     right = sum(int(count_right(exported(pixels), labels)) for pixels, labels in parts)
     return 100 * right / len(test)
+
+
+@torch.no_grad()
+def measure_score(path: Path, network: nn.Module, inputs: Any, score: Score) -> float:
+    """Return what a function that scores networks says of an ONNX file of `network`.
+
+    The function gets a copy of the network that computes its outputs with the file.
+
+    Args:
+        inputs: a batch, for which the network returns outputs of the usual structure.
+
+    Raises:
+        NsoptError: if the function does not call the network, or if the file does not run.
+    """
+    exported, model = load_exported(path, "onnx"), copy_model(network).cpu().eval()
+    leaves, structure = tree_flatten(call_network(model, inputs))
+    calls = 0
+
+    def forward(*args: Any, **keywords: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        computed = iter(tensors_in(_run_exported(exported, keywords or args)))
+        return tree_unflatten(
+            [next(computed) if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure
+        )
+
+    vars(model)["forward"] = forward
+    evaluation = ScoreEvaluation(score)
+    evaluation.advance(model)
+    if not calls:
+        raise NsoptError(
+            "the score does not call the network as a whole, model(inputs), which is what an ONNX "
+            "file computes"
+        )
+    return evaluation.score
 
 
 def check_export(network: KeptNetwork, path: Path, form: str, test: ImageSet) -> ExportCheck:

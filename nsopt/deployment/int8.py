@@ -7,8 +7,10 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 from nsopt.arguments import checked
 from nsopt.compute.device import resolve_compute
@@ -19,13 +21,16 @@ from nsopt.errors import NsoptError, short_reason
 from nsopt.files import written_beside
 from nsopt.latency.measure import pause_garbage_collection
 from nsopt.latency.runtime import time_pass
-from nsopt.models.inputs import resize_batch
+from nsopt.models.inputs import count_examples, resize_batch, tensors_in
 from nsopt.models.onnx import Arrays, OnnxNetwork, import_for_export
 from nsopt.models.quantisation import write_int8
 from nsopt.settings import BATCH_SIZE
+from nsopt.tasks.batches import LoaderBatches
+from nsopt.tasks.supervise import check_task
+from nsopt.tasks.task import Task
 
 FLOAT = "float"
-_PER_CLASS = 20  # calibration images
+_PER_CLASS, _MOST = 20, 8  # images and batches that calibrate
 _WARMUP, _ROUNDS, _PASSES = 2, 5, 6
 
 
@@ -50,45 +55,65 @@ class Int8:
 
 @checked
 def quantise(
-    exported: Path | str, path: Path | str, data: ImageData, batch_size: int = BATCH_SIZE
+    exported: Path | str,
+    path: Path | str,
+    data: ImageData | Task,
+    batch_size: int | None = None,
 ) -> Int8:
     """Write an exported network with 8-bit integers, in the form that is faster here.
 
     Args:
         exported: an ONNX file that `nsopt.export` wrote.
-        path: of the new file, which replaces a link. Its input and output stay float32.
-        data: the images of the network's training, a few of which calibrate it.
-        batch_size: images per timed batch.
+        path: of the new file, which replaces a link. Its inputs and outputs keep their types.
+        data: the images of the network's training, or its task; a few of them calibrate the file.
+        batch_size: examples per timed batch; by default 100 images, or those of `task.inputs`.
 
     Returns:
         The faster form, and the milliseconds of all forms.
 
     Raises:
-        NsoptError: if a package is missing, for a missing or foreign file, or for other images than
-            those of the network.
+        NsoptError: if a package is missing, for a missing or foreign file, or for other images or
+            inputs than those of the network.
 
     Examples:
         >>> nsopt.export(nsopt.load_network("small.pt"), "small.onnx")
         >>> nsopt.quantise("small.onnx", "small-int8.onnx", data).milliseconds
     """
-    images = data.train.first_of_each(_PER_CLASS)
-    batches = list(images.scaled_parts(BATCH_SIZE))
+    check_task(data)
+    batches = _list_inputs(data)
+    size = batch_size or (BATCH_SIZE if isinstance(data, ImageData) else count_examples(batches[0]))
     with explain_exported(Path(exported)):
         network = OnnxNetwork(Path(exported))
     try:
         network(network.name_inputs(batches[0]))
     except Exception as error:  # onnxruntime has classes of its own
         reason = short_reason(error)
-        raise NsoptError(f"{exported} does not run on images of {data.name}: {reason}") from None
+        raise NsoptError(
+            f"{exported} does not run on the inputs of {data.name}: {reason}"
+        ) from None
     with tempfile.TemporaryDirectory(prefix="nsopt-") as folder:
         integers = write_int8(Path(exported), Path(folder), map(network.name_inputs, batches))
         runs = {FLOAT: network} | {form: OnnxNetwork(file) for form, file in integers.items()}
-        milliseconds = _time(runs, network.name_inputs(resize_batch(batches[0], batch_size)))
+        milliseconds = _time(runs, network.name_inputs(resize_batch(batches[0], size)))
         form = min(integers, key=milliseconds.__getitem__)
         _copy_facts(Path(exported), integers[form])
         with written_beside(Path(path)) as unfinished:
             unfinished.write_bytes(integers[form].read_bytes())
     return Int8(form, milliseconds)
+
+
+def _list_inputs(data: ImageData | Task) -> list[Any]:
+    """Return a few batches of images, or of a task's inputs in the shapes of `task.inputs`."""
+    if isinstance(data, ImageData):
+        return list(data.train.first_of_each(_PER_CLASS).scaled_parts(BATCH_SIZE))
+    loader = LoaderBatches(data.train, 0, torch.device("cpu"))
+    batches = [loader.next()[0] for _ in range(min(_MOST, loader.per_epoch))]
+    known = _shapes_of(data.inputs)
+    return [inputs for inputs in batches if _shapes_of(inputs) == known] or [data.inputs]
+
+
+def _shapes_of(inputs: Any) -> list[torch.Size]:
+    return [tensor.shape[1:] for tensor in tensors_in(inputs)]
 
 
 def _copy_facts(source: Path, target: Path) -> None:

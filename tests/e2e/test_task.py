@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shlex
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 from nsopt.session import processes
+from nsopt.session.agreement import AGREEMENT
 from tests.conftest import call_nsopt
 from tests.e2e.test_user_errors import assert_fails
 from tests.forked import ForkedWorker
@@ -98,8 +100,10 @@ def test_two_workers_compare_methods_on_a_task_of_the_user() -> None:
     done = call_nsopt("study", *NAMES, *FEW, *options, "--preset=smoke", "--workers=2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "right pitches (%)" in done.stdout
-    written = call_nsopt(*shlex.split(done.stdout.splitlines()[-1].removeprefix("export:"))[1:])
+    export = shlex.split(done.stdout.splitlines()[-1].removeprefix("export:"))
+    written = call_nsopt(*export[1:], "--int8")
     assert written.returncode == 0, written.stderr
+    assert re.search(r"integers \(Q\w+\): right pitches \(%\) \d\S* instead of", written.stdout)
     assert Path("network.onnx").is_file()
     table = pd.read_csv("out/report/outcomes.csv")
     assert sorted(table["method"]) == ["neuralscale"] * 2 + ["uniform"] * 2
@@ -156,8 +160,9 @@ def test_a_folder_of_images_without_classes_is_enough_without_training() -> None
     assert done.returncode == 0, done.stdout + done.stderr
     assert "agreement with the trained network (%)" in done.stdout
     export = shlex.split(done.stdout.splitlines()[-1].removeprefix("export:"))
-    written = call_nsopt(*export[1:])
+    written = call_nsopt(*export[1:], "--int8")
     assert written.returncode == 0, written.stderr
+    assert re.search(rf"{re.escape(AGREEMENT)} \d\S* instead of 100, ", written.stdout)
     assert Path("network.onnx").is_file()
 
 
