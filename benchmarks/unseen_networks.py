@@ -150,7 +150,7 @@ def make_row(word: str, size: int, other: OtherProcess) -> dict[str, Any]:
             if name == "exact":
                 randomise(model)
         if row["export"] != "ok":
-            unpruned = outcome(lambda: export_to_onnx(model, x, {}, Path(folder) / "whole.onnx"))
+            unpruned = outcome(lambda: export_to_onnx(model, [x], {}, Path(folder) / "whole.onnx"))
             row["export"] += f"; unpruned: {unpruned}"
     return row
 
@@ -187,7 +187,7 @@ def warm_up() -> None:
         nsopt.trace(model, x)
     import_module("sklearn.linear_model")
     with tempfile.TemporaryDirectory() as folder:
-        export_to_onnx(nn.Conv2d(3, 1, 1), x, {}, Path(folder) / "network.onnx")
+        export_to_onnx(nn.Conv2d(3, 1, 1), [x], {}, Path(folder) / "network.onnx")
 
 
 def run_apart(word: str, size: int, other: OtherProcess) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -64,7 +63,7 @@ class ComparisonResult:
     folder: Path
     arch: Architecture
     _workspace: Workspace
-    _inputs: Any
+    _data: Task | ImageData
 
     @property
     def table(self) -> pd.DataFrame:
@@ -150,7 +149,7 @@ class ComparisonResult:
         method = row["method"] if method is None else method
         metric = row["metric"] if budget is None else None
         network = self.network(method, row["budget"] if budget is None else budget, metric)
-        export(network, path, format, self._inputs)
+        export(network, path, format, self._data)
 
 
 @torch.inference_mode(False)
@@ -254,7 +253,7 @@ def compare(
             comparison = Comparison(subject, kinds, sizes, seeds or chosen.seeds, chosen.references)
             run_comparison(comparison, workspace, display)
             results = read_results(workspace.url, subject.name)
-        return ComparisonResult(results, folder, subject.arch, workspace, subject.inputs)
+        return ComparisonResult(results, folder, subject.arch, workspace, subject.data)
 
 
 def _load(

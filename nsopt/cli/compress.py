@@ -172,8 +172,9 @@ def _choose_forms(subject: "Subject", tries: bool) -> list[str]:
     Args:
         tries: whether to try, which takes seconds; a finished run has tried.
     """
-    from nsopt.deployment.export import find_obstacles
+    from nsopt.deployment.export import find_obstacles, list_batches
     from nsopt.tasks.outputs import make_example
+    from nsopt.tasks.task import Task
 
     forms = ["onnx", "pt2"]
     if not has_extra("export"):
@@ -182,7 +183,9 @@ def _choose_forms(subject: "Subject", tries: bool) -> list[str]:
     if not tries:
         return forms
     assert subject.start is not None
-    obstacles = find_obstacles(subject.start, make_example(subject.data), forms)
+    data = subject.data
+    batches = list_batches(data if isinstance(data, Task) else make_example(data))
+    obstacles = find_obstacles(subject.start, batches, forms)
     for form, reason in obstacles.items():
         console.print(f"no {form} files: {reason}", markup=False, soft_wrap=True)
     return [form for form in forms if form not in obstacles]
@@ -234,11 +237,11 @@ def _export_checked(network: "KeptNetwork", path: Path, form: str, subject: "Sub
     from nsopt.deployment.export import export
 
     with written_beside(path) as unfinished:
-        export(network, unfinished, form, subject.inputs)
+        export(network, unfinished, form, subject.data)
         if isinstance(subject.data, ImageData):
             compare_export(network, unfinished, form, subject.data.test)
         else:
-            compare_outputs(network, unfinished, form, subject.arch, subject.inputs)
+            compare_outputs(network, unfinished, form, subject.arch, subject.data)
 
 
 def _print_answer(answer: Answer) -> None:

@@ -86,10 +86,9 @@ def export(options: ExportOptions = ExportOptions()) -> None:
     tell_what_is_fixed(chosen.fixed)
     figures = None
     with written_beside(out) as unfinished:
-        inputs = None if chosen.task is None else chosen.task.inputs
-        write(chosen.network, unfinished, form, inputs)
+        write(chosen.network, unfinished, form, chosen.task)
         if chosen.arch is not None:
-            apart = compare_outputs(chosen.network, unfinished, form, chosen.arch, inputs)
+            apart = compare_outputs(chosen.network, unfinished, form, chosen.arch, chosen.task)
             console.print(f"the outputs of the file differ from PyTorch's by {apart:.0e}")
         if chosen.data is not None:
             check = check_export(chosen.network, unfinished, form, chosen.data.test)

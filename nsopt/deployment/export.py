@@ -2,12 +2,14 @@
 
 Exported classifiers take images such as `torchvision.transforms.ToTensor` makes: float32 from 0 to
 1, (N, C, H, W) for any N. The normalisation is part of the network. The output is logits (N, K).
-Networks of other tasks take what their module takes, with any number of examples.
+Networks of other tasks take what their module takes, with any number of examples, and with other
+sizes that vary in the batches of the task, such as lengths.
 """
 
 import io
 import json
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,14 +24,15 @@ from nsopt.deployment.trained import explain_exported
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.files import written_beside
 from nsopt.models.architecture import Architecture
-from nsopt.models.inputs import call_network, split_arguments
+from nsopt.models.inputs import call_network, list_sizes, split_arguments
 from nsopt.models.onnx import (
     OnnxNetwork,
     explain_export,
     export_to_onnx,
-    make_batch_variable,
+    make_sizes_variable,
     quiet_exporters,
 )
+from nsopt.tasks.task import Task
 
 Predict = Callable[[Any], Any]
 _FACTS = "nsopt.json"
@@ -68,8 +71,9 @@ def export(
         format: `onnx`; `pt2`, for `torch.export.load`; or `state_dict`, for `nsopt.load_network`.
             All include the network's facts (`KeptNetwork.facts`). By default by the suffix .onnx,
             .pt2, .pt or .pth of the file, else `onnx`.
-        inputs: a batch of at least two examples, such as `task.inputs`; needed for onnx and pt2
-            unless the network takes images.
+        inputs: the task, or a batch of at least two examples; needed for onnx and pt2 unless the
+            network takes images. Sizes that differ in the first batches of a task, such as lengths,
+            may differ in the file's inputs, too; if PyTorch cannot export that, nsopt warns.
 
     Raises:
         NsoptError: for an unknown format or a folder, for a file whose suffix names another format,
@@ -84,8 +88,8 @@ def export(
         raise NsoptError(f"{path} is a folder: name a file")
     with written_beside(Path(path)) as unfinished:
         if form in _WRITERS:
-            example = _choose_example(network, inputs)
-            _WRITERS[form](make_whole(network), example, network.facts, unfinished)
+            batches = _choose_batches(network, inputs)
+            _write(form, make_whole(network), batches, network.facts, unfinished)
         else:
             network.save(unfinished)
 
@@ -138,43 +142,72 @@ def make_whole(network: KeptNetwork) -> nn.Module:
     return (WithNormalisation(network) if network.input_shape else network.model).eval()
 
 
-def _choose_example(network: KeptNetwork, inputs: Any) -> Any:
-    """Return the batch with which a network is exported. Raises NsoptError if it needs `inputs`."""
+def _choose_batches(network: KeptNetwork, inputs: Any) -> list[Any]:
+    """Return the batches with which a network is exported. Raises NsoptError without `inputs`."""
     if network.input_shape:
-        return torch.rand(_EXAMPLES, *network.input_shape)
+        return [torch.rand(_EXAMPLES, *network.input_shape)]
     if inputs is None:
-        raise NsoptError(f"{network.arch} takes no images: give a batch as inputs=task.inputs")
-    return inputs
+        raise NsoptError(f"{network.arch} takes no images: give the task as inputs=task")
+    return list_batches(inputs)
 
 
-def find_obstacles(module: nn.Module, inputs: Any, forms: Sequence[str]) -> dict[str, str]:
+def list_batches(inputs: Any) -> list[Any]:
+    """Return a batch alone, or that of a task and those that may differ from it in sizes."""
+    return [inputs.inputs, *inputs.first_inputs] if isinstance(inputs, Task) else [inputs]
+
+
+def find_obstacles(
+    module: nn.Module, batches: Sequence[Any], forms: Sequence[str]
+) -> dict[str, str]:
     """Return the formats that a network cannot be exported to, each with the reason.
 
     Args:
-        inputs: a batch of at least two examples.
+        batches: see `export_to_onnx`.
     """
     obstacles = {}
     for form in forms:
         with tempfile.TemporaryDirectory(prefix="nsopt-") as folder:
             try:
-                _WRITERS[form](module, inputs, {}, Path(folder) / "network")
+                _write(form, module, batches, {}, Path(folder) / "network")
             except NsoptError as error:
                 obstacles[form] = str(error)
     return obstacles
 
 
-def _write_onnx(module: nn.Module, inputs: Any, facts: Mapping[str, Any], path: Path) -> None:
+def _write(
+    form: str, module: nn.Module, batches: Sequence[Any], facts: Mapping[str, Any], path: Path
+) -> None:
+    """Write a file for all sizes of the batches, or warn that it takes those of the first alone."""
+    try:
+        _WRITERS[form](module, batches, facts, path)
+    except NsoptError as error:
+        known = list_sizes(batches[0])
+        if all(list_sizes(batch) == known for batch in batches):
+            raise
+        _WRITERS[form](module, batches[:1], facts, path)
+        warnings.warn(
+            f"the {form} file takes inputs of the sizes {known} alone, although those of other "
+            f"batches differ: {error}",
+            stacklevel=4,
+        )
+
+
+def _write_onnx(
+    module: nn.Module, batches: Sequence[Any], facts: Mapping[str, Any], path: Path
+) -> None:
     outputs = ["logits"] if isinstance(module, WithNormalisation) else []
-    export_to_onnx(module, inputs, facts, path, outputs)
+    export_to_onnx(module, batches, facts, path, outputs)
     OnnxNetwork(path)  # raises NsoptError if onnxruntime has no kernel for it, as for bfloat16
 
 
-def _write_pt2(module: nn.Module, inputs: Any, facts: Mapping[str, Any], path: Path) -> None:
-    """Write a network for `torch.export.load`, with a variable batch size."""
-    args, keywords = split_arguments(inputs)
+def _write_pt2(
+    module: nn.Module, batches: Sequence[Any], facts: Mapping[str, Any], path: Path
+) -> None:
+    """Write a network for `torch.export.load`; see `export_to_onnx`."""
+    args, keywords = split_arguments(batches[0])
     with quiet_exporters(), explain_export("pt2"):
         program = torch.export.export(
-            module.eval(), args, keywords, dynamic_shapes=make_batch_variable(inputs)
+            module.eval(), args, keywords, dynamic_shapes=make_sizes_variable(batches)
         )
         content = io.BytesIO()  # for a path, PyTorch warns unless it ends in .pt2
         torch.export.save(program, content, extra_files={_FACTS: json.dumps(facts)})

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from nsopt.arguments import checked
 from nsopt.compute.device import resolve_compute
@@ -21,16 +20,15 @@ from nsopt.errors import NsoptError, short_reason
 from nsopt.files import written_beside
 from nsopt.latency.measure import pause_garbage_collection
 from nsopt.latency.runtime import time_pass
-from nsopt.models.inputs import count_examples, resize_batch, tensors_in
+from nsopt.models.inputs import count_examples, list_sizes, resize_batch
 from nsopt.models.onnx import Arrays, OnnxNetwork, import_for_export
 from nsopt.models.quantisation import write_int8
 from nsopt.settings import BATCH_SIZE
-from nsopt.tasks.batches import LoaderBatches
 from nsopt.tasks.supervise import check_task
 from nsopt.tasks.task import Task
 
 FLOAT = "float"
-_PER_CLASS, _MOST = 20, 8  # images and batches that calibrate
+_PER_CLASS = 20  # calibration images
 _WARMUP, _ROUNDS, _PASSES = 2, 5, 6
 
 
@@ -106,14 +104,8 @@ def _list_inputs(data: ImageData | Task) -> list[Any]:
     """Return a few batches of images, or of a task's inputs in the shapes of `task.inputs`."""
     if isinstance(data, ImageData):
         return list(data.train.first_of_each(_PER_CLASS).scaled_parts(BATCH_SIZE))
-    loader = LoaderBatches(data.train, 0, torch.device("cpu"))
-    batches = [loader.next()[0] for _ in range(min(_MOST, loader.per_epoch))]
-    known = _shapes_of(data.inputs)
-    return [inputs for inputs in batches if _shapes_of(inputs) == known] or [data.inputs]
-
-
-def _shapes_of(inputs: Any) -> list[torch.Size]:
-    return [tensor.shape[1:] for tensor in tensors_in(inputs)]
+    known = list_sizes(data.inputs)
+    return [inputs for inputs in data.first_inputs if list_sizes(inputs) == known] or [data.inputs]
 
 
 def _copy_facts(source: Path, target: Path) -> None:

@@ -119,7 +119,7 @@ class OnnxRuntime(Runtime):
         with tempfile.TemporaryDirectory(prefix="nsopt-") as folder:
             file = Path(folder) / "network.onnx"
             try:
-                export_to_onnx(model, examples, {}, file)
+                export_to_onnx(model, [examples], {}, file)
                 run = OnnxNetwork(file)
                 if self.int8:
                     run = self._load_faster_int8(file, run, inputs)

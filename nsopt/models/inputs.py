@@ -44,6 +44,11 @@ def count_examples(inputs: Any) -> int:
     raise NsoptError("the inputs of the network need a tensor whose first dimension is the batch")
 
 
+def list_sizes(inputs: Any) -> list[tuple[int, ...]]:
+    """Return the sizes of all tensors of a batch, without the number of examples."""
+    return [tuple(tensor.shape[1:]) for tensor in tensors_in(inputs)]
+
+
 def resize_batch(inputs: Any, size: int) -> Any:
     """Return inputs of `size` examples: the first ones, repeated as often as necessary.
 

@@ -29,7 +29,7 @@ Arrays = Mapping[str, Array]  # by the names of a file's inputs
 
 def export_to_onnx(
     module: nn.Module,
-    inputs: Any,
+    batches: Sequence[Any],
     facts: Mapping[str, Any],
     path: Path,
     outputs: Sequence[str] = (),
@@ -39,8 +39,9 @@ def export_to_onnx(
     The file's inputs have the names of the parameters of `module.forward`.
 
     Args:
-        inputs: a batch of at least two examples: a tensor, a tuple of arguments, or a dictionary of
-            keyword arguments. Everything in it that is no tensor becomes a constant.
+        batches: first a batch of at least two examples: a tensor, a tuple of arguments, or a
+            dictionary of keyword arguments. Everything in it that is no tensor becomes a constant.
+            Sizes that differ in others of the same kind are variable, too.
         facts: metadata of the file, JSON-safe.
         path: the new file.
         outputs: names of the outputs; by default PyTorch names them.
@@ -50,7 +51,7 @@ def export_to_onnx(
     """
     for package in ("onnx", "onnxscript"):
         import_for_export(package)
-    args, keywords = split_arguments(inputs)
+    args, keywords = split_arguments(batches[0])
     with quiet_exporters(), explain_export("onnx"):
         program = torch.onnx.export(
             module.eval(),
@@ -58,13 +59,13 @@ def export_to_onnx(
             (*args, {}) if args and isinstance(args[-1], dict) else args,
             kwargs=keywords,
             dynamo=True,
-            dynamic_shapes=make_batch_variable(inputs),
+            dynamic_shapes=make_sizes_variable(batches),
             output_names=list(outputs) or None,
             verbose=False,
         )
     assert program is not None
     if not any(isinstance(argument, list) for argument in (*args, *keywords.values())):
-        _check_batch(program.model.graph.inputs, count_examples(inputs))
+        _check_batch(program.model.graph.inputs, count_examples(batches[0]))
     program.model.metadata_props.update({k: json.dumps(v) for k, v in facts.items()})
     program.save(path, external_data=False)
 
@@ -80,16 +81,25 @@ def _check_batch(inputs: Sequence[Any], count: int) -> None:
             )
 
 
-def make_batch_variable(inputs: Any) -> Any:
-    """Return `dynamic_shapes` for `torch.export`, so that a network takes batches of any size."""
-    count, batch = count_examples(inputs), torch.export.Dim("batch")
+def make_sizes_variable(batches: Sequence[Any]) -> Any:
+    """Return `dynamic_shapes` for `torch.export`: the number of examples of the first batch varies,
+    and sizes that differ in others.
+    """
+    count, batch = count_examples(batches[0]), torch.export.Dim("batch")
 
-    def vary(leaf: Any) -> Any:
-        is_batch = isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == count
-        return {0: batch} if is_batch else None
+    def vary(leaf: Any, *others: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return None
+        sizes: dict[int, Any] = {
+            axis: torch.export.Dim.DYNAMIC
+            for axis, size in enumerate(leaf.shape)
+            if any(other.shape[axis] != size for other in others)
+        }
+        is_batch = leaf.ndim and len(leaf) == count
+        return sizes | {0: batch} if is_batch else sizes or None
 
-    args, keywords = split_arguments(inputs)
-    return tree_map(vary, keywords or args)
+    arguments = [keywords or args for args, keywords in map(split_arguments, batches)]
+    return tree_map(vary, *arguments)
 
 
 class OnnxNetwork:

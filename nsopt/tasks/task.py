@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils._pytree import TreeSpec, tree_flatten
 from torch.utils.data import Dataset
 
 from nsopt.compute.checkpoint import full_state, load_full_state
@@ -25,6 +26,7 @@ from nsopt.tasks.supervision import Loss
 
 Score = Callable[[nn.Module], Any]
 Distance = Callable[[Any, Any], Tensor]
+_READ = 8  # batches that show which sizes of inputs vary
 _COMPARED = 20  # batches on which a network is compared with the trained one
 _ARGUMENTS = {  # of the functions of a task
     "loss": ("outputs", "targets"),
@@ -121,6 +123,17 @@ class Task:
         }
 
     @cached_property
+    def first_inputs(self) -> list[Any]:
+        """Inputs of the first batches at seed 0, at most 8, of the same kind as `inputs`.
+
+        Their sizes may differ: what differs is a variable of exported files.
+        """
+        loader = LoaderBatches(self.train, 0, torch.device("cpu"))
+        batches = [loader.next()[0] for _ in range(min(_READ, loader.per_epoch))]
+        kind = _describe_kind(self.inputs)
+        return [inputs for inputs in batches if _describe_kind(inputs) == kind]
+
+    @cached_property
     def _first_batch(self) -> tuple[Any, Any]:
         inputs, targets = LoaderBatches(self.train, 0, torch.device("cpu")).next()
         if isinstance(self.train, Dataset) and not _are_batches(inputs, targets):
@@ -133,6 +146,13 @@ class Task:
                 "arrays"
             )
         return inputs, targets
+
+
+def _describe_kind(inputs: Any) -> tuple[TreeSpec, list[str]]:
+    """Return what batches of one kind share: all but the sizes and values of their tensors."""
+    leaves, structure = tree_flatten(inputs)
+    kinds = [f"{v.dtype} {v.ndim}" if isinstance(v, Tensor) else repr(v) for v in leaves]
+    return structure, kinds
 
 
 def _are_batches(inputs: Any, targets: Any) -> bool:

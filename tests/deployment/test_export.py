@@ -295,7 +295,7 @@ class Counting(nn.Module):
 
 
 def test_a_batch_size_that_code_makes_constant_is_explained() -> None:
-    obstacles = find_obstacles(Counting(), torch.ones(2, 3), ["pt2"])
+    obstacles = find_obstacles(Counting(), [torch.ones(2, 3)], ["pt2"])
     assert obstacles["pt2"].endswith(
         "a constant, as len(x) does (write x.shape[0]), or a loop over the examples"
     )
@@ -307,13 +307,47 @@ class OneByOne(Branching):
 
 
 def test_a_loop_over_the_examples_cannot_be_exported() -> None:
-    obstacles = find_obstacles(OneByOne(), torch.ones(4, 8), ["onnx", "pt2"])
+    obstacles = find_obstacles(OneByOne(), [torch.ones(4, 8)], ["onnx", "pt2"])
     assert obstacles.keys() == {"onnx", "pt2"}
     assert "take batches of 4 alone, in x: its code makes the batch size a" in obstacles["onnx"]
 
 
+class Averaging(Branching):
+    """A network of sequences, whose length may vary unless `unrolled`."""
+
+    def __init__(self, unrolled: bool) -> None:
+        super().__init__()
+        self.unrolled = unrolled
+
+    def forward(self, x: Tensor, weights: Tensor) -> Tensor:  # type: ignore[override]
+        if self.unrolled:
+            x = torch.stack([x[:, i] for i in range(x.shape[1])], 1)
+        return self.last(self.first(x * weights[..., None]).relu().mean(1))
+
+
+def test_sizes_that_differ_between_the_batches_of_a_task_vary_in_files(tmp_path: Path) -> None:
+    batches = [((torch.randn(4, n, 8), torch.rand(4, n)), torch.zeros(4)) for n in (5, 5, 9)]
+    task, longer = nsopt.Task(batches), (torch.randn(3, 12, 8), torch.rand(3, 12))
+    for form in ("onnx", "pt2"):
+        model, file = Averaging(unrolled=False).eval(), tmp_path / form
+        arch = nsopt.trace(model, task.inputs)
+        facts = "net", arch.base_widths, (), (), (), (), "scored", "params", 1.0, None, 0, 1.0, None
+        export(KeptNetwork(*facts, model), file, form, task)
+        predict = load_exported(file, form)
+        torch.testing.assert_close(predict(longer), model(*longer))
+        assert compare_outputs(KeptNetwork(*facts, model), file, form, arch, task) < 1e-5
+        network = KeptNetwork(*facts, Averaging(unrolled=True).eval())
+        with pytest.warns(
+            UserWarning, match=rf"the {form} file takes inputs of the sizes \[\(5, 8"
+        ):
+            export(network, file, form, task)
+        assert compare_outputs(network, file, form, arch, task) < 1e-5
+        with pytest.raises(NsoptError, match="the exported network is wrong"):
+            compare_outputs(KeptNetwork(*facts, model), file, form, arch, task)
+
+
 def test_an_exporter_that_fails_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    obstacles = find_obstacles(Deciding(), torch.ones(2, 3), ["pt2"])
+    obstacles = find_obstacles(Deciding(), [torch.ones(2, 3)], ["pt2"])
     assert obstacles["pt2"].startswith("PyTorch cannot export this network as pt2: Could not guard")
     assert "\n" not in obstacles["pt2"]
     assert capfd.readouterr() == ("", "")
@@ -334,7 +368,7 @@ def test_a_file_for_which_onnxruntime_has_no_kernel_is_named(tmp_path: Path) -> 
     layers = nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)
     model, x = nn.Sequential(*layers).bfloat16().eval(), torch.randn(6, 8).bfloat16()
     file, message = tmp_path / "network.onnx", "cannot run this network: .*Gemm.*convert .* float32"
-    export_to_onnx(model, x, {}, file)
+    export_to_onnx(model, [x], {}, file)
     with pytest.raises(NsoptError, match=message):
         load_exported(file, "onnx")
-    assert re.search(message, find_obstacles(model, x, ["onnx"])["onnx"])  # it is not written
+    assert re.search(message, find_obstacles(model, [x], ["onnx"])["onnx"])  # it is not written

@@ -48,7 +48,7 @@ def test_sound_is_searched_compared_compressed_reported_and_exported(tmp_path: P
     assert 0.4 * result.dense.latency < small.latency <= 0.5 * result.dense.latency
     assert small.score == right_pitches(small.model)
     assert "latency=50%" in result.report(tmp_path / "report").read_text()
-    nsopt.export(small.network, tmp_path / "small.onnx", inputs=task.inputs)
+    nsopt.export(small.network, tmp_path / "small.onnx", inputs=task)
     predict = nsopt.load_exported(tmp_path / "small.onnx", "onnx")
     sounds, _ = make_sounds(5, 3)
     with torch.no_grad():

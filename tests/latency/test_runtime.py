@@ -233,7 +233,7 @@ def test_a_network_that_a_runtime_cannot_run_is_one_line() -> None:
 def test_a_file_has_the_names_of_keywords_and_any_batch_size(tmp_path: Path) -> None:
     model, inputs = KINDS["keywords"]
     file = tmp_path / "tokens.onnx"
-    onnx.export_to_onnx(model, inputs, {}, file)
+    onnx.export_to_onnx(model, [inputs], {}, file)
     network = onnx.OnnxNetwork(file)
     more = resize_batch(inputs, 4) | {"tokens": torch.arange(20).reshape(4, 5) % 9}
     arrays = network.name_inputs(more)

@@ -264,7 +264,7 @@ def check_exports(arch: TracedArchitecture, model: nn.Module, x: Tensor, folder:
     kept = choose_units(arch, seed=2, inexact=True)
     smaller = arch.prune(model, [indices.tolist() for indices in kept]).eval()
     file = folder / "network.onnx"
-    export_to_onnx(smaller, x, {}, file)
+    export_to_onnx(smaller, [x], {}, file)
     with torch.no_grad():
         expected = flatten_outputs(smaller(x))
         exported = torch.export.export(smaller, (x,)).module()
