@@ -20,8 +20,8 @@ from nsopt.models.inputs import count_examples, split_arguments, tensors_in
 from nsopt.models.quiet import silence_logger, trust_distributions
 
 _CONSTANT = (
-    "its code makes the batch size a constant, as len(x) does (write x.shape[0]), or a loop over "
-    "the examples"
+    "its code makes a size a constant, as len(x) does (write x.shape[0]), or a loop over examples "
+    "or steps"
 )
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]  # by the names of a file's inputs

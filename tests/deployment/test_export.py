@@ -192,7 +192,7 @@ def test_a_file_is_compared_on_other_numbers_of_examples(
     arch = nsopt.trace(model, x)
     facts = "net", arch.base_widths, (), (), (), (), "scored", "params", 1.0, None, 0, 1.0, None
     network = KeptNetwork(*facts, model)
-    with pytest.raises(NsoptError, match="would take batches of 6 alone, in x: its code makes the"):
+    with pytest.raises(NsoptError, match="would take batches of 6 alone, in x: its code makes a"):
         export(network, file, "onnx", x)
     monkeypatch.setattr(onnx, "_check_batch", lambda *_: None)
     export(network, file, "onnx", x)
@@ -297,7 +297,7 @@ class Counting(nn.Module):
 def test_a_batch_size_that_code_makes_constant_is_explained() -> None:
     obstacles = find_obstacles(Counting(), [torch.ones(2, 3)], ["pt2"])
     assert obstacles["pt2"].endswith(
-        "a constant, as len(x) does (write x.shape[0]), or a loop over the examples"
+        "a constant, as len(x) does (write x.shape[0]), or a loop over examples or steps"
     )
 
 
@@ -309,7 +309,7 @@ class OneByOne(Branching):
 def test_a_loop_over_the_examples_cannot_be_exported() -> None:
     obstacles = find_obstacles(OneByOne(), [torch.ones(4, 8)], ["onnx", "pt2"])
     assert obstacles.keys() == {"onnx", "pt2"}
-    assert "take batches of 4 alone, in x: its code makes the batch size a" in obstacles["onnx"]
+    assert "take batches of 4 alone, in x: its code makes a size a" in obstacles["onnx"]
 
 
 class Averaging(Branching):
