@@ -24,13 +24,14 @@ from nsopt.deployment.trained import explain_exported
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.files import written_beside
 from nsopt.models.architecture import Architecture
-from nsopt.models.inputs import call_network, list_sizes, split_arguments
+from nsopt.models.inputs import call_network, list_sizes
 from nsopt.models.onnx import (
     OnnxNetwork,
     explain_export,
+    export_program,
     export_to_onnx,
-    make_sizes_variable,
     quiet_exporters,
+    try_strictly,
 )
 from nsopt.tasks.task import Task
 
@@ -204,14 +205,15 @@ def _write_pt2(
     module: nn.Module, batches: Sequence[Any], facts: Mapping[str, Any], path: Path
 ) -> None:
     """Write a network for `torch.export.load`; see `export_to_onnx`."""
-    args, keywords = split_arguments(batches[0])
-    with quiet_exporters(), explain_export("pt2"):
-        program = torch.export.export(
-            module.eval(), args, keywords, dynamic_shapes=make_sizes_variable(batches)
-        )
-        content = io.BytesIO()  # for a path, PyTorch warns unless it ends in .pt2
-        torch.export.save(program, content, extra_files={_FACTS: json.dumps(facts)})
-    path.write_bytes(content.getvalue())
+
+    def write(strict: bool) -> bytes:
+        with quiet_exporters(), explain_export("pt2"):
+            program = export_program(module, batches, strict)
+            content = io.BytesIO()  # for a path, PyTorch warns unless it ends in .pt2
+            torch.export.save(program, content, extra_files={_FACTS: json.dumps(facts)})
+        return content.getvalue()
+
+    path.write_bytes(try_strictly(write))
 
 
 def _read_onnx(path: Path, arch: str | Architecture | None) -> Predict:

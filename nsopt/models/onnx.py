@@ -4,10 +4,10 @@ import contextlib
 import io
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from numpy.typing import NDArray
@@ -19,10 +19,8 @@ from nsopt.errors import NsoptError, short_reason
 from nsopt.models.inputs import count_examples, split_arguments, tensors_in
 from nsopt.models.quiet import silence_logger, trust_distributions
 
-_CONSTANT = (
-    "its code makes a size a constant, as len(x) does (write x.shape[0]), or a loop over examples "
-    "or steps"
-)
+T = TypeVar("T")
+_CONSTANT = "its code makes a size a constant, as a loop over examples or steps does"
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]  # by the names of a file's inputs
 
@@ -51,23 +49,50 @@ def export_to_onnx(
     """
     for package in ("onnx", "onnxscript"):
         import_for_export(package)
-    args, keywords = split_arguments(batches[0])
-    with quiet_exporters(), explain_export("onnx"):
-        program = torch.onnx.export(
-            module.eval(),
-            # A last dictionary would be taken for keyword arguments.
-            (*args, {}) if args and isinstance(args[-1], dict) else args,
-            kwargs=keywords,
-            dynamo=True,
-            dynamic_shapes=make_sizes_variable(batches),
-            output_names=list(outputs) or None,
-            verbose=False,
-        )
-    assert program is not None
-    if not any(isinstance(argument, list) for argument in (*args, *keywords.values())):
-        _check_batch(program.model.graph.inputs, count_examples(batches[0]))
+
+    def convert(strict: bool) -> torch.onnx.ONNXProgram:
+        args, keywords = split_arguments(batches[0])
+        with quiet_exporters(), explain_export("onnx"):
+            program = torch.onnx.export(
+                export_program(module, batches, strict) if strict else module.eval(),
+                # A last dictionary would be taken for keyword arguments.
+                (*args, {}) if args and isinstance(args[-1], dict) else args,
+                kwargs=keywords,
+                dynamo=True,
+                dynamic_shapes=make_sizes_variable(batches),
+                output_names=list(outputs) or None,
+                verbose=False,
+            )
+        assert program is not None
+        if not any(isinstance(argument, list) for argument in (*args, *keywords.values())):
+            _check_batch(program.model.graph.inputs, count_examples(batches[0]))
+        return program
+
+    program = try_strictly(convert)
     program.model.metadata_props.update({k: json.dumps(v) for k, v in facts.items()})
     program.save(path, external_data=False)
+
+
+def try_strictly(export: Callable[[bool], T]) -> T:
+    """Return the result of `export(strict)`: of PyTorch's faster way, or else of its strict one.
+
+    The strict one reads Python's code, and so keeps `len(x)` variable. Raises the first NsoptError.
+    """
+    try:
+        return export(False)
+    except NsoptError:
+        with contextlib.suppress(NsoptError):
+            return export(True)
+        raise
+
+
+def export_program(
+    module: nn.Module, batches: Sequence[Any], strict: bool
+) -> torch.export.ExportedProgram:
+    """Return a network as PyTorch's program; for `batches` see `export_to_onnx`."""
+    args, keywords = split_arguments(batches[0])
+    sizes = make_sizes_variable(batches)
+    return torch.export.export(module.eval(), args, keywords, dynamic_shapes=sizes, strict=strict)
 
 
 def _check_batch(inputs: Sequence[Any], count: int) -> None:

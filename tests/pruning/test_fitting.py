@@ -651,6 +651,31 @@ def test_units_that_repeat_others_are_removed_first() -> None:
         assert sorted((kept % half).tolist()) == list(range(half))
 
 
+class Silenced(nn.Module):
+    """A residual network whose last norm multiplies by zero, as many begin."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.inner = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.last, self.norm = nn.Conv2d(16, 16, 1), nn.BatchNorm2d(16)
+        self.mix, self.head = nn.Conv2d(16, 16, 1), nn.Linear(16, 4)
+        nn.init.zeros_(self.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.norm(self.last(self.inner(x).relu()))
+        out: Tensor = self.head(self.mix(x).relu().mean((2, 3)))
+        return out
+
+
+def test_a_layer_whose_outputs_a_norm_silences_stays_finite() -> None:
+    torch.manual_seed(0)
+    model, x = Silenced().eval(), torch.randn(32, 3, 8, 8)
+    arch = trace(model, x[:2])
+    smaller = nsopt.fit(model, [width // 2 for width in arch.base_widths], x, arch)
+    assert all(value.isfinite().all() for value in smaller.state_dict().values())
+
+
 def test_agreement_and_cost_rise_with_the_budget() -> None:
     torch.manual_seed(0)
     model, x = randomise(conv_net()), images(96)

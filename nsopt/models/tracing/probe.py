@@ -18,6 +18,7 @@ from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
 from nsopt.models.tracing.originals import copy_model
 from nsopt.models.tracing.proposals import find_sizes, propose_numbers, propose_ties
 
+_FEW = 5  # a third of which is one unit
 Reasons = dict[int, str]  # by the index of a group
 Numbers = list[tuple[float, ...]]
 Attempt = Callable[[Sequence[int]], object]  # runs with some groups changed, or raises TraceError
@@ -210,8 +211,8 @@ def _shrink(network: TracedNetwork, some: Sequence[int]) -> None:
 
     The first group loses a third of its units, the next of this size, or the first of the next
     size, a third but one unit, and so on: this reveals code that uses the size of one group for
-    another group. Of two units one is left, with which any lift agrees: there a network of three
-    shows which lift is right.
+    another group. Few units lose only one, and of two units one is left, with which any lift
+    agrees: there a network with more units shows which lift is right.
     """
     kept, places = [], dict[int, int]()
     for index, group in enumerate(network.family.groups):
@@ -223,18 +224,21 @@ def _shrink(network: TracedNetwork, some: Sequence[int]) -> None:
             count -= most - place % most
         kept.append(np.arange(count))
     network.check_cut(kept)
-    pairs = [i for i in some if len(network.family.groups[i].units) == FEWEST_SEEN]
-    if pairs and (network.lifts.numbers or network.lifts.ties or network.lifts.parts):
-        _check_pairs(network, pairs)
+    few = [i for i in some if len(network.family.groups[i].units) <= _FEW]
+    if few and (network.lifts.numbers or network.lifts.ties or network.lifts.parts):
+        _check_few(network, few)
 
 
-def _check_pairs(network: TracedNetwork, pairs: Sequence[int]) -> None:
-    """Raise TraceError if a network with three units in place of two runs, and has other groups."""
+def _check_few(network: TracedNetwork, few: Sequence[int]) -> None:
+    """Raise TraceError if groups of few units can grow, but not by different numbers of units."""
     widths = np.array(network.family.widths, np.int64)
-    widths[list(pairs)] += 1
-    if _catch_error(lambda _: network.check_widths(widths), pairs) is not None:
+    counts = widths[list(few)].tolist()
+    widths[list(few)] += 1
+    if _catch_error(lambda _: network.check_widths(widths), few) is not None:
         return  # it cannot grow, which shows nothing
+    widths[list(few)] += [counts[:place].count(count) for place, count in enumerate(counts)]
     try:
+        network.check_widths(widths)
         network.retrace(network.build_empty(widths))
     except TraceError as error:  # its atoms belong to another network
         wrong = TraceError(str(error))

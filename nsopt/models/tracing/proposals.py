@@ -242,7 +242,7 @@ def _find_numbers(
 
     It searches modules that hold tensors of the group, the modules around them, and those at the
     paths `plain`, through which the group passes; but no layers of PyTorch: resize.py sets their
-    sizes.
+    own sizes.
     """
     width, times = family.groups[group].width, family.groups[group].per_dimension
     sized = [(d, ()) for d in times if family.single[d]] or list(_find_mixed(family, group))[:1]
@@ -259,10 +259,17 @@ def _find_numbers(
 
 
 def _list_sizes(module: nn.Module, holds_tensors: bool) -> Iterator[Size]:
-    """Yield the sizes above 1 in a module, unless it is a layer with one weight or none."""
+    """Yield the sizes above 1 in a module; of a layer of PyTorch those that its subclass adds."""
     is_free = isinstance(module, nn.Unflatten) or not _is_layer(module)
-    if is_free or (holds_tensors and original_weight(module) is None):
-        for name, value in vars(module).items():
+    names = set(vars(module))
+    if not is_free and not (holds_tensors and original_weight(module) is None):
+        if type(module).__module__.startswith("torch."):
+            return
+        layers = [c for c in type(module).__mro__ if c.__module__.startswith("torch.")]
+        names -= {name for layer in layers for name in getattr(layer, "__constants__", ())}
+        names = {name for name in names if not name.startswith("_")}
+    for name, value in vars(module).items():
+        if name in names:
             size, inside = _read_size(value)
             sizes = [(size, inside)] if size else _read_parts(value)
             yield from ((name, size, inside) for size, inside in sizes if size > 1)

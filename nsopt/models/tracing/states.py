@@ -217,7 +217,7 @@ class _Copier:
             self._waiting.append(value)
         elif not isinstance(value, Tensor | np.ndarray):
             self._memo[id(value)] = made = _copy_shallow(value)
-            if made is not value:
+            if made is not value and not _is_deep(made, value):
                 self._copy_contents(made)
         return self._memo[id(value)]
 
@@ -232,6 +232,13 @@ class _Copier:
             list.__setitem__(
                 made, slice(None), [self._copy(value) for value in list.__iter__(made)]
             )
+
+
+def _is_deep(made: Any, value: Any) -> bool:
+    """Return whether the class of an object copies what it holds, too."""
+    stores = [getattr(owner, "__dict__", None) for owner in (made, value)]
+    mine, theirs = (store if isinstance(store, dict) else {} for store in stores)
+    return any(item is not theirs.get(name) for name, item in mine.items())
 
 
 def _copy_shallow(value: Any) -> Any:

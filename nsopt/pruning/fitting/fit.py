@@ -183,12 +183,14 @@ class _Fitting:
                     lost += len(wanted)
                     wanted, seen.outputs = wanted[finite], seen.outputs[finite]
                     seen.inputs = seen.inputs[:, finite]
-                rows += len(wanted)
+                rows, last = rows + len(wanted), seen
+                if not len(wanted):
+                    continue
                 missing = _find_missing(seen, wanted, planned.bounds)
                 solver.add(seen.inputs, seen.product.split(missing))
                 missing_square += float((wanted - seen.outputs).square().sum())
                 target_square += float(wanted.square().sum())
-                seen.inputs, last = seen.inputs.new_empty(0), seen
+                seen.inputs = seen.inputs.new_empty(0)
         if last is None:
             self.left[planned.key.partition("[")[0]] = "its outputs have other places"
             return
@@ -228,7 +230,7 @@ def _find_missing(seen: Seen, wanted: Tensor, bounds: Bounds | None) -> Tensor:
     missing = wanted - seen.outputs
     if seen.scale is None:
         return missing
-    least = _SMALL_FACTOR * seen.scale.square().mean()
+    least = _SMALL_FACTOR * seen.scale.square().mean() + torch.finfo(missing.dtype).tiny
     return missing * (seen.scale / (seen.scale.square() + least))
 
 

@@ -255,3 +255,32 @@ def test_an_odd_number_of_heads_runs_without_nested_tensors() -> None:
     with torch.no_grad():
         found = smaller(PADDED)
     torch.testing.assert_close(found, smaller(PADDED))
+
+
+class Few(nn.Module):
+    """Few small heads, whose size one attribute stores for queries, keys and values."""
+
+    def __init__(self, size: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.size = heads, size
+        self.q, self.k, self.v = (nn.Linear(7, heads * size) for _ in range(3))
+        self.o = nn.Linear(heads * size, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            layer(x).view(*x.shape[:2], self.heads, self.size).transpose(1, 2)
+            for layer in (self.q, self.k, self.v)
+        )
+        y = functional.scaled_dot_product_attention(q, k, v)
+        return self.o(y.transpose(1, 2).flatten(2).cos())
+
+
+@pytest.mark.parametrize(("size", "heads"), [(2, 1), (3, 1), (5, 1), (3, 2), (4, 2), (4, 3)])
+def test_a_size_that_queries_and_values_share_is_one_width_in_small_heads_too(
+    size: int, heads: int
+) -> None:
+    model, x = Few(size, heads), torch.randn(2, 5, 7)
+    arch = trace(model, x)
+    assert arch.base_widths == (size,)
+    check_building(arch, x)
+    assert arch.build([1])(x).shape == x.shape

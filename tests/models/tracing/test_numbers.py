@@ -165,3 +165,28 @@ def test_sizes_of_a_list_follow_their_own_widths() -> None:
     smaller = arch.build([5, 7])
     assert isinstance(smaller, Modulated)
     assert (smaller.sizes, model.sizes) == ([5, 7], [8, 12])
+
+
+class Gated(nn.Linear):
+    """A layer of PyTorch that stores a size of its own."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.part = outputs // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y[:, : self.part] * y[:, self.part :].sigmoid()
+
+
+def test_sizes_that_a_subclass_of_a_layer_adds_follow_the_widths() -> None:
+    model, x = (
+        nn.Sequential(nn.Linear(4, 8), nn.ReLU(), Gated(8, 16), nn.Linear(8, 3)),
+        torch.randn(2, 4),
+    )
+    arch = trace(model, x)
+    assert arch.base_widths == (8, 8)
+    check_building(arch, x)
+    gated = arch.build([5, 3]).get_submodule("2")
+    assert isinstance(gated, Gated)
+    assert (gated.in_features, gated.out_features, gated.part) == (5, 6, 3)

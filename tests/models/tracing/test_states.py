@@ -1,5 +1,6 @@
 """Whatever happens inside a trace, the user's module is as before, byte for byte."""
 
+import copy
 import gc
 import random
 from collections import Counter, OrderedDict, UserDict, defaultdict, deque
@@ -96,6 +97,17 @@ class Slots:
     __slots__ = ("value",)
 
 
+class Node:
+    """A part of a configuration, whose copies hold a copy of the whole, as in OmegaConf."""
+
+    def __init__(self, parent: Any, depth: int) -> None:
+        self.parent, self.parts = parent, {}
+        self.parts = {k: Node(self, depth - 1) for k in "abcde"[: 5 * min(depth, 1)]}
+
+    def __copy__(self) -> "Node":
+        return copy.deepcopy(self)
+
+
 STORES: dict[str, Any] = {
     "frozen": Frozen(scale=2.0),
     "logged": Logged(),
@@ -112,6 +124,7 @@ STORES: dict[str, Any] = {
     "slots": Slots(),
     "array": np.arange(3.0),
     "hidden": [nn.BatchNorm2d(4)],
+    "whole": Node(None, 2),
     "generator": (n for n in range(3)),
     "attached": {"maps": [nn.Linear(2, 2)(torch.zeros(1, 2))]},
 }
