@@ -2,8 +2,8 @@
 
 A *lift* frees a width that the code of the network would otherwise fix:
 - A *number* is an attribute in which a module stores a size (`self.head_dim`), also inside of a
-  dictionary (`self.config["heads"]`) or of a list (`self.shape[0]`). The lift sets it to the new
-  size.
+  dictionary (`self.config["heads"]`), of an object (`self.config.heads`) or of a list
+  (`self.shape[0]`). The lift sets it to the new size.
 - A *tie* joins two dimensions that must shrink together. They are the rows and columns of a square
   weight if code computes the size of a head from the number of input channels, so that a projection
   must have as many outputs as inputs. Or one attribute stores the size of both, as that of the
@@ -11,6 +11,7 @@ A *lift* frees a width that the code of the network would otherwise fix:
   different sizes, such as fewer heads of keys than of queries.
 """
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -42,7 +43,7 @@ class Number:
         divisor: the attribute is the rest divided by this.
         inside: length of the attribute if it is a list or tuple of equal sizes, as for `split`; the
             places of the size if the others differ, as in a shape; the key of the size if it is a
-            dictionary or a tuple of pairs, as in layers of einops; else None.
+            dictionary, an object, or a tuple of pairs, as in layers of einops; else None.
     """
 
     path: str
@@ -74,8 +75,7 @@ class Number:
         if isinstance(self.inside, str):
             for name, value in list(vars(module).items()):
                 if self.inside in read_pairs(value):
-                    pairs = {**dict(value), self.inside: size}
-                    setattr(module, name, type(value)(pairs.items()))
+                    setattr(module, name, _replace_pair(value, self.inside, size))
             return
         value = getattr(module, self.name)
         if isinstance(self.inside, tuple):
@@ -121,8 +121,27 @@ class Lifts:
             number.write(model, number.read(tensors))
 
 
+def is_configuration(value: Any) -> bool:
+    """Return whether a value is an object of a class of the user, such as a dataclass."""
+    is_other = isinstance(value, nn.Module | Tensor | type | dict | list | tuple) or callable(value)
+    return not is_other and isinstance(getattr(value, "__dict__", None), dict)
+
+
+def _replace_pair(value: Any, key: str, size: int) -> Any:
+    """Return a copy of a dictionary, object or tuple of pairs with another size."""
+    if not is_configuration(value):
+        return type(value)({**dict(value), key: size}.items())
+    made = copy.copy(value)
+    vars(made)[key] = size  # frozen ones, too
+    return made
+
+
 def read_pairs(value: Any) -> dict[str, int]:
-    """Return the sizes of a dictionary, or of a tuple of pairs, by their names; else none."""
+    """Return the sizes of a dictionary, object or tuple of pairs, by their names; else none."""
+    if is_configuration(value):
+        value = {k: v for kind in type(value).__mro__[::-1] for k, v in vars(kind).items()} | vars(
+            value
+        )
     if type(value) is dict:
         value = tuple(value.items())
     is_pairs = type(value) is tuple and all(type(p) is tuple and len(p) == 2 for p in value)

@@ -175,13 +175,14 @@ def _propose_lifts(
     for lifted in tied:
         units = lifted.family.units.of_atom[atoms]
         yield from _propose_numbers(lifted, np.unique(lifted.family.group_of_unit[units]).tolist())
+    yield from _propose_numbers(network, groups, in_objects=True)
 
 
 def _propose_numbers(
-    network: TracedNetwork, groups: Sequence[int]
+    network: TracedNetwork, groups: Sequence[int], in_objects: bool = False
 ) -> Iterator[Iterable[TracedNetwork]]:
     known = network.template, network.family, groups, network.lifts
-    for alike in propose_numbers(*known, network.read, network.trace.passing):
+    for alike in propose_numbers(*known, network.read, network.trace.passing, in_objects):
         yield (network.with_lifts(network.lifts + lifts) for lifts in alike)
 
 

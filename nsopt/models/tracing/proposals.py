@@ -11,7 +11,16 @@ from torch import nn
 
 from nsopt.models.tracing.groups import Dimension, Family
 from nsopt.models.tracing.labels import Atoms, Trace
-from nsopt.models.tracing.lifts import Inside, Less, Lifts, Number, Place, Tie, read_pairs
+from nsopt.models.tracing.lifts import (
+    Inside,
+    Less,
+    Lifts,
+    Number,
+    Place,
+    Tie,
+    is_configuration,
+    read_pairs,
+)
 from nsopt.models.tracing.originals import original_weight
 from nsopt.models.tracing.run import tensors_of
 
@@ -63,10 +72,21 @@ def find_sizes(
     ]
 
 
-def list_sizes(template: nn.Module) -> dict[str, list[Size]]:
-    """Return the sizes above 1 that modules store, by path, but not of layers with one weight."""
+def list_sizes(template: nn.Module, in_objects: bool = True) -> dict[str, list[Size]]:
+    """Return the sizes above 1 that modules store, by path, but not of layers with one weight.
+
+    Args:
+        in_objects: whether to look into objects of configuration, too.
+    """
     holders = {path for name in tensors_of(template) for path in _list_holders(name)}
-    by_path = {path: list(_list_sizes(m, path in holders)) for path, m in template.named_modules()}
+    by_path = {
+        path: [
+            size
+            for size in _list_sizes(module, path in holders)
+            if in_objects or not is_configuration(vars(module)[size[0]])
+        ]
+        for path, module in template.named_modules()
+    }
     return {path: sizes for path, sizes in by_path.items() if sizes}
 
 
@@ -77,6 +97,7 @@ def propose_numbers(
     known: Lifts,
     read: Container[tuple[str, str]],
     passing: Mapping[str, Sequence[Atoms]],
+    in_objects: bool,
 ) -> list[list[Lifts]]:
     """Return numbers that may store sizes of these groups, the most likely first.
 
@@ -92,9 +113,10 @@ def propose_numbers(
         known: lifts that the network already has.
         read: paths and names of the attributes that code reads.
         passing: arrays of atoms on which the operations of modules work, by path.
+        in_objects: see `list_sizes`.
     """
     modules = dict(template.named_modules())
-    candidates = _find_all_numbers(template, family, read, passing)
+    candidates = _find_all_numbers(template, family, read, passing, in_objects)
     followed: dict[type[nn.Module], dict[Place, tuple[int, str]]] = {}  # by type: times and tensor
     for group in groups:
         for number, times in candidates[group]:
@@ -128,6 +150,7 @@ def _find_all_numbers(
     family: Family,
     read: Container[tuple[str, str]],
     passing: Mapping[str, Sequence[Atoms]],
+    in_objects: bool,
 ) -> list[list[tuple[Number, int]]]:
     """Return the numbers that fit each group, as `_find_numbers` yields them.
 
@@ -136,7 +159,7 @@ def _find_all_numbers(
     holders = {path for name in tensors_of(template) for path in _list_holders(name)}
     sizes = {
         path: [size for size in stored if (path, size[0]) in read]
-        for path, stored in list_sizes(template).items()
+        for path, stored in list_sizes(template, in_objects).items()
     }
     plain: dict[str, Container[int]] = {
         path: family.groups_of(passing[path]) if path in passing else range(len(family.groups))

@@ -266,6 +266,8 @@ def _explain(error: Exception, tracer: Tracer) -> TraceError:
     reason = str(error).splitlines()[0][:_LONGEST_REASON] if str(error) else type(error).__name__
     if "forward() got an unexpected keyword argument" in reason:
         reason += ": it gets all entries of a batch that is a dictionary, but for 'labels'"
+    elif "variable.set_data" in reason:
+        reason = "forward assigns another tensor to .data: write .data.copy_(...)"
     elif "forward() missing" in reason:
         reason += ": several arguments are a tuple, and a batch is a pair, ((a, b), targets)"
     elif "forward() takes" in reason:

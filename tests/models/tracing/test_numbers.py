@@ -2,6 +2,9 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -190,3 +193,37 @@ def test_sizes_that_a_subclass_of_a_layer_adds_follow_the_widths() -> None:
     gated = arch.build([5, 3]).get_submodule("2")
     assert isinstance(gated, Gated)
     assert (gated.in_features, gated.out_features, gated.part) == (5, 6, 3)
+
+
+class Sizes:
+    size = 12
+
+
+@dataclass(frozen=True)
+class FrozenSizes:
+    size: int = 12
+
+
+class Stateful(nn.Module):
+    """Reads a size from an object of configuration."""
+
+    def __init__(self, sizes: Any) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.first, self.last = nn.Linear(6, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = x.new_zeros(x.shape[0], self.sizes.size)
+        out: Tensor = self.last(state + self.first(x).relu())
+        return out
+
+
+@pytest.mark.parametrize("sizes", [Sizes(), FrozenSizes(), SimpleNamespace(size=12)])
+def test_sizes_in_objects_of_configuration_follow_the_widths(sizes: Any) -> None:
+    model, x = Stateful(sizes), torch.randn(2, 6)
+    arch = trace(model, x)
+    check_building(arch, x)
+    smaller = arch.build([5])
+    assert isinstance(smaller, Stateful)
+    assert (smaller.sizes.size, model.sizes.size) == (5, 12)
+    assert type(smaller.sizes) is type(sizes)

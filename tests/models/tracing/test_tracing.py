@@ -226,6 +226,26 @@ def test_inputs_whose_first_dimension_is_no_batch_are_doubted() -> None:
     assert doubt in arch.explain()
 
 
+class Reassigning(nn.Module):
+    """Writes a weight anew in evaluation mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            self.second.weight.data = self.first.weight.data.clone()
+        out: torch.Tensor = self.last(self.second(self.first(x)))
+        return out
+
+
+def test_a_weight_that_forward_replaces_is_named() -> None:
+    model = Reassigning()
+    with pytest.raises(NsoptError, match=r"assigns another tensor to \.data: write \.data\.copy_"):
+        nsopt.trace(model, torch.randn(2, 4))
+
+
 def test_a_network_that_torchscript_compiled_is_refused() -> None:
     model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(288, 2))
     with warnings.catch_warnings(action="ignore"):  # torch.jit is deprecated
