@@ -12,13 +12,14 @@ A *lift* frees a width that the code of the network would otherwise fix:
 """
 
 import copy
+from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from nsopt.models.tracing.labels import Labels, Trace, select_atoms
+from nsopt.models.tracing.labels import Labels, Trace, TraceError, select_atoms
 from nsopt.models.tracing.run import tensors_of
 
 # length of a list of equal sizes, places in a list of others, or the key of a pair
@@ -128,21 +129,28 @@ def is_configuration(value: Any) -> bool:
 
 
 def _replace_pair(value: Any, key: str, size: int) -> Any:
-    """Return a copy of a dictionary, object or tuple of pairs with another size."""
-    if not is_configuration(value):
-        return type(value)({**dict(value), key: size}.items())
-    made = copy.copy(value)
-    vars(made)[key] = size  # frozen ones, too
-    return made
+    """Return a copy of a dictionary, object or tuple of pairs with another size.
+
+    Raises TraceError if its class refuses that.
+    """
+    try:
+        if is_configuration(value):
+            made = copy.copy(value)
+            vars(made)[key] = size  # frozen ones, too
+            return made
+        pairs = {**dict(value), key: size}
+        return type(value)(pairs if isinstance(value, dict) else pairs.items())
+    except Exception:  # the user's code may raise anything
+        error = TraceError(f"no copy can be made of a {type(value).__name__}")
+        error.step = 0  # no other error is worse
+        raise error from None
 
 
 def read_pairs(value: Any) -> dict[str, int]:
     """Return the sizes of a dictionary, object or tuple of pairs, by their names; else none."""
     if is_configuration(value):
-        value = {k: v for kind in type(value).__mro__[::-1] for k, v in vars(kind).items()} | vars(
-            value
-        )
-    if type(value) is dict:
+        value = dict(ChainMap(*map(dict, map(vars, (value, *type(value).__mro__)))))
+    if isinstance(value, dict):
         value = tuple(value.items())
     is_pairs = type(value) is tuple and all(type(p) is tuple and len(p) == 2 for p in value)
     pairs = value if is_pairs else ()

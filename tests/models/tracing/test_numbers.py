@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nsopt.errors import NsoptError
 from nsopt.models.tracing.trace import trace
 from tests.models.tracing.checks import check_building, check_network_of, with_zeros
 
@@ -204,6 +205,21 @@ class FrozenSizes:
     size: int = 12
 
 
+class Named(dict[str, Any]):
+    def __getattr__(self, name: str) -> Any:
+        if name not in self:
+            raise AttributeError(name)
+        return self[name]
+
+
+class Uncopied(Sizes):
+    def __init__(self) -> None:
+        self.size = 12
+
+    def __copy__(self) -> None:
+        raise TypeError("this configuration cannot be copied")
+
+
 class Stateful(nn.Module):
     """Reads a size from an object of configuration."""
 
@@ -218,7 +234,9 @@ class Stateful(nn.Module):
         return out
 
 
-@pytest.mark.parametrize("sizes", [Sizes(), FrozenSizes(), SimpleNamespace(size=12)])
+@pytest.mark.parametrize(
+    "sizes", [Sizes(), FrozenSizes(), SimpleNamespace(size=12), Named(size=12)]
+)
 def test_sizes_in_objects_of_configuration_follow_the_widths(sizes: Any) -> None:
     model, x = Stateful(sizes), torch.randn(2, 6)
     arch = trace(model, x)
@@ -227,3 +245,10 @@ def test_sizes_in_objects_of_configuration_follow_the_widths(sizes: Any) -> None
     assert isinstance(smaller, Stateful)
     assert (smaller.sizes.size, model.sizes.size) == (5, 12)
     assert type(smaller.sizes) is type(sizes)
+
+
+def test_a_configuration_that_refuses_to_be_copied_keeps_its_sizes() -> None:
+    model, x = Stateful(Uncopied()), torch.randn(2, 6)
+    with pytest.raises(NsoptError, match="no width of this network can change: first: "):
+        trace(model, x)
+    assert model.sizes.size == 12
