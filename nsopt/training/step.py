@@ -13,7 +13,7 @@ from torch.profiler import record_function
 from torch.utils._pytree import tree_map
 
 from nsopt.compute.device import Compute
-from nsopt.errors import NonFiniteLossError, NsoptError
+from nsopt.errors import NonFiniteLossError, NsoptError, short_reason
 from nsopt.models.inputs import call_network, tensors_in
 from nsopt.models.layout import inputs_for
 from nsopt.tasks.supervision import Loss
@@ -60,11 +60,25 @@ def batch_loss(
 
     Args:
         inputs: a tensor, a tuple of arguments, or a dictionary of keyword arguments.
+
+    Raises:
+        NonFiniteLossError: if the loss fails for outputs that are NaN, or is not finite because
+            the batch is not.
     """
     inputs = inputs_for(model, inputs)
     with compute.autocast(), _explain_batch_of_one():
         outputs = call_network(model, inputs)
-    value = loss(_widen(outputs), targets)
+    outputs = _widen(outputs)
+    try:
+        value = loss(outputs, targets)
+    except Exception as error:  # of the user's code
+        if not any(output.isnan().any() for output in tensors_in(outputs)):
+            raise
+        _check_finite(inputs, "inputs")
+        raise NonFiniteLossError(
+            "the outputs of the network became NaN, which the loss refuses "
+            f"({short_reason(error)}): try a smaller learning rate"
+        ) from error
     if compute.device.type == "cpu" and not value.isfinite():
         _check_finite(inputs, "inputs")
         _check_finite(targets, "targets")

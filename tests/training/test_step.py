@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import binary_cross_entropy
 
 from nsopt.compute.device import Compute
 from nsopt.errors import NonFiniteLossError, NsoptError
-from nsopt.training.step import sgd, train_step
+from nsopt.training.step import batch_loss, sgd, train_step
 
 CPU = Compute(torch.device("cpu"), bf16=False)
 
@@ -83,3 +84,17 @@ def test_the_loss_gets_wide_numbers_and_integers_as_they_are() -> None:
     half = Compute(torch.device("cpu"), bf16=True)
     model = Ranking()
     train_step(model, sgd(model, 0.1, 0.0, 0.0), torch.rand(4, 2), torch.rand(4), half, loss)
+
+
+def test_a_loss_that_refuses_outputs_of_a_diverged_network_says_so() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 2), nn.Sigmoid()), torch.rand(8, 4)
+    targets = torch.rand(8, 2)
+    nn.init.constant_(model.get_parameter("0.weight"), torch.nan)
+    refuses = r"became NaN, which the loss refuses \(.* between 0 and 1\): try a smaller learning"
+    with pytest.raises(NonFiniteLossError, match=refuses):
+        batch_loss(model, x, targets, CPU, binary_cross_entropy)
+    with pytest.raises(NonFiniteLossError, match="the inputs of a batch are NaN or infinite"):
+        batch_loss(model, x * torch.nan, targets, CPU, binary_cross_entropy)
+    sound = nn.Sequential(nn.Linear(4, 2), nn.Sigmoid())
+    with pytest.raises(ValueError, match="target size"):
+        batch_loss(sound, x, targets[:3], CPU, binary_cross_entropy)
