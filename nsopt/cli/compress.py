@@ -241,7 +241,7 @@ def _export_checked(network: "KeptNetwork", path: Path, form: str, subject: "Sub
         if isinstance(subject.data, ImageData):
             compare_export(network, unfinished, form, subject.data.test)
         else:
-            compare_outputs(network, unfinished, form, subject.arch, subject.data)
+            compare_outputs(network, unfinished, form, subject.arch, subject.inputs)
 
 
 def _print_answer(answer: Answer) -> None:

@@ -75,7 +75,7 @@ def export(options: ExportOptions = ExportOptions()) -> None:
 
     form = choose_format(options.out or Path(), options.format)
     if options.int8 and (form != "onnx" or options.unchecked):
-        raise NsoptError("--int8 is for --format onnx, and reads the images of the study")
+        raise NsoptError("--int8 is for --format onnx, and reads the data of the study")
     if options.task is not None:
         refuse_options_of_images(options)
     out = options.out or Path(f"network.{'pt' if form == 'state_dict' else form}")
@@ -87,8 +87,9 @@ def export(options: ExportOptions = ExportOptions()) -> None:
     figures = None
     with written_beside(out) as unfinished:
         write(chosen.network, unfinished, form, chosen.task)
-        if chosen.arch is not None:
-            apart = compare_outputs(chosen.network, unfinished, form, chosen.arch, chosen.task)
+        if chosen.arch is not None and chosen.task is not None:
+            inputs = chosen.task.inputs
+            apart = compare_outputs(chosen.network, unfinished, form, chosen.arch, inputs)
             console.print(f"the outputs of the file differ from PyTorch's by {apart:.0e}")
         if chosen.data is not None:
             check = check_export(chosen.network, unfinished, form, chosen.data.test)
@@ -180,7 +181,7 @@ def _choose_measure(chosen: "_Chosen") -> tuple[str, str, Callable[[Path], float
     from nsopt.deployment.check import measure_accuracy, measure_score
     from nsopt.pruning.fitting.inputs import Inputs
     from nsopt.pruning.fitting.smaller import AgreementScore
-    from nsopt.session.agreement import AGREEMENT, read_batches
+    from nsopt.session.agreement import read_batches
     from nsopt.tasks.batches import LoaderBatches
 
     task, network = chosen.task, chosen.network.model
@@ -190,7 +191,8 @@ def _choose_measure(chosen: "_Chosen") -> tuple[str, str, Callable[[Path], float
     score, name = task.test or task.score, task.score_name
     if score is None:
         batches = LoaderBatches(task.train, 0, torch.device("cpu"))
-        score, name = AgreementScore(network, Inputs(read_batches(batches))), AGREEMENT
+        score = AgreementScore(network, Inputs(read_batches(batches)))
+        name = "agreement with the float network (%)"
     measure = partial(measure_score, network=network, inputs=task.inputs, score=score)
     return f"test {name}" if task.test else name, ".4g", measure
 

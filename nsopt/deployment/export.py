@@ -10,7 +10,7 @@ import io
 import json
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from nsopt.arguments import checked
+from nsopt.deployment.closeness import Predict, compare_runs
 from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.deployment.trained import explain_exported
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.files import written_beside
 from nsopt.models.architecture import Architecture
-from nsopt.models.inputs import call_network, list_sizes
+from nsopt.models.inputs import call_network, tensors_in
 from nsopt.models.onnx import (
     OnnxNetwork,
     explain_export,
@@ -35,7 +36,6 @@ from nsopt.models.onnx import (
 )
 from nsopt.tasks.task import Task
 
-Predict = Callable[[Any], Any]
 _FACTS = "nsopt.json"
 _EXAMPLES = 2
 _SUFFIXES = {".onnx": "onnx", ".pt2": "pt2", ".pt": "state_dict", ".pth": "state_dict"}
@@ -153,8 +153,17 @@ def _choose_batches(network: KeptNetwork, inputs: Any) -> list[Any]:
 
 
 def list_batches(inputs: Any) -> list[Any]:
-    """Return a batch alone, or that of a task and those that may differ from it in sizes."""
-    return [inputs.inputs, *inputs.first_inputs] if isinstance(inputs, Task) else [inputs]
+    """Return a batch alone; or that of a task, and one for each other shape of its inputs."""
+    if not isinstance(inputs, Task):
+        return [inputs]
+    by_shape: dict[str, Any] = {}
+    for batch in (inputs.inputs, *inputs.first_inputs):
+        by_shape.setdefault(str(_list_shapes(batch)), batch)
+    return list(by_shape.values())
+
+
+def _list_shapes(inputs: Any) -> list[tuple[int, ...]]:
+    return [tuple(tensor.shape) for tensor in tensors_in(inputs)]
 
 
 def find_obstacles(
@@ -179,16 +188,18 @@ def _write(
     form: str, module: nn.Module, batches: Sequence[Any], facts: Mapping[str, Any], path: Path
 ) -> None:
     """Write a file for all sizes of the batches, or warn that it takes those of the first alone."""
+    first, *others = batches
     try:
         _WRITERS[form](module, batches, facts, path)
+        for batch in others:
+            compare_runs(_READERS[form](path, None), module, [batch])
     except NsoptError as error:
-        known = list_sizes(batches[0])
-        if all(list_sizes(batch) == known for batch in batches):
+        if not others:
             raise
-        _WRITERS[form](module, batches[:1], facts, path)
+        _WRITERS[form](module, [first], facts, path)
         warnings.warn(
-            f"the {form} file takes inputs of the sizes {known} alone, although those of other "
-            f"batches differ: {error}",
+            f"the {form} file takes inputs of the shapes {_list_shapes(first)} alone, but for the "
+            f"number of examples, although those of other batches differ: {error}",
             stacklevel=4,
         )
 

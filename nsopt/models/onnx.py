@@ -110,7 +110,7 @@ def make_sizes_variable(batches: Sequence[Any]) -> Any:
     """Return `dynamic_shapes` for `torch.export`: the number of examples of the first batch varies,
     and sizes that differ in others.
     """
-    count, batch = count_examples(batches[0]), torch.export.Dim("batch")
+    counts, batch = list(map(count_examples, batches)), torch.export.Dim("batch")
 
     def vary(leaf: Any, *others: Any) -> Any:
         if not isinstance(leaf, Tensor):
@@ -120,7 +120,7 @@ def make_sizes_variable(batches: Sequence[Any]) -> Any:
             for axis, size in enumerate(leaf.shape)
             if any(other.shape[axis] != size for other in others)
         }
-        is_batch = leaf.ndim and len(leaf) == count
+        is_batch = leaf.ndim and [len(tensor) for tensor in (leaf, *others)] == counts
         return sizes | {0: batch} if is_batch else sizes or None
 
     arguments = [keywords or args for args, keywords in map(split_arguments, batches)]

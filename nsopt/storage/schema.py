@@ -262,7 +262,7 @@ def _make_digest(value: Any) -> str:
 
 
 def write_int8(study: Study, trial: int, figures: Mapping[str, Any]) -> None:
-    """Write accuracies and milliseconds of a trial's network, quantised to 8-bit integers."""
+    """Write scores and milliseconds of a trial's network, quantised to 8-bit integers."""
     study.set_user_attr(f"int8:{trial}", dict(figures))
 
 

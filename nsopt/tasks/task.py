@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.utils._pytree import TreeSpec, tree_flatten
+from torch.utils._pytree import keystr, tree_leaves_with_path
 from torch.utils.data import Dataset
 
 from nsopt.compute.checkpoint import full_state, load_full_state
@@ -148,11 +148,12 @@ class Task:
         return inputs, targets
 
 
-def _describe_kind(inputs: Any) -> tuple[TreeSpec, list[str]]:
+def _describe_kind(inputs: Any) -> list[tuple[str, str]]:
     """Return what batches of one kind share: all but the sizes and values of their tensors."""
-    leaves, structure = tree_flatten(inputs)
-    kinds = [f"{v.dtype} {v.ndim}" if isinstance(v, Tensor) else repr(v) for v in leaves]
-    return structure, kinds
+    return sorted(
+        (keystr(path), f"{v.dtype} {v.ndim}" if isinstance(v, Tensor) else repr(v))
+        for path, v in tree_leaves_with_path(inputs)
+    )
 
 
 def _are_batches(inputs: Any, targets: Any) -> bool:

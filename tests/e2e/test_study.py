@@ -143,7 +143,7 @@ def test_export_writes_a_network_in_every_format(kind: str, whole: Path, tmp_pat
         (("--storage=sqlite:///nothing.db",), "nothing is stored at sqlite:///nothing.db"),
         (("--ratio=0.12", "--data=folder:nowhere"), "nowhere"),
         (("--format=onx",), "onnx"),
-        (("--format=pt2", "--int8=true"), "--int8 is for --format onnx, and reads the images"),
+        (("--format=pt2", "--int8=true"), "--int8 is for --format onnx, and reads the data"),
     ],
 )
 def test_an_invalid_export_fails_and_writes_nothing(

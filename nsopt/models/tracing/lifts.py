@@ -15,6 +15,7 @@ import copy
 from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any
 
 from torch import Tensor, nn
@@ -71,11 +72,12 @@ class Number:
         return (tensors[self.tensor].shape[self.axis] - rest) // self.divisor
 
     def write(self, model: nn.Module, size: int) -> None:
-        """Set the size; a key wherever the module has it, as layers of einops store it twice."""
+        """Set the size; in layers of einops wherever they have its key: they store it twice."""
         module = model.get_submodule(self.path)
         if isinstance(self.inside, str):
+            is_twice = type(module).__module__.startswith("einops.")
             for name, value in list(vars(module).items()):
-                if self.inside in read_pairs(value):
+                if (is_twice or name == self.name) and self.inside in read_pairs(value):
                     setattr(module, name, _replace_pair(value, self.inside, size))
             return
         value = getattr(module, self.name)
@@ -124,8 +126,9 @@ class Lifts:
 
 def is_configuration(value: Any) -> bool:
     """Return whether a value is an object of a class of the user, such as a dataclass."""
-    is_other = isinstance(value, nn.Module | Tensor | type | dict | list | tuple) or callable(value)
-    return not is_other and isinstance(getattr(value, "__dict__", None), dict)
+    if callable(value) or isinstance(value, Tensor | Enum | dict | list | tuple):
+        return False
+    return isinstance(getattr(value, "__dict__", None), dict)
 
 
 def _replace_pair(value: Any, key: str, size: int) -> Any:
@@ -136,6 +139,8 @@ def _replace_pair(value: Any, key: str, size: int) -> Any:
     try:
         if is_configuration(value):
             made = copy.copy(value)
+            if made is value:
+                raise TypeError("its copy is the object itself")
             vars(made)[key] = size  # frozen ones, too
             return made
         pairs = {**dict(value), key: size}

@@ -1,5 +1,6 @@
 """Numbers that code computes from widths: exact units are exact, and attributes follow."""
 
+import enum
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -212,6 +213,18 @@ class Named(dict[str, Any]):
         return self[name]
 
 
+class Fixed(enum.Enum):
+    size = 12
+
+
+class Itself(Sizes):
+    def __init__(self) -> None:
+        self.size = 12
+
+    def __copy__(self) -> "Itself":
+        return self
+
+
 class Uncopied(Sizes):
     def __init__(self) -> None:
         self.size = 12
@@ -247,8 +260,34 @@ def test_sizes_in_objects_of_configuration_follow_the_widths(sizes: Any) -> None
     assert type(smaller.sizes) is type(sizes)
 
 
-def test_a_configuration_that_refuses_to_be_copied_keeps_its_sizes() -> None:
-    model, x = Stateful(Uncopied()), torch.randn(2, 6)
+@pytest.mark.parametrize("sizes", [Uncopied(), Itself()])
+def test_a_configuration_of_which_no_copy_can_be_made_keeps_its_sizes(sizes: Sizes) -> None:
     with pytest.raises(NsoptError, match="no width of this network can change: first: "):
-        trace(model, x)
-    assert model.sizes.size == 12
+        trace(Stateful(sizes), torch.randn(2, 6))
+    assert sizes.size == 12
+
+
+class Pair(nn.Module):
+    """Two objects store different sizes under one name; an enumeration is no configuration."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other, self.fixed = SimpleNamespace(n=12), SimpleNamespace(n=20), Fixed.size
+        self.first, self.second, self.last = nn.Linear(6, 12), nn.Linear(12, 20), nn.Linear(20, 12)
+        self.head = nn.Linear(12, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu().view(-1, self.one.n)
+        x = self.last(self.second(x).relu().view(-1, self.other.n))
+        out: Tensor = self.head(x.view(-1, self.fixed.value))
+        return out
+
+
+def test_each_object_of_configuration_follows_its_own_width() -> None:
+    model, x = Pair(), torch.randn(2, 6)
+    arch = trace(model, x)
+    assert arch.base_widths == (12, 20)
+    check_building(arch, x)
+    smaller = arch.build([5, 7])
+    assert isinstance(smaller, Pair)
+    assert (smaller.one.n, smaller.other.n, Fixed.size.value) == (5, 7, 12)
