@@ -25,7 +25,7 @@ from nsopt.deployment.trained import explain_exported
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.files import written_beside
 from nsopt.models.architecture import Architecture
-from nsopt.models.inputs import call_network, tensors_in
+from nsopt.models.inputs import call_network, list_shapes
 from nsopt.models.onnx import (
     OnnxNetwork,
     explain_export,
@@ -158,12 +158,8 @@ def list_batches(inputs: Any) -> list[Any]:
         return [inputs]
     by_shape: dict[str, Any] = {}
     for batch in (inputs.inputs, *inputs.first_inputs):
-        by_shape.setdefault(str(_list_shapes(batch)), batch)
+        by_shape.setdefault(str(list_shapes(batch)), batch)
     return list(by_shape.values())
-
-
-def _list_shapes(inputs: Any) -> list[tuple[int, ...]]:
-    return [tuple(tensor.shape) for tensor in tensors_in(inputs)]
 
 
 def find_obstacles(
@@ -198,7 +194,7 @@ def _write(
             raise
         _WRITERS[form](module, [first], facts, path)
         warnings.warn(
-            f"the {form} file takes inputs of the shapes {_list_shapes(first)} alone, but for the "
+            f"the {form} file takes inputs of the shapes {list_shapes(first)} alone, but for the "
             f"number of examples, although those of other batches differ: {error}",
             stacklevel=4,
         )

@@ -20,7 +20,7 @@ from nsopt.errors import NsoptError, short_reason
 from nsopt.files import written_beside
 from nsopt.latency.measure import pause_garbage_collection
 from nsopt.latency.runtime import time_pass
-from nsopt.models.inputs import count_examples, list_sizes, resize_batch
+from nsopt.models.inputs import count_examples, list_shapes, resize_batch
 from nsopt.models.onnx import Arrays, OnnxNetwork, import_for_export
 from nsopt.models.quantisation import write_int8
 from nsopt.settings import BATCH_SIZE
@@ -104,8 +104,13 @@ def _list_inputs(data: ImageData | Task) -> list[Any]:
     """Return a few batches of images, or of a task's inputs in the shapes of `task.inputs`."""
     if isinstance(data, ImageData):
         return list(data.train.first_of_each(_PER_CLASS).scaled_parts(BATCH_SIZE))
-    known = list_sizes(data.inputs)
-    return [inputs for inputs in data.first_inputs if list_sizes(inputs) == known] or [data.inputs]
+    known = _list_sizes(data.inputs)
+    return [inputs for inputs in data.first_inputs if _list_sizes(inputs) == known] or [data.inputs]
+
+
+def _list_sizes(inputs: Any) -> list[tuple[int, ...]]:
+    """Return the shapes of all tensors of a batch, without the number of examples."""
+    return [shape[1:] for shape in list_shapes(inputs)]
 
 
 def _copy_facts(source: Path, target: Path) -> None:

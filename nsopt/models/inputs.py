@@ -44,9 +44,9 @@ def count_examples(inputs: Any) -> int:
     raise NsoptError("the inputs of the network need a tensor whose first dimension is the batch")
 
 
-def list_sizes(inputs: Any) -> list[tuple[int, ...]]:
-    """Return the sizes of all tensors of a batch, without the number of examples."""
-    return [tuple(tensor.shape[1:]) for tensor in tensors_in(inputs)]
+def list_shapes(inputs: Any) -> list[tuple[int, ...]]:
+    """Return the shapes of all tensors of a batch."""
+    return [tuple(tensor.shape) for tensor in tensors_in(inputs)]
 
 
 def resize_batch(inputs: Any, size: int) -> Any:

@@ -139,10 +139,7 @@ class Family:
     @cached_property
     def group_of_unit(self) -> Atoms:
         """The group of every unit, (U,); -1 for units that must stay."""
-        result = np.full(len(self.units.fixed), -1)
-        for index, group in enumerate(self.groups):
-            result[group.units] = index
-        return result
+        return _find_owners(len(self.units.fixed), (group.units for group in self.groups))
 
     @cached_property
     def dimension_indices(self) -> dict[tuple[str, int], int]:
@@ -195,10 +192,7 @@ class Family:
 
     @cached_property
     def _dimension_of_atom(self) -> Atoms:
-        result = np.full(len(self.units.of_atom), -1)
-        for index, dimension in enumerate(self.dimensions):
-            result[dimension.atoms] = index
-        return result
+        return _find_owners(len(self.units.of_atom), (d.atoms for d in self.dimensions))
 
     def dimensions_of(self, atoms: Atoms) -> set[int]:
         """Return the indices of the dimensions that contain any of these atoms."""
@@ -227,6 +221,14 @@ class Family:
                 alive[group.units] = False
                 alive[group.units[indices]] = True
         return alive
+
+
+def _find_owners(count: int, members: Iterable[Atoms]) -> Atoms:
+    """Return for each of `count` numbers the index of the members among which it is, else -1."""
+    result = np.full(count, -1)
+    for index, some in enumerate(members):
+        result[some] = index
+    return result
 
 
 def _make_groups(dimensions: tuple[Dimension, ...], units: Units) -> list[Group]:
