@@ -9,7 +9,7 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
-from nsopt.compute.bf16 import CheckedConvolutions
+from nsopt.compute.bf16 import LongConvolutionsInFloat32
 from nsopt.compute.device_lock import DeviceLock
 from nsopt.compute.out_of_memory import memory_for
 from nsopt.errors import NsoptError, unknown_name
@@ -41,12 +41,12 @@ class Compute:
     def autocast(self) -> Iterator[None]:
         """Compute in mixed precision if `bf16`; weights and BatchNorm statistics stay float32.
 
-        On the CPU, convolutions that are wrong in bfloat16 run in float32.
+        On the CPU, convolutions with long kernels run in float32 (`compute.bf16` says why).
         """
-        checked = self.bf16 and self.device.type == "cpu"
+        on_cpu = self.bf16 and self.device.type == "cpu"
         with (
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16),
-            CheckedConvolutions() if checked else nullcontext(),
+            LongConvolutionsInFloat32() if on_cpu else nullcontext(),
         ):
             yield
 
