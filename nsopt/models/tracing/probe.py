@@ -168,7 +168,6 @@ def _propose_lifts(
     Some numbers help only together with a tie: how many heads there are, if a tie makes them units.
     """
     yield from _propose_numbers(network, groups)
-    yield from _propose_numbers(network, groups, in_objects=True)
     ties = propose_ties(network.template, network.family, network.trace, groups, network.lifts)
     tied = [network.with_lifts(network.lifts + lifts) for lifts in ties]
     yield tied
@@ -176,6 +175,7 @@ def _propose_lifts(
     for lifted in tied:
         units = lifted.family.units.of_atom[atoms]
         yield from _propose_numbers(lifted, np.unique(lifted.family.group_of_unit[units]).tolist())
+    yield from _propose_numbers(network, groups, in_objects=True)
 
 
 def _propose_numbers(

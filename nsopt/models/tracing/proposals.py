@@ -125,14 +125,15 @@ def propose_numbers(
     proposals: dict[int, list[Lifts]] = {}  # by how many times the width
     tied: list[Lifts] = []
     for kind, first in followed.items():
+        equal = {place for place, (times, _) in first.items() if times == 1}
         alike = [
             number
             for numbers in candidates
-            for number, _ in numbers
+            for number, times in numbers
             if type(modules[number.path]) is kind and number not in known.numbers
+            if times == 1 or number.place not in equal
         ]
         alike.sort(key=lambda n: n.place not in first or _name_within(n) != first[n.place][1])
-        equal = {place for place, (times, _) in first.items() if times == 1}
         singles = [{place} for place in sorted(first, key=str)]
         together = [equal] if len(equal) > 1 else []
         everything = [set(first)] if len(first) > max(1, len(equal)) else []

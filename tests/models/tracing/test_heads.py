@@ -1,6 +1,7 @@
 """Heads of attention, written as in Hugging Face's transformers, can be removed one by one."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -284,3 +285,83 @@ def test_a_size_that_queries_and_values_share_is_one_width_in_small_heads_too(
     assert arch.base_widths == (size,)
     check_building(arch, x)
     assert arch.build([1])(x).shape == x.shape
+
+
+class Reduced(nn.Module):
+    """A block of SegFormer: heads infer their number, keys and values are of fewer places."""
+
+    def __init__(self, size: int, heads: int) -> None:
+        super().__init__()
+        self.head = size // heads
+        self.norm, self.reduce = nn.LayerNorm(size), nn.Conv1d(size, size, 2, 2)
+        self.q, self.k, self.v, self.o = (nn.Linear(size, size) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, (batch, _, channels) = self.norm(x), x.shape
+        few = self.reduce(y.transpose(1, 2)).reshape(batch, channels, -1).transpose(1, 2)
+        q, k, v = (
+            layer(z).view(batch, z.shape[1], -1, self.head).transpose(1, 2)
+            for layer, z in ((self.q, y), (self.k, few), (self.v, few))
+        )
+        z = functional.scaled_dot_product_attention(q, k, v)
+        return x + self.o(z.transpose(1, 2).reshape(x.shape[0], x.shape[1], -1))
+
+
+def test_stages_of_one_or_more_heads_change_each_by_itself() -> None:
+    """The size of a single head changes, that of others does not."""
+    torch.manual_seed(0)
+    stages = ((8, 1), (16, 2), (40, 5), (48, 6))
+    parts: list[nn.Module] = []
+    for before, (size, heads) in zip((6, 8, 16, 40), stages, strict=True):
+        parts += [nn.Linear(before, size), Reduced(size, heads)]
+    model, x = nn.Sequential(*parts, nn.Linear(48, 3)), torch.randn(2, 8, 6)
+    arch = trace(model, x)
+    assert arch.base_widths == (8, 16, 2, 40, 5, 48, 6)
+    assert arch.channels_per_unit == (1, 1, 8, 1, 8, 1, 8)
+    check_building(arch, x)
+    randomise(model)
+    check_pruning(arch, model, x)
+
+
+class Images(nn.Module):
+    """SigLIP: blocks that keep an object of sizes, and attention that pools all places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes = SimpleNamespace(hidden=96, heads=6, patch=16, drop=0.0)
+        self.stem, self.norm = nn.Linear(6, 96), nn.LayerNorm(96)
+        self.probe = nn.Parameter(torch.randn(1, 1, 96))
+        self.blocks = nn.ModuleList([Configured(self.sizes), Configured(self.sizes)])
+        self.pool = nn.MultiheadAttention(96, 6, batch_first=True)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = functional.dropout(self.stem(x), self.sizes.drop)
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x)
+        return x, self.pool(self.probe.repeat(len(x), 1, 1), x, x)[0][:, 0]
+
+
+class Configured(nn.Module):
+    def __init__(self, sizes: SimpleNamespace) -> None:
+        super().__init__()
+        self.sizes, self.head = sizes, 16
+        self.q, self.k, self.v, self.o = (nn.Linear(96, 96) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            layer(x).view(*x.shape[:2], -1, self.head).transpose(1, 2)
+            for layer in (self.q, self.k, self.v)
+        )
+        y = functional.scaled_dot_product_attention(q, k, v, dropout_p=self.sizes.drop)
+        return x + self.o(y.transpose(1, 2).reshape(*x.shape[:2], -1))
+
+
+def test_a_size_in_an_object_that_no_code_reads_ties_nothing() -> None:
+    torch.manual_seed(0)
+    model, x = Images(), torch.randn(2, 9, 6)
+    arch = trace(model, x)
+    assert arch.base_widths == (6, 6)
+    assert arch.channels_per_unit == (16, 16)
+    randomise(model)
+    check_pruning(arch, model, x)
