@@ -121,14 +121,17 @@ class TracedNetwork:
     def _with_units(self, units: Units) -> "TracedNetwork":
         return replace(self, family=Family.of(self.family.dimensions, units, self.order))
 
-    def retrace(self, model: nn.Module) -> "TracedNetwork":
+    def retrace(self, model: nn.Module, widths: Atoms | None = None) -> "TracedNetwork":
         """Return the trace of `model`, a network of this family.
+
+        Args:
+            widths: of the model (L,), by default those that its shapes tell.
 
         Raises TraceError if the model belongs to another family or has other groups.
         """
         if shapes_of(tensors_of(model)) == shapes_of(tensors_of(self.template)):
             return self
-        widths = self._find_widths(model)
+        widths = self._find_widths(model) if widths is None else widths
         # A single unit, as a query that all values share, has nothing to differ from.
         seen = np.maximum(widths, np.minimum(FEWEST_SEEN, self.family.widths))
         traced = self._trace_alike(self.build_empty(seen))

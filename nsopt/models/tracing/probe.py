@@ -240,7 +240,7 @@ def _check_few(network: TracedNetwork, few: Sequence[int]) -> None:
     widths[list(few)] += [counts[:place].count(count) for place, count in enumerate(counts)]
     try:
         network.check_widths(widths)
-        network.retrace(network.build_empty(widths))
+        network.retrace(network.build_empty(widths), widths)
     except TraceError as error:  # its atoms belong to another network
         wrong = TraceError(str(error))
         wrong.step = 0  # no other error is worse
@@ -266,7 +266,7 @@ def _narrow(
     widths[wide] = np.array(network.family.widths)[wide]
     try:
         network.check_widths(widths)
-        network.retrace(network.build_empty(widths))
+        network.retrace(network.build_empty(widths), widths)
     except TraceError as error:  # drop its atoms: they may belong to another network
         raise TraceError(str(error)) from None
 
