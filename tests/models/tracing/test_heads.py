@@ -287,6 +287,31 @@ def test_a_size_that_queries_and_values_share_is_one_width_in_small_heads_too(
     assert arch.build([1])(x).shape == x.shape
 
 
+class Crossing(nn.Module):
+    """A group of a norm crosses the seam of two layers, whose widths then occur in sums alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow = nn.Conv1d(7, 37, 1), nn.Conv1d(7, 11, 1)
+        self.norm, self.mix = nn.GroupNorm(8, 48), nn.Conv1d(48, 7, 1)
+        self.few, self.head = Few(4, 2), nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.mix(self.norm(torch.cat([self.wide(x), self.narrow(x)], 1)))
+        out: Tensor = self.head(self.few(z.transpose(1, 2)))
+        return out
+
+
+def test_a_size_of_few_small_heads_follows_beside_widths_that_shapes_do_not_tell() -> None:
+    torch.manual_seed(0)
+    model, x = Crossing(), torch.randn(2, 7, 5)
+    arch = trace(model, x)
+    assert dict(zip(arch.layer_names, arch.base_widths, strict=True))["few.q"] == 4
+    check_building(arch, x)
+    randomise(model)
+    check_pruning(arch, model, x)
+
+
 class Reduced(nn.Module):
     """A block of SegFormer: heads infer their number, keys and values are of fewer places."""
 
