@@ -9,11 +9,12 @@ failing operation.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 
 import numpy as np
 
 from nsopt.models.tracing.labels import Atoms, Trace, TraceError
-from nsopt.models.tracing.lifts import Tie
+from nsopt.models.tracing.lifts import Lifts, Number, Place, Tie
 from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
 from nsopt.models.tracing.originals import copy_model
 from nsopt.models.tracing.proposals import find_sizes, propose_numbers, propose_ties
@@ -182,8 +183,34 @@ def _propose_numbers(
     network: TracedNetwork, groups: Sequence[int], in_objects: bool = False
 ) -> Iterator[Iterable[TracedNetwork]]:
     known = network.template, network.family, groups, network.lifts
-    for alike in propose_numbers(*known, network.read, network.trace.passing, in_objects):
+    proposals = propose_numbers(*known, network.read, network.trace.passing, in_objects)
+    if in_objects:
+        proposals = _select_read(network, proposals)
+    for alike in proposals:
         yield (network.with_lifts(network.lifts + lifts) for lifts in alike)
+
+
+def _select_read(network: TracedNetwork, proposals: list[list[Lifts]]) -> list[list[Lifts]]:
+    """Return the proposals of which the network reads all numbers: without them it does not run.
+
+    An object of configuration has many sizes that the forward pass never reads.
+    """
+    by_place: dict[Place, set[Number]] = {}
+    for number in (n for alike in proposals for lifts in alike for n in lifts.numbers):
+        by_place.setdefault(number.place, set()).add(number)
+
+    def is_read(numbers: Iterable[Number]) -> bool:
+        halved = tuple(replace(number, divisor=2 * number.divisor) for number in numbers)
+        changed = network.with_lifts(network.lifts + Lifts(numbers=halved))
+        return _catch_error(lambda _: _resize(changed, lambda width: width, []), []) is not None
+
+    if not is_read(chain.from_iterable(by_place.values())):
+        return []
+    read = {place for place, numbers in by_place.items() if is_read(numbers)}
+    return [
+        [lifts for lifts in alike if read.issuperset(n.place for n in lifts.numbers)]
+        for alike in proposals
+    ]
 
 
 def _shrink_others(network: TracedNetwork, hopeless: set[int]) -> TraceError | None:

@@ -267,6 +267,16 @@ def test_a_configuration_of_which_no_copy_can_be_made_keeps_its_sizes(sizes: Siz
     assert sizes.size == 12
 
 
+def test_of_an_object_of_configuration_only_the_sizes_count_that_code_reads() -> None:
+    model, x = Stateful(SimpleNamespace(size=12, vocabulary=12, rate=0.5)), torch.randn(2, 6)
+    arch = trace(model, x)
+    numbers = arch.network.lifts.numbers
+    assert [(number.name, number.inside) for number in numbers] == [("sizes", "size")]
+    smaller = arch.build([5])
+    assert isinstance(smaller, Stateful)
+    assert vars(smaller.sizes) == {"size": 5, "vocabulary": 12, "rate": 0.5}
+
+
 class Pair(nn.Module):
     """Two objects store different sizes under one name; an enumeration is no configuration."""
 
