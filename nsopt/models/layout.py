@@ -1,7 +1,8 @@
 """Memory layout of images and weights.
 
 Channels last is faster on all devices, but not every network runs with it: `x.view(x.size(0), -1)`
-needs channels first.
+needs channels first. So do convolutions of k x 1 with a large k on the CPU: of maps of one column
+with channels last oneDNN (PyTorch 2.13) computes some wrongly, from k = 32 on with AVX-512.
 """
 
 from typing import Any
@@ -14,13 +15,16 @@ from nsopt.models.inputs import call_network, tensors_in
 from nsopt.models.tracing.originals import copy_model
 from nsopt.models.tracing.states import keep_random_numbers
 
+LONGEST_KERNEL = 7  # longer sides of kernels are not trusted to oneDNN; from 16 on it was wrong
 _IMAGES = 4  # dimensions of images and of convolution weights
 
 
 def best_layout(model: nn.Module, inputs: Any) -> torch.memory_format:
     """Return channels last if `model` runs with it on `inputs`, in evaluation and in training."""
     tensors = [*model.parameters(), *model.buffers(), *tensors_in(inputs)]
-    if not any(tensor.ndim == _IMAGES for tensor in tensors):
+    kernels = [module.kernel_size for module in model.modules() if isinstance(module, nn.Conv2d)]
+    is_long = any(height > LONGEST_KERNEL and width == 1 for height, width in kernels)
+    if is_long or not any(tensor.ndim == _IMAGES for tensor in tensors):
         return torch.contiguous_format
     tried = lay_out(copy_model(model), torch.channels_last)
     inputs = change_layout(tree_map_only(Tensor, Tensor.clone, inputs), torch.channels_last)
