@@ -37,12 +37,16 @@ class LongConvolutionsInFloat32(TorchFunctionMode):
         given = dict(zip(("input", "weight", "bias"), args, strict=False)) | options
         x, weight, bias = given.pop("input"), given.pop("weight"), given.pop("bias", None)
         casts = x.dtype.is_floating_point and x.dtype != torch.float64
-        if x.device.type != "cpu" or not casts or max(weight.shape[2:]) <= LONGEST_KERNEL:
+        if (
+            x.device.type != "cpu"
+            or not casts
+            or max(weight.shape[2:], default=0) <= LONGEST_KERNEL
+        ):
             return func(*args, **options)
         tensors = (_make_exact(tensor) for tensor in (x, weight, bias))
         with torch.autocast("cpu", enabled=False):
             exact = func(*tensors, *args[3:], **given)
-        return exact.to(torch.bfloat16)
+        return exact.to(torch.get_autocast_dtype("cpu"))
 
 
 def _make_exact(tensor: Tensor | None) -> Tensor | None:

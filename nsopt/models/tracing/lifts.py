@@ -43,6 +43,7 @@ class Number:
         less: other dimensions, whose sizes are first subtracted: queries and keys are what the
             values leave of a projection.
         divisor: the attribute is the rest divided by this.
+        change: added to it, to see what a wrong size does.
         inside: length of the attribute if it is a list or tuple of equal sizes, as for `split`; the
             places of the size if the others differ, as in a shape; the key of the size if it is a
             dictionary, an object, or a tuple of pairs, as in layers of einops; else None.
@@ -55,6 +56,7 @@ class Number:
     divisor: int
     inside: Inside = None
     less: Less = ()
+    change: int = 0
 
     @property
     def place(self) -> Place:
@@ -69,7 +71,7 @@ class Number:
     def read(self, tensors: Mapping[str, Tensor]) -> int:
         """Return the size in a network with these tensors."""
         rest = sum(tensors[name].shape[axis] * times for name, axis, times in self.less)
-        return (tensors[self.tensor].shape[self.axis] - rest) // self.divisor
+        return (tensors[self.tensor].shape[self.axis] - rest) // self.divisor + self.change
 
     def write(self, model: nn.Module, size: int) -> None:
         """Set the size; in layers of einops wherever they have its key: they store it twice."""

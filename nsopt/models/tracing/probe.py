@@ -6,10 +6,9 @@ with all groups larger. If a run fails, bisection finds the groups at fault amon
 failing operation.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 
 import numpy as np
 
@@ -191,26 +190,34 @@ def _propose_numbers(
 
 
 def _select_read(network: TracedNetwork, proposals: list[list[Lifts]]) -> list[list[Lifts]]:
-    """Return the proposals of which the network reads all numbers: without them it does not run.
+    """Return the proposals with only those numbers that the forward pass reads.
 
-    An object of configuration has many sizes that the forward pass never reads.
+    An object of configuration has many sizes that no code reads. A number counts as read if the
+    network fails with a size that is one more or one less. Ties need all numbers of a proposal.
     """
     by_place: dict[Place, set[Number]] = {}
     for number in (n for alike in proposals for lifts in alike for n in lifts.numbers):
         by_place.setdefault(number.place, set()).add(number)
 
-    def is_read(numbers: Iterable[Number]) -> bool:
-        halved = tuple(replace(number, divisor=2 * number.divisor) for number in numbers)
-        changed = network.with_lifts(network.lifts + Lifts(numbers=halved))
-        return _catch_error(lambda _: _resize(changed, lambda width: width, []), []) is not None
+    def is_read(numbers: Collection[Number]) -> bool:
+        for change in (1, -1):
+            wrong = tuple(replace(number, change=change) for number in numbers)
+            changed = network.with_lifts(network.lifts + Lifts(numbers=wrong))
+            if _catch_error(partial(_resize, changed, int), []) is not None:
+                return True
+        return False
 
-    if not is_read(chain.from_iterable(by_place.values())):
+    if not is_read([number for numbers in by_place.values() for number in numbers]):
         return []
     read = {place for place, numbers in by_place.items() if is_read(numbers)}
-    return [
-        [lifts for lifts in alike if read.issuperset(n.place for n in lifts.numbers)]
-        for alike in proposals
-    ]
+
+    def select(alike: list[Lifts]) -> Iterator[Lifts]:
+        for lifts in alike:
+            numbers = tuple(number for number in lifts.numbers if number.place in read)
+            if numbers == lifts.numbers or (numbers and not lifts.ties):
+                yield replace(lifts, numbers=numbers)
+
+    return [list(dict.fromkeys(select(alike))) for alike in proposals]
 
 
 def _shrink_others(network: TracedNetwork, hopeless: set[int]) -> TraceError | None:

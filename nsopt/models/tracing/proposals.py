@@ -105,7 +105,8 @@ def propose_numbers(
     first list has all attributes of a type that equal a size, together and each alone; the next
     ones have attributes that are a multiple of a width, and at last all together. If an attribute
     may store the size of several tensors, it follows the tensor of the same name in every module.
-    The last list ties them.
+    The last list ties them. An attribute that equals a width of these groups is no multiple of
+    other widths.
 
     Args:
         family: the groups of the traced network.

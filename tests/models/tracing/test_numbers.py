@@ -277,6 +277,46 @@ def test_of_an_object_of_configuration_only_the_sizes_count_that_code_reads() ->
     assert vars(smaller.sizes) == {"size": 5, "vocabulary": 12, "rate": 0.5}
 
 
+class Few(nn.Module):
+    """Reads a small size, with which tensors of size 1 run, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes = SimpleNamespace(size=2)
+        self.first, self.last = nn.Linear(6, 2), nn.Linear(2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = x.new_zeros(x.shape[0], self.sizes.size)
+        out: Tensor = self.last(state + self.first(x).relu())
+        return out
+
+
+class Squared(nn.Module):
+    """Reads two sizes at once; a third one is equal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes = SimpleNamespace(rows=12, columns=12, vocabulary=12)
+        self.first, self.last = nn.Linear(6, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x).relu()
+        pairs = (y[:, :, None] * y[:, None]).view(-1, self.sizes.rows, self.sizes.columns)
+        out: Tensor = self.last(pairs.sum(1))
+        return out
+
+
+@pytest.mark.parametrize("model", [Few(), Squared()])
+def test_sizes_count_as_read_if_a_wrong_one_fails(model: Few | Squared) -> None:
+    x = torch.randn(2, 6)
+    arch = trace(model, x)
+    assert arch.base_widths == (model.first.out_features,)
+    check_building(arch, x)
+    assert {number.inside for number in arch.network.lifts.numbers} == {
+        key for key in vars(model.sizes) if key != "vocabulary"
+    }
+
+
 class Pair(nn.Module):
     """Two objects store different sizes under one name; an enumeration is no configuration."""
 
