@@ -6,7 +6,7 @@ with all groups larger. If a run fails, bisection finds the groups at fault amon
 failing operation.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -199,15 +199,15 @@ def _select_read(network: TracedNetwork, proposals: list[list[Lifts]]) -> list[l
     for number in (n for alike in proposals for lifts in alike for n in lifts.numbers):
         by_place.setdefault(number.place, set()).add(number)
 
-    def is_read(numbers: Collection[Number]) -> bool:
-        for change in (1, -1):
-            wrong = tuple(replace(number, change=change) for number in numbers)
-            changed = network.with_lifts(network.lifts + Lifts(numbers=wrong))
-            if _catch_error(partial(_resize, changed, int), []) is not None:
-                return True
-        return False
+    def fails(numbers: set[Number], change: int) -> bool:
+        wrong = tuple(replace(number, change=change) for number in numbers)
+        changed = network.with_lifts(network.lifts + Lifts(numbers=wrong))
+        return _catch_error(partial(_resize, changed, int), []) is not None
 
-    if not is_read([number for numbers in by_place.values() for number in numbers]):
+    def is_read(numbers: set[Number]) -> bool:
+        return fails(numbers, 1) or fails(numbers, -1)
+
+    if not by_place or not is_read(set().union(*by_place.values())):
         return []
     read = {place for place, numbers in by_place.items() if is_read(numbers)}
 
