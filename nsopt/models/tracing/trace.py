@@ -240,7 +240,10 @@ def _check_module(module: nn.Module, is_double: bool) -> None:
             )
     for name, buffer in module.named_buffers():
         if buffer.layout != torch.strided:
-            raise NsoptError(f"{name} is sparse, and cannot be cut: give it dense, with to_dense()")
+            raise NsoptError(
+                f"{name} is sparse, and cannot be cut: make it dense first, as in "
+                f"model.{name} = model.{name}.to_dense()"
+            )
     for name, parameter in module.named_parameters():
         if isinstance(parameter, UninitializedParameter):
             raise NsoptError(f"{name} has no shape yet: call the network once before it is traced")

@@ -145,5 +145,7 @@ def test_a_network_with_a_sparse_input_can_be_pruned() -> None:
 def test_a_sparse_buffer_is_refused_in_one_line() -> None:
     model = nn.Sequential(nn.Linear(4, 12), nn.Linear(12, 3))
     model.register_buffer("edges", torch.eye(6).to_sparse())
-    with pytest.raises(NsoptError, match=r"^edges is sparse, .*: give it dense, with to_dense"):
+    with pytest.raises(NsoptError, match=r"model\.edges = model\.edges\.to_dense\(\)$"):
         trace(model, torch.randn(6, 4))
+    model.edges = model.edges.to_dense()
+    assert trace(model, torch.randn(6, 4)).base_widths == (12,)
