@@ -2,7 +2,6 @@
 
 import os
 import platform
-import shutil
 import sysconfig
 import tempfile
 import zlib
@@ -19,7 +18,6 @@ RUNS = Path("runs")  # default folder of results
 STUDY_FILE = "study.db"  # in it
 _UNFINISHED = ".part"
 _LONGEST_NAME = 100
-_RANDOM = "?" * 8  # matches the name that `mkdtemp` chooses
 
 
 def limit_name(name: str) -> str:
@@ -30,16 +28,24 @@ def limit_name(name: str) -> str:
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Replace the file at `path` atomically: after a crash or an error the old file is still there.
+    """Replace the file at `path` as `open_whole` does."""
+    with open_whole(path) as file:
+        file.write(content)
 
-    When this returns, the content is on the disk (fsync).
+
+@contextmanager
+def open_whole(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to write, which then replaces the one at `path` atomically.
+
+    After a crash or an error the old file is still there. Afterwards the content is on the disk
+    (fsync).
     """
     remove_unfinished(path)
     unfinished = path.with_name(_temporary_name(path.name, os.getpid()))
     try:
         unfinished.unlink(missing_ok=True)
         with _create(unfinished) as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
@@ -65,32 +71,11 @@ def written_beside(path: Path) -> Iterator[Path]:
 
 def remove_unfinished(path: Path) -> None:
     """Delete the temporary files for `path` of processes on this machine that were killed."""
-    for unfinished in _find_unfinished(path.parent, escape(path.name)):
-        unfinished.unlink(missing_ok=True)
-
-
-def make_unfinished_folder(parent: Path) -> Path:
-    """Make a temporary folder in `parent`.
-
-    Those of processes on this machine that were killed are deleted.
-    """
-    parent.mkdir(parents=True, exist_ok=True)
-    for unfinished in _find_unfinished(parent, _RANDOM):
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix="", suffix=_temporary_name("", os.getpid()), dir=parent))
-
-
-def _find_unfinished(folder: Path, pattern: str) -> Iterator[Path]:
-    """Yield what processes on this machine that were killed left in `folder`.
-
-    Args:
-        pattern: matches the names without machine and process.
-    """
-    for unfinished in folder.glob(_temporary_name(pattern, "*")):
+    for unfinished in path.parent.glob(_temporary_name(escape(path.name), "*")):
         process = unfinished.name.removesuffix(_UNFINISHED).rpartition(".")[2]
         is_here = unfinished.name.endswith(_temporary_name("", process))
         if is_here and process.isdecimal() and not _is_alive(int(process)):
-            yield unfinished
+            unfinished.unlink(missing_ok=True)
 
 
 def is_installed(file: Path) -> bool:
