@@ -16,8 +16,8 @@ from nsopt.models.layout import inputs_for
 _BATCH = 500
 
 
-class _Forward:
-    """Runs a network on images, batch by batch.
+class AccuracyEvaluation:
+    """Counts the images that a network classifies correctly, batch by batch.
 
     If a batch does not fit the device, all further batches have half its size.
     """
@@ -25,11 +25,21 @@ class _Forward:
     def __init__(self, images: ImageSet, splits: Splits, compute: Compute) -> None:
         self._images, self._splits, self._compute = images, splits, compute
         self._batch = min(_BATCH, len(images))
-        self.done = 0
+        self._done = 0
+        self._correct = torch.zeros((), dtype=torch.int64, device=compute.device)
+
+    @property
+    def complete(self) -> bool:
+        return self._done == len(self._images)
+
+    @property
+    def score(self) -> float:
+        """Percentage of the images so far that were correct."""
+        return 100 * int(self._correct) / self._done
 
     @torch.no_grad()
-    def advance(self, model: nn.Module) -> tuple[Tensor, Tensor]:
-        """Return logits (B, classes) and labels (B,) of the next batch.
+    def advance(self, model: nn.Module) -> Tensor:
+        """Evaluate `model` on the next batch; return its logits (B, classes).
 
         Raises:
             OutOfMemoryError: if not one image fits.
@@ -41,13 +51,15 @@ class _Forward:
             if self._batch == 1:
                 raise OutOfMemoryError(no_memory_for(device, "evaluating a single image"))
             self._batch //= 2
-        self.done += len(result[1])
-        return result
+        logits, labels = result
+        self._done += len(labels)
+        self._correct += count_right(logits, labels)
+        return logits
 
     def _run(self, model: nn.Module) -> tuple[Tensor, Tensor] | None:
         """Return logits and labels of the next batch; None if it does not fit."""
         device = self._compute.device
-        here = slice(self.done, self.done + self._batch)
+        here = slice(self._done, self._done + self._batch)
         try:
             images, labels = self._images.batch(here, device)
             with self._compute.autocast():
@@ -57,39 +69,11 @@ class _Forward:
                 raise
             return None
 
-
-class AccuracyEvaluation:
-    """Counts the images that a network classifies correctly, batch by batch."""
-
-    def __init__(self, images: ImageSet, splits: Splits, compute: Compute) -> None:
-        self._total = len(images)
-        self._device = compute.device
-        self._forward = _Forward(images, splits, compute)
-        self.start_over()
-
-    def start_over(self) -> None:
-        self._forward.done = 0
-        self._correct = torch.zeros((), dtype=torch.int64, device=self._device)
-
-    @property
-    def complete(self) -> bool:
-        return self._forward.done == self._total
-
-    @property
-    def score(self) -> float:
-        """Percentage of the images so far that were correct."""
-        return 100 * int(self._correct) / self._forward.done
-
-    def advance(self, model: nn.Module) -> None:
-        """Evaluate `model` on the next batch. Raises OutOfMemoryError if not one image fits."""
-        logits, labels = self._forward.advance(model)
-        self._correct += count_right(logits, labels)
-
     def state(self) -> dict[str, Any]:
-        return {"done": self._forward.done, "correct": self._correct}
+        return {"done": self._done, "correct": self._correct}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self._forward.done, self._correct = state["done"], state["correct"]
+        self._done, self._correct = state["done"], state["correct"]
 
 
 def count_right(logits: Tensor, labels: Tensor) -> Tensor:
@@ -105,8 +89,8 @@ def outputs_on(images: ImageSet, model: nn.Module, splits: Splits, compute: Comp
     Args:
         splits: whose statistics normalise the images.
     """
-    forward, logits = _Forward(images, splits, compute), []
-    while forward.done < len(images):
+    evaluation, logits = AccuracyEvaluation(images, splits, compute), []
+    while not evaluation.complete:
         compute.give_way()
-        logits.append(forward.advance(model)[0].float().cpu())
+        logits.append(evaluation.advance(model).float().cpu())
     return torch.cat(logits)

@@ -37,11 +37,8 @@ class Evaluation(Protocol):
     def score(self) -> float:
         """Higher is better."""
 
-    def advance(self, model: nn.Module) -> None:
+    def advance(self, model: nn.Module) -> object:
         """Do one step. It changes `model` to evaluation mode."""
-
-    def start_over(self) -> None:
-        """Forget the score."""
 
     def state(self) -> dict[str, Any]:
         """Return the state from which `restore` continues with the next step."""

@@ -195,7 +195,7 @@ class ScoreEvaluation:
 
     def __init__(self, function: Score) -> None:
         self._function = function
-        self.start_over()
+        self.score = math.nan
 
     @property
     def complete(self) -> bool:
@@ -211,9 +211,6 @@ class ScoreEvaluation:
             self.score = math.nan
         if not math.isfinite(self.score):
             raise NsoptError(f"the score must be a finite number, not {shorten(value)}")
-
-    def start_over(self) -> None:
-        self.score = math.nan
 
     def state(self) -> dict[str, Any]:
         return {"score": self.score}

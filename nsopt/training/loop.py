@@ -261,8 +261,7 @@ class _Training:
     def _take_scores(self, train_loss: float) -> Epoch:
         """Return an epoch with the scores, and forget them."""
         epoch = Epoch(train_loss, *(evaluation.score for evaluation in self._evaluations.values()))
-        for evaluation in self._evaluations.values():
-            evaluation.start_over()
+        self._evaluations = evaluations_of(self._supervision, self._compute)
         return epoch
 
     @property
