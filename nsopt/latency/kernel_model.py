@@ -39,7 +39,7 @@ _RANDOM, _UNIFORM = 25, 10  # numbers of networks that correct the sum of kernel
 _SPREAD = 0.4  # standard deviation of their log-widths
 _ROUNDS, _REPEATS = 4, 3
 _FLAT = 1.2  # if base widths take less than this times the floor, nsopt warns
-_FORMAT = 7
+_FORMAT = 8
 _BUSY = (
     "the machine was busy while its latency was learned, so predicted milliseconds are too large: "
     "nsopt does not cache this latency model, and a new study with its own out= learns it again"
@@ -178,11 +178,10 @@ def _read_calls(
     # A width with a single choice stays, and is a constant of the calls.
     grown = [_record_calls(arch, _clip(arch, widths), batch_size) for widths in wider]
     factors = np.stack([_compute_growth(calls, after, arch.name) for after in grown], axis=-1)
-    vanishing = _find_vanishing_modules(arch)
     terms = []
     ends = np.cumsum([len(call.place) for call in calls])
     for call, growth in zip(calls, np.split(factors, ends[:-1]), strict=True):
-        table, unless_equal = kinds.index(call.kind), vanishing.get(call.module)
+        table, unless_equal = kinds.index(call.kind), arch.conditional.get(call.module)
         constants = np.array(call.place) - growth @ np.array(base)
         terms.append(Term(table, growth, constants, call.function is torch.conv2d, unless_equal))
     return tuple(terms), samples
@@ -228,16 +227,6 @@ def _compute_growth(before: Sequence[Call], after: Sequence[Call], name: str) ->
         raise UnpredictableError(f"{name} calls other operations at other widths")
     places = [np.concatenate([call.place for call in calls]) for calls in (before, after)]
     return np.asarray(places[1] - places[0])
-
-
-def _find_vanishing_modules(arch: Architecture) -> dict[str, Any]:
-    """Return `Term.unless_equal` of the modules that equal widths remove, by path."""
-    one_each = np.eye(len(arch.base_widths), dtype=np.int64)
-    none = np.zeros_like(one_each[0])
-    return {
-        path: tuple((c.count(one_each) - c.count(none), int(c.count(none))) for c in pair)
-        for path, pair in arch.conditional.items()
-    }
 
 
 def _digest(arch: Architecture, conditions: dict[str, Any]) -> str:

@@ -17,12 +17,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from pydantic import TypeAdapter
 
 from nsopt.errors import NsoptError
 from nsopt.latency.tables import BLOCK, Floats, Integers, Table
-from nsopt.scaling.cost import FloatArray, IntArray, read_rows
+from nsopt.scaling.cost import Channels, FloatArray, IntArray, differ, read_rows
 from nsopt.scaling.metric import LATENCY
 
 _IN_CACHE = 4 * 2**20  # elements that a call reads and writes: 16 MB
@@ -40,26 +40,18 @@ class Term:
         table: index of its table.
         factors: (D, L); the D sizes of the call are `factors @ widths + constants`.
         constants: (D,).
-        unless_equal: two linear functions of the widths, as factors (L,) and a constant each; the
-            call exists only if their values differ. None if it always exists.
+        unless_equal: as in `Operation`.
     """
 
     table: int
     factors: Integers
     constants: Integers
     convolution: bool
-    unless_equal: tuple[tuple[Integers, int], tuple[Integers, int]] | None
+    unless_equal: tuple[Channels, Channels] | None
 
     def sizes(self, widths: IntArray) -> FloatArray:
         """Return the sizes (..., D) for widths (..., L)."""
         return (widths @ self.factors.T + self.constants).astype(np.float64)
-
-    def exists(self, widths: IntArray) -> NDArray[np.bool_]:
-        """Return whether networks of widths (..., L) make the call: (...)."""
-        if self.unless_equal is None:
-            return np.ones(widths.shape[:-1], dtype=np.bool_)
-        (one, plus), (other, other_plus) = self.unless_equal
-        return np.asarray(widths @ one + plus != widths @ other + other_plus)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,8 +115,8 @@ class LatencyModel:
         for term in self.terms:
             if always and term.unless_equal is not None:
                 continue
-            sizes = term.sizes(widths)
-            milliseconds = np.where(term.exists(widths), self.tables[term.table].at(sizes), 0.0)
+            sizes, exists = term.sizes(widths), differ(term.unless_equal, widths)
+            milliseconds = np.where(exists, self.tables[term.table].at(sizes), 0.0)
             if term.convolution:
                 cheap = ((sizes % BLOCK == 0) | (term.factors.sum(axis=1) == 0)).all(axis=-1)
             else:

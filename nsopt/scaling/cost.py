@@ -64,6 +64,14 @@ class Channels:
         return self.factor * widths[..., self.layer]
 
 
+def differ(pair: tuple[Channels, Channels] | None, widths: IntArray) -> NDArray[np.bool_]:
+    """Return whether two channel counts differ at widths (..., L): shape (...); True for None."""
+    if pair is None:
+        return np.ones(widths.shape[:-1], dtype=np.bool_)
+    one, other = pair
+    return np.asarray(one.count(widths) != other.count(widths))
+
+
 @dataclass(frozen=True)
 class Operation:
     """One weighted operation of a network.
@@ -89,10 +97,7 @@ class Operation:
 
     def exists(self, widths: IntArray) -> NDArray[np.bool_]:
         """Return whether networks of widths (..., L) have this operation: shape (...)."""
-        if self.unless_equal is None:
-            return np.ones(widths.shape[:-1], dtype=np.bool_)
-        one, other = self.unless_equal
-        return np.asarray(one.count(widths) != other.count(widths))
+        return differ(self.unless_equal, widths)
 
     def params(self, widths: IntArray) -> IntArray:
         """Return the number of its parameters if it exists; a norm has two per channel."""

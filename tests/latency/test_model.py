@@ -35,6 +35,7 @@ from nsopt.latency.tables import Table
 from nsopt.models.architecture import Architecture, TableArchitecture
 from nsopt.models.registry import table_architecture
 from nsopt.progress import Silent
+from nsopt.scaling.cost import differ
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.solve import solve_widths
 from tests.latency.brief import learn_briefly
@@ -268,8 +269,8 @@ def test_projections_that_vanish_at_equal_widths_are_not_counted() -> None:
     vanishing = [term for term in terms if term.unless_equal is not None]
     assert vanishing
     equal, unequal = np.array(arch.base_widths), np.array(arch.base_widths) + np.arange(17) * 2
-    present = sum(int(term.exists(equal)) for term in vanishing)
-    everywhere = sum(int(term.exists(unequal)) for term in vanishing)
+    present = sum(int(differ(term.unless_equal, equal)) for term in vanishing)
+    everywhere = sum(int(differ(term.unless_equal, unequal)) for term in vanishing)
     assert present < everywhere == len(vanishing)
     assert not {term.table for term in vanishing} & {
         term.table for term in terms if term.unless_equal is None
