@@ -480,6 +480,28 @@ class Weighed(nn.Module):
         return result
 
 
+class FindsNothing(nn.Module):
+    """A detector whose second head gets the images in which the first finds something: none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+        self.c, self.d = nn.Conv2d(8, 4, 3), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        maps = self.b(self.a(x).relu()).relu()
+        chosen = maps[maps.mean((1, 2, 3)) > 1e9]
+        return maps, self.d(self.c(chosen).relu())
+
+
+def test_layers_that_get_no_examples_stay_as_inherited() -> None:
+    torch.manual_seed(0)
+    model, x = FindsNothing().eval(), torch.rand(32, 3, 12, 12)
+    arch = nsopt.trace(model, x[:2])
+    small = nsopt.fit(model, [width - 1 for width in arch.base_widths], x, arch=arch)
+    assert all(output.isfinite().all() for output in small(x))
+
+
 def test_inputs_may_be_tensors_tuples_dicts_or_pairs_with_targets() -> None:
     x, weight = images(32, 4), torch.rand(32)
     arch, model = trace(Weighed(), (x[:2], weight[:2])), Weighed()

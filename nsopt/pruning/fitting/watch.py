@@ -137,7 +137,7 @@ class ProductWatch(TorchDispatchMode):
 
     def _record(self, x: Tensor, product: Product, result: Tensor) -> None:
         name = self._name(product.weight)
-        if name is None or not product.weight.is_floating_point():
+        if name is None or not result.numel() or not product.weight.is_floating_point():
             return
         weight, parts = product.weight, self._parts.setdefault(name, [])
         view = weight.storage_offset(), weight.shape, weight.stride()
