@@ -111,24 +111,17 @@ def stored_architecture(
 
 
 def own_architecture(stored: str, given: str | None, example: Any) -> "Architecture":
-    """Return the network of a user's task: the function `package.module:factory`, traced.
+    """Return the network of a user's task, `package.module:factory`, traced on inputs of a batch.
 
-    Args:
-        stored: the name in the storage.
-        given: the name that the user gave; it must be the same one.
-        example: inputs of a batch.
-
-    Raises:
-        NsoptError: if the user must give the name, if the two names differ, or if the network
-            cannot be traced.
+    Raises NsoptError unless the user gave the stored name, or if it cannot be traced.
     """
     from nsopt.models.imported import import_for_inputs  # noqa: PLC0415
 
-    if given is None or given != stored:
+    if given != stored:
         raise NsoptError(
             f"the stored network is {stored!r}, code of yours: give its name as arch=, too"
         )
-    return import_for_inputs(given, example)
+    return import_for_inputs(stored, example)
 
 
 def stored_architectures(

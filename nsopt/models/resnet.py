@@ -119,12 +119,8 @@ def _make_block(
 ) -> list[Operation]:
     """Return two BatchNorms and convolutions, and the shortcut.
 
-    Args:
-        name: name of the block.
-        ends: channels of its input, between its convolutions, and of its output.
-        stride: stride of the first convolution and of the shortcut.
-        resolution: side of the output map.
-        shortcuts: see `projection_condition`.
+    `ends`: channels of its input, between its convolutions, and of its output. `resolution`: side
+    of the output map.
     """
     inputs, middle, outputs = ends
     return [

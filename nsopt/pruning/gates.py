@@ -6,35 +6,18 @@ a BatchNorm, y = gamma * x_hat + beta, so the sum is gamma * dE/dgamma + beta * 
 it comes from the activation and its gradient.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from nsopt.training.kernels.folding import channel_dot
 
-
-class Gate(ABC):
-    """A place that scores the channels of one group."""
-
-    @abstractmethod
-    def gradient(self) -> Tensor:
-        """Return dE/dz of the channels after a backward pass, (w_l,)."""
+Gate = Callable[[], Tensor]  # returns dE/dz of a group's channels after a backward pass, (w_l,)
 
 
-class BatchNormGate(Gate):
-    def __init__(self, norm: nn.BatchNorm2d) -> None:
-        self._norm = norm
-
-    def gradient(self) -> Tensor:
-        gamma, beta = self._norm.weight, self._norm.bias
-        if gamma.grad is None or beta.grad is None:
-            return torch.zeros_like(gamma)
-        return (gamma * gamma.grad + beta * beta.grad).detach()
-
-
-class ActivationGate(Gate):
+class ActivationGate:
     """A gate behind an Identity that marks an activation.
 
     Hooks read the activation and its gradient.
@@ -44,7 +27,7 @@ class ActivationGate(Gate):
         self._gradient = torch.zeros(0)
         marker.register_forward_hook(self._watch)
 
-    def gradient(self) -> Tensor:
+    def __call__(self) -> Tensor:
         return self._gradient
 
     def _watch(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -67,7 +50,19 @@ def make_gates(modules: Sequence[Sequence[nn.Module]]) -> list[list[Gate]]:
 
 def _make_gate(module: nn.Module) -> Gate:
     if isinstance(module, nn.BatchNorm2d):
-        return BatchNormGate(module)
+        return partial(_score_norm, module)
     if isinstance(module, nn.Identity):
         return ActivationGate(module)
     raise TypeError(f"cannot score channels behind a {type(module).__name__}")
+
+
+def _score_norm(norm: nn.BatchNorm2d) -> Tensor:
+    return dot_gradients(norm.weight, 0) + dot_gradients(norm.bias, 0)
+
+
+def dot_gradients(parameter: Tensor, axis: int) -> Tensor:
+    """Return the products of a parameter's slices along an axis with their gradients, (n,)."""
+    if parameter.grad is None:
+        return parameter.real.new_zeros(parameter.shape[axis])
+    slices = (parameter.conj() * parameter.grad).real.detach().movedim(axis, 0)
+    return slices.reshape(len(slices), -1).sum(dim=1)

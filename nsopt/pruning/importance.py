@@ -42,8 +42,7 @@ class ImportanceScores:
     def accumulate(self) -> None:
         """Add the importance at the current gradients."""
         scores = [
-            torch.stack([gate.gradient().square() for gate in group]).sum(dim=0)
-            for group in self._gates
+            torch.stack([gate().square() for gate in group]).sum(dim=0) for group in self._gates
         ]
         if self._totals is not None:
             scores = [total + score for total, score in zip(self._totals, scores, strict=True)]

@@ -3,6 +3,9 @@
 A score before fine-tuning predicts which of them train well (EagleEye, Li et al., ECCV 2020). It
 predicts better after a few steps of training (`benchmarks/score_ranks.py`). After these steps nsopt
 measures the statistics of BatchNorm again, and then the score.
+
+These functions take a `supervision` on the device of `compute`, and raise OutOfMemoryError if a
+batch does not fit it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +19,7 @@ from nsopt.compute.device import Compute, place
 from nsopt.compute.out_of_memory import explain_out_of_memory
 from nsopt.compute.random_state import use_seed
 from nsopt.models.architecture import Architecture
-from nsopt.models.inputs import call_network
+from nsopt.models.inputs import split_arguments
 from nsopt.models.layout import inputs_for
 from nsopt.pruning.engine import ShrinkingNetwork
 from nsopt.pruning.ranking import UnitRanking, join_streams
@@ -68,11 +71,7 @@ def rank_by_importance(
 
     Args:
         model: a network of the base widths; it does not change.
-        supervision: batches and loss, on the device of `compute`.
         batches: number of mini-batches over which the importance is averaged.
-
-    Raises:
-        OutOfMemoryError: if a batch does not fit the device.
     """
     limit = explain_out_of_memory(compute.device, supervision.batch_size(settings.batch_size))
     with limit, compute.computing():
@@ -90,12 +89,6 @@ def inherit_network(
     """Return a network of `widths` that inherits from a trained one. Call it inside `computing`.
 
     The statistics of its BatchNorm layers come from a few training batches.
-
-    Args:
-        supervision: batches and loss, on the device of `compute`.
-
-    Raises:
-        OutOfMemoryError: if a batch does not fit the device.
     """
     with explain_out_of_memory(compute.device, supervision.batch_size(start.batch_size)):
         with use_seed(0, compute.device):
@@ -115,13 +108,8 @@ def score(
     """Return what `evaluate` says of inherited weights after a few steps of training.
 
     Args:
-        widths: of the network that inherits.
-        supervision: the batches for the steps and for BatchNorm's statistics.
         evaluate: takes a network in evaluation mode on the device of `compute`.
         steps: number of mini-batches to train on, at most an epoch.
-
-    Raises:
-        OutOfMemoryError: if a batch does not fit the device.
     """
     limit = explain_out_of_memory(compute.device, supervision.batch_size(start.batch_size))
     with limit, compute.computing(), use_seed(0, compute.device):
@@ -142,22 +130,16 @@ def _measure_statistics(model: nn.Module, data: Batches, compute: Compute) -> No
 
     It may leave the network in training mode.
     """
+    # `update_bn` passes one input on: a tensor, or a tuple or dictionary of arguments.
+    split = model.register_forward_pre_hook(
+        lambda _, args, __: split_arguments(*args), prepend=True, with_kwargs=True
+    )
     with compute.autocast():
-        update_bn(_yield_inputs(model, data, compute), _OfOneInput(model))
+        update_bn(_yield_inputs(model, data, compute), model)
+    split.remove()
 
 
 def _yield_inputs(model: nn.Module, data: Batches, compute: Compute) -> Iterator[tuple[Any]]:
     for _ in range(min(_BATCHES, data.per_epoch)):
         compute.give_way()
         yield (inputs_for(model, data.next()[0]),)
-
-
-class _OfOneInput(nn.Module):
-    """A network that takes a tensor, or a tuple of arguments: `update_bn` passes one input on."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, inputs: Any) -> Any:
-        return call_network(self.model, inputs)

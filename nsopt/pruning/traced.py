@@ -5,6 +5,7 @@ sliced by these indices.
 """
 
 from collections.abc import Container, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
 from nsopt.models.tracing.resize import replace_tensors, select_indices
 from nsopt.models.tracing.run import tensors_of
 from nsopt.pruning.compaction import cut_tensor, find_positions
-from nsopt.pruning.gates import Gate
+from nsopt.pruning.gates import Gate, dot_gradients
 from nsopt.scaling.cost import IntArray
 
 
@@ -41,7 +42,7 @@ class PrunableTrace:
         self._left = network.indices(list(self.kept))
         self._units = network.family.units
         self.gates: list[list[Gate]] = [
-            [RigidGate(self, group.width)]
+            [partial(self.score_rigid, group.width)]
             if group.rigid
             else [TracedGate(self, slices, index) for slices in gates]
             for index, (group, gates) in enumerate(
@@ -69,6 +70,10 @@ class PrunableTrace:
         place = np.full(len(self._units.fixed), -1)
         place[units[self.kept[group]]] = np.arange(len(self.kept[group]))
         return np.asarray(place[self._units.of_atom[labels[left]]])
+
+    def score_rigid(self, width: int) -> Tensor:
+        """Return the scores of units that cannot be removed one by one: they are infinite."""
+        return torch.full((width,), torch.inf, device=next(self.model.parameters()).device)
 
     def shrink(self, kept: Sequence[IntArray], optimizer: torch.optim.SGD) -> None:
         before, after = self._left, self._network.indices(list(kept))
@@ -104,22 +109,7 @@ def _forget_tables(model: nn.Module, template: nn.Module, known: Container[str])
                     delattr(module, name)
 
 
-class RigidGate(Gate):
-    """The gate of a group whose units cannot be removed one by one.
-
-    Their importance is infinite.
-    """
-
-    def __init__(self, pruned: PrunableTrace, width: int) -> None:
-        self._pruned = pruned
-        self._width = width
-
-    def gradient(self) -> Tensor:
-        device = next(self._pruned.model.parameters()).device
-        return torch.full((self._width,), torch.inf, device=device)
-
-
-class TracedGate(Gate):
+class TracedGate:
     """A gate behind a norm, or behind a product without a norm (pruning/gates.py).
 
     dE/dz of a channel is <W, dE/dW> + b * dE/db over the slices that make it. That of a unit is the
@@ -136,7 +126,7 @@ class TracedGate(Gate):
         self._kept: Sequence[IntArray] = ()  # for which the channels below are known
         self._channels: list[Tensor] = []
 
-    def gradient(self) -> Tensor:
+    def __call__(self) -> Tensor:
         parameters = [self._pruned.model.get_parameter(name) for name, _ in self._slices]
         if self._kept is not self._pruned.kept:
             self._kept = self._pruned.kept
@@ -147,7 +137,7 @@ class TracedGate(Gate):
                 for owners, parameter in zip(units, parameters, strict=True)
             ]
         gradients = [
-            functional.pad(_dot_gradients(parameter, axis), (0, 1))[channels].sum(dim=1)
+            functional.pad(dot_gradients(parameter, axis), (0, 1))[channels].sum(dim=1)
             for parameter, (_, axis), channels in zip(
                 parameters, self._slices, self._channels, strict=True
             )
@@ -217,11 +207,3 @@ def _add_bias(network: TracedNetwork, slices: Slices) -> list[Slices]:
         network.labels.get(bias, (None,))[0], np.ndarray
     )
     return [slices, (bias, 0)] if labelled else [slices]
-
-
-def _dot_gradients(parameter: Tensor, axis: int) -> Tensor:
-    """Return the products of a parameter's slices along an axis with their gradients, (n,)."""
-    if parameter.grad is None:
-        return parameter.real.new_zeros(parameter.shape[axis])
-    slices = (parameter.conj() * parameter.grad).real.detach().movedim(axis, 0)
-    return slices.reshape(len(slices), -1).sum(dim=1)

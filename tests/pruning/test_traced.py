@@ -18,7 +18,7 @@ from nsopt.progress import Silent
 from nsopt.pruning.engine import ShrinkingNetwork, iterative_prune, make_prunable
 from nsopt.pruning.iterations import _choose_widths
 from nsopt.pruning.settings import SearchSettings
-from nsopt.pruning.traced import PrunableTrace, RigidGate, TracedGate, find_gate_slices
+from nsopt.pruning.traced import PrunableTrace, TracedGate, find_gate_slices
 from nsopt.scaling.record import Iteration
 from nsopt.tasks.classification import Classification
 from tests.models.tracing import awkward
@@ -89,7 +89,7 @@ def test_a_shrunken_network_has_the_tensors_of_a_pruned_one(
     assert momentum == [p.shape for p in model.parameters() if p in optimizer.state]
     for group, gates in zip(arch.base_widths, network._prunable.gates, strict=True):
         assert gates
-        assert all(len(gate.gradient()) == max(1, group - group // 3) for gate in gates)
+        assert all(len(gate()) == max(1, group - group // 3) for gate in gates)
 
 
 def _noise() -> nsopt.ImageSet:
@@ -134,7 +134,7 @@ def test_gradients_of_gates_equal_those_of_explicit_factors() -> None:
     model(x).square().mean().backward()
     for group, gradient in zip(pruned.gates, expected, strict=True):
         (gate,) = group
-        torch.testing.assert_close(gate.gradient(), gradient)
+        torch.testing.assert_close(gate(), gradient)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_units_behind_a_norm_without_a_scale_are_scored_where_they_are_read(
     (expected,) = torch.autograd.grad(model(x).square().mean(), z)
     factor.remove()
     model(x).square().mean().backward()
-    torch.testing.assert_close(pruned.gates[0][0].gradient(), expected)
+    torch.testing.assert_close(pruned.gates[0][0](), expected)
 
 
 def test_the_bias_of_a_grouped_convolution_is_no_gate_of_its_own() -> None:
@@ -206,7 +206,7 @@ def test_units_of_several_channels_are_scored_by_deterministic_sums(kind: type[n
                 scores += (parameter * parameter.grad).detach().reshape(len(units), -1).sum(1)
             expected = [scores[torch.from_numpy(units == u)].sum() for u in range(units.max() + 1)]
             with recorder:
-                found = gate.gradient()
+                found = gate()
             torch.testing.assert_close(found, torch.stack(expected))
             several += len(expected) < len(units)
     assert several
@@ -218,7 +218,7 @@ def test_the_importance_of_a_group_that_stays_is_on_the_device_of_the_network() 
         nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)), torch.zeros(2, 3, 8, 8)
     )
     pruned = PrunableTrace(arch.network, arch.build(arch.base_widths).to("meta"))
-    assert RigidGate(pruned, 4).gradient().device.type == "meta"
+    assert pruned.score_rigid(4).device.type == "meta"
 
 
 def test_a_search_of_a_traced_network_gives_a_law(digits: ImageData) -> None:

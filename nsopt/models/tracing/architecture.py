@@ -26,7 +26,7 @@ from nsopt.models.layout import best_layout
 from nsopt.models.sizes import SizeCost
 from nsopt.models.tracing import probe
 from nsopt.models.tracing.buffers import fill_buffers
-from nsopt.models.tracing.cost import LimitedCost, Term, count_products, sum_products
+from nsopt.models.tracing.cost import LimitedCost, Term, sum_products
 from nsopt.models.tracing.groups import Group
 from nsopt.models.tracing.initialise import InitialisationLaw
 from nsopt.models.tracing.labels import Atoms, Product
@@ -165,11 +165,7 @@ class TracedArchitecture:
         return smaller
 
     def filter_norms(self, model: nn.Module) -> list[Tensor]:
-        """Return the L1 norms of each group's units in `model`, float64 (w_l,).
-
-        Norms are divided by their mean in each parameter, and averaged over all slices that make
-        the unit.
-        """
+        """See `Architecture`; norms are averaged over all slices that make a unit."""
         network = self.network.retrace(model := unwrapped(model))
         makers, result = Makers.of(network), []
         for group in network.family.groups:
@@ -185,18 +181,9 @@ class TracedArchitecture:
         return result
 
     def inherit(self, model: nn.Module, kept: Kept, widths: Widths) -> nn.Module:
-        """Return a network of `widths` with the kept units of a trained `model`.
+        """See `Architecture`. Tensors of rigid groups whose widths change are newly initialised.
 
-        All other units are newly initialised, and so are the tensors of rigid groups whose widths
-        change.
-
-        Args:
-            model: a trained network of this family.
-            kept: per group, ascending indices of at most `widths[l]` units, or a boolean mask.
-            widths: the widths of the new network.
-
-        Raises:
-            NsoptError: for invalid indices or widths, or a network of another family.
+        Raises NsoptError for invalid indices or widths, or a network of another family.
         """
         network = self.network.retrace(model := unwrapped(model))
         chosen = read_kept(self, network.family.widths, kept)
@@ -253,8 +240,8 @@ class TracedArchitecture:
         """One line if the example input takes other MACs than its number of examples times those
         of one, else "": the first dimension of the inputs may be no batch."""
         count, (one, examples) = self.network.run.count, self.network.products
-        sizes = self._size(self.network.trace.products), self._size(one)
-        several, single = (count_products(terms, self.base_widths) for terms in sizes)
+        base, runs = self.base_widths, (self.network.trace.products, one)
+        several, single = (int(sum_products("macs", self._size(p), len(base))(base)) for p in runs)
         share = several * examples / (count * single) if single else 1.0
         if abs(share - 1) < _ALIKE:
             return ""

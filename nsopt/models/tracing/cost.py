@@ -1,6 +1,5 @@
 """The cost of a traced network: a sum of products of sizes, within the limits of its widths."""
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -11,17 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from nsopt.errors import NsoptError
 from nsopt.models.sizes import Size, SizeCost
-from nsopt.scaling.cost import CostModel, Numbers, Widths
+from nsopt.scaling.cost import CostModel, Numbers
 
 Term = tuple[int, list[Size]]  # a coefficient, and the sizes by which it is multiplied
-
-
-def count_products(terms: Iterable[Term], widths: Widths) -> int:
-    """Return the sum of `terms` at widths (L,)."""
-    return sum(
-        coefficient * math.prod(int(factor @ np.array(widths)) + c for factor, c in sizes)
-        for coefficient, sizes in terms
-    )
 
 
 def sum_products(metric: str, terms: Iterable[Term], layers: int, divisor: int = 1) -> SizeCost:

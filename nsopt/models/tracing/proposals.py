@@ -362,12 +362,10 @@ def _find_square_weights(family: Family) -> Iterator[tuple[str, set[int]]]:
 
     Each comes with the indices of these groups.
     """
-    by_name: dict[str, dict[int, Dimension]] = {}
-    groups = family.group_of_unit
-    for dimension in family.dimensions:
-        by_name.setdefault(dimension.tensor, {})[dimension.axis] = dimension
-    for tensor, axes in by_name.items():
-        if 0 in axes and 1 in axes and len(axes[0].atoms) == len(axes[1].atoms):
-            sides = [set(groups[family.units.of_atom[axes[a].atoms]].tolist()) for a in (0, 1)]
+    atoms = {(d.tensor, d.axis): d.atoms for d in family.dimensions}
+    for (tensor, axis), rows in atoms.items():
+        columns = atoms.get((tensor, 1))
+        if axis == 0 and columns is not None and len(rows) == len(columns):
+            sides = [family.groups_of([side]) for side in (rows, columns)]
             if sides[0] != sides[1] and -1 not in sides[0] | sides[1]:
                 yield tensor, sides[0] | sides[1]

@@ -286,27 +286,18 @@ def channel_shuffle(tracer: Tracer, result: Tensor, x: Tensor, groups: int) -> N
     tracer.put(result, labels)
 
 
-@rule("pixel_shuffle", "col2im")
-def read_channels_as_places(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
-    """Join the channels that become the pixels of one channel."""
-    axis = result.ndim - 3
+@rule("pixel_shuffle", "col2im", "pixel_unshuffle", "im2col")
+def exchange_places(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
+    """Join channels that become the pixels of one; repeat the label of one whose pixels become
+    channels."""
+    axis = max(x.ndim, result.ndim) - 3
     labels, places = list(tracer.get(x))[: axis + 1], tracer.get(x)[axis + 1 :]
     tracer.freeze("holds places of an image", *places)
-    channels = labels[axis]
-    if isinstance(channels, np.ndarray):
-        labels[axis] = tracer.join_rows(channels.reshape(result.shape[axis], -1).T)
-    tracer.put(result, [*labels, None, None])
-
-
-@rule("pixel_unshuffle", "im2col")
-def read_places_as_channels(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
-    """Repeat the label of each channel for its pixels, which become channels."""
-    axis = x.ndim - 3
-    labels, places = list(tracer.get(x))[: axis + 1], tracer.get(x)[axis + 1 :]
-    tracer.freeze("holds places of an image", *places)
-    channels = labels[axis]
-    if isinstance(channels, np.ndarray):
-        labels[axis] = np.repeat(channels, result.shape[axis] // len(channels))
+    channels, count = labels[axis], result.shape[axis]
+    if isinstance(channels, np.ndarray) and count < len(channels):
+        labels[axis] = tracer.join_rows(channels.reshape(count, -1).T)
+    elif isinstance(channels, np.ndarray):
+        labels[axis] = np.repeat(channels, count // len(channels))
     tracer.put(result, [*labels, *[None] * (result.ndim - axis - 1)])
 
 

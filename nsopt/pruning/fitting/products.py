@@ -84,22 +84,13 @@ class Convolution:
 
     def rows(self, x: Tensor, places: Tensor) -> Tensor:
         padded, step = self._pad(x)
-        corner = torch.zeros_like(places)
-        pitch, rest = 1, places
-        pitches: list[int] = []
-        for side, size, stride in zip(
-            padded.shape[:1:-1], self.sides[::-1], step[::-1], strict=True
-        ):
-            corner = corner + rest % size * (stride * pitch)
-            rest = torch.div(rest, size, rounding_mode="floor")
-            pitches.insert(0, pitch)
-            pitch *= side
-        offsets = torch.zeros(1, dtype=torch.int64)
-        for k, dilation, pitch in zip(self.kernel, self.dilation, pitches, strict=True):
-            steps = torch.arange(k) * (dilation * pitch)
-            steps = steps.flip(0) if self.transposed else steps
-            offsets = (offsets[:, None] + steps).flatten()
-        index = (corner[:, :, None] + offsets.to(x.device)).flatten(1)  # (examples, places * K)
+        grid = torch.arange(padded.shape[2:].numel(), device=x.device).view(padded.shape[2:])
+        sized = zip(self.sides, step, strict=True)
+        corners = grid[tuple(slice(0, side * stride, stride) for side, stride in sized)].flatten()
+        sized = zip(self.kernel, self.dilation, strict=True)
+        taps = grid[tuple(slice(0, k * dilation, dilation) for k, dilation in sized)]
+        offsets = (taps.flip(*range(taps.ndim)) if self.transposed else taps).flatten()
+        index = (corners[places][:, :, None] + offsets).flatten(1)  # (examples, places * K)
         maps = padded.flatten(2)
         values = maps.gather(2, index[:, None].expand(-1, maps.shape[1], -1))
         shape = len(maps), self.groups, -1, places.shape[1], len(offsets)
@@ -112,20 +103,14 @@ class Convolution:
         if not self.transposed:
             sides = [p for p in reversed(self.padding) for _ in range(2)]
             return functional.pad(x, sides), self.stride
-        whole = [size + span for size, span in zip(self.sides, spans, strict=True)]
-        spread = x.new_zeros(*x.shape[:2], *whole)
         # Output o reads input i at kernel offset k where o + padding = stride * i + dilation * k.
-        target, source = [slice(None)] * 2, [slice(None)] * 2
-        for n, size, span, stride, padding in zip(
-            x.shape[2:], whole, spans, self.stride, self.padding, strict=True
-        ):
-            first = max(0, -(-(padding - span) // stride))
-            start = stride * first + span - padding
-            count = min(n - first, (size - start - 1) // stride + 1)
-            target.append(slice(start, start + (count - 1) * stride + 1, stride))
-            source.append(slice(first, first + count))
-        spread[tuple(target)] = x[tuple(source)]
-        return spread, [1] * len(whole)
+        sizes = [(n - 1) * stride + 1 for n, stride in zip(x.shape[2:], self.stride, strict=True)]
+        spread = x.new_zeros(*x.shape[:2], *sizes)
+        spread[tuple(slice(None, None, stride) for stride in (1, 1, *self.stride))] = x
+        around: list[int] = []  # negative where it is cropped
+        for n, side, span, padding in zip(sizes, self.sides, spans, self.padding, strict=True):
+            around[:0] = span - padding, side + padding - n
+        return functional.pad(spread, around), [1] * len(sizes)
 
     def split(self, outputs: Tensor) -> Tensor:
         return outputs.reshape(*outputs.shape[:-1], self.groups, -1).movedim(-2, 0)
