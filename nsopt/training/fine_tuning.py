@@ -3,20 +3,18 @@
 A linear schedule of the learning rate, a running average of the weights, and BatchNorms that learn.
 """
 
-from typing import Any
-
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nsopt.compute.checkpoint import full_state, match_buffers
 from nsopt.models.tracing.originals import copy_model
+from nsopt.models.tracing.run import tensors_of
 from nsopt.training.settings import TrainSettings
 
 _MOMENTUM = 0.1  # of statistics, PyTorch's default
-_STATISTICS = "running_mean", "running_var", "num_batches_tracked"
+_STATISTICS = "running_mean", "running_var"  # of norms, which are finite
 
 
 def make_schedule(
@@ -40,7 +38,7 @@ def make_schedule(
     return LambdaLR(optimizer, factor)
 
 
-class RunningAverage(AveragedModel):
+class RunningAverage(nn.Module):
     """A running average of the weights and buffers of a model.
 
     It forgets faster at first, so that after few steps it is not still what training began with.
@@ -49,43 +47,34 @@ class RunningAverage(AveragedModel):
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        # `AveragedModel` copies its argument by `copy.deepcopy`, which refuses some networks.
-        super().__init__(nn.Module(), multi_avg_fn=self._mix, use_buffers=True)
+        super().__init__()
         self.module = copy_model(model)
+        self.register_buffer("n_averaged", torch.tensor(0))
+        self.n_averaged: Tensor
         self._decay = decay
 
     @torch.no_grad()
-    def update_parameters(self, model: nn.Module) -> None:
+    def update(self, model: nn.Module) -> None:
         """Include the weights of `model` after one more step."""
-        new, old = (
-            [(name, b.shape, b.dtype) for name, b in m.named_buffers()]
-            for m in (model, self.module)
-        )
-        if new != old:
+        if _describe_buffers(model) != _describe_buffers(self.module):
             match_buffers(self.module, full_state(model))
-            for path, module in model.named_modules():  # buffers are paired by position
-                averages = self.module.get_submodule(path)._buffers
-                ordered = {name: averages[name] for name in module._buffers if name in averages}
-                averages.clear()
-                averages.update(ordered)
-        super().update_parameters(model)
-        for mean, value in zip(_list_tensors(self.module), _list_tensors(model), strict=True):
-            if not value.requires_grad:  # infinite on purpose, as in masks
+        averages, latest = tensors_of(self.module), tensors_of(model)
+        floats = {n: v for n, v in latest.items() if v.is_floating_point() or v.is_complex()}
+        steps = int(self.n_averaged)
+        decay = min(self._decay, (1 + steps) / (10 + steps)) if steps else 0.0
+        torch._foreach_lerp_([averages[name] for name in floats], [*floats.values()], 1 - decay)
+        for name, value in latest.items():
+            mean = averages[name]
+            if name not in floats:
+                mean.copy_(value)
+            elif not (value.requires_grad or name.endswith(_STATISTICS)):
+                # Infinite on purpose, as in masks.
                 mean.copy_(torch.where(mean.isfinite(), mean, value))
-
-    def _mix(self, averages: Any, latest: Any, count: Any) -> None:
-        if not (averages[0].is_floating_point() or averages[0].is_complex()):
-            torch._foreach_copy_(averages, latest)
-            return
-        soon = (1 + int(count)) / (10 + int(count))
-        get_ema_multi_avg_fn(min(self._decay, soon))(averages, latest, count)
+        self.n_averaged += 1
 
 
-def _list_tensors(model: nn.Module) -> list[torch.Tensor]:
-    """Return the parameters and buffers but the statistics of BatchNorms, which are finite."""
-    named = model.named_buffers()
-    others = (buffer for name, buffer in named if not name.endswith(_STATISTICS))
-    return [*model.parameters(), *others]
+def _describe_buffers(model: nn.Module) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (buffer.shape, buffer.dtype) for name, buffer in model.named_buffers()}
 
 
 def free_statistics(model: nn.Module) -> int:

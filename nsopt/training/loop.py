@@ -300,7 +300,7 @@ class _Training:
         loss = train_step(self._model, self._optimizer, inputs, targets, self._compute, value)
         self._schedule.step()
         if self._average is not None:
-            self._average.update_parameters(self._model)
+            self._average.update(self._model)
         self._loss += loss * count
         self._examples += count
         self._batch += 1

@@ -82,13 +82,13 @@ def test_buffers_that_never_change_are_their_own_average() -> None:
     for step in range(150):
         with torch.no_grad():
             net.weight += step
-        average.update_parameters(net)
+        average.update(net)
     for name, buffer in average.module.named_buffers():
         assert torch.equal(buffer, expected[name]), name
     mask = net.get_buffer("mask")
     mask[0, 1], mask[2, 0] = 0.0, -torch.inf  # later, in the same shape
     for _ in range(3):
-        average.update_parameters(net)
+        average.update(net)
         assert torch.equal(average.module.get_buffer("mask"), mask)
     weight, bias = average.module.parameters()
     assert torch.equal(bias, net.bias)
@@ -100,7 +100,7 @@ def test_a_model_may_hold_what_cannot_be_copied() -> None:
     net = nn.Linear(2, 2)
     net.lock = Lock()  # type: ignore[assignment]
     average = RunningAverage(net, 0.9)
-    average.update_parameters(net)
+    average.update(net)
     assert torch.equal(average.module.get_parameter("weight"), net.weight)
 
 
@@ -113,7 +113,7 @@ def test_the_average_follows_buffers_that_a_model_makes_again() -> None:
     def follow(length: int) -> None:
         net.register_buffer("mask", torch.full((length, length), -torch.inf).triu(1), False)
         net.get_buffer("1.running_mean").fill_(length)
-        average.update_parameters(net)
+        average.update(net)
         assert torch.equal(average.module.get_buffer("mask"), net.get_buffer("mask"))
 
     for length in (3, 3, 4, 2, 2):
@@ -130,7 +130,7 @@ def test_buffers_that_a_model_makes_in_its_first_pass_keep_their_names_in_the_av
     net.register_buffer("sin", torch.tensor([0.0, 1.0]), persistent=False)
     net.register_buffer("cos", torch.tensor([1.0, 0.0]), persistent=False)
     for _ in range(3):
-        average.update_parameters(net)
+        average.update(net)
         assert torch.equal(average.module.get_buffer("sin"), net.get_buffer("sin"))
         assert torch.equal(average.module.get_buffer("cos"), net.get_buffer("cos"))
 
