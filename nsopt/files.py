@@ -88,14 +88,16 @@ def _find_installed() -> list[Path]:
     return [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
 
 
-def check_writable(folder: Path, option: str) -> None:
+def check_writable(folder: Path | str, option: str) -> None:
     """Raise NsoptError if no file can be created in `folder`, which need not exist yet.
 
     Args:
         option: the command-line option that named the folder, for the message.
     """
+    if not str(folder):
+        raise NsoptError(f"{option} is empty: name a folder, or leave it out")
     try:
-        nearest = next(path for path in (folder, *folder.parents) if _exists(path))
+        nearest = next(path for path in (Path(folder), *Path(folder).parents) if _exists(path))
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except (OSError, ValueError) as error:  # ValueError for a null byte

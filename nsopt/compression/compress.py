@@ -107,9 +107,7 @@ def compress(
     _check_arguments(model, task, settings, (epochs, candidates, seeds))
     asked = read_words(budgets)
     if out is not None:
-        if not str(out):
-            raise NsoptError("out is empty: name a folder, or leave it out")
-        check_writable(Path(out), "out=")
+        check_writable(out, "out=")
     timed_in = choose_runtime(runtime, measure, latency_batch_size)
     check_has_weights(model)
     model = set_mode(copy_model(unwrapped(model)).cpu(), training=False)

@@ -28,9 +28,10 @@ def doubt_latencies(results: Results) -> str:
 
 def describe_fits(results: Results) -> str:
     """Say down to which share of the MACs a compression without training is good; else ""."""
-    if results.is_trained:
-        return ""
     rows = results.outcomes.set_index("method")
+    smaller = set(rows.index) - {DENSE.name}
+    if results.is_trained or not smaller or DENSE.name not in rows.index:
+        return ""
     whole, rest = rows.loc[DENSE.name], rows.drop(index=DENSE.name)
     whole = whole if isinstance(whole, pd.Series) else whole.iloc[0]
     best = rest.sort_values("score").groupby(["metric", "budget"])[["macs", "score"]].last()

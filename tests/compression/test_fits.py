@@ -172,6 +172,9 @@ def test_the_share_of_the_macs_is_that_of_the_network_with_the_score() -> None:
     task, counts = SimpleNamespace(score_name="", classes=10), {"validation": 100}
     results = SimpleNamespace(is_trained=False, outcomes=outcomes, task=task, image_counts=counts)
     assert "down to 60% of its MACs" in describe_fits(cast(Results, results))
+    for unfinished in (outcomes[:1], outcomes[1:]):
+        results.outcomes = unfinished
+        assert not describe_fits(cast(Results, results))
     results.outcomes = outcomes.assign(score=outcomes["score"] / 8)
     assert "may only guess: give trained weights" in describe_fits(cast(Results, results))
 

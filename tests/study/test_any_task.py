@@ -211,6 +211,7 @@ def test_a_trainer_that_ended_in_an_error_begins_anew(
         ({"ratios": 0.5}, "ratios must be a list or None, not 0.5"),
         ({"ratios": []}, "ratios and budgets are empty: give at least one"),
         ({"budgets": "3"}, "give ratios or budgets, not both"),
+        ({"out": ""}, "out= is empty: name a folder, or leave it out"),
         ({"ratios": None, "budgets": [3]}, "budget"),
         ({"ratios": None, "budgets": 3}, "budgets must be a list or text or None, not 3"),
         ({"start": "weights.pt"}, "start must be Module or None, not 'weights.pt'"),
@@ -227,7 +228,7 @@ def test_an_invalid_call_is_one_line_and_writes_nothing(
     arch: nsopt.Architecture, changes: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(NsoptError, match=message):
-        compare(arch, make_task(), **changes, out=tmp_path)
+        compare(arch, make_task(), **{"out": tmp_path, **changes})
     assert not list(tmp_path.iterdir())
 
 
