@@ -20,17 +20,17 @@ from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.files import STUDY_FILE, check_writable
 from nsopt.latency.runtime import TORCH, Measure, choose_runtime
-from nsopt.methods.registry import COMPARED, get_methods
+from nsopt.methods.registry import COMPARED, get_methods, method_label
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.originals import copy_model, unwrapped
 from nsopt.notebook import make_html_table
 from nsopt.progress import Progress
 from nsopt.reports.page import write_report
 from nsopt.reports.results import Results, read_results
-from nsopt.reports.tables import summary, summary_rows
+from nsopt.reports.tables import short_rows, summary
 from nsopt.reports.words import Verdict, answer
 from nsopt.scaling.budget import read_budgets
-from nsopt.scaling.metric import PARAMS, get_metric, short_number
+from nsopt.scaling.metric import PARAMS, get_metric
 from nsopt.session.presets import StudySettings, get_preset
 from nsopt.session.subject import Subject, make_architecture, with_precision
 from nsopt.session.workspace import Workspace
@@ -38,7 +38,7 @@ from nsopt.settings import BATCH_SIZE
 from nsopt.storage.studies import quiet_optuna
 from nsopt.storage.urls import sqlite_url
 from nsopt.study.compare import run_comparison
-from nsopt.study.comparison import AskedSizes, Comparison, make_sizes
+from nsopt.study.comparison import Asked, AskedRatio, Comparison, make_sizes
 from nsopt.study.latency import with_latency_if_needed
 from nsopt.tasks.imported import import_task
 from nsopt.tasks.supervise import check_task
@@ -81,20 +81,8 @@ class ComparisonResult:
 
     def _repr_html_(self) -> str:
         """Return the table, with the verdicts above it, for a notebook."""
-        rows = [
-            {
-                "method": row["name"],
-                "size": row["size"],
-                "n": row["n"],
-                "params": short_number(row["params"]),
-                "MACs": short_number(row["macs"]),
-                "validation": row["val"],
-                "test": row["test"],
-                self.results.latency_unit: row["measured"],
-            }
-            for row in summary_rows(self.results)
-        ]
-        return make_html_table(rows, repr(self))
+        rows = [row | {"method": method_label(row["method"])} for row in short_rows(self.results)]
+        return make_html_table(rows, f"{self!r} ({self.results.latency_unit})")
 
     @checked
     def report(self, folder: Path | str) -> Path:
@@ -231,8 +219,8 @@ def compare(
         raise NsoptError("give ratios or budgets, not both")
     chosen = get_preset(preset, source.name)
     kinds, limits = get_methods(list(methods)), get_metric(metric)
-    read = None if budgets is None else read_budgets(budgets, limits)
-    asked = AskedSizes(limits, chosen.ratios if ratios is None else ratios, read)
+    asked: Asked = [AskedRatio(limits, r) for r in (chosen.ratios if ratios is None else ratios)]
+    asked = asked if budgets is None else read_budgets(budgets, limits)
     wanted = chosen.settings if settings is None else settings
     timed_in = choose_runtime(runtime, measure, latency_batch_size)
     if not wanted.training.epochs:
@@ -240,14 +228,15 @@ def compare(
     with tempfile.TemporaryDirectory(prefix="nsopt-") as temporary:
         folder = Path(out) if out is not None else Path(temporary)
         if out is not None:
-            check_writable(folder, "out=")
+            check_writable(out, "out=")
         url, deleted = storage or sqlite_url(folder / STUDY_FILE), out is None and not storage
         workspace = Workspace(url, folder, workers=workers, temporary=deleted)
         start = None if start is None else copy_model(unwrapped(start)).cpu().eval()
         subject = Subject.of(arch, data, wanted, start, timed_in, source, trainer)
         with show_progress(progress) as display, quiet_optuna():
             subject = with_precision(subject, workspace)
-            subject = with_latency_if_needed(subject, asked.is_timed, kinds, workspace, display)
+            timed = any(size.is_timed for size in asked)
+            subject = with_latency_if_needed(subject, timed, kinds, workspace, display)
             rounding = subject.settings.multiple_of, subject.settings.min_width
             sizes = make_sizes(subject.arch, asked, *rounding)
             comparison = Comparison(subject, kinds, sizes, seeds or chosen.seeds, chosen.references)

@@ -7,16 +7,21 @@ class Progress(Protocol):
     """Receives the progress of one task at a time.
 
     `start` names a task and its number of steps; `advance` ends a step; `overall` says how many
-    points of the study are done. A warning is a message unless a subclass does more.
+    points of the study are done. All display nothing and a warning is a message, unless a subclass
+    does more.
     """
 
-    def overall(self, done: int, total: int) -> None: ...
+    def overall(self, done: int, total: int) -> None:
+        return
 
-    def start(self, task: str, total: int) -> None: ...
+    def start(self, task: str, total: int) -> None:
+        return
 
-    def advance(self, detail: str = "") -> None: ...
+    def advance(self, detail: str = "") -> None:
+        return
 
-    def message(self, text: str) -> None: ...
+    def message(self, text: str) -> None:
+        return
 
     def warning(self, text: str) -> None:
         self.message(text)
@@ -24,15 +29,3 @@ class Progress(Protocol):
 
 class Silent(Progress):
     """A `Progress` that displays nothing."""
-
-    def overall(self, done: int, total: int) -> None:
-        pass
-
-    def start(self, task: str, total: int) -> None:
-        pass
-
-    def advance(self, detail: str = "") -> None:
-        pass
-
-    def message(self, text: str) -> None:
-        pass

@@ -130,7 +130,7 @@ def _compress(options: CompressOptions) -> "tuple[Answer, Workspace]":
     )
     announce(subject, preset, options.place.verbose)
     if doubt := doubt_split(options.task.split):
-        console.print(doubt, markup=False)
+        console.print(doubt)
     forms = []
     if CURVE not in budgets:
         check_budgets(budgets, subject.arch, settings)  # before exporting, which takes seconds
@@ -178,7 +178,7 @@ def _choose_forms(subject: "Subject", tries: bool) -> list[str]:
 
     forms = ["onnx", "pt2"]
     if not has_extra("export"):
-        console.print(f"no ONNX files: {install_command('export')}", markup=False, soft_wrap=True)
+        console.print(f"no ONNX files: {install_command('export')}", soft_wrap=True)
         forms.remove("onnx")
     if not tries:
         return forms
@@ -187,7 +187,7 @@ def _choose_forms(subject: "Subject", tries: bool) -> list[str]:
     batches = list_batches(data if isinstance(data, Task) else make_example(data))
     obstacles = find_obstacles(subject.start, batches, forms)
     for form, reason in obstacles.items():
-        console.print(f"no {form} files: {reason}", markup=False, soft_wrap=True)
+        console.print(f"no {form} files: {reason}", soft_wrap=True)
     return [form for form in forms if form not in obstacles]
 
 
@@ -257,4 +257,4 @@ def _print_answer(answer: Answer) -> None:
     console.print(table)
     files = [f"{row['budget']}: {row['files']}" for row in answer.rows[1:]]
     for line in (*files, *answer.lines):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)

@@ -28,7 +28,7 @@ def doctor() -> None:
     table = Table.grid(padding=(0, 2))
     for name, value in facts.items():
         table.add_row(name, value)
-    console.print(table, markup=False)
+    console.print(table)
 
 
 def _find_newest_study() -> str:

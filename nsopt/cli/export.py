@@ -168,7 +168,6 @@ def _quantise(chosen: "_Chosen", file: Path) -> dict[str, Any]:
         f"8-bit integers ({int8.form}): {name} {figures['score']:{unit}} instead of "
         f"{exact:{unit}}, {int8_ms:.2f} ms instead of {float_ms:.2f} ms for a batch of "
         f"{chosen.batch_size} in onnxruntime{'' if int8.is_faster else ': slower here'}",
-        markup=False,
         soft_wrap=True,
     )
     return figures

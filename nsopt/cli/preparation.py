@@ -41,7 +41,7 @@ from nsopt.session.subject import Subject, make_architecture, with_precision
 from nsopt.session.workspace import Workspace
 from nsopt.storage.opening import is_empty
 from nsopt.storage.urls import sqlite_url, storage_file
-from nsopt.study.comparison import AskedSizes
+from nsopt.study.comparison import Asked, AskedRatio
 from nsopt.tasks.imported import import_task
 from nsopt.tasks.task import Task
 
@@ -114,7 +114,6 @@ def prepare(
     if is_empty(url):
         console.print(
             f"{storage_file(url)} is empty: nsopt creates a new storage in it",
-            markup=False,
             soft_wrap=True,
         )
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
@@ -225,7 +224,7 @@ def _format(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def read_sizes(options: SizeOptions, default_ratios: Sequence[float]) -> AskedSizes:
+def read_sizes(options: SizeOptions, default_ratios: Sequence[float]) -> Asked:
     """Return the requested sizes. Raises NsoptError for invalid ones, before any work."""
     if options.ratios is not None and options.budgets is not None:
         raise NsoptError("give --ratios or --budgets, not both")
@@ -236,7 +235,7 @@ def read_sizes(options: SizeOptions, default_ratios: Sequence[float]) -> AskedSi
     ratios = [_parse_ratio(word) for word in split_words(options.ratios or "")]
     if not (budgets or ratios) and (options.budgets, options.ratios) != (None, None):
         raise NsoptError("no budget is given: write --ratios 0.25,0.5 or --budgets 600k,2M")
-    return AskedSizes(metric, ratios or default_ratios, budgets or None)
+    return budgets or [AskedRatio(metric, ratio) for ratio in ratios or default_ratios]
 
 
 def _parse_ratio(text: str) -> float:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from nsopt.reports.results import Results
     from nsopt.session.presets import Preset, StudySettings
     from nsopt.session.workspace import Workspace
-    from nsopt.study.comparison import AskedSizes
+    from nsopt.study.comparison import Asked
 
 _LEFT_OUT_FIRST = ("MACs", "predicted", "n", "params", "val %")  # columns, on a narrow terminal
 
@@ -89,7 +89,8 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     )
     preparation.announce(subject, preset, options.place.verbose)
     with live_progress() as progress:
-        subject = with_latency_if_needed(subject, asked.is_timed, methods, workspace, progress)
+        is_timed = any(size.is_timed for size in asked)
+        subject = with_latency_if_needed(subject, is_timed, methods, workspace, progress)
         timed = subject.settings.eta is None and not options.dry_run
         comparison = Comparison(
             subject,
@@ -110,10 +111,7 @@ def study(options: StudyOptions = StudyOptions()) -> None:
 
 
 def _make_settings(
-    options: StudyOptions,
-    preset: "Preset",
-    methods: "Sequence[Method]",
-    asked: "AskedSizes",
+    options: StudyOptions, preset: "Preset", methods: "Sequence[Method]", asked: "Asked"
 ) -> "StudySettings":
     """Return the settings of a study. Raises NsoptError if they do not suit methods or budgets."""
     from nsopt.session.presets import override
@@ -138,7 +136,7 @@ def _make_settings(
     settings = override(override(preset.settings, tuned), changed)
     for method in methods:
         method.search_iterations(settings.search)
-    if settings.eta is not None and asked.is_joint:
+    if settings.eta is not None and any(size.is_joint for size in asked):
         raise NsoptError("Algorithm 3 takes one budget at a time: leave --eta or --tuned out")
     return settings
 
@@ -174,9 +172,10 @@ def _read_tuned_settings(options: StudyOptions) -> dict[str, dict[str, object]]:
 
 def _print_summary(results: "Results") -> None:
     from nsopt.reports.doubts import doubt_latencies
+    from nsopt.reports.tables import short_rows
     from nsopt.reports.words import answer
 
-    rows = _make_summary_rows(results)
+    rows = short_rows(results)
     title = f"{results.name}: mean ± std over n seeds, {results.latency_unit}"
     console.print(make_fitting_table(rows, title, ("size", "method"), _LEFT_OUT_FIRST))
     for verdict in answer(results):
@@ -186,31 +185,3 @@ def _print_summary(results: "Results") -> None:
     doubt = doubt_latencies(results)
     if doubt:
         console.print(doubt)
-
-
-def _make_summary_rows(results: "Results") -> list[dict[str, str]]:
-    from nsopt.reports.tables import summary_rows
-    from nsopt.scaling.metric import short_number
-
-    task = results.task
-    validation, test = (task.score_name, "test") if task.score_name else ("val %", "test %")
-    rows = [
-        {
-            "size": row["size"],
-            "method": row["method"],
-            "n": str(row["n"]),
-            "params": short_number(row["params"]),
-            "MACs": short_number(row["macs"]),
-            "ms": row["measured"],
-            "predicted": row["predicted"],
-            "binds": row["binds"],
-            "needs": row["needs"],
-            validation: row["val"],
-            **({test: row["test"]} if task.has_test else {}),
-        }
-        for row in summary_rows(results)
-    ]
-    unused = [
-        name for name in ("predicted", "binds", "needs") if not any(row[name] for row in rows)
-    ]
-    return [{name: text for name, text in row.items() if name not in unused} for row in rows]

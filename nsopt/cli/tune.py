@@ -9,13 +9,7 @@ from cyclopts import Parameter
 
 from nsopt.cli.console import console, describe_storage, live_progress, make_table
 from nsopt.cli.extras import has_extra
-from nsopt.cli.options import (
-    BudgetOptions,
-    Count,
-    DescentOptions,
-    changes,
-    refuse_unused,
-)
+from nsopt.cli.options import BudgetOptions, Count, DescentOptions, changes, refuse_unused
 from nsopt.errors import NsoptError
 
 if TYPE_CHECKING:
@@ -51,9 +45,9 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
     from nsopt.cli import preparation
 
     asked = preparation.read_sizes(options.sizes, _RATIOS)
-    if len(asked.budgets or asked.ratios) > 1:
+    if len(asked) > 1:
         raise NsoptError("tune takes a single budget: give one --ratios or one --budgets")
-    if asked.is_joint:
+    if asked[0].is_joint:
         raise NsoptError("tune takes a budget in one metric: write --budgets 20M --metric macs")
     sizes = preparation.with_known_multiple(options.sizes, options.sgd.device, options.timing)
     options = replace(options, sizes=sizes)
@@ -73,7 +67,7 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
     settings = override(preset.settings, changed)
     subject, workspace = preparation.prepare(options, settings)
     with live_progress() as progress:
-        subject = with_latency_if_needed(subject, asked.is_timed, (), workspace, progress)
+        subject = with_latency_if_needed(subject, asked[0].is_timed, (), workspace, progress)
         (size,) = make_sizes(subject.arch, asked, **rounding, timed=not is_eta)
         preparation.announce(subject, preset, options.place.verbose)
         tuning = Tuning(
@@ -115,9 +109,9 @@ def _print_trials(study: "Study", groups: Iterable[Any], url: str) -> None:
     names, rows = tuning_rows(study)
     table = [dict(zip(names, row, strict=True)) for row in rows]
     console.print(make_table(table, study.study_name))
-    console.print(f"best: {describe_best(study)}", markup=False, soft_wrap=True)
+    console.print(f"best: {describe_best(study)}", soft_wrap=True)
     command = study_command(groups, url, study.study_name)
-    console.print(f"to use it: {command}", markup=False, soft_wrap=True)
+    console.print(f"to use it: {command}", soft_wrap=True)
 
 
 def study_command(groups: Iterable[Any], url: str, name: str) -> str:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from nsopt.latency.runtime import Runtime
     from nsopt.models.architecture import Architecture
     from nsopt.scaling.solve import WidthFit
-    from nsopt.study.comparison import AskedSizes, Size
+    from nsopt.study.comparison import Asked, Size
     from nsopt.study.stored_law import NetworkLaw
     from nsopt.tasks.task import Task
 
@@ -94,13 +94,14 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
     asked = read_sizes(options.sizes, _RATIOS)
     task = import_given_task(options.task)
     network_law, inputs = _find_law(options, task), task and task.inputs
-    is_timed = asked.is_timed or options.sizes.multiple_of == "auto" or options.timing.runtime
-    runtime = _choose_runtime(options, network_law.studies) if is_timed else TORCH
+    is_timed = any(size.is_timed for size in asked)
+    times = is_timed or options.sizes.multiple_of == "auto" or options.timing.runtime
+    runtime = _choose_runtime(options, network_law.studies) if times else TORCH
     with nullcontext(Silent()) if options.as_json else live_progress() as progress:
         sizes = resolve_multiple(options.sizes, options.device, runtime, progress)
         timed = Timed(runtime.name, runtime.batch_size)
         arch = with_stored_latency(network_law.arch, network_law.studies, timed)
-        if asked.is_timed and arch.latency is None:
+        if is_timed and arch.latency is None:
             with sharing(resolve_compute(options.device, "fp32"), progress) as compute:
                 model = learn_latency(arch, compute, progress, runtime, inputs)
             arch = arch.with_latency(model)
@@ -123,7 +124,7 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
     else:
         tell_what_is_fixed(network_law.arch.summary())
         _print_table(rows)
-        if asked.is_timed:
+        if is_timed:
             console.print(f"milliseconds: {batch_unit(runtime.batch_size)}", style="dim")
 
 
@@ -144,7 +145,7 @@ def _choose_runtime(options: WidthsOptions, studies: "Sequence[Study]") -> "Runt
 
 def _propose_widths(
     network_law: "NetworkLaw",
-    asked: "AskedSizes",
+    asked: "Asked",
     rounding: dict[str, Any],
     correct: "Callable[[MeasuredBudget], Architecture]",
 ) -> list[dict[str, Any]]:

@@ -66,7 +66,6 @@ def fine_tune(session: Session, networks: Mapping[Point, Widths], fits: Fits) ->
             trials.enqueue_point(studies[point.method], point, parameters)
         return bool(missing)
 
-    session.progress.start("measuring latency", 1)
     different = dict.fromkeys((studies[point.method], widths) for point, widths in networks.items())
     find_latencies(session, list(different))
     enqueue_missing()

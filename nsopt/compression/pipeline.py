@@ -140,7 +140,7 @@ def _warn_of_sigmoid(session: Session) -> None:
 def read_score(subject: Subject, workspace: Workspace) -> float | None:
     """Return the stored score of the trained network on the same validation data."""
     study = workspace.studies(subject.name).get(DENSE)
-    done = trials.read_completed(study) if study else []
+    done = trials.read_completed(study)
     if study is None or not done:
         return None
     stored = schema.read_settings(study)
@@ -288,5 +288,5 @@ def _find_best(session: Session, studies: Mapping[str, Study], budget: Budget) -
 
 
 def _list_scores(studies: Mapping[str, Study], budget: Budget, method: str) -> list[float]:
-    done = trials.read_completed(studies[method]) if method in studies else []
+    done = trials.read_completed(studies.get(method))
     return [trial.values[0] for trial in done if budget.holds(trial)]

@@ -21,12 +21,7 @@ from nsopt.compression.latency import Solver
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.latency.bisection import Widths
 from nsopt.pruning.inherited import SCORE_STEPS, score
-from nsopt.samplers.candidates import (
-    make_family,
-    make_sampler,
-    suggest_parameters,
-    with_members,
-)
+from nsopt.samplers.candidates import make_family, make_sampler, suggest_parameters, with_members
 from nsopt.scaling.family import LawFamily
 from nsopt.scaling.law import PowerLaw, uniform_curve
 from nsopt.scaling.metric import counted_costs
@@ -203,8 +198,7 @@ def _make_family(session: Session, solver: Solver) -> LawFamily:
 
 def find_trained(session: Session, budget: Budget, method: str = schema.SCORED) -> Widths | None:
     """Return the widths of a method that were fine-tuned at a budget before; None without any."""
-    study = session.studies().get(method)
-    done = [] if study is None else trials.read_completed(study)
+    done = trials.read_completed(session.studies().get(method))
     names = session.subject.arch.layer_names
     return next((trials.read_widths(trial, names) for trial in done if budget.holds(trial)), None)
 
@@ -268,8 +262,7 @@ def find_best(done: Sequence[FrozenTrial]) -> FrozenTrial:
 def read_scores(session: Session, budget: Budget) -> dict[Widths, float]:
     """Return the task's scores at a budget before fine-tuning, after a few steps, by widths."""
     stored = session.workspace.studies(schema.tuning_name(session.subject.name))
-    study = stored.get(budget.scores_kind)
-    done = {} if study is None else trials.read_completed_by_widths(study)
+    done = trials.read_completed_by_widths(stored.get(budget.scores_kind))
     return {widths: trials.read_outcome(trial)["score"] for widths, trial in done.items()}
 
 

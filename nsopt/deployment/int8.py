@@ -53,10 +53,7 @@ class Int8:
 
 @checked
 def quantise(
-    exported: Path | str,
-    path: Path | str,
-    data: ImageData | Task,
-    batch_size: int | None = None,
+    exported: Path | str, path: Path | str, data: ImageData | Task, batch_size: int | None = None
 ) -> Int8:
     """Write an exported network with 8-bit integers, in the form that is faster here.
 

@@ -44,9 +44,7 @@ def write_report(
 
 
 def render(
-    results: Results,
-    csv_files: list[str],
-    networks: Sequence[Mapping[str, str]] = (),
+    results: Results, csv_files: list[str], networks: Sequence[Mapping[str, str]] = ()
 ) -> str:
     """Return the page as HTML; the template engine escapes all text from users."""
     pareto, verdicts = pareto_info(results), answer(results)

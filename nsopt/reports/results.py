@@ -20,14 +20,7 @@ from nsopt.storage.opening import existing_storage
 from nsopt.storage.studies import comparisons, load_studies, only_comparison, tunings
 from nsopt.storage.urls import hide_password
 
-CONDITIONS = [
-    "device",
-    "precision",
-    "batch_size",
-    "torch_version",
-    "protocol",
-    "runtime",
-]
+CONDITIONS = ["device", "precision", "batch_size", "torch_version", "protocol", "runtime"]
 _OF_LATENCY = ["lower_quartile_ms", "upper_quartile_ms", "spread", "waited"]
 LATENCY_COLUMNS = ["method", "widths", *CONDITIONS, "repeats", "median_ms", *_OF_LATENCY, "sitting"]
 

@@ -9,7 +9,15 @@ import pandas as pd
 from nsopt.files import write_whole
 from nsopt.methods.registry import method_label
 from nsopt.reports.results import Results
-from nsopt.scaling.metric import IN_BYTES, LATENCY, METRICS, Joint, format_ms, get_metric
+from nsopt.scaling.metric import (
+    IN_BYTES,
+    LATENCY,
+    METRICS,
+    Joint,
+    format_ms,
+    get_metric,
+    short_number,
+)
 from nsopt.scaling.record import Iteration, describe_reach
 from nsopt.storage.schema import DENSE, price_of_search, width_key
 from nsopt.storage.trials import size_label
@@ -81,6 +89,30 @@ def summary_rows(results: Results) -> list[dict[str, Any]]:
         for part in ("val", "test"):
             row[part] = with_deviation(row[f"{part}_mean"], row[f"{part}_std"])
     return rows
+
+
+def short_rows(results: Results) -> list[dict[str, str]]:
+    """Return the rows of `summary` as text for a narrow table, without empty columns."""
+    task = results.task
+    validation, test = (task.score_name, "test") if task.score_name else ("val %", "test %")
+    rows = [
+        {
+            "size": row["size"],
+            "method": row["method"],
+            "n": str(row["n"]),
+            "params": short_number(row["params"]),
+            "MACs": short_number(row["macs"]),
+            "ms": row["measured"],
+            "predicted": row["predicted"],
+            "binds": row["binds"],
+            "needs": row["needs"],
+            validation: row["val"],
+            **({test: row["test"]} if task.has_test else {}),
+        }
+        for row in summary_rows(results)
+    ]
+    filled = {name for row in rows for name, text in row.items() if text}
+    return [{name: text for name, text in row.items() if name in filled} for row in rows]
 
 
 def size_of(row: Mapping[str, Any]) -> str:

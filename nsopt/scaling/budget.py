@@ -52,6 +52,11 @@ class AskedBudget:
         """Whether it limits milliseconds."""
         return any(limit.metric.is_timed for limit in self.limits)
 
+    @property
+    def is_joint(self) -> bool:
+        """Whether several limits hold at once."""
+        return len(self.limits) > 1
+
     def of(self, arch: _Base) -> tuple[Metric, int | float]:
         """Return the metric and the limit in its unit, for networks of this architecture."""
         limits = [(limit.metric, limit.of(arch)) for limit in self.limits]

@@ -32,8 +32,7 @@ def list_searches(session: Session, searches: Mapping[Price, int]) -> Iterator[P
     """Yield the missing iterations of searches, from the numbers of iterations by price."""
     subject, base, compute = session.subject, session.subject.arch.base_widths, session.compute
     for price, iterations in searches.items():
-        study = session.studies().get(subject.search_kind(price))
-        history = trials.read_iterations(study) if study else []
+        history = trials.read_iterations(session.studies().get(subject.search_kind(price)))
         settings = subject.settings.search.updated(price=price, iterations=iterations)
         if not is_complete(history, settings):
             settings = with_enough_steps(subject.arch, base, settings)

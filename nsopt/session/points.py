@@ -47,10 +47,7 @@ class PointRunner(Work):
 
 
 def open_tuning(
-    session: Session,
-    name: str,
-    tuned: Mapping[str, Any],
-    objectives: Mapping[str, StudyDirection],
+    session: Session, name: str, tuned: Mapping[str, Any], objectives: Mapping[str, StudyDirection]
 ) -> Study:
     """Open or create a tuning study of a session's subject.
 

@@ -157,14 +157,8 @@ _PAPER = Preset(
 
 _SMOKE = StudySettings(
     preset="smoke",
-    search=SearchSettings(
-        pretrain_epochs=1,
-        prune_every=3,
-        filters_per_step=80,
-        iterations=1,
-        convergence="band",
-        batch_size=64,
-        lr=0.05,
+    search=_SHORT_SEARCH.updated(
+        search_images=None, pretrain_epochs=1, prune_every=3, filters_per_step=80, batch_size=64
     ),
     training=TrainSettings(epochs=4, batch_size=32, lr=0.02),
     magnitude_epochs=3,

@@ -111,8 +111,7 @@ def _continue_search(
     kind = subject.search_kind(price)
     folder = workspace.checkpoints(subject.study_name(kind))
     with hold_search(session, folder):
-        study = subject.stored_studies(workspace, kind).get(kind)
-        history = trials.read_iterations(study) if study else []
+        history = trials.read_iterations(subject.stored_studies(workspace, kind).get(kind))
         settings = subject.settings.search.updated(price=price, iterations=iterations)
         missing = search_task(session, settings, history, folder / "search.pt", pretrained)
         for number, iteration in enumerate(missing, start=len(history) + 1):

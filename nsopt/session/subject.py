@@ -22,12 +22,7 @@ from nsopt.latency.runtime import TORCH, Runtime, are_images, with_batch_size
 from nsopt.models.architecture import Architecture
 from nsopt.models.imported import import_for_inputs
 from nsopt.models.inputs import count_examples
-from nsopt.models.registry import (
-    get_architecture,
-    is_own,
-    own_architecture,
-    stored_architecture,
-)
+from nsopt.models.registry import get_architecture, is_own, own_architecture, stored_architecture
 from nsopt.scaling.cost import CostModel
 from nsopt.scaling.metric import LATENCY, MACS, PARAMS
 from nsopt.session.presets import StudySettings
@@ -285,9 +280,7 @@ def list_studies(subject: Subject, workspace: Workspace) -> list[Study]:
 
 
 def read_architecture(
-    subject: schema.TaskDescription,
-    arch_name: str | None,
-    task: Task | None = None,
+    subject: schema.TaskDescription, arch_name: str | None, task: Task | None = None
 ) -> Architecture:
     """Return the network of a stored subject.
 

@@ -59,6 +59,7 @@ def find_latencies(session: Session, networks: Sequence[Network]) -> list[Latenc
     """
     known, subject = _read_latencies(session), session.subject
     if any(widths not in known for _, widths in networks):
+        session.progress.start("measuring latency", 1)
         time_networks(subject.arch, networks, session.compute, subject.runtime, subject.inputs)
         known = _read_latencies(session)
     for study, widths in networks:

@@ -170,10 +170,7 @@ def write_cost(study: Study, trial: FrozenTrial, numbers: Mapping[str, Any]) -> 
 
 
 def write_limits(
-    study: Study,
-    trial: FrozenTrial,
-    limits: Mapping[str, tuple[float, float]],
-    binding: str | None,
+    study: Study, trial: FrozenTrial, limits: Mapping[str, tuple[float, float]], binding: str | None
 ) -> None:
     """Write the budgets of a trial that limit one network at once; each becomes a constraint.
 
@@ -249,9 +246,9 @@ def read_outcome(trial: FrozenTrial) -> dict[str, Any]:
     return {name: _read_column(trial, name) for name in OUTCOME_COLUMNS}
 
 
-def read_completed(study: Study) -> list[FrozenTrial]:
-    """Return the completed trials of a study. These are not copies: do not change them."""
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+def read_completed(study: Study | None) -> list[FrozenTrial]:
+    """Return the completed trials of a study, if any. They are no copies: do not change them."""
+    return [] if study is None else study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
 def read_scored_widths(trial: FrozenTrial) -> tuple[int, ...]:
@@ -260,7 +257,7 @@ def read_scored_widths(trial: FrozenTrial) -> tuple[int, ...]:
     return () if key is None else schema.read_width_key(key)
 
 
-def read_completed_by_widths(study: Study) -> dict[tuple[int, ...], FrozenTrial]:
+def read_completed_by_widths(study: Study | None) -> dict[tuple[int, ...], FrozenTrial]:
     """Return the completed trials of scores by their widths; without widths, not."""
     return {key: trial for trial in read_completed(study) if (key := read_scored_widths(trial))}
 
@@ -314,10 +311,10 @@ def search_trial(
     )
 
 
-def read_iterations(study: Study) -> list[Iteration]:
+def read_iterations(study: Study | None) -> list[Iteration]:
     """Return the iterations of a search in order; if two processes searched, the first ones."""
     by_number = dict[int, Iteration]()
-    for trial in study.get_trials(deepcopy=False):
+    for trial in study.get_trials(deepcopy=False) if study else ():
         iteration = _ITERATION.read(trial)
         if iteration is not None:
             by_number.setdefault(read(trial, _ITERATION_NUMBER, int), iteration)

@@ -30,38 +30,32 @@ class Size:
 
 
 @dataclass(frozen=True)
-class AskedSizes:
-    """Sizes as a user asks for them.
-
-    Attributes:
-        metric: what the budgets of `ratios` count.
-        ratios: width ratios, whose uniform networks give the budgets.
-        budgets: in place of ratios, unless None.
+class AskedRatio:
+    """A width ratio, whose uniform network gives a budget.
 
     Raises:
         NsoptError: for a width ratio that is not above 0, or infinite.
     """
 
     metric: Metric
-    ratios: Sequence[float]
-    budgets: Sequence[AskedBudget] | None = None
+    ratio: float
+    is_joint = False
 
     def __post_init__(self) -> None:
-        for ratio in self.ratios:
-            if not 0 < ratio < float("inf"):
-                raise NsoptError(f"a width ratio must be above 0 and finite, got {ratio:g}")
+        if not 0 < self.ratio < float("inf"):
+            raise NsoptError(f"a width ratio must be above 0 and finite, got {self.ratio:g}")
 
     @property
     def is_timed(self) -> bool:
-        """Whether one limits milliseconds."""
-        if self.budgets is None:
-            return self.metric.is_timed
-        return any(budget.is_timed for budget in self.budgets)
+        return self.metric.is_timed
 
-    @property
-    def is_joint(self) -> bool:
-        """Whether several budgets limit one network."""
-        return any(len(budget.limits) > 1 for budget in self.budgets or ())
+    def of(self, arch: Architecture) -> tuple[Metric, int | float, float]:
+        """Return the metric, the budget and the ratio."""
+        widths = floor_widths(self.ratio, arch.base_widths)
+        return self.metric, self.metric.cost(arch)(widths), self.ratio
+
+
+Asked = Sequence[AskedBudget | AskedRatio]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,18 +97,9 @@ class Comparison:
         ]
 
 
-def sizes_of_ratios(
-    arch: Architecture, metric: Metric, ratios: Sequence[float]
-) -> tuple[Size, ...]:
-    """Return the budgets of uniform networks at width ratios."""
-    cost = metric.cost(arch)
-    budgets = [(cost(floor_widths(ratio, arch.base_widths)), ratio) for ratio in ratios]
-    return tuple(Size(metric, *budget) for budget in budgets)
-
-
 def make_sizes(
     arch: Architecture,
-    asked: AskedSizes,
+    asked: Asked,
     multiple_of: Multiple | None,
     min_width: MinWidth | None,
     timed: bool = True,
@@ -129,14 +114,10 @@ def make_sizes(
         NoWidthsError: if no widths, rounded as `solve_widths` does, meet one of the budgets.
         NsoptError: if there are neither ratios nor budgets.
     """
-    if asked.budgets is None:
-        sizes = sizes_of_ratios(arch, asked.metric, asked.ratios)
-    else:
-        sizes = tuple(Size(*budget.of(arch)) for budget in asked.budgets)
-    if not sizes:
+    if not asked:
         raise NsoptError("ratios and budgets are empty: give at least one")
     once = dict[tuple[Metric, float], Size]()
-    for size in sizes:
+    for size in (Size(*wanted.of(arch)) for wanted in asked):
         once.setdefault((size.metric, size.budget), size)
     curve, sizes = uniform_curve(arch.base_widths), tuple(once.values())
     for size in sizes:

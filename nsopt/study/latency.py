@@ -54,12 +54,7 @@ def with_latency_if_needed(
 
 
 def correct_latency(
-    session: Session,
-    study: Study,
-    law: ScalingLaw,
-    metric: Metric,
-    budget: float,
-    limits: Limits,
+    session: Session, study: Study, law: ScalingLaw, metric: Metric, budget: float, limits: Limits
 ) -> Architecture:
     """Return the network with a latency model by which the solver keeps a budget as measured.
 

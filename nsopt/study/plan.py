@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from optuna.study import Study
 
 from nsopt.errors import NoWidthsError, NsoptError
-from nsopt.latency.sittings import Latency
 from nsopt.methods.base import Method
 from nsopt.methods.registry import BASELINE
 from nsopt.scaling.metric import MACS
@@ -83,7 +82,8 @@ class Plan:
         studies = self.session.open_studies(
             method.name for method in (*missing, *self._methods_with_law)
         )
-        self._find_latencies(self._propose_networks(self._methods_with_law, studies))
+        networks = self._propose_networks(self._methods_with_law, studies)
+        find_latencies(self.session, networks)
         for method, points in missing.items():
             for point in points:
                 trials.enqueue_point(studies[method.name], point)
@@ -101,11 +101,6 @@ class Plan:
                 )
                 networks += [(studies[method.name], widths) for widths in proposed]
         return networks
-
-    def _find_latencies(self, networks: Sequence[Network]) -> list[Latency]:
-        """Time networks side by side, unless each was timed; return their latencies."""
-        self.session.progress.start("measuring latency", 1)
-        return find_latencies(self.session, networks)
 
     def with_references(self) -> "Plan":
         """Return this plan with additional uniform networks, if the comparison asks for them.
@@ -133,7 +128,8 @@ class Plan:
         study = studies[methods[0].name]
         budgets: Sequence[int] | None = schema.read_answer(study, asked)
         if budgets is None:
-            latencies = [latency.median_ms for latency in self._find_latencies(networks)]
+            found = find_latencies(self.session, networks)
+            latencies = [latency.median_ms for latency in found]
             budgets = choose_reference_budgets(self.comparison, macs, latencies, len(uniform))
             schema.write_answer(study, asked, budgets)
         return budgets

@@ -36,10 +36,7 @@ class NetworkLaw:
     studies: Sequence[Study] = ()
 
     def limits(
-        self,
-        metric: Metric,
-        multiple_of: Multiple | None = None,
-        min_width: MinWidth | None = None,
+        self, metric: Metric, multiple_of: Multiple | None = None, min_width: MinWidth | None = None
     ) -> Limits:
         """Return the limits of its widths at budgets in a metric.
 
@@ -94,7 +91,7 @@ def read_stored_law(
     if usual is not None:
         settings = settings.updated(price=stored["price"])
     kind = schema.search_kind(method.price or settings.price, settings.price)
-    history = trials.read_iterations(studies[kind]) if kind in studies else []
+    history = trials.read_iterations(studies.get(kind))
     if method.search_iterations(settings) and not history:
         raise NsoptError(
             f"no {kind} of {name} is stored at {hide_password(workspace.url)}: run one first"

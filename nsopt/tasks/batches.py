@@ -11,12 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from nsopt.compute.random_state import (
-    HostState,
-    OwnRandomState,
-    host_state,
-    restore_host_state,
-)
+from nsopt.compute.random_state import HostState, OwnRandomState, host_state, restore_host_state
 from nsopt.errors import NsoptError
 
 _LABELS = "labels"
@@ -136,11 +131,7 @@ class LoaderBatches:
         return tensor.to(self._device, non_blocking=tensor.is_pinned())
 
     def state(self) -> dict[str, Any]:
-        return {
-            "epoch": self._epoch,
-            "epoch_start": self._epoch_start,
-            "position": self._position,
-        }
+        return {"epoch": self._epoch, "epoch_start": self._epoch_start, "position": self._position}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self._epoch = state["epoch"]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from nsopt.progress import Silent
 from nsopt.pruning.settings import SearchSettings
 from nsopt.reports.results import Results, read_results
 from nsopt.scaling.law import ScalingLaw, uniform_curve
-from nsopt.scaling.metric import LATENCY, MACS, PARAMS
+from nsopt.scaling.metric import LATENCY, MACS, PARAMS, Metric
 from nsopt.scaling.solve import solve_widths
 from nsopt.session.presets import StudySettings
 from nsopt.session.searching import continue_searches
@@ -44,7 +44,7 @@ from nsopt.storage import engine, schema, trials
 from nsopt.storage.opening import open_storage
 from nsopt.storage.studies import load_studies
 from nsopt.study.compare import run_comparison
-from nsopt.study.comparison import AskedSizes, Comparison, Size, sizes_of_ratios
+from nsopt.study.comparison import AskedRatio, Comparison, Size
 from nsopt.study.laws import Laws
 from nsopt.study.stored_law import read_stored_law
 from nsopt.study.worker import Worker
@@ -84,6 +84,12 @@ class Listener(Silent):
 
     def message(self, text: str) -> None:
         self.messages.append(text)
+
+
+def sizes_of_ratios(
+    arch: Architecture, metric: Metric, ratios: Sequence[float]
+) -> tuple[Size, ...]:
+    return tuple(Size(*AskedRatio(metric, ratio).of(arch)) for ratio in ratios)
 
 
 def make_comparison(arch: TableArchitecture, data: ImageData) -> Comparison:
@@ -517,7 +523,7 @@ def test_budgets_can_be_in_macs(comparison: Comparison, place: Workspace) -> Non
 @pytest.mark.parametrize("ratio", [0, -1, float("nan"), float("inf")])
 def test_ratios_must_be_positive(ratio: float) -> None:
     with pytest.raises(NsoptError, match="must be above 0"):
-        AskedSizes(PARAMS, [ratio])
+        AskedRatio(PARAMS, ratio)
 
 
 def test_same_seed_gives_the_same_comparison(

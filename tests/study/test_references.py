@@ -12,13 +12,14 @@ from nsopt.reports.words import answer
 from nsopt.scaling.metric import MACS, PARAMS
 from nsopt.session.workspace import Workspace
 from nsopt.study.compare import run_comparison
-from nsopt.study.comparison import (
-    Comparison,
-    Size,
-    choose_reference_budgets,
+from nsopt.study.comparison import Comparison, Size, choose_reference_budgets
+from tests.study.test_comparison import (
+    load_results,
+    make_comparison,
+    make_workspace,
+    open_studies,
     sizes_of_ratios,
 )
-from tests.study.test_comparison import load_results, make_comparison, make_workspace, open_studies
 
 
 @pytest.fixture

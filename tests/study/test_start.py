@@ -18,12 +18,12 @@ from nsopt.session.session import Session
 from nsopt.session.start import keep_start, with_start
 from nsopt.session.workspace import Workspace
 from nsopt.study.compare import run_comparison
-from nsopt.study.comparison import Comparison, sizes_of_ratios
+from nsopt.study.comparison import Comparison
 from nsopt.tasks.classification import Classification
 from nsopt.tasks.supervision import evaluate
 from nsopt.training.loop import train
 from tests.conftest import first_digits
-from tests.study.test_comparison import SETTINGS, load_results, only, open_studies
+from tests.study.test_comparison import SETTINGS, load_results, only, open_studies, sizes_of_ratios
 
 CPU = resolve_compute("cpu", "fp32")
 

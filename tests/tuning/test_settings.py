@@ -32,12 +32,11 @@ from nsopt.session.session import Session, start_session
 from nsopt.session.subject import Subject, list_studies
 from nsopt.session.workspace import Workspace
 from nsopt.storage import engine, schema
-from nsopt.study.comparison import sizes_of_ratios
 from nsopt.study.latency import with_latency_if_needed
 from nsopt.tuning import settings
 from nsopt.tuning.best import best_trial
 from nsopt.tuning.settings import Tuning, TuningRunner, best_settings, run_tuning
-from tests.study.test_comparison import SETTINGS, make_workspace
+from tests.study.test_comparison import SETTINGS, make_workspace, sizes_of_ratios
 
 optuna.logging.set_verbosity(optuna.logging.CRITICAL)
 
