@@ -270,16 +270,19 @@ def _find_numbers(
     own sizes.
     """
     width, times = family.groups[group].width, family.groups[group].per_dimension
-    sized = [(d, ()) for d in times if family.single[d]] or list(_find_mixed(family, group))[:1]
-    around = (path for d, _ in sized for path in _list_holders(family.dimensions[d].tensor))
+    single, dimensions = family.single, family.dimensions
+    alone: list[tuple[int, Less]] = [(d, ()) for d in times if single[d]]
+    sized = [(d, less, times[d] * width) for d, less in alone or [*_find_mixed(family, group)][:1]]
+    shared = [(d, (), len(dimensions[d].atoms)) for d in times if not single[d]]
+    around = (path for d, *_ in sized for path in _list_holders(dimensions[d].tensor))
     for path in dict.fromkeys((*around, *plain)) if sized else ():
         for name, size, inside in sizes.get(path, ()):
-            exact = [pair for pair in sized if times[pair[0]] * width == size and not pair[1]]
-            whole = [pair for pair in sized if size % width == 0 == times[pair[0]] * width % size]
+            exact = [side for side in (*sized, *shared) if side[2] == size and not side[1]]
+            whole = [side for side in sized if size % width == 0 == side[2] % size]
             if exact or whole or size == width:
-                d, less = (exact or whole or sized)[0]
-                dimension, divisor = family.dimensions[d], times[d] * width // size
-                number = Number(path, name, dimension.tensor, dimension.axis, divisor, inside, less)
+                d, less, rest = (exact or whole or sized)[0]
+                side = dimensions[d].tensor, dimensions[d].axis
+                number = Number(path, name, *side, rest // size, inside, less)
                 yield number, 1 if exact else size // width
 
 

@@ -172,6 +172,32 @@ def test_sizes_of_a_list_follow_their_own_widths() -> None:
     assert (smaller.sizes, model.sizes) == ([5, 7], [8, 12])
 
 
+class PartlyMixed(nn.Module):
+    """Gates for all channels, of which a convolution mixes some, as in MambaOut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes = (22, 10, 12)
+        self.first, self.last = nn.Linear(6, 44), nn.Linear(22, 3)
+        self.conv = nn.Conv1d(12, 12, 3, padding=1, groups=12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gates, kept, mixed = self.first(x).split(self.sizes, -1)
+        mixed = self.conv(mixed.transpose(1, 2)).transpose(1, 2)
+        out: Tensor = self.last(gates.relu() * torch.cat([kept, mixed], -1))
+        return out
+
+
+def test_a_size_that_two_widths_share_is_their_sum() -> None:
+    model, x = PartlyMixed(), torch.randn(2, 5, 6)
+    arch = trace(model, x)
+    assert arch.base_widths == (10, 12)
+    smaller = arch.build([4, 5])
+    assert isinstance(smaller, PartlyMixed)
+    assert smaller.sizes == (9, 4, 5)
+    check_network_of(arch, model, x, [10, 12], searches=False)
+
+
 class Gated(nn.Linear):
     """A layer of PyTorch that stores a size of its own."""
 
