@@ -24,10 +24,18 @@ def name_trained(model: nn.Module) -> tuple[str, ...]:
 
 
 def name_tables(model: nn.Module) -> set[str]:
-    """Return the names of buffers, except for the statistics of norms."""
+    """Return the names of buffers, except for the statistics of norms.
+
+    Those of one value, such as a bias of zeros, are no tables: they fit any size.
+    """
     norms = nn.modules.batchnorm._NormBase
     others = [item for item in model.named_modules() if not isinstance(item[1], norms)]
-    return {name for path, m in others for name, _ in m.named_buffers(path, recurse=False)}
+    return {
+        name
+        for path, module in others
+        for name, buffer in module.named_buffers(path, recurse=False)
+        if buffer.is_meta or (buffer.flatten()[1:] != buffer.flatten()[:-1]).any()
+    }
 
 
 def fill_buffers(

@@ -104,9 +104,9 @@ def propose_numbers(
     All modules of a type use an attribute in the same way, so a proposal covers all of them. The
     first list has all attributes of a type that equal a size, together and each alone; the next
     ones have attributes that are a multiple of a width, and at last all together. If an attribute
-    may store the size of several tensors, it follows the tensor of the same name in every module.
-    The last list ties them. An attribute that equals a width of these groups is no multiple of
-    other widths.
+    may store the size of several tensors, it follows the tensor of the same name in every module,
+    or else one that the module holds. The last list ties them. An attribute that equals a width of
+    these groups is no multiple of other widths.
 
     Args:
         family: the groups of the traced network.
@@ -135,15 +135,17 @@ def propose_numbers(
             if times == 1 or number.place not in equal
         ]
         alike.sort(key=lambda n: n.place not in first or _name_within(n) != first[n.place][1])
+        own = sorted(alike, key=lambda n: n.path not in _list_holders(n.tensor))
         singles = [{place} for place in sorted(first, key=str)]
         together = [equal] if len(equal) > 1 else []
         everything = [set(first)] if len(first) > max(1, len(equal)) else []
         for places in (*together, *singles, *everything):
-            members = [number for number in alike if number.place in places]
             times = max(first[place][0] for place in places)
-            firsts = {number.site: number for number in reversed(members)}
-            proposals.setdefault(times, []).append(Lifts(numbers=tuple(firsts.values())))
-            tied.append(_tie_others(family, members, firsts, known.numbers))
+            members = [[n for n in numbers if n.place in places] for numbers in (alike, own)]
+            firsts = [{number.site: number for number in reversed(few)} for few in members]
+            chosen = dict.fromkeys(Lifts(numbers=tuple(few.values())) for few in firsts)
+            proposals.setdefault(times, []).extend(chosen)
+            tied.append(_tie_others(family, members[0], firsts[0], known.numbers))
     return [*(proposals[n] for n in sorted(proposals)), [lifts for lifts in tied if lifts.ties]]
 
 

@@ -390,3 +390,53 @@ def test_a_size_in_an_object_that_no_code_reads_ties_nothing() -> None:
     assert arch.channels_per_unit == (16, 16)
     randomise(model)
     check_pruning(arch, model, x)
+
+
+class Widening(nn.Module):
+    """Hiera: attention of wider outputs, whose heads may have the size of its inputs."""
+
+    def __init__(self, inputs: int, outputs: int, heads: int) -> None:
+        super().__init__()
+        self.outputs, self.heads, self.size = outputs, heads, outputs // heads
+        self.packed, self.o = nn.Linear(inputs, 3 * outputs), nn.Linear(outputs, outputs)
+        self.wide = nn.Linear(inputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, steps, _ = x.shape
+        packed = self.packed(x).reshape(batch, steps, 3, self.heads, self.size)
+        y = functional.scaled_dot_product_attention(*packed.permute(2, 0, 3, 1, 4))
+        return self.wide(x) + self.o(y.transpose(1, 2).reshape(batch, -1, self.outputs))
+
+
+def test_heads_may_have_the_size_of_the_stage_before() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(6, 16), Widening(16, 16, 1), Widening(16, 32, 2), nn.Linear(32, 4)
+    )
+    x = torch.randn(2, 5, 6)
+    check_network_of(trace(model, x), model, x, [16, 16, 16, 16, 32], searches=False)
+
+
+class WithoutBiasOfKeys(nn.Module):
+    """Swin V2: zeros in a buffer are the biases of keys; the size of its heads is inferred."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.scale = 4, nn.Parameter(torch.ones(4, 1, 1))
+        self.packed, self.o = nn.Linear(32, 96, bias=False), nn.Linear(32, 32)
+        self.q_bias, self.v_bias = nn.Parameter(torch.randn(32)), nn.Parameter(torch.randn(32))
+        self.register_buffer("k_bias", torch.zeros(32), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = torch.cat((self.q_bias, self.get_buffer("k_bias"), self.v_bias))
+        packed = functional.linear(x, self.packed.weight, bias)
+        q, k, v = packed.reshape(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        y = (q @ k.transpose(-2, -1) * self.scale).softmax(-1) @ v
+        return x + self.o(y.transpose(1, 2).reshape(x.shape))
+
+
+def test_a_buffer_of_zeros_does_not_turn_heads_into_units() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 32), WithoutBiasOfKeys(), nn.Linear(32, 4))
+    x = torch.randn(2, 5, 6)
+    check_network_of(trace(model, x), model, x, [8], searches=False)

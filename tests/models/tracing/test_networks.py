@@ -21,7 +21,7 @@ TORCHVISION = {  # side of images, number of widths, of refused groups
 TIMM = {
     "timm:test_byobnet": (64, 14, 0),
     "timm:test_efficientnet": (64, 13, 0),
-    "timm:test_mambaout": (64, 12, 0),
+    "timm:test_mambaout": (64, 18, 0),
     f"{_SMALL}:convnextv2": (64, 9, 0),
     f"{_SMALL}:resnest": (64, 19, 0),
     f"{_SMALL}:vision_transformer": (32, 5, 0),
