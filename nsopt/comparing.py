@@ -81,8 +81,13 @@ class ComparisonResult:
 
     def _repr_html_(self) -> str:
         """Return the table, with the verdicts above it, for a notebook."""
-        rows = [row | {"method": method_label(row["method"])} for row in short_rows(self.results)]
-        return make_html_table(rows, f"{self!r} ({self.results.latency_unit})")
+        titles = {"ms": self.results.latency_unit}
+        rows = [
+            {titles.get(name, name): text for name, text in row.items()}
+            | {"method": method_label(row["method"])}
+            for row in short_rows(self.results)
+        ]
+        return make_html_table(rows, repr(self))
 
     @checked
     def report(self, folder: Path | str) -> Path:

@@ -69,9 +69,14 @@ def written_beside(path: Path) -> Iterator[Path]:
         unfinished.replace(path)
 
 
-def remove_unfinished(path: Path) -> None:
-    """Delete the temporary files for `path` of processes on this machine that were killed."""
-    for unfinished in path.parent.glob(_temporary_name(escape(path.name), "*")):
+def remove_unfinished(path: Path, others: bool = False) -> None:
+    """Delete the temporary files for `path` of processes on this machine that were killed.
+
+    Args:
+        others: whether to delete those for all files of this suffix in the folder.
+    """
+    names = f"*{path.suffix}" if others else escape(path.name)
+    for unfinished in path.parent.glob(_temporary_name(names, "*")):
         process = unfinished.name.removesuffix(_UNFINISHED).rpartition(".")[2]
         is_here = unfinished.name.endswith(_temporary_name("", process))
         if is_here and process.isdecimal() and not _is_alive(int(process)):

@@ -15,7 +15,7 @@ import torch
 
 from nsopt.data.images import ImageData, ImageSet
 from nsopt.data.places import walk
-from nsopt.files import cache_folder, open_whole
+from nsopt.files import cache_folder, open_whole, remove_unfinished
 
 _VERSION = 4  # add 1 when the same files are read differently
 
@@ -68,5 +68,6 @@ def _store(data: ImageData, entry: Path) -> None:
     sets = {"train": data.train, "test": data.test, "validation": data.validation}
     pairs = {part: (kept.images, kept.labels) for part, kept in sets.items() if kept is not None}
     facts = {name: getattr(data, name) for name in ("name", "classes", "mirror", "skipped")}
+    remove_unfinished(entry, others=True)
     with suppress(OSError, RuntimeError), open_whole(entry) as file:
         torch.save(facts | {"sets": pairs}, file)

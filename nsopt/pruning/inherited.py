@@ -19,7 +19,7 @@ from nsopt.compute.device import Compute, place
 from nsopt.compute.out_of_memory import explain_out_of_memory
 from nsopt.compute.random_state import use_seed
 from nsopt.models.architecture import Architecture
-from nsopt.models.inputs import split_arguments
+from nsopt.models.inputs import call_network
 from nsopt.models.layout import inputs_for
 from nsopt.pruning.engine import ShrinkingNetwork
 from nsopt.pruning.ranking import UnitRanking, join_streams
@@ -130,16 +130,22 @@ def _measure_statistics(model: nn.Module, data: Batches, compute: Compute) -> No
 
     It may leave the network in training mode.
     """
-    # `update_bn` passes one input on: a tensor, or a tuple or dictionary of arguments.
-    split = model.register_forward_pre_hook(
-        lambda _, args, __: split_arguments(*args), prepend=True, with_kwargs=True
-    )
     with compute.autocast():
-        update_bn(_yield_inputs(model, data, compute), model)
-    split.remove()
+        update_bn(_yield_inputs(model, data, compute), _OfOneInput(model))
 
 
 def _yield_inputs(model: nn.Module, data: Batches, compute: Compute) -> Iterator[tuple[Any]]:
     for _ in range(min(_BATCHES, data.per_epoch)):
         compute.give_way()
         yield (inputs_for(model, data.next()[0]),)
+
+
+class _OfOneInput(nn.Module):
+    """A network that takes a tensor, or a tuple of arguments: `update_bn` passes one input on."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Any) -> Any:
+        return call_network(self.model, inputs)

@@ -91,10 +91,15 @@ def summary_rows(results: Results) -> list[dict[str, Any]]:
     return rows
 
 
+_SHORT = ("size", "method", "n", "params", "MACs", "ms", "predicted", "binds", "needs", "test")
+
+
 def short_rows(results: Results) -> list[dict[str, str]]:
     """Return the rows of `summary` as text for a narrow table, without empty columns."""
     task = results.task
     validation, test = (task.score_name, "test") if task.score_name else ("val %", "test %")
+    if validation in _SHORT:
+        validation += " (validation)"
     rows = [
         {
             "size": row["size"],

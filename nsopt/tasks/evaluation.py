@@ -25,8 +25,7 @@ class AccuracyEvaluation:
     def __init__(self, images: ImageSet, splits: Splits, compute: Compute) -> None:
         self._images, self._splits, self._compute = images, splits, compute
         self._batch = min(_BATCH, len(images))
-        self._done = 0
-        self._correct = torch.zeros((), dtype=torch.int64, device=compute.device)
+        self.start_over()
 
     @property
     def complete(self) -> bool:
@@ -68,6 +67,10 @@ class AccuracyEvaluation:
             if not is_out_of_memory(error, device):
                 raise
             return None
+
+    def start_over(self) -> None:
+        self._done = 0
+        self._correct = torch.zeros((), dtype=torch.int64, device=self._compute.device)
 
     def state(self) -> dict[str, Any]:
         return {"done": self._done, "correct": self._correct}

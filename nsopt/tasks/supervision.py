@@ -40,6 +40,9 @@ class Evaluation(Protocol):
     def advance(self, model: nn.Module) -> object:
         """Do one step. It changes `model` to evaluation mode."""
 
+    def start_over(self) -> None:
+        """Forget the score."""
+
     def state(self) -> dict[str, Any]:
         """Return the state from which `restore` continues with the next step."""
 

@@ -195,7 +195,7 @@ class ScoreEvaluation:
 
     def __init__(self, function: Score) -> None:
         self._function = function
-        self.score = math.nan
+        self.start_over()
 
     @property
     def complete(self) -> bool:
@@ -211,6 +211,9 @@ class ScoreEvaluation:
             self.score = math.nan
         if not math.isfinite(self.score):
             raise NsoptError(f"the score must be a finite number, not {shorten(value)}")
+
+    def start_over(self) -> None:
+        self.score = math.nan
 
     def state(self) -> dict[str, Any]:
         return {"score": self.score}

@@ -261,7 +261,8 @@ class _Training:
     def _take_scores(self, train_loss: float) -> Epoch:
         """Return an epoch with the scores, and forget them."""
         epoch = Epoch(train_loss, *(evaluation.score for evaluation in self._evaluations.values()))
-        self._evaluations = evaluations_of(self._supervision, self._compute)
+        for evaluation in self._evaluations.values():
+            evaluation.start_over()
         return epoch
 
     @property

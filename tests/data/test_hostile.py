@@ -234,7 +234,7 @@ def test_caching_removes_only_files_of_killed_processes(
     load_cached(source, "test", lambda: digits)
     (entry,) = cache_folder().iterdir()
     entry.unlink()
-    killed = f"{entry.name}.{platform.node()}.{ended.pid}.part"
+    killed = f"other.pt.{platform.node()}.{ended.pid}.part"
     here = f".{platform.node()}."
     names = [killed.replace(f".{ended.pid}.", f".{os.getppid()}.")]  # of a living process
     names += [killed.replace(here, machine) for machine in (f".x{here}", f"{here}x.")]

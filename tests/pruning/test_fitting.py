@@ -497,9 +497,40 @@ class FindsNothing(nn.Module):
 def test_layers_that_get_no_examples_stay_as_inherited() -> None:
     torch.manual_seed(0)
     model, x = FindsNothing().eval(), torch.rand(32, 3, 12, 12)
-    arch = nsopt.trace(model, x[:2])
-    small = nsopt.fit(model, [width - 1 for width in arch.base_widths], x, arch=arch)
-    assert all(output.isfinite().all() for output in small(x))
+    arch = trace(model, x[:2])
+    assert isinstance(arch, TracedArchitecture)
+    kept = [torch.arange(width - 1) for width in arch.base_widths]
+    fitted = fit_network(arch, model, kept, Inputs(x))
+    assert fitted.left == dict.fromkeys(("c.weight", "d.weight"), "no examples in the first batch")
+    assert all(output.isfinite().all() for output in fitted.model(x))
+
+
+class Routed(nn.Module):
+    """Two experts in one weight, to which the sign of the first feature routes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.out = nn.Linear(6, 24), nn.Linear(5, 3)
+        self.experts = nn.Parameter(torch.randn(2, 24, 5) * 0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, first = self.up(x).relu(), x[:, 0] > 0
+        y = h.new_zeros(len(x), 5)
+        y[first], y[~first] = h[first] @ self.experts[0], h[~first] @ self.experts[1]
+        out: Tensor = self.out(y.tanh())
+        return out
+
+
+def test_an_expert_without_examples_in_a_batch_is_not_taken_for_another() -> None:
+    torch.manual_seed(0)
+    model, x = Routed().eval(), torch.randn(4000, 6)
+    arch = trace(model, x[:8])
+    second = torch.cat([-x[:400, :1].abs(), x[:400, 1:]], 1)
+    errors = []
+    for batches in ([x[400:800]], [x[400:800], second]):
+        small = nsopt.fit(model, [12], batches, arch=arch)
+        errors.append((small(x) - model(x))[x[:, 0] > 0].square().mean().item())
+    assert errors[1] < 1.5 * errors[0]
 
 
 def test_inputs_may_be_tensors_tuples_dicts_or_pairs_with_targets() -> None:

@@ -174,7 +174,12 @@ def _find_all_numbers(
         list(_find_numbers(sizes, family, group, [p for p in plain if group in plain[p]]))
         for group in range(len(family.groups))
     ]
-    equal = {n.site for fit in fits for n, times in fit if times == 1}
+    equal = {
+        n.site
+        for fit in fits
+        for n, times in fit
+        if times == 1 and (n.less or family.single[family.dimension_indices[n.tensor, n.axis]])
+    }
     return [[(n, times) for n, times in fit if times == 1 or n.site not in equal] for fit in fits]
 
 

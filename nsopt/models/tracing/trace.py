@@ -235,9 +235,10 @@ def _check_module(module: nn.Module, is_double: bool) -> None:
             )
     for name, buffer in module.named_buffers():
         if buffer.layout != torch.strided:
+            path, _, key = name.rpartition(".")
             raise NsoptError(
                 f"{name} is sparse, and cannot be cut: make it dense first, as in "
-                f"model.{name} = model.{name}.to_dense()"
+                f"part = model.get_submodule({path!r}); part.{key} = part.{key}.to_dense()"
             )
     for name, parameter in module.named_parameters():
         if isinstance(parameter, UninitializedParameter):

@@ -72,9 +72,10 @@ def make_plan(
     Raises:
         NsoptError: if `small` has layers that `large` lacks.
     """
-    seen, looked_up = _watch(large, inputs)
+    seen, watch = _watch(large, inputs)
     seen_small, _ = _watch(small, inputs)
-    extra = [key for key in seen_small if key not in seen]
+    looked_up, idle = watch.looked_up, watch.idle
+    extra = [key for key in seen_small if key not in seen and key not in idle]
     if extra:
         raise NsoptError(
             f"the smaller network has layers that the trained one lacks, such as {extra[0]}: "
@@ -105,7 +106,7 @@ def make_plan(
             planned = Planned(
                 key=key,
                 index=index,
-                calls=len(calls),
+                calls=calls[-1].nth + 1,
                 inputs=there[0].product.inputs,
                 rows=-(-most // (len(inputs) * len(there))),
                 kept=outputs,
@@ -120,7 +121,8 @@ def make_plan(
             tensor.shape, default=1
         )
         if is_matrix and cut[name].shape != tensor.shape and name not in fitted | looked_up:
-            left.setdefault(name, reasons.get(name, "no product of activations"))
+            why = "no examples in the first batch" if name in idle else "no product of activations"
+            left.setdefault(name, reasons.get(name, why))
     return products, left
 
 
@@ -129,8 +131,8 @@ def _find_start(key: str, product: Product) -> tuple[str, int]:
     return key.partition("[")[0], int(product.weight.storage_offset())
 
 
-def _watch(model: nn.Module, inputs: Inputs) -> tuple[dict[str, list[Seen]], set[str]]:
-    """Return the calls of each product on the first batch, and the weights of embeddings."""
+def _watch(model: nn.Module, inputs: Inputs) -> tuple[dict[str, list[Seen]], ProductWatch]:
+    """Return the calls of each product on the first batch, and what watched them."""
 
     def first_place(key: str, nth: int, product: Product, result: Tensor) -> Tensor:
         examples, count = product.count_places(result)
@@ -140,4 +142,4 @@ def _watch(model: nn.Module, inputs: Inputs) -> tuple[dict[str, list[Seen]], set
     calls: dict[str, list[Seen]] = {}
     for seen in watch.run(inputs.call(model, 0)):
         calls.setdefault(seen.key, []).append(seen)
-    return calls, watch.looked_up
+    return calls, watch

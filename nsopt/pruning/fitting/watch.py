@@ -98,6 +98,7 @@ class ProductWatch(TorchDispatchMode):
             self._names.setdefault(_storage(tensor), []).append((name, tensor))
         self._parts: dict[str, list[object]] = {}
         self._calls: dict[str, int] = {}
+        self.idle: set[str] = set()  # products of no examples
         self._steps, self._is_done = 0, False
         self._made: dict[int, int] = {}  # when a storage was last written
         self._chains: list[_Chain] = []
@@ -137,7 +138,7 @@ class ProductWatch(TorchDispatchMode):
 
     def _record(self, x: Tensor, product: Product, result: Tensor) -> None:
         name = self._name(product.weight)
-        if name is None or not result.numel() or not product.weight.is_floating_point():
+        if name is None or not product.weight.is_floating_point():
             return
         weight, parts = product.weight, self._parts.setdefault(name, [])
         view = weight.storage_offset(), weight.shape, weight.stride()
@@ -149,6 +150,9 @@ class ProductWatch(TorchDispatchMode):
         if self._wanted is not None and nth >= self._wanted.get(key, 0):
             return
         self._left -= 1
+        if not result.numel():
+            self.idle.add(key)
+            return
         places = self._places(key, nth, product, result)
         inputs = product.rows(x, places) if self._takes_inputs else x.new_empty(0)
         outputs, extent = product.select(result, places), product.count_places(result)

@@ -198,6 +198,30 @@ def test_a_size_that_two_widths_share_is_their_sum() -> None:
     check_network_of(arch, model, x, [10, 12], searches=False)
 
 
+class Doubled(nn.Module):
+    """A size is twice a width, and by chance the sum of two others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = 16
+        self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(6, 6), nn.Linear(6, 10)
+        self.last, self.head = nn.Linear(16, 3), nn.Linear(32, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one = self.a(x).relu()
+        rows = torch.cat([one, one * 2, one * 3, one * 4], -1).view(len(x), 2, self.size)
+        other = torch.cat([self.b(x), self.c(x)], -1).relu()
+        out: Tensor = self.last(other) + self.head(rows.tanh().flatten(1))
+        return out
+
+
+def test_a_size_may_be_a_multiple_of_one_width_and_by_chance_the_sum_of_others() -> None:
+    x = torch.randn(2, 6)
+    arch = trace(Doubled(), x)
+    assert sorted(arch.base_widths) == [6, 8, 10]
+    check_building(arch, x)
+
+
 class Gated(nn.Linear):
     """A layer of PyTorch that stores a size of its own."""
 
