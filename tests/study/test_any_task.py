@@ -1,5 +1,6 @@
 """Methods compared on a task that is not of images: sound of one dimension."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,8 @@ def test_the_answer_and_the_report_name_the_score_and_say_that_there_is_no_test(
     (verdict,) = study[0].answer
     html = study[0]._repr_html_()
     assert "<td>NeuralScale</td>" in html
+    titles = ["size", "method", "n", "params", "MACs", study[0].results.latency_unit]
+    assert re.findall("<th>(.*?)</th>", html) == [*titles, "right pitches (%)"]
     assert verdict.text.split(".")[0] in html
     assert "right pitches (%)" in verdict.text or "no difference shown" in verdict.text
     assert "test accuracy" not in verdict.text
