@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from nsopt.models.tracing.labels import Labels, Trace, TraceError, select_atoms
@@ -115,7 +116,8 @@ class Lifts:
     def join_ties(self, trace: Trace, labels: dict[str, Labels]) -> Trace:
         """Return a copy of the trace in which both sides of every tie, and rows, are joined."""
         sides = [select_atoms(labels[name][axis] for name, axis in tie) for tie in self.ties]
-        edges = [(pair[0], pair[1]) for pair in sides if len(pair) == 2]
+        pairs = [sorted(pair, key=len) for pair in sides if len(pair) == 2]
+        edges = [(np.resize(few, len(many)), many) for few, many in pairs]
         edges += [(trace.parts[i][0], row) for i in sorted(self.parts) for row in trace.parts[i]]
         return replace(trace, edges=[*trace.edges, *edges])
 

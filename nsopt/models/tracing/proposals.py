@@ -217,8 +217,9 @@ def propose_ties(
     """Yield ties of parts of splits, and of square weights, to one of these groups.
 
     The second one ties inputs of PyTorch's attention to its values, which are as wide. Then one
-    covers the weights of one name in one type of module, or all square weights in a type of module.
-    The arguments are as for `propose_numbers`.
+    covers the weights of one name in one type of module, or all square weights in a type of module;
+    at last those that are two or three squares, as of queries and keys. The arguments are as for
+    `propose_numbers`.
     """
     modules = dict(template.named_modules())
     attentions = [
@@ -234,17 +235,18 @@ def propose_ties(
         yield Lifts(parts=frozenset(split))
     if attentions:
         yield Lifts(ties=tuple(attentions))
-    square = {
-        tensor: sides
-        for tensor, sides in _find_square_weights(family)
-        if _sides_of(tensor) not in known.ties
-    }
-    owners = {tensor: _find_owner(modules, tensor) for tensor in square}
-    kinds = dict.fromkeys(owners[tensor] for tensor, sides in square.items() if wanted & sides)
-    for kind in kinds:
-        yield Lifts(ties=tuple(_sides_of(t) for t in square if owners[t] == kind))
-    for user in dict.fromkeys(user for user, _ in kinds):
-        yield Lifts(ties=tuple(_sides_of(t) for t in square if owners[t][0] is user))
+    for squares in ((1,), (2, 3)):
+        found = {
+            tensor: sides
+            for tensor, sides in _find_square_weights(family, squares)
+            if _sides_of(tensor) not in known.ties
+        }
+        owners = {tensor: _find_owner(modules, tensor) for tensor in found}
+        kinds = dict.fromkeys(owners[tensor] for tensor, sides in found.items() if wanted & sides)
+        for kind in kinds:
+            yield Lifts(ties=tuple(_sides_of(t) for t in found if owners[t] == kind))
+        for user in dict.fromkeys(user for user, _ in kinds):
+            yield Lifts(ties=tuple(_sides_of(t) for t in found if owners[t][0] is user))
 
 
 def _sides_of(tensor: str) -> Tie:
@@ -367,15 +369,18 @@ def _list_holders(tensor: str) -> list[str]:
     return [".".join(names[:i]) for i in range(len(names))]
 
 
-def _find_square_weights(family: Family) -> Iterator[tuple[str, set[int]]]:
-    """Yield tensors whose first two dimensions are equal in size but differ in groups.
+def _find_square_weights(family: Family, squares: Container[int]) -> Iterator[tuple[str, set[int]]]:
+    """Yield tensors whose first two dimensions differ in groups, but are as of so many squares.
 
     Each comes with the indices of these groups.
     """
     atoms = {(d.tensor, d.axis): d.atoms for d in family.dimensions}
     for (tensor, axis), rows in atoms.items():
         columns = atoms.get((tensor, 1))
-        if axis == 0 and columns is not None and len(rows) == len(columns):
+        if axis or columns is None:
+            continue
+        few, many = sorted(map(len, (rows, columns)))
+        if many % few == 0 and many // few in squares:
             sides = [family.groups_of([side]) for side in (rows, columns)]
             if sides[0] != sides[1] and -1 not in sides[0] | sides[1]:
                 yield tensor, sides[0] | sides[1]

@@ -440,3 +440,40 @@ def test_a_buffer_of_zeros_does_not_turn_heads_into_units() -> None:
     model = nn.Sequential(nn.Linear(6, 32), WithoutBiasOfKeys(), nn.Linear(32, 4))
     x = torch.randn(2, 5, 6)
     check_network_of(trace(model, x), model, x, [8], searches=False)
+
+
+class PackedPairs(nn.Module):
+    """ConViT: a layer makes queries and keys, another the values; inputs tell the size of heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = 4
+        self.pairs, self.v, self.o = nn.Linear(24, 48), nn.Linear(24, 24), nn.Linear(24, 24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, steps, channels = x.shape
+        size = self.heads, channels // self.heads
+        q, k = self.pairs(x).reshape(batch, steps, 2, *size).permute(2, 0, 3, 1, 4)
+        v = self.v(x).reshape(batch, steps, *size).transpose(1, 2)
+        y = functional.scaled_dot_product_attention(q, k, v)
+        return x + self.o(y.transpose(1, 2).reshape(batch, steps, channels))
+
+
+class Readout(nn.Module):
+    """DPT: each token reads the first one beside itself, and keeps its shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Linear(48, 24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, shape = x[:, 1:], x[:, 1:].shape
+        y = self.project(torch.cat([y, x[:, :1].expand_as(y)], -1)).relu()
+        return y.reshape(shape)
+
+
+@pytest.mark.parametrize(("block", "width"), [(PackedPairs(), 6), (Readout(), 24)])
+def test_layers_of_two_squares_follow_the_stream(block: nn.Module, width: int) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 24), block, nn.Linear(24, 4)), torch.randn(2, 5, 6)
+    check_network_of(trace(model, x), model, x, [width], searches=False)
