@@ -16,9 +16,15 @@ from nsopt.models.tracing.labels import Atoms, Trace, TraceError
 from nsopt.models.tracing.lifts import Lifts, Number, Place, Tie
 from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
 from nsopt.models.tracing.originals import copy_model
-from nsopt.models.tracing.proposals import find_sizes, propose_numbers, propose_ties
+from nsopt.models.tracing.proposals import (
+    find_sizes,
+    propose_numbers,
+    propose_squares,
+    propose_ties,
+)
 
 _FEW = 5  # a third of which is one unit
+_PACKED = (2, 3)  # squares of a weight, such as one each for queries and keys
 Reasons = dict[int, str]  # by the index of a group
 Numbers = list[tuple[float, ...]]
 Attempt = Callable[[Sequence[int]], object]  # runs with some groups changed, or raises TraceError
@@ -176,6 +182,9 @@ def _propose_lifts(
         units = lifted.family.units.of_atom[atoms]
         yield from _propose_numbers(lifted, np.unique(lifted.family.group_of_unit[units]).tolist())
     yield from _propose_numbers(network, groups, in_objects=True)
+    known = network.template, network.family, groups, network.lifts
+    packed = propose_squares(*known, squares=_PACKED)
+    yield (network.with_lifts(network.lifts + lifts) for lifts in packed)
 
 
 def _propose_numbers(

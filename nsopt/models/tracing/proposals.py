@@ -216,18 +216,15 @@ def propose_ties(
 ) -> Iterator[Lifts]:
     """Yield ties of parts of splits, and of square weights, to one of these groups.
 
-    The second one ties inputs of PyTorch's attention to its values, which are as wide. Then one
-    covers the weights of one name in one type of module, or all square weights in a type of module;
-    at last those that are two or three squares, as of queries and keys. The arguments are as for
-    `propose_numbers`.
+    The second one ties inputs of PyTorch's attention to its values, which are as wide. The
+    arguments are as for `propose_numbers`.
     """
-    modules = dict(template.named_modules())
+    wanted = set(groups)
     attentions = [
         ((f"{path}.in_proj_weight", 1), (f"{path}.out_proj.weight", 1))
-        for path, module in modules.items()
+        for path, module in template.named_modules()
         if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None
     ]
-    wanted = set(groups)
     split = {
         i for i, rows in enumerate(trace.parts) if not wanted.isdisjoint(family.groups_of([rows]))
     }
@@ -235,18 +232,33 @@ def propose_ties(
         yield Lifts(parts=frozenset(split))
     if attentions:
         yield Lifts(ties=tuple(attentions))
-    for squares in ((1,), (2, 3)):
-        found = {
-            tensor: sides
-            for tensor, sides in _find_square_weights(family, squares)
-            if _sides_of(tensor) not in known.ties
-        }
-        owners = {tensor: _find_owner(modules, tensor) for tensor in found}
-        kinds = dict.fromkeys(owners[tensor] for tensor, sides in found.items() if wanted & sides)
-        for kind in kinds:
-            yield Lifts(ties=tuple(_sides_of(t) for t in found if owners[t] == kind))
-        for user in dict.fromkeys(user for user, _ in kinds):
-            yield Lifts(ties=tuple(_sides_of(t) for t in found if owners[t][0] is user))
+    yield from propose_squares(template, family, wanted, known, [1])
+
+
+def propose_squares(
+    template: nn.Module,
+    family: Family,
+    groups: Iterable[int],
+    known: Lifts,
+    squares: Container[int],
+) -> Iterator[Lifts]:
+    """Yield ties of rows and columns of weights that consist of so many squares.
+
+    One covers the weights of one name in one type of module, or all in a type of module. The
+    arguments are as for `propose_numbers`.
+    """
+    modules, wanted = dict(template.named_modules()), set(groups)
+    square = {
+        tensor: sides
+        for tensor, sides in _find_square_weights(family, squares)
+        if _sides_of(tensor) not in known.ties
+    }
+    owners = {tensor: _find_owner(modules, tensor) for tensor in square}
+    kinds = dict.fromkeys(owners[tensor] for tensor, sides in square.items() if wanted & sides)
+    for kind in kinds:
+        yield Lifts(ties=tuple(_sides_of(t) for t in square if owners[t] == kind))
+    for user in dict.fromkeys(user for user, _ in kinds):
+        yield Lifts(ties=tuple(_sides_of(t) for t in square if owners[t][0] is user))
 
 
 def _sides_of(tensor: str) -> Tie:
