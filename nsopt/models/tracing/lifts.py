@@ -4,11 +4,12 @@ A *lift* frees a width that the code of the network would otherwise fix:
 - A *number* is an attribute in which a module stores a size (`self.head_dim`), also inside of a
   dictionary (`self.config["heads"]`), of an object (`self.config.heads`) or of a list
   (`self.shape[0]`). The lift sets it to the new size.
-- A *tie* joins two dimensions that must shrink together. They are the rows and columns of a square
-  weight if code computes the size of a head from the number of input channels, so that a projection
-  must have as many outputs as inputs. Or one attribute stores the size of both, as that of the
-  heads of keys and values. A tie may also join all rows of a dimension that is split into parts of
-  different sizes, such as fewer heads of keys than of queries.
+- A *tie* joins two dimensions that must shrink together. They are the rows and columns of a weight
+  of one square, or of more beside each other, if code computes the size of a head from the number
+  of input channels, so that a projection must have as many outputs as inputs. Or one attribute
+  stores the size of both, as that of the heads of keys and values. A tie may also join all rows of
+  a dimension that is split into parts of different sizes, such as fewer heads of keys than of
+  queries.
 """
 
 import copy

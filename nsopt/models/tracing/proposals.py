@@ -392,7 +392,7 @@ def _find_square_weights(family: Family, squares: Container[int]) -> Iterator[tu
         if axis or columns is None:
             continue
         few, many = sorted(map(len, (rows, columns)))
-        if many % few == 0 and many // few in squares:
+        if few and many % few == 0 and many // few in squares:
             sides = [family.groups_of([side]) for side in (rows, columns)]
             if sides[0] != sides[1] and -1 not in sides[0] | sides[1]:
                 yield tensor, sides[0] | sides[1]
