@@ -112,10 +112,8 @@ def prepare(
     folder = place.out or RUNS / subject.name
     url = place.storage or sqlite_url(folder / STUDY_FILE)
     if is_empty(url):
-        console.print(
-            f"{storage_file(url)} is empty: nsopt creates a new storage in it",
-            soft_wrap=True,
-        )
+        created = f"{storage_file(url)} is empty: nsopt creates a new storage in it"
+        console.print(created, soft_wrap=True)
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     workspace = Workspace(url, folder, network.data_dir, workers)
     return with_precision(subject, workspace), workspace

@@ -101,7 +101,8 @@ class TracedNetwork:
         return cls(template, run, trace, labels, outputs, family, order, lifts, seen)
 
     def with_lifts(self, lifts: Lifts) -> "TracedNetwork":
-        """Return a copy with these lifts instead of its own. Fixed units stay fixed."""
+        """Return a copy with these lifts beside its own. Fixed units stay fixed."""
+        lifts = self.lifts + lifts
         if (lifts.ties, lifts.parts) == (self.lifts.ties, self.lifts.parts):
             return replace(self, lifts=lifts)
         before = self.family.units

@@ -175,7 +175,7 @@ def _propose_lifts(
     """
     yield from _propose_numbers(network, groups)
     ties = propose_ties(network.template, network.family, network.trace, groups, network.lifts)
-    tied = [network.with_lifts(network.lifts + lifts) for lifts in ties]
+    tied = [*map(network.with_lifts, ties)]
     yield tied
     atoms = [_find_first_atom(network, group) for group in groups]
     for lifted in tied:
@@ -183,8 +183,7 @@ def _propose_lifts(
         yield from _propose_numbers(lifted, np.unique(lifted.family.group_of_unit[units]).tolist())
     yield from _propose_numbers(network, groups, in_objects=True)
     known = network.template, network.family, groups, network.lifts
-    packed = propose_squares(*known, squares=_PACKED)
-    yield (network.with_lifts(network.lifts + lifts) for lifts in packed)
+    yield map(network.with_lifts, propose_squares(*known, squares=_PACKED))
 
 
 def _propose_numbers(
@@ -195,7 +194,7 @@ def _propose_numbers(
     if in_objects:
         proposals = _select_read(network, proposals)
     for alike in proposals:
-        yield (network.with_lifts(network.lifts + lifts) for lifts in alike)
+        yield map(network.with_lifts, alike)
 
 
 def _select_read(network: TracedNetwork, proposals: list[list[Lifts]]) -> list[list[Lifts]]:
@@ -210,7 +209,7 @@ def _select_read(network: TracedNetwork, proposals: list[list[Lifts]]) -> list[l
 
     def fails(numbers: set[Number], change: int) -> bool:
         wrong = tuple(replace(number, change=change) for number in numbers)
-        changed = network.with_lifts(network.lifts + Lifts(numbers=wrong))
+        changed = network.with_lifts(Lifts(numbers=wrong))
         return _catch_error(partial(_resize, changed, int), []) is not None
 
     def is_read(numbers: set[Number]) -> bool:

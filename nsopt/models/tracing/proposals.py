@@ -141,11 +141,12 @@ def propose_numbers(
         everything = [set(first)] if len(first) > max(1, len(equal)) else []
         for places in (*together, *singles, *everything):
             times = max(first[place][0] for place in places)
-            members = [[n for n in numbers if n.place in places] for numbers in (alike, own)]
-            firsts = [{number.site: number for number in reversed(few)} for few in members]
-            chosen = dict.fromkeys(Lifts(numbers=tuple(few.values())) for few in firsts)
+            members = [number for number in alike if number.place in places]
+            firsts = {number.site: number for number in reversed(members)}
+            owned = {number.site: number for number in reversed(own) if number.place in places}
+            chosen = dict.fromkeys(Lifts(numbers=tuple(few.values())) for few in (firsts, owned))
             proposals.setdefault(times, []).extend(chosen)
-            tied.append(_tie_others(family, members[0], firsts[0], known.numbers))
+            tied.append(_tie_others(family, members, firsts, known.numbers))
     return [*(proposals[n] for n in sorted(proposals)), [lifts for lifts in tied if lifts.ties]]
 
 
