@@ -231,7 +231,7 @@ def compare(
     if not wanted.training.epochs:
         raise NsoptError("epochs must be at least 1: only nsopt.compress works without training")
     with tempfile.TemporaryDirectory(prefix="nsopt-") as temporary:
-        folder = Path(out) if out is not None else Path(temporary)
+        folder = Path(temporary if out is None else out).absolute()
         if out is not None:
             check_writable(out, "out=")
         url, deleted = storage or sqlite_url(folder / STUDY_FILE), out is None and not storage

@@ -19,6 +19,7 @@ from nsopt.cli.console import (
 from nsopt.cli.extras import has_extra, install_command, publish_if_installed
 from nsopt.cli.options import (
     Count,
+    GivenPath,
     NetworkOptions,
     PlaceOptions,
     PruneOptions,
@@ -48,7 +49,7 @@ _LEFT_OUT_FIRST = "before", "params", "MACs", "widths by"
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class CompressOptions:
-    weights: Path | None = None
+    weights: GivenPath = None
     """Weights of the whole network: a state_dict that torch.save wrote, or a file that nsopt
     wrote. Not needed if your own function, --arch package.module:factory, returns the network with
     its trained weights."""
@@ -146,9 +147,10 @@ def _compress(options: CompressOptions) -> "tuple[Answer, Workspace]":
         row["files"] = _export(compressed, folder, subject, forms)
     schema.write_networks(workspace.studies(subject.name)[schema.DENSE], rows)
     results = result.results
-    page = write_report(results, folder / "report", rows)
+    page = write_report(results, folder / "report", results.networks)
     publish_if_installed(results, workspace.url)
-    chosen = {"budget": rows[1]["budget"]}
+    study = schema.study_name(subject.name, rows[1]["widths by"])
+    chosen = {"study": study, "budget": rows[1]["budget"]}
     if options.task.task is not None:
         chosen["task"] = options.task.task
     lines = [

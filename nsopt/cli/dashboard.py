@@ -1,12 +1,11 @@
 """`nsopt dashboard`: show a storage in the browser."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from cyclopts import Parameter
 
 from nsopt.cli.extras import need_extra
-from nsopt.cli.options import OptionalStorageUrl, Whole
+from nsopt.cli.options import GivenPath, OptionalStorageUrl, Whole
 
 
 @Parameter(name="*")
@@ -19,7 +18,7 @@ class DashboardOptions:
     delete studies."""
     port: Whole = 8080
     """Port to serve on."""
-    artifacts: Path | None = None
+    artifacts: GivenPath = None
     """Folder of the stored networks; by default `artifacts` beside an SQLite file."""
 
 

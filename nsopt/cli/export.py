@@ -11,8 +11,8 @@ from cyclopts import Parameter
 
 from nsopt.cli.console import console, tell_what_is_fixed
 from nsopt.cli.options import (
+    GivenPath,
     OptionalStorageUrl,
-    OutPath,
     StoredDataOptions,
     refuse_options_of_images,
 )
@@ -38,7 +38,9 @@ class ExportOptions(StoredDataOptions):
     study: str | None = None
     """Optuna study that trained the network: ARCH-DATA-PRESET/METHOD. By default nsopt exports the
     network that the comparison's answer names at its largest budget."""
-    out: OutPath = None
+    name: str | None = None
+    """Without --study: the comparison as ARCH-DATA-PRESET, if several are stored."""
+    out: GivenPath = None
     """File to write; by default network.onnx, network.pt2 or network.pt, by the format."""
     format: Literal["onnx", "pt2", "state_dict"] | None = None
     """onnx for onnxruntime and others, pt2 for torch.export.load, state_dict for
@@ -50,7 +52,7 @@ class ExportOptions(StoredDataOptions):
     nsopt compress."""
     metric: str | None = None
     """Metric of the budget (params, macs, latency, ...), if the study has budgets in several."""
-    artifacts: Path | None = None
+    artifacts: GivenPath = None
     """Folder of the stored networks; by default `artifacts` beside an SQLite file."""
     storage: OptionalStorageUrl = None
     """Optuna storage URL of the study; by default the newest study.db under runs/."""
@@ -87,7 +89,7 @@ def export(options: ExportOptions = ExportOptions()) -> None:
     figures = None
     with written_beside(out) as unfinished:
         write(chosen.network, unfinished, form, chosen.task)
-        if chosen.arch is not None and chosen.task is not None:
+        if chosen.arch is not None and chosen.task is not None and not options.unchecked:
             inputs = chosen.task.inputs
             apart = compare_outputs(chosen.network, unfinished, form, chosen.arch, inputs)
             console.print(f"the outputs of the file differ from PyTorch's by {apart:.0e}")
@@ -273,14 +275,14 @@ def _load(options: ExportOptions) -> _Chosen:
 
 
 def _with_answer(options: ExportOptions, url: str) -> ExportOptions:
-    """Return the options with those that name the answer of the only comparison at `url`.
+    """Return the options with those that name the answer of their comparison at `url`.
 
     For a compression a budget may be given, as it stands in its table.
     """
     from nsopt.reports.results import read_results
     from nsopt.storage.schema import DENSE, study_name
 
-    results = read_results(url, None)
+    results = read_results(url, options.name)
     for row in results.networks:
         if row["budget"] == options.budget:
             by = row["widths by"]  # "" for the trained network, which has no budget

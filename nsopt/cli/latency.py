@@ -23,8 +23,8 @@ class LatencyOptions:
     """The study as ARCH-DATA-PRESET, if several are stored."""
     arch: StoredArch = None
     task: StoredTask = None
-    batch_size: str = "1,100"
-    """Images per batch, for one timing each."""
+    batch_size: str | None = None
+    """Images per batch, for one timing each; by default 1, 100 and that of the study."""
     device: str = "auto"
     """Device as PyTorch names it (cpu, cuda, cuda:1, ...), or auto."""
     threads: Count | None = None
@@ -56,7 +56,9 @@ def latency(options: LatencyOptions = LatencyOptions()) -> None:
     _print(measured)
 
 
-def _read_batch_sizes(text: str) -> list[int]:
+def _read_batch_sizes(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() and int(word) for word in words):
         raise NsoptError(f"--batch-size {text!r}: write numbers such as 1,100")

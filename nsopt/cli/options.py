@@ -48,10 +48,10 @@ BatchSize = Annotated[Whole, Parameter(validator=_check_batch)]
 def _read_path(kind: Any, tokens: Sequence[Token]) -> Path:
     if not tokens[0].value:  # pathlib takes it for the working directory
         raise ValueError("It is empty: name a path, or leave the option out.")
-    return Path(tokens[0].value)
+    return Path(tokens[0].value).expanduser()
 
 
-OutPath = Annotated[Path | None, Parameter(converter=_read_path)]
+GivenPath = Annotated[Path | None, Parameter(converter=_read_path)]
 
 _storage_variable = Parameter(env_var=STORAGE_VARIABLE)
 StorageUrl = Annotated[str, _storage_variable]
@@ -299,7 +299,7 @@ class PlaceOptions:
 
     storage: OptionalStorageUrl = None
     """Optuna storage URL; by default an SQLite file in --out."""
-    out: OutPath = None
+    out: GivenPath = None
     """Folder for the results; by default runs/ARCH-DATA-PRESET, of `nsopt compress`
     runs/ARCH-DATA-compress."""
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"])] = False

@@ -6,7 +6,7 @@ from pathlib import Path
 from cyclopts import Parameter
 
 from nsopt.cli.console import console, tell_what_is_fixed
-from nsopt.cli.options import OptionalStorageUrl, OutPath
+from nsopt.cli.options import GivenPath, OptionalStorageUrl
 from nsopt.files import check_writable
 
 
@@ -15,7 +15,7 @@ from nsopt.files import check_writable
 class ReportOptions:
     storage: OptionalStorageUrl = None
     """Optuna storage URL of the study; by default the newest study.db under runs/."""
-    out: OutPath = None
+    out: GivenPath = None
     """Folder for index.html and the CSV files; by default `report` beside an SQLite file."""
     name: str | None = None
     """The study as ARCH-DATA-PRESET, if several are stored; ARCH-DATA-PRESET-tune for its

@@ -13,6 +13,7 @@ from nsopt.cli.options import (
     BudgetOptions,
     Count,
     CountFrom0,
+    GivenPath,
     SearchOptions,
     changes,
     refuse_unused,
@@ -55,7 +56,7 @@ class StudyOptions(BudgetOptions):
     """Optuna study of `nsopt tune` from which to take the best P or eta."""
     tuned_storage: str | None = None
     """Optuna storage URL of --tuned; by default --storage."""
-    start: Path | None = None
+    start: GivenPath = None
     """File with the weights of a trained network. The networks of all methods start from its most
     important filters and are fine-tuned."""
     workers: Count = 1

@@ -2,8 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +14,7 @@ from nsopt.cli.console import console, live_progress, make_table, tell_what_is_f
 from nsopt.cli.options import (
     Count,
     CountFrom2,
+    GivenPath,
     OptionalStorageUrl,
     SizeOptions,
     StoredTask,
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from rich.text import Text
 
-    from nsopt.latency.measured_budget import MeasuredBudget
     from nsopt.latency.runtime import Runtime
+    from nsopt.latency.timer import Timer
     from nsopt.models.architecture import Architecture
     from nsopt.scaling.solve import WidthFit
     from nsopt.study.comparison import Asked, Size
@@ -45,7 +46,7 @@ _NARROW = 80  # columns of a terminal that is too narrow for all of the table
 class WidthsOptions:
     """The options of `nsopt widths`; the law is in a file or in a storage."""
 
-    law: Path | None = None
+    law: GivenPath = None
     """JSON file with a law, or with one law for each iteration."""
     storage: OptionalStorageUrl = None
     """Optuna storage URL with a stored law, instead of --law; by default the newest study.db under
@@ -95,30 +96,27 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
     task = import_given_task(options.task)
     network_law, inputs = _find_law(options, task), task and task.inputs
     is_timed = any(size.is_timed for size in asked)
-    times = is_timed or options.sizes.multiple_of == "auto" or options.timing.runtime
-    runtime = _choose_runtime(options, network_law.studies) if times else TORCH
-    with nullcontext(Silent()) if options.as_json else live_progress() as progress:
+    times = is_timed or options.sizes.multiple_of == "auto"
+    is_chosen = times or options.timing.runtime or options.timing.measure
+    runtime = _choose_runtime(options, network_law.studies) if is_chosen else TORCH
+    with ExitStack() as stack:
+        silent = nullcontext(Silent())
+        progress = stack.enter_context(silent if options.as_json else live_progress())
         sizes = resolve_multiple(options.sizes, options.device, runtime, progress)
         timed = Timed(runtime.name, runtime.batch_size)
         arch = with_stored_latency(network_law.arch, network_law.studies, timed)
-        if is_timed and arch.latency is None:
-            with sharing(resolve_compute(options.device, "fp32"), progress) as compute:
-                model = learn_latency(arch, compute, progress, runtime, inputs)
+        timer, studies = None, network_law.studies
+        if is_timed:
+            shared = sharing(resolve_compute(options.device, "fp32"), progress)
+            store = StoredTimings(studies[0], lambda: studies) if studies else Memory()
+            timer = Timer(stack.enter_context(shared), runtime, progress, inputs, store)
+        if timer is not None and arch.latency is None:
+            model = learn_latency(arch, timer.compute, progress, runtime, inputs)
             arch = arch.with_latency(model)
-            for study in network_law.studies[:1]:
+            for study in studies[:1]:
                 write_latency_once(study, model, timed)
         network_law = replace(network_law, arch=arch)
-        studies = network_law.studies
-
-        def correct(budget: "MeasuredBudget") -> "Architecture":
-            """Return the network with a latency model by which milliseconds hold as measured."""
-            if not budget.metric.is_timed:
-                return budget.arch
-            store = StoredTimings(studies[0], lambda: studies) if studies else Memory()
-            with sharing(resolve_compute(options.device, "fp32"), progress) as compute:
-                return Timer(compute, runtime, progress, inputs, store=store).correct(budget)
-
-        rows = _propose_widths(network_law, asked, sizes.rounding, correct)
+        rows = _propose_widths(network_law, asked, sizes.rounding, timer)
     if options.as_json:
         print(json.dumps(rows, indent=1))
     else:
@@ -147,12 +145,12 @@ def _propose_widths(
     network_law: "NetworkLaw",
     asked: "Asked",
     rounding: dict[str, Any],
-    correct: "Callable[[MeasuredBudget], Architecture]",
+    timer: "Timer | None",
 ) -> list[dict[str, Any]]:
     """Return one row per budget.
 
     It has the costs, the widths and their 90 % band, and the factor by which the budget is outside
-    the record of the search.
+    the record of the search. `timer` is needed for milliseconds, which hold as measured.
 
     Raises:
         NsoptError: for a law of another network.
@@ -172,13 +170,12 @@ def _propose_widths(
         )
     rows = []
     for size in make_sizes(arch, asked, **rounding):
-        limits = network_law.limits(size.metric, **rounding)
-        cost = size.metric.cost(
-            correct(MeasuredBudget(arch, law, size.metric, size.budget, limits))
-        )
-        fit = solve_widths(law, cost, size.budget, *limits, warn=False)
+        limits, corrected = network_law.limits(size.metric, **rounding), arch
+        if timer is not None and size.metric.is_timed:
+            corrected = timer.correct(MeasuredBudget(arch, law, size.metric, size.budget, limits))
+        fit = solve_widths(law, size.metric.cost(corrected), size.budget, *limits, warn=False)
         widths = fit.widths.tolist()
-        row = {"ratio": size.ratio, "metric": size.metric.name} | _describe(size, arch, fit)
+        row = {"ratio": size.ratio, "metric": size.metric.name} | _describe(size, arch, fit, timer)
         row |= counted_costs(arch, widths) | {"layers": list(arch.layer_names)}
         recorded = network_law.iteration or law
         beyond = None
@@ -192,17 +189,25 @@ def _propose_widths(
     return rows
 
 
-def _describe(size: "Size", arch: "Architecture", fit: "WidthFit") -> dict[str, Any]:
-    """Return budget and cost, of several budgets at once by metric, and which of these binds."""
+def _describe(
+    size: "Size", arch: "Architecture", fit: "WidthFit", timer: "Timer | None"
+) -> dict[str, Any]:
+    """Return budget and cost, of several budgets at once by metric, and which of these binds.
+
+    Milliseconds are measured: the upper quartile, which the budget bounds.
+    """
     from nsopt.scaling.metric import Joint
 
-    if not isinstance(size.metric, Joint):
-        return {"budget": size.budget, "cost": fit.cost, "binding": None}
-    return {
-        "budget": {metric.name: limit for metric, limit in size.metric.limits},
-        "cost": {metric.name: metric.cost(arch)(fit.widths) for metric in size.metric.parts},
-        "binding": size.metric.binding(fit.binding),
+    costs = {
+        metric.name: timer.time(arch, tuple(fit.widths.tolist())).upper_quartile_ms
+        if timer is not None and metric.is_timed
+        else metric.cost(arch)(fit.widths)
+        for metric in size.metric.parts
     }
+    if not isinstance(size.metric, Joint):
+        return {"budget": size.budget, "cost": costs[size.metric.name], "binding": None}
+    budgets = {metric.name: limit for metric, limit in size.metric.limits}
+    return {"budget": budgets, "cost": costs, "binding": size.metric.binding(fit.binding)}
 
 
 def _find_law(options: WidthsOptions, task: "Task | None" = None) -> "NetworkLaw":
@@ -226,6 +231,7 @@ def _find_law(options: WidthsOptions, task: "Task | None" = None) -> "NetworkLaw
             options.arch or "vgg11", options.classes, options.image_size, options.channels
         )
         return NetworkLaw(read_law(options.law, options.iteration), arch)
+    refuse_unused("without --law", ["classes", "image_size", "channels"], options)
     url = url or newest_storage()
     workspace = Workspace(url, Path())
     if not workspace.has_storage:

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from nsopt.cli.console import console, live_progress
 from nsopt.cli.options import (
     Count,
-    OutPath,
+    GivenPath,
     StorageUrl,
     StoredDataOptions,
     refuse_options_of_images,
@@ -31,7 +31,7 @@ class WorkerOptions(StoredDataOptions):
     """Device as PyTorch names it (cpu, cuda, cuda:1, ...), or auto."""
     threads: Count | None = None
     """CPU threads; by default one per core."""
-    out: OutPath = None
+    out: GivenPath = None
     """Folder for networks and unfinished trainings; by default that of a file study.db, as the
     study's own command writes it, or else runs/STUDY."""
     measure: str | None = None

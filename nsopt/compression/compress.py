@@ -127,7 +127,7 @@ def compress(
     if trainer is not None and settings.training.epochs == 0:
         raise NsoptError("epochs=0 trains nothing: leave trainer= out, or give epochs=1 or more")
     subject = Subject.of(arch, task, settings, model, timed_in, trainer=trainer)
-    folder = Path(out if out is not None else tempfile.mkdtemp(prefix="nsopt-"))
+    folder = Path(tempfile.mkdtemp(prefix="nsopt-") if out is None else out).absolute()
     workspace = Workspace(sqlite_url(folder / STUDY_FILE), folder, temporary=out is None)
     try:
         with quiet_optuna(), show_progress(progress) as display:

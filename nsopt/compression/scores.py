@@ -51,6 +51,7 @@ class ScoreRunner(PointRunner):
     family: LawFamily
     solve: Callable[[PowerLaw], Widths]
     measure: Callable[[Widths], tuple[float, Mapping[str, Any]]]
+    in_order = True
 
     def sampler(self, trial: FrozenTrial) -> BaseSampler:
         return make_sampler(self.sampler_seed(trial))

@@ -102,7 +102,7 @@ def resolve_compute(device: str, precision: str) -> Compute:
     try:
         chosen = torch.device(name)
         with memory_for(chosen, "a single tensor"):
-            torch.empty(1, device=chosen)
+            torch.zeros(1, device=chosen).item()  # which `meta` cannot
     except (RuntimeError, AssertionError, NotImplementedError):
         here = "cpu" + "".join(f", cuda:{i}" for i in range(torch.cuda.device_count()))
         raise NsoptError(

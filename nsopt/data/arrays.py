@@ -44,7 +44,8 @@ def read_arrays(part: str, pair: Any) -> tuple[Tensor, Tensor]:
             f"not {format_shape(_convert_array(part, pair[0]).shape)}"
         )
     if classes.ndim != 1 or not np.issubdtype(classes.dtype, np.integer):
-        raise NsoptError(f"{part} labels must be integers (N,), not {classes.dtype}")
+        given = f"{classes.dtype} {format_shape(classes.shape)}"
+        raise NsoptError(f"{part} labels must be integers (N,), not {given}")
     if len(pixels) != len(classes) or not len(pixels):
         raise NsoptError(f"{part} has {len(pixels)} images and {len(classes)} labels")
     if classes.min() < 0:
@@ -77,6 +78,7 @@ def read_dataset(part: str, data: Any) -> tuple[NDArray[np.uint8], NDArray[Any]]
 
 def name_classes(labels: Sequence[Tensor], classes: Sequence[str] | None) -> tuple[str, ...]:
     """Return the names of the classes, by default numbers. Raises NsoptError for odd labels."""
+    classes = classes.tolist() if isinstance(classes, np.ndarray) else classes
     if classes is not None and (isinstance(classes, str) or not isinstance(classes, Sequence)):
         raise NsoptError(f"classes must be a list of names, not {shorten(classes)}")
     highest = max(int(part.max()) for part in labels)
@@ -119,6 +121,8 @@ def _convert_label(part: str, label: Any) -> int:
 def _convert_pixels(part: str, image: Any) -> NDArray[np.uint8]:
     """Convert an image to uint8, (H, W, C) or (C, H, W)."""
     if isinstance(image, Tensor) and image.is_floating_point():
+        if not image.numel():
+            raise NsoptError(f"{part} has an image without pixels")
         if not 0 <= float(image.min()) <= float(image.max()) <= 1:
             raise NsoptError(f"{part} images are floats outside 0 to 1: remove their normalisation")
         image = (image * 255).round().to(torch.uint8)

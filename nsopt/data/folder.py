@@ -98,9 +98,10 @@ def _check_train(root: Place, path: Path) -> None:
 
 
 def _name_place(path: Path) -> str:
-    """Return the name of a folder or of a zip file."""
+    """Return the name of a folder or of a zip file, as UTF-8 can hold it."""
     named = path.resolve() if path.name in ("", "..") else path
-    return named.stem if named.suffix.lower() == ".zip" else named.name
+    name = named.stem if named.suffix.lower() == ".zip" else named.name
+    return name.encode("utf-8", "replace").decode()
 
 
 def _divide(

@@ -50,7 +50,8 @@ def find_multiple(device: str, runtime: Runtime, progress: Progress) -> int:
 
     This is the largest one for which the filters that are missing from a width half a multiple
     below a multiple cost little time. nsopt times networks of two convolutions with about 50
-    filters, once for each device and runtime, and caches the result unless the machine was busy.
+    filters, and caches the result for each device and runtime, unless the machine was busy or a
+    function of the user measures.
 
     Raises:
         NsoptError: if the device or the runtime is not available.
@@ -62,11 +63,11 @@ def find_multiple(device: str, runtime: Runtime, progress: Progress) -> int:
         conditions = latency_conditions(shared.device, runtime)
         key = json.dumps([_FORMAT, conditions]).encode()
         file = cache_folder() / "multiples" / f"{hashlib.sha256(key).hexdigest()[:32]}.json"
-        if (multiple := _read(file)) is None:
+        if not runtime.is_here or (multiple := _read(file)) is None:
             progress.start("timing widths that are multiples of 2, 4, 8 and 16", 1)
             timed = _time_widths(shared, runtime)
             multiple = multiple_from_times({w: t.lower_quartile_ms for w, t in timed.items()})
-            if not was_busy(list(timed.values())):
+            if runtime.is_here and not was_busy(list(timed.values())):
                 content = {"multiple": multiple, "conditions": conditions}
                 write_cached(file, json.dumps(content).encode())
     return multiple

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from traceback import extract_tb
@@ -163,8 +164,11 @@ def _find_in_torchvision(word: str) -> Callable[[int], nn.Module]:
     models = import_torchvision("models")
     if word not in models.list_models():
         raise unknown_name("network of torchvision", word, models.list_models())
-    options = {"init_weights": True} if word in ("googlenet", "inception_v3") else {}
-    return lambda classes: models.get_model(word, weights=None, num_classes=classes, **options)
+    known = inspect.signature(models.get_model_builder(word)).parameters
+    options: dict[str, Any] = {"weights_backbone": None} if "weights_backbone" in known else {}
+    options |= {"init_weights": True} if word in ("googlenet", "inception_v3") else {}
+    make = partial(models.get_model, word, weights=None, **options)
+    return partial(_make_packaged, f"torchvision:{word}", make)
 
 
 def _find_in_timm(word: str) -> Callable[[int], nn.Module]:
@@ -175,4 +179,11 @@ def _find_in_timm(word: str) -> Callable[[int], nn.Module]:
         raise NsoptError("timm is not installed: pip install timm") from None
     if word not in timm.list_models():
         raise unknown_name("network of timm", word, timm.list_models())
-    return lambda classes: timm.create_model(word, pretrained=False, num_classes=classes)
+    return partial(_make_packaged, f"timm:{word}", partial(timm.create_model, word))
+
+
+def _make_packaged(name: str, make: Callable[..., nn.Module], num_classes: int) -> nn.Module:
+    try:
+        return make(num_classes=num_classes)
+    except Exception as error:  # such as a network without classes
+        raise NsoptError(f"{name} makes no network ({_describe(error)})") from error

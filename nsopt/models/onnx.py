@@ -164,7 +164,8 @@ class OnnxNetwork:
         """Return the tensors of a batch as the arrays that a call takes."""
         names = [node.name for node in self._session.get_inputs()]
         tensors = tensors_in(inputs)
-        named = inputs if isinstance(inputs, Mapping) else dict(zip(names, tensors, strict=True))
+        is_flat = isinstance(inputs, Mapping) and set(names) <= inputs.keys()
+        named = inputs if is_flat else dict(zip(names, tensors, strict=True))
         return {name: named[name].cpu().contiguous().numpy() for name in names}
 
 

@@ -19,6 +19,7 @@ from nsopt.models.inputs import resize_batch
 from nsopt.progress import Progress
 from nsopt.session.session import Session
 from nsopt.session.subject import read_architecture
+from nsopt.settings import BATCH_SIZE
 from nsopt.storage import schema, trials
 from nsopt.storage.opening import existing_storage
 from nsopt.storage.studies import load_studies, only_comparison
@@ -102,7 +103,7 @@ def measure_again(
     url: str,
     progress: Progress,
     *,
-    batch_sizes: Sequence[int],
+    batch_sizes: Sequence[int] | None = None,
     name: str | None = None,
     arch_name: str | None = None,
     device: str = "auto",
@@ -116,7 +117,8 @@ def measure_again(
     of torch), the calmest counts (`choose_latencies`).
 
     Args:
-        batch_sizes: images per pass; each size is measured.
+        batch_sizes: images per pass; each size is measured. By default 1, 100 and that of the
+            study.
         name: ARCH-DATA-PRESET; None for the only one in the storage.
         arch_name: the name of the architecture, if the user gave one (`stored_architecture`).
         threads: number of CPU threads; None for torch's own.
@@ -135,8 +137,10 @@ def measure_again(
     arch = read_architecture(schema.read_task(study), arch_name, task)
     inputs = None if task is None else task.inputs
     networks = [(network.study, network.widths) for network in trained]
+    settings = schema.read_settings(study)
     if runtime is None:
-        runtime = stored_runtime(schema.read_settings(study)["runtime"], None)
+        runtime = stored_runtime(settings["runtime"], None)
+    batch_sizes = batch_sizes or sorted({1, BATCH_SIZE, settings["latency_batch_size"]})
     measured = []
     if threads is not None:
         torch.set_num_threads(threads)  # before `sharing`, which measures with this number

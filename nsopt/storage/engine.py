@@ -37,7 +37,13 @@ _HEARTBEAT = "nsopt:heartbeat"
 
 
 class Work(Protocol):
-    """Runs the trials of a study."""
+    """Runs the trials of a study.
+
+    Attributes:
+        in_order: whether a trial waits for all earlier ones, because it uses their results.
+    """
+
+    in_order: bool = False
 
     @property
     def compute(self) -> Compute:
@@ -188,6 +194,8 @@ def run_next(study: Study, work: Work, stored: Sequence[FrozenTrial] | None = No
 def _ask(study: Study, work: Work, stored: Sequence[FrozenTrial]) -> FrozenTrial | None:
     """Take a waiting trial. If an earlier one has the same point, fail it and take the next."""
     first = dict[Hashable, FrozenTrial]()
+    if work.in_order and any(trial.state == TrialState.RUNNING for trial in stored):
+        return None
     for trial in filter(trials.is_settled, stored):
         original = first.setdefault(work.point(trial), trial)
         if trial.state != TrialState.WAITING:

@@ -9,6 +9,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Annotated, Any, TypeVar
 
 from optuna.exceptions import ExperimentalWarning
@@ -104,7 +105,7 @@ _PROVENANCE = Attribute[dict[str, Any]]("provenance", dict[str, Any])
 _NETWORKS = Attribute[Sequence[Mapping[str, str]]]("networks", list[dict[str, str]])
 _VERDICT = Attribute[_Verdict]("verdict", _Verdict)
 _LAW = Attribute[PowerLaw]("law", Law)
-read_law, write_law, write_networks = _LAW.read, _LAW.write, _NETWORKS.write
+read_law, write_law = _LAW.read, _LAW.write
 
 
 def study_name(prefix: str, kind: str) -> str:
@@ -269,6 +270,13 @@ def write_int8(study: Study, trial: int, figures: Mapping[str, Any]) -> None:
 def read_networks(study: Study) -> Sequence[Mapping[str, str]]:
     """Return the table of a compression's networks, stored with the study of the trained one."""
     return _NETWORKS.read(study) or []
+
+
+def write_networks(study: Study, rows: Sequence[Mapping[str, str]]) -> None:
+    """Store the table of a compression's networks; rows at other budgets stay."""
+    table = {row["budget"]: row for row in (*read_networks(study), *rows)}
+    names = dict.fromkeys(chain.from_iterable(table.values()))
+    _NETWORKS.write(study, [{name: row.get(name, "") for name in names} for row in table.values()])
 
 
 def write_verdict(study: Study, best: int, verdict: str) -> None:

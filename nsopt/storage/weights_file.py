@@ -5,6 +5,7 @@ memory.
 """
 
 import io
+import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,7 +53,13 @@ def serialise(content: Mapping[str, Any]) -> bytes:
 
 
 def _check_archive(path: Path, size: int) -> None:
-    """Raise NsoptError for an archive whose reading may need much more memory than its size."""
+    """Raise NsoptError for an archive whose reading may need much more memory than its size, and
+    for the format of PyTorch before 1.6, which is none."""
+    if not zipfile.is_zipfile(path) and path.read_bytes()[:1] == pickle.PROTO:
+        raise NsoptError(
+            "it has the format of PyTorch before 1.6, or is no file of weights; if it is yours, "
+            "write it again: torch.save(torch.load(path, weights_only=True), path)"
+        )
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)

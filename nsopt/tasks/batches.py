@@ -152,6 +152,8 @@ class LoaderBatches:
                     sampler.set_epoch(self._epoch)
             for generator in self._generators:
                 generator.manual_seed(int(torch.randint(2**62, ())))
+            if getattr(self._loader, "persistent_workers", False):
+                self._loader._iterator = None  # only new workers draw by the seed
             self._iterator = iter(self._loader)
         return self._iterator
 

@@ -2,15 +2,16 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.utils._pytree import keystr, tree_leaves_with_path
+from torch.utils._pytree import keystr, tree_leaves, tree_leaves_with_path
 from torch.utils.data import Dataset
 
 from nsopt.compute.checkpoint import full_state, load_full_state
@@ -116,7 +117,7 @@ class Task:
         }
         return {
             "batches": count_batches(self.train),
-            "first_batch": checksum_of(tensors_in(self._first_batch)),
+            "first_batch": checksum_of(_read_numbers(self._first_batch)),
             "inputs": [f"{value.dtype} {list(value.shape)}" for value in tensors_in(self.inputs)],
             "version": self.version,
             **functions,
@@ -146,6 +147,19 @@ class Task:
                 "arrays"
             )
         return inputs, targets
+
+
+def _read_numbers(batch: Any) -> Iterator[Tensor]:
+    """Yield the tensors of a batch; arrays, numbers and text as their bytes."""
+    for value in tree_leaves(batch):
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, np.ndarray) and not value.dtype.hasobject:
+            yield torch.tensor(np.frombuffer(value.tobytes(), np.uint8))
+        elif isinstance(
+            value, bool | int | float | complex | str | bytes | np.generic | np.ndarray
+        ):
+            yield torch.tensor(np.frombuffer(repr(value).encode(), np.uint8))
 
 
 def _describe_kind(inputs: Any) -> list[tuple[str, str]]:

@@ -67,6 +67,16 @@ def test_a_budget_that_a_compression_lacks_is_answered_with_its_own(
         _with_answer(ExportOptions(budget="macs=9%"), "sqlite:///study.db")
 
 
+def test_the_name_chooses_among_several_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(_url: str, name: str | None) -> SimpleNamespace:
+        rows = [{"budget": "macs=50%", "widths by": "scored"}]
+        return SimpleNamespace(networks=rows, name=name)
+
+    monkeypatch.setattr(results, "read_results", read)
+    chosen = _with_answer(ExportOptions(name="net-compress", budget="macs=50%"), "sqlite:///s.db")
+    assert chosen.study == "net-compress/scored"
+
+
 @pytest.mark.parametrize(
     ("share", "number"),
     [("macs=50%", "macs={macs}"), ("macs=50%,params=40k", "params=40000,macs={macs}")],

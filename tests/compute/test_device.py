@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nsopt.compute.device import hardware_name, nth_device
+from nsopt.compute.device import hardware_name, nth_device, resolve_compute
+from nsopt.errors import NsoptError
 
 
 def test_all_names_of_a_device_give_the_same_hardware_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,6 +20,11 @@ def test_all_names_of_a_device_give_the_same_hardware_name(monkeypatch: pytest.M
     names = [hardware_name(torch.device(name)) for name in ("cuda", "cuda:0", "cuda:1")]
     assert names == ["cuda-a", "cuda-a", "cuda-b"]
     assert hardware_name(torch.device("cpu")) == hardware_name(torch.device("cpu", 0)) == "cpu"
+
+
+def test_a_device_without_numbers_is_refused() -> None:
+    with pytest.raises(NsoptError, match="device 'meta' is not available"):
+        resolve_compute("meta", "fp32")
 
 
 def test_workers_take_cuda_devices_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:

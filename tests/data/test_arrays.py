@@ -48,7 +48,9 @@ GOOD = (draw_pixels(10, 3, 8, 8), np.arange(10) % 2)
         ((GOOD[0][0], GOOD[1]), {}, "not 3x8x8"),
         ((GOOD[0], GOOD[1][:9]), {}, "train has 10 images and 9 labels"),
         ((GOOD[0], GOOD[1] * 0.5), {}, "train labels must be integers"),
+        ((GOOD[0], GOOD[1][:, None]), {}, r"must be integers \(N,\), not int64 10x1"),
         ((GOOD[0], GOOD[1] - 1), {}, "train labels must be at least 0, got -1"),
+        (GOOD, {"name": "../other"}, "name of a data set must be a word without '/'"),
         ((GOOD[0][:, :, :4, :4], GOOD[1]), {}, "test images are 3x8x8, train images 3x4x4"),
         (GOOD, {"classes": ["one"]}, "labels go up to 1: give 2 class names, not 1"),
         ((GOOD[0], (GOOD[1] - 1).astype(np.uint8)), {}, "labels go up to 255, but only 3 "),
@@ -117,6 +119,11 @@ def test_a_single_training_image_is_refused() -> None:
         nsopt.train(arch, [4] * 8, data, nsopt.TrainSettings(epochs=1, device="cpu"))
 
 
+def test_names_of_classes_may_be_an_array() -> None:
+    data = ImageData.from_arrays(GOOD, GOOD, classes=np.array(["cat", "dog"]))
+    assert data.classes == ("cat", "dog")
+
+
 def test_invalid_datasets_raise_an_error() -> None:
     normalised = TensorDataset(torch.randn(4, 3, 8, 8), torch.arange(4))
     with pytest.raises(NsoptError, match="train images are floats outside 0 to 1"):
@@ -133,6 +140,7 @@ def test_invalid_datasets_raise_an_error() -> None:
         ([(GOOD[0][0], 2**200)], "train labels must be integers"),
         ([(GOOD[0][0], 2**64 - 1)], f"train labels go up to {2**64 - 1}: number"),
         ([GOOD[0][0]], "item 0 of train must be an image and its label, not ndarray"),
+        ([(torch.zeros(3, 0, 0), 0)], "train has an image without pixels"),
         (5, "train must be a dataset with a length, .* not int"),
         (iter([]), "train must be a dataset with a length"),
     ],

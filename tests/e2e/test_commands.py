@@ -48,6 +48,7 @@ def test_widths_meets_a_latency_budget_measured_by_a_local_function(
     options = ("--metric=latency", "--budgets=5ms", "--measure=phone_clock:time", "--device=cpu")
     (row,) = json.loads(call_nsopt("widths", law, *options, "--json").stdout)
     assert 470_000 < row["params"] <= 500_000
+    assert row["cost"] == row["params"] / 1e5, "as measured"
 
 
 def test_widths_rounds_the_law_of_an_iteration_at_a_budget_of_macs(golden: Path) -> None:

@@ -123,6 +123,8 @@ def test_study_refuses_invalid_options(
         ("study --start=small.pt --pretrain-epochs=5", "does nothing with --start: leave it out"),
         ("study --tuned-storage=sqlite:///none.db", "does nothing without --tuned: leave it out"),
         ("widths --law=law.json --method=uniform", "--method does nothing with --law: leave it"),
+        ("widths --storage=sqlite:///none.db --classes=7", "--classes does nothing without --law"),
+        ("widths --law=~/none.json --iteration=1", f"{Path.home()}/none.json"),
         ("dashboard --storage=sqlite:///none.db --artifacts=none", "no folder none of stored"),
         ("study --tuned=x", "--tuned needs the storage of that study"),
         ("study --tuned=x --storage=sqlite:///none.db", "no tuning study 'x' is stored at"),

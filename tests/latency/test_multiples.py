@@ -10,7 +10,7 @@ from torch import nn
 
 import nsopt
 from nsopt.latency.multiples import find_multiple
-from nsopt.latency.runtime import choose_runtime
+from nsopt.latency.runtime import OwnMeasure, choose_runtime
 from tests.conftest import call_nsopt
 from tests.study.test_comparison import Listener
 
@@ -29,6 +29,12 @@ class BlockClock:
         return self.per_pass + self.block * blocks + self.per_filter * width
 
 
+class Here(OwnMeasure):
+    """A runtime of this machine that always takes the same time."""
+
+    is_here = True
+
+
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -38,7 +44,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("block", [1, 2, 4, 8, 16])
 def test_the_block_size_of_a_device_is_measured_once_and_cached(block: int, cache: Path) -> None:
     clock = BlockClock(block)
-    runtime = choose_runtime("torch", clock)
+    runtime = Here("clock:time", clock)
     assert find_multiple("cpu", runtime, Listener()) == block
     timed = clock.timed
     assert timed > 0
@@ -48,6 +54,13 @@ def test_the_block_size_of_a_device_is_measured_once_and_cached(block: int, cach
     file.write_text("{}")
     assert find_multiple("cpu", runtime, Listener()) == block
     assert clock.timed == 2 * timed
+
+
+def test_what_a_function_measures_is_not_cached_under_its_name(cache: Path) -> None:
+    for block in (4, 16):
+        runtime = OwnMeasure("board:time", BlockClock(block))
+        assert find_multiple("cpu", runtime, Listener()) == block
+    assert not cache.exists()
 
 
 @pytest.mark.parametrize("block", [1, 4, 16])

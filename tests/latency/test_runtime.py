@@ -242,6 +242,19 @@ def test_a_file_has_the_names_of_keywords_and_any_batch_size(tmp_path: Path) -> 
     np.testing.assert_allclose(network(arrays), expected, atol=1e-6)
 
 
+class Scaled(nn.Module):
+    def forward(self, x: torch.Tensor, options: dict[str, torch.Tensor]) -> torch.Tensor:
+        return x * options["scale"]
+
+
+def test_a_dictionary_inside_keyword_arguments_can_be_run(tmp_path: Path) -> None:
+    x = torch.randn(3, 8)
+    batch = {"x": x, "options": {"scale": torch.full((3, 1), 2.0)}}
+    onnx.export_to_onnx(Scaled(), [batch], {}, tmp_path / "net.onnx")
+    network = onnx.OnnxNetwork(tmp_path / "net.onnx")
+    assert np.allclose(network(network.name_inputs(batch)), 2 * x)
+
+
 def test_a_missing_onnxruntime_causes_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise ImportError(name)

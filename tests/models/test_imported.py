@@ -7,11 +7,13 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 import nsopt
 from nsopt.errors import NsoptError
 from nsopt.files import cache_folder
+from nsopt.models.imported import network_factory
 from nsopt.reports.results import read_results
 from tests.conftest import call_nsopt
 from tests.e2e.test_user_errors import assert_fails
@@ -63,6 +65,11 @@ def test_get_architecture_traces_a_network_of_torchvision() -> None:
     assert again.layer_names == arch.layer_names
 
 
+def test_a_segmentation_network_of_torchvision_has_no_pretrained_backbone() -> None:
+    make = network_factory("torchvision:lraspp_mobilenet_v3_large")
+    assert make(7)(torch.zeros(1, 3, 32, 32))["out"].shape[1] == 7  # it would be downloaded
+
+
 def test_a_factory_gets_num_classes_if_it_accepts_it() -> None:
     assert nsopt.get_architecture("mynets:small", 5, in_channels=1).num_classes == 5
     assert nsopt.get_architecture("mynets:sizeless", 5, in_channels=1).num_classes == 10
@@ -85,6 +92,7 @@ def test_a_factory_gets_num_classes_if_it_accepts_it() -> None:
             "mynets:failing",
             r":failing makes no network \(RuntimeError: no such thing \(mynets.py, line \d+\)\)",
         ),
+        ("torchvision:raft_small", r"torchvision:raft_small makes no network \(TypeError"),
         ("mynets:small", "mynets:small cannot be traced on images of 3x32x32"),
     ],
 )

@@ -291,8 +291,8 @@ def test_the_page_counts_trainings_and_names_a_winner_only_where_there_is_one(
     page, count = render(results, []), len(results.outcomes)
     assert f"{count} trainings." in page
     assert "The winner was selected" in page
-    whole = results.outcomes.tail(1).assign(method="dense", metric="params", cost_latency=2.0)
-    alone = pd.concat([results.outcomes.head(1), whole], ignore_index=True)
+    alone = results.outcomes.iloc[[0, -1]].reset_index(drop=True)
+    alone.loc[1, ["method", "metric", "cost_latency"]] = "dense", "params", 2.0
     page = render(dataclasses.replace(results, outcomes=alone), [])
     assert "1 training." in page
     assert "The winner" not in page

@@ -225,8 +225,9 @@ def test_networks_are_held_against_their_budgets_by_the_latencies_that_count(
     again = dataclasses.replace(results, outcomes=stored.assign(latency_ms=[5.0, 3.0, 3.0, 3.0]))
     assert hold_against_budgets(again, stored).tolist() == [False, True, True, False]
     whole = {"method": "dense", "metric": "params", "latency_ms": 12.0, "cost_latency": 8.0}
-    slower = pd.concat([again.outcomes, pd.DataFrame([dict(again.outcomes.iloc[0]) | whole])])
-    beside = dataclasses.replace(again, outcomes=slower.infer_objects().reset_index(drop=True))
+    slower = again.outcomes.iloc[[0, 1, 2, 3, 0]].reset_index(drop=True)
+    slower.loc[4, list(whole)] = list(whole.values())
+    beside = dataclasses.replace(again, outcomes=slower)
     held = hold_against_budgets(
         beside, beside.outcomes.assign(feasible=[*stored["feasible"], True])
     )

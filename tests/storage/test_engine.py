@@ -76,6 +76,7 @@ class Job:
     """Work that runs every trial with one function; the attribute `point` names its point."""
 
     compute = Compute(torch.device("cpu"), bf16=False)
+    in_order = False
 
     def __init__(self, function: Callable[[Trial], Sequence[float]] = lambda trial: [1.0]) -> None:
         self.run = function
@@ -273,6 +274,25 @@ def test_the_trial_of_a_dead_process_is_run_again(any_url: str) -> None:
     assert run_next(other, Job(lambda trial: [trial.suggest_int("width", 1, 9)]))
     assert states(study) == ["COMPLETE"]
     assert study.trials[0].params == {"width": 3}
+
+
+@pytest.mark.usefixtures("impatient")
+def test_trials_that_use_earlier_results_wait_for_that_of_a_dead_process(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "POLL_SECONDS", 0.01)
+    study, ran = open_study(url), list[int]()
+
+    def run(trial: Trial) -> list[float]:
+        ran.append(trial.number)
+        return [1.0]
+
+    job = Job(run)
+    job.in_order = True
+    take(study)
+    study.enqueue_trial({})
+    run_trials(study, [0, 1], lambda point: None, job, Silent())
+    assert ran == [0, 1]
 
 
 @pytest.mark.usefixtures("impatient")

@@ -8,7 +8,7 @@ import pytest
 from nsopt.data.source import Source
 from nsopt.errors import NsoptError
 from nsopt.storage.opening import open_storage
-from nsopt.storage.schema import TaskDescription
+from nsopt.storage.schema import TaskDescription, read_networks, write_networks
 from nsopt.storage.studies import load_studies, open_study
 from nsopt.storage.urls import sqlite_url
 
@@ -38,3 +38,15 @@ def test_a_foreign_study_with_the_name_of_a_new_one_is_not_changed(tmp_path: Pat
         open_study(storage, "a/uniform", about, Source("digits"), {"preset": "p"}, {}, ["a", "b"])
     assert foreign.user_attrs == {}
     assert len(foreign.trials) == 1
+
+
+def test_a_later_table_of_networks_keeps_those_of_other_budgets() -> None:
+    study = optuna.create_study()
+    half = {"budget": "macs=50%", "val %": "90", "files": "macs-50-percent.pt"}
+    write_networks(study, [{"budget": "100%", "val %": "91"}, half])
+    write_networks(study, [{"budget": "100%", "val %": "92"}, {"budget": "macs=25%", "ms": "3"}])
+    assert read_networks(study) == [
+        {"budget": "100%", "val %": "92", "files": "", "ms": ""},
+        half | {"ms": ""},
+        {"budget": "macs=25%", "val %": "", "files": "", "ms": "3"},
+    ]

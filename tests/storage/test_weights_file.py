@@ -145,6 +145,15 @@ def test_a_file_without_a_dict_is_refused(content: Any, tmp_path: Path) -> None:
         read_weights(tmp_path / "weights.pt")
 
 
+def test_the_format_before_pytorch_1_6_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save({"a": torch.zeros(3)}, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(
+        NsoptError, match=r"format of PyTorch before 1\.6.*torch\.save\(torch\.load"
+    ):
+        read_weights(path)
+
+
 def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "weights.pt")
     with pytest.raises(NsoptError, match="the file does not exist"):

@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
 
 import nsopt
 from nsopt.compute import checkpoint
 from nsopt.compute.device import resolve_compute
 from nsopt.errors import NsoptError
 from nsopt.tasks.agreement import class_divergence, measure_variances, relative_distance
-from nsopt.tasks.batches import split_batch
+from nsopt.tasks.batches import LoaderBatches, split_batch
 from nsopt.tasks.supervise import supervise
 from nsopt.tasks.task import Task, TaskSupervision
 
@@ -186,6 +187,32 @@ def test_another_version_or_other_data_is_another_training() -> None:
         assert changed.fingerprint != own
 
 
+@pytest.mark.parametrize("kind", [np.array, list, tuple, str])
+def test_labels_that_are_no_tensors_identify_a_task(kind: Any) -> None:
+    def read(label: int) -> Any:
+        batches = [(torch.ones(3, 4), kind([label] * 3))]
+        return Task(batches, functional.mse_loss, score).fingerprint
+
+    assert read(1) == read(1) != read(2)
+
+
+class Noisy(Dataset):
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return torch.randn(2), torch.zeros(1)
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_workers_that_stay_draw_the_same_in_every_training() -> None:
+    loader = DataLoader(Noisy(), 4, num_workers=1, persistent_workers=True)
+    epochs = [LoaderBatches(loader, 0, CPU.device) for _ in range(2)]
+    first, again = ([batches.next()[0] for _ in range(4)] for batches in epochs)
+    assert all(map(torch.equal, first, again))
+    assert not torch.equal(first[0], first[2])
+
+
 def test_a_batch_is_a_pair_or_a_dictionary_with_labels() -> None:
     x, y = torch.zeros(2, 3), torch.ones(2)
     assert split_batch((x, y)) == (x, y)
@@ -348,7 +375,8 @@ def test_distillation_takes_a_last_batch_of_one_example(arch: nsopt.Architecture
     sounds, loudness = make_sounds(17, 0)
     batches = list(zip(sounds.split(16), loudness.double().split(16), strict=True))
     settings = SETTINGS.updated(distillation=0.5)
-    outcome = nsopt.train(arch, [8], make_task(train=batches), settings, teacher=arch.build([12]))
+    task = make_task(train=batches, loss=lambda y, t: (y.double() - t).square().mean())
+    outcome = nsopt.train(arch, [8], task, settings, teacher=arch.build([12]))
     assert outcome.losses[-1] < 10
 
 

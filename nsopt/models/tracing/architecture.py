@@ -1,6 +1,8 @@
 """A traced module as an architecture: a family of networks indexed by widths."""
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
@@ -29,7 +31,7 @@ from nsopt.models.tracing.buffers import fill_buffers
 from nsopt.models.tracing.cost import LimitedCost, Term, sum_products
 from nsopt.models.tracing.groups import Group
 from nsopt.models.tracing.initialise import InitialisationLaw
-from nsopt.models.tracing.labels import Atoms, Product
+from nsopt.models.tracing.labels import Atoms, Product, UnknownError
 from nsopt.models.tracing.makers import Makers
 from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
 from nsopt.models.tracing.originals import original_weight, start_norms, unwrapped
@@ -160,7 +162,11 @@ class TracedArchitecture:
             >>> smaller = arch.prune(model, [range(width // 2) for width in arch.base_widths])
         """
         network = self.network.retrace(model := unwrapped(model))
-        smaller = network.cut(model, read_kept(self, network.family.widths, kept))
+        chosen = read_kept(self, network.family.widths, kept)
+        if 1 in map(len, chosen):  # a trace does not follow single units
+            with suppress(UnknownError):  # the code may decide by values that are not known
+                network.check_widths(np.array([len(units) for units in chosen]))
+        smaller = network.cut(model, chosen)
         self.network.retrace(smaller)
         return smaller
 
@@ -345,7 +351,7 @@ def keep_rigid(arch: Architecture) -> Architecture:
 
 def find_fixed(network: TracedNetwork, refused: Mapping[str, str]) -> dict[str, str]:
     """Return why layers are fixed, by layer name or module path; `refused` come first."""
-    reasons = dict(refused)
+    reasons, known = dict(refused), _find_reasons(network)
     names = {id(tensor): name for name, tensor in tensors_of(network.template).items()}
     for path, module in network.template.named_modules():
         weight = original_weight(module)
@@ -358,19 +364,20 @@ def find_fixed(network: TracedNetwork, refused: Mapping[str, str]) -> dict[str, 
         if (network.family.group_of_unit[units] >= 0).all():
             continue
         used = id(weight) in network.trace.read
-        reasons[path] = "; ".join(_find_reasons(network, units) if used else ["is never used"])
+        why = {reason for unit in units.tolist() for reason in known[unit]}
+        reasons[path] = "; ".join(sorted(why) or ["belongs to a fixed group"])
+        if not used:
+            reasons[path] = "is never used"
     return reasons
 
 
-def _find_reasons(network: TracedNetwork, units: Atoms) -> list[str]:
-    """Return why these units are fixed."""
-    of_atom = network.family.units.of_atom
-    reasons = {
-        f"{frozen.reason} in {frozen.module}"
-        for frozen in network.trace.frozen
-        if np.isin(of_atom[frozen.atoms], units).any()
-    }
-    return sorted(reasons) or ["belongs to a fixed group"]
+def _find_reasons(network: TracedNetwork) -> dict[int, set[str]]:
+    """Return why units are fixed, by unit."""
+    reasons = defaultdict[int, set[str]](set)
+    for frozen in network.trace.frozen:
+        for unit in np.unique(network.family.units.of_atom[frozen.atoms]).tolist():
+            reasons[unit].add(f"{frozen.reason} in {frozen.module}")
+    return reasons
 
 
 def _make_grid(indices: Sequence[Atoms]) -> tuple[Tensor, ...]:

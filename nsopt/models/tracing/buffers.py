@@ -96,10 +96,22 @@ def _find_constants(model: nn.Module, trained: Collection[str]) -> dict[str, Ten
 def _find_norms(
     model: nn.Module, trained: Collection[str]
 ) -> dict[str, nn.modules.batchnorm._NormBase]:
-    """Return the norms with running statistics by path, but not those with a frozen scale."""
-    frozen = {id(p) for name, p in model.named_parameters() if name not in trained}
+    """Return the norms with running statistics by path, but not the frozen ones.
+
+    A norm without a scale is frozen as the parameters of the innermost module around it are.
+    """
+    frozen = {id(p): name not in trained for name, p in model.named_parameters()}
+
+    def is_frozen(path: str, norm: nn.modules.batchnorm._NormBase) -> bool:
+        owner: nn.Module = norm
+        while path and next(owner.parameters(), None) is None:
+            path = path.rpartition(".")[0]
+            owner = model.get_submodule(path)
+        near = list(owner.parameters()) if norm.weight is None else [norm.weight]
+        return bool(near) and all(frozen[id(parameter)] for parameter in near)
+
     return {
         path: module
         for path, module in model.named_modules()
-        if isinstance(module, nn.modules.batchnorm._NormBase) and id(module.weight) not in frozen
+        if isinstance(module, nn.modules.batchnorm._NormBase) and not is_frozen(path, module)
     }

@@ -56,13 +56,21 @@ def _cut_label(tracer: Tracer, label: Label, start: int, length: int, even: bool
 
     Join equal parts index by index, so that halves stay halves and thirds stay thirds. If all parts
     are known but not `even`, a smaller network shows whether the code adapts their sizes.
+
+    Raises:
+        TraceError: if an earlier trace has found equal parts, and these are none.
     """
-    if not isinstance(label, np.ndarray) or length == len(label):
+    if not isinstance(label, np.ndarray):
+        return label
+    fits = bool(length) and len(label) % length == 0 and start % length == 0
+    if even and tracer.choose(lambda: fits) and not fits:
+        raise tracer.refuse_cut()
+    if length == len(label):
         return label
     part: Atoms = label[start : start + length]
     if not even:
         tracer.check_part(label, part)
-    elif length and len(label) % length == 0 and start % length == 0:
+    elif fits:
         tracer.join_rows(label.reshape(-1, length))
     else:
         tracer.freeze("is cut into unequal parts", label)

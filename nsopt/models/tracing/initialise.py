@@ -118,6 +118,8 @@ class InitialisationLaw:
             values = _view_as_real(template.get_parameter(name))
             if not values.isfinite().all():
                 unknown.append(name)
+            elif drawn := _find_law_of_one(template, name, fans[name]):
+                tensors[name] = drawn
             elif (values == values.flatten()[0]).all():
                 tensors[name] = Constant(float(values.flatten()[0]))
             elif shifted := _infer_shifted_law(values):
@@ -203,6 +205,16 @@ def _find_own_law(model: nn.Module, name: str) -> Drawn | None:
     return Drawn("in", 1 / 3, uniform=True)
 
 
+def _find_law_of_one(model: nn.Module, name: str, fans: dict[Fan, int]) -> Drawn | None:
+    """Return PyTorch's law for a parameter of one value, such as a bias, if it may be drawn."""
+    module, value = model.get_submodule(name.rpartition(".")[0]), model.get_parameter(name)
+    is_drawn = isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
+    law = _find_own_law(model, name) if is_drawn and value.numel() == 1 else None
+    if law is None or not 0 < abs(value.item()) <= law.find_bound(fans) * _EDGE:
+        return None
+    return law
+
+
 def _infer_laws(
     tensors: dict[str, Tensor], fans: dict[str, dict[Fan, int]], default: Drawn | None
 ) -> dict[str, Drawn]:
@@ -243,7 +255,8 @@ def _infer_laws(
 def _measure(tensor: Tensor) -> tuple[float, float, int]:
     """Return variance and largest size of a tensor's values, and how many of them were read."""
     flat = tensor.detach().flatten()
-    some = flat[:: max(1, len(flat) // _MANY)].cpu().double()
+    some = flat[:: max(1, len(flat) // _MANY)]
+    some = (some if some.any() else flat).cpu().double()
     return float(some.square().mean()), float(some.abs().max()), len(some)
 
 

@@ -96,17 +96,26 @@ def _deep_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
         stores = [vars(module), *(attr for attr in vars(module).values() if isinstance(attr, dict))]
         for store in stores:
             for name, value in list(dict.items(store)):
-                if isinstance(value, FunctionType) and value.__closure__:
-                    dict.__setitem__(store, name, _rebind(value, memo))
+                if isinstance(value, FunctionType):
+                    dict.__setitem__(store, name, rebind(value, memo))
     return copied
 
 
-def _rebind(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
-    """Return a function that uses the copies of the variables around it, if there are any."""
+def list_closure(function: FunctionType) -> list[Any]:
+    """Return the variables around a function that it uses; none if one has no value yet."""
     try:
-        held = [cell.cell_contents for cell in function.__closure__ or ()]
-    except ValueError:  # a variable without a value
-        return function
+        return [cell.cell_contents for cell in function.__closure__ or ()]
+    except ValueError:
+        return []
+
+
+def rebind(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
+    """Return a function that uses the copies of the variables around it, if there are any.
+
+    Args:
+        memo: copies by the `id` of what they are copies of.
+    """
+    held = list_closure(function)
     copies = [_find_copy(value, memo) for value in held]
     if all(copied is value for copied, value in zip(copies, held, strict=True)):
         return function

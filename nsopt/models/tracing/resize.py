@@ -30,8 +30,11 @@ def replace_values(model: nn.Module, change: Callable[[str, Tensor], Tensor]) ->
 
 
 def _make_new(tensor: Tensor, values: Tensor) -> Tensor:
+    """Return a tensor of the same kind, with the attributes that code has given it."""
     is_parameter = isinstance(tensor, nn.Parameter)
-    return nn.Parameter(values, tensor.requires_grad) if is_parameter else values
+    made = nn.Parameter(values, tensor.requires_grad) if is_parameter else values
+    vars(made).update(vars(tensor))
+    return made
 
 
 def replace_tensors(model: nn.Module, change: Callable[[str, Tensor], Tensor]) -> None:

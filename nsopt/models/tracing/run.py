@@ -46,6 +46,14 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     return dict(model.named_parameters()) | dict(model.named_buffers())
 
 
+def _lists_examples(nest: Any) -> bool:
+    """Return whether a list has an item for each example, not a batch of maps for each size."""
+    if not isinstance(nest, list):
+        return False
+    sizes = [len(item) if isinstance(item, Tensor) and item.ndim > 3 else 0 for item in nest]
+    return not sizes or min(sizes) < 2 or len(set(sizes)) > 1
+
+
 @dataclass(frozen=True, eq=False)
 class LabelledRun:
     """A way to run a network on labels.
@@ -64,8 +72,9 @@ class LabelledRun:
 
     @property
     def count(self) -> int:
-        """The number of examples. A list, as of images of several sizes, has an item for each."""
-        first = next(iter(tree_leaves(self.inputs, is_leaf=lambda node: isinstance(node, list))))
+        """The number of examples. A list, as of images of several sizes, has an item for each; one
+        of batches of images or maps has not."""
+        first = next(iter(tree_leaves(self.inputs, is_leaf=_lists_examples)))
         return len(first) if isinstance(first, list) else count_examples(self.inputs)
 
     def with_one_example(self) -> "LabelledRun":
@@ -75,7 +84,7 @@ class LabelledRun:
         def is_batch(nest: Any) -> bool:
             if isinstance(nest, Tensor):  # sparse ones cannot be cut
                 return nest.ndim > 0 and nest.layout == torch.strided and len(nest) == count
-            return isinstance(nest, list) and len(nest) == count
+            return _lists_examples(nest) and len(nest) == count
 
         def take(nest: Any) -> Any:
             return nest[:1] if is_batch(nest) else nest

@@ -14,7 +14,7 @@ _FEW = 100
 
 def _is_pointwise(func: Any, name: str) -> bool:
     """Return whether an operation or its version without in-place update is pointwise."""
-    if torch.Tag.pointwise in func.tags:
+    if torch.Tag.pointwise in func.tags or name == "leaky_relu":  # has no tag before PyTorch 2.12
         return True
     packet = getattr(torch.ops.aten, name, None)
     overloads = [getattr(packet, overload) for overload in packet.overloads()] if packet else []

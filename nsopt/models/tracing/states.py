@@ -1,8 +1,10 @@
 """Keep what modules store: a trace runs a network many times and leaves no mark on it."""
 
 import copy
+import functools
 import gc
 import random
+import sys
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
+from nsopt.models.tracing.originals import list_closure, rebind
+
+_Cached = functools._lru_cache_wrapper
 _watching = RLock()  # the class of all modules changes meanwhile
 _sparing = RLock()
 _spared: list[tuple[int, int, int]] = []  # the collector's thresholds before, once for each block
@@ -21,9 +27,10 @@ _NEVER = 2**31 - 1
 _HELD = ("_parameters", "_buffers", "_modules")
 _PLAIN = (OrderedDict, dict, list)
 _CONSTANT = {
-    *(int, float, complex, str, bytes, bool, NoneType, type, range, FunctionType, MethodType),
+    *(int, float, complex, str, bytes, bool, NoneType, type, range),
     *(BuiltinFunctionType, torch.dtype, torch.device, torch.Size),
 }
+_FOREIGN = "torch", "builtins", "abc", "typing", "collections"  # whose classes remember nothing
 
 
 @contextmanager
@@ -31,9 +38,12 @@ def restore_modules(model: nn.Module) -> Iterator[None]:
     """Inside the block, modules work on copies of what they store; then they get it back.
 
     Tensors and arrays are not copied. Modules that another one hides in a list get their attributes
-    back, too. An object that refuses to be copied stays.
+    back, too. An object that refuses to be copied stays. Fake tensors that code remembers in its
+    classes and files, as tables of positions, and what functions with a cache do, are forgotten.
     """
-    copier = _Copier(model)
+    copier, before = _Copier(model), {owner: dict(vars(owner)) for owner in _find_owners(model)}
+    cached = [v for held in before.values() for v in held.values() if isinstance(v, _Cached)]
+    misses = [function.cache_info().misses for function in cached]
     gradients = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     try:
         copier.replace_all()
@@ -43,8 +53,43 @@ def restore_modules(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         _give_back(copier.held)
+        for owner, variables in before.items():
+            _forget(owner, variables)
+        for function, number in zip(cached, misses, strict=True):
+            if function.cache_info().misses != number:
+                function.cache_clear()
         for parameter, required, gradient in gradients:
             parameter.requires_grad, parameter.grad = required, gradient
+
+
+def _find_owners(model: nn.Module) -> set[Any]:
+    """Return the classes of modules, and the files in which these are written."""
+    classes = {kind for module in model.modules() for kind in type(module).__mro__}
+    own = {kind for kind in classes if kind.__module__.partition(".")[0] not in _FOREIGN}
+    return own | {sys.modules.get(kind.__module__, kind) for kind in own}
+
+
+def _forget(owner: Any, before: Mapping[str, Any]) -> None:
+    """Remove the fake tensors that code has remembered in a class or a file.
+
+    Args:
+        before: its variables.
+    """
+    for name, value in list(vars(owner).items()):
+        if isinstance(value, FakeTensor):
+            setattr(owner, name, before.get(name))
+        elif type(value) is list and any(map(_is_fake, value)):
+            value[:] = [item for item in value if not _is_fake(item)]
+        elif type(value) in (OrderedDict, dict, defaultdict):
+            for key in [key for key, item in list(value.items()) if _is_fake(item)]:
+                del value[key]
+
+
+def _is_fake(value: Any) -> bool:
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    items = value if isinstance(value, tuple | list) else (value,)
+    return any(isinstance(item, FakeTensor) for item in items)
 
 
 @contextmanager
@@ -206,8 +251,8 @@ class _Copier:
             return self._memo[id(value)]
         if type(value) is tuple:
             return tuple(map(self._copy, value))
-        if isinstance(value, MethodType):
-            return MethodType(value.__func__, self._copy(value.__self__))
+        if isinstance(value, MethodType | FunctionType):
+            return self._copy_function(value)
         self._kept_alive.append(value)
         if type(value) in _PLAIN and not value:  # most are: each module has a dozen, for hooks
             self._memo[id(value)] = type(value)()
@@ -220,6 +265,15 @@ class _Copier:
             if made is not value and not _is_deep(made, value):
                 self._copy_contents(made)
         return self._memo[id(value)]
+
+    def _copy_function(self, function: MethodType | FunctionType) -> Any:
+        """Return a function, such as a hook, that writes into copies of what it collects."""
+        if isinstance(function, MethodType):
+            return MethodType(function.__func__, self._copy(function.__self__))
+        for content in list_closure(function):
+            if isinstance(content, dict | list) and function.__module__ != __name__:
+                self._copy(content)
+        return rebind(function, self._memo)
 
     def _copy_contents(self, made: Any) -> None:
         """Replace what a shallow copy holds, without the methods that its class may override."""

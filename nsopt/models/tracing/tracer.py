@@ -182,7 +182,10 @@ class Tracer(TorchDispatchMode):
         before = self.choose(lambda: part)
         checks = self._same is not None and self._replay is not None
         if checks and not np.array_equal(part, whole[np.isin(whole, before)]):
-            raise self._error("the code cuts a dimension at another place")
+            raise self.refuse_cut()
+
+    def refuse_cut(self) -> TraceError:
+        return self._error("the code cuts a dimension at another place")
 
     def freeze(self, reason: str, *labels: Label) -> None:
         """Freeze all atoms of these labels. `explain` shows users the reason."""
@@ -281,7 +284,8 @@ class Tracer(TorchDispatchMode):
             return result
         self.values.follow(func, args, kwargs, result)
         self.operation = signature.operation
-        if numbers := signature.find_numbers((*args, *kwargs.values())):
+        known = self.values.find_numbers(args) if signature.is_pointwise else ()
+        if numbers := (*signature.find_numbers((*args, *kwargs.values())), *known):
             self.trace.numbers.append(numbers)
         rule = _RULES.get(self.operation)
         if rule is None and signature.is_pointwise:

@@ -5,6 +5,7 @@ Fake tensors have no values, but code may need some: the strides of a detector's
 for real. In-place operations change known values, too, until an unknown value is written.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.utils._pytree import tree_map_only
 
 from nsopt.models.inputs import identify_memory, tensors_in
 
+_FILLS = {f"aten::{name}" for name in ["new_ones", "new_zeros", "ones_like", "zeros_like"]}
 _MOST = 2**20  # elements of a tensor whose values are computed
 
 
@@ -52,8 +54,18 @@ class Values:
             return value
         return None if identify_memory(value) in self._overwritten else value
 
+    def find_numbers(self, arguments: Sequence[Any]) -> tuple[float, ...]:
+        """Return the known numbers among tensors of one element."""
+        single = [a for a in arguments if isinstance(a, Tensor) and a.numel() == 1]
+        known = [value for tensor in single if (value := self.find(tensor)) is not None]
+        with no_dispatch():
+            return tuple(float(v) for v in known if not v.is_complex() and not v.isnan())
+
     def compute(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Return the real result of an operation, or None if it is unknown."""
+        if func._schema.name in _FILLS:  # they take type and shape alone from a tensor
+            with no_dispatch():
+                args = (torch.zeros((), dtype=args[0].dtype).expand(args[0].shape), *args[1:])
         if not (
             _is_repeatable(func) and self._are_known(args) and self._are_known(kwargs.values())
         ):

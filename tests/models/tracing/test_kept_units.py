@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+import nsopt
 from nsopt.errors import NsoptError
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.trace import trace
@@ -50,6 +51,31 @@ def test_masks_keep_the_same_units_as_their_indices() -> None:
     pruned = arch.prune(model, kept).eval()
     for network in (arch.prune(model, masks), arch.inherit(model, masks, [2, 2, 1])):
         torch.testing.assert_close(network.eval()(x), pruned(x), rtol=0, atol=0)
+
+
+class Squeezed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 3), nn.Linear(16, 100)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.b(self.a(x).mean((2, 3), keepdim=True).squeeze())
+        return y
+
+
+def test_a_single_unit_with_which_the_network_does_not_run_is_refused() -> None:
+    model, x = Squeezed(), torch.randn(4, 3, 8, 8)
+    arch = nsopt.trace(model, x)
+    with pytest.raises(NsoptError, match="reduction dim"):
+        arch.prune(model, [[0]])
+    assert arch.prune(model, [[0, 5]])(x).shape == (4, 100)
+
+
+def test_parameters_keep_the_attributes_that_code_gave_them() -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 4))
+    model[0].bias.no_weight_decay = True
+    smaller: Any = nsopt.trace(model, torch.randn(2, 8)).prune(model, [range(4)])
+    assert smaller[0].bias.no_weight_decay
 
 
 def test_a_network_can_be_pruned_again() -> None:

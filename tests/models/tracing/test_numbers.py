@@ -38,6 +38,8 @@ class Scaled(nn.Module):
     ("scale", "inexact"),
     [
         (lambda w, x: 1 / math.sqrt(w.shape[1] * 9), [0]),  # equalised learning rate
+        (lambda w, x: 1 / x.new_ones(x.shape[1]).sum(), [0]),
+        (lambda w, x: 1 / torch.arange(x.shape[1]).float().mean(), [0]),
         (lambda w, x: 1 / w.shape[0], [1]),
         (lambda w, x: w.numel() ** -0.5, [0, 1]),
         (lambda w, x: torch.tensor(float(x.size(1))), [0]),

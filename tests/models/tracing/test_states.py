@@ -4,10 +4,10 @@ import copy
 import gc
 import random
 from collections import Counter, OrderedDict, UserDict, defaultdict, deque
-from functools import cached_property
+from functools import cached_property, lru_cache
 from threading import Lock
 from types import MappingProxyType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -202,6 +202,78 @@ def test_hooks_of_a_smaller_network_belong_to_it() -> None:
     assert describe_state(model) == before
     kept: Any = smaller.kept
     assert kept["a"].shape[1] == 3
+
+
+_tables: dict[int, Tensor] = {}
+_seen: list[Tensor] = []
+_scale: Tensor | None = None
+
+
+@lru_cache
+def make_table(steps: int) -> Tensor:
+    return torch.arange(steps).float()[:, None]
+
+
+class Remembering(nn.Module):
+    """Remembers tables in all the places that code has for them."""
+
+    tables: ClassVar[dict[int, Tensor]] = {}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        global _scale  # noqa: PLW0603
+        steps = x.shape[1]
+        for tables in (_tables, self.tables):
+            if steps not in tables:
+                tables[steps] = torch.arange(steps).float()[:, None]
+        if _scale is None:
+            _scale = torch.ones(1)
+        _seen.append(x)
+        y = self.a(x) + make_table(steps) + _tables[steps] + self.tables[steps]
+        out: Tensor = self.b(y.relu() * _scale)
+        return out
+
+
+def test_fake_tensors_stay_in_no_cache_of_the_user() -> None:
+    model, x, outside = Remembering(), torch.randn(2, 7, 8), dict[str, Any]()
+    collected = SimpleNamespace(outputs=[], note=None)
+    collected.note = lambda module, inputs, output: collected.outputs.append(output)
+    model.a.register_forward_hook(lambda module, inputs, output: outside.update(x=output))
+    model.b.register_forward_hook(collected.note)
+    arch = nsopt.trace(model, x)
+    assert list(arch.base_widths) == [16]
+    assert (_tables, Remembering.tables, _seen, _scale, outside) == ({}, {}, [], None, {})
+    for network in (model, arch.prune(model, [range(4)])):
+        out = network(x)
+        assert type(out) is Tensor
+        assert out.isfinite().all()
+
+
+class Tapped(nn.Module):
+    """Reads what a hook stores in a dictionary that the module holds, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(8, 16), nn.Linear(16, 12), nn.Linear(16, 12)
+        taken: dict[str, Tensor] = {}
+        self.taken = taken
+        self.a.register_forward_hook(lambda module, inputs, output: taken.update(x=output))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.b(self.a(x).relu()) + self.c(self.taken["x"])
+        return y
+
+
+def test_what_a_hook_stores_is_read_in_the_same_run() -> None:
+    model = Tapped()
+    for _ in range(2):
+        arch = nsopt.trace(model, torch.randn(2, 8))
+        assert arch.cost("macs")(arch.base_widths) == 8 * 16 + 2 * 16 * 12
+        assert list(arch.base_widths) == [16]
+        model(torch.randn(3, 8))
 
 
 def test_a_failed_trace_names_the_error_and_leaves_the_module() -> None:

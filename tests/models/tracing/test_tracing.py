@@ -240,6 +240,46 @@ class Reassigning(nn.Module):
         return out
 
 
+class Maps(nn.Module):
+    """Takes a list of feature maps of several sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
+        large, small = self.a(maps[0]), self.b(maps[1])
+        y: torch.Tensor = self.c((large + nn.functional.interpolate(small, scale_factor=2)).relu())
+        return y
+
+
+@pytest.mark.parametrize("examples", [2, 4])
+def test_a_list_of_maps_is_no_list_of_examples(examples: int) -> None:
+    maps = [torch.randn(examples, 3, 8, 8), torch.randn(examples, 3, 4, 4)]
+    arch = trace(Maps(), (maps,))
+    assert arch.cost("macs")(arch.base_widths) == 8 * (3 * 64 + 3 * 16 + 4 * 64)
+
+
+class HalfInPlace(nn.Module):
+    """Changes eight channels, whatever the width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 16), nn.Linear(16, 24), nn.Linear(24, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.a(x)
+        x[:, :8].relu_()
+        y: torch.Tensor = self.c(self.b(x).relu())
+        return y
+
+
+def test_a_cut_at_a_fixed_place_fixes_the_width() -> None:
+    arch = trace(HalfInPlace(), torch.randn(2, 4))
+    assert list(arch.base_widths) == [24]
+    assert "a: the code cuts a dimension at another place" in str(arch.explain())
+
+
 def test_a_weight_that_forward_replaces_is_named() -> None:
     model = Reassigning()
     with pytest.raises(NsoptError, match=r"assigns another tensor to \.data: write \.data\.copy_"):
@@ -454,6 +494,41 @@ def test_what_is_measured_in_an_instance_is_said() -> None:
     assert "measured" not in trace(usual, x).explain()
     line = "new values of 0.weight are drawn as measured in this network: init= overrides that"
     assert line in trace(own, x).explain()
+
+
+def test_a_bias_of_one_value_is_drawn_and_no_sample_of_zeros_is_taken_for_the_law() -> None:
+    biases = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        sparse = nn.Conv2d(1024, 1024, 3, padding=1, bias=False)
+        nn.init.dirac_(sparse.weight)  # zeros, where only every ninth value is read
+        model = nn.Sequential(nn.Conv2d(1, 1024, 1), sparse, nn.Flatten(), nn.Linear(1024, 1))
+        arch = trace(model, torch.randn(2, 1, 1, 1))
+        torch.manual_seed(5)
+        biases.append(arch.build([4, 4]).get_parameter("3.bias").item())
+    assert biases[0] == biases[1]
+
+
+class FrozenStem(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16, affine=False))
+        self.head = nn.Sequential(nn.BatchNorm1d(16, affine=False), nn.Linear(16, 12), nn.ReLU())
+        self.out = nn.Linear(12, 5)
+        self.stem.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.out(self.head(self.stem(x).relu()))
+        return y
+
+
+def test_norms_without_a_scale_are_frozen_with_the_layers_around_them() -> None:
+    model = FrozenStem()
+    model(torch.randn(64, 8))
+    built = trace(model, torch.randn(2, 8)).build([16, 12])
+    mean = "stem.1.running_mean"
+    torch.testing.assert_close(built.get_buffer(mean), model.get_buffer(mean), rtol=0, atol=0)
+    assert not built.get_buffer("head.0.running_mean").any()
 
 
 def test_init_overrides_the_inferred_initialisation() -> None:
