@@ -31,7 +31,13 @@ def compare_runs(exported: Predict, original: nn.Module, batches: Sequence[Any])
     for batch in batches:
         actual = tensors_in(run_exported(exported, batch))
         expected = tensors_in(call_network(original, batch))
-        runs.append([*zip(actual, expected, strict=False)])
+        shapes = [[tuple(tensor.shape) for tensor in side] for side in (actual, expected)]
+        if shapes[0] != shapes[1]:
+            raise NsoptError(
+                f"the exported network is wrong: its outputs have the shapes {shapes[0]}, and "
+                f"PyTorch's {shapes[1]}; export it in another format="
+            )
+        runs.append([*zip(actual, expected, strict=True)])
     again = tensors_in(call_network(original, batches[-1]))
     outputs = [*zip(*runs, strict=True)]
     compared = [

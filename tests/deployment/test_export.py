@@ -18,7 +18,7 @@ from torch.onnx.errors import OnnxExporterError
 import nsopt
 from nsopt.data.images import ImageData, ImageSet
 from nsopt.deployment.check import check_export, compare_outputs
-from nsopt.deployment.closeness import check_close
+from nsopt.deployment.closeness import check_close, compare_runs
 from nsopt.deployment.export import WithNormalisation, export, find_obstacles, load_exported
 from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.errors import NsoptError
@@ -293,6 +293,12 @@ def test_a_difference_is_relative_to_what_is_no_mask(values: str) -> None:
 class Counting(Branching):
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.first(x).relu().reshape(len(x), -1))
+
+
+@pytest.mark.parametrize("exported", [lambda x: x.T, lambda x: (x, x), lambda x: ()])
+def test_other_outputs_than_those_of_the_network_are_refused(exported: Any) -> None:
+    with pytest.raises(NsoptError, match=r"its outputs have the shapes \[.*PyTorch's \[\(2, 3\)\]"):
+        compare_runs(exported, nn.Identity(), [torch.ones(2, 3)])
 
 
 def test_code_may_ask_for_the_batch_size_by_len(tmp_path: Path) -> None:
