@@ -44,6 +44,7 @@ class RunningAverage(nn.Module):
     It forgets faster at first, so that after few steps it is not still what training began with.
     Integers, such as positions, have no average, and neither have infinite values, as in masks.
     Buffers that the model made again, such as a mask of another length, replace their averages.
+    Averages of numbers of 16 bits, to which small steps round, are kept in float32.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -52,6 +53,13 @@ class RunningAverage(nn.Module):
         self.register_buffer("n_averaged", torch.tensor(0))
         self.n_averaged: Tensor
         self._decay = decay
+        self._exact: dict[str, Tensor] = {}  # averages of numbers of 16 bits
+
+    def get_extra_state(self) -> dict[str, Tensor]:
+        return self._exact
+
+    def set_extra_state(self, state: dict[str, Tensor]) -> None:
+        self._exact = state
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -62,15 +70,28 @@ class RunningAverage(nn.Module):
         floats = {n: v for n, v in latest.items() if v.is_floating_point() or v.is_complex()}
         steps = int(self.n_averaged)
         decay = min(self._decay, (1 + steps) / (10 + steps)) if steps else 0.0
-        torch._foreach_lerp_([averages[name] for name in floats], [*floats.values()], 1 - decay)
+        means = {name: self._widen(name, averages[name]) for name in floats}
+        values = [value.to(means[name].dtype) for name, value in floats.items()]
+        torch._foreach_lerp_([*means.values()], values, 1 - decay)
         for name, value in latest.items():
-            mean = averages[name]
+            mean = means.get(name, averages[name])
             if name not in floats:
                 mean.copy_(value)
             elif not (value.requires_grad or name.endswith(_STATISTICS)):
                 # Infinite on purpose, as in masks.
                 mean.copy_(torch.where(mean.isfinite(), mean, value))
+            if mean is not averages[name]:
+                averages[name].copy_(mean)
         self.n_averaged += 1
+
+    def _widen(self, name: str, average: Tensor) -> Tensor:
+        """Return an average in float32 or wider, which is to be changed in place."""
+        exact = torch.promote_types(average.dtype, torch.float32)
+        if exact == average.dtype:
+            return average
+        if name not in self._exact or self._exact[name].shape != average.shape:
+            self._exact[name] = average.to(exact)
+        return self._exact[name]
 
 
 def _describe_buffers(model: nn.Module) -> dict[str, tuple[torch.Size, torch.dtype]]:

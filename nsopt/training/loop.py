@@ -43,9 +43,9 @@ from nsopt.training.kernels.swap import fast_kernels
 from nsopt.training.outcome import Epoch, Outcome
 from nsopt.training.precision import choose_compute
 from nsopt.training.settings import TrainSettings
-from nsopt.training.step import sgd, train_step
+from nsopt.training.step import batch_loss, sgd, train_step
 
-_FORMAT = 7  # of the checkpoint of an unfinished training
+_FORMAT = 8  # of the checkpoint of an unfinished training
 
 
 @torch.inference_mode(False)
@@ -83,7 +83,7 @@ def train(
         Scores (for images accuracies in percent), losses, seconds and the trained network.
 
     Raises:
-        NonFiniteLossError: if the loss becomes NaN or infinite.
+        NonFiniteLossError: if the loss or the weights become NaN or infinite.
         OutOfMemoryError: if a batch does not fit the device.
         NsoptError: for invalid widths, a `start` of other ones, a task without a loss or score, or
             a checkpoint that is of another training or cannot be written.
@@ -274,17 +274,28 @@ class _Training:
     def advance(self) -> None:
         """Train, validate or test on the next batch; the epoch ends after the last one.
 
-        Raises NonFiniteLossError if the epoch's mean loss is NaN or infinite.
+        Raises NonFiniteLossError if the epoch's mean loss, its last weights or the loss of weights
+        whose evaluation fails are not finite.
         """
         with self._randomness.in_use():
             if self._batch < self._data.per_epoch:
                 self._train_batch()
                 if self._batch == self._data.per_epoch:
-                    self._check_loss()
+                    self._check_finite()
             else:
-                self._find_unfinished()[0].advance(self._evaluated)
+                self._evaluate()
             if not self._find_unfinished():
                 self._end_epoch()
+
+    def _evaluate(self) -> None:
+        """Do a step of an evaluation. If it fails, a loss that is not finite is the reason."""
+        try:
+            self._find_unfinished()[0].advance(self._evaluated)
+        except Exception:  # of nsopt, or of the user's score
+            batch, loss = self._data.next(), self._supervision.loss
+            self._loss = batch_loss(self._evaluated, *batch, self._compute, loss).detach()
+            self._check_finite()
+            raise
 
     def _find_unfinished(self) -> list[Evaluation]:
         return [evaluation for evaluation in self._evaluations.values() if not evaluation.complete]
@@ -317,12 +328,19 @@ class _Training:
             outputs = call_network(self._teacher, inputs_for(self._teacher, inputs))
         return self._supervision.distil(outputs, weight)
 
-    def _check_loss(self) -> None:
+    def _check_finite(self) -> None:
+        """Check a loss, and the weights: those of an epoch's last step have no loss yet."""
+        trained = [tensor for tensor in self._model.parameters() if tensor.requires_grad]
         if not torch.isfinite(self._loss):
-            raise NonFiniteLossError(
-                f"the loss became {float(self._loss)} in epoch {len(self.epochs) + 1}: "
-                f"try a learning rate below {self._settings.lr:g}"
-            )
+            found = f"loss became {float(self._loss)}"
+        elif not all(tensor.isfinite().all() for tensor in trained):
+            found = "weights became NaN or infinite"
+        else:
+            return
+        raise NonFiniteLossError(
+            f"the {found} in epoch {len(self.epochs) + 1}: "
+            f"try a learning rate below {self._settings.lr:g}"
+        )
 
     def _end_epoch(self) -> None:
         mean_loss = float(self._loss) / self._examples

@@ -81,6 +81,11 @@ def test_batch_norm_is_accurate_thirty_deviations_from_zero() -> None:
     torch.testing.assert_close(module(x), standard(x), rtol=0, atol=2e-3)
 
 
+def test_batch_norm_of_a_bf16_network_equals_that_of_pytorch() -> None:
+    module, standard = (kind(7).bfloat16() for kind in (BatchNorm2d, nn.BatchNorm2d))
+    assert_same(module, standard, draw_image((9, 7, 4, 4), 0, torch.bfloat16))
+
+
 def test_one_image_of_one_pixel_cannot_be_normalised() -> None:
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         BatchNorm2d(5)(torch.zeros(1, 5, 1, 1))

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from nsopt.compute.checkpoint import full_state, load_full_state
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import TableArchitecture
@@ -94,6 +95,27 @@ def test_buffers_that_never_change_are_their_own_average() -> None:
     assert torch.equal(bias, net.bias)
     assert weight.isfinite().all()
     assert not torch.equal(weight, net.weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_average_of_a_half_precision_network_follows_it(dtype: torch.dtype) -> None:
+    """It goes on from a stored state to the same numbers."""
+    nets = [nn.Linear(2, 2, dtype=dtype) for _ in range(2)]
+    whole, resumed = (RunningAverage(nets[0], 0.99) for _ in range(2))
+    for average in (whole, resumed):
+        for net, steps in zip(nets, (1, 100), strict=True):
+            for _ in range(steps):
+                average.update(net)
+    continued = RunningAverage(nets[0], 0.99)
+    load_full_state(continued, full_state(resumed))
+    for _ in range(1000):
+        for average in (whole, continued):
+            average.update(nets[1])
+    for one, other, latest in zip(
+        whole.module.parameters(), continued.module.parameters(), nets[1].parameters(), strict=True
+    ):
+        assert torch.equal(one, other)
+        torch.testing.assert_close(one, latest, atol=1e-3, rtol=1e-3)
 
 
 def test_a_model_may_hold_what_cannot_be_copied() -> None:

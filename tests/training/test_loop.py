@@ -7,6 +7,7 @@ import optuna
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 import nsopt
 from nsopt.compute import checkpoint
@@ -57,6 +58,25 @@ def test_training_leaves_the_callers_random_state_alone(
 def test_a_non_finite_loss_raises_an_error(narrow: TableArchitecture, digits: ImageData) -> None:
     with pytest.raises(NonFiniteLossError, match=r"epoch 1: try a learning rate below 1e\+06"):
         train(narrow, narrow.base_widths, digits, SHORT.updated(lr=1e6))
+
+
+@pytest.mark.parametrize(
+    ("lr", "message"),
+    [(1e15, r"the loss became inf in epoch 1"), (1e38, r"the weights became NaN or infinite")],
+)
+def test_weights_of_the_last_step_of_an_epoch_may_diverge(lr: float, message: str) -> None:
+    """The loss before this step was finite, and the score is not."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1))
+    x, y = torch.randn(32, 8), 100 * torch.randn(32, 1)
+
+    def score(net: nn.Module) -> Tensor:
+        return functional.mse_loss(net(x), y)
+
+    arch = nsopt.trace(model, x[:2])
+    task = nsopt.Task([(x, y)], functional.mse_loss, score=score)
+    with pytest.raises(NonFiniteLossError, match=message):
+        train(arch, [16], task, SHORT.updated(lr=lr, epochs=1), start=model)
 
 
 def test_bf16_trains_as_well(narrow: TableArchitecture, digits: ImageData) -> None:
