@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.profiler import record_function
 
+from nsopt.compute.checkpoint import full_state, hidden_buffers, load_full_state
 from nsopt.compute.device import Compute, place
 from nsopt.compute.memory import keep_memory
 from nsopt.compute.out_of_memory import explain_out_of_memory
@@ -142,12 +143,19 @@ class PruneSchedule:
 
 
 def _copy_weights(start: nn.Module, model: nn.Module) -> None:
-    """Copy the weights of `start` to `model`. Raises NsoptError if the shapes differ."""
+    """Copy the weights of `start` to `model`. Raises NsoptError if the shapes differ.
+
+    Buffers that `state_dict` leaves out are copied, too, unless runs gave them another shape.
+    """
     try:
         model.load_state_dict(start.state_dict())
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise NsoptError(f"start is not a network of these widths: {reason}") from None
+    hidden = hidden_buffers(start)
+    for name, buffer in hidden_buffers(model).items():
+        if name in hidden and hidden[name].shape == buffer.shape:
+            buffer.data = hidden[name].to(buffer, copy=True)
 
 
 def make_prunable(
@@ -267,7 +275,7 @@ class ShrinkingNetwork:
     def state(self) -> State:
         """Return everything from which `restore` continues."""
         return {
-            "model": self.model.state_dict(),
+            "model": full_state(self.model),
             "optimizer": self._optimizer.state_dict(),
             "kept": [torch.from_numpy(units) for units in self._prunable.kept],
             "scores": self.scores.state(),
@@ -283,7 +291,7 @@ class ShrinkingNetwork:
     def restore(self, state: Mapping[str, Any]) -> None:
         kept = [units.cpu().numpy() for units in state["kept"]]
         self._prunable.shrink(kept, self._optimizer)
-        self.model.load_state_dict(state["model"])
+        load_full_state(self.model, state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.scores.restore(state["scores"])
         self._data.restore(state["data"])

@@ -15,12 +15,13 @@ from nsopt.arguments import checked
 from nsopt.errors import NoWidthsError, NsoptError, shorten
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.algorithm3 import SgdFit
-from nsopt.scaling.cost import CostFunction
+from nsopt.scaling.cost import CostFunction, width_limits
 from nsopt.scaling.joint import JointCost
 from nsopt.scaling.law import PowerLaw, ScalingLaw
 from nsopt.scaling.metric import get_metric
 from nsopt.scaling.solve import WidthFit, solve_widths
 from nsopt.storage import trials
+from nsopt.storage.internals import write_attribute
 
 Fit = WidthFit | SgdFit
 Solver = Callable[..., Fit]  # of a law, a cost and a budget
@@ -43,7 +44,8 @@ def suggest_widths(
         arch: the network, with L searched layers.
         low: smallest widths, for all layers or one each (L,); by default a 32nd of the base widths,
             or the narrowest that the network can have. The range must contain the law's widths.
-        high: largest widths, for all layers or one each; by default eight times the base widths.
+        high: largest widths, for all layers or one each; by default eight times the base widths, or
+            the widest that the network can have.
         log: whether other samplers propose on a logarithmic scale, for `step=1` only.
         step: between widths, such as 8 with a sampler whose solver rounds to 8.
 
@@ -64,7 +66,9 @@ def suggest_widths(
     narrowest = -(-np.array(arch.narrowest) // step)
     least = np.maximum(base // _NARROWER // step, narrowest) * step
     lowest = least if low is None else low
-    highest = base * _WIDER if high is None else high
+    widest = width_limits(arch.cost("params"), len(base))[1]
+    most = np.minimum(base * _WIDER, widest).astype(int)
+    highest = np.maximum(most // step * step, least) if high is None else high
     try:
         ranges = np.broadcast_arrays(lowest, highest, base)[:2]
     except ValueError:
@@ -97,8 +101,8 @@ def _warn_if_reloaded(study: Study) -> None:
 class NeuralScaleSampler(BaseSampler):
     """An Optuna sampler that proposes the widths of a law at each trial's budget.
 
-    A trial enqueued with a user attribute `budget` gets the widths for that budget; other trials
-    take `budgets` in turn. All other parameters go to `independent_sampler`.
+    A trial enqueued with a user attribute `budget`, a number or words, gets the widths for that
+    budget; other trials take `budgets` in turn. All other parameters go to `independent_sampler`.
 
     When a trial ends, `budget`, `metric` and `cost` become user attributes, and the excess over the
     budget becomes a constraint, also for enqueued widths. If the budget is outside the record to
@@ -162,6 +166,8 @@ class NeuralScaleSampler(BaseSampler):
         self._solved: dict[float, Fit] = {}
         self._proposed: dict[tuple[str, int], Fit] = {}  # of running trials
         words = budgets.split(",") if isinstance(budgets, str) else budgets
+        if isinstance(words, np.ndarray):
+            words = words.tolist()
         if not isinstance(words, Sequence):
             words = (words,)
         if not words and isinstance(self._cost, JointCost):
@@ -267,6 +273,8 @@ class NeuralScaleSampler(BaseSampler):
         widths = [trial.params[name] for name in self._parameters]
         law = self._law
         beyond = law.beyond(self._cost, budget) if isinstance(law, PowerLaw) else None
+        if isinstance(trial.user_attrs.get(trials.BUDGET), str):  # of an enqueued trial
+            write_attribute(study, trial, trials.BUDGET, budget)
         numbers = {"budget": budget, "metric": self._metric, "cost": self._cost(widths)}
         trials.write_cost(study, trial, numbers | {"beyond_record": beyond})
         if isinstance(self._cost, JointCost):
@@ -295,7 +303,8 @@ class NeuralScaleSampler(BaseSampler):
         return self._solve(moved, budget)
 
     def _find_budget(self, trial: FrozenTrial) -> float | None:
-        own = trials.read_budget(trial)
+        words = trial.user_attrs.get(trials.BUDGET)
+        own = self._read_budget(words) if isinstance(words, str) else trials.read_budget(trial)
         if own is not None:
             return own
         if self._budgets:

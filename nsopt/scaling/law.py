@@ -21,6 +21,7 @@ from nsopt.scaling.fit_error import FitError
 
 _LARGEST = np.finfo(np.float64).max  # width that a steep law gives at huge sizes
 _OUTSIDE = 0.005  # a budget farther from the record than this share of it is outside
+_ROUNDING = 1 + 1e-12  # 1.15 * 100 is 115, but a little less in floating point
 _REACHED = 1 + 1e-9  # a constant width below an integer by less than this counts as the integer
 
 
@@ -281,4 +282,4 @@ def floor_widths(ratio: float, base_widths: Widths) -> tuple[int, ...]:
 
     The cost of these widths is the budget of all methods at this ratio.
     """
-    return tuple(max(1, int(ratio * width)) for width in base_widths)
+    return tuple(max(1, int(ratio * width * _ROUNDING)) for width in base_widths)

@@ -333,9 +333,11 @@ def _find_scale_beyond(law: ScalingLaw, cost: CostFunction, budget: float, grid:
     def is_narrowest(scale: float) -> bool:
         return bool((grid.below(law.widths(scale)) == grid.narrowest).all())
 
+    with np.errstate(over="ignore"):  # of laws of users
+        most = np.minimum(law.widths(_LARGEST_SCALE), grid.widest)
     high = 1.0
     while fits(high):
-        if (law.widths(high) >= grid.widest).all():
+        if (law.widths(high) >= most).all():
             return high * _BEYOND
         high *= 2
         if high > _LARGEST_SCALE:

@@ -43,7 +43,7 @@ from nsopt.training.kernels.swap import fast_kernels
 from nsopt.training.outcome import Epoch, Outcome
 from nsopt.training.precision import choose_compute
 from nsopt.training.settings import TrainSettings
-from nsopt.training.step import batch_loss, sgd, train_step
+from nsopt.training.step import batch_loss, sgd, train_step, widen
 
 _FORMAT = 8  # of the checkpoint of an unfinished training
 
@@ -326,7 +326,7 @@ class _Training:
             raise NsoptError("distillation needs a teacher: train(..., teacher=...)")
         with torch.no_grad(), self._compute.autocast():
             outputs = call_network(self._teacher, inputs_for(self._teacher, inputs))
-        return self._supervision.distil(outputs, weight)
+        return self._supervision.distil(widen(outputs), weight)
 
     def _check_finite(self) -> None:
         """Check a loss, and the weights: those of an epoch's last step have no loss yet."""

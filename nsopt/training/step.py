@@ -68,7 +68,7 @@ def batch_loss(
     inputs = inputs_for(model, inputs)
     with compute.autocast(), _explain_batch_of_one():
         outputs = call_network(model, inputs)
-    outputs = _widen(outputs)
+    outputs = widen(outputs)
     try:
         value = loss(outputs, targets)
     except Exception as error:  # of the user's code
@@ -109,17 +109,17 @@ def _check_finite(values: Any, name: str) -> None:
             )
 
 
-def _widen(outputs: Any) -> Any:
+def widen(outputs: Any) -> Any:
     """Return outputs whose floating numbers are of float32 or wider, also inside dataclasses."""
 
-    def widen(leaf: Any) -> Any:
+    def widen_leaf(leaf: Any) -> Any:
         if isinstance(leaf, torch.Tensor) and leaf.is_floating_point():
             return leaf.to(torch.promote_types(leaf.dtype, torch.float32))
         if is_dataclass(leaf) and not isinstance(leaf, type):
             copied = copy.copy(leaf)
             for field in fields(leaf):  # not `replace`, which runs __post_init__ again
-                object.__setattr__(copied, field.name, _widen(getattr(leaf, field.name)))
+                object.__setattr__(copied, field.name, widen(getattr(leaf, field.name)))
             return copied
         return leaf
 
-    return tree_map(widen, outputs)
+    return tree_map(widen_leaf, outputs)

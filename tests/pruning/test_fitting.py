@@ -390,6 +390,34 @@ def test_a_parameter_that_is_added_in_another_way_is_no_bias(way: str) -> None:
     assert fitted.get_parameter("added").equal(model.added)
 
 
+class TwoBiases(nn.Module):
+    """One parameter holds a bias and what follows an activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(6, 3)
+        self.weight, self.bias = nn.Parameter(torch.randn(8, 6)), nn.Parameter(torch.randn(2, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(torch.tanh(self.first(x)) @ self.weight + self.bias[0])
+        result: Tensor = self.last(h + self.bias[1])
+        return result
+
+
+def test_a_part_of_a_parameter_is_no_bias() -> None:
+    torch.manual_seed(0)
+    model = TwoBiases()
+    small = nsopt.fit(model, [4, 6], torch.randn(64, 4))
+    assert torch.equal(small.get_parameter("bias"), model.bias)
+
+
+def test_squares_that_overflow_in_fp16_are_finite() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).half()
+    small = nsopt.fit(model, [8], 30 * torch.randn(64, 8).half())
+    assert all(tensor.isfinite().all() for tensor in small.parameters())
+
+
 class Subtracted(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -554,6 +582,27 @@ def test_inputs_may_be_tensors_tuples_dicts_or_pairs_with_targets() -> None:
     assert torch.get_rng_state().equal(before)
     given = Inputs(torch.utils.data.DataLoader([(row, 1) for row in x], batch_size=20))
     assert [batch.shape for batch in given.batches] == [(20, 4), (12, 4)]
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        result: Tensor = self.last(torch.relu(self.first(x) * scale))
+        return result
+
+
+def test_a_batch_may_hold_numbers_and_a_list_of_inputs() -> None:
+    """A DataLoader makes lists of tuples."""
+    torch.manual_seed(0)
+    model, x = Scaled(), torch.randn(16, 4)
+    small = nsopt.fit(model, [4], [(x, torch.tensor(2.0))])
+    assert small(x, torch.tensor(2.0)).shape == (16, 3)
+    rows = [((row, torch.ones(1)), 1) for row in x]
+    small = nsopt.fit(model, [4], torch.utils.data.DataLoader(rows, batch_size=16))
+    assert small(x, torch.ones(16, 1)).shape == (16, 3)
 
 
 @pytest.mark.parametrize(

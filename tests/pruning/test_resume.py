@@ -1,5 +1,6 @@
 """Searches and trainings resume after any interruption, to the same numbers bit for bit."""
 
+import copy
 import dataclasses
 import io
 import json
@@ -13,7 +14,10 @@ import pytest
 import torch
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional
 
+import nsopt
 from nsopt.compute import checkpoint
 from nsopt.compute.checkpoint import Checkpoint
 from nsopt.compute.device import Compute
@@ -24,11 +28,12 @@ from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import table_architecture
 from nsopt.progress import Silent
 from nsopt.pruning import iterations
-from nsopt.pruning.engine import iterative_prune
+from nsopt.pruning.engine import ShrinkingNetwork, iterative_prune
 from nsopt.pruning.search import search
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.record import Iteration
 from nsopt.tasks.classification import Classification
+from nsopt.tasks.supervise import supervise
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
 from tests.forked import Forked
@@ -152,6 +157,43 @@ def test_a_resumed_network_has_exactly_the_same_weights(few: ImageData, name: st
     assert len(whole) > 20
     assert len(resumed) == len(whole) - 15
     torch.testing.assert_close(loaded(resumed[-1]), loaded(whole[-1]), rtol=0, atol=0)
+
+
+class Tracking(nn.Module):
+    """Divides by a mean of earlier batches, which no state holds."""
+
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.ones(()), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mean = 0.8 * self.mean + 0.2 * x.detach().abs().mean()
+        return x / (self.mean + 0.1)
+
+
+def test_a_search_continues_with_buffers_that_no_state_holds() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), Tracking(), nn.ReLU(), nn.Linear(16, 4))
+    x, compute = torch.randn(16, 8), Compute(torch.device("cpu"), bf16=False)
+    arch = nsopt.trace(model, x)
+    task = nsopt.Task([(x, torch.arange(16) % 4)], functional.cross_entropy)
+    supervision = supervise(task, SEARCH, compute)
+    start = arch.build(arch.base_widths)
+    start.get_buffer("1.mean").fill_(5)
+    whole, resumed = (
+        ShrinkingNetwork(arch, arch.base_widths, supervision, SEARCH, compute, start)
+        for _ in range(2)
+    )
+    assert whole.model.get_buffer("1.mean") == 5
+    whole.train_batch(lr=0.1, score=True)
+    resumed.restore(copy.deepcopy(whole.state()))
+    for network in (whole, resumed):
+        network.train_batch(lr=0.1, score=True)
+    states = [dict(network.model.state_dict()) for network in (whole, resumed)]
+    torch.testing.assert_close(*states, rtol=0, atol=0)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution
@@ -20,11 +21,13 @@ from optuna.samplers import (
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import get_architecture
+from nsopt.models.tracing.trace import trace
 from nsopt.samplers.neuralscale import NeuralScaleSampler, suggest_widths
 from nsopt.scaling.algorithm3 import solve_widths_sgd
 from nsopt.scaling.law import PowerLaw, uniform_curve
 from nsopt.scaling.solve import solve_widths
 from tests.forked import Forked
+from tests.models.tracing.awkward import Cropped
 
 ARCH = get_architecture("vgg11")
 PARAMS = ARCH.cost("params")
@@ -45,6 +48,33 @@ def test_trials_get_the_laws_widths_at_their_budgets() -> None:
     study = optuna.create_study(sampler=make_sampler(budgets=[10**5, 10**6]))
     proposed = [suggest_widths(study.ask(), ARCH) for _ in range(4)]
     assert proposed == [solve_law(10**5), solve_law(10**6)] * 2
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_the_default_range_has_only_widths_that_the_network_can_have(step: int) -> None:
+    arch = trace(Cropped(), torch.randn(2, 3, 32, 32))
+    study = optuna.create_study(sampler=RandomSampler(seed=0))
+    trial = study.ask()
+    for _ in range(3):
+        trial = study.ask()
+        arch.check_widths(suggest_widths(trial, arch, step=step))
+    highest = [getattr(range_, "high", 0) for range_ in trial.distributions.values()]
+    assert highest == [128, 16 // step * step, 192] if step == 1 else [126, 15, 192]
+
+
+def test_budgets_may_be_an_array() -> None:
+    for budgets in (np.array([1e5, 1e6]), np.array(1e5), np.array([], dtype=float)):
+        assert repr(make_sampler(budgets=budgets)) == repr(make_sampler(budgets=budgets.tolist()))
+
+
+def test_an_enqueued_budget_may_be_words() -> None:
+    study = optuna.create_study(sampler=make_sampler())
+    study.enqueue_trial({}, user_attrs={"budget": "250k"})
+    study.optimize(lambda trial: float(sum(suggest_widths(trial, ARCH))), n_trials=1)
+    (trial,) = study.trials
+    assert trial.value == sum(solve_law(250_000))
+    assert trial.user_attrs["budget"] == 250_000
+    assert trial.constraints["budget"] <= 0
 
 
 def test_an_enqueued_budget_takes_precedence() -> None:

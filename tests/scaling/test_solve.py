@@ -312,6 +312,15 @@ def test_a_layer_that_was_never_pruned_keeps_its_width(width: int, rows: int) ->
     assert solve_widths(stored, PARAMS, 10**8, warn=False).widths[0] == width
 
 
+@pytest.mark.parametrize("beta", [0.05, 0.5, 2.0])
+def test_a_constant_layer_below_its_largest_width_stays_so(beta: float) -> None:
+    """The others grow to theirs."""
+    base, betas = VGG11.base_widths, [0.0, *[beta] * (L - 1)]
+    law = PowerLaw([60, *base[1:]], betas, np.ones(L))
+    fit = solve_widths(law, PARAMS, PARAMS(base), max_width=base)
+    assert fit.widths.tolist() == [60, *base[1:]]
+
+
 class Staircase:
     """A law that is not a power: each unit of the scale adds a filter to every layer."""
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+import nsopt
 from nsopt.compute.checkpoint import full_state, load_full_state
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
@@ -56,6 +57,26 @@ def test_distillation_brings_a_student_close_to_its_teacher(
     assert distance[1.0] < 0.5 * distance[None]
     with pytest.raises(NsoptError, match="distillation needs a teacher"):
         train(narrow, narrow.base_widths, digits, SHORT.updated(distillation=0.5))
+
+
+def test_the_distance_of_a_user_gets_equal_types_in_bf16() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(8, 4)
+    seen = []
+
+    def distance(outputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        seen.append((outputs.dtype, wanted.dtype))
+        return (outputs - wanted).square().mean(1)
+
+    task = nsopt.Task(
+        [(x, torch.arange(8) % 3)],
+        functional.cross_entropy,
+        score=lambda net: float(net(x).sum()),
+        distance=distance,
+    )
+    settings = SHORT.updated(epochs=1, distillation=0.5, precision="bf16")
+    train(nsopt.trace(model, x), [8], task, settings, teacher=model)
+    assert seen == [(torch.float32, torch.float32)]
 
 
 def test_the_average_of_the_weights_is_evaluated_and_returned(

@@ -188,8 +188,8 @@ class _Fitting:
                     continue
                 missing = _find_missing(seen, wanted, planned.bounds)
                 solver.add(seen.inputs, seen.product.split(missing))
-                missing_square += float((wanted - seen.outputs).square().sum())
-                target_square += float(wanted.square().sum())
+                missing_square += _sum_squares(wanted - seen.outputs)
+                target_square += _sum_squares(wanted)
                 seen.inputs = seen.inputs.new_empty(0)
         if last is None:
             self.left[planned.key.partition("[")[0]] = "its outputs have other places"
@@ -216,6 +216,11 @@ class _Fitting:
                 named.add_(constant)
             else:  # the mean that a BatchNorm subtracts
                 named.sub_(constant)
+
+
+def _sum_squares(numbers: Tensor) -> float:
+    """Sum squares, which overflow in float16."""
+    return float(numbers.float().square().sum())
 
 
 def _find_missing(seen: Seen, wanted: Tensor, bounds: Bounds | None) -> Tensor:

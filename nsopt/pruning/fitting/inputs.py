@@ -93,7 +93,8 @@ def _read(batch: Any, arguments: int) -> Any:
             f"pair of one of these and targets, not {type(batch).__name__}"
         )
     if len(batch) == _PAIR != arguments or not isinstance(batch[0], Tensor):
-        return batch[0]
+        inputs = batch[0]
+        return tuple(inputs) if isinstance(inputs, list) else inputs
     return tuple(batch[:arguments])
 
 

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch import nn
 
 from nsopt.arguments import checked
 from nsopt.compute.random_state import restore_at_end
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture, check_finite, check_has_weights
+from nsopt.models.inputs import count_examples, resize_batch
 from nsopt.models.tracing.originals import unwrapped
 from nsopt.models.tracing.trace import trace
 from nsopt.progress import Progress, Silent
@@ -63,7 +63,8 @@ def fit(
     check_finite(model, "the model")
     given = Inputs(inputs, count_arguments(model) if network is None else len(network.run.inputs))
     if arch is None:
-        arch = trace(model, tree_map_only(Tensor, lambda tensor: tensor[:2], given.batches[0]))
+        first = given.batches[0]
+        arch = trace(model, resize_batch(first, min(2, count_examples(first))))
     wanted, progress = check_widths(arch, widths), progress or Silent()
     kept = rank_by_fit(arch, model, given, progress, seed).pick_strongest(wanted)
     return fit_network(arch, model, kept, given, seed=seed, progress=progress).model
