@@ -17,4 +17,5 @@ class MorphNet(Method):
         return 1
 
     def law(self, inputs: LawInputs) -> ScalingLaw:
-        return uniform_curve(inputs.iterations[0].trajectory.at_fraction(_FRACTION))
+        trajectory = inputs.iterations[0].trajectory
+        return uniform_curve(trajectory.at_fraction(_FRACTION, inputs.arch.channels_per_unit))

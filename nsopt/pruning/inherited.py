@@ -90,9 +90,9 @@ def inherit_network(
 
     The statistics of its BatchNorm layers come from a few training batches.
     """
-    with explain_out_of_memory(compute.device, supervision.batch_size(start.batch_size)):
-        with use_seed(0, compute.device):
-            model = place(start.build(widths), compute.device, start.arch.layout)
+    limit = explain_out_of_memory(compute.device, supervision.batch_size(start.batch_size))
+    with limit, use_seed(0, compute.device):
+        model = place(start.build(widths), compute.device, start.arch.layout)
         _measure_statistics(model, supervision.batches(start.batch_size, seed=0), compute)
     return model
 

@@ -22,6 +22,14 @@ from nsopt.pruning.compaction import cut_tensor, find_positions
 from nsopt.pruning.gates import Gate, dot_gradients
 from nsopt.scaling.cost import IntArray
 
+_FACTORS = {  # of weights, by the end of their names, with and without a weight or spectral norm
+    "weight": [],
+    "weight_v": ["weight_g"],
+    "weight_orig": [],
+    "parametrizations.weight.original": [],
+    "parametrizations.weight.original1": ["parametrizations.weight.original0"],
+}
+
 
 class PrunableTrace:
     """A traced network that shrinks, with the attributes and methods of `PrunableTable`.
@@ -200,10 +208,16 @@ def _find_gates(network: TracedNetwork, makers: Makers, group: Group) -> list[li
 
 
 def _add_bias(network: TracedNetwork, slices: Slices) -> list[Slices]:
-    """Return the slices of a weight, and those of its bias if it has one."""
-    name, _ = slices
-    bias = name.removesuffix("weight") + "bias"
-    labelled = name.endswith("weight") and isinstance(
-        network.labels.get(bias, (None,))[0], np.ndarray
-    )
-    return [slices, (bias, 0)] if labelled else [slices]
+    """Return the slices of a weight, of its factors in a weight norm and of its bias, if any."""
+    name, axis = slices
+    kind = next((kind for kind in _FACTORS if name.endswith(kind)), None)
+    if kind is None:
+        return [slices]
+    path, factors = name.removesuffix(kind), _FACTORS[kind]
+    others = [*((path + factor, axis) for factor in factors), (f"{path}bias", 0)]
+    return [slices, *(other for other in others if _is_labelled(network, *other))]
+
+
+def _is_labelled(network: TracedNetwork, name: str, axis: int) -> bool:
+    labels = network.labels.get(name, ())
+    return axis < len(labels) and isinstance(labels[axis], np.ndarray)

@@ -70,15 +70,15 @@ def solve_widths_sgd(
         The widths where it stopped, which may cost more than the budget.
 
     Raises:
-        NsoptError: if `budget`, `eta` or `max_steps` is not positive, for several budgets at once,
-            or if `law` is no power law.
+        NsoptError: if `budget`, `eta` or `max_steps` is no positive number, for several budgets at
+            once, or if `law` is no power law.
 
     Examples:
         >>> fit = nsopt.solve_widths_sgd(law, arch.cost("params"), 100_000)
         >>> fit.widths, fit.error, fit.steps
     """
-    if not (math.isfinite(budget) and budget > 0) or eta <= 0 or max_steps < 1:
-        raise NsoptError("the budget, eta and max_steps must be positive")
+    if not (0 < budget < math.inf and 0 < eta < math.inf) or max_steps < 1:
+        raise NsoptError("the budget, eta and max_steps must be positive numbers")
     if isinstance(cost, JointCost):
         raise NsoptError("Algorithm 3 takes one budget: several need solve_widths")
     if not isinstance(law, PowerLaw):

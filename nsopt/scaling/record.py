@@ -144,9 +144,9 @@ class Trajectory:
         enough = np.flatnonzero(cost(self.widths) <= budget)
         return tuple(self.widths[enough[0]].tolist()) if enough.size else None
 
-    def at_fraction(self, fraction: float) -> tuple[int, ...]:
+    def at_fraction(self, fraction: float, channels_per_unit: ArrayLike = 1) -> tuple[int, ...]:
         """Return the first widths with at most `fraction` of the filters. Raises NoWidthsError."""
-        filters = self.widths.sum(axis=1)
+        filters = (self.widths * np.asarray(channels_per_unit)).sum(axis=1)
         enough = np.flatnonzero(filters <= fraction * filters[0])
         if enough.size == 0:
             raise NoWidthsError(

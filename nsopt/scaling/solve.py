@@ -192,7 +192,8 @@ def _check_limits(law: ScalingLaw, limits: Limits) -> None:
             f"multiple_of must be a whole number, or {law.layers} of them, one per layer"
         )
     most = np.asarray(np.inf if max_width is None else max_width)
-    if most.dtype.kind not in "iuf" or most.shape not in ((), (law.layers,)):
+    is_number = most.dtype.kind in "iuf" and not np.isnan(most).any()
+    if not is_number or most.shape not in ((), (law.layers,)):
         raise NsoptError(f"max_width must be a number, or {law.layers} of them, one per layer")
     if multiples.min() < 1 or min_width < 1:
         raise NsoptError("multiple_of and min_width must be at least 1")

@@ -26,6 +26,19 @@ from nsopt.scaling.record import Iteration, Trajectory
 BUILT_IN = ["uniform", "magnitude", "morphnet", "neuralscale", "dense"]
 
 
+def test_morphnet_prunes_to_half_the_filters_not_half_the_units(
+    narrow: TableArchitecture, history: list[Iteration], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = np.array([[40, 4], [5, 3], [4, 3], [3, 2], [2, 2], [2, 1], [1, 1]])
+    layers = len(narrow.base_widths)
+    widths = np.hstack([rows[:, :1], np.repeat(rows[:, 1:], layers - 1, axis=1)])
+    pruned = dataclasses.replace(history[0], trajectory=Trajectory(widths, np.arange(7)))
+    monkeypatch.setattr(
+        TableArchitecture, "channels_per_unit", property(lambda _: (1, *[64] * (layers - 1)))
+    )
+    assert law_of("morphnet", narrow, [pruned]).alpha.tolist() == [3, *[2] * (layers - 1)]
+
+
 @pytest.fixture
 def history(narrow: TableArchitecture) -> list[Iteration]:
     """Two iterations with laws of their own, from a network that lost filters evenly."""

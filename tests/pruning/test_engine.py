@@ -140,6 +140,7 @@ def test_pruning_continues_until_the_record_gives_a_law(digits: ImageData) -> No
 def test_the_half_pruned_configuration_is_the_first_with_half_the_filters() -> None:
     trajectory = Trajectory(np.array([[6, 4], [4, 3], [3, 2], [1, 1]]), np.arange(4))
     assert trajectory.at_fraction(0.5) == (3, 2)
+    assert trajectory.at_fraction(0.7, channels_per_unit=[8, 1]) == (4, 3)
     with pytest.raises(NsoptError, match="pruning stopped with 20% of the filters left"):
         trajectory.at_fraction(0.1)
 

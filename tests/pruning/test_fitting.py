@@ -778,6 +778,13 @@ def test_a_layer_whose_outputs_a_norm_silences_stays_finite() -> None:
     assert all(value.isfinite().all() for value in smaller.state_dict().values())
 
 
+def test_agreement_leaves_the_mode_of_every_module() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)).train()
+    model[1].eval()
+    AgreementScore(model, Inputs(torch.randn(16, 4)))
+    assert [module.training for module in model.modules()] == [True, True, False, True]
+
+
 def test_agreement_and_cost_rise_with_the_budget() -> None:
     torch.manual_seed(0)
     model, x = randomise(conv_net()), images(96)

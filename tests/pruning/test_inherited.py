@@ -7,13 +7,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import nsopt
 from nsopt.compute.device import resolve_compute
 from nsopt.data.images import ImageData, Splits
 from nsopt.models.architecture import TableArchitecture
 from nsopt.pruning import engine, inherited
-from nsopt.pruning.inherited import TrainedStart, rank_by_importance, score
+from nsopt.pruning.inherited import TrainedStart, inherit_network, rank_by_importance, score
+from nsopt.pruning.ranking import UnitRanking
 from nsopt.pruning.settings import SearchSettings
 from nsopt.tasks.classification import Classification
+from nsopt.tasks.supervise import supervise
 from nsopt.tasks.supervision import evaluate
 from nsopt.training.kernels.convolution import Conv2d
 from nsopt.training.loop import train
@@ -102,6 +105,24 @@ def test_scoring_recomputes_the_statistics_of_batch_norm(
             module.reset_running_stats()
     without = replace(start, model=forgotten)
     assert compute_score(without, splits, widths) == compute_score(start, splits, widths)
+
+
+def test_statistics_behind_a_dropout_do_not_depend_on_the_random_state() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    x = torch.randn(16, 4)
+    arch = nsopt.trace(model, x)
+    task = nsopt.Task([(x, torch.arange(16) % 3)], nn.functional.cross_entropy)
+    supervision = supervise(task, SETTINGS, CPU)
+    start = TrainedStart(arch, model, UnitRanking((torch.arange(8.0),), (0,)))
+    before, means = torch.get_rng_state(), []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        with CPU.computing():
+            inherited = inherit_network(start, [4], supervision, CPU)
+        means.append(inherited.get_buffer("2.running_mean"))
+    assert torch.equal(*means)
+    torch.set_rng_state(before)
 
 
 def test_a_score_is_measured_in_evaluation_mode(start: TrainedStart, splits: Splits) -> None:

@@ -1,12 +1,14 @@
 """Traced networks that shrink while they train."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import nsopt
@@ -135,6 +137,26 @@ def test_gradients_of_gates_equal_those_of_explicit_factors() -> None:
     for group, gradient in zip(pruned.gates, expected, strict=True):
         (gate,) = group
         torch.testing.assert_close(gate(), gradient)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+@pytest.mark.parametrize("norm", [parametrizations.weight_norm, nn.utils.weight_norm])
+def test_the_factors_of_a_weight_norm_and_the_bias_are_one_gate(
+    norm: Callable[[nn.Module], nn.Module],
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    x = torch.randn(6, 4)
+
+    def score() -> list[Tensor]:
+        pruned = make_prunable(trace(model, x), model, [8])
+        model.zero_grad()
+        model(x).square().mean().backward()
+        return [gate() for gate in pruned.gates[0]]
+
+    expected = score()
+    norm(model[0])
+    torch.testing.assert_close(score(), expected)
 
 
 @pytest.mark.parametrize(

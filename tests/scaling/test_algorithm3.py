@@ -54,7 +54,12 @@ def test_only_a_step_without_movement_counts_as_convergence(
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"budget": 0}, {"budget": 10**6, "eta": 0}, {"budget": 10**6, "max_steps": 0}]
+    "arguments",
+    [
+        {"budget": 0},
+        *({"budget": 10**6, "eta": eta} for eta in (0, np.nan, np.inf)),
+        {"budget": 10**6, "max_steps": 0},
+    ],
 )
 def test_arguments_must_be_positive(arguments: dict) -> None:
     with pytest.raises(NsoptError, match="positive"):

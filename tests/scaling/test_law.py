@@ -154,6 +154,7 @@ def test_uniform_curve_is_the_base_widths_times_the_scale() -> None:
 
 def test_ratios_round_widths_down_but_not_to_zero() -> None:
     assert floor_widths(0.3, [64, 128, 3]) == (19, 38, 1)
+    assert floor_widths(1.15, [100, 80]) == (115, 92)  # 1.15 * 100 is a little below 115
 
 
 @st.composite

@@ -273,6 +273,8 @@ def test_rounding_arguments_are_checked(vgg11: TableArchitecture) -> None:
         solve_widths(uniform_curve(vgg11.base_widths), PARAMS, 10**6, max_width=0)
     with pytest.raises(NsoptError, match="max_width must be a number, or 8 of them, one per layer"):
         solve_widths(uniform_curve(vgg11.base_widths), PARAMS, 10**6, max_width=(64, 128))
+    with pytest.raises(NsoptError, match="max_width must be a number, or 8 of them, one per layer"):
+        solve_widths(uniform_curve(vgg11.base_widths), PARAMS, 10**6, max_width=np.nan)
 
 
 class Milliseconds:

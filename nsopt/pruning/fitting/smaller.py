@@ -109,8 +109,9 @@ class AgreementScore:
         return agreement.Agreement(torch.cat(distances)).percentage
 
     def _run(self, model: nn.Module, batch: int) -> Any:
-        training = model.training
+        modes = {module: module.training for module in model.modules()}
         with torch.no_grad():
             outputs = self._inputs.call(model.eval(), batch)()
-        model.train(training)
+        for module, training in modes.items():
+            module.training = training
         return outputs
