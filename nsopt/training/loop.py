@@ -292,8 +292,10 @@ class _Training:
         try:
             self._find_unfinished()[0].advance(self._evaluated)
         except Exception:  # of nsopt, or of the user's score
-            batch, loss = self._data.next(), self._supervision.loss
-            self._loss = batch_loss(self._evaluated, *batch, self._compute, loss).detach()
+            inputs, targets = self._data.next()
+            loss = self._choose_loss(inputs)
+            value = batch_loss(self._evaluated, inputs, targets, self._compute, loss)
+            self._loss = value.detach()
             self._check_finite()
             raise
 

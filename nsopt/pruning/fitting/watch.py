@@ -223,9 +223,8 @@ class ProductWatch(TorchDispatchMode):
         is_matrix = isinstance(chain.seen.product, MatrixProduct)
         if name is None or not is_matrix or term.shape != chain.shape[-1:]:
             return False
-        if not self._is_whole(term):
-            return False
-        if not _has_rows(chain, view):
+        whole = dict(self._names[_storage(term)])[name]
+        if term.numel() != whole.numel() or not _has_rows(chain, view):
             return False
         if chain.seen.constant is None:
             chain.seen.constant = name
@@ -247,11 +246,6 @@ class ProductWatch(TorchDispatchMode):
         for tensor in tensors_in(result):
             if name.endswith("_") or _storage(tensor) not in read:
                 self._made[_storage(tensor)] = self._steps
-
-    def _is_whole(self, tensor: Tensor) -> bool:
-        """Return whether a view has all elements of its parameter or buffer."""
-        name, named = self._name(tensor), dict(self._names[_storage(tensor)])
-        return name is not None and tensor.numel() == named[name].numel()
 
     def _name(self, tensor: Tensor) -> str | None:
         """Return the name of the parameter or buffer of which a tensor is a view."""
