@@ -25,7 +25,7 @@ class DeterministicError(NsoptError):
 
 
 class NonFiniteLossError(DeterministicError):
-    """Training diverged: the loss is NaN or infinite."""
+    """Training diverged: the loss, a weight or the score is NaN or infinite."""
 
 
 class ShortRecordError(DeterministicError):

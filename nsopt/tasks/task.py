@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from nsopt.compute.checkpoint import full_state, load_full_state
 from nsopt.compute.device import Compute, place
 from nsopt.data.checksum import checksum_of
-from nsopt.errors import NsoptError, shorten
+from nsopt.errors import NonFiniteLossError, NsoptError, shorten
 from nsopt.models.inputs import call_network, tensors_in
 from nsopt.models.layout import inputs_for, layout_of
 from nsopt.models.tracing.originals import copy_model
@@ -216,15 +216,23 @@ class ScoreEvaluation:
         return not math.isnan(self.score)
 
     def advance(self, model: nn.Module) -> None:
-        """Score a network. Raises NsoptError if the score is not a finite number."""
+        """Score a network.
+
+        Raises:
+            NonFiniteLossError: if the score is NaN or infinite, as after a training that diverged.
+            NsoptError: if it is no number.
+        """
         with torch.no_grad():
             value = self._function(model.eval())
         try:
             self.score = float(value)
         except (TypeError, ValueError, OverflowError):
-            self.score = math.nan
+            raise NsoptError(f"the score must be a finite number, not {shorten(value)}") from None
         if not math.isfinite(self.score):
-            raise NsoptError(f"the score must be a finite number, not {shorten(value)}")
+            raise NonFiniteLossError(
+                f"the score must be a finite number, not {self.score}: after a training, try a "
+                "lower learning rate"
+            )
 
     def start_over(self) -> None:
         self.score = math.nan

@@ -59,7 +59,7 @@ class RunningAverage(nn.Module):
         return self._exact
 
     def set_extra_state(self, state: dict[str, Tensor]) -> None:
-        self._exact = state
+        self._exact = {name: t.to(self.n_averaged.device) for name, t in state.items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:

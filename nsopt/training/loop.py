@@ -43,7 +43,7 @@ from nsopt.training.kernels.swap import fast_kernels
 from nsopt.training.outcome import Epoch, Outcome
 from nsopt.training.precision import choose_compute
 from nsopt.training.settings import TrainSettings
-from nsopt.training.step import batch_loss, sgd, train_step, widen
+from nsopt.training.step import sgd, train_step, widen
 
 _FORMAT = 8  # of the checkpoint of an unfinished training
 
@@ -274,8 +274,8 @@ class _Training:
     def advance(self) -> None:
         """Train, validate or test on the next batch; the epoch ends after the last one.
 
-        Raises NonFiniteLossError if the epoch's mean loss, its last weights or the loss of weights
-        whose evaluation fails are not finite.
+        Raises NonFiniteLossError if the epoch's mean loss, its last weights or their score are not
+        finite.
         """
         with self._randomness.in_use():
             if self._batch < self._data.per_epoch:
@@ -283,21 +283,9 @@ class _Training:
                 if self._batch == self._data.per_epoch:
                     self._check_finite()
             else:
-                self._evaluate()
+                self._find_unfinished()[0].advance(self._evaluated)
             if not self._find_unfinished():
                 self._end_epoch()
-
-    def _evaluate(self) -> None:
-        """Do a step of an evaluation. If it fails, a loss that is not finite is the reason."""
-        try:
-            self._find_unfinished()[0].advance(self._evaluated)
-        except Exception:  # of nsopt, or of the user's score
-            inputs, targets = self._data.next()
-            loss = self._choose_loss(inputs)
-            value = batch_loss(self._evaluated, inputs, targets, self._compute, loss)
-            self._loss = value.detach()
-            self._check_finite()
-            raise
 
     def _find_unfinished(self) -> list[Evaluation]:
         return [evaluation for evaluation in self._evaluations.values() if not evaluation.complete]
