@@ -75,7 +75,7 @@ def note(results: Results, method: str, settings: Mapping[str, Any], outcomes: s
         describe_protocol(settings, "search" if searching else "training"),
         "" if searching else _describe_inheritance(settings, method),
     ]
-    if preset != "paper":
+    if results.is_trained and preset != "paper":
         parts.append("A short protocol: no network is trained to convergence.")
     return "\n\n".join(filter(None, parts))
 

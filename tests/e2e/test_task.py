@@ -159,6 +159,9 @@ def test_a_folder_of_images_without_classes_is_enough_without_training() -> None
     done = call_nsopt("compress", *named, *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "agreement with the trained network (%)" in done.stdout
+    page = Path("out/report/index.html").read_text()
+    assert "fitted layer after layer, without training." in page
+    assert "short protocol" not in page
     export = shlex.split(done.stdout.splitlines()[-1].removeprefix("export:"))
     written = call_nsopt(*export[1:], "--int8")
     assert written.returncode == 0, written.stderr
