@@ -48,7 +48,10 @@ BatchSize = Annotated[Whole, Parameter(validator=_check_batch)]
 def _read_path(kind: Any, tokens: Sequence[Token]) -> Path:
     if not tokens[0].value:  # pathlib takes it for the working directory
         raise ValueError("It is empty: name a path, or leave the option out.")
-    return Path(tokens[0].value).expanduser()
+    try:
+        return Path(tokens[0].value).expanduser()
+    except RuntimeError:
+        raise ValueError("It names a home folder that does not exist.") from None
 
 
 GivenPath = Annotated[Path | None, Parameter(converter=_read_path)]

@@ -122,7 +122,7 @@ def _convert_pixels(part: str, image: Any) -> NDArray[np.uint8]:
     """Convert an image to uint8, (H, W, C) or (C, H, W)."""
     if isinstance(image, Tensor) and image.is_floating_point():
         if not image.numel():
-            raise NsoptError(f"{part} has an image without pixels")
+            raise NsoptError(f"{part} has an image without pixels: leave it out")
         if not 0 <= float(image.min()) <= float(image.max()) <= 1:
             raise NsoptError(f"{part} images are floats outside 0 to 1: remove their normalisation")
         image = (image * 255).round().to(torch.uint8)

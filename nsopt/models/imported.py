@@ -186,4 +186,4 @@ def _make_packaged(name: str, make: Callable[..., nn.Module], num_classes: int) 
     try:
         return make(num_classes=num_classes)
     except Exception as error:  # such as a network without classes
-        raise NsoptError(f"{name} makes no network ({_describe(error)})") from error
+        raise NsoptError(f"{name} makes no network ({_describe(error)}): name another") from error

@@ -21,7 +21,6 @@ from nsopt.scaling.law import PowerLaw, ScalingLaw
 from nsopt.scaling.metric import get_metric
 from nsopt.scaling.solve import WidthFit, solve_widths
 from nsopt.storage import trials
-from nsopt.storage.internals import write_attribute
 
 Fit = WidthFit | SgdFit
 Solver = Callable[..., Fit]  # of a law, a cost and a budget
@@ -273,8 +272,6 @@ class NeuralScaleSampler(BaseSampler):
         widths = [trial.params[name] for name in self._parameters]
         law = self._law
         beyond = law.beyond(self._cost, budget) if isinstance(law, PowerLaw) else None
-        if isinstance(trial.user_attrs.get(trials.BUDGET), str):  # of an enqueued trial
-            write_attribute(study, trial, trials.BUDGET, budget)
         numbers = {"budget": budget, "metric": self._metric, "cost": self._cost(widths)}
         trials.write_cost(study, trial, numbers | {"beyond_record": beyond})
         if isinstance(self._cost, JointCost):
@@ -303,10 +300,9 @@ class NeuralScaleSampler(BaseSampler):
         return self._solve(moved, budget)
 
     def _find_budget(self, trial: FrozenTrial) -> float | None:
-        words = trial.user_attrs.get(trials.BUDGET)
-        own = self._read_budget(words) if isinstance(words, str) else trials.read_budget(trial)
+        own = trials.read_budget(trial)
         if own is not None:
-            return own
+            return self._read_budget(own)
         if self._budgets:
             return self._budgets[trial.number % len(self._budgets)]
         return None

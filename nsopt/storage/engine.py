@@ -201,12 +201,14 @@ def _ask(study: Study, work: Work, stored: Sequence[FrozenTrial]) -> FrozenTrial
         if trial.state != TrialState.WAITING:
             continue
         with suppress(UpdateFinishedTrialError):
-            if not internals.set_state(study, trial, TrialState.RUNNING):
+            if internals.set_state(study, trial, TrialState.RUNNING):
+                if original is trial:
+                    return trial
+                trials.write_duplicate(study, trial, original)
+                study.tell(trial.number, state=TrialState.FAIL)
                 continue
-            if original is trial:
-                return trial
-            trials.write_duplicate(study, trial, original)
-            study.tell(trial.number, state=TrialState.FAIL)
+        if work.in_order:  # another process was faster
+            return None
     return None
 
 

@@ -62,7 +62,7 @@ _PROVENANCE = Attribute[str]("provenance", str)
 _INDEX = Attribute[int]("index", int)
 _WIDTHS = Attribute[str]("widths", schema.WidthKey)
 read_failure, read_worker, read_place = _ERROR.read, _WORKER.read, _PLACE.read
-read_budget = Attribute[float](BUDGET, _Number).read  # with which a trial was enqueued
+read_budget = Attribute[float | str](BUDGET, _Number | str).read  # as a trial was enqueued
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,8 @@ def is_width(parameter: str) -> bool:
 def write_cost(study: Study, trial: FrozenTrial, numbers: Mapping[str, Any]) -> None:
     """Write `budget`, `cost` and other columns; the excess over the budget becomes a constraint."""
     for name, value in numbers.items():
-        if value is not None and name not in trial.user_attrs:
+        given = trial.user_attrs.get(name)
+        if value is not None and (given is None or (name == BUDGET and isinstance(given, str))):
             internals.write_attribute(study, trial, name, value)
     excess = (numbers[_COST] - numbers[BUDGET]) / numbers[BUDGET]
     internals.write_constraint(study, trial, BUDGET, excess)

@@ -154,11 +154,11 @@ def _read_numbers(batch: Any) -> Iterator[Tensor]:
     for value in tree_leaves(batch):
         if isinstance(value, Tensor):
             yield value
-        elif isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        elif isinstance(value, np.ndarray) and value.dtype.hasobject:
+            yield from _read_numbers(value.tolist())
+        elif isinstance(value, np.ndarray):
             yield torch.tensor(np.frombuffer(value.tobytes(), np.uint8))
-        elif isinstance(
-            value, bool | int | float | complex | str | bytes | np.generic | np.ndarray
-        ):
+        elif isinstance(value, bool | int | float | complex | str | bytes | np.generic):
             yield torch.tensor(np.frombuffer(repr(value).encode(), np.uint8))
 
 

@@ -56,7 +56,7 @@ class RunningAverage(nn.Module):
         self._exact: dict[str, Tensor] = {}  # averages of numbers of 16 bits
 
     def get_extra_state(self) -> dict[str, Tensor]:
-        return self._exact
+        return dict(self._exact)
 
     def set_extra_state(self, state: dict[str, Tensor]) -> None:
         self._exact = {name: t.to(self.n_averaged.device) for name, t in state.items()}

@@ -124,7 +124,7 @@ def test_two_workers_compress_a_network_of_a_task_and_every_command_reads_it() -
     assert "finished before" not in again.stdout, "the task may read other data"
     export = shlex.split(done.stdout.splitlines()[-1].removeprefix("export:"))
     assert "--budget=macs=50%" in export
-    assert "-compress/" in export, "the study is named: others may be in the same storage"
+    assert any("-compress/" in word for word in export), "others may be in the same storage"
     written = call_nsopt(*export[1:])
     assert written.returncode == 0, written.stderr
     assert Path("network.onnx").stat().st_size == Path("out/macs-50-percent.onnx").stat().st_size

@@ -112,6 +112,7 @@ def test_study_refuses_invalid_options(
         ("study --budgets 600 k", "'k' belongs to no option: write values without spaces"),
         ("stduy", 'Unknown command "stduy". Did you mean "study"?'),
         ("report --out=r", "no study is in runs/: give --storage"),
+        ("report --out=~nobody-here/r", "It names a home folder that does not exist."),
         ("report --out=", "Invalid value for --out: It is empty: name a path, or leave the"),
         ("worker --storage=sqlite:///none.db", "--study needs a value: see nsopt worker --help"),
         ("tune --ratios=0.1,0.2", "tune takes a single budget"),

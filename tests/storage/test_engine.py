@@ -293,6 +293,11 @@ def test_trials_that_use_earlier_results_wait_for_that_of_a_dead_process(
     study.enqueue_trial({})
     run_trials(study, [0, 1], lambda point: None, job, Silent())
     assert ran == [0, 1]
+    for _ in range(2):
+        study.enqueue_trial({})
+    seen = study.get_trials()
+    assert internals.set_state(study, seen[2], TrialState.RUNNING)  # by a faster process
+    assert not run_next(study, job, seen)
 
 
 @pytest.mark.usefixtures("impatient")

@@ -107,7 +107,8 @@ def _find_norms(
         while path and next(owner.parameters(), None) is None:
             path = path.rpartition(".")[0]
             owner = model.get_submodule(path)
-        near = list(owner.parameters()) if norm.weight is None else [norm.weight]
+        scale = norm.weight  # a parametrised one is no parameter
+        near = [scale] if isinstance(scale, nn.Parameter) else list(owner.parameters())
         return bool(near) and all(frozen[id(parameter)] for parameter in near)
 
     return {

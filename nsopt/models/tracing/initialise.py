@@ -206,13 +206,17 @@ def _find_own_law(model: nn.Module, name: str) -> Drawn | None:
 
 
 def _find_law_of_one(model: nn.Module, name: str, fans: dict[Fan, int]) -> Drawn | None:
-    """Return PyTorch's law for a parameter of one value, such as a bias, if it may be drawn."""
-    module, value = model.get_submodule(name.rpartition(".")[0]), model.get_parameter(name)
-    is_drawn = isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
-    law = _find_own_law(model, name) if is_drawn and value.numel() == 1 else None
-    if law is None or not 0 < abs(value.item()) <= law.find_bound(fans) * _EDGE:
+    """Return PyTorch's law for a bias of one value that may follow it, as its weights do.
+
+    A number of few digits, such as 0.1, was not drawn.
+    """
+    module, bias = model.get_submodule(name.rpartition(".")[0]), model.get_parameter(name)
+    law, weight = _find_own_law(model, name), original_weight(module)
+    if not law or weight is None or not name.endswith("bias") or bias.numel() > 1:
         return None
-    return law
+    bound, value, largest = law.find_bound(fans) * _EDGE, bias.item(), weight.detach().abs().max()
+    is_round = bool(bias == float(f"{value:.4g}"))
+    return law if not is_round and abs(value) <= bound and bound / 2 < largest <= bound else None
 
 
 def _infer_laws(

@@ -97,7 +97,7 @@ def _deep_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
         for store in stores:
             for name, value in list(dict.items(store)):
                 if isinstance(value, FunctionType):
-                    dict.__setitem__(store, name, rebind(value, memo))
+                    dict.__setitem__(store, name, _rebind(value, memo))
     return copied
 
 
@@ -109,12 +109,8 @@ def list_closure(function: FunctionType) -> list[Any]:
         return []
 
 
-def rebind(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
-    """Return a function that uses the copies of the variables around it, if there are any.
-
-    Args:
-        memo: copies by the `id` of what they are copies of.
-    """
+def _rebind(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
+    """Return a function that uses the copies of the variables around it, if there are any."""
     held = list_closure(function)
     copies = [_find_copy(value, memo) for value in held]
     if all(copied is value for copied, value in zip(copies, held, strict=True)):

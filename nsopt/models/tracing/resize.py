@@ -33,7 +33,7 @@ def _make_new(tensor: Tensor, values: Tensor) -> Tensor:
     """Return a tensor of the same kind, with the attributes that code has given it."""
     is_parameter = isinstance(tensor, nn.Parameter)
     made = nn.Parameter(values, tensor.requires_grad) if is_parameter else values
-    vars(made).update(vars(tensor))
+    vars(made).update({k: v for k, v in vars(tensor).items() if not isinstance(v, Tensor)})
     return made
 
 

@@ -50,8 +50,9 @@ def _lists_examples(nest: Any) -> bool:
     """Return whether a list has an item for each example, not a batch of maps for each size."""
     if not isinstance(nest, list):
         return False
-    sizes = [len(item) if isinstance(item, Tensor) and item.ndim > 3 else 0 for item in nest]
-    return not sizes or min(sizes) < 2 or len(set(sizes)) > 1
+    maps = [item.shape for item in nest if isinstance(item, Tensor) and item.ndim > 3]
+    examples, sizes = {shape[0] for shape in maps}, {shape[1:] for shape in maps}
+    return len(maps) < len(nest) or len(examples) != 1 or min(examples) < 2 or len(sizes) == 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,10 +1,8 @@
 """Keep what modules store: a trace runs a network many times and leaves no mark on it."""
 
 import copy
-import functools
 import gc
 import random
-import sys
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,11 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 
-from nsopt.models.tracing.originals import list_closure, rebind
+from nsopt.models.tracing.caches import forget_fakes
 
-_Cached = functools._lru_cache_wrapper
 _watching = RLock()  # the class of all modules changes meanwhile
 _sparing = RLock()
 _spared: list[tuple[int, int, int]] = []  # the collector's thresholds before, once for each block
@@ -27,10 +23,9 @@ _NEVER = 2**31 - 1
 _HELD = ("_parameters", "_buffers", "_modules")
 _PLAIN = (OrderedDict, dict, list)
 _CONSTANT = {
-    *(int, float, complex, str, bytes, bool, NoneType, type, range),
+    *(int, float, complex, str, bytes, bool, NoneType, type, range, FunctionType, MethodType),
     *(BuiltinFunctionType, torch.dtype, torch.device, torch.Size),
 }
-_FOREIGN = "torch", "builtins", "abc", "typing", "collections"  # whose classes remember nothing
 
 
 @contextmanager
@@ -38,58 +33,21 @@ def restore_modules(model: nn.Module) -> Iterator[None]:
     """Inside the block, modules work on copies of what they store; then they get it back.
 
     Tensors and arrays are not copied. Modules that another one hides in a list get their attributes
-    back, too. An object that refuses to be copied stays. Fake tensors that code remembers in its
-    classes and files, as tables of positions, and what functions with a cache do, are forgotten.
+    back, too. An object that refuses to be copied stays, and so does what hooks fill. Fake tensors
+    are forgotten wherever code remembers them outside its modules (`forget_fakes`).
     """
-    copier, before = _Copier(model), {owner: dict(vars(owner)) for owner in _find_owners(model)}
-    cached = [v for held in before.values() for v in held.values() if isinstance(v, _Cached)]
-    misses = [function.cache_info().misses for function in cached]
     gradients = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-    try:
-        copier.replace_all()
-        with keep_random_numbers():
+    with forget_fakes(model) as filled, keep_random_numbers():
+        copier = _Copier(model, filled)
+        try:
+            copier.replace_all()
             random.seed(0)  # all runs drop the same layers
             np.random.seed(0)
             yield
-    finally:
-        _give_back(copier.held)
-        for owner, variables in before.items():
-            _forget(owner, variables)
-        for function, number in zip(cached, misses, strict=True):
-            if function.cache_info().misses != number:
-                function.cache_clear()
-        for parameter, required, gradient in gradients:
-            parameter.requires_grad, parameter.grad = required, gradient
-
-
-def _find_owners(model: nn.Module) -> set[Any]:
-    """Return the classes of modules, and the files in which these are written."""
-    classes = {kind for module in model.modules() for kind in type(module).__mro__}
-    own = {kind for kind in classes if kind.__module__.partition(".")[0] not in _FOREIGN}
-    return own | {sys.modules.get(kind.__module__, kind) for kind in own}
-
-
-def _forget(owner: Any, before: Mapping[str, Any]) -> None:
-    """Remove the fake tensors that code has remembered in a class or a file.
-
-    Args:
-        before: its variables.
-    """
-    for name, value in list(vars(owner).items()):
-        if isinstance(value, FakeTensor):
-            setattr(owner, name, before.get(name))
-        elif type(value) is list and any(map(_is_fake, value)):
-            value[:] = [item for item in value if not _is_fake(item)]
-        elif type(value) in (OrderedDict, dict, defaultdict):
-            for key in [key for key, item in list(value.items()) if _is_fake(item)]:
-                del value[key]
-
-
-def _is_fake(value: Any) -> bool:
-    if isinstance(value, dict):
-        value = tuple(value.values())
-    items = value if isinstance(value, tuple | list) else (value,)
-    return any(isinstance(item, FakeTensor) for item in items)
+        finally:
+            _give_back(copier.held)
+            for parameter, required, gradient in gradients:
+                parameter.requires_grad, parameter.grad = required, gradient
 
 
 @contextmanager
@@ -219,15 +177,15 @@ def _give_back(held: Iterable[tuple[dict[str, Any], dict[str, Any]]]) -> None:
 
 
 class _Copier:
-    """Replace what modules store by copies.
+    """Replace what modules store by copies, except for some objects.
 
     Attributes:
         held: the attributes of each module, as it stores them and as they were.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, stay: Iterable[Any] = ()) -> None:
         self._waiting = list(model.modules())
-        self._memo: dict[int, Any] = {id(module): module for module in self._waiting}
+        self._memo: dict[int, Any] = {id(item): item for item in (*self._waiting, *stay)}
         self._kept_alive: list[Any] = []  # else Python may reuse the ids
         self.held: list[tuple[dict[str, Any], dict[str, Any]]] = []
 
@@ -251,8 +209,6 @@ class _Copier:
             return self._memo[id(value)]
         if type(value) is tuple:
             return tuple(map(self._copy, value))
-        if isinstance(value, MethodType | FunctionType):
-            return self._copy_function(value)
         self._kept_alive.append(value)
         if type(value) in _PLAIN and not value:  # most are: each module has a dozen, for hooks
             self._memo[id(value)] = type(value)()
@@ -265,15 +221,6 @@ class _Copier:
             if made is not value and not _is_deep(made, value):
                 self._copy_contents(made)
         return self._memo[id(value)]
-
-    def _copy_function(self, function: MethodType | FunctionType) -> Any:
-        """Return a function, such as a hook, that writes into copies of what it collects."""
-        if isinstance(function, MethodType):
-            return MethodType(function.__func__, self._copy(function.__self__))
-        for content in list_closure(function):
-            if isinstance(content, dict | list) and function.__module__ != __name__:
-                self._copy(content)
-        return rebind(function, self._memo)
 
     def _copy_contents(self, made: Any) -> None:
         """Replace what a shallow copy holds, without the methods that its class may override."""

@@ -63,14 +63,15 @@ class Values:
 
     def compute(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Return the real result of an operation, or None if it is unknown."""
-        if func._schema.name in _FILLS:  # they take type and shape alone from a tensor
-            with no_dispatch():
-                args = (torch.zeros((), dtype=args[0].dtype).expand(args[0].shape), *args[1:])
-        if not (
-            _is_repeatable(func) and self._are_known(args) and self._are_known(kwargs.values())
-        ):
+        is_fill = func._schema.name in _FILLS  # it takes type and shape alone from a tensor
+        known = is_fill or (self._are_known(args) and self._are_known(kwargs.values()))
+        if not (_is_repeatable(func) and known):
             return None
         try:
+            if is_fill:
+                with no_dispatch():
+                    like = torch.zeros((), dtype=args[0].dtype).expand(args[0].shape)
+                    return func(like, *args[1:], **kwargs)
             real = tree_map_only(Tensor, self.find, (args, kwargs))
             with no_dispatch(), torch.no_grad():
                 return func(*real[0], **real[1])
@@ -92,10 +93,11 @@ class Values:
                 self._unknown.add(id(tensor))
                 self._kept_alive.append(tensor)
         if func._schema.is_mutable:
-            for place in _find_written(func):
-                target = args[place] if place < len(args) else None
-                if isinstance(target, Tensor) and (value := self.find(target)) is not None:
-                    self._overwritten.add(identify_memory(value))
+            for place, name in _find_written(func):
+                target = args[place] if place < len(args) else kwargs.get(name)
+                for tensor in tensors_in([target]):
+                    if (value := self.find(tensor)) is not None:
+                        self._overwritten.add(identify_memory(value))
 
     def _store(self, tensor: Tensor, value: Tensor, sources: frozenset[int]) -> None:
         self._known[id(tensor)] = value
@@ -123,7 +125,7 @@ def _is_repeatable(func: Any) -> bool:
 
 
 @cache
-def _find_written(func: Any) -> list[int]:
-    """Return the positions of the arguments that an operation changes."""
+def _find_written(func: Any) -> list[tuple[int, str]]:
+    """Return the positions and names of the arguments that an operation changes."""
     arguments = enumerate(func._schema.arguments)
-    return [i for i, arg in arguments if arg.alias_info and arg.alias_info.is_write]
+    return [(i, arg.name) for i, arg in arguments if arg.alias_info and arg.alias_info.is_write]

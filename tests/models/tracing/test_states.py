@@ -267,6 +267,64 @@ class Tapped(nn.Module):
         return y
 
 
+class Places(nn.Module):
+    """Has places for tables, which stay places; one is made when it is first needed."""
+
+    state: ClassVar[dict[str, Any]] = {"table": None, "more": {"scale": 2.0}}
+    table: ClassVar[list[Any]] = [None, "kept"]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 5)
+
+    @staticmethod
+    @lru_cache
+    def make(width: int) -> Tensor:
+        return torch.ones(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kind: Any = type(self)
+        if self.state["table"] is None:
+            self.state["table"] = self.state["more"]["table"] = torch.ones(1)
+        if self.table[0] is None:
+            self.table[0] = torch.ones(1)
+        if not hasattr(kind, "new"):
+            kind.new = torch.ones(1)
+        y: Tensor = self.b(self.a(x).relu() * self.state["more"]["table"] * self.table[0])
+        return y * kind.new * self.make(5)
+
+
+def test_places_for_tables_are_as_before() -> None:
+    model, x = Places(), torch.randn(2, 8)
+    for _ in range(2):
+        assert list(nsopt.trace(model, x).base_widths) == [16]
+        assert Places.state == {"table": None, "more": {"scale": 2.0}}
+        assert Places.table == [None, "kept"]
+        assert not hasattr(Places, "new")
+        assert type(Places.make(5)) is Tensor
+
+
+def share() -> tuple[type[nn.Module], dict[str, Tensor]]:
+    taken: dict[str, Tensor] = {}
+
+    class Sharing(Places):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a.register_forward_hook(lambda module, inputs, output: taken.update(x=output))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.b(self.a(x).relu() + taken["x"])
+            return y
+
+    return Sharing, taken
+
+
+def test_a_hook_and_forward_may_share_a_variable_around_them() -> None:
+    kind, taken = share()
+    assert list(nsopt.trace(kind(), torch.randn(2, 8)).base_widths) == [16]
+    assert taken == {}
+
+
 def test_what_a_hook_stores_is_read_in_the_same_run() -> None:
     model = Tapped()
     for _ in range(2):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 from torch.testing._internal.two_tensor import TwoTensor
 
 import nsopt
@@ -260,6 +261,31 @@ def test_a_list_of_maps_is_no_list_of_examples(examples: int) -> None:
     assert arch.cost("macs")(arch.base_widths) == 8 * (3 * 64 + 3 * 16 + 4 * 64)
 
 
+class Clips(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv3d(4, 8, 1), nn.Linear(8, 4)
+
+    def forward(self, clips: list[torch.Tensor]) -> torch.Tensor:
+        return torch.stack([self.b(self.a(clip).mean((1, 2, 3))) for clip in clips])
+
+
+def test_a_list_of_volumes_of_one_size_is_a_list_of_examples() -> None:
+    arch = trace(Clips(), ([torch.randn(4, 2, 3, 5) for _ in range(3)],))
+    assert arch.cost("macs")(arch.base_widths) == 8 * (4 * 2 * 3 * 5 + 4)
+
+
+class PrunedNorm(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
+        prune.l1_unstructured(self[1], "weight", 0.3)
+
+
+def test_norms_whose_scale_is_computed_can_be_built() -> None:
+    arch = trace(PrunedNorm(), torch.randn(2, 8))
+    assert arch.build([4])(torch.randn(2, 8)).shape == (2, 4)
+
+
 class HalfInPlace(nn.Module):
     """Changes eight channels, whatever the width."""
 
@@ -507,6 +533,9 @@ def test_a_bias_of_one_value_is_drawn_and_no_sample_of_zeros_is_taken_for_the_la
         torch.manual_seed(5)
         biases.append(arch.build([4, 4]).get_parameter("3.bias").item())
     assert biases[0] == biases[1]
+    with torch.no_grad():
+        model.get_parameter("3.bias").fill_(0.1)
+    assert trace(model, torch.randn(2, 1, 1, 1)).build([4, 4]).get_parameter("3.bias") == 0.1
 
 
 class FrozenStem(nn.Module):

@@ -1,5 +1,6 @@
 """Code that reads values: constants are computed, boxes are picked, decisions are refused."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,34 @@ def test_a_whole_detector_comes_back_smaller() -> None:
     assert len(arch.inherit(model, kept, [20, 40, 4, 30])(IMAGES)) == 2
     dense = 64 * 32 * 27 + 16 * 64 * 32 * 9 + 16 * 64 * 5
     assert arch.cost("macs")(arch.base_widths) == dense + 5 * (4 * 24 + 24 * 4)  # of five boxes
+
+
+class Accumulating(nn.Module):
+    """Writes into zeros before it looks at them."""
+
+    def __init__(self, write: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 16)
+        self.write = write
+
+    def forward(self, x: Tensor) -> Tensor:
+        sums, y = torch.zeros_like(x), self.a(x).relu()
+        self.write(sums, x)
+        if bool((sums > 0).any()):
+            y = self.b(y)
+        return y
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda sums, x: torch.add(sums, x, out=sums),
+        lambda sums, x: torch._foreach_add_([sums], [x]),
+    ],
+)
+def test_zeros_that_are_written_are_unknown(write: Callable[[Tensor, Tensor], Any]) -> None:
+    with pytest.raises(NsoptError, match="depends on the values of tensors"):
+        nsopt.trace(Accumulating(write), torch.randn(2, 8))
 
 
 def test_the_picked_boxes_of_a_pruned_detector_are_those_of_the_masked_one() -> None:
