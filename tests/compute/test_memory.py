@@ -20,10 +20,11 @@ def test_kept_memory_is_returned_to_the_system() -> None:
         return pages * resource.getpagesize()
 
     with keep_memory(CPU):
-        before = resident()  # memory that was free before has been returned by now
-        torch.ones(200 * MIB, dtype=torch.uint8)  # written: zeros may be pages not yet there
-        assert resident() > before + 190 * MIB
-    assert resident() < before + 20 * MIB
+        tensor = torch.ones(200 * MIB, dtype=torch.uint8)
+        used = resident()
+        del tensor
+        assert resident() > used - 20 * MIB
+    assert resident() < used - 190 * MIB
 
 
 def test_new_tensors_avoid_the_gaps_of_freed_tensors() -> None:
