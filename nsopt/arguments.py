@@ -57,6 +57,12 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
+def check_name(owner: str, name: object) -> None:
+    """Raise NsoptError unless a name can be part of the names of studies."""
+    if not isinstance(name, str) or not name or "/" in name:
+        raise NsoptError(f"name of a {owner} must be a word without '/', not {shorten(name)}")
+
+
 def _split(hint: Any) -> tuple[Any, ...]:
     """Return the members of a union, or the hint alone."""
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from nsopt.arguments import checked
+from nsopt.arguments import check_name, checked
 from nsopt.data.arrays import format_shape, name_classes, read_arrays, read_dataset
 from nsopt.data.checksum import checksum_of
 from nsopt.data.normalisation import read_normalisation
-from nsopt.errors import NsoptError, shorten
+from nsopt.errors import NsoptError
 
 PIXEL_RANGE = 255.0
 _VALUES = 256  # possible values of a uint8 pixel
@@ -176,8 +176,7 @@ class ImageData:
             >>> images, labels = np.zeros((20, 3, 32, 32), np.uint8), np.arange(20) % 10
             >>> nsopt.ImageData.from_arrays((images, labels), (images, labels)).classes
         """
-        if not name or "/" in name:
-            raise NsoptError(f"name of a data set must be a word without '/', not {shorten(name)}")
+        check_name("data set", name)
         parts = {"train": train, "test": test}
         if validation is not None:
             parts["validation"] = validation

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from nsopt.errors import NsoptError, short_reason
-from nsopt.models.inputs import call_network, count_examples, tensors_in
+from nsopt.models.inputs import call_network, count_examples, list_shapes, tensors_in
 
 Predict = Callable[[Any], Any]
 _LOGITS_APART = 1e-3  # of the largest output
@@ -31,11 +31,10 @@ def compare_runs(exported: Predict, original: nn.Module, batches: Sequence[Any])
     for batch in batches:
         actual = tensors_in(run_exported(exported, batch))
         expected = tensors_in(call_network(original, batch))
-        shapes = [[tuple(tensor.shape) for tensor in side] for side in (actual, expected)]
-        if shapes[0] != shapes[1]:
+        if (shapes := list_shapes(actual)) != (wanted := list_shapes(expected)):
             raise NsoptError(
-                f"the exported network is wrong: its outputs have the shapes {shapes[0]}, and "
-                f"PyTorch's {shapes[1]}; export it in another format="
+                f"the exported network is wrong: its outputs have the shapes {shapes}, and "
+                f"PyTorch's {wanted}; export it in another format="
             )
         runs.append([*zip(actual, expected, strict=True)])
     again = tensors_in(call_network(original, batches[-1]))

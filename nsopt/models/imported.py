@@ -103,13 +103,9 @@ def network_factory(name: str) -> Callable[[int], nn.Module]:
     takes_classes = _takes_classes(function)
 
     def make(num_classes: int) -> nn.Module:
-        try:
-            made = function(num_classes=num_classes) if takes_classes else function()
-        except (Exception, SystemExit) as error:
-            raise NsoptError(
-                f"{name} makes no network ({_describe(error)}): name a function that returns one "
-                "without arguments, or for num_classes"
-            ) from error
+        classes = {"num_classes": num_classes} if takes_classes else {}
+        cure = "name a function that returns one without arguments, or for num_classes"
+        made = _call(partial(function, **classes), name, cure)
         if not isinstance(made, nn.Module):
             raise NsoptError(f"{name} makes a {type(made).__name__}, not a torch.nn.Module")
         return made
@@ -168,7 +164,7 @@ def _find_in_torchvision(word: str) -> Callable[[int], nn.Module]:
     options: dict[str, Any] = {"weights_backbone": None} if "weights_backbone" in known else {}
     options |= {"init_weights": True} if word in ("googlenet", "inception_v3") else {}
     make = partial(models.get_model, word, weights=None, **options)
-    return partial(_make_packaged, f"torchvision:{word}", make)
+    return lambda classes: _call(partial(make, num_classes=classes), f"torchvision:{word}")
 
 
 def _find_in_timm(word: str) -> Callable[[int], nn.Module]:
@@ -179,11 +175,13 @@ def _find_in_timm(word: str) -> Callable[[int], nn.Module]:
         raise NsoptError("timm is not installed: pip install timm") from None
     if word not in timm.list_models():
         raise unknown_name("network of timm", word, timm.list_models())
-    return partial(_make_packaged, f"timm:{word}", partial(timm.create_model, word))
+    make = partial(timm.create_model, word)
+    return lambda classes: _call(partial(make, num_classes=classes), f"timm:{word}")
 
 
-def _make_packaged(name: str, make: Callable[..., nn.Module], num_classes: int) -> nn.Module:
+def _call(make: Callable[[], Any], name: str, cure: str = "name another") -> Any:
+    """Return the result of a function, or raise an NsoptError of one line with its error."""
     try:
-        return make(num_classes=num_classes)
-    except Exception as error:  # such as a network without classes
-        raise NsoptError(f"{name} makes no network ({_describe(error)}): name another") from error
+        return make()
+    except (Exception, SystemExit) as error:
+        raise NsoptError(f"{name} makes no network ({_describe(error)}): {cure}") from error

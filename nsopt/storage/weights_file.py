@@ -55,7 +55,9 @@ def serialise(content: Mapping[str, Any]) -> bytes:
 def _check_archive(path: Path, size: int) -> None:
     """Raise NsoptError for an archive whose reading may need much more memory than its size, and
     for the format of PyTorch before 1.6, which is none."""
-    if not zipfile.is_zipfile(path) and path.read_bytes()[:1] == pickle.PROTO:
+    with path.open("rb") as file:
+        first = file.read(1)
+    if first == pickle.PROTO and not zipfile.is_zipfile(path):
         raise NsoptError(
             "it has the format of PyTorch before 1.6, or is no file of weights; if it is yours, "
             "write it again: torch.save(torch.load(path, weights_only=True), path)"

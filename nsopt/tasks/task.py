@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._pytree import keystr, tree_leaves, tree_leaves_with_path
 from torch.utils.data import Dataset
 
+from nsopt.arguments import check_name
 from nsopt.compute.checkpoint import full_state, load_full_state
 from nsopt.compute.device import Compute, place
 from nsopt.data.checksum import checksum_of
@@ -94,8 +95,7 @@ class Task:
         for name, arguments in _ARGUMENTS.items():
             if (function := getattr(self, name)) is not None:
                 _check_function(name, function, arguments)
-        if not isinstance(self.name, str) or not self.name or "/" in self.name:
-            raise NsoptError(f"name of a task must be a word without '/', not {shorten(self.name)}")
+        check_name("task", self.name)
         if not isinstance(self.score_name, str) or not self.score_name:
             raise NsoptError(f"score_name of a task must be a word, not {shorten(self.score_name)}")
 

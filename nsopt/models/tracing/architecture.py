@@ -363,10 +363,9 @@ def find_fixed(network: TracedNetwork, refused: Mapping[str, str]) -> dict[str, 
         units = network.family.units.of_atom[label]
         if (network.family.group_of_unit[units] >= 0).all():
             continue
-        used = id(weight) in network.trace.read
         why = {reason for unit in units.tolist() for reason in known[unit]}
         reasons[path] = "; ".join(sorted(why) or ["belongs to a fixed group"])
-        if not used:
+        if id(weight) not in network.trace.read:
             reasons[path] = "is never used"
     return reasons
 

@@ -30,7 +30,9 @@ def forget_fakes(model: nn.Module) -> Iterator[list[Any]]:
     Yields:
         What hooks of modules may fill: dictionaries, lists and other objects.
     """
-    filled, variables = _list_filled(model), [(o, dict(vars(o))) for o in _find_owners(model)]
+    hooks = _list_hooks(model)
+    filled = _list_filled(hooks)
+    variables = [(owner, dict(vars(owner))) for owner in _find_owners(model, hooks)]
     places = [*filled, *(vars(item) for item in filled if hasattr(item, "__dict__"))]
     places += chain.from_iterable(before.values() for _, before in variables)
     caches = list(_look_into(places))
@@ -53,10 +55,10 @@ def _list_hooks(model: nn.Module) -> list[Any]:
     return [hook for pair in stores for store in pair for hook in store.values()]
 
 
-def _list_filled(model: nn.Module) -> list[Any]:
+def _list_filled(hooks: Iterable[Any]) -> list[Any]:
     """Return the objects that hooks use: of a method, or of the variables around a function."""
     held = list[Any]()
-    for hook in _list_hooks(model):
+    for hook in hooks:
         if isinstance(hook, MethodType):
             held.append(hook.__self__)
         elif isinstance(hook, FunctionType):
@@ -65,11 +67,11 @@ def _list_filled(model: nn.Module) -> list[Any]:
     return [item for item in held if not isinstance(item, foreign)]
 
 
-def _find_owners(model: nn.Module) -> set[Any]:
+def _find_owners(model: nn.Module, hooks: Iterable[Any]) -> set[Any]:
     """Return the classes of modules, and the files in which these and hooks are written."""
     classes = {kind for module in model.modules() for kind in type(module).__mro__}
     own = {kind for kind in classes if kind.__module__.partition(".")[0] not in _FOREIGN}
-    names = {item.__module__ for item in (*own, *_list_hooks(model)) if hasattr(item, "__module__")}
+    names = {item.__module__ for item in (*own, *hooks) if hasattr(item, "__module__")}
     return own | {sys.modules[name] for name in names & sys.modules.keys()}
 
 
