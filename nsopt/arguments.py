@@ -24,9 +24,9 @@ _SCALARS = {bool, int, float, str, Path, NoneType, Literal}
 def checked(function: Callable[P, R]) -> Callable[P, R]:
     """Make a public function refuse arguments of the wrong type.
 
-    Numbers, text, paths, and text in place of a list are checked before the call. All others are
-    only checked if the function raises an error that is not an NsoptError, because what works need
-    not be of the annotated type.
+    Numbers, text, paths, and text in place of a list are checked before the call; numbers of NumPy
+    become Python's. All others are only checked if the function raises an error that is not an
+    NsoptError, because what works need not be of the annotated type.
     """
     signature = inspect.signature(function)
 
@@ -42,12 +42,16 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            given = signature.bind(*args, **kwargs).arguments
+            bound = signature.bind(*args, **kwargs)
         except TypeError:  # Python explains missing arguments
             return function(*args, **kwargs)
+        given = bound.arguments
+        for name, value in given.items():
+            if isinstance(value, Real) and hasattr(value, "item"):  # a number of NumPy
+                given[name] = value.item()
         check(given, scalars_only=True)
         try:
-            return function(*args, **kwargs)
+            return function(*bound.args, **bound.kwargs)
         except NsoptError:
             raise
         except Exception:

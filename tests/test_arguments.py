@@ -209,6 +209,7 @@ def test_a_wrong_option_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def example(count: int, share: float = 0.5, names: list[str] | None = None) -> str:
     if count == 13:
         raise RuntimeError("the user's own")
+    assert type(count) is int
     return ",".join(names or []) + str(count * share)
 
 
