@@ -85,7 +85,7 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
     from nsopt.compute.sharing import sharing
     from nsopt.latency.learn import learn_latency
     from nsopt.latency.runtime import TORCH
-    from nsopt.latency.store import Memory
+    from nsopt.latency.store import Store
     from nsopt.latency.timer import Timer
     from nsopt.session.subject import with_stored_latency, write_latency_once
     from nsopt.settings import Timed, batch_unit
@@ -108,7 +108,7 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
         timer, studies = None, network_law.studies
         if is_timed:
             shared = sharing(resolve_compute(options.device, "fp32"), progress)
-            store = StoredTimings(studies[0], lambda: studies) if studies else Memory()
+            store = StoredTimings(studies[0], lambda: studies) if studies else Store()
             timer = Timer(stack.enter_context(shared), runtime, progress, inputs, store)
         if timer is not None and arch.latency is None:
             model = learn_latency(arch, timer.compute, progress, runtime, inputs)

@@ -87,8 +87,5 @@ def run_fine_tunings(session: Session, fits: Fits) -> int:
         report_points(session, jobs)
         return jobs
 
-    def wait(running: bool) -> None:
-        if running:
-            session.progress.message("waiting for another process to finish its training")
-
-    return drain(look, wait)
+    waiting = "waiting for another process to finish its training"
+    return drain(look, session.progress.message, waiting)

@@ -27,17 +27,19 @@ class OwnRandomState:
     def __init__(self, seed: int, device: torch.device) -> None:
         self._device = device
         with use_seed(seed, device):
-            self._state = random_state(device)
+            self._state = _read_state(device)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Make torch draw from these numbers inside the block."""
         with _isolate(self._device):
-            restore_random_state(self._state, self._device)
+            torch.set_rng_state(self._state["cpu"])
+            if (kind := self._device.type) != "cpu" and kind in self._state:
+                torch.get_device_module(kind).set_rng_state(self._state[kind], self._device)
             try:
                 yield
             finally:
-                self._state = random_state(self._device)
+                self._state = _read_state(self._device)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return the state from which `restore` continues."""
@@ -113,16 +115,8 @@ def restore_host_state(state: HostState) -> None:
     np.random.set_state(state[1])
 
 
-def random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """Return the state of torch's random number generators, for `restore_random_state`."""
+def _read_state(device: torch.device) -> dict[str, torch.Tensor]:
     state = {"cpu": torch.get_rng_state()}
     if device.type != "cpu":
         state[device.type] = torch.get_device_module(device).get_rng_state(device)
     return state
-
-
-def restore_random_state(state: Mapping[str, torch.Tensor], device: torch.device) -> None:
-    """Continue torch's random numbers from `state`; devices missing there do not change."""
-    torch.set_rng_state(state["cpu"])
-    if device.type != "cpu" and device.type in state:
-        torch.get_device_module(device).set_rng_state(state[device.type], device)

@@ -163,30 +163,21 @@ class Beside:
         with self.compute.all_threads(), torch.no_grad(), memory, keep_random_state(where):
             return self.runtime.prepare(model, self.inputs, where)
 
-    def glance(self, feed: Feed, seconds: float = _BRIEFLY) -> Latency:
-        """Return the latency of a loaded network by few passes, with the median of its shares."""
-        feeds, least = [feed, *self._whole], self.passes[2]
-
-        def is_enough(rounds: NDArray[np.float64]) -> bool:
-            brief = float(rounds.sum()) >= min(seconds, _BRIEFLY)
-            return len(rounds) >= (_BRIEF_ROUNDS if brief else least)
-
-        timed = self.time(feeds, is_enough)
-        return replace(_summarise(timed, 0), share=float(np.median(_share(timed.seconds))))
-
-    def measure(self, feed: Feed, seconds: float = LONGEST) -> Latency:
+    def measure(self, feed: Feed, seconds: float = LONGEST, is_brief: bool = False) -> Latency:
         """Return the latency of a loaded network, and its share of that of `whole`.
 
         The share is an upper bound of the median over the rounds, see `bound_median`. On a busy
         machine there are up to 16 times as many rounds, until the bound is at most 2 % above the
         median, or `seconds` were timed. After that many seconds five rounds are enough; if they are
-        less than usual and rounds do not agree, the median itself is returned.
+        less than usual and rounds do not agree, the median itself is returned; so it is of brief
+        measurements, which take few passes.
         """
-        feeds = [feed, *self._whole]
-        least = self.passes[2]
+        feeds, least = [feed, *self._whole], self.passes[2]
 
         def is_enough(rounds: NDArray[np.float64]) -> bool:
             count, timed = len(rounds), float(rounds.sum())
+            if is_brief:
+                return count >= (_BRIEF_ROUNDS if timed >= min(seconds, _BRIEFLY) else least)
             if timed >= seconds:
                 return count >= min(_FEWEST_ROUNDS, least)
             if count % least or len(feeds) == 1:
@@ -201,7 +192,7 @@ class Beside:
             return latency
         shares = _share(timed.seconds)
         bound, median = bound_median(shares), float(np.median(shares))
-        is_short = seconds < LONGEST and bound > _PRECISE * median
+        is_short = is_brief or (seconds < LONGEST and bound > _PRECISE * median)
         return replace(latency, share=median if is_short else bound)
 
     @cached_property

@@ -1,34 +1,17 @@
 """Where measurements, and the widths that they chose, are remembered."""
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from nsopt.latency.bisection import Widths
 from nsopt.latency.sittings import Latency
 
 
-class Store(Protocol):
-    """Remembers what was timed, and the widths that were chosen, for one or more processes.
+class Store:
+    """Remembers what was timed, and the widths that were chosen: here in this process alone.
 
     Attributes:
         name: names it for people, and in locks; empty if no other process uses it.
     """
-
-    name: str
-
-    def read_timings(self, widths: Widths) -> Sequence[Latency]:
-        """Return the measurements of a network, under any conditions, in order of time."""
-
-    def write_timing(self, latency: Latency) -> None: ...
-
-    def read_choice(self, asked: Sequence[object]) -> Widths | None:
-        """Return the widths that were chosen for a key (`MeasuredBudget.identify`)."""
-
-    def write_choice(self, asked: Sequence[object], widths: Widths) -> None: ...
-
-
-class Memory:
-    """A `Store` of this process."""
 
     name = ""
 
@@ -37,12 +20,14 @@ class Memory:
         self._choices: dict[str, Widths] = {}
 
     def read_timings(self, widths: Widths) -> Sequence[Latency]:
+        """Return the measurements of a network, under any conditions, in order of time."""
         return [timing for timing in self._timings if timing.widths == widths]
 
     def write_timing(self, latency: Latency) -> None:
         self._timings.append(latency)
 
     def read_choice(self, asked: Sequence[object]) -> Widths | None:
+        """Return the widths that were chosen for a key (`MeasuredBudget.identify`)."""
         return self._choices.get(repr(asked))
 
     def write_choice(self, asked: Sequence[object], widths: Widths) -> None:

@@ -25,7 +25,7 @@ from nsopt.latency.measured_budget import MeasuredBudget
 from nsopt.latency.model import LatencyModel
 from nsopt.latency.runtime import TORCH, Measure, Runtime, choose_inputs, choose_runtime
 from nsopt.latency.sittings import Latency, distrust
-from nsopt.latency.store import Memory, Store
+from nsopt.latency.store import Store
 from nsopt.models.architecture import Architecture, build_to_fill
 from nsopt.progress import Progress
 from nsopt.scaling.cost import LinearCost
@@ -64,7 +64,7 @@ class Timer:
     runtime: Runtime
     progress: Progress
     inputs: Any = None
-    store: Store = field(default_factory=Memory)
+    store: Store = field(default_factory=Store)
     allowance: Allowance = field(default_factory=Allowance)
     _besides: dict[bool, Beside] = field(default_factory=dict)
     _here: list[Latency] = field(default_factory=list)  # what this process has timed
@@ -233,11 +233,10 @@ class Timer:
         self, arch: Architecture, widths: Widths, beside_whole: bool, is_brief: bool = False
     ) -> Latency:
         beside = self._beside(arch, beside_whole)
-        measure = beside.glance if is_brief else beside.measure
         with self.allowance.spending():
             feed = beside.load(build_to_fill(arch, widths))
             seconds = min(LONGEST, _PART * self.allowance.left)
-            return replace(measure(feed, seconds), widths=tuple(widths))
+            return replace(beside.measure(feed, seconds, is_brief), widths=tuple(widths))
 
     def _read(self, widths: Widths, beside_whole: bool) -> list[Latency]:
         """Return what is known of a network; other processes' measurements while the machine was

@@ -3,50 +3,78 @@
 The front selects networks, so it uses validation accuracy; the test set is for reporting only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from nsopt.methods.registry import BASELINE, method_label
-from nsopt.reports.points import MethodPoints, collect_points
 from nsopt.reports.results import Results
-from nsopt.reports.style import TEXT, MethodStyle, log_axis, new_figure
-from nsopt.reports.tables import summary
+from nsopt.reports.style import TEXT, MethodStyle, log_axis, method_styles, new_figure
+from nsopt.reports.tables import format_measured, size_of, summary, with_deviation
+from nsopt.storage.schema import TaskDescription, width_key
 
 _ROW_HEIGHT = 34
 
 
-class ParetoInfo(NamedTuple):
-    """Accuracies against latency.
+class MethodPoints(NamedTuple):
+    """Outcomes of one method: x, y and text of trials, and of means over seeds, by x.
 
-    Attributes:
-        front_x, front_y: configurations (means over seeds) that no other beats in both.
-        unit: of x, with what ran the networks.
-        score_name: title of y.
+    Means also have deviation and range of y, and the distances to the quartiles of a latency x.
     """
 
-    methods: list[MethodPoints]
-    front_x: list[float]
-    front_y: list[float]
-    unit: str
-    score_name: str
+    method: str
+    style: MethodStyle
+    trials: pd.DataFrame
+    means: pd.DataFrame
 
 
-def pareto_info(results: Results) -> ParetoInfo:
-    """Return validation accuracy against latency, and its Pareto front."""
+def collect_points(results: Results, x: str, y: str) -> list[MethodPoints]:
+    """Return two columns of the outcomes, by method."""
+    styles, points = method_styles(results.methods), []
+    unit, task = results.batch_unit, results.task
+    for method in results.methods:
+        trials = results.outcomes[results.outcomes["method"] == method].dropna(subset=x)
+        if trials.empty:
+            continue
+        text = [_describe(row, unit, task) for row in trials.to_dict("records")]
+        trials = trials.assign(x=trials[x], y=trials[y], text=text)
+        groups = [group for _, group in trials.groupby(["metric", "budget"], sort=True)]
+        means = pd.DataFrame([_average(group, unit, task) for group in groups]).sort_values(
+            "x", kind="stable"
+        )
+        if x != "latency_ms":
+            means = means.drop(columns=["below", "above"])
+        points.append(MethodPoints(method, styles[method], trials, means))
+    return points
+
+
+def _average(trials: pd.DataFrame, unit: str, task: TaskDescription) -> dict[str, Any]:
+    """Return the mean of the trials at a budget."""
+    x, y = trials["x"].mean(), trials["y"]
+    low, high = (
+        trials[f"latency_{end}_quartile_ms"].astype(float).mean() for end in ("lower", "upper")
+    )
+    return {
+        "x": x,
+        "y": y.mean(),
+        "text": _describe_mean(trials, unit, task),
+        "deviation": y.std() if len(y) > 1 else 0.0,
+        "low": y.min(),
+        "high": y.max(),
+        "below": x - low,
+        "above": high - x,
+    }
+
+
+def find_front(results: Results) -> pd.DataFrame:
+    """Return the rows of the summary that no other beats in latency and validation accuracy."""
     table = summary(results).dropna(subset="latency_ms")
     front = table[pareto_mask(table["latency_ms"].to_numpy(), table["val_mean"].to_numpy())]
-    front = front.sort_values("latency_ms")
-    return ParetoInfo(
-        methods=collect_points(results, "latency_ms", "score"),
-        front_x=front["latency_ms"].tolist(),
-        front_y=front["val_mean"].tolist(),
-        unit=results.latency_unit,
-        score_name=results.task.validation_name,
-    )
+    return front.sort_values("latency_ms")
 
 
 def pareto_mask(cost: NDArray[np.float64], value: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -60,50 +88,49 @@ def pareto_mask(cost: NDArray[np.float64], value: NDArray[np.float64]) -> NDArra
     return ~beaten
 
 
-def draw_pareto(info: ParetoInfo) -> go.Figure:
-    """Draw the front as a line, trials as small points, means as large ones, and uniform scaling as
-    a curve if it has several sizes."""
-    latencies = [x for points in info.methods for x in points.x] or [1.0]
+def draw_pareto(results: Results) -> go.Figure:
+    """Draw validation accuracy against latency: the front as a line, trials as small points, means
+    as large ones, and uniform scaling as a curve if it has several sizes."""
+    methods, front = collect_points(results, "latency_ms", "score"), find_front(results)
+    latencies = [x for points in methods for x in points.trials["x"]] or [1.0]
     figure = new_figure(
-        xaxis=log_axis(latencies, f"latency ({info.unit})"),
-        yaxis={"title": {"text": info.score_name}},
+        xaxis=log_axis(latencies, f"latency ({results.latency_unit})"),
+        yaxis={"title": {"text": results.task.validation_name}},
     )
     figure.add_scatter(
-        x=info.front_x,
-        y=info.front_y,
+        x=front["latency_ms"].tolist(),
+        y=front["val_mean"].tolist(),
         mode="lines",
         line={"color": TEXT, "dash": "dot", "shape": "hv"},
         name="Pareto front",
         hoverinfo="skip",
     )
-    for points in info.methods:
-        _add_trials(figure, points, points.x, points.y)
-        is_curve = points.method == BASELINE.name and len(points.mean_x) > 1
+    for points in methods:
+        _add_trials(figure, points)
+        is_curve = points.method == BASELINE.name and len(points.means) > 1
         _add_means(figure, points, mode="lines+markers" if is_curve else "markers")
     return figure
 
 
-def accuracy_info(results: Results, cost: str = "params") -> list[MethodPoints]:
-    """Return the score that reports compare against a cost.
+def draw_accuracy(
+    results: Results, cost: str = "params", title: str = "parameters", score: str | None = None
+) -> go.Figure:
+    """Draw a line through each method's means, with a band from its worst to its best seed.
 
     Args:
-        cost: `params`, `macs`, or `cost` for that in the metric of the budgets.
+        cost: the column `params`, `macs`, or `cost` for that in the metric of the budgets.
+        title: of this axis.
+        score: by default the column that reports compare.
     """
-    return collect_points(results, cost, results.final)
-
-
-def draw_accuracy(
-    methods: list[MethodPoints], score_name: str, cost: str = "parameters"
-) -> go.Figure:
-    """Draw a line through each method's means, with a band from its worst to its best seed."""
+    methods = collect_points(results, cost, score or results.final)
     figure = new_figure(
-        xaxis=log_axis([x for points in methods for x in points.x] or [1.0], cost),
-        yaxis={"title": {"text": score_name}},
+        xaxis=log_axis([x for points in methods for x in points.trials["x"]] or [1.0], title),
+        yaxis={"title": {"text": results.final_axis}},
     )
     for points in methods:
         figure.add_scatter(
-            x=points.mean_x + points.mean_x[::-1],
-            y=points.high + points.low[::-1],
+            x=[*points.means["x"], *points.means["x"][::-1]],
+            y=[*points.means["high"], *points.means["low"][::-1]],
             mode="lines",
             fill="toself",
             fillcolor=points.style.faint(0.15),
@@ -111,45 +138,43 @@ def draw_accuracy(
             hoverinfo="skip",
             showlegend=False,
         )
-        _add_trials(figure, points, points.x, points.y)
+        _add_trials(figure, points)
         _add_means(figure, points, mode="lines+markers")
     return figure
 
 
-def draw_dots(methods: list[MethodPoints], score_name: str) -> go.Figure:
+def draw_dots(results: Results) -> go.Figure:
     """Draw one budget: a row per method, seeds as small points, their mean with its deviation."""
+    methods = collect_points(results, "params", results.final)
     names = [method_label(points.method) for points in methods]
     figure = new_figure(
-        xaxis={"title": {"text": score_name}},
+        xaxis={"title": {"text": results.final_axis}},
         yaxis={"categoryarray": names[::-1], "categoryorder": "array", "automargin": True},
         height=160 + _ROW_HEIGHT * len(methods),
         showlegend=False,
     )
     for points in methods:
-        row = [method_label(points.method)]
-        _add_trials(figure, points, points.y, row * len(points.y))
+        row, means = method_label(points.method), points.means
+        shown = points.trials.assign(x=points.trials["y"], y=row)
+        _add_trials(figure, points._replace(trials=shown))
         figure.add_scatter(
-            x=points.mean_y,
-            y=row,
+            x=means["y"].tolist(),
+            y=[row],
             mode="markers",
-            error_x=_make_bars(points, points.deviation),
+            error_x=_make_bars(points, "deviation"),
             marker=_make_marker(points.style),
-            text=points.mean_text,
+            text=means["text"].tolist(),
             hovertemplate="%{text}<extra></extra>",
             showlegend=False,
         )
     return figure
 
 
-def _add_trials(
-    figure: go.Figure, points: MethodPoints, x: Sequence[float], y: Sequence[Any]
-) -> None:
+def _add_trials(figure: go.Figure, points: MethodPoints) -> None:
     figure.add_scatter(
-        x=x,
-        y=y,
+        **points.trials[["x", "y", "text"]].to_dict("list"),
         mode="markers",
         marker={"color": points.style.faint(0.45), "size": 6, "symbol": points.style.symbol},
-        text=points.text,
         hovertemplate="%{text}<extra></extra>",
         legendgroup=points.method,
         showlegend=False,
@@ -158,32 +183,57 @@ def _add_trials(
 
 def _add_means(figure: go.Figure, points: MethodPoints, mode: str) -> None:
     figure.add_scatter(
-        x=points.mean_x,
-        y=points.mean_y,
+        **points.means[["x", "y", "text"]].to_dict("list"),
         mode=mode,
-        error_y=_make_bars(points, points.deviation),
-        error_x=_make_quartile_bars(points),
+        error_y=_make_bars(points, "deviation"),
+        error_x=_make_bars(points, "above", "below") if "below" in points.means else None,
         marker=_make_marker(points.style),
         line={"color": points.style.colour},
         name=method_label(points.method),
         legendgroup=points.method,
-        text=points.mean_text,
         hovertemplate="%{text}<extra></extra>",
     )
 
 
-def _make_bars(points: MethodPoints, above: Sequence[float]) -> dict[str, Any]:
-    return {"array": above, "color": points.style.colour, "thickness": 1.2}
-
-
-def _make_quartile_bars(points: MethodPoints) -> dict[str, Any] | None:
-    if points.quartiles is None:
-        return None
-    ends = zip(points.mean_x, points.quartiles, strict=True)
-    below, above = zip(*((mean - low, high - mean) for mean, (low, high) in ends), strict=True)
-    return _make_bars(points, above) | {"arrayminus": below}
+def _make_bars(points: MethodPoints, array: str, below: str | None = None) -> dict[str, Any]:
+    bars = {"array": points.means[array].tolist(), "color": points.style.colour, "thickness": 1.2}
+    return bars if below is None else bars | {"arrayminus": points.means[below].tolist()}
 
 
 def _make_marker(style: MethodStyle) -> dict[str, Any]:
     line = {"color": "white", "width": 1}
     return {"color": style.colour, "symbol": style.symbol, "size": 12, "line": line}
+
+
+def describe_scores(task: TaskDescription, show: Callable[[str], str]) -> str:
+    """Return the scores of a network in words; `show` formats a column."""
+    shown = f"{task.score_name or 'validation'} {show('score')}{task.unit}"
+    return f"{shown}, test {show('test_score')}{task.unit}" if task.has_test else shown
+
+
+def _describe(trial: dict[str, Any], unit: str, task: TaskDescription) -> str:
+    return "<br>".join(
+        [
+            f"<b>{method_label(trial['method'])}, {size_of(trial)}, seed {trial['seed']}</b>",
+            f"widths {width_key(trial['widths'])}",
+            f"{trial['params']:,} parameters, {trial['macs']:,} MACs",
+            format_measured(trial, unit),
+            describe_scores(task, lambda name: f"{trial[name]:.2f}"),
+        ]
+    )
+
+
+def _describe_mean(group: pd.DataFrame, unit: str, task: TaskDescription) -> str:
+    first = group.iloc[0].to_dict()
+
+    def show(name: str) -> str:
+        return with_deviation(group[name].mean(), group[name].std())
+
+    return "<br>".join(
+        [
+            f"<b>{method_label(first['method'])}, {size_of(first)}, mean of {len(group)}</b>",
+            f"{group['params'].mean():,.0f} parameters, {group['macs'].mean():,.0f} MACs",
+            format_measured({"latency_ms": group["latency_ms"].mean()}, unit),
+            describe_scores(task, show),
+        ]
+    )

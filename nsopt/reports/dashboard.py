@@ -10,12 +10,12 @@ from optuna.artifacts import FileSystemArtifactStore
 
 from nsopt.errors import NsoptError
 from nsopt.methods.registry import get_method, is_method, method_label
-from nsopt.reports.accuracy import draw_pareto, pareto_info
+from nsopt.reports.accuracy import draw_pareto
 from nsopt.reports.doubts import doubt_latencies
-from nsopt.reports.law import draw_search
+from nsopt.reports.law import draw_law
 from nsopt.reports.results import Results
 from nsopt.reports.tables import list_descent, search_label, summary_rows
-from nsopt.reports.widths import draw_widths, widths_info
+from nsopt.reports.widths import draw_widths
 from nsopt.reports.words import answer
 from nsopt.session.presets import get_preset
 from nsopt.storage import schema
@@ -39,14 +39,14 @@ def publish(results: Results, url: str) -> None:
     """
     from optuna_dashboard import save_note, save_plotly_graph_object  # noqa: PLC0415
 
-    front, widths = draw_pareto(pareto_info(results)), draw_widths(widths_info(results))
+    front, widths = draw_pareto(results), draw_widths(results)
     outcomes = describe_outcomes(results)
     for method, study in load_studies(open_storage(url), results.name).items():
         if schema.is_search(method) and method not in results.searches:
             continue
         save_note(study, note(results, method, schema.read_settings(study), outcomes))
         if method in results.searches:
-            law = _as_card(draw_search(results, method))
+            law = _as_card(draw_law(results, method))
             save_plotly_graph_object(study, law, graph_object_id="law")
         else:
             save_plotly_graph_object(study, front, graph_object_id="pareto")

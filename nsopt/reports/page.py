@@ -9,9 +9,9 @@ import plotly.graph_objects as go
 from nsopt.data.source import FOLDER_PREFIX
 from nsopt.files import write_whole
 from nsopt.methods.registry import method_label
-from nsopt.reports.accuracy import accuracy_info, draw_accuracy, draw_dots, draw_pareto, pareto_info
+from nsopt.reports.accuracy import draw_accuracy, draw_dots, draw_pareto, find_front
 from nsopt.reports.doubts import describe_fits, doubt_latencies, doubt_split
-from nsopt.reports.law import draw_search
+from nsopt.reports.law import draw_law
 from nsopt.reports.results import Results
 from nsopt.reports.tables import (
     list_descent,
@@ -22,7 +22,7 @@ from nsopt.reports.tables import (
     write_csv,
 )
 from nsopt.reports.template import flatten, fragment, render_template
-from nsopt.reports.widths import draw_widths, widths_info
+from nsopt.reports.widths import draw_widths
 from nsopt.reports.words import answer
 from nsopt.scaling.metric import IN_BYTES, MACS, PARAMS
 from nsopt.storage.schema import DENSE
@@ -47,14 +47,14 @@ def render(
     results: Results, csv_files: list[str], networks: Sequence[Mapping[str, str]] = ()
 ) -> str:
     """Return the page as HTML; the template engine escapes all text from users."""
-    pareto, verdicts = pareto_info(results), answer(results)
+    verdicts = answer(results)
     figures = {
-        "pareto": draw_pareto(pareto),
-        "widths": draw_widths(widths_info(results)),
+        "pareto": draw_pareto(results),
+        "widths": draw_widths(results),
         **_draw_by_size(results),
     }
     order = _order_figures(results, figures)
-    figures |= {search: draw_search(results, search) for search in results.searches}
+    figures |= {search: draw_law(results, search) for search in results.searches}
     return render_template(
         "page.html",
         results.name,
@@ -70,7 +70,7 @@ def render(
         fits=describe_fits(results),
         rows=summary_rows(results),
         unit=results.latency_unit,
-        is_front_a_point=len(pareto.front_x) == 1,
+        is_front_a_point=len(find_front(results)) == 1,
         shows_base=results.task.base_params
         and results.task.base_widths not in set(results.outcomes["widths"]),
         latencies=results.latencies.to_dict("records"),
@@ -94,20 +94,17 @@ def _draw_by_size(results: Results) -> dict[str, go.Figure]:
     if len(compared) == 1:
         metric, budget = compared[0]
         at = outcomes[(outcomes["metric"] == metric) & (outcomes["budget"] == budget)]
-        info = accuracy_info(replace(results, outcomes=at))
-        figures["dots"] = draw_dots(info, results.final_axis)
+        figures["dots"] = draw_dots(replace(results, outcomes=at))
     budgets = outcomes[["metric", "budget"]].drop_duplicates()
     if len(budgets) > 1 and MACS.name in outcomes["metric"].unique():
-        figures["macs"] = draw_accuracy(accuracy_info(results, "macs"), results.final_axis, "MACs")
+        figures["macs"] = draw_accuracy(results, "macs", "MACs")
     for memory in IN_BYTES:
         at = outcomes[outcomes["metric"] == memory.name]
         if at["budget"].nunique() > 1:
-            info = accuracy_info(replace(results, outcomes=at), "cost")
-            figures[memory.name] = draw_accuracy(
-                info, results.final_axis, f"bytes of {memory.noun}"
-            )
+            shown = replace(results, outcomes=at)
+            figures[memory.name] = draw_accuracy(shown, "cost", f"bytes of {memory.noun}")
     if len(compared) > 1:
-        figures["params"] = draw_accuracy(accuracy_info(results), results.final_axis)
+        figures["params"] = draw_accuracy(results)
     return figures
 
 

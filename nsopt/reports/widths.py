@@ -1,7 +1,5 @@
 """Figure of the widths per layer and method at each budget."""
 
-from typing import NamedTuple
-
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
@@ -14,47 +12,26 @@ _COLUMNS = 2
 _ROW_HEIGHT = 320
 
 
-class WidthsInfo(NamedTuple):
-    """The widths (L,) of each method's first seed at one budget."""
+def draw_widths(results: Results) -> go.Figure:
+    """Draw a panel of bars per metric and budget, smallest first, of those with most methods.
 
-    size: str
-    layers: list[str]
-    widths: dict[str, list[int]]
-
-
-def widths_info(results: Results) -> list[WidthsInfo]:
-    """Return one entry per metric and budget, smallest first, of those with most methods."""
-    infos, compared = [], set(results.compared)
-    outcomes = with_ordered_metrics(results.outcomes)
-    for size, trials in outcomes.groupby(["metric", "budget"], observed=True):
-        if size not in compared:
-            continue
-        first = trials.sort_values("seed").groupby("method").first()
-        infos.append(
-            WidthsInfo(
-                size=size_of(trials.iloc[0].to_dict()),
-                layers=list(results.task.layer_names),
-                widths={
-                    m: list(first.loc[m, "widths"]) for m in results.methods if m in first.index
-                },
-            )
-        )
-    return infos
-
-
-def draw_widths(infos: list[WidthsInfo]) -> go.Figure:
-    """Draw a panel of bars per budget."""
-    columns = min(_COLUMNS, len(infos))
-    rows = -(-len(infos) // columns)
-    figure = make_subplots(rows, columns, subplot_titles=[info.size for info in infos])
+    The widths are those of each method's first seed.
+    """
+    compared, layers = set(results.compared), list(results.task.layer_names)
+    by_size = with_ordered_metrics(results.outcomes).groupby(["metric", "budget"], observed=True)
+    panels = [trials for size, trials in by_size if size in compared]
+    columns = min(_COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    titles = [size_of(trials.iloc[0].to_dict()) for trials in panels]
+    figure = make_subplots(rows, columns, subplot_titles=titles)
     apply_style(figure)
-    styles = method_styles(list(dict.fromkeys(m for info in infos for m in info.widths)))
-    named = set[str]()  # in the legend
-    for index, info in enumerate(infos):
-        for method, widths in info.widths.items():
+    styles, named = method_styles(results.methods), set[str]()  # in the legend
+    for index, trials in enumerate(panels):
+        first = trials.sort_values("seed").groupby("method")["widths"].first()
+        for method in filter(first.index.__contains__, results.methods):
             figure.add_bar(
-                x=info.layers,
-                y=widths,
+                x=layers,
+                y=list(first[method]),
                 name=method_label(method),
                 marker={"color": styles[method].colour},
                 legendgroup=method,

@@ -107,21 +107,6 @@ class _Grid:
         return np.clip(_round_down(widths, self.step), self.narrowest, self.widest)
 
 
-@dataclass(frozen=True, eq=False)
-class _Breakpoints:
-    """The M networks along a law, from small to large.
-
-    Attributes:
-        start: network i has the scales from `start[i]` up to `start[i + 1]`, (M + 1,).
-        widths: (M, L).
-        cost: (M,).
-    """
-
-    start: FloatArray
-    widths: IntArray
-    cost: Numbers
-
-
 @checked
 def solve_widths(
     law: ScalingLaw,
@@ -214,12 +199,13 @@ def _solve(law: ScalingLaw, cost: CostFunction, budget: ArrayLike, limits: Limit
     _check_growth(law)
 
     grid = _Grid.of(cost, law.layers, limits)
-    table = _find_breakpoints(law, cost, float(budgets.max()), grid)
-    cheapest_from = np.minimum.accumulate(table.cost[::-1])[::-1]
+    start, networks, prices = _find_breakpoints(law, cost, float(budgets.max()), grid)
+    cheapest_from = np.minimum.accumulate(prices[::-1])[::-1]
     row = np.searchsorted(cheapest_from, budgets, side="right") - 1
     if (row < 0).any():
-        raise NoWidthsError(_describe_infeasible(cost, float(budgets.min()), table))
-    tau, widths, costs = table.start[row + 1] * _BELOW, table.widths[row], table.cost[row]
+        cheapest = networks[prices.argmin()], prices.min()
+        raise NoWidthsError(_describe_infeasible(cost, float(budgets.min()), *cheapest))
+    tau, widths, costs = start[row + 1] * _BELOW, networks[row], prices[row]
     if limits.fill:
         pairs = zip(budgets, widths, strict=True)
         widths = np.stack([fill_widths(law, cost, *pair, grid.step, grid.widest) for pair in pairs])
@@ -228,7 +214,7 @@ def _solve(law: ScalingLaw, cost: CostFunction, budget: ArrayLike, limits: Limit
     if np.ndim(budget) == 0:
         scale = float(tau[0])
         low, high = _round_band(law, scale, widths[0])
-        larger = widths[:1] if limits.fill else table.widths[row[0] + 1 :]
+        larger = widths[:1] if limits.fill else networks[row[0] + 1 :]
         binding = None  # or the index of the budget of which the next larger network needs most
         if isinstance(cost, JointCost) and len(larger) and (widths[0] < grid.widest).any():
             binding = int(cost.shares(larger[0]).argmax())
@@ -261,13 +247,13 @@ def _round_band(
     return np.clip(low, 1, widths), np.maximum(high, widths)
 
 
-def _describe_infeasible(cost: CostFunction, budget: float, table: _Breakpoints) -> str:
+def _describe_infeasible(
+    cost: CostFunction, budget: float, cheapest: IntArray, least: float
+) -> str:
     """Return the message that no widths fit a budget; it names a feasible budget in all digits."""
-    cheapest = table.cost.argmin()
-    feasible = f"the smallest feasible one is {_show(cost, table.cost[cheapest])}"
+    feasible = f"the smallest feasible one is {_show(cost, least)}"
     if isinstance(cost, JointCost):
-        needed = cost.describe(cost.costs(table.widths[cheapest]))
-        feasible = f"the smallest network needs {needed}"
+        feasible = f"the smallest network needs {cost.describe(cost.costs(cheapest))}"
     return f"no widths fit {_name_budget(cost, budget)}: {feasible}"
 
 
@@ -295,7 +281,9 @@ def _check_growth(law: ScalingLaw) -> None:
 
 def _find_breakpoints(
     law: ScalingLaw, cost: CostFunction, largest_budget: float, grid: _Grid
-) -> _Breakpoints:
+) -> tuple[FloatArray, IntArray, Numbers]:
+    """Return the M networks along a law, from small to large: the scales at which they begin, and
+    the end of the last one, (M + 1,), their widths (M, L), and their costs (M,)."""
     end = _find_scale_beyond(law, cost, largest_budget, grid)
     starts, layers = [], []
     reached = np.minimum(law.widths(end) + grid.step, grid.widest)
@@ -317,7 +305,7 @@ def _find_breakpoints(
     apart = start[1:] > start[:-1] * _APART
     first_of_ties, last_of_ties = np.append(True, apart), np.append(apart, True)
     start, widths = np.append(start[first_of_ties], end), widths[last_of_ties]
-    return _Breakpoints(start, widths, np.asarray(cost(widths)))
+    return start, widths, np.asarray(cost(widths))
 
 
 def _find_scale_beyond(law: ScalingLaw, cost: CostFunction, budget: float, grid: _Grid) -> float:

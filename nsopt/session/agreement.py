@@ -1,10 +1,9 @@
 """The score of a task that has none: how closely outputs follow those of the trained network."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from nsopt.models.inputs import count_examples
 from nsopt.pruning.fitting.inputs import FEWEST, Inputs
@@ -27,19 +26,15 @@ def with_score(subject: Subject) -> Subject:
     seed = subject.settings.training.seed
     batches = TaskSupervision(task, torch.device("cpu")).batches(0, seed)
     compared, fitted = hold_out(read_batches(batches))
-    score = HeldOutScore(AgreementScore(start, Inputs(compared)), fitted)
+    score = HeldOutScore(start, Inputs(compared))
+    score.fitted = fitted
     return replace(subject, data=replace(task, score=score, score_name=AGREEMENT))
 
 
-@dataclass(frozen=True, eq=False)
-class HeldOutScore:
+class HeldOutScore(AgreementScore):
     """A score on inputs to which layers are not fitted; `fitted` has the others."""
 
-    compare: AgreementScore
     fitted: list[Any]
-
-    def __call__(self, network: nn.Module) -> float:
-        return self.compare(network)
 
 
 def read_batches(batches: Batches) -> list[Any]:

@@ -100,13 +100,8 @@ def run_trials(
         progress.overall(len(ended & set(wanted)), len(wanted))
         return [Job(study, work, stored)]
 
-    def wait(running: bool) -> None:
-        if running:
-            progress.message(
-                "waiting for a trial of another process, perhaps of one that was just stopped"
-            )
-
-    run_missing(enqueue_missing, lambda: drain(look, wait))
+    waiting = "waiting for a trial of another process, perhaps of one that was just stopped"
+    run_missing(enqueue_missing, lambda: drain(look, progress.message, waiting))
 
 
 def run_missing(enqueue_missing: Callable[[], bool], work: Callable[[], object]) -> None:
@@ -130,15 +125,17 @@ def missing_points(
     return [point for point in points if point not in settled]
 
 
-def drain(look: Callable[[], Sequence[Job]], wait: Callable[[bool], None]) -> int:
+def drain(
+    look: Callable[[], Sequence[Job]], report: Callable[[str], None], running: str, idle: str = ""
+) -> int:
     """Run trials until all have ended, also in other processes; return how many ran here.
 
     Args:
         look: returns the studies to work on; called before every trial.
-        wait: reports what this process waits for, once. Its argument is whether other processes are
-            running trials.
+        report: receives, once, `running` while other processes run trials, and `idle` while none
+            does and trials must wait.
     """
-    watch, done, reported = HeartbeatWatch(), 0, set[bool]()
+    watch, done, reported = HeartbeatWatch(), 0, {""}
     while True:
         jobs = look()
         if any(run_next(study, work, stored) for study, work, stored in jobs if work is not None):
@@ -147,10 +144,10 @@ def drain(look: Callable[[], Sequence[Job]], wait: Callable[[bool], None]) -> in
         states = [state for job in jobs for state in watch.look(job.study)]
         if not states:
             return done
-        running = TrialState.RUNNING in states
-        if running not in reported:
-            reported.add(running)
-            wait(running)
+        reason = running if TrialState.RUNNING in states else idle
+        if reason not in reported:
+            reported.add(reason)
+            report(reason)
         time.sleep(POLL_SECONDS)
 
 

@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterable, Sequence
 from optuna.study import Study
 
 from nsopt.latency.sittings import Latency
+from nsopt.latency.store import Store
 from nsopt.storage import schema
 
 
-class StoredTimings:
-    """A `Store` of latency.timer: it writes to one study, and also reads those beside it.
+class StoredTimings(Store):
+    """A `Store` that writes to one study, and also reads those beside it.
 
     Args:
         study: receives measurements and chosen widths.

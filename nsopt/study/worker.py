@@ -66,7 +66,9 @@ class Worker:
         Trials wait if their method needs a search that is not finished. Trials of dead processes
         run later.
         """
-        return drain(self._look, self._wait)
+        running = "waiting for another process to finish its training"
+        idle = "waiting for the search; if no process runs it, repeat the study's command"
+        return drain(self._look, self._report_once, running, idle)
 
     def run_missing(self, enqueue_missing: Callable[[], bool]) -> None:
         """Run trials until no point is missing; train networks again whose files are damaged."""
@@ -98,13 +100,6 @@ class Worker:
                 f"methods not installed here, left to other workers: {', '.join(unknown)}"
             )
         return [(get_method(name), studies[name]) for name in names if is_method(name)]
-
-    def _wait(self, running: bool) -> None:
-        self._report_once(
-            "waiting for another process to finish its training"
-            if running
-            else "waiting for the search; if no process runs it, repeat the study's command"
-        )
 
     def _report_once(self, message: str) -> None:
         if message not in self._reported:

@@ -23,17 +23,11 @@ _TEMPERATURE = 2.0  # of the softmax of teacher and student (Hinton et al., 2015
 
 
 @dataclass(frozen=True, eq=False)
-class Classification:
+class Classification(Supervision):
     """Images of `splits`, augmented by `resized_crop` (`SgdSettings`), and their cross-entropy."""
 
     splits: Splits
     resized_crop: float | None = None
-
-    def renew(self) -> Supervision:
-        return self
-
-    def state(self) -> dict[str, Any]:
-        return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Its loss remembers nothing."""

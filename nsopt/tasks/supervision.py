@@ -55,9 +55,11 @@ class Supervision(Protocol):
 
     def renew(self) -> "Supervision":
         """Return it as every training begins with it: what a loss remembers is of one training."""
+        return self
 
     def state(self) -> dict[str, Any]:
         """Return what the loss remembers."""
+        return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from a `state`."""

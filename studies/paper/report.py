@@ -24,9 +24,8 @@ from plotly.colors import sample_colorscale
 
 from nsopt.errors import NsoptError
 from nsopt.methods.registry import LAW_OF_SEARCH
-from nsopt.reports.accuracy import draw_accuracy
-from nsopt.reports.law import draw_search
-from nsopt.reports.points import collect_points
+from nsopt.reports.accuracy import collect_points, draw_accuracy
+from nsopt.reports.law import draw_law
 from nsopt.reports.results import Results, read_results
 from nsopt.reports.style import log_axis, method_styles, new_figure
 from nsopt.reports.tables import format_latency, with_deviation
@@ -109,7 +108,7 @@ def render_paper(results: Results, data: str) -> str:
     epochs = get_preset(_PRESET, data).settings.training.epochs
     law = None
     if SEARCH in results.searches:
-        law = fragment(draw_search(results, SEARCH), "paper-law")
+        law = fragment(draw_law(results, SEARCH), "paper-law")
     descents = {"here": _list_own_widths(results), "published": published_widths(arch, data)}
     return render_template(
         _PAGE,
@@ -218,16 +217,14 @@ def _draw_accuracies(results: Results, part: PublishedTable, data: str) -> dict[
     points = collect_points(results, PARAMS.name, _BEST)
     if not points:
         return {}
-    figures = {part.by_size: _add_lines(draw_accuracy(points, results.final_axis), lines)}
-    sizes = [size for each in points for size in each.x] + [
+    figures = {part.by_size: _add_lines(draw_accuracy(results, score=_BEST), lines)}
+    sizes = [size for each in points for size in each.trials["x"]] + [
         p for line in lines for p in line.params
     ]
     figures[part.by_size].update_xaxes(log_axis(sizes, "parameters"))
-    timed = collect_points(results, "latency_ms", _BEST)
-    if timed:
-        figures[part.by_latency] = draw_accuracy(
-            timed, results.final_axis, f"latency ({results.batch_unit})"
-        )
+    if results.outcomes["latency_ms"].notna().any():
+        title = f"latency ({results.batch_unit})"
+        figures[part.by_latency] = draw_accuracy(results, "latency_ms", title, _BEST)
     for figure in figures.values():
         figure.update_yaxes(title={"text": _ACCURACY_TITLE})
     return figures

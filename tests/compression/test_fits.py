@@ -133,7 +133,7 @@ def test_no_seed_fits_layers_to_inputs_that_are_compared(
         data = session.subject.data
     assert isinstance(data, nsopt.Task)
     assert isinstance(data.score, HeldOutScore)
-    compared = torch.cat(data.score.compare._inputs.batches)
+    compared = torch.cat(data.score._inputs.batches)
     for fitted in fits:
         everything = torch.cat([compared, *fitted.batches])
         assert len(everything.unique(dim=0)) == 192

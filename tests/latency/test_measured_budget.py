@@ -158,7 +158,7 @@ def test_a_glance_takes_few_passes_and_is_no_bound() -> None:
     for seed in range(30):
         clock = Busy(0, seed)
         beside = Beside(whole, IMAGES, CPU, clock, (0, 20, 10))
-        shares.append(beside.glance(beside.load(small)).share or 0.0)
+        shares.append(beside.measure(beside.load(small), is_brief=True).share or 0.0)
         assert clock.passed == 40
     assert 0.9 < np.mean(shares) / (exact(small) / exact(whole)) < 1.1
 
@@ -177,7 +177,7 @@ def test_an_overloaded_machine_is_not_measured_for_minutes() -> None:
     assert clock.passed <= 20  # at most two passes of each in five rounds
     assert 0.5 < share / (exact(nn.Linear(100, 100)) / exact(nn.Linear(100, 500))) < 4
     clock.passed = 0
-    beside.glance(beside.load(nn.Linear(100, 100)), seconds=1.0)
+    beside.measure(beside.load(nn.Linear(100, 100)), seconds=1.0, is_brief=True)
     assert clock.passed <= 12
 
 

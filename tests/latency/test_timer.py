@@ -14,7 +14,7 @@ from nsopt.latency.measure import CPU
 from nsopt.latency.measured_budget import MeasuredBudget
 from nsopt.latency.runtime import choose_runtime
 from nsopt.latency.sittings import Latency
-from nsopt.latency.store import Memory
+from nsopt.latency.store import Store
 from nsopt.latency.timer import Timer
 from nsopt.models.architecture import TableArchitecture
 from nsopt.scaling.law import uniform_curve
@@ -90,7 +90,7 @@ def test_a_machine_that_is_too_busy_leaves_predicted_widths(
 
 
 def test_widths_that_another_process_found_first_count(asked: MeasuredBudget) -> None:
-    class Late(Memory):
+    class Late(Store):
         """Another process chooses widths while this one times networks."""
 
         def write_timing(self, latency: Latency) -> None:

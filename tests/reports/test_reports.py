@@ -14,15 +14,15 @@ from nsopt.errors import NsoptError
 from nsopt.methods.registry import methods
 from nsopt.reports import dashboard
 from nsopt.reports.accuracy import (
-    accuracy_info,
+    collect_points,
     draw_accuracy,
     draw_dots,
     draw_pareto,
-    pareto_info,
+    find_front,
     pareto_mask,
 )
 from nsopt.reports.dashboard import describe_outcomes, note
-from nsopt.reports.law import RECORDED, draw_law, law_info
+from nsopt.reports.law import RECORDED, draw_law
 from nsopt.reports.page import render
 from nsopt.reports.results import Results, read_results
 from nsopt.reports.style import log_axis, method_styles
@@ -33,7 +33,7 @@ from nsopt.reports.tables import (
     write_csv,
     write_table,
 )
-from nsopt.reports.widths import draw_widths, widths_info
+from nsopt.reports.widths import draw_widths
 from nsopt.reports.words import answer
 from nsopt.scaling.metric import format_ms, short_number
 
@@ -90,7 +90,8 @@ def test_equal_numbers_of_parameters_and_macs_are_separate_budgets(results: Resu
         (metric, budget) for metric in ("params", "macs") for budget in (1000, 4000) for _ in "12"
     ]
     assert [verdict.text.split(" ")[0] for verdict in answer(both)] == ["0.25x", "1x"] * 2
-    assert [info.size for info in widths_info(both)] == ["0.25x", "1x", "0.25x MACs", "1x MACs"]
+    titles = [title.text for title in draw_widths(both).layout.annotations]
+    assert titles == ["0.25x", "1x", "0.25x MACs", "1x MACs"]
     assert set(table["n"]) == {2}
     assert set(table.query("metric == 'macs'")["test_mean"]) == {10.0}
 
@@ -119,11 +120,13 @@ def test_a_single_seed_has_no_deviation() -> None:
 
 def test_a_point_without_a_latency_is_not_timed(results: Results) -> None:
     outcomes = results.outcomes.assign(latency_ms=[np.nan] * 2 + [4.0] * 6)
-    uniform, other = accuracy_info(dataclasses.replace(results, outcomes=outcomes))
-    lines = [text.split("<br>") for text in uniform.text + uniform.mean_text]
+    uniform, other = collect_points(
+        dataclasses.replace(results, outcomes=outcomes), "params", "test_score"
+    )
+    lines = [text.split("<br>") for text in (*uniform.trials["text"], *uniform.means["text"])]
     timed = ["4.00 ms per batch of 100" for _ in range(2)]
     assert [line[-2] for line in lines] == ["not timed", "not timed", *timed, "not timed", timed[0]]
-    assert all("4.00 ms per batch of 100" in text for text in other.text)
+    assert all("4.00 ms per batch of 100" in text for text in other.trials["text"])
 
 
 @pytest.mark.parametrize(
@@ -143,25 +146,24 @@ def test_a_front_of_one_point_says_so(results: Results) -> None:
 
 
 def test_the_front_is_chosen_by_validation_accuracy(results: Results) -> None:
-    info = pareto_info(results)
-    assert info.front_x == [1.0, 2.0, 8.0]  # uniform at 4 ms and 54.5 % loses to 2 ms and 54.5 %
-    assert info.front_y == [51.5, 54.5, 57.5]
-    assert len(draw_pareto(info).data) == 1 + 2 * 2
+    front, *others = draw_pareto(results).data
+    assert front.x == (1.0, 2.0, 8.0)  # uniform at 4 ms and 54.5 % loses to 2 ms and 54.5 %
+    assert front.y == (51.5, 54.5, 57.5)
+    assert len(others) == 2 * 2
+    assert len(find_front(results)) == 3
 
 
 def test_bands_reach_from_the_worst_seed_to_the_best(results: Results) -> None:
-    uniform = accuracy_info(results)[0]
+    uniform = collect_points(results, "params", "test_score")[0]
     assert uniform.method == "uniform"
-    assert uniform.mean_x == [990, 3990]
-    assert (uniform.low, uniform.high) == ([50, 53], [51, 54])
+    assert uniform.means["x"].tolist() == [990, 3990]
+    assert uniform.means[["low", "high"]].values.tolist() == [[50, 51], [53, 54]]
 
 
 def test_bands_have_no_points_and_records_are_opaque(results: Results) -> None:
-    bands = [
-        trace for trace in draw_accuracy(accuracy_info(results), "accuracy").data if trace.fill
-    ]
+    bands = [trace for trace in draw_accuracy(results).data if trace.fill]
     assert [trace.mode for trace in bands] == ["lines"] * 2
-    law = draw_law(law_info(results, "search"), "params")
+    law = draw_law(results, "search")
     records = [trace for trace in law.data if trace.mode == "markers"]
     assert len(records) == 2
     assert all(trace.marker.opacity is None for trace in records)
@@ -169,7 +171,7 @@ def test_bands_have_no_points_and_records_are_opaque(results: Results) -> None:
 
 
 def test_the_hover_text_describes_a_training(results: Results) -> None:
-    text = accuracy_info(results)[1].text[0]
+    text = collect_points(results, "params", "test_score")[1].trials["text"].iloc[0]
     for part in (
         "NeuralScale",
         "0.25x",
@@ -183,40 +185,36 @@ def test_the_hover_text_describes_a_training(results: Results) -> None:
 
 
 def test_each_budget_has_a_group_of_widths(results: Results) -> None:
-    infos = widths_info(results)
-    assert [info.size for info in infos] == ["0.25x", "1x"]
-    assert infos[1].widths == {"uniform": [8, 16], "neuralscale": [8, 19]}
-    assert len(draw_widths(infos).data) == 4
-    dense = infos[0]._replace(widths={"dense": [90, 36]})
-    bars = draw_widths([dense, *infos]).data
-    assert [bar.showlegend for bar in bars] == [True] * 3 + [False] * 2  # each method once
+    figure = draw_widths(results)
+    assert [title.text for title in figure.layout.annotations] == ["0.25x", "1x"]
+    shown = [(bar.name, bar.y) for bar in figure.data[2:]]
+    assert shown == [("Uniform", (8, 16)), ("NeuralScale", (8, 19))]
+    assert [bar.showlegend for bar in figure.data] == [True] * 2 + [False] * 2  # each method once
 
 
 def test_the_line_of_a_law_is_solid_only_within_its_record(results: Results) -> None:
-    first = law_info(results, "search")[0]
+    band, line, recorded, rows = draw_law(results, "search").data[:4]
     record = results.searches["search"][0].record
-    assert first.widths == record.widths[:, 0].tolist()
-    recorded = first.line_tau[RECORDED]
-    assert (recorded[0], recorded[-1]) == pytest.approx((record.tau.min(), record.tau.max()))
-    assert first.line_tau[0] == pytest.approx(min(record.tau.min(), 990))
-    assert first.line_tau[-1] == pytest.approx(3990)
+    assert rows.y.tolist() == record.widths[:, 0].tolist()
+    assert recorded.x.tolist() == line.x[RECORDED].tolist()
+    assert recorded.x[[0, -1]] == pytest.approx([record.tau.min(), record.tau.max()])
+    assert line.x[[0, -1]] == pytest.approx([min(record.tau.min(), 990), 3990])
     with_reference = results.outcomes.query("method == 'uniform'").assign(params=100_000)
     more = dataclasses.replace(results, outcomes=pd.concat([results.outcomes, with_reference]))
-    assert law_info(more, "search")[0].line_tau == first.line_tau
-    edges = zip(first.low, first.line_widths, first.high, strict=True)
-    assert all(low <= width <= high for low, width, high in edges)
+    assert draw_law(more, "search").data[1].x.tolist() == line.x.tolist()
+    high, low = band.y[: len(line.y)], band.y[: -len(line.y) - 1 : -1]
+    assert ((low <= line.y) & (line.y <= high)).all()
 
 
 def test_the_law_is_drawn_beside_uniform_scaling(results: Results) -> None:
-    infos = law_info(results, "search")
-    figure = draw_law(infos, "params")
-    assert len(figure.data) == 4 * len(infos)  # band, extrapolation, line, rows
+    figure = draw_law(results, "search")
+    assert len(figure.data) == 4 * 2  # band, extrapolation, line, rows
     plain, relative = (button["args"][0]["y"] for button in figure.layout.updatemenus[0].buttons)
     for part, widths, ratios in zip(figure.data, plain, relative, strict=True):
         assert list(part.y) == pytest.approx(widths)
         assert len(ratios) == len(part.x)
-    base, rows = infos[0].uniform, infos[0].widths
-    assert relative[3] == pytest.approx(np.divide(rows, base).tolist())
+    uniform = 90 * np.sqrt(figure.data[3].x / 1260)
+    assert relative[3] == pytest.approx((figure.data[3].y / uniform).tolist())
 
 
 def test_no_two_methods_look_the_same() -> None:
@@ -238,7 +236,7 @@ def test_logarithmic_axes_have_readable_ticks(low: float, factor: float) -> None
 
 def test_each_method_has_a_row_if_there_is_one_budget(results: Results) -> None:
     one = dataclasses.replace(results, outcomes=results.outcomes.query("budget == 1000"))
-    figure = draw_dots(accuracy_info(one), "accuracy")
+    figure = draw_dots(one)
     assert set(figure.layout.yaxis.categoryarray) == {"Uniform", "NeuralScale"}
     means = [trace for trace in figure.data if trace.error_x.array is not None]
     assert [list(trace.x) for trace in means] == [[50.5], [53.5]]
@@ -270,10 +268,10 @@ def test_tables_begin_with_accuracy(results: Results) -> None:
 
 
 def test_the_hover_text_of_a_mean_names_its_number_of_seeds(results: Results) -> None:
-    points = pareto_info(results).methods[1]
-    assert points.quartiles is not None
+    means = collect_points(results, "latency_ms", "score")[1].means
+    assert "below" in means
     for part in ("NeuralScale, 0.25x, mean of 2", "990 parameters", "2.00 ms", "54.50 ± 0.71"):
-        assert part in points.mean_text[0]
+        assert part in means["text"].iloc[0]
 
 
 def test_the_page_escapes_names_that_users_chose(results: Results) -> None:
@@ -372,7 +370,7 @@ def test_figures_show_the_budgets_at_which_most_methods_were_trained(results: Re
     more = dataclasses.replace(results, outcomes=pd.concat([dense, results.outcomes]))
     assert more.compared == results.compared
     assert dataclasses.replace(results, outcomes=dense).compared == [("params", 4000)]
-    assert [info.size for info in widths_info(fewer)] == ["1x"]
+    assert [title.text for title in draw_widths(fewer).layout.annotations] == ["1x"]
 
 
 def test_a_search_without_an_iteration_gets_no_note(
