@@ -40,7 +40,12 @@ def cut(
     labels, size = list(tracer.get(x)), x.shape[dim]
     first = min(max(0, (start or 0) + (size if (start or 0) < 0 else 0)), size)
     label = labels[dim]
-    if step == 1:
+    if step == result.shape[dim] == 1 < size:
+        if isinstance(label, np.ndarray):
+            tracer.choose(lambda: True)  # at other widths it may be longer, and then fits
+        tracer.freeze_if_read(result, "one channel is selected", label)
+        labels[dim] = None
+    elif step == 1:
         labels[dim] = _cut_label(tracer, label, first, result.shape[dim])
     elif isinstance(label, np.ndarray):
         if size % step == 0:
@@ -48,6 +53,8 @@ def cut(
         else:
             tracer.freeze("is cut with a stride", label)
         labels[dim] = label[first::step][: result.shape[dim]]
+    elif isinstance(label, Filled):
+        labels[dim] = Filled(result.shape[dim])
     tracer.put(result, labels)
 
 
@@ -60,6 +67,8 @@ def _cut_label(tracer: Tracer, label: Label, start: int, length: int, even: bool
     Raises:
         TraceError: if an earlier trace has found equal parts, and these are none.
     """
+    if isinstance(label, Filled) and label.size != length:
+        return Filled(length)
     if not isinstance(label, np.ndarray):
         return label
     fits = bool(length) and len(label) % length == 0 and start % length == 0
@@ -157,6 +166,16 @@ def _concatenate_labels(tracer: Tracer, labels: Sequence[Label], sizes: Sequence
             ends.append(tracer.trace.new_atoms(size))
             tracer.freeze("has a fixed number of channels", ends[-1])
     return np.concatenate(ends)
+
+
+@rule("rot90")
+def rotate(tracer: Tracer, result: Tensor, x: Tensor, _: int = 1, dims: Sequence[int] = ()) -> None:
+    """Freeze the two dimensions that are rotated."""
+    labels = list(tracer.get(x))
+    for d in dims:
+        tracer.freeze("is rotated", labels[d])
+        labels[d] = None
+    tracer.put(result, labels)
 
 
 @rule("constant_pad_nd")

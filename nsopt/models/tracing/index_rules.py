@@ -7,6 +7,7 @@ from torch import Tensor
 
 from nsopt.models.inputs import tensors_in
 from nsopt.models.tracing.labels import Filled, Label
+from nsopt.models.tracing.shape_rules import pointwise
 from nsopt.models.tracing.tracer import Tracer, rule
 
 
@@ -34,6 +35,9 @@ def write_rows(
     """Join the channels of rows with those of the tensor into which they are written."""
     old, new = tracer.get(x), tracer.get(values)
     first = indices[0]
+    if first is not None and first.shape == x.shape and values.numel() == 1:  # by a mask
+        pointwise(tracer, result, x, first)
+        return
     are_rows = len(indices) == 1 and first is not None and values.ndim == x.ndim and first.ndim == 1
     if not are_rows or x._is_view():
         tracer.freeze("is written by indices", *old, *new)

@@ -29,9 +29,11 @@ class Filled:
     """The label of a dimension whose values do not depend on the index: one constant, or noise.
 
     Attributes:
+        size: of the dimension.
         met: the atoms that it met later, as where a first state of zeros is added to the next one.
     """
 
+    size: int
     met: Atoms | None = None
 
 

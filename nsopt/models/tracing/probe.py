@@ -97,10 +97,18 @@ def find_indivisible(network: TracedNetwork) -> tuple[Reasons, Numbers]:
     numbers: Numbers = []
 
     def attempt(some: Sequence[int]) -> None:
-        numbers[:] = _resize(network, lambda width: width - 1, some).numbers
+        trace = _resize(network, lambda width: width - 1, some)
+        if trace.choices and _list_choosers(trace) != _list_choosers(_resize(network, int, [])):
+            raise TraceError("the code cuts or splits other tensors at other widths")
+        numbers[:] = trace.numbers
 
     wide = [i for i, width in enumerate(network.family.widths) if width > FEWEST_SEEN]
     return _find_culprits(network, wide, attempt), numbers
+
+
+def _list_choosers(trace: Trace) -> list[str]:
+    """Return the operations of a run whose rules made a choice, which `prune` must repeat."""
+    return [operation for operation, _ in trace.choices]
 
 
 def find_capped(network: TracedNetwork) -> Reasons:

@@ -4,12 +4,18 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from nsopt.models.inputs import tensors_in
 from nsopt.models.tracing.labels import Filled, Label, Labels
-from nsopt.models.tracing.shape_rules import label_nothing, pointwise, settle_size
+from nsopt.models.tracing.shape_rules import (
+    keep_labels,
+    label_nothing,
+    pointwise,
+    settle_size,
+)
 from nsopt.models.tracing.tracer import Tracer, rule
 
 
@@ -42,7 +48,7 @@ def convolution(
         tracer.join(tracer.get(bias)[0], made)
     sized = (outputs, weight.shape[axis]), (inputs, weight.shape[1 - axis])
     places = zip(rest, (x if transposed else result).shape[2:], strict=True)
-    tracer.multiply(x.shape[0] * math.prod(weight.shape[2:]), *places, *sized)
+    tracer.multiply(math.prod(weight.shape[2:]), (labels[0], x.shape[0]), *places, *sized)
     tracer.put(result, [labels[0], made, *rest])
 
 
@@ -117,14 +123,14 @@ def sum_and_product(
 def vector_product(tracer: Tracer, result: Tensor, a: Tensor, b: Tensor) -> None:
     """Label the product of a matrix or vector with a vector.
 
-    A weight has labels in both dimensions; its product, as in a spectral norm, is not counted.
+    That of a weight, which has labels in both dimensions, is not counted, as in a spectral norm.
     """
     labels, inner = tracer.get(a), tracer.get(a)[-1]
     if b.shape[0] > 1:
         inner = tracer.join(inner, tracer.get(b)[0])
     if isinstance(a, FakeTensor) and isinstance(b, FakeTensor):
         tracer.mark_inexact(inner)
-    if a.ndim > 1 and not isinstance(labels[0], np.ndarray):
+    if a.ndim > 1 and isinstance(a, FakeTensor) and not isinstance(labels[0], np.ndarray):
         tracer.multiply(a.shape[0], (inner, a.shape[1]))
     tracer.put(result, labels[:-1])
 
@@ -137,6 +143,8 @@ def trilinear(
     made, first, second = tracer.get(weight)
     read = tracer.join(tracer.get(x)[1], first), tracer.join(tracer.get(y)[1], second)
     tracer.note_maker(made)
+    if isinstance(weight, FakeTensor):  # as in `matrix_product`
+        tracer.mark_inexact(*read)
     tracer.multiply(x.shape[0], *zip((made, *read), weight.shape, strict=True))
     tracer.put(result, [tracer.get(x)[0], made])
 
@@ -164,7 +172,8 @@ def linear(
     if bias is not None and weight.shape[0] > 1:
         tracer.join(weight_labels[0], tracer.get(bias)[0])
     tracer.note_maker(weight_labels[0])
-    tracer.multiply(math.prod(x.shape[:-1]), *zip(weight_labels, weight.shape, strict=True))
+    sized = zip((*labels[:-1], *weight_labels), (*x.shape[:-1], *weight.shape), strict=True)
+    tracer.multiply(1, *sized)
     tracer.put(result, [*labels[:-1], weight_labels[0]])
 
 
@@ -215,11 +224,14 @@ def softmax(tracer: Tracer, result: Tensor, x: Tensor, dim: int, *_: Any) -> Non
 def accumulate(tracer: Tracer, result: Any, x: Tensor, dim: int, *_: Any) -> None:
     """Mark the dimension as inexact, or fix it in a filled tensor, whose values then count."""
     labels = list(tracer.get(x))
-    tracer.mark_inexact(labels[dim])
-    if isinstance(labels[dim], Filled):
+    along = labels[dim]
+    tracer.mark_inexact(along)
+    if isinstance(along, Filled):
         labels[dim] = None
     for tensor in tensors_in(result):
         tracer.put(tensor, labels)
+        if tensor.dtype == torch.int64 != x.dtype:
+            tracer.freeze_if_read(tensor, "is read by its indices", along)
 
 
 @rule("_cdist_forward", "_euclidean_dist")
@@ -292,6 +304,30 @@ def group_norm(tracer: Tracer, result: Any, x: Tensor, weight: Any, bias: Any, *
 def _get_scale(tracer: Tracer, weight: Any, axis: int) -> Label:
     """Return the label of a norm's weight; None without a weight."""
     return tracer.get(weight)[axis] if isinstance(weight, Tensor) else None
+
+
+@rule("fake_quantize_per_channel_affine_cachemask")
+def quantise_channels(
+    tracer: Tracer, result: Any, x: Tensor, scale: Tensor, zero: Tensor, axis: int, *_: Any
+) -> None:
+    """Join channels with the scales by which they are rounded."""
+    labels = list(tracer.get(x))
+    if x.shape[axis] > 1:
+        labels[axis] = tracer.join(labels[axis], tracer.get(scale)[0], tracer.get(zero)[0])
+    for tensor in tensors_in(result):
+        tracer.put(tensor, labels)
+
+
+@rule("_fused_moving_avg_obs_fq_helper")
+def observe_and_quantise(tracer: Tracer, result: Any, x: Tensor, *options: Any) -> None:
+    """Join channels with the statistics and scales of a module that trains for 8 bits."""
+    _observes, _rounds, low, high, scale, zero, _rate, _least, _most, axis, by_channel, _even = (
+        options
+    )
+    for own in (low, high, scale, zero) if by_channel else ():
+        quantise_channels(tracer, result, x, own, own, axis)
+    if not by_channel:
+        keep_labels(tracer, result, x)
 
 
 @rule("embedding", "_embedding_bag", "_embedding_bag_forward_only")

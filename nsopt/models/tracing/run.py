@@ -34,7 +34,8 @@ from nsopt.models.tracing.states import (
     spare_collector,
     watch_writes,
 )
-from nsopt.models.tracing.tracer import Tracer, is_of_user
+from nsopt.models.tracing.tracer import Tracer
+from nsopt.models.tracing.user_code import is_of_user
 
 AFTER = "depends on values after the last layer: what is used there stays"  # if it fails there
 _LONGEST_REASON = 150

@@ -10,11 +10,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from nsopt.models.inputs import tensors_in
 from nsopt.models.tracing.labels import Atoms, Filled, Label, Labels, select_atoms
 from nsopt.models.tracing.tracer import Tracer, rule
+from nsopt.models.tracing.values import list_axes
 
 _EXAMPLES = 2  # that count where examples and heads share a dimension
 
@@ -23,10 +25,11 @@ _EXAMPLES = 2  # that count where examples and heads share a dimension
     "empty zeros ones full rand randn new_empty new_zeros new_ones new_full empty_strided "
     "new_empty_strided scalar_tensor randint"
 )
-def label_filled(tracer: Tracer, result: Any, *_: Any) -> None:
-    """Label tensors that are filled with one value or with noise."""
+def label_filled(tracer: Tracer, result: Any, *options: Any) -> None:
+    """Label tensors that are filled with one value or with noise; that of a seed is none."""
+    is_seeded = any(isinstance(option, torch.Generator) for option in options)
     for tensor in tensors_in(result):
-        tracer.put(tensor, [Filled() for _ in tensor.shape])
+        tracer.put(tensor, [None if is_seeded else Filled(size) for size in tensor.shape])
 
 
 @rule("arange", "linspace", "eye", "tril_indices", "_nested_tensor_from_mask_left_aligned")
@@ -38,7 +41,9 @@ def label_nothing(tracer: Tracer, result: Any, *_: Any) -> None:
 
 @rule(
     "clone detach alias _to_copy lift_fresh contiguous native_dropout fill zero bernoulli uniform "
-    "exponential hardswish empty_like zeros_like ones_like full_like rand_like randn_like bucketize"
+    "exponential hardswish empty_like zeros_like ones_like full_like rand_like randn_like "
+    "bucketize fake_quantize_per_tensor_affine_cachemask "
+    "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams"
 )
 def keep_labels(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
     """Copy the labels of the input, as for clone, dropout and fill."""
@@ -58,15 +63,34 @@ def pointwise(tracer: Tracer, result: Any, *arguments: Any) -> None:
     labels: list[Label] = []
     for d in range(1, results[0].ndim + 1):
         meeting = [tracer.get(t)[-d] for t in tensors if t.ndim >= d and t.shape[-d] != 1]
-        fixed = None if results[0].shape[-d] == 1 else Filled()
-        labels.insert(0, tracer.join(*meeting) if meeting else fixed)
+        labels.insert(0, tracer.join(*meeting) if meeting else Filled(results[0].shape[-d]))
     for tensor in results:
         aligned = labels[len(labels) - tensor.ndim :]
         if tensor._is_view():
-            tracer.write_part(tensor, aligned)
+            _write_part(tracer, tensor, aligned)
         tracer.put(tensor, aligned)
     for tensor in tensors:
         settle_size(tracer, tensor, labels)
+
+
+def _write_part(tracer: Tracer, part: Tensor, labels: Sequence[Label]) -> None:
+    """Record labels that are written into a part of another tensor.
+
+    That tensor gets those of dimensions that are whole there, as in `states[:, step] = state`.
+    """
+    base = part._base
+    assert base is not None
+    whole = list(tracer.get(base))
+    axes = {axis: d for d, axis in enumerate(list_axes(base))}
+    for label, before, axis in zip(labels, tracer.get(part), list_axes(part), strict=True):
+        if isinstance(before, np.ndarray) or not isinstance(label, np.ndarray):
+            continue
+        d = axes.get(axis)
+        if d is None or whole[d] is None:
+            tracer.freeze("is written into a part of another tensor", label)
+        else:
+            whole[d] = tracer.join(whole[d], label)
+    tracer.put(base, whole)
 
 
 def settle_size(tracer: Tracer, tensor: Tensor, met: Sequence[Label]) -> None:
@@ -84,8 +108,8 @@ def settle_size(tracer: Tracer, tensor: Tensor, met: Sequence[Label]) -> None:
 
 @rule("as_strided")
 def as_strided(tracer: Tracer, result: Tensor, x: Tensor, size: Sequence[int], *_: Any) -> None:
-    """Freeze all atoms, unless only the memory layout changes."""
-    if tuple(size) == tuple(x.shape):  # another layout of the same tensor
+    """Freeze all atoms, unless the tensor stays as it is."""
+    if tuple(size) == tuple(x.shape) and result.stride() == x.stride():
         tracer.put(result, tracer.get(x))
     else:
         tracer.freeze("is read by as_strided", *tracer.get(x))
@@ -96,6 +120,12 @@ def as_strided(tracer: Tracer, result: Tensor, x: Tensor, size: Sequence[int], *
 def view(tracer: Tracer, result: Tensor, x: Tensor, sizes: Any = (), *_: Any) -> None:
     """Match runs of old dimensions with runs of new dimensions that have as many elements."""
     old, new, before = tuple(x.shape), tuple(result.shape), tracer.get(x)
+    if isinstance(sizes, torch.dtype):
+        if x.dtype.itemsize != sizes.itemsize:
+            tracer.freeze("holds parts of numbers", before[-1])
+            before = (*before[:-1], None)
+        tracer.put(result, before)
+        return
     inferred = [*sizes].index(-1) if -1 in sizes else len(new)
     if not x.numel():
         tracer.freeze("has no elements", *before)
@@ -133,7 +163,7 @@ def _regroup(
         if len(filled) in (0, len(wide)):
             if len(filled) == 1 and old[filled[0]] in new:
                 return [labels[filled[0]]] * len(new)
-            return [Filled() if filled or not wide else None for _ in new]
+            return [Filled(size) if filled or not wide else None for size in new]
         labelled = filled[:1]  # such as heads, which a mask gets beside its examples
         labels = (*labels[: filled[0]], tracer.trace.new_atoms(old[filled[0]]))
     d = labelled[0]
@@ -192,7 +222,7 @@ def expand(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
     tracer.put(
         result,
         [
-            Filled() if d < lead or x.shape[d - lead] != size else labels[d - lead]
+            Filled(size) if d < lead or x.shape[d - lead] != size else labels[d - lead]
             for d, size in enumerate(result.shape)
         ],
     )
@@ -234,8 +264,8 @@ def repeat(tracer: Tracer, result: Tensor, x: Tensor, times: Sequence[int]) -> N
     for d, (label, size, count) in enumerate(zip(labels, sizes, times, strict=True)):
         if isinstance(label, np.ndarray):
             labels[d] = np.tile(label, count)
-        elif label is None and size == 1:
-            labels[d] = Filled()
+        elif isinstance(label, Filled) or size == 1:
+            labels[d] = Filled(size * count)
     tracer.put(result, labels)
 
 
@@ -294,7 +324,9 @@ def exchange_places(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
     labels, places = list(tracer.get(x))[: axis + 1], tracer.get(x)[axis + 1 :]
     tracer.freeze("holds places of an image", *places)
     channels, count = labels[axis], result.shape[axis]
-    if isinstance(channels, np.ndarray) and count < len(channels):
+    if isinstance(channels, Filled):
+        labels[axis] = Filled(count)
+    elif isinstance(channels, np.ndarray) and count < len(channels):
         labels[axis] = tracer.join_rows(channels.reshape(count, -1).T)
     elif isinstance(channels, np.ndarray):
         labels[axis] = np.repeat(channels, count // len(channels))
@@ -303,21 +335,26 @@ def exchange_places(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
 
 @rule(
     "mean sum nansum amax amin aminmax var var_mean std std_mean prod logsumexp max min any all "
-    "argmax argmin median nanmedian mode _is_all_true _is_any_true"
+    "argmax argmin median nanmedian mode count_nonzero _is_all_true _is_any_true"
 )
 def reduce(tracer: Tracer, result: Any, x: Tensor, dims: Any = None, *_: Any) -> None:
-    """Remove the labels of reduced dimensions, or set them to None where the dimensions stay."""
+    """Remove the labels of reduced dimensions, or set them to None where the dimensions stay.
+
+    Indices into them freeze them once they are read: of `max`, code often uses the values alone.
+    """
     gone = set(_count_from_front(x.ndim, dims if isinstance(dims, int | list | tuple) else None))
     labels = tracer.get(x)
     if tracer.operation in {"argmax", "argmin"}:
         tracer.freeze("is read by its indices", *(labels[d] for d in gone))
     tracer.mark_inexact(*(labels[d] for d in gone))  # even in a sum: of zero, sigmoid makes 0.5
     left = [label for d, label in enumerate(labels) if d not in gone]
-    for tensor in tensors_in(result):
+    for place, tensor in enumerate(tensors_in(result)):
         if tensor.ndim == x.ndim:
             tracer.put(tensor, [None if d in gone else label for d, label in enumerate(labels)])
         else:
             tracer.put(tensor, left[: tensor.ndim])
+        if place and tensor.dtype == torch.int64:
+            tracer.freeze_if_read(tensor, "is read by its indices", *(labels[d] for d in gone))
 
 
 @rule("linalg_vector_norm", "norm")

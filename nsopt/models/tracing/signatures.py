@@ -31,7 +31,8 @@ class Signature:
         operation: the name without the underscore that marks in-place operations.
         is_pointwise: whether each element of the result depends on one element of each argument.
         depends_on_values: whether its result is no function of shapes alone: a number, or a choice.
-        defaults: name and default value of every argument, in order.
+        copies_shape: whether it takes only type and shape from tensors, as `zeros_like`.
+        defaults: name and default value of every argument but `out`, in order.
     """
 
     namespace: str
@@ -39,6 +40,7 @@ class Signature:
     operation: str
     is_pointwise: bool
     depends_on_values: bool
+    copies_shape: bool
     defaults: tuple[tuple[str, Any], ...]
 
     def find_numbers(self, arguments: Sequence[Any]) -> tuple[float, ...]:
@@ -64,8 +66,10 @@ def read_signature(func: Any) -> Signature:
     defaults = tuple(
         (argument.name, argument.default_value if argument.has_default_value() else None)
         for argument in func._schema.arguments
+        if not argument.is_out
     )
     picks = torch.Tag.dynamic_output_shape in func.tags or name == "nms"
     depends = picks or torch.Tag.data_dependent_output in func.tags
     pointwise = _is_pointwise(func, operation)
-    return Signature(namespace, name, operation, pointwise, depends, defaults)
+    shapes = name.endswith("_like") or name.startswith("new_")
+    return Signature(namespace, name, operation, pointwise, depends, shapes, defaults)

@@ -4,10 +4,8 @@ A dispatch mode sees every operation that the user's `forward` runs. Functional 
 parameters and custom modules therefore need no special treatment.
 """
 
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,7 +14,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nsopt.models.inputs import tensors_in
+from nsopt.models.inputs import identify_memory, tensors_in
 from nsopt.models.tracing.labels import (
     Atoms,
     Filled,
@@ -32,13 +30,14 @@ from nsopt.models.tracing.labels import (
 from nsopt.models.tracing.picks import make_fakes, pick_all
 from nsopt.models.tracing.shapes import RESULTS
 from nsopt.models.tracing.signatures import read_signature
-from nsopt.models.tracing.values import Values
+from nsopt.models.tracing.user_code import find_line
+from nsopt.models.tracing.values import Values, list_axes, list_written
 
 ADVICE = ": decide there by shapes or by an argument, or trace the part of the network before it"
-_LIBRARIES = tuple(f"{path.parent}/" for path in (Path(torch.__file__), Path(__file__).parents[1]))
 Rule = Callable[..., None]
 R = TypeVar("R", bound=Rule)
 _MOST_GUESSES = 2000  # in a run; then it is taken for an endless loop
+_SIZED = {"slice", "topk", "arange", "linspace", "_adaptive_avg_pool2d", "_adaptive_avg_pool1d"}
 _RULES: dict[str, Rule] = {}  # by operation; without a rule, all atoms of its inputs freeze
 
 
@@ -99,7 +98,9 @@ class Tracer(TorchDispatchMode):
         self._labels: dict[int, Labels] = {}
         self._kept_alive: list[Tensor] = []  # else Python may reuse the ids
         self._outer: set[int] = set()
-        self._filled: list[tuple[int, Filled, int]] = []  # in products, by their places
+        self._filled: list[tuple[int, Filled]] = []  # in products, by their places
+        self._aliases: dict[int, dict[int, Tensor]] = {}  # filled tensors, by memory and id
+        self._unread: dict[int, tuple[str, *Labels]] = {}  # by the id of a tensor
         self._last: tuple[Any, ...] = ()
 
     def declare(self, tensor: Tensor, labels: Labels) -> None:
@@ -130,8 +131,11 @@ class Tracer(TorchDispatchMode):
         for label, size in zip(labels, tensor.shape, strict=True):
             assert not isinstance(label, np.ndarray) or len(label) == size
         sized = zip(labels, tensor.shape, strict=True)
-        self._labels[id(tensor)] = tuple(None if size == 1 else label for label, size in sized)
+        known = tuple(None if size == 1 else label for label, size in sized)
+        self._labels[id(tensor)] = known
         self._kept_alive.append(tensor)
+        if any(isinstance(label, Filled) for label in known) and tensor.layout == torch.strided:
+            self._aliases.setdefault(identify_memory(tensor), {})[id(tensor)] = tensor
 
     def choose(self, best: Callable[[], Any]) -> Any:
         """Return the result of `best`, or repeat the choice of an earlier trace.
@@ -193,9 +197,16 @@ class Tracer(TorchDispatchMode):
         if atoms and self._same is None:
             self.trace.frozen.append(Frozen(np.concatenate(atoms), reason, self.where))
 
+    def freeze_if_read(self, tensor: Tensor, reason: str, *labels: Label) -> None:
+        """Freeze all atoms of these labels once an operation reads the values of a tensor."""
+        self._unread[id(tensor)] = reason, *labels
+        self._kept_alive.append(tensor)
+
     def mark_inexact(self, *labels: Label) -> None:
-        """Mark all atoms of these labels as inexact."""
+        """Mark all atoms of these labels as inexact, and those by which others are filled."""
         self.trace.inexact += select_atoms(labels)
+        if sizes := tuple(label.size for label in labels if isinstance(label, Filled)):
+            self.trace.numbers.append(sizes)
 
     def multiply(self, factor: int, *dimensions: tuple[Label, int]) -> None:
         """Count multiply-accumulates: `factor` times the size of every dimension.
@@ -207,16 +218,16 @@ class Tracer(TorchDispatchMode):
         for label, size in dimensions:
             factor *= 1 if isinstance(label, np.ndarray) else size
             if isinstance(label, Filled):
-                self._filled.append((len(self.trace.products), label, size))
+                self._filled.append((len(self.trace.products), label))
         self.trace.products.append(Product(factor, tuple(select_atoms(d for d, _ in dimensions))))
 
     def settle_products(self) -> None:
         """Let products have the sizes that filled tensors met after them."""
-        for place, label, size in self._filled:
+        for place, label in self._filled:
             if label.met is not None:
                 product = self.trace.products[place]
                 dimensions = *product.dimensions, label.met
-                self.trace.products[place] = Product(product.factor // size, dimensions)
+                self.trace.products[place] = Product(product.factor // label.size, dimensions)
         self._filled.clear()
 
     def note(self, what: str) -> None:
@@ -274,7 +285,7 @@ class Tracer(TorchDispatchMode):
         if self._same is None:
             used = [self._labels.get(id(tensor), ()) for tensor in tensors_in(self._last)]
             self.trace.passing.setdefault(self.where, []).extend(select_atoms(chain(*used)))
-        made = RESULTS.get(signature.name)
+        made = None if "out" in kwargs else RESULTS.get(signature.name)
         if signature.depends_on_values:
             if signature.operation != "index":
                 return self._answer(func, args, kwargs)
@@ -287,48 +298,43 @@ class Tracer(TorchDispatchMode):
         known = self.values.find_numbers(args) if signature.is_pointwise else ()
         if numbers := (*signature.find_numbers((*args, *kwargs.values())), *known):
             self.trace.numbers.append(numbers)
-        rule = _RULES.get(self.operation)
-        if rule is None and signature.is_pointwise:
-            rule = _RULES["pointwise"]
+        for tensor in tensors_in(self._last) if self._unread and not signature.copies_shape else ():
+            self.freeze(*self._unread.pop(id(tensor), ("",)))
+        rule = _RULES.get(self.operation, _RULES["pointwise"] if signature.is_pointwise else None)
         if rule is not None:
             rule(self, result, *signature.bind(args, kwargs))
-            if func._schema.is_mutable:
-                self._note_write(args[0])
-            return result
-        labels = [label for t in tensors_in((args, kwargs)) for label in self.get(t)]
-        self.freeze(f"no rule for the operation {func._schema.name}", *labels)
+        else:
+            labels = [label for t in tensors_in(self._last) for label in self.get(t)]
+            self.freeze(f"no rule for the operation {func._schema.name}", *labels)
+        for written in list_written(func, args, kwargs):
+            self._note_write(written, has_rule=rule is not None)
+        if self.operation in _SIZED:
+            self._note_sizes(result)
         return result
 
-    def write_part(self, part: Tensor, labels: Sequence[Label]) -> None:
-        """Record labels that are written into a part of another tensor.
+    def _note_sizes(self, result: Any) -> None:
+        """Record sizes without atoms as numbers: code may calculate them from others."""
+        for tensor in tensors_in(result):
+            sizes = zip(self.get(tensor), tensor.shape, strict=True)
+            self.trace.numbers.append(tuple(size for label, size in sizes if label is None))
 
-        That tensor gets those of dimensions that are whole there, as in `states[:, step] = state`.
+    def _note_write(self, written: Tensor, has_rule: bool) -> None:
+        """Note what an operation wrote into the memory of filled tensors.
+
+        They keep, or get, its label in a dimension that was written as a whole; in others they may
+        differ along the index now. Without a rule nothing is known of what was written.
         """
-        base = part._base
-        assert base is not None
-        whole = list(self.get(base))
-        axes = {pair: d for d, pair in enumerate(zip(base.shape, base.stride(), strict=True))}
-        pairs = zip(part.shape, part.stride(), strict=True)
-        for label, before, pair in zip(labels, self.get(part), pairs, strict=True):
-            if isinstance(before, np.ndarray) or not isinstance(label, np.ndarray):
-                continue
-            d = axes.get(pair)
-            if d is None or whole[d] is None:
-                self.freeze("is written into a part of another tensor", label)
-            else:
-                whole[d] = self.join(whole[d], label)
-        self.put(base, whole)
-
-    def _note_write(self, part: Any) -> None:
-        """Note that a filled tensor differs along the dimensions in which a part was written."""
-        base = part._base if isinstance(part, Tensor) and part._is_view() else None
-        if base is not None and any(isinstance(label, Filled) for label in self.get(base)):
-            is_known = all(label is not None for label in self.get(part))
-            whole = {*zip(part.shape, part.stride(), strict=True)} if is_known else set()
-            pairs = zip(base.shape, base.stride(), strict=True)
-            sized = zip(self.get(base), pairs, strict=True)
-            left = [a if pair in whole or not isinstance(a, Filled) else None for a, pair in sized]
-            self.put(base, left)
+        if not has_rule:
+            known = self.get(written)
+            self.put(written, [None if isinstance(a, Filled) else a for a in known])
+        by_axis = dict(zip(list_axes(written), self.get(written), strict=True))
+        for key, alias in self._aliases.get(identify_memory(written), {}).items():
+            if alias is not written:
+                axes = zip(self._labels[key], list_axes(alias), strict=True)
+                self._labels[key] = tuple(
+                    by_axis.get(axis) if isinstance(a, Filled) and axis[1] else a
+                    for a, axis in axes
+                )
 
     def _answer(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Return the result of an operation that depends on values."""
@@ -373,7 +379,7 @@ class Tracer(TorchDispatchMode):
         Unless lines may be denied, it may only decide what follows the last layer. So may integers:
         they may be sizes.
         """
-        line, is_integer = _find_line(), not (kind == torch.bool or kind.is_floating_point)
+        line, is_integer = find_line(), not (kind == torch.bool or kind.is_floating_point)
         self._guesses += 1
         if self._denied is None or is_integer or self._guesses > _MOST_GUESSES:
             self.guessed = self.guessed or (f"{self.where} ({line})" if line else self.where)
@@ -384,16 +390,3 @@ class Tracer(TorchDispatchMode):
         self.note("reads values of tensors, which decide nothing")
         answer = line not in self._denied
         return answer if kind == torch.bool else float(answer)
-
-
-def is_of_user(file: str) -> bool:
-    """Return whether code is neither of PyTorch nor of nsopt."""
-    return not file.startswith(_LIBRARIES)
-
-
-def _find_line() -> str:
-    """Return the line of code of the user that is running, or "" if there is none."""
-    for frame, line in traceback.walk_stack(None):
-        if is_of_user(frame.f_code.co_filename):
-            return f"{Path(frame.f_code.co_filename).name}, line {line}"
-    return ""

@@ -92,12 +92,9 @@ class Values:
             if not isinstance(tensor, FakeTensor):
                 self._unknown.add(id(tensor))
                 self._kept_alive.append(tensor)
-        if func._schema.is_mutable:
-            for place, name in _find_written(func):
-                target = args[place] if place < len(args) else kwargs.get(name)
-                for tensor in tensors_in([target]):
-                    if (value := self.find(tensor)) is not None:
-                        self._overwritten.add(identify_memory(value))
+        for tensor in list_written(func, args, kwargs):
+            if (value := self.find(tensor)) is not None:
+                self._overwritten.add(identify_memory(value))
 
     def _store(self, tensor: Tensor, value: Tensor, sources: frozenset[int]) -> None:
         self._known[id(tensor)] = value
@@ -122,6 +119,17 @@ class Values:
 def _is_repeatable(func: Any) -> bool:
     """Return whether an operation draws no random numbers."""
     return torch.Tag.nondeterministic_seeded not in func.tags
+
+
+def list_axes(tensor: Tensor) -> list[tuple[int, int]]:
+    """Return size and stride of every dimension."""
+    return [*zip(tensor.shape, tensor.stride(), strict=True)]
+
+
+def list_written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
+    """Return the tensors that an operation changes."""
+    written = _find_written(func)
+    return tensors_in([args[i] if i < len(args) else kwargs.get(name) for i, name in written])
 
 
 @cache
