@@ -169,9 +169,7 @@ class TableArchitecture:
     def channels_per_unit(self) -> tuple[int, ...]:
         return (1,) * len(self.base_widths)
 
-    @property
-    def narrowest(self) -> tuple[int, ...]:
-        return (1,) * len(self.base_widths)
+    narrowest = channels_per_unit
 
     @property
     def rigid(self) -> tuple[bool, ...]:

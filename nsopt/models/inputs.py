@@ -1,12 +1,18 @@
-"""Inputs of a network: a tensor, a tuple of arguments, or a dictionary of keyword arguments."""
+"""Inputs of a network: a tensor, a tuple of arguments, or keyword arguments; and its outputs."""
 
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from types import NoneType
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from nsopt.errors import NsoptError
+
+_NUMBERS = (int, float, complex, str, bytes, NoneType, np.ndarray, np.generic)
 
 
 def call_network(model: nn.Module, inputs: Any) -> Any:
@@ -62,3 +68,30 @@ def resize_batch(inputs: Any, size: int) -> Any:
         return tensor.repeat(-(-size // count), *[1] * (tensor.ndim - 1))[:size]
 
     return tree_map_only(Tensor, resize, inputs)
+
+
+def find_outputs(result: Any) -> tuple[list[Tensor], list[str]]:
+    """Return the tensors in an output, and the kinds of objects in it that are ignored.
+
+    Dataclasses, dictionaries and distributions are opened, in addition to tuples and lists.
+    """
+    tensors: list[Tensor] = []
+    ignored: list[str] = []
+    for leaf in tree_leaves(result):
+        inner: list[Any] | None = None
+        if isinstance(leaf, Tensor):
+            tensors.append(leaf)
+        elif is_dataclass(leaf):
+            inner = [getattr(leaf, field.name) for field in fields(leaf)]
+        elif isinstance(leaf, Mapping):
+            inner = list(leaf.values())
+        elif isinstance(leaf, list | tuple | set):
+            inner = list(leaf)
+        elif isinstance(leaf, Distribution):
+            inner = list(vars(leaf).values())
+        elif not isinstance(leaf, _NUMBERS):
+            ignored.append(type(leaf).__name__)
+        if inner is not None:
+            contents = find_outputs(inner)
+            tensors, ignored = tensors + contents[0], ignored + contents[1]
+    return tensors, ignored

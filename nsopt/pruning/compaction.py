@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.layers import Selection, slice_channels
 from nsopt.models.tracing.resize import describe_module, replace_tensors
-from nsopt.pruning.gates import make_gates
+from nsopt.pruning.gates import make_gate
 from nsopt.scaling.cost import IntArray
 
 
@@ -35,12 +35,6 @@ class Layout:
 
     kept: tuple[IntArray, ...]
     written: tuple[IntArray, ...]
-
-    @classmethod
-    def full(cls, widths: Sequence[int]) -> Self:
-        """Return the layout of a network before pruning."""
-        everything = tuple(np.arange(width) for width in widths)
-        return cls(everything, everything)
 
     @classmethod
     def of(cls, arch: TableArchitecture, model: nn.Module, kept: Sequence[IntArray]) -> Self:
@@ -64,8 +58,8 @@ class PrunableTable:
     def __init__(self, arch: TableArchitecture, model: nn.Module, widths: Sequence[int]) -> None:
         self._arch = arch
         self._model = model
-        self._layout = Layout.full(widths)
-        self.gates = make_gates(arch.gate_modules(model))
+        self._layout = Layout.of(arch, model, [np.arange(width) for width in widths])
+        self.gates = [[make_gate(m) for m in group] for group in arch.gate_modules(model)]
 
     @property
     def kept(self) -> Sequence[IntArray]:
@@ -79,50 +73,31 @@ class PrunableTable:
 
     def shrink(self, kept: Sequence[IntArray], optimizer: torch.optim.SGD) -> None:
         """Cut the network and the optimizer's momentum down to the units `kept`."""
-        layout = Layout.of(self._arch, self._model, kept)
-        compact(self._arch, self._model, optimizer, self._layout, layout)
-        self._layout = layout
+        model, old, new = self._model, self._layout, Layout.of(self._arch, self._model, kept)
+        device = next(model.parameters()).device
+        read, written = (
+            [
+                torch.from_numpy(find_positions(channels, within)).to(device)
+                for channels, within in zip(after, before, strict=True)
+            ]
+            for after, before in ((new.kept, old.kept), (new.written, old.written))
+        )
+        operations = {operation.name: operation for operation in self._arch.operations}
 
-
-def compact(
-    arch: TableArchitecture, model: nn.Module, optimizer: torch.optim.SGD, old: Layout, new: Layout
-) -> None:
-    """Cut a network down to fewer channels.
-
-    Args:
-        model: the network; its parameters are replaced.
-        optimizer: gets the new parameters and their momentum.
-        old: the channels that `model` has.
-        new: the channels to keep.
-    """
-    device = next(model.parameters()).device
-    read, written = (
-        [
-            torch.from_numpy(find_positions(channels, within)).to(device)
-            for channels, within in zip(after, before, strict=True)
-        ]
-        for after, before in ((new.kept, old.kept), (new.written, old.written))
-    )
-    operations = {operation.name: operation for operation in arch.operations}
-
-    def shrink(name: str, tensor: Tensor) -> Tensor:
-        operation = operations.get(name.rpartition(".")[0])
-        if operation is None:  # of a Selection, which is replaced below
-            return tensor
-
-        def cut(value: Tensor) -> Tensor:
-            part = slice_channels(operation, value, read, written)
+        def cut(name: str, tensor: Tensor) -> Tensor:
+            operation = operations.get(name.rpartition(".")[0])
+            if operation is None:  # of a Selection, which is replaced below
+                return tensor
+            part = slice_channels(operation, tensor, read, written)
             layout = torch.channels_last if part.ndim == 4 else torch.contiguous_format
             return part.contiguous(memory_format=layout)
 
-        return cut_tensor(tensor, optimizer, cut)
-
-    replace_tensors(model, shrink)
-    for path, module in model.named_modules():
-        if path in operations:
-            describe_module(module, 1 if operations[path].kind == "depthwise" else None)
-    optimizer.param_groups[0]["params"] = list(model.parameters())
-    select_channels(arch, model, new)
+        cut_tensors(model, optimizer, cut)
+        for path, module in model.named_modules():
+            if path in operations:
+                describe_module(module, 1 if operations[path].kind == "depthwise" else None)
+        select_channels(self._arch, model, new)
+        self._layout = new
 
 
 def select_channels(arch: TableArchitecture, model: nn.Module, layout: Layout) -> None:
@@ -140,17 +115,22 @@ def select_channels(arch: TableArchitecture, model: nn.Module, layout: Layout) -
             model.add_module(path, module)
 
 
-def cut_tensor(
-    tensor: Tensor, optimizer: torch.optim.SGD, cut: Callable[[Tensor], Tensor]
-) -> Tensor:
-    """Return what `cut` leaves of a buffer, or of a parameter and its momentum."""
-    if not isinstance(tensor, nn.Parameter):
-        return cut(tensor)
-    smaller = nn.Parameter(cut(tensor.detach()), tensor.requires_grad)
-    momentum = optimizer.state.pop(tensor, {}).get("momentum_buffer")
-    if momentum is not None:
-        optimizer.state[smaller] = {"momentum_buffer": cut(momentum)}
-    return smaller
+def cut_tensors(
+    model: nn.Module, optimizer: torch.optim.SGD, cut: Callable[[str, Tensor], Tensor]
+) -> None:
+    """Replace buffers, parameters and their momentum by what `cut` leaves of them, by name."""
+
+    def shrink(name: str, tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            return cut(name, tensor)
+        smaller = nn.Parameter(cut(name, tensor.detach()), tensor.requires_grad)
+        momentum = optimizer.state.pop(tensor, {}).get("momentum_buffer")
+        if momentum is not None:
+            optimizer.state[smaller] = {"momentum_buffer": cut(name, momentum)}
+        return smaller
+
+    replace_tensors(model, shrink)
+    optimizer.param_groups[0]["params"] = list(model.parameters())
 
 
 def find_positions(channels: IntArray, within: IntArray) -> IntArray:

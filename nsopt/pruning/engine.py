@@ -24,7 +24,7 @@ from nsopt.models.architecture import Architecture, TableArchitecture
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.progress import Progress
 from nsopt.pruning.compaction import PrunableTable
-from nsopt.pruning.importance import ImportanceScores
+from nsopt.pruning.gates import ImportanceScores
 from nsopt.pruning.rules import PruneRule, get_size_metric, make_rule
 from nsopt.pruning.settings import SearchSettings
 from nsopt.pruning.traced import PrunableTrace

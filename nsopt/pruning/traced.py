@@ -16,9 +16,9 @@ from nsopt.models.layout import layout_of
 from nsopt.models.tracing.groups import Group
 from nsopt.models.tracing.makers import Makers, Slices
 from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
-from nsopt.models.tracing.resize import replace_tensors, select_indices
+from nsopt.models.tracing.resize import select_indices
 from nsopt.models.tracing.run import tensors_of
-from nsopt.pruning.compaction import cut_tensor, find_positions
+from nsopt.pruning.compaction import cut_tensors, find_positions
 from nsopt.pruning.gates import Gate, dot_gradients
 from nsopt.scaling.cost import IntArray
 
@@ -90,17 +90,12 @@ class PrunableTrace:
         def shrink(name: str, tensor: Tensor) -> Tensor:
             pairs = zip(after[name], before[name], strict=True)
             indices = [find_positions(new, old) for new, old in pairs]
-
-            def cut(value: Tensor) -> Tensor:
-                memory_format = layout if value.ndim == 4 else torch.contiguous_format
-                return select_indices(value, indices).clone(memory_format=memory_format)
-
-            return cut_tensor(tensor, optimizer, cut)
+            memory_format = layout if tensor.ndim == 4 else torch.contiguous_format
+            return select_indices(tensor, indices).clone(memory_format=memory_format)
 
         _forget_tables(self.model, self._network.template, after)
-        replace_tensors(self.model, shrink)
+        cut_tensors(self.model, optimizer, shrink)
         self._network.describe(self.model)
-        optimizer.param_groups[0]["params"] = list(self.model.parameters())
         self.kept, self._left = tuple(kept), after
 
 

@@ -13,7 +13,7 @@ from nsopt.data.images import ImageData, ImageSet, Splits
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import architectures, table_architecture
 from nsopt.progress import Silent
-from nsopt.pruning.compaction import Layout, compact, find_positions
+from nsopt.pruning.compaction import Layout, PrunableTable, find_positions
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.record import gives_a_law
@@ -101,8 +101,7 @@ def test_a_compacted_network_trains_like_a_masked_one(name: str) -> None:
             if step == 3 and cut:
                 for hooks in (m._forward_hooks for m in model.modules()):
                     hooks.clear()
-                full = Layout.full(arch.base_widths)
-                compact(arch, model, optimizer, full, Layout.of(arch, model, kept))
+                PrunableTable(arch, model, arch.base_widths).shrink(kept, optimizer)
             elif step == 3:
                 for mask, channels in zip(search.masks, kept, strict=True):
                     mask.fill_(0)[channels] = 1
@@ -122,7 +121,7 @@ def test_a_compacted_network_has_the_shapes_of_one_built_at_its_widths(name: str
     model = arch.build(arch.base_widths)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
     kept = [np.arange(0, width, 2) for width in arch.base_widths]
-    compact(arch, model, optimizer, Layout.full(arch.base_widths), Layout.of(arch, model, kept))
+    PrunableTable(arch, model, arch.base_widths).shrink(kept, optimizer)
     built = arch.build([len(channels) for channels in kept])
     for module, expected in zip(model.modules(), built.modules(), strict=True):
         assert module.extra_repr() == expected.extra_repr()

@@ -8,8 +8,7 @@ from torch.nn import functional
 
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import architectures, get_architecture
-from nsopt.pruning.gates import Gate, make_gates
-from nsopt.pruning.importance import ImportanceScores
+from nsopt.pruning.gates import Gate, ImportanceScores, make_gate
 
 
 def choose_widths(arch: TableArchitecture) -> list[int]:
@@ -50,7 +49,7 @@ def compute_gate_gradients(
 
 
 def find_gates(arch: TableArchitecture, model: nn.Module) -> list[list[Gate]]:
-    return make_gates(arch.gate_modules(model))
+    return [[make_gate(module) for module in group] for group in arch.gate_modules(model)]
 
 
 @pytest.mark.parametrize("name", architectures())
@@ -116,4 +115,4 @@ def test_kept_channels_keep_their_scores_with_decay() -> None:
 
 def test_a_gate_behind_an_unsupported_module_is_refused() -> None:
     with pytest.raises(TypeError, match="cannot score channels behind a ReLU"):
-        make_gates([[nn.ReLU()]])
+        make_gate(nn.ReLU())

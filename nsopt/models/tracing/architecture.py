@@ -25,10 +25,9 @@ from nsopt.models.architecture import (
 )
 from nsopt.models.inputs import tensors_in
 from nsopt.models.layout import best_layout
-from nsopt.models.sizes import SizeCost
+from nsopt.models.sizes import LimitedCost, SizeCost, Term, sum_products
 from nsopt.models.tracing import probe
 from nsopt.models.tracing.buffers import fill_buffers
-from nsopt.models.tracing.cost import LimitedCost, Term, sum_products
 from nsopt.models.tracing.groups import Group
 from nsopt.models.tracing.initialise import InitialisationLaw
 from nsopt.models.tracing.labels import Atoms, Product, UnknownError

@@ -17,9 +17,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._mode_utils import no_dispatch
 
 from nsopt.models.tracing.labels import Label
-from nsopt.models.tracing.picks import make_fakes
 from nsopt.models.tracing.shape_rules import settle_size
 from nsopt.models.tracing.tracer import Tracer
+from nsopt.models.tracing.values import make_fakes
 
 _GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 _DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout")

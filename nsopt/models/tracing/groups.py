@@ -8,7 +8,7 @@ is the number of its units. Every size in the network is then a constant plus in
 """
 
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -69,8 +69,10 @@ class Units:
         pairs = [np.stack(edge, axis=1) for edge in trace.edges]
         of_atom = tie(trace.count, np.concatenate([np.zeros((0, 2), np.int64), *pairs]))
         none = np.zeros(of_atom.max(initial=-1) + 1, np.bool_)
-        units = cls(of_atom, none, none).with_fixed(of_atom[f.atoms] for f in trace.frozen)
-        return units.with_inexact(of_atom[atoms] for atoms in trace.inexact)
+        frozen, inexact = [frozen.atoms for frozen in trace.frozen], trace.inexact
+        return cls(of_atom, none, none).marked(
+            *([of_atom[a] for a in s] for s in (frozen, inexact))
+        )
 
     def name_by(self, labels: Mapping[str, Labels]) -> dict[str, Labels]:
         """Return labels with the first atom of each unit in place of all its atoms.
@@ -84,20 +86,12 @@ class Units:
             for name, axes in labels.items()
         }
 
-    def with_fixed(self, units: Iterable[Atoms]) -> "Units":
-        """Return a copy in which these units are fixed too."""
-        return replace(self, fixed=_mark(self.fixed, units))
-
-    def with_inexact(self, units: Iterable[Atoms]) -> "Units":
-        """Return a copy in which these units are inexact too."""
-        return replace(self, inexact=_mark(self.inexact, units))
-
-
-def _mark(marked: NDArray[np.bool_], units: Iterable[Atoms]) -> NDArray[np.bool_]:
-    result = marked.copy()
-    for some in units:
-        result[some] = True
-    return result
+    def marked(self, fixed: Iterable[Atoms] = (), inexact: Iterable[Atoms] = ()) -> "Units":
+        """Return a copy in which these units are fixed, or inexact, too."""
+        marks = self.fixed.copy(), self.inexact.copy()
+        for mark, units in zip(marks, (fixed, inexact), strict=True):
+            mark[np.concatenate([np.zeros(0, np.int64), *units])] = True
+        return Units(self.of_atom, *marks)
 
 
 @dataclass(frozen=True, eq=False)

@@ -54,10 +54,10 @@ class TraceError(NsoptError):
         optional: whether training mode may be left out; a larger example might help instead.
     """
 
-    def __init__(self, message: str, atoms: Atoms | None = None) -> None:
+    def __init__(self, message: str, atoms: Atoms | None = None, step: float = math.inf) -> None:
         super().__init__(message)
         self.atoms = np.zeros(0, np.int64) if atoms is None else atoms
-        self.step = math.inf
+        self.step = step
         self.asked: Sequence[str] = ()
         self.optional = True
 

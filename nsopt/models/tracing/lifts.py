@@ -151,9 +151,8 @@ def _replace_pair(value: Any, key: str, size: int) -> Any:
         pairs = {**dict(value), key: size}
         return type(value)(pairs if isinstance(value, dict) else pairs.items())
     except Exception:  # the user's code may raise anything
-        error = TraceError(f"no copy can be made of a {type(value).__name__}")
-        error.step = 0  # no other error is worse
-        raise error from None
+        # No other error is worse.
+        raise TraceError(f"no copy can be made of a {type(value).__name__}", step=0) from None
 
 
 def read_pairs(value: Any) -> dict[str, int]:

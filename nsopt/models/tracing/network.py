@@ -1,6 +1,6 @@
 """A traced network, from which networks of other widths are cut or built."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -21,7 +21,8 @@ from nsopt.models.tracing.resize import (
     copy_with_tensors,
     describe_module,
     make_empty,
-    replace_values,
+    make_new,
+    replace_tensors,
     select_indices,
 )
 from nsopt.models.tracing.run import LabelledRun, tensors_of
@@ -93,9 +94,7 @@ class TracedNetwork:
         norms = () if like else tuple(find_norms(template, trace, dimensions))
         lifts = like.lifts if like else Lifts(unread=norms)
         units = Units.of(lifts.join_ties(trace, labels))
-        units = units.with_fixed(
-            units.of_atom[d.atoms] for d in dimensions if d.tensor not in order
-        )
+        units = units.marked(units.of_atom[d.atoms] for d in dimensions if d.tensor not in order)
         family = Family.of(tuple(dimensions), units, order)
         seen = like.read if like else frozenset(read)
         return cls(template, run, trace, labels, outputs, family, order, lifts, seen)
@@ -107,17 +106,13 @@ class TracedNetwork:
             return replace(self, lifts=lifts)
         before = self.family.units
         joined = Units.of(lifts.join_ties(self.trace, self.labels))
-        units = joined.with_fixed([joined.of_atom[before.fixed[before.of_atom]]])
+        units = joined.marked([joined.of_atom[before.fixed[before.of_atom]]])
         return replace(self._with_units(units), lifts=lifts)
 
-    def with_fixed(self, units: Sequence[Atoms]) -> "TracedNetwork":
-        """Return a copy in which these units are fixed too."""
-        return self._with_units(self.family.units.with_fixed(units)) if units else self
-
-    def with_inexact(self, groups: Iterable[int]) -> "TracedNetwork":
-        """Return a copy in which these groups are inexact, too."""
-        units = [self.family.groups[i].units for i in groups]
-        return self._with_units(self.family.units.with_inexact(units)) if units else self
+    def marked(self, fixed: Sequence[Atoms] = (), inexact: Sequence[Atoms] = ()) -> "TracedNetwork":
+        """Return a copy in which these units are fixed, or inexact, too."""
+        units = self.family.units
+        return self._with_units(units.marked(fixed, inexact)) if fixed or inexact else self
 
     def _with_units(self, units: Units) -> "TracedNetwork":
         return replace(self, family=Family.of(self.family.dimensions, units, self.order))
@@ -166,10 +161,10 @@ class TracedNetwork:
             for d, factors in zip(traced.family.dimensions, self.family.factors, strict=True)
             if not factors.any()
         ]
-        traced = traced.with_fixed(stay)
+        traced = traced.marked(stay)
         groups = [group.per_dimension for group in self.family.groups]
         parts = [g.units for g in traced.family.groups if g.per_dimension not in groups]
-        traced = traced.with_fixed(parts)  # of dimensions in which others change
+        traced = traced.marked(parts)  # of dimensions in which others change
         if [g.per_dimension for g in traced.family.groups] != groups:
             raise TraceError(
                 "at these widths the network combines channels in another way: a layer may be too "
@@ -314,9 +309,7 @@ class TracedNetwork:
 
         trace, outputs = self._run_reshaped(shapes, labels, self.trace.choices, same)
         if len(trace.products) != len(self.trace.products):
-            error = TraceError("the network runs other products at other widths")
-            error.step = 0
-            raise error
+            raise TraceError("the network runs other products at other widths", step=0)
         self._check_outputs(outputs)
 
     def build_empty(self, widths: Atoms, device: str | None = None) -> nn.Module:
@@ -391,7 +384,9 @@ class TracedNetwork:
         """
         trace = Trace(count=len(self.family.units.of_atom))
         with restore_tensors(self.template):
-            replace_values(self.template, lambda name, tensor: make_empty(tensor, shapes[name]))
+            replace_tensors(
+                self.template, lambda name, t: make_new(t, make_empty(t.detach(), shapes[name]))
+            )
             self.describe(self.template)
             outputs = self._quick_run(self.template, trace, labels, choices, same)
         return trace, outputs

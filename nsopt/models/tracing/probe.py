@@ -288,13 +288,16 @@ def _check_few(network: TracedNetwork, few: Sequence[int]) -> None:
     if _catch_error(lambda _: network.check_widths(widths), few) is not None:
         return  # it cannot grow, which shows nothing
     widths[list(few)] += [counts[:place].count(count) for place, count in enumerate(counts)]
+    _try_widths(network, widths)
+
+
+def _try_widths(network: TracedNetwork, widths: Atoms) -> None:
+    """Run and trace a network of `widths`. Raises TraceError if it fails: no other one is worse."""
     try:
         network.check_widths(widths)
         network.retrace(network.build_empty(widths), widths)
-    except TraceError as error:  # its atoms belong to another network
-        wrong = TraceError(str(error))
-        wrong.step = 0  # no other error is worse
-        raise wrong from None
+    except TraceError as error:  # drop its atoms: they may belong to another network
+        raise TraceError(str(error), step=0) from None
 
 
 def _resize(network: TracedNetwork, change: Callable[[int], int], some: Sequence[int]) -> Trace:
@@ -314,11 +317,7 @@ def _narrow(
     wide = [index for index in suspects if index not in some]
     widths = narrow.copy()
     widths[wide] = np.array(network.family.widths)[wide]
-    try:
-        network.check_widths(widths)
-        network.retrace(network.build_empty(widths), widths)
-    except TraceError as error:  # drop its atoms: they may belong to another network
-        raise TraceError(str(error)) from None
+    _try_widths(network, widths)
 
 
 def _find_culprits(network: TracedNetwork, suspects: list[int], attempt: Attempt) -> Reasons:

@@ -12,7 +12,6 @@ from nsopt.models.inputs import tensors_in
 from nsopt.models.tracing.labels import Filled, Label, Labels
 from nsopt.models.tracing.shape_rules import (
     keep_labels,
-    label_nothing,
     pointwise,
     settle_size,
 )
@@ -200,9 +199,7 @@ def attention(tracer: Tracer, result: Any, q: Tensor, k: Tensor, v: Tensor, *opt
     sized = list(zip(scores, [*q.shape[:-1], k.shape[-2]], strict=True))
     tracer.multiply(1, *sized, (inner, q.shape[-1]))
     tracer.multiply(1, *sized, (values[-1], v.shape[-1]))
-    first, *others = tensors_in(result)
-    label_nothing(tracer, others)
-    tracer.put(first, [*scores[:-1], values[-1]])
+    tracer.put(tensors_in(result)[0], [*scores[:-1], values[-1]])
 
 
 def _repeat_heads(tracer: Tracer, keys: Tensor, queries: Tensor) -> Labels:
@@ -254,11 +251,7 @@ def batch_norm(tracer: Tracer, result: Any, x: Tensor, *parameters: Any) -> None
     channels = tracer.join(labels[1], *parameter_labels) if x.shape[1] > 1 else labels[1]
     tracer.note_norm(channels, _get_scale(tracer, parameters[0], -1))
     tracer.mark_inexact(labels[0], *labels[2:])  # weight standardisation averages over them
-    first, *statistics = tensors_in(result)
-    tracer.put(first, [labels[0], channels, *labels[2:]])
-    for tensor in statistics:
-        per_channel = tensor.ndim == 1 and tensor.shape[0] == x.shape[1]
-        tracer.put(tensor, [channels] if per_channel else [None] * tensor.ndim)
+    tracer.put(tensors_in(result)[0], [labels[0], channels, *labels[2:]])
 
 
 @rule("native_layer_norm", "_fused_rms_norm")
@@ -273,9 +266,7 @@ def layer_norm(
             labels[d] = tracer.join(labels[d], *(tracer.get(p)[d] for p in parameters))
             tracer.mark_inexact(labels[d])
             tracer.note_norm(labels[d], _get_scale(tracer, weight, d))
-    first, *statistics = tensors_in(result)
-    label_nothing(tracer, statistics)
-    tracer.put(first, labels)
+    tracer.put(tensors_in(result)[0], labels)
 
 
 @rule("native_group_norm")
@@ -296,9 +287,7 @@ def group_norm(tracer: Tracer, result: Any, x: Tensor, weight: Any, bias: Any, *
         else:
             tracer.join_rows(rows)
             tracer.mark_inexact(label)
-    first, *statistics = tensors_in(result)
-    label_nothing(tracer, statistics)
-    tracer.put(first, labels)
+    tracer.put(tensors_in(result)[0], labels)
 
 
 def _get_scale(tracer: Tracer, weight: Any, axis: int) -> Label:

@@ -20,16 +20,11 @@ def copy_with_tensors(template: nn.Module, change: Callable[[str, Tensor], Tenso
             tensors once, and they stay shared.
     """
     tensors = tensors_of(template).items()
-    new = {id(tensor): _make_new(tensor, change(name, tensor.detach())) for name, tensor in tensors}
+    new = {id(tensor): make_new(tensor, change(name, tensor.detach())) for name, tensor in tensors}
     return copy_model(template, new)
 
 
-def replace_values(model: nn.Module, change: Callable[[str, Tensor], Tensor]) -> None:
-    """Replace each parameter and buffer of `model` by a new one with the values from `change`."""
-    replace_tensors(model, lambda name, tensor: _make_new(tensor, change(name, tensor.detach())))
-
-
-def _make_new(tensor: Tensor, values: Tensor) -> Tensor:
+def make_new(tensor: Tensor, values: Tensor) -> Tensor:
     """Return a tensor of the same kind, with the attributes that code has given it."""
     is_parameter = isinstance(tensor, nn.Parameter)
     made = nn.Parameter(values, tensor.requires_grad) if is_parameter else values

@@ -14,12 +14,11 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from nsopt.models.activations import Buffer, BufferRecorder
-from nsopt.models.inputs import call_network, count_examples, tensors_in
+from nsopt.models.inputs import call_network, count_examples, find_outputs, tensors_in
 from nsopt.models.quiet import silence_logger, trust_distributions
 from nsopt.models.sizes import Size
 from nsopt.models.tracing import (  # noqa: F401  (they register their rules)
     cut_rules,
-    index_rules,
     product_rules,
     shape_rules,
 )
@@ -27,7 +26,6 @@ from nsopt.models.tracing.function_rules import FunctionRules
 from nsopt.models.tracing.groups import Family
 from nsopt.models.tracing.labels import Atoms, Filled, Labels, Trace, TraceError, select_atoms
 from nsopt.models.tracing.originals import set_mode
-from nsopt.models.tracing.outputs import find_outputs
 from nsopt.models.tracing.states import (
     follow_modules,
     restore_modules,

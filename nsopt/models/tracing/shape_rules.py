@@ -32,17 +32,10 @@ def label_filled(tracer: Tracer, result: Any, *options: Any) -> None:
         tracer.put(tensor, [None if is_seeded else Filled(size) for size in tensor.shape])
 
 
-@rule("arange", "linspace", "eye", "tril_indices", "_nested_tensor_from_mask_left_aligned")
-def label_nothing(tracer: Tracer, result: Any, *_: Any) -> None:
-    """Label tensors with None: no parameter determines their sizes."""
-    for tensor in tensors_in(result):
-        tracer.put(tensor, (None,) * tensor.ndim)
-
-
 @rule(
     "clone detach alias _to_copy lift_fresh contiguous native_dropout fill zero bernoulli uniform "
     "exponential hardswish empty_like zeros_like ones_like full_like rand_like randn_like "
-    "bucketize fake_quantize_per_tensor_affine_cachemask "
+    "bucketize fake_quantize_per_tensor_affine_cachemask _nested_tensor_from_mask_left_aligned "
     "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams"
 )
 def keep_labels(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
@@ -113,7 +106,7 @@ def as_strided(tracer: Tracer, result: Tensor, x: Tensor, size: Sequence[int], *
         tracer.put(result, tracer.get(x))
     else:
         tracer.freeze("is read by as_strided", *tracer.get(x))
-        label_nothing(tracer, result)
+        tracer.put(result, (None,) * result.ndim)
 
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias")
@@ -129,7 +122,6 @@ def view(tracer: Tracer, result: Tensor, x: Tensor, sizes: Any = (), *_: Any) ->
     inferred = [*sizes].index(-1) if -1 in sizes else len(new)
     if not x.numel():
         tracer.freeze("has no elements", *before)
-        label_nothing(tracer, result)
         return
     labels: list[Label] = []
     i = j = 0

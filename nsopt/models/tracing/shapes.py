@@ -28,18 +28,28 @@ def find_mode() -> Any:
     return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)
 
 
-def _run_kernel(func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+def _run_kernel(func: Any, *args: Any, **kwargs: Any) -> Any:
     """Run PyTorch's meta kernel directly, which skips the slow dispatch of fake tensors.
 
     Fake tensors whose values are known (`constant`) need that dispatch.
     """
-    if not isinstance(x, FakeTensor) or x.constant is not None:
-        return func(x, *args, **kwargs)
-    with in_kernel_invocation_manager(x.fake_mode):
-        result = func(x, *args, **kwargs)
+    mode, first = find_mode(), args[0][0] if isinstance(args[0], list) else args[0]
+    if not isinstance(first, FakeTensor) or first.constant is not None:
+        return func(*args, **kwargs)
+    given = [[*map(_make_meta, a)] if type(a) is list else _make_meta(a) for a in args]
+    with in_kernel_invocation_manager(mode):
+        result = func(*given, **kwargs)
     if isinstance(result, Tensor):
-        return FakeTensor(x.fake_mode, result, x.fake_device)
-    return [FakeTensor(x.fake_mode, part, x.fake_device) for part in result]
+        return FakeTensor(mode, result, first.fake_device)
+    return [FakeTensor(mode, part, first.fake_device) for part in result]
+
+
+def _make_meta(argument: Any) -> Any:
+    """Return a real tensor, such as a parameter, without its values; all else stays."""
+    if not isinstance(argument, Tensor) or isinstance(argument, FakeTensor):
+        return argument
+    with no_dispatch():
+        return argument.to("meta")
 
 
 def _replace_view(func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -81,20 +91,6 @@ def _broadcasts(source: Sequence[int], target: Sequence[int]) -> bool:
     return len(source) <= len(target) and all(n in (1, size) for n, size in sizes)
 
 
-def _replace_concatenation(func: Any, tensors: Sequence[Tensor], dim: int = 0) -> Any:
-    tensors = [t for t in tensors if t.shape != (0,)] or tensors  # PyTorch skips empty vectors
-    first = tensors[0]
-    sizes = list(first.shape)
-    others = [[n for d, n in enumerate(t.shape) if d != dim % first.ndim] for t in tensors]
-    if any(
-        shape != others[0] or t.ndim != first.ndim or t.dtype != first.dtype
-        for t, shape in zip(tensors, others, strict=True)
-    ) or any(suggest_memory_format(t) != torch.contiguous_format for t in tensors):
-        return func(tensors, dim)
-    sizes[dim] = sum(t.shape[dim] for t in tensors)
-    return _make_empty(first, *sizes)
-
-
 def _make_empty_like(x: Tensor) -> Tensor:
     return _make_empty(x, *x.shape) if x.is_contiguous() else _run_kernel(torch.empty_like, x)
 
@@ -110,27 +106,6 @@ def _replace_empty(func: Any, sizes: Any, *args: Any, **kwargs: Any) -> Any:
 def _replace_constant(func: Any, x: Tensor) -> Any:
     """Return the result of `torch.tensor`. The tracer knows its values (tracing/values.py)."""
     return func(x) if isinstance(x, FakeTensor) else _make_empty(x, *x.shape)
-
-
-def _replace_sampling(func: Any, x: Tensor, grid: Tensor, *options: Any) -> Any:
-    if len(x) != len(grid) or grid.shape[-1] != x.ndim - 2 or x.dtype != grid.dtype:
-        return func(x, grid, *options)
-    return _make_empty(x, *x.shape[:2], *grid.shape[1:-1])
-
-
-def _replace_index(func: Any, x: Tensor, indices: Sequence[Tensor | None]) -> Any:
-    first = indices[0]
-    if len(indices) > 1 or first is None or first.dtype != torch.int64 or not x.is_contiguous():
-        return func(x, indices)
-    return _make_empty(x, *first.shape, *x.shape[1:])
-
-
-def _replace_mean(func: Any, x: Tensor, dims: Any = None, keep: bool = False, **kwargs: Any) -> Any:
-    if not (dims and x.is_contiguous() and x.is_floating_point()) or kwargs:
-        return func(x, *(() if dims is None else (dims, keep)), **kwargs)
-    gone = {d % x.ndim for d in dims}
-    sizes = [1 if d in gone else n for d, n in enumerate(x.shape) if keep or d not in gone]
-    return _make_empty(x, *sizes)
 
 
 def _replace_convolution(
@@ -151,18 +126,6 @@ def _replace_convolution(
     ):
         return func(x, weight, bias, *options)
     return _make_empty(x, len(x), len(weight), *sizes, layout=suggest_memory_format(x))
-
-
-def _replace_group_norm(func: Any, x: Tensor, weight: Any, bias: Any, *options: Any) -> Any:
-    n, channels, _places, groups, _eps = options
-    parameters = [p for p in (weight, bias) if isinstance(p, Tensor)]
-    if (
-        channels % groups
-        or x.shape[:2] != (n, channels)
-        or any(p.shape != (channels,) for p in parameters)
-    ):
-        return func(x, weight, bias, *options)
-    return _make_empty_like(x), _make_empty(x, n, groups), _make_empty(x, n, groups)
 
 
 def _replace_batch_norm(_: Any, x: Tensor, *__: Any, **___: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -195,7 +158,7 @@ _VIEWS = (
     "view _unsafe_view t transpose permute expand slice select unsqueeze squeeze split "
     "split_with_sizes unbind detach"
 )
-_KERNELS = "clone empty_like _softmax _log_softmax"
+_KERNELS = "clone empty_like _softmax _log_softmax native_group_norm index grid_sampler_2d mean cat"
 _POINTWISE = (
     "add add_ sub mul mul_ div relu relu_ sigmoid sigmoid_ tanh gelu silu silu_ hardtanh "
     "hardtanh_ hardswish hardswish_ hardsigmoid leaky_relu leaky_relu_ rsqrt pow neg exp"
@@ -204,16 +167,11 @@ RESULTS: dict[str, Callable[..., Any]] = {
     "convolution": _replace_convolution,
     "native_batch_norm": _replace_batch_norm,
     "native_layer_norm": _replace_layer_norm,
-    "native_group_norm": _replace_group_norm,
-    "index": _replace_index,
-    "lift_fresh": _replace_constant,
-    "grid_sampler_2d": _replace_sampling,
-    "mean": _replace_mean,
-    "empty": _replace_empty,
     "mm": _replace_product,
     "addmm": _replace_sum_and_product,
     "bmm": _replace_product,
-    "cat": _replace_concatenation,
+    "lift_fresh": _replace_constant,
+    "empty": _replace_empty,
     **dict.fromkeys(_KERNELS.split(), _run_kernel),
     **dict.fromkeys(_VIEWS.split(), _replace_view),
     **dict.fromkeys(_POINTWISE.split(), _replace_pointwise),

@@ -72,12 +72,13 @@ def trace(
         network = _note_failure(network)
     _check_batch(network)
     network = _split_otherwise(network)
-    network = network.with_fixed(_find_units(network, fixed))
+    network = network.marked(_find_units(network, fixed))
     network, unscored = _fix_groups(network, _find_unscorable(network))
     network, unshrinkable = _fix_groups(*probe.find_lifts(network))
     uneven, numbers = probe.find_indivisible(network)
     network, indivisible = _fix_groups(network, uneven)
-    network = network.with_inexact(probe.find_counted(network, numbers))
+    counted = probe.find_counted(network, numbers)
+    network = network.marked(inexact=[network.family.groups[i].units for i in counted])
     network = probe.find_unread(network)
     refused = unscored | unshrinkable | indivisible
     if not network.family.groups:
@@ -125,7 +126,7 @@ def _fix_groups(
 ) -> tuple[TracedNetwork, dict[str, str]]:
     """Return the network with these groups fixed, and the reasons by the names of the groups."""
     names = _name_layers(network)
-    fixed = network.with_fixed([network.family.groups[i].units for i in reasons])
+    fixed = network.marked([network.family.groups[i].units for i in reasons])
     return fixed, {names[i]: reason for i, reason in reasons.items()}
 
 

@@ -27,11 +27,10 @@ from nsopt.models.tracing.labels import (
     UnknownError,
     select_atoms,
 )
-from nsopt.models.tracing.picks import make_fakes, pick_all
 from nsopt.models.tracing.shapes import RESULTS
 from nsopt.models.tracing.signatures import read_signature
 from nsopt.models.tracing.user_code import find_line
-from nsopt.models.tracing.values import Values, list_axes, list_written
+from nsopt.models.tracing.values import Values, list_axes, list_written, make_fakes, pick_all
 
 ADVICE = ": decide there by shapes or by an argument, or trace the part of the network before it"
 Rule = Callable[..., None]

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nsopt.models.inputs import tensors_in
-from nsopt.models.tracing.outputs import find_outputs
+from nsopt.models.inputs import find_outputs, tensors_in
 from nsopt.models.tracing.run import tensors_of
 from nsopt.pruning.fitting.products import MatrixProduct, Product, read_product
 
