@@ -105,6 +105,10 @@ def check_writable(folder: Path | str, option: str) -> None:
         nearest = next(path for path in (Path(folder), *Path(folder).parents) if _exists(path))
         with tempfile.TemporaryFile(dir=nearest):
             pass
+    except UnicodeEncodeError:
+        raise NsoptError(
+            f"Python cannot name {str(folder)[:500]!a} here: set the variable PYTHONUTF8=1"
+        ) from None
     except (OSError, ValueError) as error:  # ValueError for a null byte
         reason = getattr(error, "strerror", None) or error
         place = f"{folder!s:.500}"  # of those that are too long, the beginning

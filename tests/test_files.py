@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nsopt.errors import NsoptError
-from nsopt.files import cache_folder, write_cached
+from nsopt.files import cache_folder, check_writable, write_cached
 
 
 @pytest.fixture(autouse=True)
@@ -57,3 +57,13 @@ def test_a_cache_that_cannot_be_written_is_left_out(tmp_path: Path) -> None:
     write_cached(tmp_path / "deep/file", b"content")
     assert (tmp_path / "deep/file").read_bytes() == b"content"
     write_cached(Path("/dev/null/file"), b"content")
+
+
+def test_a_name_that_python_cannot_write_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def encode(path: object) -> bool:
+        str(path).encode("ascii")
+        return True
+
+    monkeypatch.setattr("nsopt.files._exists", encode)
+    with pytest.raises(NsoptError, match=r"cannot name .* here: set the variable PYTHONUTF8=1"):
+        check_writable("é", "out")

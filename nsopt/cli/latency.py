@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 from cyclopts import Parameter
 
 from nsopt.cli.console import console, live_progress, make_table
-from nsopt.cli.options import Count, OptionalStorageUrl, RuntimeOptions, StoredArch, StoredTask
+from nsopt.cli.options import OptionalStorageUrl, RuntimeOptions, StoredArch, StoredTask, Threads
 from nsopt.errors import NsoptError
 
 if TYPE_CHECKING:
     from nsopt.latency.sittings import Latency
     from nsopt.session.timing import Trained
+
+
+_LARGEST = 1_000_000  # images in a batch
 
 
 @Parameter(name="*")
@@ -27,7 +30,7 @@ class LatencyOptions:
     """Images per batch, for one timing each; by default 1, 100 and that of the study."""
     device: str = "auto"
     """Device as PyTorch names it (cpu, cuda, cuda:1, ...), or auto."""
-    threads: Count | None = None
+    threads: Threads | None = None
     """CPU threads; by default one per core."""
     timing: RuntimeOptions = RuntimeOptions()
 
@@ -60,8 +63,8 @@ def _read_batch_sizes(text: str | None) -> list[int] | None:
     if text is None:
         return None
     words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() and int(word) for word in words):
-        raise NsoptError(f"--batch-size {text!r}: write numbers such as 1,100")
+    if not all(word.isdecimal() and 0 < int(word) <= _LARGEST for word in words):
+        raise NsoptError(f"--batch-size {text!r:.200}: write numbers such as 1,100")
     return [int(word) for word in words]
 
 

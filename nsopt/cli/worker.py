@@ -8,10 +8,10 @@ from cyclopts import Parameter
 
 from nsopt.cli.console import console, live_progress
 from nsopt.cli.options import (
-    Count,
     GivenPath,
     StorageUrl,
     StoredDataOptions,
+    Threads,
     refuse_options_of_images,
 )
 from nsopt.files import RUNS, STUDY_FILE, check_writable
@@ -29,7 +29,7 @@ class WorkerOptions(StoredDataOptions):
     """The study to join: ARCH-DATA-PRESET."""
     device: str = "auto"
     """Device as PyTorch names it (cpu, cuda, cuda:1, ...), or auto."""
-    threads: Count | None = None
+    threads: Threads | None = None
     """CPU threads; by default one per core."""
     out: GivenPath = None
     """Folder for networks and unfinished trainings; by default that of a file study.db, as the

@@ -34,7 +34,7 @@ def folder_path(name: str) -> Path:
 def check_name(name: str) -> None:
     """Raise NsoptError for a name that `load_data` does not know."""
     if name not in DATA_SETS and not is_folder(name):
-        if Path(name).is_dir():
+        if name and Path(name).is_dir():
             raise NsoptError(f"{name} is a folder: write folder:{name}")
         raise unknown_name("data set", name, DATA_SETS)
     if name == "folder:":

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from nsopt.compute.device import place, wait_for
+from nsopt.compute.out_of_memory import explain_out_of_memory
 from nsopt.errors import NsoptError, shorten, unknown_name
 from nsopt.models.architecture import Architecture
 from nsopt.models.imported import import_function
@@ -251,7 +252,8 @@ def import_measure(name: str) -> OwnMeasure:
 
 def draw_images(shape: Sequence[int], count: int) -> Tensor:
     """Return random images, always the same: a batch with which networks of images are timed."""
-    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(0))
+    with explain_out_of_memory(torch.device("cpu"), count):
+        return torch.randn(count, *shape, generator=torch.Generator().manual_seed(0))
 
 
 def choose_inputs(arch: Architecture, runtime: Runtime, inputs: Any = None) -> Any:

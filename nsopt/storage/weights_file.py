@@ -84,6 +84,8 @@ def _check_claims(content: object, left: float) -> None:
             parts += part
         elif isinstance(part, str | bytes):
             left -= len(part)
+        if isinstance(part, Tensor) and part.layout != torch.strided:
+            raise NsoptError("it holds a sparse tensor: make it dense first, with to_dense()")
         left -= part.nbytes if isinstance(part, Tensor) else 1
     if left < 0:
         raise NsoptError("its tensors or lists claim more than the file holds")

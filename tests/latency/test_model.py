@@ -434,3 +434,8 @@ def test_a_model_learned_on_a_busy_machine_is_not_cached(
     assert arch.with_latency(model).cost("latency")(arch.base_widths) > 0
     assert "the machine was busy while its latency was learned" in listener.messages[0]
     assert not list(tmp_path.iterdir())
+
+
+def test_images_beyond_the_memory_are_refused() -> None:
+    with pytest.raises(NsoptError, match="out of memory with batches of 1000000: try batch_size=5"):
+        draw_images((3, 100_000, 100_000), 1_000_000)

@@ -193,3 +193,9 @@ def test_a_changed_byte_is_noticed(tmp_path: Path) -> None:
     file.write_bytes(content)
     with pytest.raises(zipfile.BadZipFile):
         read_weights(file)
+
+
+def test_sparse_tensors_are_named_as_such(tmp_path: Path) -> None:
+    path = write(tmp_path / "weights.pt", state={"weight": torch.eye(3).to_sparse()})
+    with pytest.raises(NsoptError, match="it holds a sparse tensor: make it dense first"):
+        load_network(path)
