@@ -83,6 +83,7 @@ def run_compression(
     asked = expand_curve(asked, subject.arch, subject.settings)
     check_budgets(asked, subject.arch, subject.settings)
     with start_session(subject, workspace, progress) as begun:
+        _refuse_other_settings(begun)
         _tell_score(begun)
         fits = Fits(begun)
         session, solvers = prepare(begun, asked)
@@ -94,6 +95,14 @@ def run_compression(
         result = _collect(session, [solver.budget for solver in solvers])
         clear_finished(session)
     return result
+
+
+def _refuse_other_settings(session: Session) -> None:
+    """Raise NsoptError before any work if other settings wrote the storage."""
+    subject, workspace = session.subject, session.workspace
+    stored = [schema.read_settings(study) for study in list_studies(subject, workspace)]
+    settings = with_fast_multiple(subject.settings, [], subject.arch, stored, session.timer)
+    replace(subject, settings=settings).stored_studies(workspace)
 
 
 def _tell_score(session: Session) -> None:
@@ -191,11 +200,15 @@ def _choose_networks(
         with naming(solver.budget, settings):
             known = find_trained(session, solver.budget, UNIFORM)
             uniform.append(known or solver.solve(law))
-    if not session.studies().keys() & {DENSE, SCORED}:  # otherwise it was said before
-        fits.announce(len(solvers), seeds)
-        metrics = [solver.budget.metric for solver in solvers]
-        count = 0 if fits.lead else candidates
-        tell_duration(session, _list_work(session, metrics, uniform, count, seeds))
+    stored = session.studies()
+    new = [
+        (solver.budget.metric, widths)
+        for solver, widths in zip(solvers, uniform, strict=True)
+        if len(_list_scores(stored, solver.budget, UNIFORM)) < seeds
+    ]
+    if new:
+        fits.announce(len(new), seeds)
+        tell_duration(session, _list_work(session, new, 0 if fits.lead else candidates, seeds))
     whole = PARAMS.cost(arch)(arch.base_widths)
     networks = {Point(DENSE, PARAMS, whole, first, ratio=1.0): arch.base_widths}
     for solver, widths in zip(solvers, uniform, strict=True):
@@ -215,25 +228,25 @@ def _choose_networks(
 
 
 def _list_work(
-    session: Session,
-    metrics: Sequence[Metric],
-    uniform: Sequence[Widths],
-    candidates: int,
-    seeds: int,
+    session: Session, networks: Sequence[tuple[Metric, Widths]], candidates: int, seeds: int
 ) -> Iterator[PlannedWork]:
     """Yield searches and scores, if there are candidates, and fine-tuning; nothing if a user's
-    trainer counts its steps."""
+    trainer counts its steps.
+
+    Args:
+        networks: uniform widths at each budget, with its metric.
+    """
     settings = session.subject.settings
     if session.subject.trainer is not None or not settings.training.epochs:
         return
     if candidates:
-        prices = [price for metric in metrics for price in list_prices(metric)]
+        prices = [price for metric, _ in networks for price in list_prices(metric)]
         yield from list_searches(session, dict.fromkeys(prices, 1))
-        for widths in uniform:
+        for _, widths in networks:
             yield PlannedWork(
                 "scores", candidates * SCORE_STEPS, widths, settings.search.batch_size
             )
-    for widths in uniform:
+    for _, widths in networks:
         work = plan_training(session, settings.training, widths, "fine-tuning")
         yield work._replace(steps=2 * seeds * work.steps)
 

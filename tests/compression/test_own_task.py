@@ -24,6 +24,7 @@ from nsopt.session.workspace import Workspace
 from nsopt.storage.urls import sqlite_url
 from tests.forked import Forked
 from tests.models.tracing.awkward import UpAndDown
+from tests.study.test_comparison import Listener
 
 SETTINGS: StudySettings = override(
     get_preset("compress").settings,
@@ -283,7 +284,8 @@ def test_a_compression_with_other_settings_is_not_continued(
     kept: tuple[nsopt.Compression, Path], trained: nn.Module
 ) -> None:
     with pytest.raises(NsoptError, match=r"was written by other settings \(training.epo"):
-        run(trained, out=kept[1], epochs=3)
+        run(trained, out=kept[1], epochs=3, budgets=["macs=40%"], progress=(hearer := Listener()))
+    assert not hearer.messages, "before any work"
 
 
 @pytest.mark.parametrize(
