@@ -44,7 +44,8 @@ class ExportOptions(StoredDataOptions):
     """File to write; by default network.onnx, network.pt2 or network.pt, by the format."""
     format: Literal["onnx", "pt2", "state_dict"] | None = None
     """onnx for onnxruntime and others, pt2 for torch.export.load, state_dict for
-    nsopt.load_network. By default by the suffix of --out: .onnx, .pt2, .pt or .pth; else onnx."""
+    nsopt.load_network. By default by the suffix of --out: .onnx, .pt2, .pt or .pth; onnx if it has
+    none."""
     ratio: float | None = None
     """Width ratio that set the network's budget, such as 0.25."""
     budget: str | None = None

@@ -71,13 +71,13 @@ def export(
         path: of the file. A link there is replaced, not followed.
         format: `onnx`; `pt2`, for `torch.export.load`; or `state_dict`, for `nsopt.load_network`.
             All include the network's facts (`KeptNetwork.facts`). By default by the suffix .onnx,
-            .pt2, .pt or .pth of the file, else `onnx`.
+            .pt2, .pt or .pth of the file; `onnx` for a file without a suffix.
         inputs: the task, or a batch of at least two examples; needed for onnx and pt2 unless the
             network takes images. Sizes that differ in the first batches of a task, such as lengths,
             may differ in the file's inputs, too; if PyTorch cannot export that, nsopt warns.
 
     Raises:
-        NsoptError: for an unknown format or a folder, for a file whose suffix names another format,
+        NsoptError: for an unknown format, suffix or folder, for a suffix of another format,
             if a package is missing that the format needs, if PyTorch cannot export the network, or
             if onnxruntime cannot run it.
 
@@ -98,6 +98,9 @@ def export(
 def choose_format(path: Path, asked: str | None) -> str:
     """Return the format that is asked for, else that of the suffix; see `export`."""
     named = _SUFFIXES.get(path.suffix.lower())
+    if not (asked or named) and path.suffix:
+        known = ", ".join(_SUFFIXES)
+        raise NsoptError(f"no format has the suffix of {path}: give format=, or one of {known}")
     form = asked or named or "onnx"
     if form not in _READERS:
         raise unknown_name("format", form, _READERS)
