@@ -98,6 +98,8 @@ def read_words(words: Sequence[str] | str) -> tuple[AskedBudget, ...]:
     for word in words:
         if not isinstance(word, str):
             raise NsoptError(f"{shorten(word)} is not a budget: write a word such as 'macs=50%'")
+    if CURVE.word in words:
+        raise NsoptError("'curve' stands for nine budgets: give it without others")
     return tuple(map(read_budget, words))
 
 

@@ -61,7 +61,8 @@ def get_method(name: str) -> Method:
     known = methods()
     method = _find(name, known)
     if method is None:
-        raise unknown_name("method", name, known)
+        variants = "neuralscale-params, -macs, -latency, -iterN"  # as docs/methods.md writes them
+        raise unknown_name("method", name, [*known, variants])
     return method
 
 

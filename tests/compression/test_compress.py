@@ -504,6 +504,8 @@ def test_budgets_are_read_from_strings(narrow: TableArchitecture) -> None:
     (both,) = budgets_of(read_words(["params=20k,macs=50%"]), narrow)
     assert both.metric.name == f"params=20000,macs={macs // 2}"
     budgets_of(read_words(["params=9G,macs=50%"]), narrow)  # one of them binds
+    with pytest.raises(NsoptError, match="'curve' stands for nine budgets: give it without others"):
+        read_words(["macs=50%", "curve"])
 
 
 @pytest.mark.parametrize(
