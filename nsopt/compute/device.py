@@ -134,7 +134,8 @@ def describe_device(device: torch.device) -> str:
     name = _processor().get("cpu_name", platform.machine())
     if device.type != "cpu":
         return f"{name}, {device.type}"
-    return f"{name}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{name}, {threads} thread{'s' * (threads != 1)}"
 
 
 def float32_precision(device: torch.device) -> str:

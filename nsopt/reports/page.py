@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -80,10 +81,19 @@ def render(
         search_label=search_label,
         descents={search: list_descent(history) for search, history in results.searches.items()},
         failures=results.failures.to_dict("records"),
-        settings=flatten(results.settings),
+        settings=_list_settings(results),
         provenance=flatten(results.provenance),
         csv_files=csv_files,
     )
+
+
+def _list_settings(results: Results) -> list[tuple[str, Any]]:
+    """Return the settings, of a search only if there was one; `start` says what it is."""
+    unused = set() if results.searches else {"search"}
+    settings = {name: part for name, part in results.settings.items() if name not in unused}
+    if settings.get("start") is not None:
+        settings["start"] = f"the trained network, checksum of its weights {settings['start']}"
+    return flatten(settings)
 
 
 def _draw_by_size(results: Results) -> dict[str, go.Figure]:

@@ -149,7 +149,7 @@ def report_points(session: Session, jobs: Iterable[Job]) -> None:
 
 def _list_epochs(outcome: Outcome) -> dict[str, Any]:
     """Return the numbers of every epoch; nothing for a network that was not trained."""
-    if any(map(math.isnan, outcome.losses)):
+    if not outcome.epochs or any(map(math.isnan, outcome.losses)):
         return {}
     columns = {
         field.name: [getattr(epoch, field.name) for epoch in outcome.epochs]

@@ -182,7 +182,7 @@ class Session:
             evaluation = self.supervision.test(self.compute)
             test = None if evaluation is None else evaluate(evaluation, model, self.compute)
         epoch = Epoch(math.nan, validation, test)
-        return Outcome(widths, (epoch,), time.perf_counter() - began, epoch, model)
+        return Outcome(widths, (), time.perf_counter() - began, epoch, model)
 
     def with_latency_of(self, studies: Iterable[Study]) -> "Session":
         """Return this session with the latency model of one of the studies.

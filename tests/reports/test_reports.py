@@ -308,6 +308,15 @@ def test_the_page_loads_no_other_page_and_warns_of_a_short_protocol(results: Res
     assert "uniform &lt;i&gt;: the loss became nan" in visible
 
 
+def test_the_page_lists_the_settings_that_took_part(results: Results) -> None:
+    used = {"search": {"lr": 0.1}, "start": 5}
+    given = dataclasses.replace(results, settings=results.settings | used)
+    assert "search.lr" in render(given, [])
+    page = render(dataclasses.replace(given, searches={}), [])
+    assert "search.lr" not in page
+    assert "checksum of its weights 5" in page
+
+
 def test_csv_files_contain_the_numbers(results: Results, tmp_path: Path) -> None:
     names = [path.name for path in write_csv(results, tmp_path)]
     assert names == ["outcomes.csv", "summary.csv", "epochs.csv", "record.csv", "laws.csv"]
