@@ -1,9 +1,12 @@
 """Fine-tune the networks of a compression, together with any number of other processes."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from functools import partial
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial
 
 from nsopt.compression.fits import Fits
 from nsopt.session.other_workers import run_other_workers
@@ -69,23 +72,33 @@ def fine_tune(session: Session, networks: Mapping[Point, Widths], fits: Fits) ->
     different = dict.fromkeys((studies[point.method], widths) for point, widths in networks.items())
     find_latencies(session, list(different))
     enqueue_missing()
+    wanted = networks if session.workspace.workers == 1 else None  # workers run all that waits
     with run_other_workers(session):
-        run_missing(enqueue_missing, partial(run_fine_tunings, session, fits))
+        run_missing(enqueue_missing, partial(run_fine_tunings, session, fits, wanted))
     for study in studies.values():
         _FineTuning(session, fits).mend(study)
     time_together(session)
 
 
-def run_fine_tunings(session: Session, fits: Fits) -> int:
-    """Run waiting trials until none waits or runs; return how many ran here."""
+def run_fine_tunings(
+    session: Session, fits: Fits, wanted: Container[Point | None] | None = None
+) -> int:
+    """Run waiting trials until none waits or runs; return how many ran here.
+
+    Args:
+        wanted: what to run; by default also what calls at other budgets left waiting.
+    """
     runner = _FineTuning(session, fits)
+
+    def read(study: Study) -> list[FrozenTrial]:
+        stored = study.get_trials(deepcopy=False)
+        return [t for t in stored if wanted is None or trials.read_point(t) in wanted]
 
     def look() -> list[Job]:
         stored = session.studies()
         studies = [stored[kind] for kind in KINDS if kind in stored]
-        jobs = [Job(study, runner, study.get_trials(deepcopy=False)) for study in studies]
+        jobs = [Job(study, runner, read(study)) for study in studies]
         report_points(session, jobs)
         return jobs
 
-    waiting = "waiting for another process to finish its training"
-    return drain(look, session.progress.message, waiting)
+    return drain(look, session.progress.message)

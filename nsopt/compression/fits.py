@@ -122,7 +122,8 @@ class Fits:
         if len({least, halfway, uniform}) < 3:
             return least
         point = Point(SCORED, budget.metric, budget.limit, subject.settings.training.seed)
-        fitted = {widths: self.fit(point, widths) for widths in (least, halfway)}
+        names = {least: "losing least", halfway: "halfway to uniform widths"}
+        fitted = {widths: self.fit(point, widths, f", {name}") for widths, name in names.items()}
         scores = {widths: self.session.validate(model) for widths, model in fitted.items()}
         best = max(scores, key=lambda widths: scores[widths])
         self._fitted[best, point.seed] = fitted[best]
@@ -133,8 +134,8 @@ class Fits:
         )
         return best
 
-    def fit(self, point: Point, widths: Widths) -> nn.Module:
-        """Return a network that is fitted to the trained one."""
+    def fit(self, point: Point, widths: Widths, which: str = "") -> nn.Module:
+        """Return a network that is fitted to the trained one; `which` names one of several."""
         known = self._fitted.pop((widths, point.seed), None)
         if known is not None:
             return known
@@ -152,5 +153,5 @@ class Fits:
                 checkpoint=file.with_name(name),
             ).model
         duration = format_duration(time.perf_counter() - began)
-        session.progress.message(f"{point.label}: fitted in {duration}")
+        session.progress.message(f"{point.label}{which}: fitted in {duration}")
         return model

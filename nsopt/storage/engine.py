@@ -34,6 +34,7 @@ HEARTBEAT_SECONDS = 3.0
 DEAD_AFTER_LOOKS = 12  # without a new heartbeat; counted, as an outage stops all heartbeats
 POLL_SECONDS = 1.0
 _HEARTBEAT = "nsopt:heartbeat"
+_RUNNING = "waiting for a trial of another process, perhaps of one that was just stopped"
 
 
 class Work(Protocol):
@@ -100,8 +101,7 @@ def run_trials(
         progress.overall(len(ended & set(wanted)), len(wanted))
         return [Job(study, work, stored)]
 
-    waiting = "waiting for a trial of another process, perhaps of one that was just stopped"
-    run_missing(enqueue_missing, lambda: drain(look, progress.message, waiting))
+    run_missing(enqueue_missing, lambda: drain(look, progress.message))
 
 
 def run_missing(enqueue_missing: Callable[[], bool], work: Callable[[], object]) -> None:
@@ -125,15 +125,13 @@ def missing_points(
     return [point for point in points if point not in settled]
 
 
-def drain(
-    look: Callable[[], Sequence[Job]], report: Callable[[str], None], running: str, idle: str = ""
-) -> int:
+def drain(look: Callable[[], Sequence[Job]], report: Callable[[str], None], idle: str = "") -> int:
     """Run trials until all have ended, also in other processes; return how many ran here.
 
     Args:
-        look: returns the studies to work on; called before every trial.
-        report: receives, once, `running` while other processes run trials, and `idle` while none
-            does and trials must wait.
+        look: returns the studies to work on, with those trials; called before every trial.
+        report: receives, once, that other processes run trials, and `idle` while none does and
+            trials must wait.
     """
     watch, done, reported = HeartbeatWatch(), 0, {""}
     while True:
@@ -141,10 +139,10 @@ def drain(
         if any(run_next(study, work, stored) for study, work, stored in jobs if work is not None):
             done += 1
             continue
-        states = [state for job in jobs for state in watch.look(job.study)]
+        states = [state for job in look() for state in watch.look(job.study, job.stored)]
         if not states:
             return done
-        reason = running if TrialState.RUNNING in states else idle
+        reason = _RUNNING if TrialState.RUNNING in states else idle
         if reason not in reported:
             reported.add(reason)
             report(reason)
@@ -252,14 +250,13 @@ class HeartbeatWatch:
     def __init__(self) -> None:
         self._seen = dict[int, tuple[object, int]]()
 
-    def look(self, study: Study) -> list[TrialState]:
-        """Look for dead processes; return the states of the unfinished trials.
+    def look(self, study: Study, stored: Iterable[FrozenTrial]) -> list[TrialState]:
+        """Look for dead processes; return the states of the unfinished ones of `stored` trials.
 
         A process is dead if this one saw no new heartbeat at several looks, so the clocks of
         machines are not compared.
         """
-        unfinished = TrialState.WAITING, TrialState.RUNNING
-        pending = study.get_trials(deepcopy=False, states=unfinished)
+        pending = [trial for trial in stored if not trial.state.is_finished()]
         for trial in pending:
             if trial.state == TrialState.RUNNING and self._is_dead(trial):
                 with suppress(UpdateFinishedTrialError):

@@ -66,9 +66,8 @@ class Worker:
         Trials wait if their method needs a search that is not finished. Trials of dead processes
         run later.
         """
-        running = "waiting for another process to finish its training"
         idle = "waiting for the search; if no process runs it, repeat the study's command"
-        return drain(self._look, self._report_once, running, idle)
+        return drain(self._look, self._report_once, idle)
 
     def run_missing(self, enqueue_missing: Callable[[], bool]) -> None:
         """Run trials until no point is missing; train networks again whose files are damaged."""

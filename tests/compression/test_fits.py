@@ -79,7 +79,8 @@ def test_inputs_alone_are_enough(trained: nn.Module, tmp_path: Path) -> None:
     result = compress(trained, task, out=tmp_path, progress=listener)
     begin = "6 networks to fit at most; the first shows how long one takes"
     assert begin in listener.messages
-    assert any(re.search(r": fitted in \d+ s$", text) for text in listener.messages)
+    fitted = [text for text in listener.messages if re.search(r": fitted in \d+ s$", text)]
+    assert len({text.split(":")[0] for text in fitted}) == len(fitted) > 0
     compared = re.compile(r"(macs=\d+%): .* ([\d.]+) by the widths that .* ([\d.]+) halfway")
     scores = {
         found[1]: found.groups()[1:] for found in map(compared.match, listener.messages) if found
@@ -100,6 +101,7 @@ def test_inputs_alone_are_enough(trained: nn.Module, tmp_path: Path) -> None:
     page = result.report(tmp_path / "report")
     table = pd.read_csv(page.with_name("outcomes.csv"))
     assert set(table["method"]) <= {"dense", "uniform", "scored"}
+    assert set(table["epochs"]) == {0}, "nothing was trained"
     again = compress(trained, task, out=tmp_path)
     assert [again[budget].score for budget in BUDGETS] == [first, second]
 
@@ -389,6 +391,26 @@ def test_an_interrupted_fit_continues(
         torch.testing.assert_close(
             again[word].model.state_dict(), curve[word].model.state_dict(), rtol=0, atol=0
         )
+
+
+def test_another_budget_fits_only_its_own_networks_and_says_how_many(
+    trained: nn.Module, curve: nsopt.Compression, tmp_path: Path
+) -> None:
+    """Those that an interrupted call left waiting wait for that call."""
+
+    class Interrupting(nsopt.Silent):
+        def message(self, text: str) -> None:
+            if text.startswith("dense"):
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compress(trained, make_task(), out=tmp_path, progress=Interrupting())
+    asked: dict[str, Any] = {"budgets": ["macs=55%"], "progress": (listener := Listener())}
+    other = compress(trained, make_task(), out=tmp_path, **asked)
+    assert other.results.outcomes["budget"].nunique() == 2, "that, and the trained network"
+    assert any(text.startswith("3 networks to fit at most") for text in listener.messages)
+    again = compress(trained, make_task(), out=tmp_path)
+    assert [again[word].score for word in BUDGETS] == [curve[word].score for word in BUDGETS]
 
 
 def test_uniform_widths_that_a_compression_chose_are_not_chosen_again(

@@ -251,7 +251,7 @@ def look(watch: HeartbeatWatch, study: optuna.Study, looks: int) -> list[str]:
     """Look some times, with a heartbeat between them; return the states at the end."""
     for _ in range(looks):
         time.sleep(0.1)
-        watch.look(study)
+        watch.look(study, study.get_trials(deepcopy=False))
     return states(study)
 
 
