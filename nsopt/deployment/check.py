@@ -16,7 +16,13 @@ from nsopt.deployment.export import load_exported, make_whole
 from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import NsoptError, short_reason
 from nsopt.models.architecture import Architecture
-from nsopt.models.inputs import call_network, count_examples, resize_batch, tensors_in
+from nsopt.models.inputs import (
+    call_network,
+    count_examples,
+    lists_examples,
+    resize_batch,
+    tensors_in,
+)
 from nsopt.models.tracing.originals import copy_model
 from nsopt.tasks.evaluation import count_right
 from nsopt.tasks.task import Score, ScoreEvaluation
@@ -129,10 +135,12 @@ def compare_outputs(
     """Return how far the outputs of an exported file are from the network's; see `compare_runs`.
 
     Args:
-        inputs: a batch. It is compared, and one example of it, and more.
+        inputs: a batch. It is compared, and one example of it, and more, unless a list has an item
+            for each.
     """
     count = count_examples(inputs)
-    batches = [resize_batch(inputs, size) for size in (1, count + 3, count)]
+    sizes = (count,) if lists_examples(inputs) else (1, count + 3, count)
+    batches = [resize_batch(inputs, size) for size in sizes]
     return compare_runs(load_exported(path, form, arch), make_whole(network), batches)
 
 

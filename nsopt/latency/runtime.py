@@ -21,7 +21,7 @@ from nsopt.compute.out_of_memory import explain_out_of_memory
 from nsopt.errors import NsoptError, shorten, unknown_name
 from nsopt.models.architecture import Architecture
 from nsopt.models.imported import import_function
-from nsopt.models.inputs import call_network, resize_batch
+from nsopt.models.inputs import call_network, lists_examples, resize_batch
 from nsopt.models.layout import best_layout, change_layout, inputs_for
 from nsopt.models.onnx import Arrays, OnnxNetwork, export_to_onnx, import_for_export
 from nsopt.models.quantisation import write_int8
@@ -116,7 +116,7 @@ class OnnxRuntime(Runtime):
         return f"{self.name} {import_for_export('onnxruntime').__version__}"
 
     def prepare(self, model: nn.Module, inputs: Any, device: torch.device) -> Feed:
-        model, examples = copy_model(model).cpu(), move(resize_batch(inputs, _EXAMPLES), device)
+        model, examples = copy_model(model).cpu(), move(self._take(inputs, _EXAMPLES), device)
         with tempfile.TemporaryDirectory(prefix="nsopt-") as folder:
             file = Path(folder) / "network.onnx"
             try:
@@ -133,10 +133,14 @@ class OnnxRuntime(Runtime):
 
     def _load_faster_int8(self, file: Path, run: OnnxNetwork, inputs: Any) -> OnnxNetwork:
         """Quantise an exported network; return the form that is faster for a batch."""
-        few = run.name_inputs(resize_batch(inputs, _CALIBRATING))
+        few = run.name_inputs(self._take(inputs, _CALIBRATING))
         batch = run.name_inputs(resize_batch(inputs, self.batch_size))
         runs = [OnnxNetwork(path) for path in write_int8(file, file.parent, [few]).values()]
         return min(runs, key=lambda run: min(time_pass(run, batch) for _ in range(_TRIES)))
+
+    def _take(self, inputs: Any, size: int) -> Any:
+        """Return `size` examples; a file for a list of examples takes the timed batch alone."""
+        return resize_batch(inputs, self.batch_size if lists_examples(inputs) else size)
 
 
 def time_pass(run: Callable[[Arrays], Any], arrays: Arrays) -> float:

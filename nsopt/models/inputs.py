@@ -6,12 +6,14 @@ from types import NoneType
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map
 
 from nsopt.errors import NsoptError
 
+_CHANNELS = 4  # the most of images or volumes in a list; more rows are examples
 _NUMBERS = (int, float, complex, str, bytes, NoneType, np.ndarray, np.generic)
 
 
@@ -38,15 +40,40 @@ def identify_memory(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
+def _is_list_of_examples(nest: Any) -> bool:
+    """Return whether a list has an item for each example, such as an image, not a batch for each
+    part of the input: then all have as many rows, mostly more than images have channels.
+    """
+    if not isinstance(nest, list) or not nest:
+        return False
+    rows = {len(item) if isinstance(item, Tensor) and item.ndim else 0 for item in nest}
+    if len(rows) > 1 or rows == {0}:
+        return True
+    sizes, dimensions = {item.shape[1:] for item in nest}, max(item.ndim for item in nest)
+    are_volumes = dimensions > 3 and (len(sizes) == 1 or rows == {1})
+    return max(rows) <= _CHANNELS and (dimensions == 3 or are_volumes)
+
+
+def _find_examples(inputs: Any) -> list[Any]:
+    """Return what has examples: tensors with dimensions, and lists with an item for each."""
+    leaves = tree_leaves(split_arguments(inputs), is_leaf=_is_list_of_examples)
+    return [x for x in leaves if isinstance(x, list) or (isinstance(x, Tensor) and x.ndim)]
+
+
+def lists_examples(inputs: Any) -> bool:
+    """Return whether a list among the inputs has an item for each example."""
+    return any(isinstance(leaf, list) for leaf in _find_examples(inputs))
+
+
 def count_examples(inputs: Any) -> int:
-    """Return the batch size: the first dimension of the first tensor that has one.
+    """Return the batch size: the length of the first list of examples, or the first dimension of
+    the first tensor that has one.
 
     Raises:
         NsoptError: if no tensor has dimensions.
     """
-    for tensor in tensors_in(inputs):
-        if tensor.ndim:
-            return len(tensor)
+    if found := _find_examples(inputs):
+        return len(found[0])
     raise NsoptError("the inputs of the network need a tensor whose first dimension is the batch")
 
 
@@ -58,16 +85,23 @@ def list_shapes(inputs: Any) -> list[tuple[int, ...]]:
 def resize_batch(inputs: Any, size: int) -> Any:
     """Return inputs of `size` examples: the first ones, repeated as often as necessary.
 
-    Tensors whose first dimension is not the batch stay.
+    Sparse tensors, and those whose first dimension is not the batch, stay.
     """
     count = count_examples(inputs)
+    rows = [row % count for row in range(size)]
 
-    def resize(tensor: Tensor) -> Tensor:
-        if not tensor.ndim or len(tensor) != count:
-            return tensor
-        return tensor.repeat(-(-size // count), *[1] * (tensor.ndim - 1))[:size]
+    def is_batch(nest: Any) -> bool:
+        if isinstance(nest, Tensor):
+            return nest.ndim > 0 and nest.layout == torch.strided and len(nest) == count
+        return _is_list_of_examples(nest) and len(nest) == count
 
-    return tree_map_only(Tensor, resize, inputs)
+    def resize(nest: Any) -> Any:
+        if not is_batch(nest):
+            return nest
+        return nest[rows] if isinstance(nest, Tensor) else [nest[row] for row in rows]
+
+    arguments = tuple(inputs) if isinstance(inputs, list) else inputs
+    return tree_map(resize, arguments, is_leaf=is_batch)
 
 
 def find_outputs(result: Any) -> tuple[list[Tensor], list[str]]:

@@ -16,7 +16,7 @@ from torch.onnx.errors import OnnxExporterError
 from torch.utils._pytree import tree_map
 
 from nsopt.errors import NsoptError, short_reason
-from nsopt.models.inputs import count_examples, split_arguments, tensors_in
+from nsopt.models.inputs import count_examples, lists_examples, split_arguments, tensors_in
 from nsopt.models.quiet import silence_logger, trust_distributions
 
 T = TypeVar("T")
@@ -64,7 +64,7 @@ def export_to_onnx(
                 verbose=False,
             )
         assert program is not None
-        if not any(isinstance(argument, list) for argument in (*args, *keywords.values())):
+        if not lists_examples(batches[0]):
             _check_batch(program.model.graph.inputs, count_examples(batches[0]))
         return program
 
@@ -108,9 +108,10 @@ def _check_batch(inputs: Sequence[Any], count: int) -> None:
 
 def make_sizes_variable(batches: Sequence[Any]) -> Any:
     """Return `dynamic_shapes` for `torch.export`: the number of examples of the first batch varies,
-    and sizes that differ in others.
+    unless a list has an item for each, and sizes that differ in others.
     """
-    counts, batch = list(map(count_examples, batches)), torch.export.Dim("batch")
+    counts = [] if lists_examples(batches[0]) else list(map(count_examples, batches))
+    batch = torch.export.Dim("batch")
 
     def vary(leaf: Any, *others: Any) -> Any:
         if not isinstance(leaf, Tensor):

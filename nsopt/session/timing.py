@@ -15,7 +15,6 @@ from nsopt.latency.measure import latency_conditions, measure_latencies
 from nsopt.latency.runtime import Runtime, choose_inputs, stored_runtime, with_batch_size
 from nsopt.latency.sittings import Latency, choose_latencies
 from nsopt.models.architecture import Architecture, build_to_fill
-from nsopt.models.inputs import resize_batch
 from nsopt.progress import Progress
 from nsopt.session.session import Session
 from nsopt.session.subject import read_architecture
@@ -147,9 +146,8 @@ def measure_again(
     with sharing(resolve_compute(device, "fp32"), progress) as compute:
         progress.start("measuring latency", len(batch_sizes))
         for batch_size in batch_sizes:
-            resized = None if inputs is None else resize_batch(inputs, batch_size)
             sized = with_batch_size(runtime, batch_size)
-            latencies = time_networks(arch, networks, compute, sized, resized)
+            latencies = time_networks(arch, networks, compute, sized, inputs)
             measured += [(network, latencies[network.widths]) for network in trained]
             progress.advance()
     return measured

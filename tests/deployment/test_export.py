@@ -324,6 +324,21 @@ def test_a_loop_over_the_examples_cannot_be_exported() -> None:
     )
 
 
+class Listing(Branching):
+    def forward(self, images: list[Tensor]) -> Tensor:  # type: ignore[override]
+        return super().forward(torch.stack(images).flatten(1))
+
+
+def test_a_file_for_a_list_of_examples_takes_as_many(tmp_path: Path) -> None:
+    model, images = Listing().eval(), (list(torch.randn(3, 1, 2, 4)),)
+    arch = nsopt.trace(model, images)
+    facts = "net", arch.base_widths, (), (), (), (), "scored", "params", 1.0, None, 0, 1.0, None
+    network = KeptNetwork(*facts, model)
+    for form in ("onnx", "pt2"):
+        export(network, tmp_path / form, form, images)
+        assert compare_outputs(network, tmp_path / form, form, arch, images) < 1e-5
+
+
 class Averaging(Branching):
     """A network of sequences, whose length may vary unless `unrolled`."""
 

@@ -177,6 +177,17 @@ class Tokens(nn.Module):
         return {"logits": self.head(x)}
 
 
+class Detector(nn.Module):
+    """Takes a list of images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 2, 3)
+
+    def forward(self, images: list[torch.Tensor]) -> torch.Tensor:
+        return self.convolution(torch.stack(images))
+
+
 TOKENS = torch.ones(3, 5, dtype=torch.int64)
 MASK = torch.ones(3, 5, dtype=torch.bool)
 KINDS: dict[str, tuple[nn.Module, Any]] = {
@@ -185,6 +196,7 @@ KINDS: dict[str, tuple[nn.Module, Any]] = {
     "integers": (Tokens(), TOKENS),
     "integers of four dimensions": (Tokens(), torch.ones(3, 1, 2, 2, dtype=torch.int64)),
     "arguments": (Tokens(), (TOKENS, MASK)),
+    "list": (Detector(), (list(torch.zeros(3, 1, 8, 8)),)),
     "keywords": (Tokens(), {"mask": MASK, "positions": torch.zeros(5), "tokens": TOKENS}),
 }
 
@@ -217,11 +229,12 @@ def test_networks_of_any_inputs_are_timed(kind: str) -> None:
     assert sizes == [7] * 3
 
 
-@pytest.mark.parametrize("kind", ["sound", "arguments"])
+@pytest.mark.parametrize("kind", ["sound", "arguments", "list"])
 def test_networks_of_any_inputs_are_timed_in_onnxruntime(kind: str) -> None:
     model, inputs = KINDS[kind]
-    feed = OnnxRuntime().prepare(model, inputs, torch.device("cpu"))
-    assert feed(inputs)() > 0
+    for int8 in (False, True):
+        feed = OnnxRuntime(int8, batch_size=3).prepare(model, inputs, torch.device("cpu"))
+        assert feed(inputs)() > 0
 
 
 def test_a_network_that_a_runtime_cannot_run_is_one_line() -> None:

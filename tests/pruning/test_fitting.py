@@ -605,6 +605,28 @@ def test_a_batch_may_hold_numbers_and_a_list_of_inputs() -> None:
     assert small(x, torch.ones(16, 1)).shape == (16, 3)
 
 
+class Listed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = conv_net()
+
+    def forward(self, images: list[Tensor]) -> Tensor:
+        result: Tensor = self.layers(torch.stack(images))
+        return result
+
+
+def test_a_list_of_examples_is_one_argument() -> None:
+    model = Listed()
+    batches = [(list(images(8)),), (list(images(8)),)]
+    arch = trace(model, batches[0])
+    half = [width // 2 for width in arch.base_widths]
+    pairs = [(batch, None) for batch in batches]
+    for inputs in (batches, pairs):
+        assert nsopt.fit(model, half, inputs)(*batches[0]).shape[0] == 8
+    with pytest.raises(nsopt.NsoptError, match="got 8"):
+        Inputs(batches[:1])
+
+
 @pytest.mark.parametrize(
     ("batches", "message"),
     [

@@ -11,10 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from nsopt.models.activations import Buffer, BufferRecorder
-from nsopt.models.inputs import call_network, count_examples, find_outputs, tensors_in
+from nsopt.models.inputs import (
+    call_network,
+    count_examples,
+    find_outputs,
+    resize_batch,
+    tensors_in,
+)
 from nsopt.models.quiet import silence_logger, trust_distributions
 from nsopt.models.sizes import Size
 from nsopt.models.tracing import (  # noqa: F401  (they register their rules)
@@ -45,15 +51,6 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     return dict(model.named_parameters()) | dict(model.named_buffers())
 
 
-def _lists_examples(nest: Any) -> bool:
-    """Return whether a list has an item for each example, not a batch of maps for each size."""
-    if not isinstance(nest, list):
-        return False
-    maps = [item.shape for item in nest if isinstance(item, Tensor) and item.ndim > 3]
-    examples, sizes = {shape[0] for shape in maps}, {shape[1:] for shape in maps}
-    return len(maps) < len(nest) or len(examples) != 1 or min(examples) < 2 or len(sizes) == 1
-
-
 @dataclass(frozen=True, eq=False)
 class LabelledRun:
     """A way to run a network on labels.
@@ -72,24 +69,12 @@ class LabelledRun:
 
     @property
     def count(self) -> int:
-        """The number of examples. A list, as of images of several sizes, has an item for each; one
-        of batches of images or maps has not."""
-        first = next(iter(tree_leaves(self.inputs, is_leaf=_lists_examples)))
-        return len(first) if isinstance(first, list) else count_examples(self.inputs)
+        """The number of examples."""
+        return count_examples(self.inputs)
 
     def with_one_example(self) -> "LabelledRun":
         """Return a copy with one example, in evaluation mode only."""
-        count = self.count
-
-        def is_batch(nest: Any) -> bool:
-            if isinstance(nest, Tensor):  # sparse ones cannot be cut
-                return nest.ndim > 0 and nest.layout == torch.strided and len(nest) == count
-            return _lists_examples(nest) and len(nest) == count
-
-        def take(nest: Any) -> Any:
-            return nest[:1] if is_batch(nest) else nest
-
-        return replace(self, inputs=tree_map(take, self.inputs, is_leaf=is_batch), modes=(False,))
+        return replace(self, inputs=resize_batch(self.inputs, 1), modes=(False,))
 
     def __call__(
         self,

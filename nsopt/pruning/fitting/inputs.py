@@ -87,6 +87,8 @@ def count_arguments(model: nn.Module) -> int:
 def _read(batch: Any, arguments: int) -> Any:
     if isinstance(batch, Tensor | Mapping):
         return batch
+    if isinstance(batch, tuple) and len(batch) == 1 and isinstance(batch[0], list):
+        return batch
     if not isinstance(batch, Sequence) or not len(batch):
         raise NsoptError(
             "a batch must be a tensor, a tuple of arguments, a dict of keyword arguments, or a "

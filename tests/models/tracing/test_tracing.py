@@ -261,6 +261,23 @@ def test_a_list_of_maps_is_no_list_of_examples(examples: int) -> None:
     assert arch.cost("macs")(arch.base_widths) == 8 * (3 * 64 + 3 * 16 + 4 * 64)
 
 
+class Branches(nn.Module):
+    """Takes a list of vectors of several sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(5, 8), nn.Linear(9, 8), nn.Linear(8, 4)
+
+    def forward(self, parts: list[torch.Tensor]) -> torch.Tensor:
+        y: torch.Tensor = self.c((self.a(parts[0]) + self.b(parts[1])).relu())
+        return y
+
+
+def test_a_list_of_batches_of_vectors_is_no_list_of_examples() -> None:
+    arch = trace(Branches(), ([torch.randn(6, 5), torch.randn(6, 9)],))
+    assert arch.cost("macs")(arch.base_widths) == 8 * (5 + 9 + 4)
+
+
 class Clips(nn.Module):
     def __init__(self) -> None:
         super().__init__()
