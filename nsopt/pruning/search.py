@@ -19,7 +19,7 @@ from nsopt.pruning.iterations import Descent
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.record import Iteration
-from nsopt.tasks.outputs import check_outputs
+from nsopt.tasks.outputs import check_outputs, check_training
 from nsopt.tasks.supervise import supervise
 from nsopt.tasks.supervision import Supervision
 from nsopt.tasks.task import Task
@@ -104,6 +104,7 @@ def search(
     """
     settings = settings or SearchSettings()
     check_outputs(arch, task)
+    check_training(arch, task)
     compute = resolve_compute(settings.device, settings.precision)
     if checkpoint is None:  # what continues must not change its precision
         compute = choose_compute(settings, arch, arch.base_widths, task)

@@ -31,7 +31,7 @@ from nsopt.settings import BATCH_SIZE, Price, Timed, batch_unit
 from nsopt.storage import schema
 from nsopt.storage.provenance import provenance
 from nsopt.storage.studies import check_settings, open_study
-from nsopt.tasks.outputs import check_outputs
+from nsopt.tasks.outputs import check_outputs, check_training
 from nsopt.tasks.task import Task, name_function
 from nsopt.training.precision import choose_compute
 from nsopt.training.trainer import Trainer
@@ -99,6 +99,8 @@ class Subject:
         if isinstance(data, Task):
             trainer = trainer or data.trainer
             data = replace(data, trainer=trainer)
+        if settings.training.epochs and trainer is None:
+            check_training(arch, data)
         return cls(arch, data, source, settings, start, runtime, trainer)
 
     @property

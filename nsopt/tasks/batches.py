@@ -37,7 +37,7 @@ def split_batch(batch: Any) -> tuple[Any, Any]:
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise NsoptError(
             "every batch of the loader must be a pair of inputs and targets, or a dictionary with "
-            "`labels`; without training, a tensor of inputs is enough"
+            "`labels`, which collate_fn may return; without training, a tensor of inputs is enough"
         )
     inputs, targets = batch
     if isinstance(inputs, Mapping):

@@ -69,3 +69,21 @@ def _check_inputs(arch: Architecture, task: Task) -> None:
                 f"{arch.name} does not run on the inputs of {task.name} ({short_reason(error)}): "
                 "give nsopt.trace a batch of the task"
             ) from error
+
+
+def check_training(arch: Architecture, task: Task | ImageData) -> None:
+    """Raise NsoptError if a network runs in evaluation mode alone, also on a batch of the task."""
+    if not isinstance(arch, TracedArchitecture) or not isinstance(task, Task):
+        return
+    if arch.network.trace.failed is None:
+        return
+    with keep_random_state(torch.device("cpu")):
+        model = arch.build(arch.base_widths).train()
+        try:
+            call_network(model, inputs_for(model, task.first_batch[0]))
+        except Exception as error:
+            raise NsoptError(
+                f"{arch.name} does not run in training mode on the inputs of {task.name} "
+                f"({short_reason(error)}): give what it needs there among the inputs, such as "
+                "((images, targets), targets), or epochs=0"
+            ) from error

@@ -98,11 +98,15 @@ class Task:
         check_name("task", self.name)
         if not isinstance(self.score_name, str) or not self.score_name:
             raise NsoptError(f"score_name of a task must be a word, not {shorten(self.score_name)}")
+        if not isinstance(self.version, str | int | float | None):
+            raise NsoptError(
+                f"version of a task must be text or a number, not {shorten(self.version)}"
+            )
 
     @cached_property
     def inputs(self) -> Any:
         """Inputs of a batch on the CPU: the example, or those of the first batch at seed 0."""
-        return self._first_batch[0] if self.example is None else self.example
+        return self.first_batch[0] if self.example is None else self.example
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
@@ -117,7 +121,7 @@ class Task:
         }
         return {
             "batches": count_batches(self.train),
-            "first_batch": checksum_of(_read_numbers(self._first_batch)),
+            "first_batch": checksum_of(_read_numbers(self.first_batch)),
             "inputs": [f"{value.dtype} {list(value.shape)}" for value in tensors_in(self.inputs)],
             "version": self.version,
             **functions,
@@ -135,7 +139,8 @@ class Task:
         return [inputs for inputs in batches if _describe_kind(inputs) == kind]
 
     @cached_property
-    def _first_batch(self) -> tuple[Any, Any]:
+    def first_batch(self) -> tuple[Any, Any]:
+        """Inputs and targets of the first batch at seed 0, on the CPU."""
         inputs, targets = LoaderBatches(self.train, 0, torch.device("cpu")).next()
         if isinstance(self.train, Dataset) and not _are_batches(inputs, targets):
             raise NsoptError(
@@ -144,7 +149,7 @@ class Task:
         if self.example is None and not tensors_in(inputs):
             raise NsoptError(
                 "the inputs of a batch hold no tensor: give tensors, as torch.from_numpy makes of "
-                "arrays"
+                "arrays, or a tuple or dictionary of them, which collate_fn may return"
             )
         return inputs, targets
 
@@ -288,10 +293,13 @@ class TaskSupervision:
                 "tensor, if the loss needs none"
             )
         value = function(outputs, targets)
-        usable = isinstance(value, Tensor) and value.ndim == 0 and not value.is_complex()
+        usable = isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()
         if not usable or not value.requires_grad:
-            raise NsoptError("the loss must be a tensor of one number that depends on the outputs")
-        return value
+            raise NsoptError(
+                "the loss must be a tensor of one number that depends on the outputs, not "
+                f"{type(value).__name__}: return the mean over the batch alone"
+            )
+        return value.squeeze()
 
     def distil(self, outputs_of_teacher: Any, weight: float) -> Loss:
         distance = self.task.distance

@@ -34,7 +34,7 @@ from nsopt.models.layout import inputs_for
 from nsopt.models.tracing.originals import copy_model, unwrapped
 from nsopt.progress import Progress, Silent
 from nsopt.scaling.cost import Widths
-from nsopt.tasks.outputs import check_outputs
+from nsopt.tasks.outputs import check_outputs, check_training
 from nsopt.tasks.supervise import supervise
 from nsopt.tasks.supervision import Evaluation, Loss, Supervision, evaluate, evaluations_of
 from nsopt.tasks.task import Task
@@ -94,6 +94,7 @@ def train(
     """
     widths = arch.check_widths(widths)
     check_outputs(arch, task)
+    check_training(arch, task)
     if start is not None and shapes_of(unwrapped(start).state_dict()) != arch.shapes(widths):
         raise NsoptError("start is no network of these widths: give that of arch.inherit")
     if checkpoint is not None:

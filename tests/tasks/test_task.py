@@ -228,7 +228,7 @@ def test_a_batch_is_a_pair_or_a_dictionary_with_labels() -> None:
     assert split_batch({"ids": x}) == ({"ids": x}, None)
     assert split_batch([x]) == (x, None)
     for wrong in ((x,), (x, y, y), 5):
-        with pytest.raises(NsoptError, match="a pair of inputs and targets, or a dictionary with"):
+        with pytest.raises(NsoptError, match=r"a pair of inputs and .*, which collate_fn may"):
             split_batch(wrong)
 
 
@@ -247,7 +247,7 @@ def test_targets_under_another_name_are_one_line() -> None:
 
 def test_batches_of_arrays_are_one_line() -> None:
     arrays = [(np.zeros((4, 3)), np.zeros(4))]
-    with pytest.raises(NsoptError, match="hold no tensor: give tensors, as torch"):
+    with pytest.raises(NsoptError, match=r"hold no tensor: give tensors, .*collate_fn may"):
         _ = nsopt.Task(arrays, functional.cross_entropy).inputs
 
 
@@ -291,6 +291,8 @@ def test_networks_with_keyword_arguments_are_trained() -> None:
         ({"score": lambda: 1.0}, r"score of a task must take \(model\), and cannot: too many"),
         ({"name": "a/b"}, "name of a task must be a word without '/', not 'a/b'"),
         ({"score_name": ""}, "score_name of a task must be a word"),
+        ({"version": (1, 2)}, r"version of a task must be text or a number, not \(1, 2\)"),
+        ({"version": b"x"}, "version of a task must be text"),
     ],
 )
 def test_an_invalid_task_raises_an_error(changes: dict[str, Any], message: str) -> None:
@@ -304,6 +306,7 @@ def test_an_invalid_task_raises_an_error(changes: dict[str, Any], message: str) 
         (make_task(score=None), r"training needs a score: nsopt.Task\(..., score=...\)"),
         (make_task(loss=None), r"training needs a loss: nsopt.Task\(..., loss=...\)"),
         (make_task(loss=lambda y, t: y.sum() * 1j), "the loss must be a tensor of one number"),
+        (make_task(loss=lambda y, t: (y.mean(), y)), "not tuple: return the mean over the batch"),
         (make_task(score=lambda model: "good"), "the score must be a finite number, not 'good'"),
         (make_task(score=lambda model: 10**400), "the score must be a finite number, not 1000"),
         (make_task(score=lambda model: 1j), "the score must be a finite number, not 1j"),
@@ -410,6 +413,38 @@ class Losses(nn.Module):
     def forward(self, sound: Tensor, loudness: Tensor) -> Any:
         found = self.tone(sound)
         return functional.mse_loss(found, loudness), found
+
+
+class Strict(Losses):
+    """Needs the targets in training mode."""
+
+    def forward(self, sound: Tensor, loudness: Tensor | None = None) -> Any:
+        if self.training and loudness is None:
+            raise ValueError("give targets")
+        return self.tone(sound)
+
+
+def test_a_network_that_fails_in_training_mode_is_refused_before_it_trains() -> None:
+    inputs = make_sounds(4, 0)
+    alone, both = make_task(), make_task(train=[(inputs, inputs[1])] * 4, example=inputs[0])
+    with pytest.warns(UserWarning, match="training"):
+        arch = nsopt.trace(Strict(), alone.inputs)
+    refused = pytest.raises(NsoptError, match=r"not run in training mode .*\(give targets\): give")
+    with refused:
+        nsopt.train(arch, [8], alone, SETTINGS)
+    with refused:
+        nsopt.search(arch, alone)
+    with refused:
+        nsopt.compress(Strict(), alone, ["macs=50%"], arch=arch, epochs=1)
+    assert nsopt.train(arch, [8], both, SETTINGS).epochs
+
+
+def test_a_loss_of_one_number_may_have_a_dimension(arch: nsopt.Architecture) -> None:
+    losses = [
+        nsopt.train(arch, [8], make_task(loss=loss), SETTINGS).losses
+        for loss in (lambda y, t: (y - t).abs().mean(0), lambda y, t: (y - t).abs().mean())
+    ]
+    assert losses[0] == losses[1]
 
 
 def test_a_network_may_compute_its_own_loss() -> None:
