@@ -29,9 +29,11 @@ def read_arrays(part: str, pair: Any) -> tuple[Tensor, Tensor]:
         )
     pixels, classes = _convert_array(part, pair[0]), _convert_array(part, pair[1])
     if pixels.dtype != np.uint8:
+        convert = "of numbers from 0 to 1 write (255 * images).round().astype('uint8')"
+        if np.issubdtype(pixels.dtype, np.integer):
+            convert = "write images.astype('uint8')"
         raise NsoptError(
-            f"{part} images must be uint8, from 0 to 255, not {pixels.dtype}: of numbers from 0 to "
-            "1 write (255 * images).round().astype('uint8')"
+            f"{part} images must be uint8, from 0 to 255, not {pixels.dtype}: {convert}"
         )
     if pixels.ndim == 4 and pixels.shape[1] not in _CHANNELS and pixels.shape[3] in _CHANNELS:
         pixels = pixels.transpose(0, 3, 1, 2)
@@ -83,7 +85,8 @@ def name_classes(labels: Sequence[Tensor], classes: Sequence[str] | None) -> tup
         raise NsoptError(f"classes must be a list of names, not {shorten(classes)}")
     highest = max(int(part.max()) for part in labels)
     different = len(torch.cat(list(labels)).unique())
-    if not classes and highest >= max(_FEW_CLASSES, _MOST_GAPS * different):
+    from_one = different == highest and all(part.min() > 0 for part in labels)
+    if not classes and (from_one or highest >= max(_FEW_CLASSES, _MOST_GAPS * different)):
         raise NsoptError(
             f"labels go up to {highest}, but only {different} different ones occur: number the "
             "classes from 0, or give their names as classes="

@@ -43,6 +43,7 @@ GOOD = (draw_pixels(10, 3, 8, 8), np.arange(10) % 2)
     ("train", "options", "message"),
     [
         ((GOOD[0] / 255, GOOD[1]), {}, "train images must be uint8, from 0 to 255, not float64"),
+        ((GOOD[0].astype(int), GOOD[1]), {}, r"not int64: write images.astype\('uint8'\)"),
         ((GOOD[0][:, :2], GOOD[1]), {}, "of 1 or 3 channels, not 10x2x8x8"),
         ((GOOD[0][:, :, :5], GOOD[1]), {}, "square, of 1 or 3 channels, not 10x3x5x8"),
         ((GOOD[0][0], GOOD[1]), {}, "not 3x8x8"),
@@ -148,6 +149,14 @@ def test_invalid_datasets_raise_an_error() -> None:
 def test_invalid_items_of_datasets_raise_an_error(items: Any, message: str) -> None:
     with pytest.raises(NsoptError, match=message):
         ImageData.from_dataset(items, [(GOOD[0][0], 0)])
+
+
+def test_classes_that_are_numbered_from_1_are_refused() -> None:
+    part = GOOD[0], GOOD[1] + 1
+    with pytest.raises(NsoptError, match=r"labels go up to 2, but only 2 .*: number the"):
+        ImageData.from_arrays(part, part)
+    named = ImageData.from_arrays(part, part, classes=["none", "ant", "bee"])
+    assert len(named.classes) == 3
 
 
 def test_a_thousand_classes_need_not_all_occur() -> None:
