@@ -124,7 +124,7 @@ def find_counted(network: TracedNetwork, after: Numbers) -> list[int]:
     """
     exact = [i for i, g in enumerate(network.family.groups) if g.exact and g.width > 1]
     before = network.trace.numbers
-    if len(after) != len(before):  # the first run may have filled a cache
+    if after != before:  # the first run may have filled a cache, and joined other labels
         before = _resize(network, lambda width: width, []).numbers
     narrow = any(network.family.widths[i] <= FEWEST_SEEN for i in exact)
     if after == before and not narrow:
