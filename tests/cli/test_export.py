@@ -97,7 +97,7 @@ def test_an_export_never_replaces_the_storage(tmp_path: Path) -> None:
     for kind in ("sqlite", "journal"):
         storage, out = f"{kind}:///{tmp_path}/study.db", tmp_path / "link/study.db"
         with pytest.raises(NsoptError, match="is the storage of the study: name another file"):
-            export.export(ExportOptions(storage=storage, out=out))
+            export.export(ExportOptions(storage=storage, out=out, format="onnx"))
 
 
 @pytest.fixture

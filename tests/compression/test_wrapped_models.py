@@ -186,7 +186,7 @@ class Making(Remembering):
 
 
 class Timed(nn.Module):
-    """Adds a constant channel, so that the units before it cannot be removed one by one."""
+    """Adds one channel to all, so that the units before it cannot be removed one by one."""
 
     def __init__(self, has_more: bool) -> None:
         super().__init__()
@@ -196,7 +196,7 @@ class Timed(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.first(x.flatten(1))
-        y = y + self.second(torch.cat([torch.ones_like(y[:, :1]) * 0.5, y], 1))
+        y = y + self.second(torch.cat([y[:, :1] * 0.5, y], 1))
         return torch.as_tensor(self.out(y + self.more(y)))
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ def cut(
     if step == result.shape[dim] == 1 < size:
         if isinstance(label, np.ndarray):
             tracer.choose(lambda: True)  # at other widths it may be longer, and then fits
-        tracer.freeze_if_read(result, "one channel is selected", label)
+            tracer.when_read(result, partial(tracer.join_rows, label.reshape(-1, 1)))
         labels[dim] = None
     elif step == 1:
         labels[dim] = _cut_label(tracer, label, first, result.shape[dim])

@@ -1,6 +1,7 @@
 """Rules of operations that combine channels: products, normalisations, attention."""
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -228,7 +229,7 @@ def accumulate(tracer: Tracer, result: Any, x: Tensor, dim: int, *_: Any) -> Non
     for tensor in tensors_in(result):
         tracer.put(tensor, labels)
         if tensor.dtype == torch.int64 != x.dtype:
-            tracer.freeze_if_read(tensor, "is read by its indices", along)
+            tracer.when_read(tensor, partial(tracer.freeze, "is read by its indices", along))
 
 
 @rule("_cdist_forward", "_euclidean_dist")

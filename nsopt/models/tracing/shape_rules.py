@@ -7,6 +7,7 @@ that cannot be removed.
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -336,8 +337,9 @@ def reduce(tracer: Tracer, result: Any, x: Tensor, dims: Any = None, *_: Any) ->
     """
     gone = set(_count_from_front(x.ndim, dims if isinstance(dims, int | list | tuple) else None))
     labels = tracer.get(x)
+    by_index = partial(tracer.freeze, "is read by its indices", *(labels[d] for d in gone))
     if tracer.operation in {"argmax", "argmin"}:
-        tracer.freeze("is read by its indices", *(labels[d] for d in gone))
+        by_index()
     tracer.mark_inexact(*(labels[d] for d in gone))  # even in a sum: of zero, sigmoid makes 0.5
     left = [label for d, label in enumerate(labels) if d not in gone]
     for place, tensor in enumerate(tensors_in(result)):
@@ -346,7 +348,7 @@ def reduce(tracer: Tracer, result: Any, x: Tensor, dims: Any = None, *_: Any) ->
         else:
             tracer.put(tensor, left[: tensor.ndim])
         if place and tensor.dtype == torch.int64:
-            tracer.freeze_if_read(tensor, "is read by its indices", *(labels[d] for d in gone))
+            tracer.when_read(tensor, by_index)
 
 
 @rule("linalg_vector_norm", "norm")

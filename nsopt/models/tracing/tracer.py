@@ -99,7 +99,7 @@ class Tracer(TorchDispatchMode):
         self._outer: set[int] = set()
         self._filled: list[tuple[int, Filled]] = []  # in products, by their places
         self._aliases: dict[int, dict[int, Tensor]] = {}  # filled tensors, by memory and id
-        self._unread: dict[int, tuple[str, *Labels]] = {}  # by the id of a tensor
+        self._unread: dict[int, Callable[[], object]] = {}  # by the id of a tensor
         self._last: tuple[Any, ...] = ()
 
     def declare(self, tensor: Tensor, labels: Labels) -> None:
@@ -196,9 +196,9 @@ class Tracer(TorchDispatchMode):
         if atoms and self._same is None:
             self.trace.frozen.append(Frozen(np.concatenate(atoms), reason, self.where))
 
-    def freeze_if_read(self, tensor: Tensor, reason: str, *labels: Label) -> None:
-        """Freeze all atoms of these labels once an operation reads the values of a tensor."""
-        self._unread[id(tensor)] = reason, *labels
+    def when_read(self, tensor: Tensor, action: Callable[[], object]) -> None:
+        """Run a function once an operation reads the values of a tensor."""
+        self._unread[id(tensor)] = action
         self._kept_alive.append(tensor)
 
     def mark_inexact(self, *labels: Label) -> None:
@@ -297,8 +297,8 @@ class Tracer(TorchDispatchMode):
         known = self.values.find_numbers(args) if signature.is_pointwise else ()
         if numbers := (*signature.find_numbers((*args, *kwargs.values())), *known):
             self.trace.numbers.append(numbers)
-        for tensor in tensors_in(self._last) if self._unread and not signature.copies_shape else ():
-            self.freeze(*self._unread.pop(id(tensor), ("",)))
+        if self._unread and not signature.copies_shape:
+            self._note_reading()
         rule = _RULES.get(self.operation, _RULES["pointwise"] if signature.is_pointwise else None)
         if rule is not None:
             rule(self, result, *signature.bind(args, kwargs))
@@ -310,6 +310,11 @@ class Tracer(TorchDispatchMode):
         if self.operation in _SIZED:
             self._note_sizes(result)
         return result
+
+    def _note_reading(self) -> None:
+        for tensor in tensors_in(self._last):
+            if action := self._unread.pop(id(tensor), None):
+                action()
 
     def _note_sizes(self, result: Any) -> None:
         """Record sizes without atoms as numbers: code may calculate them from others."""

@@ -30,6 +30,7 @@ class Two(nn.Module):
         )
         self.head, self.filters = nn.Linear(6, 4), nn.Parameter(torch.randn(12, 4, 4))
         self.square = nn.Parameter(torch.randn(12, 12))
+        self.single = nn.Parameter(torch.randn(1, 1, 1))
         self.function = function
 
     def forward(self, x: Tensor) -> Tensor:
@@ -180,11 +181,7 @@ def round_to_8_bits(net: Two, x: Tensor) -> Tensor:
 
 def use_a_filter_for_all(net: Two, x: Tensor) -> Tensor:
     h = net.a(x)
-    single = h.reshape(-1, 1, 1) @ net.filters[:1, :1, :1]
-    return net.b(
-        single.view_as(h)
-        + functional.conv1d(h.reshape(-1, 1, 1), net.square[:1, :1, None]).view_as(h)
-    )
+    return net.b(h + functional.conv1d(h.reshape(-1, 1, 1), net.single).view_as(h))
 
 
 @pytest.mark.parametrize(
@@ -213,6 +210,15 @@ def test_channels_can_be_removed(function: Forward, widths: list[int]) -> None:
         with FlopCounterMode(display=False) as counter:
             smaller(x[:1])
     assert arch.cost("macs")([width // 2 for width in widths]) == counter.get_total_flops() // 2
+
+
+def test_channels_of_which_one_is_read_cannot_be_removed_one_by_one() -> None:
+    def read_one(net: Two, x: Tensor) -> Tensor:
+        h = net.a(x)
+        return net.b(h * h[:, :1])
+
+    arch = nsopt.trace(Two(read_one), torch.randn(2, 8))
+    assert (arch.base_widths, arch.rigid) == ((12,), (True,))
 
 
 def test_a_bilinear_weight_that_is_computed_makes_channels_inexact() -> None:
