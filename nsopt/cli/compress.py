@@ -24,6 +24,7 @@ from nsopt.cli.options import (
     PlaceOptions,
     PruneOptions,
     RoundingOptions,
+    Seeds,
     SgdOptions,
     TimingOptions,
     TrainingOptions,
@@ -60,7 +61,7 @@ class CompressOptions:
     candidates: Annotated[Count, Parameter(group="Budgets")] = 16
     """Sets of widths to try for each budget. A few training steps give each a score. Where
     fine-tuning has fewer than 400 steps, fits choose the widths instead."""
-    seeds: Count = 1
+    seeds: Seeds = 1
     """Fine-tunings of each network, each with its own seed; nsopt keeps the best by validation
     accuracy."""
     workers: Count = 1

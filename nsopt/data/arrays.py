@@ -86,7 +86,11 @@ def name_classes(labels: Sequence[Tensor], classes: Sequence[str] | None) -> tup
     highest = max(int(part.max()) for part in labels)
     different = len(torch.cat(list(labels)).unique())
     from_one = different == highest and all(part.min() > 0 for part in labels)
-    if not classes and (from_one or highest >= max(_FEW_CLASSES, _MOST_GAPS * different)):
+    if not classes and from_one:
+        raise NsoptError(
+            f"labels go from 1 to {highest}: number the classes from 0, or give names as classes="
+        )
+    if not classes and (highest >= max(_FEW_CLASSES, _MOST_GAPS * different)):
         raise NsoptError(
             f"labels go up to {highest}, but only {different} different ones occur: number the "
             "classes from 0, or give their names as classes="

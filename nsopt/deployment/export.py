@@ -98,9 +98,9 @@ def export(
 def choose_format(path: Path, asked: str | None) -> str:
     """Return the format that is asked for, else that of the suffix; see `export`."""
     named = _SUFFIXES.get(path.suffix.lower())
-    if not (asked or named) and path.suffix:
+    if not (asked or named) and path.suffix[1:2].isalpha():
         known = ", ".join(_SUFFIXES)
-        raise NsoptError(f"no format has the suffix of {path}: give format=, or one of {known}")
+        raise NsoptError(f"no format has the suffix {path.suffix}: give format=, or one of {known}")
     form = asked or named or "onnx"
     if form not in _READERS:
         raise unknown_name("format", form, _READERS)

@@ -61,8 +61,8 @@ def get_method(name: str) -> Method:
     known = methods()
     method = _find(name, known)
     if method is None:
-        variants = "neuralscale-params, -macs, -latency, -iterN"  # as docs/methods.md writes them
-        raise unknown_name("method", name, [*known, variants])
+        variants = [f"neuralscale-{kind}" for kind in ("params", "macs", "latency", "iterN")]
+        raise unknown_name("method", name, [*known, *variants])
     return method
 
 

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from nsopt.errors import NsoptError
 
-_CHANNELS = 4  # the most of images or volumes in a list; more rows are examples
+_CHANNELS = 4  # the most of images of several sizes in a list; more rows are examples
 _NUMBERS = (int, float, complex, str, bytes, NoneType, np.ndarray, np.generic)
 
 
@@ -42,16 +42,20 @@ def identify_memory(tensor: Tensor) -> int:
 
 def _is_list_of_examples(nest: Any) -> bool:
     """Return whether a list has an item for each example, such as an image, not a batch for each
-    part of the input: then all have as many rows, mostly more than images have channels.
+    part of the input: then all have as many rows, and are maps or differ in other sizes.
     """
     if not isinstance(nest, list) or not nest:
         return False
     rows = {len(item) if isinstance(item, Tensor) and item.ndim else 0 for item in nest}
     if len(rows) > 1 or rows == {0}:
         return True
-    sizes, dimensions = {item.shape[1:] for item in nest}, max(item.ndim for item in nest)
-    are_volumes = dimensions > 3 and (len(sizes) == 1 or rows == {1})
-    return max(rows) <= _CHANNELS and (dimensions == 3 or are_volumes)
+    shapes, dimensions = {item.shape for item in nest}, max(item.ndim for item in nest)
+    if dimensions < 3:
+        return len(shapes) == 1
+    is_small = max(rows) <= _CHANNELS
+    if dimensions == 3:
+        return is_small or len(shapes) == 1
+    return is_small and (len(shapes) == 1 or rows == {1})
 
 
 def _find_examples(inputs: Any) -> list[Any]:

@@ -139,7 +139,7 @@ def drain(look: Callable[[], Sequence[Job]], report: Callable[[str], None], idle
         if any(run_next(study, work, stored) for study, work, stored in jobs if work is not None):
             done += 1
             continue
-        states = [state for job in look() for state in watch.look(job.study, job.stored)]
+        states = [state for job in jobs for state in watch.look(job.study, job.stored)]
         if not states:
             return done
         reason = _RUNNING if TrialState.RUNNING in states else idle

@@ -295,9 +295,10 @@ class TaskSupervision:
         value = function(outputs, targets)
         usable = isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()
         if not usable or not value.requires_grad:
+            kind = f"{tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise NsoptError(
-                "the loss must be a tensor of one number that depends on the outputs, not "
-                f"{type(value).__name__}: return the mean over the batch alone"
+                "the loss must be a tensor of one number that depends on the outputs (got "
+                f"{kind}): return the mean over the batch alone, with its gradient"
             )
         return value.squeeze()
 

@@ -302,8 +302,9 @@ def quantise_channels(
 ) -> None:
     """Join channels with the scales by which they are rounded."""
     labels = list(tracer.get(x))
-    if x.shape[axis] > 1:
-        labels[axis] = tracer.join(labels[axis], tracer.get(scale)[0], tracer.get(zero)[0])
+    for own in (scale, zero):  # before a first pass they have no or one element
+        if own.shape[0] == x.shape[axis] > 1:
+            labels[axis] = tracer.join(labels[axis], tracer.get(own)[0])
     for tensor in tensors_in(result):
         tracer.put(tensor, labels)
 

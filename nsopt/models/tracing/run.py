@@ -137,6 +137,7 @@ class LabelledRun:
                     f"forward makes the module {made[0]}: make it in __init__, or run the network "
                     "once before you give it"
                 )
+        tracer.note_reading(outputs)
         tracer.freeze(
             "determines the shape of the output",
             *(label for tensor in outputs for label in tracer.get(tensor)),

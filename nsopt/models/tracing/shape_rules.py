@@ -17,7 +17,7 @@ from torch import Tensor
 from nsopt.models.inputs import tensors_in
 from nsopt.models.tracing.labels import Atoms, Filled, Label, Labels, select_atoms
 from nsopt.models.tracing.tracer import Tracer, rule
-from nsopt.models.tracing.values import list_axes
+from nsopt.models.tracing.values import locate
 
 _EXAMPLES = 2  # that count where examples and heads share a dimension
 
@@ -75,8 +75,8 @@ def _write_part(tracer: Tracer, part: Tensor, labels: Sequence[Label]) -> None:
     base = part._base
     assert base is not None
     whole = list(tracer.get(base))
-    axes = {axis: d for d, axis in enumerate(list_axes(base))}
-    for label, before, axis in zip(labels, tracer.get(part), list_axes(part), strict=True):
+    axes = {axis: d for d, axis in enumerate(locate(base).axes)}
+    for label, before, axis in zip(labels, tracer.get(part), locate(part).axes, strict=True):
         if isinstance(before, np.ndarray) or not isinstance(label, np.ndarray):
             continue
         d = axes.get(axis)

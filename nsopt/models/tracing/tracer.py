@@ -30,7 +30,7 @@ from nsopt.models.tracing.labels import (
 from nsopt.models.tracing.shapes import RESULTS
 from nsopt.models.tracing.signatures import read_signature
 from nsopt.models.tracing.user_code import find_line
-from nsopt.models.tracing.values import Values, list_axes, list_written, make_fakes, pick_all
+from nsopt.models.tracing.values import Place, Values, list_written, locate, make_fakes, pick_all
 
 ADVICE = ": decide there by shapes or by an argument, or trace the part of the network before it"
 Rule = Callable[..., None]
@@ -98,7 +98,7 @@ class Tracer(TorchDispatchMode):
         self._kept_alive: list[Tensor] = []  # else Python may reuse the ids
         self._outer: set[int] = set()
         self._filled: list[tuple[int, Filled]] = []  # in products, by their places
-        self._aliases: dict[int, dict[int, Tensor]] = {}  # filled tensors, by memory and id
+        self._aliases: dict[int, dict[int, Place]] = {}  # of filled tensors, by memory and id
         self._unread: dict[int, Callable[[], object]] = {}  # by the id of a tensor
         self._last: tuple[Any, ...] = ()
 
@@ -134,7 +134,7 @@ class Tracer(TorchDispatchMode):
         self._labels[id(tensor)] = known
         self._kept_alive.append(tensor)
         if any(isinstance(label, Filled) for label in known) and tensor.layout == torch.strided:
-            self._aliases.setdefault(identify_memory(tensor), {})[id(tensor)] = tensor
+            self._aliases.setdefault(identify_memory(tensor), {})[id(tensor)] = locate(tensor)
 
     def choose(self, best: Callable[[], Any]) -> Any:
         """Return the result of `best`, or repeat the choice of an earlier trace.
@@ -197,7 +197,7 @@ class Tracer(TorchDispatchMode):
             self.trace.frozen.append(Frozen(np.concatenate(atoms), reason, self.where))
 
     def when_read(self, tensor: Tensor, action: Callable[[], object]) -> None:
-        """Run a function once an operation reads the values of a tensor."""
+        """Run a function once an operation reads a tensor's values, or the network returns it."""
         self._unread[id(tensor)] = action
         self._kept_alive.append(tensor)
 
@@ -298,7 +298,7 @@ class Tracer(TorchDispatchMode):
         if numbers := (*signature.find_numbers((*args, *kwargs.values())), *known):
             self.trace.numbers.append(numbers)
         if self._unread and not signature.copies_shape:
-            self._note_reading()
+            self.note_reading(tensors_in(self._last))
         rule = _RULES.get(self.operation, _RULES["pointwise"] if signature.is_pointwise else None)
         if rule is not None:
             rule(self, result, *signature.bind(args, kwargs))
@@ -311,8 +311,9 @@ class Tracer(TorchDispatchMode):
             self._note_sizes(result)
         return result
 
-    def _note_reading(self) -> None:
-        for tensor in tensors_in(self._last):
+    def note_reading(self, tensors: Sequence[Tensor]) -> None:
+        """Do what `when_read` asked for: these tensors are read, or returned."""
+        for tensor in tensors:
             if action := self._unread.pop(id(tensor), None):
                 action()
 
@@ -331,14 +332,16 @@ class Tracer(TorchDispatchMode):
         if not has_rule:
             known = self.get(written)
             self.put(written, [None if isinstance(a, Filled) else a for a in known])
-        by_axis = dict(zip(list_axes(written), self.get(written), strict=True))
-        for key, alias in self._aliases.get(identify_memory(written), {}).items():
-            if alias is not written:
-                axes = zip(self._labels[key], list_axes(alias), strict=True)
+        aliases, here = self._aliases.get(identify_memory(written), {}), locate(written)
+        by_axis = dict(zip(here.axes, self.get(written), strict=True))
+        for key, place in [*aliases.items()]:
+            if key != id(written) and place.meets(here):
                 self._labels[key] = tuple(
                     by_axis.get(axis) if isinstance(a, Filled) and axis[1] else a
-                    for a, axis in axes
+                    for a, axis in zip(self._labels[key], place.axes, strict=True)
                 )
+            if not any(isinstance(label, Filled) for label in self._labels[key]):
+                del aliases[key]
 
     def _answer(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Return the result of an operation that depends on values."""

@@ -9,7 +9,7 @@ elements, and no box suppresses another one.
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -125,9 +125,20 @@ def _is_repeatable(func: Any) -> bool:
     return torch.Tag.nondeterministic_seeded not in func.tags
 
 
-def list_axes(tensor: Tensor) -> list[tuple[int, int]]:
-    """Return size and stride of every dimension."""
-    return [*zip(tensor.shape, tensor.stride(), strict=True)]
+class Place(NamedTuple):
+    """Where a tensor lies in its memory: its first and last element, size and stride by axis."""
+
+    first: int
+    last: int
+    axes: list[tuple[int, int]]
+
+    def meets(self, other: "Place") -> bool:
+        return self.first <= other.last and other.first <= self.last
+
+
+def locate(tensor: Tensor) -> Place:
+    axes, first = [*zip(tensor.shape, tensor.stride(), strict=True)], int(tensor.storage_offset())
+    return Place(first, first + sum((size - 1) * step for size, step in axes), axes)
 
 
 def list_written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:

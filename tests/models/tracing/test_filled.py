@@ -14,7 +14,7 @@ import nsopt
 from nsopt import NsoptError
 from tests.models.tracing.checks import randomise, with_zeros
 
-Forward = Callable[["Two", Tensor], Tensor]
+Forward = Callable[["Two", Tensor], Any]
 
 
 class Two(nn.Module):
@@ -33,7 +33,7 @@ class Two(nn.Module):
         self.single = nn.Parameter(torch.randn(1, 1, 1))
         self.function = function
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return self.function(self, x)
 
 
@@ -219,6 +219,22 @@ def test_channels_of_which_one_is_read_cannot_be_removed_one_by_one() -> None:
 
     arch = nsopt.trace(Two(read_one), torch.randn(2, 8))
     assert (arch.base_widths, arch.rigid) == ((12,), (True,))
+
+
+def test_one_channel_that_is_returned_ties_the_others() -> None:
+    arch = nsopt.trace(Two(lambda net, x: (net.b(net.a(x)), net.a(x)[:, :1])), torch.randn(2, 8))
+    assert (arch.base_widths, arch.rigid) == ((12,), (True,))
+
+
+def test_steps_written_one_by_one_are_joined() -> None:
+    def write(net: Two, x: Tensor) -> Tensor:
+        states = torch.zeros(3, len(x), net.a.out_features)
+        for step in range(3):
+            states[step].copy_(net.a(x))
+        return net.b(states.mean(0))
+
+    arch = nsopt.trace(Two(write), torch.randn(2, 8))
+    assert arch.build([5])(torch.randn(3, 8)).shape == (3, 4)
 
 
 def test_a_bilinear_weight_that_is_computed_makes_channels_inexact() -> None:
