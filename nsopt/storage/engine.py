@@ -34,7 +34,7 @@ HEARTBEAT_SECONDS = 3.0
 DEAD_AFTER_LOOKS = 12  # without a new heartbeat; counted, as an outage stops all heartbeats
 POLL_SECONDS = 1.0
 _HEARTBEAT = "nsopt:heartbeat"
-_RUNNING = "waiting for a trial of another process, perhaps of one that was just stopped"
+_RUNNING = "waiting for another process to finish its trial, a few seconds if it was stopped"
 
 
 class Work(Protocol):

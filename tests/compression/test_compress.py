@@ -234,6 +234,7 @@ def test_report_writes_a_page_into_the_given_folder(
     assert page.parent == tmp_path / "report"
     text = page.read_text(encoding="utf-8")
     assert "Trained network" in text
+    assert ">nan<" not in text
     assert " Take " not in text  # compress has chosen
     assert all(f">{row['test %']}</td>" in text for row in compressed[0].rows())
     assert "nsopt chose the test images" not in text
