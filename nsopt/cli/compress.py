@@ -23,8 +23,8 @@ from nsopt.cli.options import (
     NetworkOptions,
     PlaceOptions,
     PruneOptions,
+    Repeats,
     RoundingOptions,
-    Seeds,
     SgdOptions,
     TimingOptions,
     TrainingOptions,
@@ -61,7 +61,7 @@ class CompressOptions:
     candidates: Annotated[Count, Parameter(group="Budgets")] = 16
     """Sets of widths to try for each budget. A few training steps give each a score. Where
     fine-tuning has fewer than 400 steps, fits choose the widths instead."""
-    seeds: Seeds = 1
+    seeds: Repeats = 1
     """Fine-tunings of each network, each with its own seed; nsopt keeps the best by validation
     accuracy."""
     workers: Count = 1

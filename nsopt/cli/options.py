@@ -33,7 +33,7 @@ def _read_whole(kind: Any, tokens: Sequence[Token]) -> int:
 
 Whole = Annotated[int, Parameter(converter=_read_whole)]
 Count = Annotated[Whole, Parameter(validator=Number(gte=1))]
-Seeds = Annotated[Whole, Parameter(validator=Number(gte=1, lte=1_000_000))]
+Repeats = Annotated[Whole, Parameter(validator=Number(gte=1, lte=1_000_000))]
 Threads = Annotated[Whole, Parameter(validator=Number(gte=1, lte=1024))]
 CountFrom0 = Annotated[Whole, Parameter(validator=Number(gte=0))]
 CountFrom2 = Annotated[Whole, Parameter(validator=Number(gte=2))]

@@ -14,8 +14,8 @@ from nsopt.cli.options import (
     Count,
     CountFrom0,
     GivenPath,
+    Repeats,
     SearchOptions,
-    Seeds,
     changes,
     refuse_unused,
     split_words,
@@ -41,7 +41,7 @@ class StudyOptions(BudgetOptions):
     methods: str = "uniform,morphnet,magnitude,neuralscale"
     """Methods to compare. Also: neuralscale-params, neuralscale-macs, neuralscale-latency,
     dense, and neuralscale-iter1, ... for the law of an iteration of descent."""
-    seeds: Seeds | None = None
+    seeds: Repeats | None = None
     """Trainings per method and budget, each with its own seed. By default smoke and quick 2,
     tiny 5, fast and paper 5."""
     references: CountFrom0 | None = None

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from nsopt.cli.console import console, describe_storage, live_progress, make_table
 from nsopt.cli.extras import has_extra
-from nsopt.cli.options import BudgetOptions, DescentOptions, Seeds, changes, refuse_unused
+from nsopt.cli.options import BudgetOptions, DescentOptions, Repeats, changes, refuse_unused
 from nsopt.errors import NsoptError
 
 if TYPE_CHECKING:
@@ -24,11 +24,11 @@ _RATIOS = (0.25,)
 class TuneOptions(BudgetOptions):
     over: Literal["pretrain-epochs", "eta"] = "pretrain-epochs"
     """What to tune: P, or the step size of Algorithm 3."""
-    trials: Seeds | None = None
+    trials: Repeats | None = None
     """Trials with --over eta, by default 30."""
     pretrain_epochs: str | None = None
     """Values of P to try with --over pretrain-epochs, by default 0,2,5,10,30,60."""
-    seeds: Seeds | None = None
+    seeds: Repeats | None = None
     """Trials per value of P, by default as many as the preset has seeds."""
     search: DescentOptions = DescentOptions()
 

@@ -90,7 +90,7 @@ def name_classes(labels: Sequence[Tensor], classes: Sequence[str] | None) -> tup
         raise NsoptError(
             f"labels go from 1 to {highest}: number the classes from 0, or give names as classes="
         )
-    if not classes and (highest >= max(_FEW_CLASSES, _MOST_GAPS * different)):
+    if not classes and highest >= max(_FEW_CLASSES, _MOST_GAPS * different):
         raise NsoptError(
             f"labels go up to {highest}, but only {different} different ones occur: number the "
             "classes from 0, or give their names as classes="

@@ -212,15 +212,23 @@ class InOneDictionary(Branching):
         return {"y": batch["x"] * 2, "rest": [self.last(y), batch["x"] * 0, *few]}
 
 
-def test_all_outputs_of_a_file_are_compared(tmp_path: Path) -> None:
-    model = InOneDictionary().eval()
-    x = ({"x": torch.randn(6, 8)},)
-    arch = nsopt.trace(model, x)
+def check_files(
+    model: nn.Module, inputs: Any, folder: Path
+) -> tuple[KeptNetwork, nsopt.Architecture]:
+    """Export a network in both formats, and compare the outputs."""
+    arch = nsopt.trace(model, inputs)
     facts = "net", arch.base_widths, (), (), (), (), "scored", "params", 1.0, None, 0, 1.0, None
     network = KeptNetwork(*facts, model)
     for form in ("onnx", "pt2"):
-        export(network, tmp_path / form, form, x)
-        assert compare_outputs(network, tmp_path / form, form, arch, x) < 1e-5
+        export(network, folder / form, form, inputs)
+        assert compare_outputs(network, folder / form, form, arch, inputs) < 1e-5
+    return network, arch
+
+
+def test_all_outputs_of_a_file_are_compared(tmp_path: Path) -> None:
+    model = InOneDictionary().eval()
+    x = ({"x": torch.randn(6, 8)},)
+    network, arch = check_files(model, x, tmp_path)
     with torch.no_grad():
         model.last.bias.add_(0.1)
     for form in ("onnx", "pt2"):
@@ -331,12 +339,7 @@ class Listing(Branching):
 
 def test_a_file_for_a_list_of_examples_takes_as_many(tmp_path: Path) -> None:
     model, images = Listing().eval(), (list(torch.randn(3, 1, 2, 4)),)
-    arch = nsopt.trace(model, images)
-    facts = "net", arch.base_widths, (), (), (), (), "scored", "params", 1.0, None, 0, 1.0, None
-    network = KeptNetwork(*facts, model)
-    for form in ("onnx", "pt2"):
-        export(network, tmp_path / form, form, images)
-        assert compare_outputs(network, tmp_path / form, form, arch, images) < 1e-5
+    check_files(model, images, tmp_path)
 
 
 class Averaging(Branching):

@@ -12,7 +12,6 @@ from torch._subclasses.fake_tensor import FakeTensor
 from nsopt.models.inputs import tensors_in
 from nsopt.models.tracing.labels import Filled, Label, Labels
 from nsopt.models.tracing.shape_rules import (
-    keep_labels,
     pointwise,
     settle_size,
 )
@@ -300,25 +299,25 @@ def _get_scale(tracer: Tracer, weight: Any, axis: int) -> Label:
 def quantise_channels(
     tracer: Tracer, result: Any, x: Tensor, scale: Tensor, zero: Tensor, axis: int, *_: Any
 ) -> None:
-    """Join channels with the scales by which they are rounded."""
-    labels = list(tracer.get(x))
-    for own in (scale, zero):  # before a first pass they have no or one element
-        if own.shape[0] == x.shape[axis] > 1:
-            labels[axis] = tracer.join(labels[axis], tracer.get(own)[0])
-    for tensor in tensors_in(result):
-        tracer.put(tensor, labels)
+    _join_scales(tracer, result, x, axis, scale, zero)
 
 
 @rule("_fused_moving_avg_obs_fq_helper")
 def observe_and_quantise(tracer: Tracer, result: Any, x: Tensor, *options: Any) -> None:
     """Join channels with the statistics and scales of a module that trains for 8 bits."""
-    _observes, _rounds, low, high, scale, zero, _rate, _least, _most, axis, by_channel, _even = (
-        options
-    )
-    for own in (low, high, scale, zero) if by_channel else ():
-        quantise_channels(tracer, result, x, own, own, axis)
-    if not by_channel:
-        keep_labels(tracer, result, x)
+    _observes, _rounds, *own, _rate, _least, _most, axis, by_channel, _even = options
+    _join_scales(tracer, result, x, axis, *(own if by_channel else ()))
+
+
+def _join_scales(tracer: Tracer, result: Any, x: Tensor, axis: int, *scales: Tensor) -> None:
+    """Join channels with the scales by which they are rounded; before a first pass these have no
+    or one element."""
+    labels = list(tracer.get(x))
+    for scale in scales:
+        if scale.shape[0] == x.shape[axis] > 1:
+            labels[axis] = tracer.join(labels[axis], tracer.get(scale)[0])
+    for tensor in tensors_in(result):
+        tracer.put(tensor, labels)
 
 
 @rule("embedding", "_embedding_bag", "_embedding_bag_forward_only")

@@ -330,9 +330,10 @@ class Tracer(TorchDispatchMode):
         differ along the index now. Without a rule nothing is known of what was written.
         """
         if not has_rule:
-            known = self.get(written)
-            self.put(written, [None if isinstance(a, Filled) else a for a in known])
-        aliases, here = self._aliases.get(identify_memory(written), {}), locate(written)
+            self.put(written, [None if isinstance(a, Filled) else a for a in self.get(written)])
+        if not (aliases := self._aliases.get(identify_memory(written))):
+            return
+        here = locate(written)
         by_axis = dict(zip(here.axes, self.get(written), strict=True))
         for key, place in [*aliases.items()]:
             if key != id(written) and place.meets(here):

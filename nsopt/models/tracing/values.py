@@ -142,9 +142,10 @@ def locate(tensor: Tensor) -> Place:
 
 
 def list_written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
-    """Return the tensors that an operation changes."""
-    written = _find_written(func)
-    return tensors_in([args[i] if i < len(args) else kwargs.get(name) for i, name in written])
+    """Return the tensors that an operation changes, but for sparse ones."""
+    places = _find_written(func)
+    written = [args[i] if i < len(args) else kwargs.get(name) for i, name in places]
+    return [tensor for tensor in tensors_in(written) if tensor.layout == torch.strided]
 
 
 @cache
