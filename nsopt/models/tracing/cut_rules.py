@@ -64,28 +64,32 @@ def cut(
 def _cut_label(tracer: Tracer, label: Label, start: int, length: int, even: bool = True) -> Label:
     """Return the label of a part of a dimension.
 
-    Join equal parts index by index, so that halves stay halves and thirds stay thirds. If all parts
-    are known but not `even`, a smaller network shows whether the code adapts their sizes.
+    Join equal parts index by index, so that halves stay halves and thirds stay thirds. Of unequal
+    parts, and those that are not `even`, a smaller network shows whether the code adapts their
+    sizes; but a parameter, such as a table of positions, may be longer than this input needs.
 
     Raises:
-        TraceError: if an earlier trace has found equal parts, and these are none.
+        TraceError: if an earlier trace has found equal parts, or other parts, and these are none.
     """
     if isinstance(label, Filled) and label.size != length:
         return Filled(length)
     if not isinstance(label, np.ndarray):
         return label
-    fits = bool(length) and len(label) % length == 0 and start % length == 0
-    if even and tracer.choose(lambda: fits) and not fits:
-        raise tracer.refuse_cut()
-    if length == len(label):
-        return label
     part: Atoms = label[start : start + length]
-    if not even:
+    fits = bool(length) and len(label) % length == 0 and start % length == 0
+    kind = "own"
+    if even:
+        uneven = "own" if tracer.trace.is_made(label) and not _repeats(label) else "fixed"
+        kind = tracer.choose(lambda: "equal" if fits else uneven)
+    if kind == "own":
         tracer.check_part(label, part)
-    elif fits:
-        tracer.join_rows(label.reshape(-1, length))
-    else:
+        tracer.trace.cuts.append(part)
+    elif kind == "fixed":
         tracer.freeze("is cut into unequal parts", label)
+    elif not fits:
+        raise tracer.refuse_cut()
+    elif length < len(label):
+        tracer.join_rows(label.reshape(-1, length))
     return part
 
 

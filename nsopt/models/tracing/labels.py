@@ -110,6 +110,7 @@ class Trace:
         preferred: the dimension to choose, by the path of the module and the sizes.
         parts: of each split into parts of different sizes, its atoms in rows whose length divides
             all sizes: heads of queries, keys and values may be such rows.
+        cuts: atoms of parts of dimensions that are cut into unequal parts.
         group_sizes: channels per group, by the path of a grouped convolution or norm whose number
             of groups changes with the width.
         choices: pairs of an operation and a decision, in order. Networks of other widths must
@@ -136,6 +137,7 @@ class Trace:
     splits: list[tuple[str, tuple[int, ...], int, Atoms]] = field(default_factory=list)
     preferred: Mapping[Split, int] = field(default_factory=dict)
     parts: list[Atoms] = field(default_factory=list)
+    cuts: list[Atoms] = field(default_factory=list)
     group_sizes: dict[str, int] = field(default_factory=dict)
     choices: list[tuple[str, Any]] = field(default_factory=list)
     numbers: list[tuple[float, ...]] = field(default_factory=list)
@@ -167,6 +169,10 @@ class Trace:
         seen = {path for _, path in first}
         runs = ([o for o in run if o[1] in seen or o[1] not in plain] for run in others)
         return all(first[: len(operations)] == operations for operations in runs)
+
+    def is_made(self, atoms: Atoms) -> bool:
+        """Return whether a product with a parameter makes channels with all of these atoms."""
+        return bool(np.isin(atoms, np.concatenate([atoms[:0], *self.makers])).all())
 
     def new_atoms(self, count: int) -> Atoms:
         """Return `count` new atoms that are not joined to any other."""

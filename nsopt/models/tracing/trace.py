@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
@@ -74,13 +75,14 @@ def trace(
     network = _split_otherwise(network)
     network = network.marked(_find_units(network, fixed))
     network, unscored = _fix_groups(network, _find_unscorable(network))
+    network, divided = _fix_groups(network, _find_divided(network))
     network, unshrinkable = _fix_groups(*probe.find_lifts(network))
     uneven, numbers = probe.find_indivisible(network)
     network, indivisible = _fix_groups(network, uneven)
     counted = probe.find_counted(network, numbers)
     network = network.marked(inexact=[network.family.groups[i].units for i in counted])
     network = probe.find_unread(network)
-    refused = unscored | unshrinkable | indivisible
+    refused = unscored | divided | unshrinkable | indivisible
     if not network.family.groups:
         fixed_layers = find_fixed(network, refused).items()
         held = [f"{path or 'the network'}: {reason}" for path, reason in fixed_layers]
@@ -280,6 +282,19 @@ def _find_unscorable(network: TracedNetwork) -> probe.Reasons:
     if not all(parameter.requires_grad for parameter in network.template.parameters()):
         reason += ", unless you call model.requires_grad_(True) first"
     return dict.fromkeys(unscored, reason)
+
+
+def _find_divided(network: TracedNetwork) -> probe.Reasons:
+    """Return the groups of which only some units are in a part that the code cuts, with the reason.
+
+    The code would take other channels for them if any other one is removed.
+    """
+    cuts = [network.family.units.of_atom[cut] for cut in network.trace.cuts]
+    return {
+        i: "is cut into parts that no weight tells apart"
+        for i, group in enumerate(network.family.groups)
+        if any(0 < np.isin(group.units, cut).sum() < len(group.units) for cut in cuts)
+    }
 
 
 def _find_units(network: TracedNetwork, paths: Sequence[str]) -> list[Atoms]:

@@ -75,6 +75,82 @@ def test_parts_whose_sizes_are_written_in_the_code_stay() -> None:
         trace(WrittenParts(), torch.randn(2, 3))
 
 
+class Sliced(nn.Module):
+    """Cuts 16 channels into 6 and 10; a subclass says what becomes of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cut = 6
+        self.a, self.small, self.large = nn.Linear(3, 16), nn.Linear(6, 8), nn.Linear(10, 8)
+        self.all, self.head = nn.Linear(16, 8), nn.Linear(8, 2)
+
+
+class SlicedByAttribute(Sliced):
+    def forward(self, x: Tensor) -> Any:
+        x = self.a(x).relu()
+        return self.head((self.small(x[:, : self.cut]) + self.large(x[:, self.cut :])).relu())
+
+
+class SlicedByNumber(Sliced):
+    def forward(self, x: Tensor) -> Any:
+        x = self.a(x).relu()
+        return self.head((self.small(x[:, :6]) + self.large(x[:, 6:])).relu())
+
+
+class PartChanged(Sliced):
+    """Computes only a part of the channels anew (FasterNet)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.small = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.a(x).relu()
+        x = torch.cat([self.small(x[:, : self.cut]), x[:, self.cut :]], 1)
+        return self.head(self.all(x).relu())
+
+
+class PartSummed(Sliced):
+    """No weight tells which channels are of which part."""
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.a(x).relu()
+        first, rest = x.split([self.cut, x.shape[1] - self.cut], 1)
+        return self.head(self.all(x).relu()) + first.sum(1, True) - rest.sum(1, True)
+
+
+class LongerTable(Sliced):
+    """Positions beyond this input are for longer ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.randn(9, 16))
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.a(x)
+        return self.head(self.all((x + self.positions[: len(x)]).relu()).relu())
+
+
+@pytest.mark.parametrize(
+    ("kind", "widths"),
+    [
+        (SlicedByAttribute, [6, 10, 8]),
+        (SlicedByNumber, [10, 8]),
+        (PartChanged, [6, 10, 6, 8]),
+        (PartSummed, [8]),
+        (LongerTable, [16, 8]),
+    ],
+)
+def test_unequal_slices_change_each_by_itself(kind: type[Sliced], widths: list[int]) -> None:
+    model, x = kind(), torch.randn(8, 3)
+    check_network_of(trace(model, x), model, x, widths, searches=False)
+
+
+def test_a_part_that_no_weight_tells_apart_stays() -> None:
+    explained = trace(PartSummed(), torch.randn(8, 3)).explain()
+    assert "fixed: a: is cut into parts that no weight tells apart" in explained
+
+
 def test_complex_weights_in_double_precision_are_refused() -> None:
     message = "^the input is float64, but filters is complex64, because double"
     with pytest.raises(NsoptError, match=message):

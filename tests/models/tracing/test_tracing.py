@@ -29,7 +29,7 @@ GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
     awkward.UpAndDown: [16, 32, 16, 16],
     awkward.Shuffled: [16, 24],
     awkward.Attentive: [16, 24],
-    awkward.UnequalParts: [24, 24],
+    awkward.UnequalParts: [6, 24, 24],
     awkward.WrittenSize: [16, 32],
     awkward.Flattened: [16, 8, 32],
     awkward.UsedTwice: [16],
