@@ -106,19 +106,22 @@ def _split_otherwise(network: TracedNetwork) -> TracedNetwork:
     bound = units.fixed.copy()
     for dimension in network.family.dimensions:
         bound[units.of_atom[dimension.atoms]] |= dimension.tensor in held
-    preferred = {}
+    others = {}  # the largest last
     for path, sizes, chosen, atoms in network.trace.splits:
-        others = [axis for axis, size in enumerate(sizes) if size > 1 and axis != chosen]
-        if others and bound[units.of_atom[atoms]].all():
-            preferred[path, sizes] = max(others, key=sizes.__getitem__)
+        axes = [axis for axis, size in enumerate(sizes) if size > 1 and axis != chosen]
+        if bound[units.of_atom[atoms]].all():
+            others[path, sizes] = sorted(axes, key=sizes.__getitem__)
     rival = network
-    while preferred and rival.trace.preferred != preferred:
+    while preferred := {key: axes[-1] for key, axes in others.items() if axes}:
         rival = TracedNetwork.of(network.template, network.run, preferred=preferred)
         fixed = rival.family.units.fixed[rival.family.units.of_atom]
         useful = {
             (path, sizes) for path, sizes, _, atoms in rival.trace.splits if not fixed[atoms].all()
         }
-        preferred = {key: axis for key, axis in preferred.items() if key in useful}
+        if not (useless := preferred.keys() - useful):
+            break
+        for key in useless:
+            others[key].pop()
     is_better = rival.family.count_free(held) >= network.family.count_free(held)
     return rival if preferred and is_better else network
 

@@ -133,6 +133,35 @@ def test_of_two_heads_of_keys_one_is_removed_and_heads_keep_their_size(
     assert [vars(small)[name] for name in ("heads", "keys", "size")] == [heads // 2, 1, size]
 
 
+class Turned(nn.Module):
+    """Queries, keys and values from one layer, unbound; sines of a fixed number of channels."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.heads, self.size = heads, 8
+        self.packed, self.o = nn.Linear(24, 24 * heads), nn.Linear(8 * heads, 24)
+
+    def turn(self, x: Tensor) -> Tensor:
+        angles = torch.outer(torch.arange(x.shape[1]), 0.1 ** torch.arange(4.0)).repeat(1, 2)
+        one, other = x.chunk(2, -1)
+        sine = angles.sin()[:, None]
+        return x * angles.cos()[:, None] + torch.cat([-other, one], -1) * sine
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.packed(x).unflatten(-1, (3, self.heads, self.size)).unbind(2)
+        q, k, v = (y.transpose(1, 2) for y in (self.turn(q), self.turn(k), v))
+        y = functional.scaled_dot_product_attention(q, k, v)
+        return x + self.o(y.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("heads", [2, 3, 4])
+def test_few_heads_with_rotary_embeddings_can_be_removed(heads: int) -> None:
+    torch.manual_seed(0)
+    blocks = (nn.Linear(6, 24), Turned(heads), nn.Linear(24, 4))
+    model, x = nn.Sequential(*blocks), torch.randn(2, 5, 6)
+    check_network_of(trace(model, x), model, x, [24, heads], searches=False)
+
+
 class PackedEvenly(Packed):
     """Heads of keys may be as many as those of queries; their sizes are inferred."""
 
