@@ -27,7 +27,7 @@ from nsopt.notebook import make_html_table
 from nsopt.progress import Progress
 from nsopt.reports.page import write_report
 from nsopt.reports.results import Results, read_results
-from nsopt.reports.tables import short_rows, summary
+from nsopt.reports.tables import short_rows, summary, without_tests
 from nsopt.reports.words import Verdict, answer
 from nsopt.scaling.budget import read_budgets
 from nsopt.scaling.metric import PARAMS, get_metric
@@ -68,7 +68,7 @@ class ComparisonResult:
     @property
     def table(self) -> pd.DataFrame:
         """One row per metric, budget and method: n, means and standard deviations over seeds."""
-        return summary(self.results)
+        return without_tests(summary(self.results), self.results)
 
     @property
     def answer(self) -> list[Verdict]:

@@ -144,7 +144,7 @@ def calls() -> list[tuple[Callable[..., Any], dict[str, Any]]]:
         (nsopt.train, {"arch": traced, "widths": [4], "task": data, "settings": briefly}),
         (nsopt.search, {"arch": traced, "task": data, "settings": search, "start": None}),
         (nsopt.Task, {"train": batches, "loss": nn.MSELoss(), "score": len, "name": "a"}),
-        (nsopt.trace, {"module": small, "example_input": torch.zeros(2, 1, 8, 8), "fixed": ()}),
+        (nsopt.trace, {"module": small, "example": torch.zeros(2, 1, 8, 8), "fixed": ()}),
         (traced.build, {"widths": [4]}),
         (arch.build, {"widths": [4] * 8}),
         (traced.cost, {"metric": "params"}),

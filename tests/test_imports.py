@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,29 @@ def test_imports_point_only_down() -> None:
             parts = name.split(".")[1:]
             assert parts or own == ("cli", "app"), f"{path}: nsopt itself re-exports from above"
             assert not parts or floor(parts) <= floor(own), f"{path} imports {name}"
+
+
+def imports_of_files() -> dict[str, set[str]]:
+    """Return which files each file of nsopt imports, but for the names of types alone."""
+    names = {".".join(("nsopt", *p.relative_to(PACKAGE).with_suffix("").parts)): p for p in MODULES}
+    graph = {}
+    for name, path in names.items():
+        typing = [
+            n for n in nodes(path) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.dump(n)
+        ]
+        only_types = {id(inner) for outer in typing for inner in ast.walk(outer)}
+        wanted = set()
+        for node in nodes(path):
+            if isinstance(node, ast.ImportFrom) and node.module and id(node) not in only_types:
+                wanted |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        graph[name] = wanted & names.keys() - {name}
+    return graph
+
+
+def test_no_files_import_each_other() -> None:
+    graph = imports_of_files()
+    assert sum(map(len, graph.values())) > len(graph)
+    list(TopologicalSorter(graph).static_order())  # raises CycleError
 
 
 def test_files_have_at_most_400_lines() -> None:

@@ -15,6 +15,7 @@ from nsopt.cli.options import (
     OptionalStorageUrl,
     StoredDataOptions,
     refuse_options_of_images,
+    refuse_unused,
 )
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.files import check_writable, written_beside
@@ -81,6 +82,8 @@ def export(options: ExportOptions = ExportOptions()) -> None:
         raise NsoptError("--int8 is for --format onnx, and reads the data of the study")
     if options.task is not None:
         refuse_options_of_images(options)
+    if options.study is not None:
+        refuse_unused("with --study", ["name"], options)
     out = options.out or Path(f"network.{'pt' if form == 'state_dict' else form}")
     check_writable(out.parent, "--out")
     if out.is_dir():

@@ -115,13 +115,15 @@ class NetworkOptions:
 
         registry.check_name(self.arch)
         source.check_name(self.data)
-        if self.task is not None and not registry.is_own(self.arch):
-            raise NsoptError(
-                f"{self.arch} is a network of images: with --task name a function of yours that "
-                "returns the network, --arch package.module:factory"
-            )
         if self.task is not None:
+            if not registry.is_own(self.arch):
+                raise NsoptError(
+                    f"{self.arch} is a network of images: with --task name a function of yours "
+                    "that returns the network, --arch package.module:factory"
+                )
             refuse_options_of_images(self, *others)
+        if self.split is None:
+            refuse_unused("without --split", ["split_seed"], self)
 
 
 @Parameter(name="*", group="Network and data")
@@ -357,8 +359,7 @@ def refuse_unused(when: str, names: Iterable[str], *groups: object) -> None:
     for group in groups:
         for name in sorted(vars(group).keys() & set(names)):
             if getattr(group, name) != getattr(type(group), name):
-                option = name.replace("_", "-")
-                raise NsoptError(f"--{option} does nothing {when}: leave it out")
+                raise NsoptError(f"--{name.replace('_', '-')} does nothing {when}: leave it out")
 
 
 def split_words(text: str) -> list[str]:
@@ -376,7 +377,10 @@ def _read_rounding(option: str, text: str | None) -> int | dict[str, int] | None
         raise NsoptError(f"{option} {text!r} is not a width: write 8, or latency=16,macs=8")
     if parts[0][0] == "" and len(parts) == 1:
         return int(parts[0][2])
-    return {get_single_metric(name.strip()).name: int(number) for name, _, number in parts}
+    numbers = {get_single_metric(name.strip()).name: int(number) for name, _, number in parts}
+    if len(numbers) < len(parts):
+        raise NsoptError(f"{option} {text!r} names a metric twice: give one number for each")
+    return numbers
 
 
 def _drop_none(values: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from nsopt.errors import NsoptError, unknown_name
-from nsopt.models.registry import is_own
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.labels import TraceError
 from nsopt.models.tracing.trace import trace
@@ -39,14 +38,8 @@ def import_architecture(
 def import_for_inputs(name: str, example: Any) -> TracedArchitecture:
     """Import a user's network, `package.module:factory`, and trace it on inputs of a task.
 
-    Raises:
-        NsoptError: if it is not a function of the user, or if the network cannot be traced.
+    Raises NsoptError if it cannot be traced.
     """
-    if not is_own(name):
-        raise NsoptError(
-            f"{name} is a network of images: name a function of yours, package.module:factory, "
-            "that returns a network for the inputs of the task"
-        )
     try:
         return trace(_make_module(name, 0, nullcontext()), example, name)
     except TraceError as error:

@@ -68,6 +68,11 @@ def summary(results: Results) -> pd.DataFrame:
     return table.reset_index().astype({"metric": str})
 
 
+def without_tests(table: pd.DataFrame, results: Results) -> pd.DataFrame:
+    """Return a table without the columns of a test, which are empty if the task has none."""
+    return table if results.task.has_test else table.filter(regex="^(?!test_)")
+
+
 def summary_rows(results: Results) -> list[dict[str, Any]]:
     """Return the rows of `summary`, each with its cells as text.
 
@@ -201,7 +206,7 @@ def write_csv(results: Results, folder: Path) -> list[Path]:
     paths = []
     for name, table in tables.items():
         paths.append(folder / f"{name}.csv")
-        write_table(table, paths[-1])
+        write_table(without_tests(table, results), paths[-1])
     return paths
 
 

@@ -159,7 +159,7 @@ class NeuralScaleSampler(BaseSampler):
             raise NsoptError("spread is for power laws: leave it out")
         self._metric: str | None = getattr(self._cost, "metric", None)
         self._parameters = tuple(trials.width_parameter(name) for name in names)
-        self._independent = independent_sampler or TPESampler(seed=seed)
+        self._independent = independent_sampler or TPESampler(seed=seed, multivariate=False)
         self._spread = spread
         self._entropy = np.random.SeedSequence(seed).entropy
         self._solved: dict[float, Fit] = {}

@@ -20,7 +20,6 @@ Numbers = IntArray | FloatArray
 Widths = Sequence[int] | IntArray  # what users give: (L,)
 CostFunction = Callable[[ArrayLike], Any]
 WIDEST = 2**20  # filters of a layer: the costs of wider networks overflow
-_COUNTED = ("params", "macs")
 # Metrics in bytes: what is counted, and the bytes of one number.
 COUNTED_IN_BYTES = {
     "flash": ("params", 4),
@@ -28,6 +27,7 @@ COUNTED_IN_BYTES = {
     "memory": ("activations", 4),
     "memory-int8": ("activations", 1),
 }
+METRICS_OF_NETWORKS = ("params", "macs", "activations", "latency", *COUNTED_IN_BYTES)
 
 
 class CostModel(Protocol):
@@ -128,8 +128,8 @@ class CountedCost:
     layers: int
 
     def __post_init__(self) -> None:
-        if self.metric not in _COUNTED:
-            raise unknown_name("metric", self.metric, _COUNTED)
+        if self.metric not in ("params", "macs"):
+            raise unknown_name("metric", self.metric, METRICS_OF_NETWORKS)
 
     def __call__(self, widths: ArrayLike) -> int | IntArray:
         w = read_rows(widths, self.layers)

@@ -35,7 +35,7 @@ class ScalingLaw(Protocol):
     def layers(self) -> int:
         """L, the number of layers."""
 
-    def widths(self, scale: ArrayLike) -> FloatArray:
+    def widths(self, tau: ArrayLike) -> FloatArray:
         """Return real-valued widths: (L,) for a number, (N, L) for an (N,) array."""
 
     def scales(self, layer: int, widths: FloatArray) -> FloatArray:
@@ -143,11 +143,11 @@ class PowerLaw:
     def layers(self) -> int:
         return self.alpha.size
 
-    def widths(self, scale: ArrayLike) -> FloatArray:
-        """Return real-valued widths at sizes `scale`: (L,) for a number, (N, L) for (N,)."""
-        tau = np.asarray(scale, dtype=np.float64)[..., None]
+    def widths(self, tau: ArrayLike) -> FloatArray:
+        """Return real-valued widths at sizes `tau`: (L,) for a number, (N, L) for (N,)."""
+        sizes = np.asarray(tau, dtype=np.float64)[..., None]
         with np.errstate(over="ignore"):
-            return np.asarray(np.minimum(self.alpha * tau**self.beta, _LARGEST))
+            return np.asarray(np.minimum(self.alpha * sizes**self.beta, _LARGEST))
 
     def band(self, scale: ArrayLike) -> tuple[FloatArray, FloatArray] | None:
         """Return the 90 % band: its lower and upper edge, each shaped like `widths`.

@@ -92,8 +92,8 @@ def test_a_second_call_repeats_nothing_and_prints_an_export_command(
     done = run_short(whole)
     assert "validation" not in done.stdout.split("mean ±")[0]
     pd.testing.assert_frame_equal(read_outcomes(whole), before)
-    last = done.stdout.splitlines()[-1]
-    *command, out = shlex.split(last.removeprefix("export:  nsopt "))
+    *_, export, _ = done.stdout.splitlines()
+    *command, out = shlex.split(export.removeprefix("export:  nsopt "))
     assert out == "--out=network.onnx"
     out = f"--out={tmp_path / 'network.pt'}"
     assert call_nsopt(*command, out, "--format=state_dict").returncode == 0

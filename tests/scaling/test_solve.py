@@ -328,8 +328,8 @@ class Staircase:
 
     layers = L
 
-    def widths(self, scale: ArrayLike) -> NDArray[np.float64]:
-        return np.floor(np.asarray(scale, dtype=float)[..., None]) + np.arange(L)
+    def widths(self, tau: ArrayLike) -> NDArray[np.float64]:
+        return np.floor(np.asarray(tau, dtype=float)[..., None]) + np.arange(L)
 
     def scales(self, layer: int, widths: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.ceil(widths) - layer

@@ -95,6 +95,7 @@ def test_methods_are_compared_at_equal_budgets(
     assert table["method"].tolist() == ["uniform", "neuralscale"]
     assert (table["n"] == 2).all()
     assert (table["params"] <= table["budget"]).all()
+    assert not [column for column in table if column.startswith("test")]
     outcomes = study[0].results.outcomes
     for row in outcomes.to_dict("records"):
         assert 0 <= row["score"] <= 100
@@ -121,6 +122,7 @@ def test_the_answer_and_the_report_name_the_score_and_say_that_there_is_no_test(
     assert "classes" not in text.split("<h2>")[0].split("<body")[-1]
     table = pd.read_csv(page.with_name("outcomes.csv"))
     assert {"score", "latency_ms"} < set(table)
+    assert "test_score" not in table
 
 
 def test_the_same_call_continues_and_the_best_networks_can_be_loaded(
@@ -182,6 +184,7 @@ def test_a_test_is_reported_and_the_trainer_of_the_user_trains(
         out=tmp_path,
     )
     outcomes = result.results.outcomes
+    assert result.table["test_mean"][0] == outcomes["test_score"].mean()
     assert [context.seed for context in trained] == [0, 1]
     assert (outcomes["test_score"] == outcomes["score"] / 2).all()
     assert "test right pitches (%)" in str(result)

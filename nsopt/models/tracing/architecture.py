@@ -35,10 +35,16 @@ from nsopt.models.tracing.makers import Makers
 from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
 from nsopt.models.tracing.originals import original_weight, start_norms, unwrapped
 from nsopt.models.tracing.run import tensors_of
-from nsopt.scaling.cost import COUNTED_IN_BYTES, Channels, CostModel, LinearCost, Widths
+from nsopt.scaling.cost import (
+    COUNTED_IN_BYTES,
+    METRICS_OF_NETWORKS,
+    Channels,
+    CostModel,
+    LinearCost,
+    Widths,
+)
 
 _ALIKE = 0.05  # difference of shares of MACs that needs no word
-_METRICS = ("params", "macs", "activations", "latency", *COUNTED_IN_BYTES)
 PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, nn.RNNBase, nn.RNNCellBase)
 
 
@@ -238,7 +244,7 @@ class TracedArchitecture:
         if metric == "macs":
             products, examples = network.products
             return self._limit(sum_products(metric, self._size(products), layers, examples))
-        raise unknown_name("metric", metric, _METRICS)
+        raise unknown_name("metric", metric, METRICS_OF_NETWORKS)
 
     @cached_property
     def batch_doubt(self) -> str:

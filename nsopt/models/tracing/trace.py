@@ -34,7 +34,7 @@ _MOST_REASONS = 5
 @checked
 def trace(
     module: nn.Module,
-    example_input: Any,
+    example: Any,
     name: str | None = None,
     fixed: Sequence[str] = (),
     init: Callable[[nn.Module], None] | None = None,
@@ -44,7 +44,7 @@ def trace(
 
     Args:
         module: a network, preferably untrained; it does not change.
-        example_input: a batch of at least two examples, along the first dimension; or a tuple of
+        example: a batch of at least two examples, along the first dimension; or a tuple of
             arguments of `module`; or a dictionary of its keyword arguments. Arguments may be None,
             numbers, and tuples, lists or dictionaries of tensors.
         name: its name in messages and studies; by default the name of the class.
@@ -63,7 +63,7 @@ def trace(
         >>> arch.build([width // 2 for width in arch.base_widths])
     """
     module = unwrapped(module)
-    inputs = example_input if isinstance(example_input, tuple | Mapping) else (example_input,)
+    inputs = example if isinstance(example, tuple | Mapping) else (example,)
     run = LabelledRun(_read_inputs(inputs), (False, True) if training else (False,))
     _check_module(module, is_double=any(t.dtype == torch.float64 for t in tensors_in(run.inputs)))
     with restore_tensors(module):
