@@ -79,8 +79,8 @@ def _cut_label(tracer: Tracer, label: Label, start: int, length: int, even: bool
     fits = bool(length) and len(label) % length == 0 and start % length == 0
     kind = "own"
     if even:
-        uneven = "own" if tracer.trace.is_made(label) and not _repeats(label) else "fixed"
-        kind = tracer.choose(lambda: "equal" if fits else uneven)
+        is_own = tracer.trace.apart and tracer.trace.is_made(label) and not _repeats(label)
+        kind = tracer.choose(lambda: "equal" if fits else "own" if is_own else "fixed")
     if kind == "own":
         tracer.check_part(label, part)
         tracer.trace.cuts.append(part)

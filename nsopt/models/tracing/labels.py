@@ -89,6 +89,7 @@ class Product:
 
 
 Split = tuple[str, tuple[int, ...]]  # the path of a module, and the sizes
+Numbers = tuple[float | str, ...]  # of one operation
 
 
 @dataclass(eq=False)
@@ -111,11 +112,13 @@ class Trace:
         parts: of each split into parts of different sizes, its atoms in rows whose length divides
             all sizes: heads of queries, keys and values may be such rows.
         cuts: atoms of parts of dimensions that are cut into unequal parts.
+        apart: whether unequal slices of channels may change each by itself; otherwise they stay.
         group_sizes: channels per group, by the path of a grouped convolution or norm whose number
             of groups changes with the width.
         choices: pairs of an operation and a decision, in order. Networks of other widths must
             make the same decisions.
-        numbers: the numbers with which operations calculated, in order.
+        numbers: the numbers with which operations calculated, and the names of pointwise ones, in
+            order.
         read: ids of parameters and buffers, in the order of their first use.
         written: attributes that modules set as they run, as pairs of path and name.
         makers: atoms of channels that a product with a parameter makes.
@@ -138,9 +141,10 @@ class Trace:
     preferred: Mapping[Split, int] = field(default_factory=dict)
     parts: list[Atoms] = field(default_factory=list)
     cuts: list[Atoms] = field(default_factory=list)
+    apart: bool = True
     group_sizes: dict[str, int] = field(default_factory=dict)
     choices: list[tuple[str, Any]] = field(default_factory=list)
-    numbers: list[tuple[float, ...]] = field(default_factory=list)
+    numbers: list[Numbers] = field(default_factory=list)
     read: dict[int, None] = field(default_factory=dict)
     written: set[tuple[str, str]] = field(default_factory=set)
     makers: list[Atoms] = field(default_factory=list)

@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from nsopt.models.tracing.labels import Atoms, Trace, TraceError
+from nsopt.models.tracing.labels import Atoms, Numbers, Trace, TraceError
 from nsopt.models.tracing.lifts import Lifts, Number, Place, Tie
 from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
 from nsopt.models.tracing.originals import copy_model
@@ -26,7 +26,6 @@ from nsopt.models.tracing.proposals import (
 _FEW = 5  # a third of which is one unit
 _PACKED = (2, 3)  # squares of a weight, such as one each for queries and keys
 Reasons = dict[int, str]  # by the index of a group
-Numbers = list[tuple[float, ...]]
 Attempt = Callable[[Sequence[int]], object]  # runs with some groups changed, or raises TraceError
 
 
@@ -85,7 +84,7 @@ def find_unread(network: TracedNetwork) -> TracedNetwork:
     return replace(network, lifts=replace(known, unread=(*known.unread, *unread)))
 
 
-def find_indivisible(network: TracedNetwork) -> tuple[Reasons, Numbers]:
+def find_indivisible(network: TracedNetwork) -> tuple[Reasons, list[Numbers]]:
     """Return the groups that cannot lose a single unit, with the errors.
 
     The network may run only at widths that a number divides, or that are multiples of each other.
@@ -94,7 +93,7 @@ def find_indivisible(network: TracedNetwork) -> tuple[Reasons, Numbers]:
         The groups with the errors, and the numbers with which a network calculates in which all
         others have one unit less.
     """
-    numbers: Numbers = []
+    numbers: list[Numbers] = []
 
     def attempt(some: Sequence[int]) -> None:
         trace = _resize(network, lambda width: width - 1, some)
@@ -114,10 +113,11 @@ def find_capped(network: TracedNetwork) -> Reasons:
     return _find_culprits(network, groups, grow)
 
 
-def find_counted(network: TracedNetwork, after: Numbers) -> list[int]:
+def find_counted(network: TracedNetwork, after: list[Numbers]) -> list[int]:
     """Return the exact groups with whose sizes the code calculates, as in `y / y.shape[1]`.
 
-    Such a network calculates with other numbers if a group has one unit less.
+    Such a network calculates with other numbers if a group has one unit less; or, where the code
+    rounds or compares, if it has a third less, or a third of its units.
 
     Args:
         after: the numbers of a network in which all wide groups have one unit less.
@@ -127,14 +127,31 @@ def find_counted(network: TracedNetwork, after: Numbers) -> list[int]:
     if after != before:  # the first run may have filled a cache, and joined other labels
         before = _resize(network, lambda width: width, []).numbers
     narrow = any(network.family.widths[i] <= FEWEST_SEEN for i in exact)
-    if after == before and not narrow:
-        return []
+    changes = [shrink_width, lambda width: max(FEWEST_SEEN, width // 3)]
+    if after != before or narrow:
+        changes.insert(0, lambda width: width - 1)
+    counted: set[int] = set()
+    for change in changes:
+        others = [i for i in exact if i not in counted]
+        counted |= _find_culprits(
+            network, others, partial(_compare, network, before, change)
+        ).keys()
+    return sorted(counted)
 
-    def attempt(some: Sequence[int]) -> None:
-        if _resize(network, lambda width: width - 1, some).numbers != before:
-            raise TraceError("the network calculates with other numbers")
 
-    return sorted(_find_culprits(network, exact, attempt))
+def _compare(
+    network: TracedNetwork,
+    numbers: list[Numbers],
+    change: Callable[[int], int],
+    some: Sequence[int],
+) -> None:
+    """Raise TraceError if a network in which some widths are changed calculates with others."""
+    try:
+        others = _resize(network, change, some).numbers
+    except TraceError:  # these widths are too narrow for the code
+        return
+    if others != numbers:
+        raise TraceError("the network calculates with other numbers")
 
 
 def find_narrowest(network: TracedNetwork) -> Atoms:

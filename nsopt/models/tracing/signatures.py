@@ -9,6 +9,7 @@ import torch
 from torch.utils._mode_utils import no_dispatch
 
 _FILLS = ("full", "full_like", "new_full", "fill", "fill_", "scalar_tensor")
+_WITH_KERNELS = ("convolution", "avg_pool", "max_pool", "im2col")
 _FEW = 100
 
 
@@ -43,13 +44,19 @@ class Signature:
     copies_shape: bool
     defaults: tuple[tuple[str, Any], ...]
 
-    def find_numbers(self, arguments: Sequence[Any]) -> tuple[float, ...]:
-        """Return the numbers with which the operation calculates; sizes are none of them."""
+    def find_numbers(self, arguments: Sequence[Any]) -> tuple[float | str, ...]:
+        """Return the numbers with which the operation calculates; sizes are none of them.
+
+        They include the name of a pointwise operation, and the kernel of a pooling.
+        """
         kinds = (int, float) if self.is_pointwise or self.name in _FILLS else float
         if self.name == "lift_fresh" and arguments[0].numel() < _FEW:  # of `torch.tensor`
             with no_dispatch():
                 return tuple(arguments[0].flatten().tolist())
-        return tuple(a for a in arguments if isinstance(a, kinds) and not isinstance(a, bool))
+        if self.name.startswith(_WITH_KERNELS):
+            return tuple(n for part in arguments if isinstance(part, list) for n in part)
+        numbers = (a for a in arguments if isinstance(a, kinds) and not isinstance(a, bool))
+        return (self.operation, *numbers) if self.is_pointwise else tuple(numbers)
 
     def bind(self, args: Any, kwargs: Any) -> list[Any]:
         """Return all arguments in the order of the schema; missing ones have their defaults."""

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from nsopt.models.tracing import buffers, probe
 from nsopt.models.tracing.architecture import PRODUCERS, TracedArchitecture, find_fixed, output_axis
 from nsopt.models.tracing.assume import trace_network
 from nsopt.models.tracing.groups import Dimension
-from nsopt.models.tracing.labels import Atoms, TraceError
+from nsopt.models.tracing.labels import Atoms, Numbers, TraceError
 from nsopt.models.tracing.makers import Makers
 from nsopt.models.tracing.network import TracedNetwork
 from nsopt.models.tracing.originals import copy_model, original_weight, set_mode, unwrapped
@@ -27,6 +27,15 @@ from nsopt.models.tracing.states import restore_tensors, spare_collector
 from nsopt.models.tracing.tracer import ADVICE
 
 _MOST_REASONS = 5
+
+
+class _Settled(NamedTuple):
+    """A network with its lifts, why groups that it had are fixed, and the numbers with which it
+    calculates if all others have one unit less."""
+
+    network: TracedNetwork
+    refused: dict[str, str]
+    numbers: list[Numbers]
 
 
 @torch.inference_mode(False)
@@ -72,17 +81,10 @@ def trace(
     if network.trace.failed:
         network = _note_failure(network)
     _check_batch(network)
-    network = _split_otherwise(network)
-    network = network.marked(_find_units(network, fixed))
-    network, unscored = _fix_groups(network, _find_unscorable(network))
-    network, divided = _fix_groups(network, _find_divided(network))
-    network, unshrinkable = _fix_groups(*probe.find_lifts(network))
-    uneven, numbers = probe.find_indivisible(network)
-    network, indivisible = _fix_groups(network, uneven)
+    network, refused, numbers = _settle_cuts(_split_otherwise(network), fixed)
     counted = probe.find_counted(network, numbers)
     network = network.marked(inexact=[network.family.groups[i].units for i in counted])
     network = probe.find_unread(network)
-    refused = unscored | divided | unshrinkable | indivisible
     if not network.family.groups:
         fixed_layers = find_fixed(network, refused).items()
         held = [f"{path or 'the network'}: {reason}" for path, reason in fixed_layers]
@@ -124,6 +126,30 @@ def _split_otherwise(network: TracedNetwork) -> TracedNetwork:
             others[key].pop()
     is_better = rival.family.count_free(held) >= network.family.count_free(held)
     return rival if preferred and is_better else network
+
+
+def _settle_cuts(network: TracedNetwork, paths: Sequence[str]) -> _Settled:
+    """Return the result of `_settle`, in which a dimension that is cut stays as a whole if more
+    units can then be removed: parts may depend on each other."""
+    settled = _settle(network, paths)
+    units, cuts = settled.network.family.units, network.trace.cuts
+    if not any(units.fixed[units.of_atom[cut]].all() for cut in cuts):
+        return settled
+    whole = TracedNetwork.of(network.template, network.run, None, network.trace.preferred, False)
+    rival = _settle(whole, paths)
+    is_better = rival.network.family.count_free(()) > settled.network.family.count_free(())
+    return rival if is_better else settled
+
+
+def _settle(network: TracedNetwork, paths: Sequence[str]) -> _Settled:
+    """Find lifts, and fix the groups that cannot lose units, or are of the modules at `paths`."""
+    network = network.marked(_find_units(network, paths))
+    network, unscored = _fix_groups(network, _find_unscorable(network))
+    network, divided = _fix_groups(network, _find_divided(network))
+    network, unshrinkable = _fix_groups(*probe.find_lifts(network))
+    uneven, numbers = probe.find_indivisible(network)
+    network, indivisible = _fix_groups(network, uneven)
+    return _Settled(network, unscored | divided | unshrinkable | indivisible, numbers)
 
 
 def _fix_groups(
