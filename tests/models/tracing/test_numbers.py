@@ -62,6 +62,36 @@ def test_units_with_whose_number_the_code_calculates_are_not_exact(
         assert torch.allclose(pruned(x), masked(x)) == (removed not in inexact)
 
 
+def average(y: Tensor, around: int) -> Tensor:
+    return functional.avg_pool1d(y[..., None], 1 + 2 * around, 1, around)[..., 0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda y: y * (1.0 if y.shape[1] > 48 else 0.25),
+        lambda y: y * (y.shape[1] // 32),
+        lambda y: y * min(y.shape[1], 24),
+        lambda y: y * math.ceil(y.shape[1] / 30),
+        lambda y: functional.relu(y) if y.shape[1] > 48 else torch.tanh(y),
+        lambda y: sum(y * 0.5 for _ in range(y.shape[1] // 20)),
+        lambda y: average(y, y.shape[1] // 48),
+    ],
+    ids=["threshold", "floor", "minimum", "ceiling", "function", "repetition", "kernel"],
+)
+def test_sizes_that_the_code_rounds_or_compares_are_seen(change: Callable[[Tensor], Any]) -> None:
+    class Changed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(6, 64), nn.Linear(64, 24), nn.Linear(24, 4)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.c(self.b(change(self.a(x).relu())).relu())
+
+    groups = trace(Changed(), torch.randn(2, 6)).network.family.groups
+    assert [group.exact for group in groups] == [False, True]
+
+
 def test_numbers_that_are_computed_once_mark_nothing() -> None:
     cached: list[Tensor] = []
 
