@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._mode_utils import no_dispatch
 
@@ -53,9 +54,20 @@ class FunctionRules(TorchFunctionMode):
             kwargs.pop("dropout_p", None)
         if name in _DROPOUTS and args:
             return args[0]
+        if name in ("numpy", "__array__"):
+            return _read_array(self._tracer, func, args, kwargs)
         if name == "__format__" and not args[0].ndim:  # fake tensors have no numbers to print
             return format(1.0 if args[0].is_floating_point() else 1, args[1])
         return func(*args, **kwargs)
+
+
+def _read_array(tracer: Tracer, func: Any, args: Any, kwargs: Any) -> Any:
+    """Return a tensor as a NumPy array. Unknown values may only be read after the last layer."""
+    value = tracer.read(args[0])
+    if value is None and isinstance(args[0], FakeTensor):
+        tracer.guess(torch.int64)  # the conversion fails
+    with no_dispatch():
+        return func(args[0] if value is None else value, *args[1:], **kwargs)
 
 
 @dataclass(frozen=True)

@@ -353,7 +353,7 @@ class Tracer(TorchDispatchMode):
             return make_fakes(self.values, known)
         picked = pick_all(func, args, kwargs)
         if picked is None:
-            return self._guess(args[0].dtype if "scalar" in func._schema.name else torch.bool)
+            return self.guess(args[0].dtype if "scalar" in func._schema.name else torch.bool)
         self.note("picks by values, traced as if everything were picked")
         return make_fakes(self.values, picked)
 
@@ -381,7 +381,7 @@ class Tracer(TorchDispatchMode):
             else:
                 self.note("reads values of the input, which are those of the example")
 
-    def _guess(self, kind: torch.dtype) -> bool | int | float:
+    def guess(self, kind: torch.dtype) -> bool | int | float:
         """Return 1 for a number that is unknown, or 0 in a line where it is denied.
 
         Unless lines may be denied, it may only decide what follows the last layer. So may integers:

@@ -84,6 +84,56 @@ def test_constants_that_code_reads_are_computed() -> None:
     assert arch.build([7])(IMAGES).shape == (2, 3, 8, 8)
 
 
+class ReadsArrays(nn.Module):
+    """Reads tensors as NumPy arrays, before its last layer."""
+
+    def __init__(self, read: Callable[["ReadsArrays", Tensor], Any]) -> None:
+        super().__init__()
+        self.a, self.b, self.read = nn.Linear(8, 32), nn.Linear(32, 4), read
+        self.scales = nn.Parameter(torch.tensor([2.0, 30.0, 4.0]))
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.a(x).relu()
+        scale = float(self.read(self, y))
+        return self.b(y * scale) * self.scales.sum()
+
+
+@pytest.mark.parametrize(
+    ("read", "layers"),
+    [
+        (lambda net, _: net.scales.detach().cpu().numpy()[0], ("a",)),
+        (lambda net, _: np.asarray(net.scales.detach())[2], ("a",)),
+        (lambda _, y: torch.tensor([2.0, 3.0]).numpy().max(), ("a", "scales")),
+        (lambda _, y: torch.from_numpy(np.arange(len(y))).numpy().sum(), ("a", "scales")),
+    ],
+    ids=["parameter", "asarray", "constant", "array"],
+)
+def test_a_tensor_that_is_read_as_an_array_keeps_its_size(
+    read: Callable[[ReadsArrays, Tensor], Any], layers: tuple[str, ...]
+) -> None:
+    model, x = ReadsArrays(read), torch.randn(2, 8)
+    arch = nsopt.trace(model, x)
+    assert arch.layer_names == layers
+    check_pruning(arch, model, x)
+
+
+def test_activations_become_arrays_only_after_the_last_layer() -> None:
+    class Finds(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 32), nn.Linear(32, 4)
+
+        def forward(self, x: Tensor) -> Any:
+            found = self.b(self.a(x).relu())
+            return found if self.training else found.detach().cpu().numpy()
+
+    assert nsopt.trace(Finds(), torch.randn(2, 8)).base_widths == (32,)
+    with pytest.raises(
+        NsoptError, match=r"depends on the values of tensors, in the network \(test"
+    ):
+        nsopt.trace(ReadsArrays(lambda _, y: y.detach().numpy().max()), torch.randn(2, 8))
+
+
 def test_a_whole_detector_comes_back_smaller() -> None:
     torch.manual_seed(0)
     model = Detector()
