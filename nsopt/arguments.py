@@ -17,7 +17,10 @@ _WORDS: dict[Any, str] = {
     **{Path: "a path", NoneType: "None", Callable: "a function", Sequence: "a list"},
     **{tuple: "a tuple", Iterable: "a list", Mapping: "a dictionary"},
 }
-_OWN = {"Architecture": "an architecture, which nsopt.trace returns"}
+_OWN = {
+    "Architecture": "an architecture, which nsopt.trace returns",
+    "ndarray": "an array",
+}
 _SCALARS = {bool, int, float, str, Path, NoneType, Literal}
 
 

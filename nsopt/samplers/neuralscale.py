@@ -15,7 +15,7 @@ from nsopt.arguments import checked
 from nsopt.errors import NoWidthsError, NsoptError, shorten
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.algorithm3 import SgdFit
-from nsopt.scaling.cost import CostFunction, width_limits
+from nsopt.scaling.cost import CostFunction, Widths, width_limits
 from nsopt.scaling.joint import JointCost
 from nsopt.scaling.law import PowerLaw, ScalingLaw
 from nsopt.scaling.metric import get_metric
@@ -31,8 +31,8 @@ _NARROWER, _WIDER = 32, 8  # default range of widths, in factors of the base wid
 def suggest_widths(
     trial: BaseTrial,
     arch: Architecture,
-    low: int | Sequence[int] | None = None,
-    high: int | Sequence[int] | None = None,
+    low: int | Widths | None = None,
+    high: int | Widths | None = None,
     log: bool = True,
     step: int = 1,
 ) -> tuple[int, ...]:
@@ -83,8 +83,8 @@ def suggest_widths(
 
 
 def _warn_if_reloaded(study: Study) -> None:
-    """Warn if the last trial was of a law, and the sampler is one of those that Optuna puts in the
-    place of a sampler that nobody gave."""
+    """Warn if the last trial was of a law, and the sampler is the default one that Optuna uses when
+    none is given."""
     if not isinstance(study.sampler, TPESampler | NSGAIISampler):
         return
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))

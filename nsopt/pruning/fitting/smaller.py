@@ -1,6 +1,5 @@
 """Smaller networks without training: the public function, widths at a budget, and a score."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from nsopt.progress import Progress, Silent
 from nsopt.pruning.fitting.fit import fit_network
 from nsopt.pruning.fitting.inputs import Inputs, count_arguments
 from nsopt.pruning.fitting.rank import rank_by_fit
+from nsopt.scaling.cost import Widths
 from nsopt.tasks import agreement
 
 
@@ -25,7 +25,7 @@ from nsopt.tasks import agreement
 @restore_at_end()
 def fit(
     model: nn.Module,
-    widths: Sequence[int],
+    widths: Widths,
     inputs: Any,
     arch: Architecture | None = None,
     seed: int = 0,
@@ -70,7 +70,7 @@ def fit(
     return fit_network(arch, model, kept, given, seed=seed, progress=progress).model
 
 
-def check_widths(arch: Architecture, widths: Sequence[int]) -> tuple[int, ...]:
+def check_widths(arch: Architecture, widths: Widths) -> tuple[int, ...]:
     """Return `widths` as a tuple. Raises NsoptError for widths that a fit cannot reach."""
     wanted = arch.check_widths(widths)
     for name, width, base, rigid in zip(
