@@ -27,7 +27,7 @@ from nsopt.progress import Silent
 from nsopt.pruning.fitting.fit import fit_network
 from nsopt.pruning.fitting.inputs import Inputs
 from nsopt.pruning.fitting.rank import rank_by_fit
-from nsopt.pruning.inherited import SCORE_STEPS, inherit_network, score
+from nsopt.pruning.inherited import SCORE_STEPS, evaluate_inherited, inherit_network
 from nsopt.scaling.law import PowerLaw
 from nsopt.session.presets import get_preset
 from nsopt.tasks.agreement import Agreement
@@ -73,7 +73,7 @@ def compare_ranks(dense: Dense, share: float, options: argparse.Namespace, rows:
         scores, seconds = dict[str, dict[str, float | None]](), dict[str, float]()
         for steps in _STEPS:
             began = time.process_time()
-            found = score(start, widths, images, compare, compute, steps)
+            found = evaluate_inherited(start, widths, images, compare, compute, steps)
             scores[f"{steps} steps"] = to_numbers(found)
             seconds[f"{steps} steps"] = time.process_time() - began
         began = time.process_time()

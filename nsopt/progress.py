@@ -7,8 +7,8 @@ class Progress(Protocol):
     """Receives the progress of one task at a time.
 
     `start` names a task and its number of steps; `advance` ends a step; `overall` says how many
-    points of the study are done. All display nothing and a warning is a message, unless a subclass
-    does more.
+    points of the study are done. By default these methods do nothing, and `warning` calls
+    `message`: subclasses override those that they display.
     """
 
     def overall(self, done: int, total: int) -> None:

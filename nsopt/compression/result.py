@@ -81,7 +81,10 @@ class Compressed:
         """Test accuracy (%) of a classifier of images. Raises NsoptError without a test."""
         return self.network.test_accuracy
 
-    accuracy = test_accuracy
+    @property
+    def accuracy(self) -> float:
+        """Test accuracy (%), as `test_accuracy`."""
+        return self.test_accuracy
 
 
 @dataclass(frozen=True, repr=False)

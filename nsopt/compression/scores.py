@@ -20,7 +20,7 @@ from nsopt.compression.budgets import Budget
 from nsopt.compression.latency import Solver
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.latency.bisection import Widths
-from nsopt.pruning.inherited import SCORE_STEPS, score
+from nsopt.pruning.inherited import SCORE_STEPS, evaluate_inherited
 from nsopt.samplers.candidates import make_family, make_sampler, suggest_parameters, with_members
 from nsopt.scaling.family import LawFamily
 from nsopt.scaling.law import PowerLaw, uniform_curve
@@ -89,7 +89,9 @@ class _Scorer:
     def _score(self, widths: Widths, judge: Callable[[nn.Module], Found]) -> Found:
         session = self.session
         assert session.start is not None
-        return score(session.start, widths, session.supervision, judge, session.compute)
+        return evaluate_inherited(
+            session.start, widths, session.supervision, judge, session.compute
+        )
 
     def measure(self, widths: Widths) -> tuple[float, dict[str, Any]]:
         """Return the score, and what is stored with it: costs, and the score of the task."""

@@ -119,7 +119,7 @@ _KEPT = TypeAdapter(KeptNetwork)
 
 @checked
 def load_network(path: Path | str, arch: str | Architecture | None = None) -> KeptNetwork:
-    """Load a network that a study stored, or that `nsopt export --format state_dict` wrote.
+    """Load a network that a study stored, or that `nsopt.export` wrote with `format="state_dict"`.
 
     No code in the file is executed.
 

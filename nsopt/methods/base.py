@@ -81,7 +81,7 @@ class Method(ABC):
     def fitted_to(self, iterations: Sequence[Iteration]) -> Iteration | None:
         """Return the iteration of descent to which its law is fitted, or None.
 
-        `--eta` solves fitted laws with Algorithm 3.
+        With `eta=` nsopt solves fitted laws with Algorithm 3.
         """
         return None
 

@@ -97,7 +97,7 @@ def inherit_network(
     return model
 
 
-def score(
+def evaluate_inherited(
     start: TrainedStart,
     widths: Sequence[int],
     supervision: Supervision,

@@ -12,7 +12,12 @@ from nsopt.compute.device import resolve_compute
 from nsopt.data.images import ImageData, Splits
 from nsopt.models.architecture import TableArchitecture
 from nsopt.pruning import engine, inherited
-from nsopt.pruning.inherited import TrainedStart, inherit_network, rank_by_importance, score
+from nsopt.pruning.inherited import (
+    TrainedStart,
+    evaluate_inherited,
+    inherit_network,
+    rank_by_importance,
+)
 from nsopt.pruning.ranking import UnitRanking
 from nsopt.pruning.settings import SearchSettings
 from nsopt.tasks.classification import Classification
@@ -59,7 +64,7 @@ def compute_score(
     def validate(model: nn.Module) -> float:
         return evaluate(Classification(splits).validation(CPU), model, CPU)
 
-    return score(start, widths, Classification(splits), validate, CPU, steps)
+    return evaluate_inherited(start, widths, Classification(splits), validate, CPU, steps)
 
 
 def test_the_whole_network_scores_high_and_always_the_same(
@@ -127,7 +132,7 @@ def test_statistics_behind_a_dropout_do_not_depend_on_the_random_state() -> None
 
 def test_a_score_is_measured_in_evaluation_mode(start: TrainedStart, splits: Splits) -> None:
     widths, images = start.arch.base_widths, Classification(splits)
-    assert not score(start, widths, images, lambda model: model.training, CPU, steps=1)
+    assert not evaluate_inherited(start, widths, images, lambda model: model.training, CPU, steps=1)
 
 
 def test_ranking_leaves_the_network_and_the_random_state_alone(
