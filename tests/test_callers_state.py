@@ -52,6 +52,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Callable[[], An
     table = nsopt.get_architecture("vgg11", in_channels=1)
     assert isinstance(table, TableArchitecture)
     table = dataclasses.replace(table, base_widths=(4,) * 8)
+    whole = table.build(table.base_widths)
     params, base = arch.cost("params"), arch.base_widths
     training = nsopt.TrainSettings(epochs=1, batch_size=16)
     search = nsopt.SearchSettings(
@@ -97,6 +98,10 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Callable[[], An
         "law_distance": lambda: nsopt.law_distance(LAW, LAW, params, base),
         "train": lambda: nsopt.train(arch, base, data, training),
         "prune": lambda: arch.prune(model, [range(4) for _ in base]),
+        "inherit": lambda: (
+            arch.inherit(model, [range(4) for _ in base], base),
+            table.inherit(whole, [range(2)] * 8, table.base_widths),
+        ),
         "NeuralScaleSampler": lambda: nsopt.NeuralScaleSampler(LAW, params, arch, budgets=500),
     }
 
@@ -117,7 +122,7 @@ NAMES = [
     ),
     *("with_latency", "measure_latency", "solve_measured_widths", "get_architecture", "trace"),
     *("search", "suggest_widths", "solve_widths", "solve_widths_sgd", "law_distance", "train"),
-    *("prune", "NeuralScaleSampler"),
+    *("prune", "inherit", "NeuralScaleSampler"),
 ]
 
 

@@ -1,5 +1,6 @@
 """Read images from arrays and PyTorch data sets of the user."""
 
+import math
 import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -29,11 +30,9 @@ def read_arrays(part: str, pair: Any) -> tuple[Tensor, Tensor]:
         )
     pixels, classes = _convert_array(part, pair[0]), _convert_array(part, pair[1])
     if pixels.dtype != np.uint8:
-        convert = "of numbers from 0 to 1 write (255 * images).round().astype('uint8')"
-        if np.issubdtype(pixels.dtype, np.integer):
-            convert = "write images.astype('uint8')"
         raise NsoptError(
-            f"{part} images must be uint8, from 0 to 255, not {pixels.dtype}: {convert}"
+            f"{part} images must be uint8, from 0 to 255, not {pixels.dtype}: "
+            f"{_describe_conversion(pixels)}"
         )
     if pixels.ndim == 4 and pixels.shape[1] not in _CHANNELS and pixels.shape[3] in _CHANNELS:
         pixels = pixels.transpose(0, 3, 1, 2)
@@ -130,13 +129,38 @@ def _convert_pixels(part: str, image: Any) -> NDArray[np.uint8]:
     if isinstance(image, Tensor) and image.is_floating_point():
         if not image.numel():
             raise NsoptError(f"{part} has an image without pixels: leave it out")
-        if not 0 <= float(image.min()) <= float(image.max()) <= 1:
-            raise NsoptError(f"{part} images are floats outside 0 to 1: remove their normalisation")
+        _check_floats(part, float(image.min()), float(image.max()))
         image = (image * 255).round().to(torch.uint8)
     if getattr(image, "mode", "") == "P":  # its pixels are indices into a palette
         image = image.convert("RGB")
     pixels = _convert_array(part, image)
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def _check_floats(part: str, lowest: float, highest: float) -> None:
+    """Raise NsoptError unless the pixels of a float image are from 0 to 1."""
+    if not math.isfinite(highest - lowest):
+        raise NsoptError(f"{part} images have NaN or infinite pixels: leave these images out")
+    if lowest < 0:
+        raise NsoptError(f"{part} images are floats outside 0 to 1: remove their normalisation")
+    if highest > 1:
+        raise NsoptError(
+            f"{part} images are floats up to {highest:g}, not 1: divide by 255, or remove their "
+            "normalisation"
+        )
+
+
+def _describe_conversion(pixels: NDArray[Any]) -> str:
+    """Return how to convert pixels of another type to uint8."""
+    if not np.issubdtype(pixels.dtype, np.integer):
+        return "of numbers from 0 to 1 write (255 * images).round().astype('uint8')"
+    lowest, highest = (int(pixels.min()), int(pixels.max())) if pixels.size else (0, 0)
+    if lowest < 0:
+        return f"their values go from {lowest} to {highest}: shift and scale them"
+    if highest > np.iinfo(np.uint8).max:
+        white = 2 ** highest.bit_length() - 1  # such as 4095 for 12 bits
+        return f"scale them, as with (255 / {white} * images).round().astype('uint8')"
+    return "write images.astype('uint8')"
 
 
 def _convert_array(part: str, values: Any) -> NDArray[Any]:

@@ -247,7 +247,7 @@ class TableArchitecture:
         model = self._read_model(model)
         chosen = read_kept(self, [len(first) for first, *_ in self.filter_weights(model)], kept)
         check_room(self, chosen, self.check_widths(widths))
-        smaller = self.build(widths).to(next(model.parameters()).device)
+        smaller = build_to_fill(self, widths).to(next(model.parameters()).device)
         indices = [torch.from_numpy(units) for units in chosen]
         modules, sources = dict(smaller.named_modules()), dict(model.named_modules())
         for operation in self.operations:
@@ -266,7 +266,7 @@ class TableArchitecture:
 
 
 def build_to_fill(arch: Architecture, widths: Widths) -> nn.Module:
-    """Build a network whose weights do not matter, without changing torch's random numbers."""
+    """Build a network into which weights are copied, without changing torch's random numbers."""
     with torch.random.fork_rng(devices=[]):
         return arch.build(widths)
 

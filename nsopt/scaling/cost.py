@@ -192,11 +192,17 @@ def width_limits(cost: CostFunction, layers: int) -> tuple[NDArray[np.float64], 
 
 
 def read_numbers(name: str, values: ArrayLike) -> FloatArray:
-    """Convert an argument to float64. Raises NsoptError, with its name, if it has no numbers."""
+    """Convert an argument to float64. Raises NsoptError, with its name, for text and other objects.
+
+    NumPy would also convert text, such as "2e5".
+    """
     try:
-        return np.asarray(values, dtype=np.float64)
+        given = np.asarray(values, dtype=object)
+        if not any(isinstance(value, str | bytes) for value in given.flat):
+            return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
-        raise NsoptError(f"{name} must be numbers, not {shorten(values)}") from None
+        pass
+    raise NsoptError(f"{name} must be numbers, not {shorten(values)}")
 
 
 def read_rows(widths: ArrayLike, layers: int) -> IntArray:

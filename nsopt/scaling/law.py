@@ -177,7 +177,8 @@ class PowerLaw:
         if self.recorded is None:
             return None
         ends = [float(cost(widths)) for widths in self.recorded.astype(np.int64)]
-        factor = np.asarray(budget, dtype=np.float64) / np.clip(budget, min(ends), max(ends))
+        budgets = read_numbers("budget", budget)
+        factor = np.asarray(budgets / np.clip(budgets, min(ends), max(ends)))
         factor = np.where(np.abs(factor - 1) < _OUTSIDE, 1.0, factor)
         if (factor == 1).all():
             return None

@@ -39,7 +39,7 @@ _APART = 1 + 1e-11  # closer breakpoints differ only by rounding
 
 
 class Limits(NamedTuple):
-    """What limits widths beside a budget: the last four arguments of `solve_widths`, in order."""
+    """What limits widths beside a budget: the arguments of `solve_widths` of the same names."""
 
     multiple_of: ArrayLike = 1
     min_width: int = 1
@@ -155,16 +155,16 @@ def solve_widths(
     if callable(cost):
         if budget is None:
             raise NsoptError("give a budget, or pairs of a cost and its budget")
-        fit = _solve(law, cost, budget, limits)
+        budgets = read_numbers("budget", budget)
+        fit = _solve(law, cost, budgets, limits)
     else:
         if budget is not None:
             raise NsoptError("pairs of a cost and its budget name all budgets: leave budget out")
-        joint = JointCost(tuple(cost))
-        fit = _solve(law, joint, 1.0, limits)
-        fit = replace(fit, cost=joint.costs(fit.widths))
-        cost, budget = joint, 1.0
+        cost, budgets = JointCost(tuple(cost)), np.ones(())
+        fit = _solve(law, cost, budgets, limits)
+        fit = replace(fit, cost=cost.costs(fit.widths))
     if warn:
-        warn_of_extrapolation(law, cost, budget)
+        warn_of_extrapolation(law, cost, budgets)
     return fit
 
 
@@ -190,9 +190,9 @@ def _check_limits(law: ScalingLaw, limits: Limits) -> None:
         raise NsoptError("fill needs max_width: a layer that costs nothing would grow without end")
 
 
-def _solve(law: ScalingLaw, cost: CostFunction, budget: ArrayLike, limits: Limits) -> WidthFit:
-    """Solve for a number or an (N,) array of budgets."""
-    budgets = np.atleast_1d(read_numbers("budget", budget))
+def _solve(law: ScalingLaw, cost: CostFunction, budget: FloatArray, limits: Limits) -> WidthFit:
+    """Solve for a number, of shape (), or an (N,) array of budgets."""
+    budgets = np.atleast_1d(budget)
     if budgets.ndim != 1 or budgets.size == 0 or not np.isfinite(budgets).all():
         raise NsoptError("a budget must be a finite number, or a list of them")
     _check_limits(law, limits)
@@ -230,8 +230,10 @@ def warn_of_extrapolation(law: ScalingLaw, cost: CostFunction, budget: ArrayLike
         factors = np.atleast_1d(beyond)
         worst = int(np.abs(np.log(factors)).argmax())
         name = _name_budget(cost, float(np.atleast_1d(budget)[worst]))
+        verb = "are" if isinstance(cost, JointCost) else "is"
+        reach = describe_reach(float(factors[worst]))
         warnings.warn(
-            f"{name} is {describe_reach(float(factors[worst]))}: nsopt extrapolates the law there",
+            f"{name} {verb} {reach}: nsopt extrapolates the law there",
             stacklevel=4,  # the caller of the public function
         )
 

@@ -2,12 +2,14 @@
 
 import errno
 import socket
+import warnings
 from itertools import chain
 from pathlib import Path
+from urllib.parse import unquote
 
 import sqlalchemy
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SAWarning
 
 from nsopt.errors import NsoptError
 
@@ -44,22 +46,47 @@ def read_url(url: str) -> URL:
         raise invalid from None
     if (parts.port or 0) > _LARGEST_PORT or shown == _HIDDEN:
         raise invalid
+    _check_escapes(url)
     if parts.get_backend_name() == SQLITE:
         _check_options(parts, shown, url)
     if parts.drivername == JOURNAL and (parts.host or not parts.database):
         raise NsoptError(f"storage {shown} names no file: write journal:///FILE")
+    if parts.drivername == JOURNAL and parts.query:
+        raise _refuse_options(shown)
     if parts.get_backend_name() == SQLITE and parts.database in (None, "", _IN_MEMORY):
         raise NsoptError("a database in memory is lost at the end: write sqlite:///FILE")
     return parts
 
 
-def _check_options(parts: URL, shown: str, url: str) -> None:
-    """Raise NsoptError for options that an SQLite driver cannot read, such as `?timeout=word`."""
+def _check_escapes(url: str) -> None:
+    """Raise NsoptError for a `%xx` that is no UTF-8; SQLAlchemy would put U+FFFD in its place."""
     try:
-        parts.get_dialect()().create_connect_args(parts)
+        unquote(url, errors="strict")
+    except UnicodeDecodeError:
+        raise NsoptError(
+            "the storage URL has a % whose two digits are no character: write %25 for %"
+        ) from None
+
+
+def _check_options(parts: URL, shown: str, url: str) -> None:
+    """Raise NsoptError for options that an SQLite driver does not know, or cannot read, such as
+    `?timeout=word`."""
+    try:
+        with warnings.catch_warnings(action="error", category=SAWarning):
+            parts.get_dialect()().create_connect_args(parts)
+    except SAWarning:
+        raise _refuse_options(shown) from None
     except (TypeError, ValueError, ArgumentError) as error:
         reason = hide_values(url, str(error))
         raise NsoptError(f"storage {shown} cannot be used: {reason}: correct the URL") from None
+
+
+def _refuse_options(shown: str) -> NsoptError:
+    """Return the error for unknown options after the name of a file."""
+    return NsoptError(
+        f"storage {shown} is followed by a ? and unknown options: write %3F for a ? in the name of "
+        "a file"
+    )
 
 
 def storage_file(url: str) -> Path | None:

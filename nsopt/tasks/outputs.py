@@ -46,10 +46,13 @@ def check_outputs(arch: Architecture, data: ImageData | Task) -> None:
                 outputs = model.train(training)(torch.rand_like(images))
                 if not isinstance(outputs, Tensor) or outputs.ndim != 2:
                     kind = type(outputs).__name__
+                    if isinstance(outputs, Tensor):
+                        kind = f"tensor of shape {tuple(outputs.shape)}"
                     raise NsoptError(
                         f"{arch.name} returns a {kind}{' in training' * training}, not logits "
-                        "(images, classes): wrap it so that it returns those alone, or give an "
-                        "nsopt.Task with a loss of its outputs"
+                        f"(images, classes), here {(len(images), len(data.classes))}: wrap it so "
+                        "that it returns those alone, or give an nsopt.Task with a loss of its "
+                        "outputs"
                     )
     if arch.num_classes < len(data.classes):
         raise NsoptError(

@@ -372,6 +372,8 @@ class Outputs(nn.Module):
             return {"logits": logits}
         if self.form == "probabilities":
             return logits.sigmoid()
+        if self.form == "maps":
+            return logits[:, :, None, None]
         return (logits, logits) if self.form == "tuple" or self.training else logits
 
 
@@ -380,6 +382,10 @@ class Outputs(nn.Module):
     [
         ("tuple", "returns a tuple, not logits"),
         ("dictionary", "returns a dict, not logits"),
+        (
+            "maps",
+            r"returns a tensor of shape \(2, 10, 1, 1\), not logits .*, here \(2, 10\): wrap it",
+        ),
         ("auxiliary", "returns a tuple in training, not logits"),
     ],
 )

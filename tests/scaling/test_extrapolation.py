@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+import torch
 
 import nsopt
+from nsopt.errors import NsoptError
 from nsopt.models.registry import get_architecture
 from nsopt.scaling.family import relative
 from nsopt.scaling.law import PowerLaw
@@ -53,11 +55,24 @@ def test_other_metrics_other_solvers_and_several_budgets_warn_too() -> None:
     macs = 2 * int(MACS(WIDTHS[0]))
     with pytest.warns(UserWarning, match=f"{macs:,} MACs is 2 times the largest"):
         nsopt.solve_widths(LAW, MACS, macs)
-    with pytest.warns(UserWarning, match=r"the budgets params=.* is 2 times the largest"):
+    with pytest.warns(UserWarning, match=r"the budgets params=.* are 2 times the largest"):
         fit = nsopt.solve_widths(LAW, [(PARAMS, 2 * LARGEST), (MACS, 100 * macs)])
     assert fit.beyond_record == pytest.approx(2)
     with pytest.warns(UserWarning, match="is 2 times the largest"):
         nsopt.solve_widths_sgd(LAW, PARAMS, 2 * LARGEST, max_steps=1)
+
+
+def test_a_budget_may_be_a_tensor_but_no_text() -> None:
+    for budget in (torch.tensor(INSIDE), torch.tensor([INSIDE, SMALLEST])):
+        widths = nsopt.solve_widths(LAW, PARAMS, budget).widths
+        np.testing.assert_array_equal(
+            widths, nsopt.solve_widths(LAW, PARAMS, budget.tolist()).widths
+        )
+    for text in ("2e5", "2_000", ["2e5", 3000], np.array(["2e5"], object), b"2e5", "2k"):
+        with pytest.raises(NsoptError, match=r"budget must be numbers, not .*2"):
+            nsopt.solve_widths(LAW, PARAMS, text)
+        with pytest.raises(NsoptError, match=r"budget must be numbers, not .*2"):
+            LAW.beyond(PARAMS, text)
 
 
 def test_a_law_keeps_its_record_in_a_file_and_in_other_units() -> None:

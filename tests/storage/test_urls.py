@@ -77,6 +77,32 @@ def test_an_invalid_url_raises_an_error_that_says_how_to_write_it(url: str) -> N
         read_url("study.db")
 
 
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("sqlite:///w/10%data.db", "has a % whose two digits are no character: write %25 for %"),
+        ("journal:///w/10%data.db", "write %25 for %"),
+        ("postgresql://me:sesame%da@h/d", "write %25 for %"),
+        ("sqlite:///w/no?x=1.db", r"storage sqlite:///w/no is followed by .*: write %3F for a \?"),
+        ("sqlite:///w/no?timeout=5&sesame=1", r"a \? and unknown options: write %3F"),
+        ("journal:///w/no?x=1.db", r"a \? and unknown options: write %3F"),
+    ],
+)
+def test_unquoted_letters_in_the_name_of_a_file_are_refused(
+    url: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NsoptError, match=message) as caught:
+        open_storage(url)
+    assert SECRET not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_known_options_of_sqlite_are_accepted() -> None:
+    assert storage_file("sqlite:///w/x.db?timeout=5") == Path("w/x.db")
+    read_url("sqlite:///file:w/x.db?mode=ro&uri=true")
+
+
 @pytest.mark.parametrize("command", [*COMMANDS, "dashboard"])
 def test_every_command_reads_the_storage_from_the_environment(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -16,6 +16,7 @@ from nsopt.errors import NsoptError, unknown_name
 from nsopt.models.architecture import (
     Architecture,
     Kept,
+    build_to_fill,
     check_room,
     read_kept,
     read_widths,
@@ -199,7 +200,7 @@ class TracedArchitecture:
         network = self.network.retrace(model := unwrapped(model))
         chosen = read_kept(self, network.family.widths, kept)
         check_room(self, chosen, self.check_widths(widths))
-        started = self.build(widths).to(next(model.parameters()).device)
+        started = build_to_fill(self, widths).to(next(model.parameters()).device)
         source = network.indices(chosen)
         target = self.network.retrace(started).indices([np.arange(len(k)) for k in chosen])
         tensors, values = tensors_of(started), tensors_of(model)

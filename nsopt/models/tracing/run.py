@@ -1,5 +1,6 @@
 """Run a network on labels: its tensors are fake, need no memory and compute nothing."""
 
+import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -263,6 +264,8 @@ def _explain(error: Exception, tracer: Tracer) -> TraceError:
         reason += ": it gets all entries of a batch that is a dictionary, but for 'labels'"
     elif "variable.set_data" in reason:
         reason = "forward assigns another tensor to .data: write .data.copy_(...)"
+    elif operator := re.search(r"HigherOrderOperator (\w+)", reason):
+        reason = f"nsopt cannot follow torch's operator {operator[1]}: write torch.where or others"
     elif "forward() missing" in reason:
         reason += ": several arguments are a tuple, and a batch is a pair, ((a, b), targets)"
     elif "forward() takes" in reason:

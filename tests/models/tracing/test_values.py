@@ -320,6 +320,24 @@ def test_lengths_that_are_unknown_are_refused_with_the_way_out() -> None:
         nsopt.trace(Packed(), torch.randn(2, 5, 4))
 
 
+class Conditional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.b(torch.cond(y.sum() > 0, torch.sin, torch.cos, (y,)))
+
+
+def test_the_operator_cond_is_refused() -> None:
+    message = (
+        r"^nsopt cannot follow torch's operator cond: write torch\.where or others \(in the net"
+    )
+    with pytest.raises(NsoptError, match=message):
+        nsopt.trace(Conditional(), torch.randn(2, 8))
+
+
 def test_values_that_decide_only_about_the_output_are_accepted() -> None:
     model = Deciding("after")
     model.add_module("b", nn.Identity())
