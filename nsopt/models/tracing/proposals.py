@@ -3,32 +3,29 @@
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import product
-from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from nsopt.models.tracing.groups import Dimension, Family
 from nsopt.models.tracing.labels import Atoms, Trace
-from nsopt.models.tracing.lifts import (
-    Inside,
-    Less,
-    Lifts,
-    Number,
-    Place,
-    Tie,
-    is_configuration,
-    read_pairs,
-)
+from nsopt.models.tracing.lifts import Less, Lifts, Number, Place, Tie
 from nsopt.models.tracing.originals import original_weight
 from nsopt.models.tracing.run import tensors_of
+from nsopt.models.tracing.stored import (
+    Inside,
+    Keys,
+    is_configuration,
+    is_size,
+    read_size,
+    read_sizes,
+    walk_containers,
+)
 
 _SIZES = re.compile(
     "(features|channels|planes|filters|hidden|hidden_size|embed|chs|chans|dims?|d_model|^c)$"
 )
-_MOST = 16  # sizes of a list that are looked at
-Size = tuple[str, int, Inside]  # an attribute, a size in it, and where
+Size = tuple[str, int, Inside, Keys]  # an attribute, a size in it, and where
 
 
 def find_norms(
@@ -40,7 +37,7 @@ def find_norms(
         for d in dimensions:
             if np.isin(label, d.atoms).all():
                 for name in ("num_features", "num_channels", "normalized_shape", "num_groups"):
-                    size, inside = _read_size(store.get(name))
+                    size, inside = read_size(store.get(name))
                     follows = name != "num_groups" or path in trace.group_sizes
                     if size and follows and len(d.atoms) % size == 0:
                         yield Number(path, name, d.tensor, d.axis, len(d.atoms) // size, inside)
@@ -67,7 +64,7 @@ def find_sizes(
         for path, by_size in sized.items()
         if not _is_layer(module := template.get_submodule(path))
         for name, value in vars(module).items()
-        if type(value) is int and value in by_size and (path, name) not in excluded
+        if is_size(value) and value in by_size and (path, name) not in excluded
         if _SIZES.search(name)
     ]
 
@@ -76,15 +73,12 @@ def list_sizes(template: nn.Module, in_objects: bool = True) -> dict[str, list[S
     """Return the sizes above 1 that modules store, by path, but not of layers with one weight.
 
     Args:
-        in_objects: whether to look into objects of configuration, too.
+        in_objects: whether to look into objects of configuration, and into containers in each
+            other, too.
     """
     holders = {path for name in tensors_of(template) for path in _list_holders(name)}
     by_path = {
-        path: [
-            size
-            for size in _list_sizes(module, path in holders)
-            if in_objects or not is_configuration(vars(module)[size[0]])
-        ]
+        path: list(_list_sizes(module, path in holders, in_objects))
         for path, module in template.named_modules()
     }
     return {path: sizes for path, sizes in by_path.items() if sizes}
@@ -298,17 +292,17 @@ def _find_numbers(
     shared = [(d, (), len(dimensions[d].atoms)) for d in times if not single[d]]
     around = (path for d, *_ in sized for path in _list_holders(dimensions[d].tensor))
     for path in dict.fromkeys((*around, *plain)) if sized else ():
-        for name, size, inside in sizes.get(path, ()):
+        for name, size, inside, keys in sizes.get(path, ()):
             exact = [side for side in (*sized, *shared) if side[2] == size and not side[1]]
             whole = [side for side in sized if size % width == 0 == side[2] % size]
             if exact or whole or size == width:
                 d, less, rest = (exact or whole or sized)[0]
                 side = dimensions[d].tensor, dimensions[d].axis
-                number = Number(path, name, *side, rest // size, inside, less)
+                number = Number(path, name, *side, rest // size, inside, less, keys=keys)
                 yield number, 1 if exact else size // width
 
 
-def _list_sizes(module: nn.Module, holds_tensors: bool) -> Iterator[Size]:
+def _list_sizes(module: nn.Module, holds_tensors: bool, in_objects: bool) -> Iterator[Size]:
     """Yield the sizes above 1 in a module; of a layer of PyTorch those that its subclass adds."""
     is_free = isinstance(module, nn.Unflatten) or not _is_layer(module)
     names = set(vars(module))
@@ -319,38 +313,15 @@ def _list_sizes(module: nn.Module, holds_tensors: bool) -> Iterator[Size]:
         names -= {name for layer in layers for name in getattr(layer, "__constants__", ())}
         names = {name for name in names if not name.startswith("_")}
     for name, value in vars(module).items():
-        if name in names:
-            size, inside = _read_size(value)
-            sizes = [(size, inside)] if size else _read_parts(value)
-            yield from ((name, size, inside) for size, inside in sizes if size > 1)
+        if name in names and (in_objects or not is_configuration(value)):
+            for keys, held in [((), value), *(walk_containers(value) if in_objects else ())]:
+                yield from ((name, n, inside, keys) for n, inside in read_sizes(held) if n > 1)
 
 
 def _is_layer(module: nn.Module) -> bool:
     """Return whether a module is a layer of PyTorch, or a subclass of one."""
     classes = type(module).__mro__
     return any(c.__module__.startswith("torch.") and c is not nn.Module for c in classes)
-
-
-def _read_size(value: object) -> tuple[int, Inside]:
-    """Read the one size in an attribute.
-
-    Returns:
-        The size, or 0 if the attribute stores none, and the length of a list of equal sizes. Tuples
-        count as lists.
-    """
-    if type(value) is int:
-        return value, None
-    if isinstance(value, list | tuple) and all(type(item) is int for item in value):
-        return (value[0], len(value)) if len(set(value)) == 1 else (0, None)
-    return 0, None
-
-
-def _read_parts(value: Any) -> list[tuple[int, Inside]]:
-    """Read the sizes of pairs, or of a list or tuple of different sizes, as in a shape."""
-    if type(value) in (list, tuple, torch.Size) and all(type(item) is int for item in value):
-        sizes = value[:_MOST]
-        return [(n, tuple(i for i, m in enumerate(sizes) if m == n)) for n in dict.fromkeys(sizes)]
-    return [(n, key) for key, n in read_pairs(value).items()]
 
 
 def _name_within(number: Number) -> str:
