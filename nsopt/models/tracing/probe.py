@@ -22,7 +22,6 @@ from nsopt.models.tracing.proposals import (
     propose_squares,
     propose_ties,
 )
-from nsopt.models.tracing.stored import find_sealed
 
 _FEW = 5  # a third of which is one unit
 _PACKED = (2, 3)  # squares of a weight, such as one each for queries and keys
@@ -72,18 +71,7 @@ def find_lifts(
     }
     if held:
         return find_lifts(start, useless | held)
-    reasons = _find_culprits(network, suspects, partial(_shrink, network))
-    return network, _name_sealed(network, reasons)
-
-
-def _name_sealed(network: TracedNetwork, reasons: Reasons) -> Reasons:
-    """Return the reasons, with an attribute that stores the group's width but cannot change."""
-    widths = {index: network.family.widths[index] for index in reasons}
-    sealed = find_sealed(network.template, set(widths.values())) if reasons else {}
-    hints = {
-        width: f" (nsopt cannot change the size in `{name}`)" for width, name in sealed.items()
-    }
-    return {i: reason + hints.get(widths[i], "") for i, reason in reasons.items()}
+    return network, _find_culprits(network, suspects, partial(_shrink, network))
 
 
 def find_unread(network: TracedNetwork) -> TracedNetwork:

@@ -5,7 +5,7 @@ object of the user's own class. Containers may be nested.
 """
 
 import copy
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from enum import Enum
 from types import MemberDescriptorType
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nsopt.models.tracing.labels import TraceError
 
@@ -94,31 +94,6 @@ def replace_size(value: Any, keys: Keys, inside: Inside, size: int) -> Any:
     except Exception:  # the user's code may raise anything
         # No other error is worse.
         raise TraceError(f"no copy can be made of a {type(value).__name__}", step=0) from None
-
-
-def find_sealed(model: nn.Module, sizes: Container[int]) -> dict[int, str]:
-    """Return attributes that store some of these sizes where no other can be stored, by size."""
-    found: dict[int, str] = {}
-    for path, module in model.named_modules():
-        for name, value in vars(module).items():
-            for size in _list_sealed(value, sizes):
-                found.setdefault(size, f"{path}.{name}".lstrip("."))
-    return found
-
-
-def _list_sealed(value: Any, sizes: Container[int]) -> Iterator[int]:
-    """Yield those of the sizes that are constants, or are in objects that cannot be copied."""
-    containers = [((), value), *walk_containers(value)]
-    for held in (value, *(held for _, inner in containers for held in read_fields(inner).values())):
-        if isinstance(held, Enum) and is_size(held.value) and held.value in sizes:
-            yield held.value
-    for keys, inner in containers:
-        for size, inside in read_sizes(inner):
-            try:
-                if size in sizes:
-                    replace_size(value, keys, inside, size)
-            except TraceError:
-                yield size
 
 
 def read_fields(value: Any) -> dict[str, Any]:
