@@ -1,15 +1,19 @@
-"""What code remembers outside its modules: in hooks, classes, files and functions with a cache.
+"""What code remembers outside its modules: in all that its functions and classes can reach.
 
 A trace runs code on fake tensors. Where it leaves one in such a place, all is as before afterwards.
 """
 
-import functools
+import gc
 import sys
-from collections import OrderedDict, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import chain
-from types import FunctionType, MethodType
+from contextvars import ContextVar
+from functools import _lru_cache_wrapper, lru_cache
+from operator import is_
+from pathlib import Path
+from threading import local
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType, NoneType
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,48 +21,48 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from nsopt.models.tracing.originals import list_closure
 
-_KINDS = (dict, OrderedDict, defaultdict, list)
-_MOST, _FEW = 1000, 100  # entries of what is a cache, and of one whose entries may be caches
-_FOREIGN = "torch", "builtins", "abc", "typing", "collections"  # whose classes remember nothing
-_Cached = functools._lru_cache_wrapper
+_MOST, _FEW = 3000, 1000  # objects that are looked at, and entries of a collection that are
+_FOREIGN = {*sys.stdlib_module_names, "torch", "nsopt", "numpy"}  # whose code remembers nothing
+_HOLDERS = {"builtins", "collections", "functools", "types", "weakref", "_thread", "_contextvars"}
+_PLAIN = {int, float, complex, str, bytes, bool, NoneType, CodeType}
+_KINDS: tuple[Any, ...] = OrderedDict, dict, list, deque, set
 
 
 @contextmanager
 def forget_fakes(model: nn.Module) -> Iterator[list[Any]]:
-    """Inside the block, code may remember fake tensors; then places that hold some are as before.
+    """Inside the block, code may remember fake tensors. Then all that it changed is as before.
+
+    If it remembers none, nothing changes back.
 
     Yields:
         What hooks of modules may fill: dictionaries, lists and other objects.
     """
-    hooks = _list_hooks(model)
-    filled = _list_filled(hooks)
-    variables = [(owner, dict(vars(owner))) for owner in _find_owners(model, hooks)]
-    places = [*filled, *(vars(item) for item in filled if hasattr(item, "__dict__"))]
-    places += chain.from_iterable(before.values() for _, before in variables)
-    caches = list(_look_into(places))
-    functions = [getattr(place, "__func__", place) for place in places]
-    counted = [(f, f.cache_info().misses) for f in functions if isinstance(f, _Cached)]
+    modules = list(model.modules())
+    known = set(map(id, modules))
+    reached = list(_walk(_list_roots(modules), known))
+    known.update(map(id, reached))
+    stores = {id(store): store for item in reached for store in _list_stores(item)}.values()
+    contents = [(store, _read(store)) for store in stores]
+    counted = [(f, f.cache_info().misses) for f in reached if type(f) is _lru_cache_wrapper]
     try:
-        yield filled
+        yield _list_filled(modules)
     finally:
-        for owner, before in variables:
-            _give_back_variables(owner, before)
-        for cache, content in caches:
-            _give_back(cache, content)
-        for function, misses in counted:
-            if function.cache_info().misses != misses:
+        changed = [(store, before) for store, before in contents if not _is_same(store, before)]
+        cached = [f for f, misses in counted if f.cache_info().misses != misses]
+        added = [_flatten(_read(store)) for store, _ in changed] + list(map(_list_parts, cached))
+        found = _walk([item for items in added for item in items], known)
+        if any(type(item) is FakeTensor for item in found):
+            for store, before in changed:
+                _give_back(store, before)
+            for function in cached:
                 function.cache_clear()
 
 
-def _list_hooks(model: nn.Module) -> list[Any]:
-    stores = ((m._forward_pre_hooks, m._forward_hooks) for m in model.modules())
-    return [hook for pair in stores for store in pair for hook in store.values()]
-
-
-def _list_filled(hooks: Iterable[Any]) -> list[Any]:
+def _list_filled(modules: list[nn.Module]) -> list[Any]:
     """Return the objects that hooks use: of a method, or of the variables around a function."""
+    stores = ((m._forward_pre_hooks, m._forward_hooks) for m in modules)
     held = list[Any]()
-    for hook in hooks:
+    for hook in [hook for pair in stores for store in pair for hook in store.values()]:
         if isinstance(hook, MethodType):
             held.append(hook.__self__)
         elif isinstance(hook, FunctionType):
@@ -67,46 +71,140 @@ def _list_filled(hooks: Iterable[Any]) -> list[Any]:
     return [item for item in held if not isinstance(item, foreign)]
 
 
-def _find_owners(model: nn.Module, hooks: Iterable[Any]) -> set[Any]:
-    """Return the classes of modules, and the files in which these and hooks are written."""
-    classes = {kind for module in model.modules() for kind in type(module).__mro__}
-    own = {kind for kind in classes if kind.__module__.partition(".")[0] not in _FOREIGN}
-    names = {item.__module__ for item in (*own, *hooks) if hasattr(item, "__module__")}
-    return own | {sys.modules[name] for name in names & sys.modules.keys()}
+def _list_roots(modules: list[nn.Module]) -> list[Any]:
+    """Return the classes of modules and what these store, also in collections, which are copied."""
+    roots = list[Any](set(map(type, modules)))
+    for module in modules:
+        for value in vars(module).values():
+            if type(value) in _KINDS:
+                roots += _flatten(value) if value else ()
+            elif type(value) not in _PLAIN:
+                roots.append(value)
+    return roots
 
 
-def _look_into(places: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
-    """Yield what may be a cache, with a copy: dictionaries and lists, and those inside of them."""
-    for place in places:
-        if type(place) in _KINDS and len(place) <= _MOST:
-            yield place, place.copy()
-            if len(place) <= _FEW:
-                inner = [item for item in _list_items(place) if type(item) in _KINDS]
-                yield from ((item, item.copy()) for item in inner if len(item) <= _MOST)
+def _walk(roots: Iterable[Any], known: set[int]) -> Iterator[Any]:
+    """Yield what code of the user can reach, the nearest first, except for `known` objects."""
+    waiting, seen = deque(roots), set(known)
+    while waiting and len(seen) < len(known) + _MOST:
+        item = waiting.popleft()
+        if type(item) not in _PLAIN and id(item) not in seen and _is_of_user(item):
+            seen.add(id(item))
+            yield item
+            waiting.extend(_list_parts(item))
 
 
-def _list_items(cache: Any) -> Iterable[Any]:
-    return list(cache.values()) if isinstance(cache, dict) else cache
+def _is_of_user(item: Any) -> bool:
+    """Return whether an object is of a user's file, may hold one that is, or is a fake tensor."""
+    kind = type(item)
+    if issubclass(kind, Tensor):
+        return kind is FakeTensor
+    if issubclass(kind, ModuleType):
+        return _is_own(item.__name__)
+    if issubclass(kind, type | FunctionType | _lru_cache_wrapper):
+        return _is_own(str(item.__module__))
+    return kind.__module__ in _HOLDERS or _is_own(str(kind.__module__))
 
 
-def _is_fake(value: Any) -> bool:
-    items = value if type(value) is tuple else (value,)
-    return any(isinstance(item, FakeTensor) for item in items)
+@lru_cache(None)
+def _is_own(module: str) -> bool:
+    """Return whether a file is the user's, or of an installed package and computes with tensors."""
+    if module.partition(".")[0] in _FOREIGN:
+        return False
+    file = sys.modules.get(module)
+    is_installed = "-packages" in Path(getattr(file, "__file__", None) or "").parent.as_posix()
+    return not is_installed or not vars(file).keys().isdisjoint(("torch", "nn", "Tensor"))
 
 
-def _give_back(cache: Any, before: Any) -> None:
-    if not any(map(_is_fake, _list_items(cache))):
+def _list_parts(item: Any) -> list[Any]:
+    """Return what an object holds; of files, only what functions name."""
+    kind = type(item)
+    is_long = issubclass(kind, _KINDS) and len(item) > _FEW
+    if is_long or issubclass(kind, FakeTensor | ModuleType):
+        return []
+    if kind is FunctionType:
+        named = _list_named(_find_names(item.__code__), item.__globals__)
+        held = vars(item), item.__defaults__, item.__kwdefaults__
+        return [*held, *(item.__closure__ or ()), *named]
+    if issubclass(kind, type):
+        return [*vars(item).values(), *item.__mro__]
+    if issubclass(kind, local | ContextVar):
+        return [item.get(None) if kind is ContextVar else vars(item)]
+    parts = gc.get_referents(item)
+    if kind is _lru_cache_wrapper:  # its dictionary changes by its methods alone
+        return [held for p in parts for held in (p.values() if type(p) is dict else (p,))]
+    return parts
+
+
+def _find_names(code: CodeType) -> set[str]:
+    """Return the names of globals and attributes in a function and those inside of it."""
+    inner = [_find_names(const) for const in code.co_consts if type(const) is CodeType]
+    return set(code.co_names).union(*inner)
+
+
+def _list_named(names: set[str], file: dict[str, Any], depth: int = 2) -> Iterator[Any]:
+    """Yield what a file, and files that it imports, have by these names."""
+    for name in names:
+        if name in file or name in sys.modules:  # a function may import what it names
+            value = file[name] if name in file else sys.modules[name]
+            yield value
+            if depth and issubclass(type(value), ModuleType) and _is_own(value.__name__):
+                yield from _list_named(names, vars(value), depth - 1)
+
+
+def _list_stores(item: Any) -> list[Any]:
+    """Return the parts of an object that code may change; `_read` reads them."""
+    kind = type(item)
+    if kind is FunctionType:
+        return [item.__globals__]
+    has_slots = hasattr(kind, "__slots__") and _is_own(str(kind.__module__))
+    stores = [item] if has_slots or issubclass(kind, (type, CellType, *_KINDS)) else []
+    if kind.__dictoffset__ and not issubclass(kind, type):
+        stores.append(object.__getattribute__(item, "__dict__"))
+    return stores
+
+
+def _read(store: Any) -> Any:
+    """Return a copy of a collection, or the attributes of a class, cell or object with slots."""
+    if base := _find_base(store):
+        return dict(base.items(store)) if issubclass(base, dict) else list(base.__iter__(store))
+    if type(store) is CellType:
+        return dict(zip(["cell_contents"], gc.get_referents(store), strict=False))
+    if isinstance(store, type):
+        return dict(vars(store))
+    state = object.__getstate__(store)  # without any value in a slot, this is no pair
+    return state[1] if type(state) is tuple else {}
+
+
+def _find_base(store: Any) -> Any:
+    """Return the collection from which a class inherits: its own methods may do more."""
+    return next((kind for kind in _KINDS if issubclass(type(store), kind)), None)
+
+
+def _flatten(content: Any) -> list[Any]:
+    return [*content, *content.values()] if isinstance(content, dict) else list(content)
+
+
+def _is_same(store: Any, before: Any) -> bool:
+    now, then = _flatten(_read(store)), _flatten(before)
+    return len(now) == len(then) and all(map(is_, now, then))
+
+
+def _give_back(store: Any, before: Any) -> None:
+    base = _find_base(store)
+    if isinstance(before, list):
+        base.clear(store)
+        (base.update if base is set else base.extend)(store, before)
         return
-    if isinstance(cache, list):
-        cache[:] = before
+    if base:
+        put, remove = base.__setitem__, base.__delitem__
     else:
-        cache.clear()
-        cache.update(before)
-
-
-def _give_back_variables(owner: Any, before: Mapping[str, Any]) -> None:
-    for name in [name for name, value in vars(owner).items() if _is_fake(value)]:
-        if name in before:
-            setattr(owner, name, before[name])
-        else:
-            delattr(owner, name)
+        owner = type if isinstance(store, type) else object
+        put, remove = owner.__setattr__, owner.__delattr__
+    now = _read(store)
+    for name in now.keys() - before.keys():
+        if not isinstance(now[name], ModuleType):  # Python will not import it again
+            remove(store, name)
+    for name, value in before.items():
+        if name not in now or now[name] is not value:
+            put(store, name, value)

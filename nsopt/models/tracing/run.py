@@ -4,6 +4,7 @@ import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from contextvars import copy_context
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -197,7 +198,7 @@ class LabelledRun:
                 with torch.no_grad(), FunctionRules(tracer), tracer, recorder or nullcontext():
                     if recorder:
                         recorder.take(inputs)
-                    result = call_network(model, inputs)
+                    result = copy_context().run(call_network, model, inputs)
                     outputs, ignored = find_outputs(result)
                     if not outputs:
                         kind = f"a {ignored[0]}" if ignored else "no tensor"
