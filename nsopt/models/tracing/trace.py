@@ -1,7 +1,7 @@
 """`nsopt.trace`: turn a module into an architecture, a family of networks with other widths."""
 
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -81,7 +81,9 @@ def trace(
     if network.trace.failed:
         network = _note_failure(network)
     _check_batch(network)
-    network, refused, numbers = _settle_cuts(_split_otherwise(network), fixed)
+    tables = buffers.name_tables(network.template)
+    settled = [_settle_cuts(way, fixed) for way in (*_split_otherwise(network, tables), network)]
+    network, refused, numbers = max(settled, key=lambda way: way.network.family.count_free(tables))
     counted = probe.find_counted(network, numbers)
     network = network.marked(inexact=[network.family.groups[i].units for i in counted])
     network = probe.find_unread(network)
@@ -98,14 +100,17 @@ def trace(
     return TracedArchitecture(name, network, names, capped, refused, trained, init)
 
 
-def _split_otherwise(network: TracedNetwork) -> TracedNetwork:
+def _split_otherwise(network: TracedNetwork, held: Container[str]) -> list[TracedNetwork]:
     """Return a network in which other dimensions of splits change, if as much remains that can.
 
     A dimension of a split should not stay or follow a buffer if another one need not: rotary
     embeddings are tables of the size of a head, so heads are removed whole.
+
+    Args:
+        network: the network.
+        held: names of such tables.
     """
-    units, held = network.family.units, buffers.name_tables(network.template)
-    bound = units.fixed.copy()
+    units, bound = network.family.units, network.family.units.fixed.copy()
     for dimension in network.family.dimensions:
         bound[units.of_atom[dimension.atoms]] |= dimension.tensor in held
     others = {}  # the largest last
@@ -125,7 +130,7 @@ def _split_otherwise(network: TracedNetwork) -> TracedNetwork:
         for key in useless:
             others[key].pop()
     is_better = rival.family.count_free(held) >= network.family.count_free(held)
-    return rival if preferred and is_better else network
+    return [rival] if preferred and is_better else []
 
 
 def _settle_cuts(network: TracedNetwork, paths: Sequence[str]) -> _Settled:
