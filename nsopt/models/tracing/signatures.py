@@ -10,6 +10,7 @@ from torch.utils._mode_utils import no_dispatch
 
 _FILLS = ("full", "full_like", "new_full", "fill", "fill_", "scalar_tensor")
 _WITH_KERNELS = ("convolution", "avg_pool", "max_pool", "im2col")
+_COPIES = ("clone", "copy", "_to_copy")  # which depend on strides
 _FEW = 100
 
 
@@ -56,7 +57,8 @@ class Signature:
         if self.name.startswith(_WITH_KERNELS):
             return tuple(n for part in arguments if isinstance(part, list) for n in part)
         numbers = (a for a in arguments if isinstance(a, kinds) and not isinstance(a, bool))
-        return (self.operation, *numbers) if self.is_pointwise else tuple(numbers)
+        computes = self.is_pointwise and self.operation not in _COPIES
+        return (self.operation, *numbers) if computes else tuple(numbers)
 
     def bind(self, args: Any, kwargs: Any) -> list[Any]:
         """Return all arguments in the order of the schema; missing ones have their defaults."""
