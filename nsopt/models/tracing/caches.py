@@ -39,7 +39,9 @@ def forget_fakes(model: nn.Module) -> Iterator[list[Any]]:
     """
     modules = list(model.modules())
     known = set(map(id, modules))
-    reached = list(_walk(_list_roots(modules), known))
+    reached = list(_walk(set(map(type, modules)), known))  # first: stored data may be large
+    known.update(map(id, reached))
+    reached += _walk(_list_roots(modules), known)
     known.update(map(id, reached))
     stores = {id(store): store for item in reached for store in _list_stores(item)}.values()
     contents = [(store, _read(store)) for store in stores]
@@ -73,11 +75,11 @@ def _list_filled(modules: list[nn.Module]) -> list[Any]:
 
 def _list_roots(modules: list[nn.Module]) -> list[Any]:
     """Return the classes of modules and what these store, also in collections, which are copied."""
-    roots = list[Any](set(map(type, modules)))
+    roots = list[Any]()
     for module in modules:
         for value in vars(module).values():
             if type(value) in _KINDS:
-                roots += _flatten(value) if value else ()
+                roots += _flatten(value) if 0 < len(value) <= _FEW else ()
             elif type(value) not in _PLAIN:
                 roots.append(value)
     return roots
@@ -111,15 +113,16 @@ def _is_own(module: str) -> bool:
     """Return whether a file is the user's, or of an installed package and computes with tensors."""
     if module.partition(".")[0] in _FOREIGN:
         return False
-    file = sys.modules.get(module)
-    is_installed = "-packages" in Path(getattr(file, "__file__", None) or "").parent.as_posix()
-    return not is_installed or not vars(file).keys().isdisjoint(("torch", "nn", "Tensor"))
+    names = vars(sys.modules[module]) if module in sys.modules else {}
+    is_installed = "-packages" in Path(names.get("__file__") or "").parent.as_posix()
+    return not is_installed or not names.keys().isdisjoint(("torch", "nn", "Tensor"))
 
 
 def _list_parts(item: Any) -> list[Any]:
     """Return what an object holds; of files, only what functions name."""
     kind = type(item)
-    is_long = issubclass(kind, _KINDS) and len(item) > _FEW
+    base = _find_base(item)
+    is_long = base is not None and base.__len__(item) > _FEW
     if is_long or issubclass(kind, FakeTensor | ModuleType):
         return []
     if kind is FunctionType:

@@ -77,10 +77,14 @@ def _cut_label(tracer: Tracer, label: Label, start: int, length: int, even: bool
         return label
     part: Atoms = label[start : start + length]
     fits = bool(length) and len(label) % length == 0 and start % length == 0
-    kind = "own"
-    if even:
+
+    def choose_kind() -> str:
+        if fits:
+            return "equal"
         is_own = tracer.trace.apart and tracer.trace.is_made(label) and not _repeats(label)
-        kind = tracer.choose(lambda: "equal" if fits else "own" if is_own else "fixed")
+        return "own" if is_own else "fixed"
+
+    kind = tracer.choose(choose_kind) if even else "own"
     if kind == "own":
         tracer.check_part(label, part)
         tracer.trace.cuts.append(part)

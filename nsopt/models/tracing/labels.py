@@ -111,7 +111,7 @@ class Trace:
         preferred: the dimension to choose, by the path of the module and the sizes.
         parts: of each split into parts of different sizes, its atoms in rows whose length divides
             all sizes: heads of queries, keys and values may be such rows.
-        cuts: atoms of parts of dimensions that are cut into unequal parts.
+        cuts: atoms of parts of dimensions that are cut into unequal parts, by slices or a split.
         apart: whether unequal slices of channels may change each by itself; otherwise they stay.
         group_sizes: channels per group, by the path of a grouped convolution or norm whose number
             of groups changes with the width.

@@ -117,7 +117,7 @@ def find_counted(network: TracedNetwork, after: list[Numbers]) -> list[int]:
     """Return the exact groups with whose sizes the code calculates, as in `y / y.shape[1]`.
 
     Such a network calculates with other numbers if a group has one unit less; or, where the code
-    rounds or compares, if it has a third less, or a third of its units.
+    rounds or compares, if it has a third of its units.
 
     Args:
         after: the numbers of a network in which all wide groups have one unit less.
@@ -127,31 +127,49 @@ def find_counted(network: TracedNetwork, after: list[Numbers]) -> list[int]:
     if after != before:  # the first run may have filled a cache, and joined other labels
         before = _resize(network, lambda width: width, []).numbers
     narrow = any(network.family.widths[i] <= FEWEST_SEEN for i in exact)
-    changes = [shrink_width, lambda width: max(FEWEST_SEEN, width // 3)]
+    changes = [lambda width: max(FEWEST_SEEN, width // 3)]
     if after != before or narrow:
         changes.insert(0, lambda width: width - 1)
     counted: set[int] = set()
     for change in changes:
         others = [i for i in exact if i not in counted]
-        counted |= _find_culprits(
-            network, others, partial(_compare, network, before, change)
-        ).keys()
+        counted |= _find_differing(network, before, change, others)
     return sorted(counted)
 
 
-def _compare(
-    network: TracedNetwork,
-    numbers: list[Numbers],
-    change: Callable[[int], int],
-    some: Sequence[int],
-) -> None:
-    """Raise TraceError if a network in which some widths are changed calculates with others."""
+def _find_differing(
+    network: TracedNetwork, numbers: list[Numbers], change: Callable[[int], int], some: list[int]
+) -> set[int]:
+    """Return those of some groups with which the network calculates with other numbers if they are
+    changed, alone or together; but none that is then too narrow for the code."""
+    if not some:
+        return set()
     try:
-        others = _resize(network, change, some).numbers
-    except TraceError:  # these widths are too narrow for the code
-        return
-    if others != numbers:
-        raise TraceError("the network calculates with other numbers")
+        fails, differs = False, _resize(network, change, some).numbers != numbers
+    except TraceError:
+        fails, differs = True, True
+    if not differs or len(some) == 1:
+        return set(some) if differs and not fails else set()
+    halves = some[: len(some) // 2], some[len(some) // 2 :]
+    found = set().union(*(_find_differing(network, numbers, change, half) for half in halves))
+    return found if found or fails else set(some)
+
+
+def find_dependent(network: TracedNetwork) -> Reasons:
+    """Return the groups of parts of a dimension that cannot shrink alone, with the errors.
+
+    They may be shares of it: then they shrink only together.
+    """
+    cut = network.family.units.of_atom[np.concatenate([np.zeros(0, np.int64), *network.trace.cuts])]
+    groups = network.family.groups
+    parts = [i for i in _list_shrinkable(network) if np.isin(groups[i].units, cut).any()]
+    errors = {i: _catch_error(partial(_shrink, network), [i]) for i in parts}
+    return {
+        j: str(error)
+        for i, error in errors.items()
+        for j in parts
+        if error is not None and groups[i].per_dimension.keys() & groups[j].per_dimension.keys()
+    }
 
 
 def find_narrowest(network: TracedNetwork) -> Atoms:

@@ -154,48 +154,21 @@ def _replace(value: Any, keys: Keys, inside: Inside, size: int) -> Any:
 def _replace_item(value: Any, key: Any, held: Any) -> Any:
     """Return a copy of a container that holds something else at a key."""
     if isinstance(value, Mapping):
-        return _replace_entry(value, key, held)
+        made = _copy(value)
+        made[key] = held
+        return made
     if _is_named_tuple(value):
         return value._replace(**{key: held})
     if isinstance(value, list | tuple):
         items = dict(enumerate(value) if isinstance(key, int) else value) | {key: held}
         return type(value)(items.values() if isinstance(key, int) else items.items())
-    if not _is_slot(value, key):
-        made = _copy(value)
-        vars(made)[key] = held  # frozen ones, too
-        return made
-    made = _copy_slots(value)
-    object.__setattr__(made, key, held)
-    return made
-
-
-def _replace_entry(value: Any, key: str, held: Any) -> Any:
-    """Return a copy of a mapping; of one whose class takes no mapping, as a `defaultdict`, too."""
-    entries = {**value, key: held}
-    with suppress(Exception):
-        made = type(value)(entries)
-        if len(made) == len(entries) and made[key] is held:
-            return made
     made = _copy(value)
-    made[key] = held
+    object.__setattr__(made, key, held)  # frozen ones, too
     return made
 
 
 def _copy(value: Any) -> Any:
     made = copy.copy(value)
-    if made is value:
+    if made is value or getattr(made, "__dict__", made) is getattr(value, "__dict__", value):
         raise TypeError("its copy is the object itself")
-    return made
-
-
-def _copy_slots(value: Any) -> Any:
-    """Return a copy of an object with `__slots__`, also if its class refuses to set them."""
-    with suppress(Exception):  # the user's code may raise anything
-        return _copy(value)
-    if hasattr(type(value), "__copy__") or hasattr(value, "__dict__"):
-        raise TypeError("it refuses to be copied")
-    made = object.__new__(type(value))
-    for name, held in _read_attributes(value).items():
-        if _is_slot(value, name):
-            object.__setattr__(made, name, held)
     return made

@@ -81,9 +81,7 @@ def trace(
     if network.trace.failed:
         network = _note_failure(network)
     _check_batch(network)
-    tables = buffers.name_tables(network.template)
-    settled = [_settle_cuts(way, fixed) for way in (*_split_otherwise(network, tables), network)]
-    network, refused, numbers = max(settled, key=lambda way: way.network.family.count_free(tables))
+    network, refused, numbers = _settle_splits(network, fixed)
     counted = probe.find_counted(network, numbers)
     network = network.marked(inexact=[network.family.groups[i].units for i in counted])
     network = probe.find_unread(network)
@@ -100,15 +98,29 @@ def trace(
     return TracedArchitecture(name, network, names, capped, refused, trained, init)
 
 
-def _split_otherwise(network: TracedNetwork, held: Container[str]) -> list[TracedNetwork]:
-    """Return a network in which other dimensions of splits change, if as much remains that can.
+def _settle_splits(network: TracedNetwork, paths: Sequence[str]) -> _Settled:
+    """Return the result of `_settle`, in which other dimensions of splits change if as many units
+    can then be removed.
 
     A dimension of a split should not stay or follow a buffer if another one need not: rotary
     embeddings are tables of the size of a head, so heads are removed whole.
+    """
+    tables = buffers.name_tables(network.template)
+    rival = _split_otherwise(network, tables)
+    settled = _settle_cuts(rival or network, paths)
+    left = settled.network.family.count_free(tables)
+    if rival is None or left >= network.family.count_free(tables):
+        return settled
+    other = _settle_cuts(network, paths)
+    return settled if left >= other.network.family.count_free(tables) else other
+
+
+def _split_otherwise(network: TracedNetwork, held: Container[str]) -> TracedNetwork | None:
+    """Return a network in which other dimensions of splits change, or None if less would remain.
 
     Args:
         network: the network.
-        held: names of such tables.
+        held: names of tables, whose dimensions should not change.
     """
     units, bound = network.family.units, network.family.units.fixed.copy()
     for dimension in network.family.dimensions:
@@ -130,7 +142,7 @@ def _split_otherwise(network: TracedNetwork, held: Container[str]) -> list[Trace
         for key in useless:
             others[key].pop()
     is_better = rival.family.count_free(held) >= network.family.count_free(held)
-    return [rival] if preferred and is_better else []
+    return rival if preferred and is_better else None
 
 
 def _settle_cuts(network: TracedNetwork, paths: Sequence[str]) -> _Settled:
@@ -138,7 +150,8 @@ def _settle_cuts(network: TracedNetwork, paths: Sequence[str]) -> _Settled:
     units can then be removed: parts may depend on each other."""
     settled = _settle(network, paths)
     units, cuts = settled.network.family.units, network.trace.cuts
-    if not any(units.fixed[units.of_atom[cut]].all() for cut in cuts):
+    sliced = any(type(kind) is str and kind == "own" for _, kind in network.trace.choices)
+    if not sliced or not any(units.fixed[units.of_atom[cut]].all() for cut in cuts):
         return settled
     whole = TracedNetwork.of(network.template, network.run, None, network.trace.preferred, False)
     rival = _settle(whole, paths)
@@ -152,9 +165,10 @@ def _settle(network: TracedNetwork, paths: Sequence[str]) -> _Settled:
     network, unscored = _fix_groups(network, _find_unscorable(network))
     network, divided = _fix_groups(network, _find_divided(network))
     network, unshrinkable = _fix_groups(*probe.find_lifts(network))
+    network, dependent = _fix_groups(network, probe.find_dependent(network))
     uneven, numbers = probe.find_indivisible(network)
     network, indivisible = _fix_groups(network, uneven)
-    return _Settled(network, unscored | divided | unshrinkable | indivisible, numbers)
+    return _Settled(network, unscored | divided | unshrinkable | dependent | indivisible, numbers)
 
 
 def _fix_groups(

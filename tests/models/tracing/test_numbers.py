@@ -92,6 +92,22 @@ def test_sizes_that_the_code_rounds_or_compares_are_seen(change: Callable[[Tenso
     assert [group.exact for group in groups] == [False, True]
 
 
+def test_a_layer_that_cannot_be_narrow_hides_no_other() -> None:
+    class Guarded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(6, 64), nn.Linear(64, 24), nn.Linear(24, 4)
+
+        def forward(self, x: Tensor) -> Any:
+            y = self.a(x).relu()
+            y = self.b(y * (1.0 if y.shape[1] > 40 else 0.25)).relu()
+            assert y.shape[1] > 9
+            return self.c(y)
+
+    groups = trace(Guarded(), torch.randn(2, 6)).network.family.groups
+    assert [group.exact for group in groups] == [False, True]
+
+
 def test_numbers_that_are_computed_once_mark_nothing() -> None:
     cached: list[Tensor] = []
 

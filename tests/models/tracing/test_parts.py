@@ -119,6 +119,15 @@ class PartSummed(Sliced):
         return self.head(self.all(x).relu()) + first.sum(1, True) - rest.sum(1, True)
 
 
+class SlicedByShare(Sliced):
+    """The parts can only shrink together, which no width says."""
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.a(x).relu()
+        first = x.shape[1] * 3 // 8
+        return self.head((self.small(x[:, :first]) + self.large(x[:, first:])).relu())
+
+
 class LongerTable(Sliced):
     """Positions beyond this input are for longer ones."""
 
@@ -138,10 +147,12 @@ class LongerTable(Sliced):
         (SlicedByNumber, [10, 8]),
         (PartChanged, [6, 10, 6, 8]),
         (PartSummed, [8]),
+        (SlicedByShare, [8]),
         (LongerTable, [16, 8]),
     ],
 )
 def test_unequal_slices_change_each_by_itself(kind: type[Sliced], widths: list[int]) -> None:
+    torch.manual_seed(0)
     model, x = kind(), torch.randn(8, 3)
     check_network_of(trace(model, x), model, x, widths, searches=False)
 
