@@ -426,7 +426,7 @@ def test_the_same_call_again_trains_nothing(
 ) -> None:
     first, out = compressed
     monkeypatch.setattr("nsopt.session.session.train_configuration", None)
-    monkeypatch.setattr("nsopt.compression.scores.score", None)
+    monkeypatch.setattr("nsopt.compression.scores.evaluate_inherited", None)
     again = run(trained, narrow, digits, out)
     for name, own in again.networks.items():
         assert own.widths == first[name].widths

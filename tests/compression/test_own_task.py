@@ -134,7 +134,7 @@ def test_the_same_call_again_trains_nothing(
 ) -> None:
     first, out = kept
     monkeypatch.setattr("nsopt.session.session.train_configuration", None)
-    monkeypatch.setattr("nsopt.compression.scores.score", None)
+    monkeypatch.setattr("nsopt.compression.scores.evaluate_inherited", None)
     again = run(trained, out=out)
     for budget, own in again.networks.items():
         assert (own.widths, own.score) == (first[budget].widths, first[budget].score)

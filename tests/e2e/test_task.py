@@ -99,7 +99,7 @@ def test_two_workers_compare_methods_on_a_task_of_the_user() -> None:
     done = call_nsopt("study", *NAMES, *FEW, *options, "--preset=smoke", "--workers=2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "right pitches (%)" in done.stdout
-    export = shlex.split(done.stdout.splitlines()[-1].removeprefix("export:"))
+    export = shlex.split(done.stdout.splitlines()[-2].removeprefix("export:"))
     written = call_nsopt(*export[1:], "--int8")
     assert written.returncode == 0, written.stderr
     assert re.search(r"integers \(Q\w+\): right pitches \(%\) \d\S* instead of", written.stdout)
