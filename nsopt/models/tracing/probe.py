@@ -163,13 +163,20 @@ def find_dependent(network: TracedNetwork) -> Reasons:
     cut = network.family.units.of_atom[np.concatenate([np.zeros(0, np.int64), *network.trace.cuts])]
     groups = network.family.groups
     parts = [i for i in _list_shrinkable(network) if np.isin(groups[i].units, cut).any()]
-    errors = {i: _catch_error(partial(_shrink, network), [i]) for i in parts}
-    return {
-        j: str(error)
-        for i, error in errors.items()
-        for j in parts
-        if error is not None and groups[i].per_dimension.keys() & groups[j].per_dimension.keys()
-    }
+
+    def share(one: int, other: int) -> bool:
+        return not groups[one].per_dimension.keys().isdisjoint(groups[other].per_dimension)
+
+    turns: list[list[int]] = []  # parts of different dimensions are tried together
+    for i in parts:
+        turn = next((turn for turn in turns if not any(share(i, j) for j in turn)), None)
+        if turn is None:
+            turns.append(turn := [])
+        turn.append(i)
+    errors: Reasons = {}
+    for turn in turns:
+        errors |= _find_culprits(network, turn, partial(_shrink, network))
+    return {j: error for i, error in errors.items() for j in parts if share(i, j)}
 
 
 def find_narrowest(network: TracedNetwork) -> Atoms:
