@@ -221,7 +221,9 @@ def propose_ties(
         if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None
     ]
     split = {
-        i for i, rows in enumerate(trace.parts) if not wanted.isdisjoint(family.groups_of([rows]))
+        i
+        for i, rows in enumerate(trace.parts)
+        if rows.shape[1] > 1 and not wanted.isdisjoint(family.groups_of([rows]))
     }
     if split - known.parts:
         yield Lifts(parts=frozenset(split))

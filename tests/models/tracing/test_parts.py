@@ -128,6 +128,19 @@ class SlicedByShare(Sliced):
         return self.head((self.small(x[:, :first]) + self.large(x[:, first:])).relu())
 
 
+class SplitByNumber(Sliced):
+    """The first five channels stay; sizes without a common divisor are no heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.small, self.large = nn.Linear(5, 8), nn.Linear(11, 8)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.a(x).relu()
+        first, rest = x.split([5, x.shape[1] - 5], 1)
+        return self.head((self.small(first) + self.large(rest)).relu())
+
+
 class LongerTable(Sliced):
     """Positions beyond this input are for longer ones."""
 
@@ -148,6 +161,7 @@ class LongerTable(Sliced):
         (PartChanged, [6, 10, 6, 8]),
         (PartSummed, [8]),
         (SlicedByShare, [8]),
+        (SplitByNumber, [11, 8]),
         (LongerTable, [16, 8]),
     ],
 )
