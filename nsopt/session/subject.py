@@ -336,11 +336,11 @@ def make_architecture(name: str, data: ImageData | Task) -> Architecture:
     Raises:
         NsoptError: for an unknown name, or a network that cannot be traced.
     """
-    if isinstance(data, Task) and not is_own(name):
+    if not isinstance(data, Task):
+        return get_architecture(name, len(data.classes), data.image_size, data.channels)
+    if not is_own(name):
         raise NsoptError(
             f"{name} is a network of images: name a function of yours, package.module:factory, "
             "that returns a network for the inputs of the task"
         )
-    if isinstance(data, Task):
-        return import_for_inputs(name, data.inputs)
-    return get_architecture(name, len(data.classes), data.image_size, data.channels)
+    return import_for_inputs(name, data.inputs)

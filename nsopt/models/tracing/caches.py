@@ -74,12 +74,12 @@ def _list_filled(modules: list[nn.Module]) -> list[Any]:
 
 
 def _list_roots(modules: list[nn.Module]) -> list[Any]:
-    """Return the classes of modules and what these store, also in collections, which are copied."""
+    """Return what modules store, also in collections, which are copied."""
     roots = list[Any]()
     for module in modules:
         for value in vars(module).values():
             if type(value) in _KINDS:
-                roots += _flatten(value) if 0 < len(value) <= _FEW else ()
+                roots += _flatten(value) if len(value) <= _FEW else ()
             elif type(value) not in _PLAIN:
                 roots.append(value)
     return roots

@@ -118,10 +118,11 @@ def _read_items(value: Any) -> dict[Any, Any]:
 
 
 def _read_attributes(value: Any) -> dict[str, Any]:
-    """Return the attributes of an object and of its classes, but none of Python's own."""
+    """Return the attributes of an object, also in `__slots__`, and of its classes, but none of
+    Python's own."""
     stores = [*map(vars, reversed(type(value).__mro__)), getattr(value, "__dict__", {})]
     return {
-        name: getattr(value, name, None) if _is_slot(value, name) else held
+        name: getattr(value, name, None) if isinstance(held, MemberDescriptorType) else held
         for store in stores
         for name, held in store.items()
         if not name.startswith("__")
@@ -130,11 +131,6 @@ def _read_attributes(value: Any) -> dict[str, Any]:
 
 def _is_named_tuple(value: Any) -> bool:
     return isinstance(value, tuple) and hasattr(value, "_fields")
-
-
-def _is_slot(value: Any, name: str) -> bool:
-    """Return whether an object's class stores an attribute by its `__slots__`."""
-    return isinstance(getattr(type(value), name, None), MemberDescriptorType)
 
 
 def _replace(value: Any, keys: Keys, inside: Inside, size: int) -> Any:

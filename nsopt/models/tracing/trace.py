@@ -153,7 +153,8 @@ def _settle_cuts(network: TracedNetwork, paths: Sequence[str]) -> _Settled:
     sliced = any(type(kind) is str and kind == "own" for _, kind in network.trace.choices)
     if not sliced or not any(units.fixed[units.of_atom[cut]].all() for cut in cuts):
         return settled
-    whole = TracedNetwork.of(network.template, network.run, None, network.trace.preferred, False)
+    preferred = network.trace.preferred
+    whole = TracedNetwork.of(network.template, network.run, preferred=preferred, apart=False)
     rival = _settle(whole, paths)
     is_better = rival.network.family.count_free(()) > settled.network.family.count_free(())
     return rival if is_better else settled
