@@ -5,6 +5,7 @@ both as hooks (older) and as parametrizations.
 """
 
 import copy
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Mapping
 from types import CellType, FunctionType, MethodType
 from typing import Any
@@ -92,6 +93,8 @@ def copy_model(model: nn.Module, replaced: Mapping[int, Tensor] | None = None) -
 def _deep_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """Return a deep copy whose hooks belong to it: `copy.deepcopy` shares functions."""
     copied = copy.deepcopy(model, memo)
+    for value in filter(_is_its_attributes, memo.get(id(memo), ())):  # the originals
+        memo[id(value)].__dict__ = memo[id(value)]
     for module in copied.modules():
         stores = [vars(module), *(attr for attr in vars(module).values() if isinstance(attr, dict))]
         for store in stores:
@@ -99,6 +102,36 @@ def _deep_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
                 if isinstance(value, FunctionType):
                     dict.__setitem__(store, name, _rebind(value, memo))
     return copied
+
+
+def copy_shallow(value: Any) -> Any:
+    """Return a copy of an object, or the object itself if it refuses to be copied."""
+    base = next((base for base in (OrderedDict, dict, list) if isinstance(value, base)), None)
+    try:
+        if base is None:
+            return copy.copy(value)
+        kind_of: Any = type(value)
+        made = kind_of.__new__(kind_of)
+        if base is list:
+            list.extend(made, list.__iter__(value))
+        else:
+            kind = OrderedDict if base is OrderedDict else dict
+            for key, item in kind.items(value):
+                kind.__setitem__(made, key, item)
+        if isinstance(value, defaultdict):
+            made.default_factory = value.default_factory
+        if _is_its_attributes(value):
+            made.__dict__ = made
+        else:
+            getattr(made, "__dict__", {}).update(getattr(value, "__dict__", {}))
+    except Exception:  # a lock, an open file
+        return value
+    return made
+
+
+def _is_its_attributes(value: Any) -> bool:
+    """Return whether a dictionary is the one of its own attributes: `self.__dict__ = self`."""
+    return isinstance(value, dict) and getattr(value, "__dict__", None) is value
 
 
 def list_closure(function: FunctionType) -> list[Any]:

@@ -1,9 +1,8 @@
 """Keep what modules store: a trace runs a network many times and leaves no mark on it."""
 
-import copy
 import gc
 import random
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from threading import RLock
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nsopt.models.tracing.caches import forget_fakes
+from nsopt.models.tracing.originals import copy_shallow
 
 _watching = RLock()  # the class of all modules changes meanwhile
 _sparing = RLock()
@@ -217,7 +217,7 @@ class _Copier:
         if isinstance(value, nn.Module):
             self._waiting.append(value)
         elif not isinstance(value, Tensor | np.ndarray):
-            self._memo[id(value)] = made = _copy_shallow(value)
+            self._memo[id(value)] = made = copy_shallow(value)
             if made is not value and not _is_deep(made, value):
                 self._copy_contents(made)
         return self._memo[id(value)]
@@ -226,7 +226,7 @@ class _Copier:
         """Replace what a shallow copy holds, without the methods that its class may override."""
         if isinstance(store := getattr(made, "__dict__", None), dict):
             self._replace_values(store)
-        if isinstance(made, dict):
+        if isinstance(made, dict) and store is not made:
             for key, value in list(dict.items(made)):
                 dict.__setitem__(made, key, self._copy(value))
         elif isinstance(made, list):
@@ -240,25 +240,3 @@ def _is_deep(made: Any, value: Any) -> bool:
     stores = [getattr(owner, "__dict__", None) for owner in (made, value)]
     mine, theirs = (store if isinstance(store, dict) else {} for store in stores)
     return any(item is not theirs.get(name) for name, item in mine.items())
-
-
-def _copy_shallow(value: Any) -> Any:
-    """Return a copy of an object, or the object itself if it refuses to be copied."""
-    base = next((base for base in (OrderedDict, dict, list) if isinstance(value, base)), None)
-    try:
-        if base is None:
-            return copy.copy(value)
-        kind_of: Any = type(value)
-        made = kind_of.__new__(kind_of)
-        if base is list:
-            list.extend(made, list.__iter__(value))
-        else:
-            kind = OrderedDict if base is OrderedDict else dict
-            for key, item in kind.items(value):
-                kind.__setitem__(made, key, item)
-        if isinstance(value, defaultdict):
-            made.default_factory = value.default_factory
-        getattr(made, "__dict__", {}).update(getattr(value, "__dict__", {}))
-    except Exception:  # a lock, an open file
-        return value
-    return made

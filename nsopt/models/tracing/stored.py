@@ -4,7 +4,6 @@ A *container* is a mapping, a named tuple, a tuple of pairs as in layers of eino
 object of the user's own class. Containers may be nested.
 """
 
-import copy
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from enum import Enum
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nsopt.models.tracing.labels import TraceError
+from nsopt.models.tracing.originals import copy_shallow
 
 # length of a list of equal sizes, places in a list of others, or the key of a pair
 Inside = int | tuple[int, ...] | str | None
@@ -164,7 +164,7 @@ def _replace_item(value: Any, key: Any, held: Any) -> Any:
 
 
 def _copy(value: Any) -> Any:
-    made = copy.copy(value)
+    made = copy_shallow(value)
     if made is value or getattr(made, "__dict__", made) is getattr(value, "__dict__", value):
         raise TypeError("its copy is the object itself")
     return made

@@ -64,6 +64,14 @@ class Keywords(dict[str, int]):
         super().__init__(dim=dim)
 
 
+class Attributes(dict[str, Any]):
+    """A dictionary of its own attributes, as vocoders have one."""
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(values)
+        self.__dict__ = self
+
+
 class Monostate:
     """All objects share one dictionary of attributes."""
 
@@ -145,6 +153,8 @@ class Inner(nn.Linear):
         (UserDict(dim=12), read_key),
         (ChainMap({"rate": 1}, {"dim": 12}), read_key),
         (Keywords(dim=12), read_key),
+        (Attributes(dim=12), read_attribute),
+        (Attributes(model=Attributes(dim=12)), operator.attrgetter("model.dim")),
         ({"model": {"dim": 12, "rate": 0.5}}, read_keys),
         (UserDict(model=defaultdict(int, dim=12)), read_keys),
         (SimpleNamespace(model=SimpleNamespace(dim=12)), operator.attrgetter("model.dim")),
