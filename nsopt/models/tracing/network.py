@@ -26,7 +26,7 @@ from nsopt.models.tracing.resize import (
     select_indices,
 )
 from nsopt.models.tracing.run import LabelledRun, tensors_of
-from nsopt.models.tracing.states import restore_tensors, watch_attributes
+from nsopt.models.tracing.states import restore_tensors, watch_attributes, watch_writes
 
 T = TypeVar("T")
 FEWEST_SEEN = 2  # units of a group that a trace can follow: it does not label a size of 1
@@ -88,7 +88,7 @@ class TracedNetwork:
             raise TraceError("the network has no parameters")
         sizes = {} if like else list_sizes(template)
         stored = {path: [name for name, *_ in attributes] for path, attributes in sizes.items()}
-        with watch_attributes(template, stored) as read:
+        with watch_attributes(template, stored) as read, watch_writes(template, trace.written):
             outputs = run(template, trace, labels, like.trace.choices if like else None)
         names = {id(tensor): name for name, tensor in tensors.items()}
         order = {names[key]: place for place, key in enumerate(trace.read) if key in names}

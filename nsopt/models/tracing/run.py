@@ -23,7 +23,7 @@ from nsopt.models.inputs import (
     resize_batch,
     tensors_in,
 )
-from nsopt.models.quiet import silence_logger, trust_distributions
+from nsopt.models.quiet import silence_fakes, trust_distributions
 from nsopt.models.sizes import Size
 from nsopt.models.tracing import (  # noqa: F401  (they register their rules)
     cut_rules,
@@ -38,14 +38,12 @@ from nsopt.models.tracing.states import (
     follow_modules,
     restore_modules,
     spare_collector,
-    watch_writes,
 )
 from nsopt.models.tracing.tracer import Tracer
 from nsopt.models.tracing.user_code import is_of_user
 
 AFTER = "depends on values after the last layer: what is used there stays"  # if it fails there
 _LONGEST_REASON = 150
-_FAKES = "torch._subclasses.fake_tensor"  # logs errors that nsopt reports itself
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
@@ -104,7 +102,7 @@ class LabelledRun:
         replay = None if choices is None else iter(choices)
         tracer = Tracer(trace, replay, same, self.denied)
         shapes: list[tuple[int, ...]] = []
-        with follow_modules(model, tracer.running), silence_logger(_FAKES), spare_collector():
+        with follow_modules(model, tracer.running), silence_fakes(), spare_collector():
             for training in self.modes:
                 before = {name: copy(value) for name, value in vars(trace).items()}
                 if training != self.modes[0]:
@@ -131,8 +129,7 @@ class LabelledRun:
         paths = {path for path, _ in model.named_modules()}
         with restore_modules(model):
             set_mode(model, training)
-            with watch_writes(model, tracer.trace.written):
-                outputs = self._run_forward(model, tracer)
+            outputs = self._run_forward(model, tracer)
             tracer.settle_products()
             if made := [path for path, _ in model.named_modules() if path not in paths]:
                 raise TraceError(
@@ -175,7 +172,7 @@ class LabelledRun:
             ]
 
         recorder = BufferRecorder(sizes_of)
-        with restore_modules(model), follow_modules(model, tracer.running), silence_logger(_FAKES):
+        with restore_modules(model), follow_modules(model, tracer.running), silence_fakes():
             model.eval()
             for name, tensor in tensors_of(model).items():
                 tracer.declare(tensor, labels[name])
