@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 import sqlite3
 import warnings
 import weakref
@@ -225,23 +226,32 @@ def _open_journal(path: Path) -> BaseStorage:
     content = path.read_bytes() if path.exists() else b""
     if not _BEGINNING.startswith(content[: len(_BEGINNING)]):
         raise NsoptError(f"{path} is not an Optuna journal: give another file")
+    lock = _TidyLock(str(path))
     if content and not content.endswith(b"\n"):
-        _cut_unfinished_line(path)
+        lock.acquire()
+        lock.release()
     try:
-        return JournalStorage(JournalFileBackend(str(path)))
+        return JournalStorage(JournalFileBackend(str(path), lock))
     except (AssertionError, KeyError, TypeError, ValueError):
         raise NsoptError(f"the journal {path} is damaged: restore it from a copy") from None
 
 
-def _cut_unfinished_line(path: Path) -> None:
-    """Remove a last line without an end, which a full disk leaves: appending would damage it."""
-    lock = JournalFileSymlinkLock(str(path))
-    lock.acquire()
-    try:
-        with path.open("rb+") as file:
-            file.truncate(file.read().rfind(b"\n") + 1)
-    finally:
-        lock.release()
+class _TidyLock(JournalFileSymlinkLock):
+    """Held while a journal is written. Removes a last line without an end, which a full disk or a
+    killed process leaves: appending would damage it."""
+
+    def acquire(self) -> bool:
+        acquired = super().acquire()
+        try:
+            with open(self._lock_target_file, "rb+") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+                if file.read() not in (b"", b"\n"):
+                    file.seek(0)
+                    file.truncate(file.read().rfind(b"\n") + 1)
+        except OSError:
+            self.release()
+            raise
+        return acquired
 
 
 def _check_tables(path: Path) -> None:

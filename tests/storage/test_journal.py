@@ -33,6 +33,18 @@ def test_an_unfinished_last_line_is_removed(path: Path, url: str) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["study.journal"]
 
 
+def test_a_line_that_a_full_disk_cut_while_the_journal_was_open_is_removed(
+    path: Path, url: str
+) -> None:
+    """The disk has room again: a process that kept running writes the next line."""
+    study = open_study(url)
+    study.enqueue_trial({"width": 1})
+    with path.open("ab") as file:
+        file.write(b'{"op_code":4,"worker')
+    study.enqueue_trial({"width": 2})
+    assert len(study.trials) == len(open_study(url).trials) == 2
+
+
 def test_looking_for_a_journal_creates_nothing(path: Path, url: str) -> None:
     assert not storage_exists(url)
     assert not path.parent.exists()
