@@ -6,6 +6,7 @@ together, run the operation itself, which then raises PyTorch's own error.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -33,15 +34,18 @@ def _run_kernel(func: Any, *args: Any, **kwargs: Any) -> Any:
 
     Fake tensors whose values are known (`constant`) need that dispatch.
     """
-    mode, first = find_mode(), args[0][0] if isinstance(args[0], list) else args[0]
-    if not isinstance(first, FakeTensor) or first.constant is not None:
+    listed = chain(*(a if type(a) is list else [a] for a in args))
+    tensors = [a for a in listed if isinstance(a, Tensor)]
+    if not tensors or any(getattr(t, "constant", None) is not None for t in tensors):
         return func(*args, **kwargs)
+    mode, device = find_mode(), torch.device(kwargs.pop("device", None) or tensors[0].device)
     given = [[*map(_make_meta, a)] if type(a) is list else _make_meta(a) for a in args]
+    named = {name: _make_meta(value) for name, value in kwargs.items()}
     with in_kernel_invocation_manager(mode):
-        result = func(*given, **kwargs)
+        result = func(*given, **named)
     if isinstance(result, Tensor):
-        return FakeTensor(mode, result, first.fake_device)
-    return [FakeTensor(mode, part, first.fake_device) for part in result]
+        return FakeTensor(mode, result, device)
+    return [FakeTensor(mode, part, device) for part in result]
 
 
 def _make_meta(argument: Any) -> Any:
@@ -80,9 +84,11 @@ def _replace_pointwise(func: Any, x: Any, *others: Any, **kwargs: Any) -> Any:
         or (in_place and isinstance(o, int))
         for o in operands
     )
-    if not alike or not (like.is_floating_point() or in_place):
-        return func(x, *others, **kwargs)
-    return x if in_place else _make_empty_like(like)
+    if in_place:
+        return x if alike else func(x, *others, **kwargs)
+    if not alike or not like.is_floating_point():
+        return _run_kernel(func, x, *others, **kwargs)
+    return _make_empty_like(like)
 
 
 def _broadcasts(source: Sequence[int], target: Sequence[int]) -> bool:
@@ -156,9 +162,15 @@ def _replace_sum_and_product(func: Any, bias: Tensor, a: Tensor, b: Tensor, **kw
 
 _VIEWS = (
     "view _unsafe_view t transpose permute expand slice select unsqueeze squeeze split "
-    "split_with_sizes unbind detach"
+    "split_with_sizes unbind detach alias"
 )
-_KERNELS = "clone empty_like _softmax _log_softmax native_group_norm index grid_sampler_2d mean cat"
+_KERNELS = (
+    "clone empty_like _softmax _safe_softmax _log_softmax native_group_norm index index_select "
+    "grid_sampler_2d upsample_bilinear2d upsample_nearest2d upsample_bicubic2d mean sum cumsum cat "
+    "stack repeat roll flip constant_pad_nd mv dot embedding linalg_vector_norm mse_loss clamp "
+    "clamp_min cos sin rsub eq ne lt gt le ge masked_fill where max_pool2d_with_indices triu tril "
+    "_scaled_dot_product_flash_attention_for_cpu _weight_norm_interface"
+)
 _POINTWISE = (
     "add add_ sub mul mul_ div relu relu_ sigmoid sigmoid_ tanh gelu silu silu_ hardtanh "
     "hardtanh_ hardswish hardswish_ hardsigmoid leaky_relu leaky_relu_ rsqrt pow neg exp"

@@ -173,9 +173,9 @@ class Tracer(TorchDispatchMode):
 
     def join_rows(self, rows: Atoms) -> Atoms:
         """Join the rows of a matrix of atoms index by index; return the first row."""
-        for row in rows[1:]:
-            self._join_pair(rows[0], row)
-        return np.asarray(rows[0])
+        first, others = rows[0], rows[1:]
+        self._join_pair(np.broadcast_to(first, others.shape), others)
+        return np.asarray(first)
 
     def check_part(self, whole: Atoms, part: Atoms) -> None:
         """Record which atoms a part of a dimension has.

@@ -318,7 +318,7 @@ class ConvolvedState(nn.Module):
 
 
 class WrittenZeros(nn.Module):
-    """Zeros whose number stands in the code, beside channels that can change."""
+    """Zeros whose number stands in the code, beside channels, copied to a device."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -327,7 +327,8 @@ class WrittenZeros(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         both = torch.cat([self.a(x).mean((2, 3)), x.new_zeros(len(x), 6)], 1)
-        return self.out(self.b(both).relu())
+        copy = torch.empty_like(both, device=x.device).copy_(both)
+        return self.out(self.b(copy).relu())
 
 
 class Variational(nn.Module):
