@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nsopt.compute.device import resolve_compute
-from nsopt.compute.sharing import sharing
+from nsopt.compute.device import resolve_compute, sharing
 from nsopt.data.images import ImageData, ImageSet
 from nsopt.latency.measure import measure_latencies
 from nsopt.latency.runtime import TORCH, Runtime, draw_images

@@ -44,12 +44,12 @@ from benchmarks.trained import (
 )
 from nsopt.compression.choice import choose_method
 from nsopt.compute.device import resolve_compute
-from nsopt.compute.placement import place_images
 from nsopt.data.augmentation import TrainingBatches
-from nsopt.latency.linear import fit_linear
+from nsopt.latency.learn import fit_linear
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.trace import trace
 from nsopt.session.presets import get_preset
+from nsopt.tasks.supervise import place_images
 from nsopt.tasks.supervision import evaluate
 
 ISOMORPHIC = {"torch-pruning": False, "isomorphic": True}  # the arms of Torch-Pruning

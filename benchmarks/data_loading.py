@@ -16,9 +16,9 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 import nsopt
 from benchmarks.common import random_images, show
 from nsopt.compute.device import describe_device, place, resolve_compute, wait_for
-from nsopt.compute.placement import place_images
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.scaling.law import floor_widths
+from nsopt.tasks.supervise import place_images
 from nsopt.training.step import sgd, train_step
 
 _BATCH = 128

@@ -25,7 +25,7 @@ import nsopt
 from benchmarks.common import time_alone
 from benchmarks.trained import Results
 from nsopt.errors import NsoptError
-from nsopt.latency.linear import fit_linear
+from nsopt.latency.learn import fit_linear
 from nsopt.latency.multiples import find_multiple, multiple_per_layer
 from nsopt.latency.runtime import Runtime, choose_runtime
 from nsopt.models.architecture import Architecture

@@ -22,8 +22,7 @@ from scipy.stats import kendalltau
 
 import nsopt
 from benchmarks.common import NETWORKS, published_law, show
-from nsopt.compute.device import Compute, resolve_compute
-from nsopt.compute.sharing import sharing
+from nsopt.compute.device import Compute, resolve_compute, sharing
 from nsopt.latency.kernel_model import latency_model, sample_widths
 from nsopt.latency.measure import measure_latencies
 from nsopt.latency.runtime import draw_images

@@ -18,8 +18,7 @@ import torch
 
 import nsopt
 from benchmarks.common import NETWORKS, in_new_process, show
-from nsopt.compute.device import describe_device, resolve_compute
-from nsopt.compute.sharing import sharing
+from nsopt.compute.device import describe_device, resolve_compute, sharing
 from nsopt.latency.kernel_model import sample_widths
 from nsopt.latency.measure import measure_latencies
 from nsopt.latency.runtime import draw_images

@@ -17,13 +17,13 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
 from benchmarks.common import filters_per_step, in_new_process, random_images, show
 from nsopt.compute.device import describe_device, resolve_compute, wait_for
-from nsopt.compute.placement import place_images
 from nsopt.models.registry import table_architecture
 from nsopt.progress import Silent
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.law import floor_widths
 from nsopt.tasks.classification import Classification
+from nsopt.tasks.supervise import place_images
 
 
 def run_search(

@@ -23,7 +23,6 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
 from benchmarks.common import StageTimes, filters_per_step, in_new_process, random_images, show
 from nsopt.compute.device import describe_device, resolve_compute, wait_for
-from nsopt.compute.placement import place_images
 from nsopt.compute.random_state import use_seed
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
@@ -31,6 +30,7 @@ from nsopt.models.registry import table_architecture
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.settings import SearchSettings
 from nsopt.tasks.classification import Classification
+from nsopt.tasks.supervise import place_images
 from tests import masked_search
 
 _FULL = {  # batch, prune steps, batches between them

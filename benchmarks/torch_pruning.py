@@ -24,7 +24,6 @@ import torch
 import nsopt
 from benchmarks.common import StageTimes, filters_per_step, in_new_process, show
 from nsopt.compute.device import describe_device, resolve_compute
-from nsopt.compute.placement import place_images
 from nsopt.compute.random_state import use_seed
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.data.images import ImageData
@@ -37,6 +36,7 @@ from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.law import floor_widths, uniform_curve
 from nsopt.scaling.solve import solve_widths
 from nsopt.tasks.classification import Classification
+from nsopt.tasks.supervise import place_images
 from nsopt.training.settings import TrainSettings
 
 _RATIO = 0.25

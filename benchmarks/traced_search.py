@@ -25,11 +25,11 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 import nsopt
 from benchmarks.common import filters_per_step, in_new_process, random_images, show
 from nsopt.compute.device import describe_device, resolve_compute
-from nsopt.compute.placement import place_images
 from nsopt.models.registry import table_architecture
 from nsopt.progress import Silent
 from nsopt.pruning.engine import iterative_prune
 from nsopt.tasks.classification import Classification
+from nsopt.tasks.supervise import place_images
 
 _CLASSES = 10
 

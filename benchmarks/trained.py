@@ -15,13 +15,13 @@ from torch import nn
 
 import nsopt
 from nsopt.compute.device import Compute, resolve_compute
-from nsopt.compute.placement import place_images
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import table_architecture
 from nsopt.pruning.inherited import TrainedStart, rank_by_importance
 from nsopt.tasks.classification import Classification
+from nsopt.tasks.supervise import place_images
 
 # Base widths are divided by these, so that a dense network costs about ten million MACs.
 DIVISORS = {"vgg11": 4, "resnet18-tied": 8, "mobilenetv2-tied": 2}

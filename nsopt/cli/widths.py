@@ -81,8 +81,7 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
     Example: nsopt widths --storage sqlite:///study.db --budgets 600k,2M
     """
     from nsopt.cli.preparation import read_sizes, resolve_multiple
-    from nsopt.compute.device import resolve_compute
-    from nsopt.compute.sharing import sharing
+    from nsopt.compute.device import resolve_compute, sharing
     from nsopt.latency.learn import learn_latency
     from nsopt.latency.runtime import TORCH
     from nsopt.latency.store import Store

@@ -58,8 +58,7 @@ from nsopt.storage.schema import DENSE, SCORED, UNIFORM
 from nsopt.storage.timings import StoredTimings
 from nsopt.storage.trials import Point
 from nsopt.storage.urls import hide_password
-from nsopt.tasks.classification import are_squashed
-from nsopt.tasks.evaluation import outputs_on
+from nsopt.tasks.classification import are_squashed, outputs_on
 
 _FEW = 100  # images that show what kind of numbers a network returns
 

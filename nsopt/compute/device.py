@@ -2,8 +2,8 @@
 
 import platform
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import torch
@@ -13,7 +13,9 @@ from nsopt.compute.bf16 import LongConvolutionsInFloat32
 from nsopt.compute.device_lock import DeviceLock
 from nsopt.compute.out_of_memory import memory_for
 from nsopt.errors import NsoptError, unknown_name
+from nsopt.files import cache_folder
 from nsopt.models.layout import lay_out
+from nsopt.progress import Progress, Silent
 from nsopt.settings import Precision
 
 _EXACT = ("ieee", "none")  # values of torch's fp32_precision that do not round
@@ -110,6 +112,19 @@ def resolve_compute(device: str, precision: str) -> Compute:
         ) from None
     native = precision == "auto" and _multiplies_bf16(chosen)
     return Compute(chosen, bf16=precision == "bf16" or native)
+
+
+@contextmanager
+def sharing(compute: Compute, progress: Progress | None = None) -> Iterator[Compute]:
+    """Share the device of `compute` with other nsopt processes of this machine.
+
+    Args:
+        progress: receives a warning when this process waits for the measurement of another one.
+    """
+    folder = cache_folder() / "machines"
+    tell = (progress or Silent()).warning
+    with closing(DeviceLock(folder, hardware_name(compute.device), tell)) as lock:
+        yield replace(compute, lock=lock)
 
 
 def hardware_name(device: torch.device) -> str:

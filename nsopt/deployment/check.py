@@ -24,7 +24,7 @@ from nsopt.models.inputs import (
     tensors_in,
 )
 from nsopt.models.tracing.originals import copy_model
-from nsopt.tasks.evaluation import count_right
+from nsopt.tasks.classification import count_right
 from nsopt.tasks.task import Score, ScoreEvaluation
 
 _BATCH = 100

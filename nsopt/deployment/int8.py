@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from nsopt.arguments import checked
-from nsopt.compute.device import resolve_compute
-from nsopt.compute.sharing import sharing
+from nsopt.compute.device import resolve_compute, sharing
 from nsopt.data.images import ImageData
 from nsopt.deployment.trained import explain_exported
 from nsopt.errors import NsoptError, short_reason

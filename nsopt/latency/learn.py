@@ -1,13 +1,12 @@
 """Learn how milliseconds follow the widths: from a network's kernels, or from its MACs."""
 
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Self, TypeVar
 
 from nsopt.arguments import checked
-from nsopt.compute.device import Compute, resolve_compute
-from nsopt.compute.sharing import sharing
+from nsopt.compute.device import Compute, resolve_compute, sharing
 from nsopt.latency.kernel_model import UnpredictableError, latency_model
-from nsopt.latency.linear import MacsLatency, fit_linear
 from nsopt.latency.measure import measure_latencies
 from nsopt.latency.model import LatencyModel
 from nsopt.latency.runtime import (
@@ -21,10 +20,35 @@ from nsopt.latency.runtime import (
 )
 from nsopt.models.architecture import Architecture, build_to_fill
 from nsopt.progress import Progress
+from nsopt.scaling.cost import LinearCost, width_limits
+from nsopt.scaling.metric import LATENCY, MACS
 from nsopt.settings import BATCH_SIZE
 from nsopt.terminal import show_progress
 
 A = TypeVar("A", bound=Architecture)
+
+
+class MacsLatency(LinearCost):
+    """A latency model from two measurements: a constant, and milliseconds per MAC.
+
+    It orders networks along a law where nsopt has no better model: it cannot time kernels one by
+    one in another runtime than PyTorch, nor in a network that calls other operations at other
+    widths. Bisection (`bisection`) then finds widths that keep a budget by measurement.
+    """
+
+    def scaled(self, factor: float) -> Self:
+        """Return the model of a device that takes `factor` times as long."""
+        return replace(self, slope=factor * self.slope, constant=factor * self.constant)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"constant": self.constant, "per_mac": self.slope}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], arch: Architecture) -> Self | None:
+        """Read what `to_dict` returned; None for a model of another kind."""
+        if "per_mac" not in data:
+            return None
+        return cls(LATENCY.name, MACS.cost(arch), data["per_mac"], data["constant"])
 
 
 @checked
@@ -102,3 +126,20 @@ def learn_latency(
 
     progress.start("timing two networks", 1)
     return fit_linear(arch, measure)
+
+
+def fit_linear(
+    arch: Architecture, measure: Callable[[Sequence[tuple[int, ...]]], Sequence[float]]
+) -> MacsLatency:
+    """Fit the model to two measured networks: base widths, and the narrowest widths.
+
+    If the narrowest network takes as long, milliseconds are proportional to MACs.
+    """
+    macs = MACS.cost(arch)
+    narrowest, _ = width_limits(macs, len(arch.base_widths))
+    networks = [arch.base_widths, tuple(narrowest.astype(int).tolist())]
+    (whole, small), (most, least) = measure(networks), (float(macs(w)) for w in networks)
+    slope = (whole - small) / (most - least) if most > least else 0.0
+    if slope <= 0 or whole < slope * most:
+        return MacsLatency(LATENCY.name, macs, whole / most, 0.0)
+    return MacsLatency(LATENCY.name, macs, slope, whole - slope * most)

@@ -4,10 +4,11 @@ import gc
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,6 @@ from nsopt.compute.device import Compute, describe_device, float32_precision, re
 from nsopt.compute.memory import keep_memory
 from nsopt.compute.out_of_memory import memory_for
 from nsopt.compute.random_state import keep_random_state
-from nsopt.compute.waiting import seconds_waited
 from nsopt.errors import NsoptError, short_reason
 from nsopt.latency.runtime import TORCH, Feed, Pass, Runtime, Torch, draw_images, move
 from nsopt.latency.sittings import LONGEST_WAIT, Latency
@@ -40,8 +40,7 @@ _BRIEFLY = 2.0  # seconds of timed passes, where few are enough
 _BRIEF_ROUNDS = 3
 _TURN = 3.0  # seconds for which the device is held before others compute
 _ROUND = 1.0  # seconds of a network's passes in a round, unless one pass takes longer
-
-
+_PROCESS = Path("/proc/self")
 CPU = Compute(torch.device("cpu"), bf16=False)
 
 
@@ -324,6 +323,17 @@ def pause_garbage_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def seconds_waited() -> float:
+    """Return the seconds that all threads together have waited; NaN on other systems than Linux."""
+    if not (_PROCESS / "schedstat").is_file():
+        return math.nan
+    nanoseconds = 0
+    for task in (_PROCESS / "task").iterdir():
+        with suppress(OSError):  # the thread may have ended
+            nanoseconds += int((task / "schedstat").read_text().split()[1])
+    return nanoseconds / 1e9
 
 
 def was_busy(latencies: Sequence[Latency]) -> bool:

@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from nsopt.compute.device import Compute, resolve_compute
+from nsopt.compute.device import Compute, resolve_compute, sharing
 from nsopt.compute.random_state import keep_random_state
-from nsopt.compute.sharing import sharing
 from nsopt.errors import NoWidthsError
 from nsopt.files import cache_folder, write_cached
 from nsopt.latency.measure import latency_conditions, measure_latencies, was_busy

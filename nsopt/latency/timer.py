@@ -11,15 +11,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nsopt.arguments import checked
-from nsopt.compute.device import Compute, resolve_compute
+from nsopt.compute.device import Compute, resolve_compute, sharing
 from nsopt.compute.locks import hold_lock
 from nsopt.compute.random_state import keep_random_state
-from nsopt.compute.sharing import sharing
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.latency.allowance import Allowance
 from nsopt.latency.bisection import CAUTIOUS, MOST_TIMED, Tried, Widths, bisect_widths
-from nsopt.latency.learn import learn_latency
-from nsopt.latency.linear import MacsLatency
+from nsopt.latency.learn import MacsLatency, learn_latency
 from nsopt.latency.measure import LONGEST, Beside, latency_conditions, was_busy
 from nsopt.latency.measured_budget import MeasuredBudget
 from nsopt.latency.model import LatencyModel

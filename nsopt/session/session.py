@@ -12,9 +12,8 @@ from pathlib import Path
 from optuna.study import Study
 from torch import nn
 
-from nsopt.compute.device import Compute, place, resolve_compute
+from nsopt.compute.device import Compute, place, resolve_compute, sharing
 from nsopt.compute.random_state import use_seed
-from nsopt.compute.sharing import sharing
 from nsopt.errors import NsoptError
 from nsopt.latency.allowance import MOST, Allowance
 from nsopt.latency.timer import Timer

@@ -16,7 +16,7 @@ from nsopt.compute.device import Compute
 from nsopt.data.images import ImageData, Splits
 from nsopt.data.source import Source
 from nsopt.errors import NsoptError, shorten
-from nsopt.latency.linear import MacsLatency, is_linear, read_linear
+from nsopt.latency.learn import MacsLatency
 from nsopt.latency.model import LatencyModel
 from nsopt.latency.runtime import TORCH, Runtime, are_images, with_batch_size
 from nsopt.models.architecture import Architecture
@@ -324,7 +324,7 @@ def with_stored_latency(arch: Architecture, studies: Iterable[Study], timed: Tim
 def _make_latency(arch: Architecture, timed: Timed, stored: dict[str, Any]) -> CostModel | None:
     if (stored["runtime"], stored["batch_size"]) != timed:
         return None
-    model = read_linear(stored, arch) if is_linear(stored) else LatencyModel.from_dict(stored)
+    model = MacsLatency.from_dict(stored, arch) or LatencyModel.from_dict(stored)
     if not 0 < float(model(arch.base_widths)) < math.inf:
         raise ValueError("it predicts no milliseconds")
     return model

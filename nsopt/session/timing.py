@@ -8,8 +8,7 @@ import torch
 from optuna.storages import BaseStorage
 from optuna.study import Study
 
-from nsopt.compute.device import Compute, resolve_compute
-from nsopt.compute.sharing import sharing
+from nsopt.compute.device import Compute, resolve_compute, sharing
 from nsopt.errors import NsoptError
 from nsopt.latency.measure import latency_conditions, measure_latencies
 from nsopt.latency.runtime import Runtime, choose_inputs, stored_runtime, with_batch_size

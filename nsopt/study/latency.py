@@ -8,8 +8,7 @@ from dataclasses import replace
 
 from optuna.study import Study
 
-from nsopt.compute.device import resolve_compute
-from nsopt.compute.sharing import sharing
+from nsopt.compute.device import resolve_compute, sharing
 from nsopt.latency.learn import learn_latency
 from nsopt.latency.measured_budget import MeasuredBudget
 from nsopt.latency.timer import Timer

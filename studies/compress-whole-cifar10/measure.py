@@ -40,7 +40,6 @@ import nsopt
 from benchmarks.common import time_alone
 from benchmarks.trained import Results
 from nsopt.compute.device import Compute, resolve_compute
-from nsopt.compute.placement import place_images
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.data.images import ImageData, Splits
 from nsopt.models.architecture import Architecture
@@ -50,6 +49,7 @@ from nsopt.scaling.cost import CostModel, width_limits
 from nsopt.session.presets import StudySettings, get_preset, override
 from nsopt.settings import Precision
 from nsopt.tasks.classification import Classification
+from nsopt.tasks.supervise import place_images
 from nsopt.tasks.supervision import evaluate
 from nsopt.training.step import sgd, train_step
 

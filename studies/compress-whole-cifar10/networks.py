@@ -10,11 +10,11 @@ from torch.nn.functional import cross_entropy, gelu, scaled_dot_product_attentio
 
 import nsopt
 from nsopt.compute.device import Compute, resolve_compute
-from nsopt.compute.placement import place_images
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.data.images import ImageData, Splits
 from nsopt.models.architecture import Architecture
 from nsopt.settings import Precision
+from nsopt.tasks.supervise import place_images
 
 VAL_FRACTION = 0.04  # 2,000 of the 50,000 training images choose; they train nothing
 EPOCHS = {"resnet20": 120, "resnet56": 120, "vit": 60}  # of the whole network

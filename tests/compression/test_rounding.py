@@ -14,7 +14,7 @@ from nsopt.compression.pipeline import prepare
 from nsopt.data.images import ImageData
 from nsopt.latency.allowance import Allowance
 from nsopt.latency.bisection import Tried, bisect_widths
-from nsopt.latency.linear import MacsLatency
+from nsopt.latency.learn import MacsLatency
 from nsopt.latency.measure import CPU
 from nsopt.latency.measured_budget import MeasuredBudget
 from nsopt.latency.multiples import _count_macs, choose_multiples, multiple_per_layer

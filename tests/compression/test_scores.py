@@ -21,8 +21,7 @@ from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.metric import LATENCY, MACS
 from nsopt.session.session import Session
 from nsopt.tasks.agreement import Agreement, is_closer
-from nsopt.tasks.classification import Classification
-from nsopt.tasks.evaluation import outputs_on
+from nsopt.tasks.classification import Classification, outputs_on
 from nsopt.tasks.supervision import evaluate
 
 

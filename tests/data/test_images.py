@@ -12,10 +12,15 @@ from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nsopt.data.augmentation import TrainingBatches, crop_and_mirror, normalise
+from nsopt.data.augmentation import (
+    TrainingBatches,
+    crop_and_mirror,
+    draw_windows,
+    normalise,
+    resized_crops,
+)
 from nsopt.data.images import ImageData, ImageSet
 from nsopt.data.registry import load_data
-from nsopt.data.resized_crop import draw_windows, resized_crops
 from nsopt.errors import NsoptError
 from tests.conftest import first_digits
 
@@ -173,7 +178,7 @@ import re
 from pathlib import Path
 import torch
 from nsopt.data.images import ImageData, ImageSet
-from nsopt.data.resized_crop import draw_windows, resized_crops
+from nsopt.data.augmentation import draw_windows, resized_crops
 
 images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8).expand(20_000, -1, -1, -1)
 labels = torch.arange(20_000) % 2

@@ -17,7 +17,7 @@ from nsopt.errors import NsoptError
 from nsopt.latency import learn, measure
 from nsopt.latency import runtime as timed
 from nsopt.latency.kernel_model import UnpredictableError
-from nsopt.latency.linear import MacsLatency, is_linear, read_linear
+from nsopt.latency.learn import MacsLatency
 from nsopt.latency.measure import latency_conditions, measure_latencies
 from nsopt.latency.runtime import (
     OnnxRuntime,
@@ -284,8 +284,8 @@ def test_a_measuring_function_gives_a_latency_linear_in_macs(narrow: TableArchit
     assert isinstance(model, MacsLatency)
     whole = count(narrow.build(narrow.base_widths).eval(), torch.empty(0))
     assert arch.cost("latency")(narrow.base_widths) == pytest.approx(whole)
-    assert is_linear(model.to_dict())
-    again = read_linear(model.to_dict(), narrow)
+    again = MacsLatency.from_dict(model.to_dict(), narrow)
+    assert again is not None
     assert again(narrow.base_widths) == model(narrow.base_widths)
     found = nsopt.solve_measured_widths(
         arch, nsopt.uniform_curve(narrow.base_widths), whole / 2, device="cpu", measure=count

@@ -9,7 +9,7 @@ from torch import nn
 from nsopt.errors import NoWidthsError
 from nsopt.latency import timer as timer_module
 from nsopt.latency.allowance import Allowance
-from nsopt.latency.linear import MacsLatency
+from nsopt.latency.learn import MacsLatency
 from nsopt.latency.measure import CPU
 from nsopt.latency.measured_budget import MeasuredBudget
 from nsopt.latency.runtime import choose_runtime

@@ -17,7 +17,6 @@ from nsopt.compute.checkpoint import Checkpoint
 from nsopt.compute.device import Compute, place, resolve_compute
 from nsopt.compute.device_lock import DeviceLock
 from nsopt.compute.out_of_memory import is_out_of_memory
-from nsopt.compute.placement import place_images
 from nsopt.data.images import ImageData
 from nsopt.errors import OutOfMemoryError
 from nsopt.latency.measure import measure_latency
@@ -25,8 +24,8 @@ from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Silent
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.settings import SearchSettings
-from nsopt.tasks.classification import Classification
-from nsopt.tasks.evaluation import AccuracyEvaluation
+from nsopt.tasks.classification import AccuracyEvaluation, Classification
+from nsopt.tasks.supervise import place_images
 from nsopt.tasks.task import Task, TaskSupervision
 from nsopt.training.loop import train_configuration
 from nsopt.training.settings import TrainSettings

@@ -48,7 +48,7 @@ from nsopt.study.comparison import AskedRatio, Comparison, Size
 from nsopt.study.laws import Laws
 from nsopt.study.stored_law import read_stored_law
 from nsopt.study.worker import Worker
-from nsopt.tasks.evaluation import AccuracyEvaluation
+from nsopt.tasks.classification import AccuracyEvaluation
 from nsopt.training.settings import TrainSettings
 
 METHODS = tuple(name for name, method in methods().items() if not method.keeps_weights)

@@ -12,7 +12,7 @@ from nsopt.compute.device import Compute
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.latency import measure
 from nsopt.latency.bisection import MOST_TIMED
-from nsopt.latency.linear import MacsLatency
+from nsopt.latency.learn import MacsLatency
 from nsopt.latency.measured_budget import MeasuredBudget
 from nsopt.latency.runtime import OwnMeasure
 from nsopt.latency.timer import Timer

@@ -8,8 +8,7 @@ from torch.nn import functional
 from nsopt.compute.device import Compute
 from nsopt.data.images import ImageData
 from nsopt.tasks.agreement import class_divergence
-from nsopt.tasks.classification import Classification, are_squashed, read_logits
-from nsopt.tasks.evaluation import count_right
+from nsopt.tasks.classification import Classification, are_squashed, count_right, read_logits
 
 
 def test_a_student_that_agrees_with_its_teacher_has_zero_loss(digits: ImageData) -> None:

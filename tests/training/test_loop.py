@@ -18,7 +18,7 @@ from nsopt.data.images import ImageData
 from nsopt.errors import NonFiniteLossError, NsoptError, OutOfMemoryError
 from nsopt.latency.measure import latency_conditions, measure_latency
 from nsopt.models.architecture import TableArchitecture
-from nsopt.tasks.evaluation import AccuracyEvaluation
+from nsopt.tasks.classification import AccuracyEvaluation
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
 

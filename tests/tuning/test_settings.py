@@ -19,7 +19,7 @@ import nsopt
 from nsopt.data.images import ImageData
 from nsopt.data.source import Source
 from nsopt.errors import NsoptError, unknown_name
-from nsopt.latency.linear import MacsLatency
+from nsopt.latency.learn import MacsLatency
 from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Silent
 from nsopt.reports.results import read_results
