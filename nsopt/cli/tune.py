@@ -104,7 +104,7 @@ def _parse_epochs(text: str) -> tuple[int, ...]:
 
 
 def _print_trials(study: "Study", groups: Iterable[Any], url: str) -> None:
-    from nsopt.reports.tuning_table import describe_best, tuning_rows
+    from nsopt.reports.tuning import describe_best, tuning_rows
 
     names, rows = tuning_rows(study)
     table = [dict(zip(names, row, strict=True)) for row in rows]

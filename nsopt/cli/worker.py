@@ -49,8 +49,8 @@ def worker(options: WorkerOptions) -> None:
 
     from nsopt.compression.fine_tuning import run_fine_tunings
     from nsopt.compression.fits import Fits
-    from nsopt.session.cleanup import clear_finished
-    from nsopt.session.joining import join_session
+    from nsopt.session.searching import clear_finished
+    from nsopt.session.stored import join_session
     from nsopt.session.workspace import Workspace
     from nsopt.storage.schema import SCORED
     from nsopt.study.laws import Laws

@@ -40,7 +40,6 @@ from nsopt.samplers.candidates import list_prices
 from nsopt.scaling.budget import AskedBudget
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import IN_BYTES, PARAMS, Metric, counted_costs
-from nsopt.session.cleanup import clear_finished
 from nsopt.session.durations import (
     PlannedWork,
     format_duration,
@@ -48,9 +47,10 @@ from nsopt.session.durations import (
     plan_training,
     tell_duration,
 )
+from nsopt.session.searching import clear_finished
 from nsopt.session.session import Session, start_session, warn_of_batch
 from nsopt.session.start import keep_start
-from nsopt.session.subject import Subject, list_studies
+from nsopt.session.subject import Subject, list_studies, with_stored_latency
 from nsopt.session.timing import find_latencies
 from nsopt.session.workspace import Workspace
 from nsopt.storage import schema, trials
@@ -166,8 +166,8 @@ def prepare(session: Session, asked: Sequence[AskedBudget]) -> tuple[Session, li
     subject, timer = session.subject, session.timer
     arch, studies = subject.arch, list_studies(subject, session.workspace)
     is_timed = any(budget.is_timed for budget in asked)
-    if is_timed:
-        arch = subject.with_stored_latency(studies)  # has priority: budgets keep their meaning
+    if is_timed:  # a stored model has priority: budgets keep their meaning
+        arch = with_stored_latency(arch, studies, subject.settings.timed)
         if arch.latency is None:
             session.progress.message(f"takes at most {format_duration(MOST)} of timings first")
             arch = timer.learn(arch, partial(check_time, asked, arch))

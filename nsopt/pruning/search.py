@@ -1,24 +1,39 @@
-"""Search the width law of a network."""
+"""Search the width law of a network (Algorithm 4): prune, fit, rescale to the original size.
 
+A checkpoint holds the finished iterations and the state of the current one. Searches with different
+prices share their pre-training: a second file keeps the pre-trained network for the next search.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from nsopt.arguments import checked
+from nsopt.compute.checkpoint import Checkpoint, State, weights_checksum
+from nsopt.compute.code import identify_code
 from nsopt.compute.device import Compute, resolve_compute
 from nsopt.compute.random_state import restore_at_end
 from nsopt.data.images import ImageData
-from nsopt.errors import NsoptError
+from nsopt.errors import DeterministicError, NsoptError
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.originals import unwrapped
 from nsopt.notebook import make_html_table
 from nsopt.progress import Progress
-from nsopt.pruning.iterations import Descent
+from nsopt.pruning.engine import iterative_prune
+from nsopt.pruning.rules import check_range, check_steps, get_size_metric, with_enough_steps
 from nsopt.pruning.settings import SearchSettings
+from nsopt.scaling.cost import width_limits
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.record import Iteration
+from nsopt.scaling.solve import solve_widths
 from nsopt.tasks.outputs import check_outputs, check_training
 from nsopt.tasks.supervise import supervise
 from nsopt.tasks.supervision import Supervision
@@ -126,3 +141,188 @@ def supervise_search(
     if settings.search_images is not None and not isinstance(task, ImageData):
         raise NsoptError("search_images chooses images with labels: a loader chooses its own")
     return supervise(task, settings, compute, settings.search_images)
+
+
+def is_complete(history: Sequence[Iteration], settings: SearchSettings) -> bool:
+    """Return whether a search has run all its iterations, or has converged."""
+    if len(history) >= settings.iterations:
+        return True
+    if settings.convergence is None or not history:
+        return False
+    if settings.convergence == "band":
+        return history[-1].is_settled
+    return history[-1].change <= settings.convergence
+
+
+def derive_seed(seed: int, number: int) -> int:
+    """Return the seed of iteration `number`, from 0. It differs between searches and iterations."""
+    if number == 0:
+        return seed
+    return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+
+
+@dataclass(frozen=True, eq=False)
+class Descent:
+    """A search that keeps finished iterations and the current state in a checkpoint.
+
+    A resumed search equals an uninterrupted one.
+
+    Attributes:
+        supervision: what to train on, on the device of `compute`.
+        checkpoint: a file from which an interrupted search resumes.
+        start: a trained network of the base widths, see `search`.
+        pretrained: a file with the state at the end of the first iteration's pre-training, which
+            does not depend on the price. It is read if it exists, else written.
+    """
+
+    arch: Architecture
+    supervision: Supervision
+    settings: SearchSettings
+    compute: Compute
+    progress: Progress
+    checkpoint: Path | None = None
+    start: nn.Module | None = None
+    pretrained: Path | None = None
+
+    def run(self, done: Sequence[Iteration]) -> Iterator[Iteration]:
+        """Run the iterations after those that are `done`; yield each one when it ends.
+
+        The checkpoint keeps an iteration until the caller asks for the next one.
+
+        Raises:
+            NsoptError: as `search` does.
+        """
+        if is_complete(done, self.settings):
+            Checkpoint(self.checkpoint, {}).remove()
+            return
+        state = self._checkpoint.load(self.compute.device) or {"history": [], "current": None}
+        saved = [Iteration.from_dict(iteration) for iteration in state["history"]]
+        history = list(done)
+        for iteration in saved[len(history) :]:
+            if is_complete(history, self.settings):
+                break
+            history.append(iteration)
+            yield iteration
+        current = state["current"] if len(history) == len(saved) else None
+        while not is_complete(history, self.settings):
+            history.append(self._run_iteration(history, current))
+            current = None
+            yield history[-1]
+        self._checkpoint.remove()
+
+    @cached_property
+    def _checkpoint(self) -> Checkpoint:
+        return Checkpoint(self.checkpoint, self._identity)
+
+    @cached_property
+    def _pretrained(self) -> Checkpoint:
+        """The file of the pre-training, which does not depend on the price."""
+        search = {k: v for k, v in self._identity.get("search", {}).items() if k != "price"}
+        return Checkpoint(self.pretrained, self._identity | {"search": search})
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        """What the iterations depend on, without their number; empty without a file."""
+        if not self.checkpoint and not self.pretrained:
+            return {}
+        arch, excluded = self.arch, {"iterations", "convergence", "device"}
+        return {
+            "arch": arch.name,
+            "widths": list(arch.base_widths),
+            "classes": arch.num_classes,
+            "code": identify_code(arch),
+            "data": self.supervision.fingerprint(),
+            "search": self.settings.model_dump(mode="json", exclude=excluded),
+            **({} if self.start is None else {"start": weights_checksum(self.start)}),
+        }
+
+    def _run_iteration(self, history: Sequence[Iteration], current: State | None) -> Iteration:
+        """Run the next iteration, from its beginning or from its state in a checkpoint.
+
+        An error that would occur again removes the state of this iteration from the checkpoint. Any
+        other error leaves the checkpoint as it is.
+        """
+        if current is None and history:
+            self._checkpoint.save(_pack_state(history))
+        elif current is None:  # another search may have pre-trained the network
+            current = self._pretrained.load(self.compute.device)
+        try:
+            return self._prune_and_fit(history, current)
+        except DeterministicError:
+            if history:
+                self._checkpoint.save(_pack_state(history))
+            else:
+                self._checkpoint.remove()
+            raise
+
+    def _tell_step(self, settings: SearchSettings) -> None:
+        """Say if a step removes fewer filters than the user asked for."""
+        asked, count = self.settings.filters_per_step, settings.filters_per_step
+        if count != asked:
+            self.progress.message(
+                f"{asked} filters in a step are too many for a law of this network: {count} instead"
+            )
+
+    def _prune_and_fit(self, history: Sequence[Iteration], current: State | None) -> Iteration:
+        started = time.perf_counter() - (current["seconds"] if current else 0.0)
+        number = len(history)
+
+        def pack(pruning: Callable[[], State]) -> State:
+            return {"pruning": pruning(), "seconds": time.perf_counter() - started}
+
+        def save(pruning: Callable[[], State], pretrained: bool) -> None:
+            if pretrained and not history:
+                self._pretrained.save(pack(pruning))
+            self._checkpoint.save_when_due(lambda: _pack_state(history, pack(pruning)))
+
+        settings = self.settings.updated(seed=derive_seed(self.settings.seed, number))
+        widths = _choose_widths(self.arch, history, settings)
+        settings = with_enough_steps(self.arch, widths, settings)
+        check_steps(self.arch, widths, settings)
+        check_range(self.arch, widths, settings)
+        if not history and current is None:
+            self._tell_step(settings)
+        start = None if history else self.start
+        if start is not None:
+            settings = settings.updated(pretrain_epochs=0)
+        trajectory = iterative_prune(
+            self.arch,
+            widths,
+            self.supervision,
+            settings,
+            self.compute,
+            self.progress,
+            current["pruning"] if current else None,
+            save,
+            start,
+        )
+        law = trajectory.record().law()
+        metric = get_size_metric(settings.price)
+        cost = metric.cost(self.arch)
+        fit = solve_widths(law, cost, cost(self.arch.base_widths), warn=False)
+        seconds = time.perf_counter() - started
+        proposed = tuple(fit.widths.tolist())
+        low, high = _to_tuple(fit.widths_low), _to_tuple(fit.widths_high)
+        return Iteration(trajectory, law, proposed, seconds, metric.name, low, high)
+
+
+def _to_tuple(widths: NDArray[np.int64] | None) -> tuple[int, ...] | None:
+    return None if widths is None else tuple(widths.tolist())
+
+
+def _pack_state(history: Sequence[Iteration], current: State | None = None) -> State:
+    """Return the content of the checkpoint: the finished iterations, and the current one."""
+    return {"history": [iteration.to_dict() for iteration in history], "current": current}
+
+
+def _choose_widths(
+    arch: Architecture, history: Sequence[Iteration], settings: SearchSettings
+) -> tuple[int, ...]:
+    """Return the base widths, or else the last proposal, its small widths raised if possible."""
+    if not history:
+        return arch.base_widths
+    small, proposed = settings.small_width, np.array(history[-1].widths)
+    cost = get_size_metric(settings.price).cost(arch)
+    _, widest = width_limits(cost, len(proposed))
+    raised = np.minimum(np.where(proposed < small, proposed + small, proposed), widest)
+    return tuple(raised.astype(int).tolist())

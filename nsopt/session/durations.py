@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 from nsopt.compute.memory import peak_memory
 from nsopt.pruning.engine import PruneSchedule
-from nsopt.pruning.iterations import is_complete
 from nsopt.pruning.rules import make_rule, with_enough_steps
-from nsopt.pruning.search import supervise_search
+from nsopt.pruning.search import is_complete, supervise_search
 from nsopt.session.session import Session
 from nsopt.settings import Price
 from nsopt.storage import trials

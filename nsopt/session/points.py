@@ -13,8 +13,6 @@ from nsopt.errors import DeterministicError
 from nsopt.session.session import Session
 from nsopt.storage import trials
 from nsopt.storage.engine import Work, run_trials
-from nsopt.storage.provenance import provenance
-from nsopt.storage.studies import open_study
 from nsopt.storage.trials import TuningPoint
 
 
@@ -53,24 +51,11 @@ def open_tuning(
 
     Args:
         tuned: settings that decide its numbers, besides those of the subject.
-        objectives: the directions of the values of its trials, by name.
-
-    Raises:
-        NsoptError: if other settings wrote the study.
+        objectives: see `Subject.open_as`, as for errors.
     """
-    subject = session.subject
-    study = open_study(
-        session.workspace.storage,
-        name,
-        subject.description,
-        subject.source,
-        subject.identity | {"tuning": dict(tuned)},
-        provenance(session.compute),
-        list(objectives),
-        list(objectives.values()),
-    )
-    subject.write_latency_once(study)
-    return study
+    subject, storage = session.subject, session.workspace.storage
+    identity = subject.identity | {"tuning": dict(tuned)}
+    return subject.open_as(storage, name, identity, objectives, session.compute)
 
 
 def run_points(

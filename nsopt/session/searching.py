@@ -1,4 +1,4 @@
-"""The searches of a subject: stored iterations, and missing ones."""
+"""The searches of a subject: stored iterations, missing ones, and the end of all its work."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -9,9 +9,9 @@ from typing import get_args
 from nsopt.compute.checkpoint import Checkpoint
 from nsopt.compute.device import resolve_compute
 from nsopt.compute.locks import hold_lock, is_being_done
+from nsopt.deployment.artifacts import BestNetworks
 from nsopt.errors import DeterministicError
-from nsopt.pruning.iterations import Descent
-from nsopt.pruning.search import supervise_search
+from nsopt.pruning.search import Descent, supervise_search
 from nsopt.pruning.settings import SearchSettings
 from nsopt.samplers.candidates import list_prices
 from nsopt.scaling.metric import Metric
@@ -20,6 +20,7 @@ from nsopt.session.session import Session
 from nsopt.settings import Price
 from nsopt.storage import schema, trials
 from nsopt.storage.provenance import provenance
+from nsopt.storage.studies import is_unfinished
 
 
 def continue_searches(
@@ -72,12 +73,6 @@ def hold_search(session: Session, folder: Path) -> AbstractContextManager[None]:
     return hold_lock(folder, report)
 
 
-def is_searching(session: Session) -> bool:
-    kinds = {session.subject.search_kind(price) for price in get_args(Price)}
-    folders = [session.workspace.checkpoints(session.subject.study_name(kind)) for kind in kinds]
-    return any(is_being_done(folder) for folder in folders)
-
-
 def search_task(
     session: Session,
     settings: SearchSettings,
@@ -101,6 +96,27 @@ def search_task(
         None if subject.start else pretrained,
     )
     return descent.run(history)
+
+
+def clear_finished(session: Session) -> None:
+    """Delete checkpoints of a session's finished studies, and networks that are not best."""
+    subject, workspace = session.subject, session.workspace
+    studies = subject.stored_studies(workspace)
+    busy = {m for m, study in studies.items() if is_unfinished(study.get_trials(deepcopy=False))}
+    for method in {m for m in studies.keys() - busy if not schema.is_search(m)}:
+        workspace.clear(subject.study_name(method))
+        BestNetworks(workspace.artifacts).clear(studies[method])
+    if not busy:
+        workspace.clear(subject.study_name(schema.BASE))
+    if not _is_searching(session):  # a search may still need the network that several share
+        Checkpoint(find_pretrained_file(session), {}).remove()
+        workspace.tidy()
+
+
+def _is_searching(session: Session) -> bool:
+    kinds = {session.subject.search_kind(price) for price in get_args(Price)}
+    folders = [session.workspace.checkpoints(session.subject.study_name(kind)) for kind in kinds]
+    return any(is_being_done(folder) for folder in folders)
 
 
 def _continue_search(

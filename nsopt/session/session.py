@@ -23,7 +23,7 @@ from nsopt.progress import Progress
 from nsopt.pruning.inherited import TrainedStart, inherit_network, rank_by_importance
 from nsopt.scaling.metric import MACS, Metric
 from nsopt.session.agreement import with_score
-from nsopt.session.subject import Subject
+from nsopt.session.subject import Subject, with_stored_latency, write_latency_once
 from nsopt.session.workspace import Workspace
 from nsopt.storage.trials import Point
 from nsopt.tasks.classification import Classification
@@ -89,13 +89,11 @@ class Session:
         Raises:
             NsoptError: if other settings wrote studies of the subject.
         """
-        stored, opened = self.subject.stored_studies(self.workspace), dict[str, Study]()
+        subject, opened = self.subject, dict[str, Study]()
+        stored = subject.stored_studies(self.workspace)
         for name in dict.fromkeys(methods):
-            if name in stored:
-                opened[name] = stored[name]
-                self.subject.write_latency_once(stored[name])
-            else:
-                opened[name] = self.open_study(name)
+            opened[name] = stored.get(name) or self.open_study(name)
+            write_latency_once(opened[name], subject.arch.latency, subject.settings.timed)
         return opened
 
     def train(
@@ -188,11 +186,10 @@ class Session:
 
         Another command may have stored one since this session began.
         """
-        known = self.subject.arch
-        arch = known if known.latency is not None else self.subject.with_stored_latency(studies)
-        if arch is known:
-            return self
-        return replace(self, subject=replace(self.subject, arch=arch))
+        subject, arch = self.subject, self.subject.arch
+        if arch.latency is None:
+            arch = with_stored_latency(arch, studies, subject.settings.timed)
+        return self if arch is subject.arch else replace(self, subject=replace(subject, arch=arch))
 
 
 def warn_of_batch(session: Session, metrics: Iterable[Metric]) -> None:

@@ -1,13 +1,13 @@
 """The subject of a study: everything that a result depends on, except its own point."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Self
 
 from optuna.storages import BaseStorage
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from torch import nn
 
 from nsopt.compute.checkpoint import weights_checksum
@@ -218,29 +218,44 @@ class Subject:
                     "another out= or storage="
                 )
 
-    def open_study(self, storage: BaseStorage, method: str, compute: Compute) -> Study:
+    def open_study(self, storage: BaseStorage, kind: str, compute: Compute) -> Study:
+        """Open or create the study of a method, or of a search."""
         unit = batch_unit(self.settings.latency_batch_size)
+        of_method = self.description.validation_name, f"latency ({unit})"
+        names = schema.SEARCH_METRIC_NAMES if schema.is_search(kind) else of_method
+        objectives = dict(zip(names, schema.DIRECTIONS, strict=True))
+        identity = self._find_identity(kind)
+        return self.open_as(storage, self.study_name(kind), identity, objectives, compute)
+
+    def open_as(
+        self,
+        storage: BaseStorage,
+        name: str,
+        identity: Mapping[str, Any],
+        objectives: Mapping[str, StudyDirection],
+        compute: Compute,
+    ) -> Study:
+        """Open or create a study; a latency model that nsopt learned is stored, if it has none.
+
+        Args:
+            identity: the settings that decide its numbers.
+            objectives: the directions of the values of its trials, by name.
+
+        Raises:
+            NsoptError: if other settings wrote the study.
+        """
         study = open_study(
             storage,
-            self.study_name(method),
+            name,
             self.description,
             self.source,
-            self._find_identity(method),
+            identity,
             provenance(compute),
-            schema.SEARCH_METRIC_NAMES
-            if schema.is_search(method)
-            else (self.description.validation_name, f"latency ({unit})"),
+            list(objectives),
+            list(objectives.values()),
         )
-        self.write_latency_once(study)
-        return study
-
-    def write_latency_once(self, study: Study) -> None:
-        """Store the latency model that nsopt learned, if the study has none."""
         write_latency_once(study, self.arch.latency, self.settings.timed)
-
-    def with_stored_latency(self, studies: Iterable[Study]) -> Architecture:
-        """Return the network with the latency model of one of the studies, see the function."""
-        return with_stored_latency(self.arch, studies, self.settings.timed)
+        return study
 
 
 def _with_batch_of(task: Task, runtime: Runtime) -> Runtime:

@@ -1,25 +1,152 @@
 """Run a comparison: one Optuna study per method, with the same budgets and seeds for all."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from nsopt.errors import NoWidthsError
+from optuna.study import Study
+
+from nsopt.errors import NoWidthsError, NsoptError
+from nsopt.methods.base import Method
+from nsopt.methods.registry import BASELINE
 from nsopt.progress import Progress
 from nsopt.scaling.law import uniform_curve
+from nsopt.scaling.metric import MACS
 from nsopt.scaling.solve import solve_widths
-from nsopt.session.cleanup import clear_finished
 from nsopt.session.durations import PlannedWork, list_searches, plan_training, tell_duration
 from nsopt.session.other_workers import run_other_workers
-from nsopt.session.searching import continue_searches
-from nsopt.session.session import start_session, warn_of_batch
+from nsopt.session.searching import clear_finished, continue_searches
+from nsopt.session.session import Session, start_session, warn_of_batch
 from nsopt.session.start import keep_start
-from nsopt.session.timing import time_together
+from nsopt.session.timing import Network, find_latencies, time_together
 from nsopt.session.workspace import Workspace
-from nsopt.study.comparison import Comparison
+from nsopt.storage import schema, trials
+from nsopt.storage.engine import missing_points
+from nsopt.storage.trials import Point
+from nsopt.study.comparison import Comparison, Size, choose_reference_budgets
 from nsopt.study.laws import Laws
-from nsopt.study.plan import Plan, Points, make_plan
 from nsopt.study.worker import Worker
+
+Points = Mapping[Method, Sequence[Point]]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """The points of a comparison and their laws.
+
+    Attributes:
+        laws: solve each point once. The widths of methods that start from a trained network are
+            only known when their trials run.
+    """
+
+    session: Session
+    comparison: Comparison
+    laws: Laws
+    points: Points
+
+    def find_missing(self) -> Points:
+        """Return the points without a settled trial.
+
+        Raises:
+            NsoptError: if other settings wrote the storage.
+        """
+        stored = self.session.subject.stored_studies(self.session.workspace)
+        return {
+            method: missing_points(stored.get(method.name), points, trials.read_point)
+            for method, points in self.points.items()
+        }
+
+    def read_laws(self) -> list[str]:
+        """Read the laws of finished searches; return warnings for the user.
+
+        They name budgets at which a law is extrapolated, and methods whose law has changed since
+        their networks were trained.
+        """
+        studies = self.session.subject.stored_studies(self.session.workspace)
+        self.laws.read(studies)
+        warnings = self.laws.describe_extrapolations(self.points)
+        for method in self._methods_with_law:
+            if method.name in studies:
+                points = self.points[method]
+                warnings += self.laws.describe_change(method, points, studies[method.name])
+        return warnings
+
+    def check_widths(self, points: Points) -> None:
+        """Raise NoWidthsError if a method has no widths at one of the points."""
+        for method in self._methods_with_law:
+            for point in points[method]:
+                try:
+                    self.laws.propose_widths(method, point)
+                except NoWidthsError as error:
+                    raise NoWidthsError(f"{method.name}: {error}") from None
+
+    def enqueue_missing(self) -> bool:
+        """Enqueue the missing points in their studies; return whether there were any.
+
+        Before that, time all networks with known widths side by side, unless each was timed.
+        """
+        missing = {method: points for method, points in self.find_missing().items() if points}
+        if not missing:
+            return False
+        studies = self.session.open_studies(
+            method.name for method in (*missing, *self._methods_with_law)
+        )
+        networks = self._propose_networks(self._methods_with_law, studies)
+        find_latencies(self.session, networks)
+        for method, points in missing.items():
+            for point in points:
+                trials.enqueue_point(studies[method.name], point)
+        return True
+
+    def _propose_networks(
+        self, methods: Sequence[Method], studies: Mapping[str, Study]
+    ) -> list[Network]:
+        """Return the networks of those methods whose law is known, each with its study."""
+        networks = []
+        for method in filter(self.laws.is_ready, methods):
+            with suppress(NoWidthsError):  # its trials fail, and say why
+                proposed = dict.fromkeys(
+                    self.laws.propose_widths(method, point) for point in self.points[method]
+                )
+                networks += [(studies[method.name], widths) for widths in proposed]
+        return networks
+
+    def with_references(self) -> "Plan":
+        """Return this plan with additional uniform networks, if the comparison asks for them.
+
+        Their MACs cover the MACs and the latencies of the other networks.
+        """
+        by_name = {method.name: method for method in self._methods_with_law}
+        uniform = by_name.pop(BASELINE.name, None)
+        if uniform is None or not by_name or not self.comparison.references:
+            return self
+        budgets = self._find_reference_budgets([uniform, *by_name.values()])
+        references = self.comparison.points(uniform, [Size(MACS, budget) for budget in budgets])
+        return replace(self, points={**self.points, uniform: [*self.points[uniform], *references]})
+
+    def _find_reference_budgets(self, methods: Sequence[Method]) -> Sequence[int]:
+        """Return the stored budgets for these networks, or choose and store them.
+
+        They are chosen once, because the latencies may be measured again.
+        """
+        studies = self.session.open_studies(method.name for method in methods)
+        uniform = self._propose_networks(methods[:1], studies)
+        networks = uniform + self._propose_networks(methods[1:], studies)
+        macs = [MACS.cost(self.session.subject.arch)(widths) for _, widths in networks]
+        asked = ["references", self.comparison.references, *macs]
+        study = studies[methods[0].name]
+        budgets: Sequence[int] | None = schema.read_answer(study, asked)
+        if budgets is None:
+            found = find_latencies(self.session, networks)
+            latencies = [latency.median_ms for latency in found]
+            budgets = choose_reference_budgets(self.comparison, macs, latencies, len(uniform))
+            schema.write_answer(study, asked, budgets)
+        return budgets
+
+    @property
+    def _methods_with_law(self) -> list[Method]:
+        """The methods whose widths are known before their trials run."""
+        return [method for method in self.points if not method.needs_trained_network]
 
 
 def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progress) -> None:
@@ -67,7 +194,7 @@ def preview_comparison(
         need no search, or whose search is stored.
     """
     with start_session(comparison.subject, workspace, progress) as session:
-        plan = replace(make_plan(comparison, session), laws=Laws(session, timed=False))
+        plan = make_plan(comparison, session, timed=False)
         tell_duration(session, list_work(plan, plan.find_missing()))
         plan.laws.read(session.studies())
         return {
@@ -76,6 +203,38 @@ def preview_comparison(
             if plan.laws.is_ready(method) and not method.needs_trained_network
             for point in points
         }
+
+
+def make_plan(comparison: Comparison, session: Session, timed: bool = True) -> Plan:
+    """Return the plan of a comparison without budgets that a method does not support.
+
+    Messages name the budgets that are left out.
+
+    Args:
+        timed: see `Laws`.
+
+    Raises:
+        NsoptError: for a method that lacks what it starts from.
+    """
+    points = {method: _select_points(comparison, method, session) for method in comparison.methods}
+    return Plan(session, comparison, Laws(session, timed), points)
+
+
+def _select_points(comparison: Comparison, method: Method, session: Session) -> list[Point]:
+    if method.keeps_weights and session.subject.start is None:
+        raise NsoptError(f"{method.name} is a trained network: give its weights with start=")
+    points = comparison.points(method)
+    for metric in dict.fromkeys(size.metric for size in comparison.sizes):
+        base = metric.cost(session.subject.arch)(session.subject.arch.base_widths)
+        budgets = {point.budget for point in points if point.metric == metric}
+        left_out = sorted(budget for budget in budgets if not method.supports(budget, base))
+        if left_out:
+            skipped = ", ".join(metric.show(budget) for budget in left_out)
+            session.progress.message(
+                f"{method.name} starts from a network of {metric.show(base)}: it skips {skipped}"
+            )
+        points = [p for p in points if p.metric != metric or p.budget not in left_out]
+    return points
 
 
 def list_work(plan: Plan, missing: Points) -> Iterator[PlannedWork]:

@@ -19,7 +19,7 @@ from nsopt.scaling.law import ScalingLaw
 from nsopt.scaling.metric import LATENCY, Metric
 from nsopt.scaling.solve import Limits
 from nsopt.session.session import Session
-from nsopt.session.subject import Subject, list_studies
+from nsopt.session.subject import Subject, list_studies, with_stored_latency
 from nsopt.session.workspace import Workspace
 from nsopt.storage.timings import StoredTimings
 
@@ -40,7 +40,8 @@ def with_latency_if_needed(
     prices = {subject.settings.search.price, *(method.price for method in methods)}
     if not is_timed and LATENCY.name not in prices:
         return subject
-    arch = subject.with_stored_latency(list_studies(subject, workspace))
+    studies = list_studies(subject, workspace)
+    arch = with_stored_latency(subject.arch, studies, subject.settings.timed)
     if arch.latency is None:
         compute = resolve_compute(subject.settings.training.device, "fp32")
         with sharing(compute, progress) as shared:

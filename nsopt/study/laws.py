@@ -8,7 +8,7 @@ from optuna.study import Study
 
 from nsopt.errors import NoWidthsError
 from nsopt.methods.base import LawInputs, Method
-from nsopt.pruning.iterations import is_complete
+from nsopt.pruning.search import is_complete
 from nsopt.samplers.neuralscale import NeuralScaleSampler, Solver
 from nsopt.scaling.algorithm3 import solve_widths_sgd
 from nsopt.scaling.law import ScalingLaw

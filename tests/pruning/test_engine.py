@@ -11,8 +11,7 @@ from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import table_architecture
 from nsopt.progress import Silent
 from nsopt.pruning.engine import PruneSchedule, ShrinkingNetwork, iterative_prune
-from nsopt.pruning.iterations import Descent
-from nsopt.pruning.search import search
+from nsopt.pruning.search import Descent, search
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.record import Iteration, PruneRecord, Trajectory

@@ -14,10 +14,9 @@ from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError, OutOfMemoryError, ShortRecordError
 from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Silent
-from nsopt.pruning import iterations
+from nsopt.pruning import search as pruning_search
 from nsopt.pruning.engine import iterative_prune
-from nsopt.pruning.iterations import derive_seed
-from nsopt.pruning.search import search
+from nsopt.pruning.search import derive_seed, search
 from nsopt.pruning.settings import SearchSettings
 
 SETTINGS = SearchSettings(
@@ -91,7 +90,7 @@ def test_an_error_in_a_late_iteration_keeps_the_earlier_ones(
             raise error
         return iterative_prune(*arguments)
 
-    monkeypatch.setattr(iterations, "iterative_prune", fails_in_the_third)
+    monkeypatch.setattr(pruning_search, "iterative_prune", fails_in_the_third)
     with pytest.raises(type(error)):
         search(narrow, few, SETTINGS, checkpoint=file)
     assert file.exists()
@@ -118,7 +117,7 @@ def test_running_out_of_memory_within_an_iteration_keeps_its_state(
         return iterative_prune(*(*arguments[:-2], save, arguments[-1]))
 
     with monkeypatch.context() as patch:
-        patch.setattr(iterations, "iterative_prune", runs_out_of_memory)
+        patch.setattr(pruning_search, "iterative_prune", runs_out_of_memory)
         with pytest.raises(OutOfMemoryError):
             search(narrow, few, one, checkpoint=file)
     resumed = []
@@ -127,6 +126,6 @@ def test_running_out_of_memory_within_an_iteration_keeps_its_state(
         resumed.append(arguments[-3]["batches"])
         return iterative_prune(*arguments)
 
-    monkeypatch.setattr(iterations, "iterative_prune", watch)
+    monkeypatch.setattr(pruning_search, "iterative_prune", watch)
     search(narrow, few, one, checkpoint=file)
     assert resumed == [9]

@@ -27,7 +27,7 @@ from nsopt.errors import NonFiniteLossError, NsoptError, ShortRecordError
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import table_architecture
 from nsopt.progress import Silent
-from nsopt.pruning import iterations
+from nsopt.pruning import search as pruning_search
 from nsopt.pruning.engine import ShrinkingNetwork, iterative_prune
 from nsopt.pruning.search import search
 from nsopt.pruning.settings import SearchSettings
@@ -288,7 +288,7 @@ def test_a_checkpoint_with_more_iterations_gives_those_that_are_asked_for(
     history = [Iteration.from_dict(each) for each in whole_search]
     interrupt_after(5, lambda: search(narrow, few, three, checkpoint=file))
     content = read_checkpoint(file)
-    state = iterations._pack_state(history)
+    state = pruning_search._pack_state(history)
     Checkpoint(file, content["identity"]).save(state)
     found = search(narrow, few, SEARCH.updated(iterations=1, device="cpu"), checkpoint=file)
     assert describe_search(found) == whole_search[:1]

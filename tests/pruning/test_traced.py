@@ -18,7 +18,7 @@ from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.trace import trace
 from nsopt.progress import Silent
 from nsopt.pruning.engine import ShrinkingNetwork, iterative_prune, make_prunable
-from nsopt.pruning.iterations import _choose_widths
+from nsopt.pruning.search import _choose_widths
 from nsopt.pruning.settings import SearchSettings
 from nsopt.pruning.traced import PrunableTrace, TracedGate, find_gate_slices
 from nsopt.scaling.record import Iteration

@@ -4,8 +4,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState, create_trial
 
-from nsopt.reports.tuning import draw_tuning
-from nsopt.reports.tuning_table import describe_best, tuning_rows
+from nsopt.reports.tuning import describe_best, draw_tuning, tuning_rows
 
 
 def make_study(name: str | None = None) -> optuna.Study:

@@ -27,8 +27,8 @@ from nsopt.reports.tuning import tuning_note
 from nsopt.scaling.law import uniform_curve
 from nsopt.session import stored as stored_subject
 from nsopt.session import timing, workspace
-from nsopt.session.joining import _choose_study
 from nsopt.session.session import Session
+from nsopt.session.stored import _choose_study
 from nsopt.session.workspace import Workspace
 from nsopt.storage import opening, schema
 from nsopt.storage.opening import open_storage

@@ -3,8 +3,8 @@
 from typing import Any
 
 from nsopt.progress import Progress
-from nsopt.session.cleanup import clear_finished
-from nsopt.session.joining import join_session
+from nsopt.session.searching import clear_finished
+from nsopt.session.stored import join_session
 from nsopt.session.workspace import Workspace
 from nsopt.study.laws import Laws
 from nsopt.study.worker import Worker

@@ -14,8 +14,8 @@ from torch.nn import functional
 import nsopt
 from nsopt.errors import NsoptError
 from nsopt.scaling.cost import LinearCost
-from nsopt.session.joining import join_session
 from nsopt.session.presets import StudySettings, get_preset, override
+from nsopt.session.stored import join_session
 from nsopt.session.workspace import Workspace
 
 SETTINGS: StudySettings = override(

@@ -20,9 +20,8 @@ from nsopt.session import durations
 from nsopt.session.searching import continue_searches
 from nsopt.session.session import Session
 from nsopt.session.workspace import Workspace
-from nsopt.study.compare import list_work, preview_comparison, run_comparison
+from nsopt.study.compare import Plan, list_work, make_plan, preview_comparison, run_comparison
 from nsopt.study.comparison import Comparison, Size
-from nsopt.study.plan import Plan, make_plan
 from nsopt.training import loop, step
 from nsopt.training.precision import time_training_step
 from tests.conftest import call_nsopt

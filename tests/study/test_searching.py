@@ -13,12 +13,11 @@ from nsopt.compute.device import Compute
 from nsopt.errors import NsoptError, ShortRecordError
 from nsopt.methods.registry import get_method
 from nsopt.progress import Silent
-from nsopt.pruning import iterations
+from nsopt.pruning import search as pruning_search
 from nsopt.pruning.engine import iterative_prune
 from nsopt.scaling.record import Iteration
 from nsopt.scaling.solve import solve_widths
-from nsopt.session.cleanup import clear_finished
-from nsopt.session.searching import continue_searches
+from nsopt.session.searching import clear_finished, continue_searches
 from nsopt.session.session import Session
 from nsopt.session.workspace import Workspace
 from nsopt.settings import Price
@@ -42,7 +41,7 @@ def began_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         seen.append(resume["batches"] if resume else 0)
         return iterative_prune(*arguments)
 
-    monkeypatch.setattr(iterations, "iterative_prune", watch)
+    monkeypatch.setattr(pruning_search, "iterative_prune", watch)
     return seen
 
 
@@ -112,7 +111,7 @@ def test_a_search_killed_after_the_first_price_needs_no_new_pre_training(
         return solve_widths(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(iterations, "solve_widths", ends_in_the_second)
+        patch.setattr(pruning_search, "solve_widths", ends_in_the_second)
         with pytest.raises(EndedError):
             run_searches(comparison, tmp_path / "killed", BOTH)
     assert describe(run_searches(comparison, tmp_path / "killed", BOTH)) == describe(whole)
@@ -137,7 +136,7 @@ def test_another_command_keeps_the_pre_trained_network_of_a_running_search(
             assert "network.pt" in {path.name for path in list_checkpoints(place)}
         return solve_widths(*arguments, **options)
 
-    monkeypatch.setattr(iterations, "solve_widths", disturbed)
+    monkeypatch.setattr(pruning_search, "solve_widths", disturbed)
     run_searches(comparison, tmp_path, BOTH)
     assert [batches > 0 for batches in began_at] == [False, *(True for _ in others | {"macs": 1})]
     assert list_checkpoints(place) == []
@@ -151,7 +150,7 @@ def test_a_search_that_gives_no_law_keeps_no_pre_trained_network(
     def ends_early(*arguments: Any, **options: Any) -> Any:
         raise ShortRecordError("too few rows")
 
-    monkeypatch.setattr(iterations, "solve_widths", ends_early)
+    monkeypatch.setattr(pruning_search, "solve_widths", ends_early)
     with pytest.raises(ShortRecordError):
         run_searches(comparison, tmp_path, BOTH)
     assert list_checkpoints(make_workspace(tmp_path)) == []

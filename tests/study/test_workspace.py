@@ -23,9 +23,8 @@ from nsopt.latency.sittings import Latency, choose_latencies
 from nsopt.progress import Silent
 from nsopt.reports.dashboard import describe_outcomes
 from nsopt.reports.results import read_results
-from nsopt.session import joining, other_workers, timing
-from nsopt.session.cleanup import clear_finished
-from nsopt.session.searching import continue_searches
+from nsopt.session import other_workers, stored, timing
+from nsopt.session.searching import clear_finished, continue_searches
 from nsopt.session.session import Session
 from nsopt.session.stored import load_images
 from nsopt.session.timing import find_latencies
@@ -192,7 +191,7 @@ def test_a_worker_that_joined_keeps_the_checkpoints_of_other_work(
     files = write_unfinished_work(place)
     start_method(comparison, place, "neuralscale")
     monkeypatch.setattr(worker, "is_method", lambda name: name != "neuralscale")
-    monkeypatch.setattr(joining, "load_subject", lambda *arguments: comparison.subject)
+    monkeypatch.setattr(stored, "load_subject", lambda *arguments: comparison.subject)
     join("vgg11-digits-test", place, Silent(), device="cpu")
     assert all(file.exists() for file in files)
 

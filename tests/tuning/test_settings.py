@@ -26,10 +26,10 @@ from nsopt.reports.results import read_results
 from nsopt.reports.tuning import draw_tuning, publish_tuning
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import PARAMS
-from nsopt.session.joining import join_session
 from nsopt.session.presets import override
 from nsopt.session.session import Session, start_session
-from nsopt.session.subject import Subject, list_studies
+from nsopt.session.stored import join_session
+from nsopt.session.subject import Subject, list_studies, with_stored_latency
 from nsopt.session.workspace import Workspace
 from nsopt.storage import engine, schema
 from nsopt.study.latency import with_latency_if_needed
@@ -186,7 +186,8 @@ def test_a_tuning_stores_its_latency_model(tuning: Tuning, place: Workspace) -> 
     settings = tuning.subject.settings.updated(latency_batch_size=1)
     other = dataclasses.replace(tuning.subject, settings=settings)
     (stored,) = list_studies(other, place)
-    assert other.with_stored_latency([stored]).latency is None  # milliseconds of another batch
+    unknown = with_stored_latency(arch, [stored], settings.timed)
+    assert unknown.latency is None  # milliseconds of another batch
 
 
 def test_a_tuning_study_with_other_settings_is_refused(tuning: Tuning, place: Workspace) -> None:
