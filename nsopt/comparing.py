@@ -258,7 +258,7 @@ def _load(
     Raises:
         NsoptError: if several workers would need a name.
     """
-    if not isinstance(workers, int) or workers < 1:
+    if workers < 1:
         raise NsoptError("workers must be a whole number of at least 1")
     if workers > 1 and not (isinstance(arch, str) and isinstance(task, str)):
         raise NsoptError(

@@ -118,7 +118,7 @@ def _explain(chosen: "_Chosen", check: "ExportCheck") -> str:
     return f", which computed in {chosen.precision} where the file computes in fp32"
 
 
-def export_command(workspace: "Workspace", chosen: Mapping[str, str], arch: str) -> str:
+def export_command(workspace: "Workspace", chosen: Mapping[str, Any], arch: str) -> str:
     """Return the command that exports the network that these options choose."""
     from nsopt.models.registry import is_own
     from nsopt.storage.opening import artifacts_beside
@@ -133,7 +133,7 @@ def export_command(workspace: "Workspace", chosen: Mapping[str, str], arch: str)
     return shlex.join(["nsopt", "export", *(f"--{name}={word}" for name, word in named.items())])
 
 
-def name_answer(results: "Results") -> dict[str, str]:
+def name_answer(results: "Results") -> dict[str, Any]:
     """Return the options that name the network to take at the largest budget."""
     import pandas as pd
 
@@ -148,7 +148,7 @@ def name_answer(results: "Results") -> dict[str, str]:
     metrics = {"metric": best["metric"]} if results.outcomes["metric"].nunique() > 1 else {}
     if pd.isna(best["ratio"]):
         return {**study, "budget": f"{best['budget']:.17g}", **metrics}
-    return {**study, "ratio": repr(float(best["ratio"])), **metrics}
+    return {**study, "ratio": float(best["ratio"]), **metrics}
 
 
 def _quantise(chosen: "_Chosen", file: Path) -> dict[str, Any]:
@@ -299,9 +299,7 @@ def _with_answer(options: ExportOptions, url: str) -> ExportOptions:
         raise NsoptError("--ratio, --budget and --metric choose a network of --study: give it, too")
     named = name_answer(results)
     console.print(f"exporting {' '.join(f'--{name}={word}' for name, word in named.items())}")
-    ratio = float(named["ratio"]) if "ratio" in named else None
-    budget, metric = named.get("budget"), named.get("metric")
-    return replace(options, study=named["study"], ratio=ratio, budget=budget, metric=metric)
+    return replace(options, **named)
 
 
 def _without_shares(options: ExportOptions, study: "Study") -> ExportOptions:

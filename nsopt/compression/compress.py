@@ -104,7 +104,11 @@ def compress(
         >>> result["macs=50%"].accuracy, result.dense.accuracy
         >>> result.report("report")
     """
-    _check_arguments(model, task, settings, (epochs, candidates, seeds))
+    _check_arguments(model, task, settings)
+    if min(candidates, seeds) < 1:
+        raise NsoptError("candidates and seeds must be at least 1, and whole numbers")
+    if epochs < 0:
+        raise NsoptError("epochs must be a whole number; 0 fits networks without training")
     asked = read_words(budgets)
     if out is not None:
         check_writable(out, "out=")
@@ -148,10 +152,8 @@ def get_settings(images: bool) -> StudySettings:
     return settings if images else override(settings, {"training": {"distillation": None}})
 
 
-def _check_arguments(
-    model: object, task: object, settings: object, numbers: Sequence[object]
-) -> None:
-    """Raise NsoptError for arguments of the wrong type, and for small numbers."""
+def _check_arguments(model: object, task: object, settings: object) -> None:
+    """Raise NsoptError for arguments of the wrong type."""
     if not isinstance(model, nn.Module):
         raise NsoptError(f"give a torch.nn.Module with its weights, not {shorten(model)}")
     check_task(task)
@@ -159,7 +161,3 @@ def _check_arguments(
         raise NsoptError(
             "settings must be those of a preset: nsopt.get_preset('compress').settings"
         )
-    if not all(isinstance(number, int) and number >= 1 for number in numbers[1:]):
-        raise NsoptError("candidates and seeds must be at least 1, and whole numbers")
-    if not isinstance(numbers[0], int) or numbers[0] < 0:
-        raise NsoptError("epochs must be a whole number; 0 fits networks without training")

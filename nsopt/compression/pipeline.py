@@ -36,7 +36,6 @@ from nsopt.models.tracing.architecture import keep_rigid
 from nsopt.models.tracing.originals import copy_model
 from nsopt.progress import Progress
 from nsopt.pruning.inherited import SCORE_STEPS
-from nsopt.samplers.candidates import list_prices
 from nsopt.scaling.budget import AskedBudget
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import IN_BYTES, PARAMS, Metric, counted_costs
@@ -47,7 +46,7 @@ from nsopt.session.durations import (
     plan_training,
     tell_duration,
 )
-from nsopt.session.searching import clear_finished
+from nsopt.session.searching import clear_finished, list_prices
 from nsopt.session.session import Session, start_session, warn_of_batch
 from nsopt.session.start import keep_start
 from nsopt.session.subject import Subject, list_studies, with_stored_latency

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
-from optuna.samplers import BaseSampler
+from optuna.samplers import GPSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial
 from torch import nn
@@ -21,8 +21,8 @@ from nsopt.compression.latency import Solver
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.latency.bisection import Widths
 from nsopt.pruning.inherited import SCORE_STEPS, evaluate_inherited
-from nsopt.samplers.candidates import make_family, make_sampler, suggest_parameters, with_members
-from nsopt.scaling.family import LawFamily
+from nsopt.pruning.rules import get_size_metric
+from nsopt.scaling.family import SLOPE, LawFamily, relative, relative_uniform
 from nsopt.scaling.law import PowerLaw, uniform_curve
 from nsopt.scaling.metric import counted_costs
 from nsopt.session.points import PointRunner, open_tuning, run_points
@@ -35,6 +35,8 @@ from nsopt.tasks.supervision import evaluate
 
 Found = TypeVar("Found")
 _UP = StudyDirection.MAXIMIZE
+_SLOPES, _WEIGHTS = (-1.5, 1.5), (-1.0, 1.5)  # of the members of a family, from least to most
+_STARTUP_TRIALS = 6  # that are sampled at random
 _AS_TIMED = 2**30  # added to the index of a candidate: the trial of its widths as timed
 
 
@@ -53,12 +55,16 @@ class ScoreRunner(PointRunner):
     measure: Callable[[Widths], tuple[float, Mapping[str, Any]]]
     in_order = True
 
-    def sampler(self, trial: FrozenTrial) -> BaseSampler:
-        return make_sampler(self.sampler_seed(trial))
+    def sampler(self, trial: FrozenTrial) -> GPSampler:
+        return GPSampler(seed=self.sampler_seed(trial), n_startup_trials=_STARTUP_TRIALS)
 
     def run(self, trial: Trial) -> list[float]:
         """Return the score of the widths along the law that a trial suggests."""
-        widths = self.solve(self.family.law(suggest_parameters(trial, self.family)))
+        parameters = {
+            name: trial.suggest_float(name, *(_SLOPES if name == SLOPE else _WEIGHTS))
+            for name in self.family.parameters
+        }
+        widths = self.solve(self.family.law(parameters))
         known = trials.read_completed_by_widths(trial.study)
         same = known.get(widths)
         stored = same and (same.values[0], trials.read_outcome(same))
@@ -186,7 +192,11 @@ def _make_family(session: Session, solver: Solver) -> LawFamily:
     searches = run_searches(session, budget.metric)
     if budget.metric.is_timed:
         arch = solver.timer.correct(solver.ask(uniform_curve(arch.base_widths)))
-    family = make_family(arch, {price: search.law for price, search in searches.items()})
+    laws = {
+        str(price): relative(search.law, get_size_metric(price).cost(arch), arch.base_widths)
+        for price, search in searches.items()
+    }
+    family = LawFamily(relative_uniform(arch.base_widths), laws)
     cost = budget.metric.cost(arch)
     members = {}
     for price, search in searches.items():
@@ -196,7 +206,7 @@ def _make_family(session: Session, solver: Solver) -> LawFamily:
     assert session.start is not None
     with suppress(NoWidthsError):  # by a model of milliseconds, though measured ones were found
         members["ranked"] = session.start.ranking.widths_per_cost(cost, budget.limit)
-    return with_members(family, members, cost)
+    return family.with_members(members, cost)
 
 
 def find_trained(session: Session, budget: Budget, method: str = schema.SCORED) -> Widths | None:

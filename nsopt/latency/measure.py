@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -227,7 +227,7 @@ class Beside:
             batch = move(resize_batch(self.inputs, runtime.batch_size), where)
             batch = change_layout(batch, torch.channels_last)
             passes = -(-warmup // rounds), repeats // rounds
-            turns = _Turns(feeds, batch, passes, runtime.is_here, conditions)
+            turns = _Turns(feeds, batch, *passes, runtime.is_here, conditions)
             while not turns.rounds or not enough(turns.seconds):
                 turns.run_round(self.compute)
         turns.conditions["sitting"] = datetime.now(UTC).isoformat()
@@ -255,30 +255,29 @@ def bound_median(values: NDArray[np.float64]) -> float:
     return float(np.sort(values)[min(rank, count) - 1])
 
 
+@dataclass(eq=False)
 class _Turns:
     """Rounds of passes, each of all networks.
 
     Attributes:
+        warmup, repeats: passes of each network in a round; fewer after a round that took long.
+        is_here: whether threads of this machine compute, so that they may wait.
+        conditions: see `latency_conditions`.
         rounds: the seconds of each round so far, by network and pass.
         waited: by network, seconds for which threads waited for a processor, in all passes timed.
         taken: by network, the seconds of these passes.
-        conditions: see `latency_conditions`.
     """
 
-    def __init__(
-        self,
-        feeds: Sequence[Feed],
-        batch: Any,
-        passes: tuple[int, int],
-        is_here: bool,
-        conditions: dict[str, Any],
-    ) -> None:
-        self.rounds: list[list[list[float]]] = []
-        self.waited, self.taken = np.zeros((2, len(feeds)))
-        self.conditions = conditions
-        self._feeds, self._batch = feeds, batch
-        self._warmup, self._repeats = passes
-        self._clock = seconds_waited if is_here else lambda: math.nan
+    feeds: Sequence[Feed]
+    batch: Any
+    warmup: int
+    repeats: int
+    is_here: bool
+    conditions: dict[str, Any]
+    rounds: list[list[list[float]]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.waited, self.taken = np.zeros((2, len(self.feeds)))
 
     @property
     def seconds(self) -> NDArray[np.float64]:
@@ -287,21 +286,22 @@ class _Turns:
 
     def run_round(self, compute: Compute) -> None:
         """Run a round; hold the device for seconds at a time."""
-        pending, latest = list(enumerate(self._feeds)), list[list[float]]()
+        clock = seconds_waited if self.is_here else lambda: math.nan
+        pending, latest = list(enumerate(self.feeds)), list[list[float]]()
         while pending:
             with compute.exclusive():
                 until = time.monotonic() + _TURN
                 while pending and time.monotonic() < until:
                     index, feed = pending.pop(0)
-                    run = feed(self._batch)
-                    _run_for(_ROUND, run, self._warmup)
-                    before = self._clock()
-                    latest.append(_run_for(_ROUND, run, self._repeats))
-                    self.waited[index] += np.maximum(0.0, self._clock() - before)
+                    run = feed(self.batch)
+                    _run_for(_ROUND, run, self.warmup)
+                    before = clock()
+                    latest.append(_run_for(_ROUND, run, self.repeats))
+                    self.waited[index] += np.maximum(0.0, clock() - before)
                     self.taken[index] += sum(latest[-1])
         fewest = min(len(passes) for passes in latest)  # equal in all rounds after the first
-        self._warmup = math.ceil(self._warmup * fewest / self._repeats)
-        self._repeats = fewest
+        self.warmup = math.ceil(self.warmup * fewest / self.repeats)
+        self.repeats = fewest
         self.rounds = [[passes[:fewest] for passes in timed] for timed in (*self.rounds, latest)]
 
 

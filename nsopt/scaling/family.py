@@ -13,6 +13,7 @@ relative to the base network, so that laws of different metrics can be multiplie
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
@@ -50,6 +51,20 @@ class LawFamily:
         depth = np.linspace(-0.5, 0.5, law.layers) if law.layers > 1 else np.zeros(1)
         tilt = np.exp(parameters.get(SLOPE, 0.0) * depth)
         return replace(law, alpha=law.alpha * tilt, beta=np.maximum(law.beta, _LEAST_BETA))
+
+    def with_members(self, widths: Mapping[str, Sequence[int]], cost: CostModel) -> Self:
+        """Return a family with more members: networks, scaled like uniform ones.
+
+        Args:
+            widths: of the networks, by the name of the member.
+        """
+        base = self.uniform.alpha
+        sizes = {name: float(cost(own)) / float(cost(base)) for name, own in widths.items()}
+        members = {
+            name: replace(self.uniform, alpha=np.array(own) / np.sqrt(sizes[name]))
+            for name, own in widths.items()
+        }
+        return replace(self, others={**self.others, **members})
 
 
 def relative_uniform(base_widths: Sequence[int]) -> PowerLaw:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import cast, get_args
 
 from nsopt.compute.checkpoint import Checkpoint
 from nsopt.compute.device import resolve_compute
@@ -13,7 +13,6 @@ from nsopt.deployment.artifacts import BestNetworks
 from nsopt.errors import DeterministicError
 from nsopt.pruning.search import Descent, supervise_search
 from nsopt.pruning.settings import SearchSettings
-from nsopt.samplers.candidates import list_prices
 from nsopt.scaling.metric import Metric
 from nsopt.scaling.record import Iteration
 from nsopt.session.session import Session
@@ -56,6 +55,19 @@ def run_searches(session: Session, metric: Metric) -> dict[Price, Iteration]:
     """
     searches = continue_searches(session, dict.fromkeys(list_prices(metric), 1))
     return {price: iterations[0] for price, iterations in searches.items()}
+
+
+def list_prices(metric: Metric) -> tuple[Price, ...]:
+    """Return the prices of the searches whose laws suit budgets in a metric, or in several at once.
+
+    The bytes of weights follow the parameters. The peak of the activations has no price per filter:
+    most filters do not change it. Computations are the nearest.
+    """
+    if len(metric.parts) > 1:
+        return tuple(dict.fromkeys(p for part in metric.parts for p in list_prices(part)))
+    if metric.name in get_args(Price):
+        return "filters", cast("Price", metric.name)
+    return "filters", "params" if metric.name.startswith("flash") else "macs"
 
 
 def find_pretrained_file(session: Session) -> Path:

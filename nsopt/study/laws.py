@@ -1,11 +1,16 @@
-"""The laws of methods, and the widths along them."""
+"""The laws of methods, the widths along them, and the trained networks that some start from."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
 from optuna.study import Study
+from torch import nn
 
+from nsopt.compute.checkpoint import Checkpoint
+from nsopt.compute.device import place
+from nsopt.compute.locks import hold_lock
+from nsopt.compute.random_state import use_seed
 from nsopt.errors import NoWidthsError
 from nsopt.methods.base import LawInputs, Method
 from nsopt.pruning.search import is_complete
@@ -20,7 +25,7 @@ from nsopt.storage import schema, trials
 from nsopt.storage.trials import Point
 from nsopt.storage.urls import hide_password
 from nsopt.study.latency import correct_latency
-from nsopt.study.trained import train_base_network
+from nsopt.training.loop import identify_training
 
 
 class Laws:
@@ -153,3 +158,32 @@ class Laws:
         inputs = LawInputs(arch, cost, point.budget, history, trained)
         with session.compute.computing():
             return method.law(inputs)
+
+
+def train_base_network(session: Session, seed: int) -> nn.Module:
+    """Return the base network that is trained with `seed`, or the one that the subject starts from.
+
+    A checkpoint keeps it during the comparison: later trials, and the same command after an
+    interruption, read it instead of training again. If several processes need it, one trains it and
+    the others wait.
+    """
+    subject, device = session.subject, session.compute.device
+    if subject.start is not None:
+        return subject.start
+    widths, settings = subject.arch.base_widths, subject.settings.base_training_for(seed)
+    folder = session.workspace.checkpoints(subject.study_name(schema.BASE))
+    path = folder / f"seed{seed}.pt"
+    kept = Checkpoint(path, identify_training(subject.arch, widths, session.supervision, settings))
+    with hold_lock(path):
+        with session.compute.computing():
+            weights = kept.load(device)
+            if weights is not None:
+                with use_seed(seed, device):
+                    model = place(subject.arch.build(widths), device, subject.arch.layout)
+                model.load_state_dict(weights)
+                return model
+        name = f"training the network to start from, seed {seed}"
+        checkpoint = path.with_stem(f"{path.stem}-training")
+        model = session.train(widths, settings, checkpoint, name).model
+        kept.save(model.state_dict())
+    return model

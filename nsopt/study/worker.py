@@ -15,8 +15,7 @@ from nsopt.session.session import Session
 from nsopt.storage import schema, trials
 from nsopt.storage.engine import Job, drain, run_missing
 from nsopt.storage.trials import Point
-from nsopt.study.laws import Laws
-from nsopt.study.trained import train_base_network
+from nsopt.study.laws import Laws, train_base_network
 from nsopt.training.outcome import Outcome
 
 

@@ -7,15 +7,17 @@ import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import optuna
 import pytest
 
 import nsopt
+from nsopt.compression.scores import ScoreRunner
 from nsopt.deployment.artifacts import BestNetworks
 from nsopt.deployment.kept import load_network
 from nsopt.errors import NsoptError
-from nsopt.samplers.candidates import make_sampler
 from nsopt.session.workspace import Workspace
 from nsopt.storage.opening import open_storage
 from nsopt.storage.weights_file import read_weights, write_weights
@@ -160,5 +162,7 @@ def test_a_storage_cannot_make_nsopt_import_a_module(
 
 def test_the_sampler_of_candidates_does_not_use_pickle() -> None:
     """Optuna's CMA-ES would use it: its module imports pickle."""
-    module = sys.modules[type(make_sampler(0)).__module__]
+    runner: Any = SimpleNamespace(sampler_seed=lambda trial: 0)
+    trial: Any = None
+    module = sys.modules[type(ScoreRunner.sampler(runner, trial)).__module__]
     assert "pickle" not in vars(module)

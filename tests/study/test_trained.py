@@ -10,7 +10,7 @@ from nsopt.progress import Silent
 from nsopt.session.session import Session
 from nsopt.session.workspace import Workspace
 from nsopt.study.comparison import Comparison
-from nsopt.study.trained import train_base_network
+from nsopt.study.laws import train_base_network
 from tests.study.test_comparison import SETTINGS, with_settings
 
 

@@ -5,10 +5,11 @@ import pytest
 
 from nsopt.models.architecture import TableArchitecture
 from nsopt.pruning.settings import SearchSettings
-from nsopt.samplers.candidates import list_prices, make_family, with_members
+from nsopt.scaling.family import LawFamily, relative_uniform
 from nsopt.scaling.metric import MACS, METRICS, PARAMS, Joint, Metric
 from nsopt.scaling.record import MIN_ROWS, Trajectory
 from nsopt.scaling.solve import solve_widths
+from nsopt.session.searching import list_prices
 
 
 def test_the_family_contains_the_pruned_widths_at_a_budget(narrow: TableArchitecture) -> None:
@@ -21,10 +22,10 @@ def test_the_family_contains_the_pruned_widths_at_a_budget(narrow: TableArchitec
     assert len(pruned.record().tau) == MIN_ROWS
     middle = tuple(pruned.widths[2].tolist())
     budget = float(cost(middle))
-    plain = make_family(narrow, {})
+    plain = LawFamily(relative_uniform(narrow.base_widths), {})
     found = pruned.within(cost, budget)
     assert found is not None
-    family = with_members(plain, {"pruned": found}, cost)
+    family = plain.with_members({"pruned": found}, cost)
     fit = solve_widths(family.law({"pruned": 1.0}), cost, budget)
     assert tuple(fit.widths.tolist()) == middle
     assert pruned.within(cost, float(cost(pruned.widths).min()) - 1) is None
