@@ -151,15 +151,13 @@ def _compress(options: CompressOptions) -> "tuple[Answer, Workspace]":
     page = write_report(results, folder / "report", results.networks)
     publish_if_installed(results, workspace.url)
     study = schema.study_name(subject.name, rows[1]["widths by"])
-    chosen = {"study": study, "budget": rows[1]["budget"]}
-    if options.task.task is not None:
-        chosen["task"] = options.task.task
+    chosen, network = {"study": study, "budget": rows[1]["budget"]}, options.task
     lines = [
         *filter(None, (doubt, describe_fits(results), doubt_latencies(results))),
         f"files:   {folder}",
         f"report:  {page}",
         describe_storage(workspace.url),
-        f"export:  {export_command(workspace, chosen, options.task.arch)}",
+        f"export:  {export_command(workspace, chosen, network.arch, network.task)}",
     ]
     answer = Answer(f"{subject.name}; {results.latency_unit}", rows, lines)
     return answer, workspace

@@ -118,13 +118,17 @@ def _explain(chosen: "_Chosen", check: "ExportCheck") -> str:
     return f", which computed in {chosen.precision} where the file computes in fp32"
 
 
-def export_command(workspace: "Workspace", chosen: Mapping[str, Any], arch: str) -> str:
+def export_command(
+    workspace: "Workspace", chosen: Mapping[str, Any], arch: str, task: str | None = None
+) -> str:
     """Return the command that exports the network that these options choose."""
     from nsopt.models.registry import is_own
     from nsopt.storage.opening import artifacts_beside
     from nsopt.storage.urls import hide_password
 
     named = {"storage": hide_password(workspace.url), **chosen}
+    if task is not None:
+        named["task"] = task
     if is_own(arch):
         named["arch"] = arch
     if artifacts_beside(workspace.url) != workspace.artifacts:

@@ -153,8 +153,7 @@ def _report(name: str, workspace: "Workspace", task: str | None) -> None:
     page = write_report(results, workspace.folder / "report")
     publish_if_installed(results, workspace.url)
     console.print(describe_storage(workspace.url), soft_wrap=True)
-    chosen = name_answer(results) | ({} if task is None else {"task": task})
-    command = export_command(workspace, chosen, results.task.arch)
+    command = export_command(workspace, name_answer(results), results.task.arch, task)
     console.print(f"export:  {command}", soft_wrap=True)
     console.print(f"report:  {page}", soft_wrap=True)
 

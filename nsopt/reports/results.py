@@ -154,16 +154,10 @@ def read_results(url: str, name: str | None = None) -> Results:
         for _, trial, point in points
         if (reason := trials.read_failure(trial)) is not None
     ]
-    if not done and failures:
-        first = f"{failures[0]['label']}: {failures[0]['reason']}"
-        raise NsoptError(f"every training of {name} failed: {first}")
     if not compared:
         raise NsoptError(f"{name} is a search alone: use nsopt widths, or nsopt study for its law")
     if not done:
-        raise NsoptError(
-            f"{name} at {hide_password(url)} has no completed trial yet: run its command again, or "
-            "name another storage="
-        )
+        raise _explain_missing(name, url, failures)
     task, settings = schema.read_task(done[0][0]), schema.read_settings(done[0][0])
     latencies = _read_latencies(compared)
     outcomes = pd.DataFrame(
@@ -191,6 +185,18 @@ def read_results(url: str, name: str | None = None) -> Results:
     )
     feasible = hold_against_budgets(results, outcomes)
     return replace(results, outcomes=results.outcomes.assign(feasible=feasible))
+
+
+def _explain_missing(name: str, url: str, failures: Sequence[Mapping[str, str]]) -> NsoptError:
+    """Return the error for a comparison without a completed trial."""
+    for failure in failures:
+        return NsoptError(
+            f"every training of {name} failed: {failure['label']}: {failure['reason']}"
+        )
+    return NsoptError(
+        f"{name} at {hide_password(url)} has no completed trial yet: run its command again, or "
+        "name another storage="
+    )
 
 
 def hold_against_budgets(results: Results, stored: pd.DataFrame) -> pd.Series:

@@ -1,7 +1,7 @@
 """Which products of a network to fit, in which order, and from how many rows."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,18 +74,14 @@ def make_plan(
     """
     seen, watch = _watch(large, inputs)
     seen_small, _ = _watch(small, inputs)
-    looked_up, idle = watch.looked_up, watch.idle
-    extra = [key for key in seen_small if key not in seen and key not in idle]
+    extra = [key for key in seen_small if key not in seen and key not in watch.idle]
     if extra:
         raise NsoptError(
             f"the smaller network has layers that the trained one lacks, such as {extra[0]}: "
             "choose an architecture whose widths are tied"
         )
-    tensors, reasons = tensors_of(large), dict.fromkeys(looked_up, "also an embedding")
-    for path, module in large.named_modules():
-        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
-            names = (f"{path}.{name}".strip(".") for name, _ in module.named_parameters())
-            reasons |= dict.fromkeys(names, "a recurrent layer")
+    tensors, reasons = tensors_of(large), dict.fromkeys(watch.looked_up, "also an embedding")
+    reasons |= dict.fromkeys(_list_recurrent(large), "a recurrent layer")
     constants = Counter(c for calls in seen.values() for c in {call.constant for call in calls})
     views = Counter(_find_start(key, calls[0].product) for key, calls in seen.items())
     left: dict[str, str] = {}
@@ -114,16 +110,28 @@ def make_plan(
                 bounds=first.bounds if len(bounds) == 1 else None,
             )
             products.append(planned)
-    fitted = {product.key.partition("[")[0] for product in products}
-    cut = tensors_of(small)
-    for name, tensor in tensors.items():
-        is_matrix = isinstance(tensor, nn.Parameter) and tensor.numel() > max(
-            tensor.shape, default=1
-        )
-        if is_matrix and cut[name].shape != tensor.shape and name not in fitted | looked_up:
-            why = "no examples in the first batch" if name in idle else "no product of activations"
+    known = watch.looked_up | {product.key.partition("[")[0] for product in products}
+    for name in _list_cut(tensors, tensors_of(small)):
+        if name not in known:
+            is_idle = name in watch.idle
+            why = "no examples in the first batch" if is_idle else "no product of activations"
             left.setdefault(name, reasons.get(name, why))
     return products, left
+
+
+def _list_recurrent(model: nn.Module) -> Iterator[str]:
+    """Yield the names of the parameters of recurrent layers."""
+    for path, module in model.named_modules():
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+            yield from (f"{path}.{name}".strip(".") for name, _ in module.named_parameters())
+
+
+def _list_cut(large: Mapping[str, Tensor], small: Mapping[str, Tensor]) -> Iterator[str]:
+    """Yield the names of parameters of several dimensions that the small network has a part of."""
+    for name, tensor in large.items():
+        is_matrix = tensor.numel() > max(tensor.shape, default=1)
+        if isinstance(tensor, nn.Parameter) and is_matrix and small[name].shape != tensor.shape:
+            yield name
 
 
 def _find_start(key: str, product: Product) -> tuple[str, int]:
