@@ -18,6 +18,7 @@ from nsopt.reports.tables import format_measured, size_of, summary, with_deviati
 from nsopt.storage.schema import TaskDescription, width_key
 
 _ROW_HEIGHT = 34
+_QUARTILES = "latency_lower_quartile_ms", "latency_upper_quartile_ms"
 
 
 class MethodPoints(NamedTuple):
@@ -42,32 +43,23 @@ def collect_points(results: Results, x: str, y: str) -> list[MethodPoints]:
             continue
         text = [_describe(row, unit, task) for row in trials.to_dict("records")]
         trials = trials.assign(x=trials[x], y=trials[y], text=text)
-        groups = [group for _, group in trials.groupby(["metric", "budget"], sort=True)]
-        means = pd.DataFrame([_average(group, unit, task) for group in groups]).sort_values(
-            "x", kind="stable"
-        )
-        if x != "latency_ms":
-            means = means.drop(columns=["below", "above"])
+        sizes = trials.astype(dict.fromkeys(_QUARTILES, float)).groupby(["metric", "budget"])
+        means = sizes.agg(
+            x=("x", "mean"),
+            y=("y", "mean"),
+            deviation=("y", "std"),
+            low=("y", "min"),
+            high=("y", "max"),
+            lower=(_QUARTILES[0], "mean"),
+            upper=(_QUARTILES[1], "mean"),
+        ).fillna({"deviation": 0.0})
+        means["text"] = [_describe_mean(group, unit, task) for _, group in sizes]
+        if x == "latency_ms":
+            means["below"] = means["x"] - means["lower"]
+            means["above"] = means["upper"] - means["x"]
+        means = means.sort_values("x", kind="stable")
         points.append(MethodPoints(method, styles[method], trials, means))
     return points
-
-
-def _average(trials: pd.DataFrame, unit: str, task: TaskDescription) -> dict[str, Any]:
-    """Return the mean of the trials at a budget."""
-    x, y = trials["x"].mean(), trials["y"]
-    low, high = (
-        trials[f"latency_{end}_quartile_ms"].astype(float).mean() for end in ("lower", "upper")
-    )
-    return {
-        "x": x,
-        "y": y.mean(),
-        "text": _describe_mean(trials, unit, task),
-        "deviation": y.std() if len(y) > 1 else 0.0,
-        "low": y.min(),
-        "high": y.max(),
-        "below": x - low,
-        "above": high - x,
-    }
 
 
 def find_front(results: Results) -> pd.DataFrame:

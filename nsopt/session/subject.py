@@ -90,17 +90,16 @@ class Subject:
             settings = settings.updated(search=settings.search.updated(search_images=None))
             if not are_images(data.inputs):
                 runtime = _with_batch_of(data, runtime)
+            trainer = trainer or data.trainer
+            data = replace(data, trainer=trainer)
         settings = settings.updated(
             start=None if start is None else weights_checksum(start),
             runtime=runtime.name,
             latency_batch_size=runtime.batch_size,
         )
-        source = source or Source(data.name)
-        if isinstance(data, Task):
-            trainer = trainer or data.trainer
-            data = replace(data, trainer=trainer)
         if settings.training.epochs and trainer is None:
             check_training(arch, data)
+        source = source or Source(data.name)
         return cls(arch, data, source, settings, start, runtime, trainer)
 
     @property
