@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import cast, get_args
 
@@ -78,11 +79,8 @@ def find_pretrained_file(session: Session) -> Path:
 
 def hold_search(session: Session, folder: Path) -> AbstractContextManager[None]:
     """Let one process of this machine search in `folder`; the others say that they wait."""
-
-    def report() -> None:
-        session.progress.message("waiting for the search of another command in this folder")
-
-    return hold_lock(folder, report)
+    waiting = "waiting for the search of another command in this folder"
+    return hold_lock(folder, partial(session.progress.message, waiting))
 
 
 def search_task(

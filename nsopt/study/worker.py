@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
-from torch import nn
 
 from nsopt.methods.base import Method
 from nsopt.methods.registry import get_method, is_method
@@ -43,10 +43,7 @@ class MethodRunner(TrialRunner):
             training = subject.settings.training_for(point.seed)
             return self.session.train(widths, training, checkpoint, point.label)
         trained = train_base_network(self.session, point.seed)
-
-        def start() -> nn.Module:
-            return method.start(subject.arch, widths, trained)
-
+        start = partial(method.start, subject.arch, widths, trained)
         fine_tuning = subject.settings.fine_tuning_for(point.seed)
         return self.session.train(widths, fine_tuning, checkpoint, point.label, start)
 

@@ -30,7 +30,7 @@ def check_outputs(arch: Architecture, data: ImageData | Task) -> None:
     """
     check_task(data)
     if isinstance(data, Task):
-        _check_inputs(arch, data)
+        _check_run(arch, data, data.inputs, False, "give nsopt.trace a batch of the task")
         return
     images = make_example(data)
     wanted, shape = tuple(arch.input_shape), tuple(images.shape[1:])
@@ -60,33 +60,26 @@ def check_outputs(arch: Architecture, data: ImageData | Task) -> None:
         )
 
 
-@torch.no_grad()
-def _check_inputs(arch: Architecture, task: Task) -> None:
-    """Raise NsoptError unless a network runs on a batch of the task."""
-    with keep_random_state(torch.device("cpu")):
-        model = arch.build(arch.base_widths).eval()
-        try:
-            call_network(model, inputs_for(model, task.inputs))
-        except Exception as error:
-            raise NsoptError(
-                f"{arch.name} does not run on the inputs of {task.name} ({short_reason(error)}): "
-                "give nsopt.trace a batch of the task"
-            ) from error
-
-
 def check_training(arch: Architecture, task: Task | ImageData) -> None:
     """Raise NsoptError if a network runs in evaluation mode alone, also on a batch of the task."""
     if not isinstance(arch, TracedArchitecture) or not isinstance(task, Task):
         return
-    if arch.network.trace.failed is None:
-        return
-    with keep_random_state(torch.device("cpu")):
-        model = arch.build(arch.base_widths).train()
+    if arch.network.trace.failed is not None:
+        advice = (
+            "give what it needs there among the inputs, such as ((images, targets), targets), or "
+            "epochs=0"
+        )
+        _check_run(arch, task, task.first_batch[0], True, advice)
+
+
+def _check_run(arch: Architecture, task: Task, inputs: Any, training: bool, advice: str) -> None:
+    """Raise NsoptError, with advice, unless a network runs on these inputs of a task."""
+    with keep_random_state(torch.device("cpu")), torch.set_grad_enabled(training):
+        model = arch.build(arch.base_widths).train(training)
         try:
-            call_network(model, inputs_for(model, task.first_batch[0]))
+            call_network(model, inputs_for(model, inputs))
         except Exception as error:
             raise NsoptError(
-                f"{arch.name} does not run in training mode on the inputs of {task.name} "
-                f"({short_reason(error)}): give what it needs there among the inputs, such as "
-                "((images, targets), targets), or epochs=0"
+                f"{arch.name} does not run {'in training mode ' * training}on the inputs of "
+                f"{task.name} ({short_reason(error)}): {advice}"
             ) from error

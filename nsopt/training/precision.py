@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -46,10 +47,6 @@ def choose_compute(
     Raises:
         NsoptError: for an unknown or unavailable device, or an unknown precision.
     """
-
-    def time_step(compute: Compute) -> float:
-        return time_training_step(arch, widths, settings.batch_size, task, compute)
-
     compute = resolve_compute(settings.device, settings.precision)
     if settings.precision != "auto" or not compute.bf16:
         return compute
@@ -59,7 +56,7 @@ def choose_compute(
     file = cache_folder() / "precision" / hashlib.sha256(key.encode()).hexdigest()[:32]
     with suppress(OSError):
         return replace(compute, bf16=file.read_text(encoding="utf-8") == "bf16")
-    chosen = faster(compute, time_step)
+    chosen = faster(compute, partial(time_training_step, arch, widths, settings.batch_size, task))
     write_cached(file, chosen.precision.encode())
     return chosen
 
