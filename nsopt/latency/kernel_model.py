@@ -18,17 +18,15 @@ from nsopt.compute.memory import keep_memory
 from nsopt.compute.out_of_memory import memory_for
 from nsopt.errors import NsoptError
 from nsopt.files import cache_folder, write_cached
-from nsopt.latency.calls import Call, record_calls
-from nsopt.latency.kernel_times import measure_table
+from nsopt.latency.calls import Call, measure_table, record_calls
 from nsopt.latency.measure import (
     latency_conditions,
     measure_latencies,
     pause_garbage_collection,
     was_busy,
 )
-from nsopt.latency.model import LatencyModel, Term
+from nsopt.latency.model import BLOCK, LatencyModel, Table, Term
 from nsopt.latency.runtime import TORCH, Runtime, draw_images
-from nsopt.latency.tables import BLOCK, Table
 from nsopt.models.architecture import Architecture, build_to_fill
 from nsopt.progress import Progress
 from nsopt.scaling.cost import IntArray, width_limits

@@ -1,6 +1,6 @@
 """A latency model: predict milliseconds on one device from the kernels of a network.
 
-nsopt times each kernel alone over its channels (`tables`). Non-negative least squares
+nsopt times each kernel alone over its channels (`Table`). Non-negative least squares
 (scikit-learn) corrects the sum of these times on whole networks. It fits a constant, and two
 factors for each kind of call: one for cheap calls (a convolution whose channels fill whole blocks,
 any other call on tensors that fit a cache), one for expensive calls. Whole blocks are faster, so a
@@ -14,22 +14,74 @@ L: searched layers; N: rows of widths; T: tables.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from functools import partial
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import TypeAdapter
+from pydantic import PlainSerializer, PlainValidator, TypeAdapter
 
 from nsopt.errors import NsoptError
-from nsopt.latency.tables import BLOCK, Floats, Integers, Table
 from nsopt.scaling.cost import Channels, FloatArray, IntArray, differ, read_rows
 from nsopt.scaling.metric import LATENCY
 
+BLOCK = 16  # channels that kernels work on together
+# Arrays that JSON keeps as lists.
+_AS_LIST = PlainSerializer(lambda array: array.tolist())
+Floats = Annotated[FloatArray, PlainValidator(partial(np.array, dtype=np.float64)), _AS_LIST]
+Integers = Annotated[IntArray, PlainValidator(np.array), _AS_LIST]
 _IN_CACHE = 4 * 2**20  # elements that a call reads and writes: 16 MB
 _CHEAP, _EXPENSIVE = range(2)
 _ROLES = _CONVOLUTION, _SHORTCUT, _OTHER = range(3)
 _LEAST = 0.5  # smallest factor that corrects the time of a kernel alone
 _SHRINKAGE = 2e-5  # pulls factors to the shared ones; a tenth of it, or ten times, works as well
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Milliseconds on a grid of D = 1 or 2 sizes. They never fall as a size grows.
+
+    Between grid points they are interpolated linearly; beyond the last point they are proportional
+    to the size.
+
+    Attributes:
+        axes: the sizes on the grid, D ascending arrays.
+        values: milliseconds on the grid.
+        blocks: D block sizes. A size above the block is rounded up to a multiple, as kernels pad.
+    """
+
+    axes: tuple[Floats, ...]
+    values: Floats
+    blocks: tuple[int, ...]
+
+    @classmethod
+    def of(
+        cls, axes: tuple[FloatArray, ...], measured: FloatArray, blocks: tuple[int, ...]
+    ) -> Self:
+        """Make a table from measurements.
+
+        Where measurements fall, the table has the mean of two monotone versions: values raised to
+        the largest before them, and values lowered to the smallest after them.
+        """
+        raised, lowered = measured, np.flip(measured)
+        for axis in range(measured.ndim):
+            raised = np.maximum.accumulate(raised, axis=axis)
+            lowered = np.minimum.accumulate(lowered, axis=axis)
+        return cls(axes, (raised + np.flip(lowered)) / 2, blocks)
+
+    def at(self, sizes: FloatArray) -> FloatArray:
+        """Return milliseconds (...) at sizes (..., D)."""
+        from scipy.ndimage import map_coordinates  # noqa: PLC0415  (slow to import)
+
+        blocks = np.array(self.blocks)
+        padded = np.where(sizes > blocks, np.ceil(sizes / blocks) * blocks, sizes)
+        places = [np.interp(padded[..., d], a, np.arange(a.size)) for d, a in enumerate(self.axes)]
+        flat = np.reshape(places, (len(places), -1))
+        result: FloatArray = map_coordinates(self.values, flat, order=1, mode="nearest")
+        result = result.reshape(sizes.shape[:-1])
+        for d, axis in enumerate(self.axes):
+            result = result * np.maximum(padded[..., d] / axis[-1], 1.0)
+        return result
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from nsopt.compute import device_lock, memory
-from nsopt.latency import kernel_model, kernel_times, measure, multiples, runtime, timer
+from nsopt.latency import calls, kernel_model, measure, multiples, runtime, timer
 from nsopt.session import timing
 from nsopt.training import precision
 
@@ -29,9 +29,9 @@ def measure_briefly(patch: pytest.MonkeyPatch) -> None:
 
 def learn_briefly(patch: pytest.MonkeyPatch) -> None:
     """Measure fewer sizes and networks, each less often: the same code, less exact numbers."""
-    patch.setattr(kernel_times, "_POINTS", 3)
-    patch.setattr(kernel_times, "_SECONDS", 0.002)
-    patch.setattr(kernel_times, "_FEWEST", 2)
+    patch.setattr(calls, "_POINTS", 3)
+    patch.setattr(calls, "_SECONDS", 0.002)
+    patch.setattr(calls, "_FEWEST", 2)
     patch.setattr(kernel_model, "_RANDOM", 5)
     patch.setattr(kernel_model, "_UNIFORM", 3)
     patch.setattr(kernel_model, "_ROUNDS", 2)
@@ -40,5 +40,5 @@ def learn_briefly(patch: pytest.MonkeyPatch) -> None:
 
 def time_by_processor(patch: pytest.MonkeyPatch) -> None:
     """Measure this process's seconds of the processor, which other processes disturb less."""
-    for module in (runtime, kernel_times):
+    for module in (runtime, calls):
         patch.setattr(module, "time", SimpleNamespace(perf_counter=time.process_time))

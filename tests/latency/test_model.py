@@ -25,13 +25,11 @@ from nsopt.compute import memory
 from nsopt.compute.device import resolve_compute
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.latency import kernel_model
-from nsopt.latency.calls import record_calls
+from nsopt.latency.calls import measure_table, record_calls
 from nsopt.latency.kernel_model import latency_model, sample_widths
-from nsopt.latency.kernel_times import measure_table
 from nsopt.latency.measure import latency_conditions, measure_latencies
-from nsopt.latency.model import LatencyModel
+from nsopt.latency.model import LatencyModel, Table
 from nsopt.latency.runtime import TORCH, Torch, draw_images
-from nsopt.latency.tables import Table
 from nsopt.models.architecture import Architecture, TableArchitecture
 from nsopt.models.registry import table_architecture
 from nsopt.progress import Silent

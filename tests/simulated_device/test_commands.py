@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import nsopt
-from nsopt.latency import kernel_model, kernel_times
+from nsopt.latency import calls, kernel_model
 from nsopt.reports.results import read_results
 from nsopt.session import timing
 from tests.conftest import call_nsopt
@@ -32,9 +32,9 @@ def _few_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, few in {"_RANDOM": 2, "_UNIFORM": 2, "_ROUNDS": 1, "_REPEATS": 1}.items():
         monkeypatch.setattr(kernel_model, name, few)
     monkeypatch.setattr(kernel_model, "_SCALES", (0.25, 0.5, 1))
-    monkeypatch.setattr(kernel_times, "_FEWEST", 1)
-    monkeypatch.setattr(kernel_times, "_POINTS", 2)
-    monkeypatch.setattr(kernel_times, "_SECONDS", 0.0)
+    monkeypatch.setattr(calls, "_FEWEST", 1)
+    monkeypatch.setattr(calls, "_POINTS", 2)
+    monkeypatch.setattr(calls, "_SECONDS", 0.0)
 
 
 def run(*arguments: str) -> None:

@@ -22,9 +22,8 @@ from nsopt.data.images import ImageData, ImageSet
 from nsopt.data.source import Source
 from nsopt.deployment.artifacts import BestNetworks, best_trials
 from nsopt.errors import NsoptError
-from nsopt.latency.model import LatencyModel, Term
+from nsopt.latency.model import LatencyModel, Table, Term
 from nsopt.latency.runtime import OwnMeasure
-from nsopt.latency.tables import Table
 from nsopt.methods import registry
 from nsopt.methods.base import LawInputs, Method
 from nsopt.methods.registry import get_method, get_methods, methods
