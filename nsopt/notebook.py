@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from nsopt.progress import Progress
+from nsopt.progress import Progress, describe_task
 
 _SECONDS_BETWEEN = 0.2
 
@@ -32,7 +32,7 @@ class NotebookProgress(Progress):
         self._shown = 0.0
 
     def overall(self, done: int, total: int) -> None:
-        self._whole = f"task {min(done + 1, total)} of {total}: " if total else ""
+        self._whole = f"{describe_task(done, total)}: " if total else ""
         self._show()
 
     def start(self, task: str, total: int) -> None:

@@ -29,3 +29,8 @@ class Progress(Protocol):
 
 class Silent(Progress):
     """A `Progress` that displays nothing."""
+
+
+def describe_task(done: int, total: int) -> str:
+    """Return which training or score of a study runs."""
+    return f"task {min(done + 1, total)} of {total}"

@@ -15,7 +15,7 @@ from rich.progress import Progress as RichBars
 from rich.segment import Segment
 
 from nsopt.notebook import NotebookProgress
-from nsopt.progress import Progress
+from nsopt.progress import Progress, describe_task
 
 # Control characters, marks that change the direction of text, and surrogates, which cannot be
 # encoded.
@@ -136,11 +136,6 @@ class LineProgress(Progress):
     def _write_if_due(self, text: str) -> None:
         if self._steps and self._task and time.monotonic() - self._last_line > self._pause:
             self.message(text)
-
-
-def describe_task(done: int, total: int) -> str:
-    """Return which training or score of a study runs."""
-    return f"task {min(done + 1, total)} of {total}"
 
 
 @contextmanager

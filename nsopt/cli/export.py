@@ -258,13 +258,13 @@ def _load(options: ExportOptions) -> _Chosen:
     best = list(best_trials(study).values())
     if not best:
         raise NsoptError(f"no network of {name} is stored: run the study first")
-    trial = _choose(best, _without_shares(options, study))
+    task = import_given_task(options.task)
+    trial = _choose(best, _without_shares(options, study, task))
     folder = artifacts_beside(url, options.artifacts)
     if folder is None:
         raise NsoptError(f"give the folder with {describe_network(study, trial)} as --artifacts")
     file, settings = BestNetworks(folder).file(study, trial), schema.read_settings(study)
-    described, task = schema.read_task(study), import_given_task(options.task)
-    data = arch = None
+    described, data, arch = schema.read_task(study), None, None
     if task is not None:
         arch = read_architecture(described, options.arch, task)
     elif not options.unchecked:
@@ -306,21 +306,21 @@ def _with_answer(options: ExportOptions, url: str) -> ExportOptions:
     return replace(options, **named)
 
 
-def _without_shares(options: ExportOptions, study: "Study") -> ExportOptions:
+def _without_shares(
+    options: ExportOptions, study: "Study", task: "Task | None" = None
+) -> ExportOptions:
     """Return the options with numbers in place of percentages of what the base network costs."""
     from nsopt.scaling.budget import read_budgets
     from nsopt.scaling.metric import PARAMS, get_metric
     from nsopt.session.subject import read_architecture, with_stored_latency
     from nsopt.settings import Timed
     from nsopt.storage.schema import read_settings, read_task
-    from nsopt.tasks.imported import import_given_task
 
     if "%" not in (options.budget or ""):
         return options
     asked = read_budgets(str(options.budget), get_metric(options.metric or PARAMS.name))
     if len(asked) > 1:
         return options
-    task = import_given_task(options.task)
     settings = read_settings(study)
     timed = Timed(settings["runtime"], settings["latency_batch_size"])
     arch = read_architecture(read_task(study), options.arch, task)
