@@ -306,7 +306,7 @@ def gather(tracer: Tracer, result: Tensor, x: Tensor, dim: int, places: Tensor, 
     _join_but_one(tracer, result, dim, [x, places])
 
 
-@rule("scatter", "scatter_add", "scatter_reduce", "index_add")
+@rule("scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy")
 def scatter(
     tracer: Tracer, result: Tensor, x: Tensor, dim: int, places: Tensor, values: Any, *_: Any
 ) -> None:

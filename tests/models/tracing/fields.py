@@ -89,6 +89,7 @@ class Messages(nn.Module):
         x = torch.zeros_like(x).scatter_add(1, target.view(1, -1, 1).expand_as(sent), sent)
         x = self.b(x).relu()
         x = x.index_add(1, target, x.index_select(1, source))
+        x = x.index_copy(1, source[:2], 2 * x[:, :2])
         first = source[:1].view(1, 1, 1).expand(len(x), 1, x.shape[2])
         logits: Tensor = self.out(x + x.gather(1, first))
         return logits
