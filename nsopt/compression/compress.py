@@ -106,9 +106,9 @@ def compress(
     """
     _check_arguments(model, task, settings)
     if min(candidates, seeds) < 1:
-        raise NsoptError("candidates and seeds must be at least 1, and whole numbers")
+        raise NsoptError("candidates and seeds must be at least 1")
     if epochs < 0:
-        raise NsoptError("epochs must be a whole number; 0 fits networks without training")
+        raise NsoptError("epochs must be at least 0; 0 fits networks without training")
     asked = read_words(budgets)
     if out is not None:
         check_writable(out, "out=")

@@ -41,7 +41,7 @@ def identify_code(arch: Architecture) -> int | None:
     functions (code and constants) in their public attributes, also in lists, dictionaries and
     configurations, and the buffers that no file of weights holds. The code of classes that are not
     of an installed package counts without its comments and docstrings. What it calls elsewhere does
-    not count, nor do other tensors and what modules set as they run.
+    not count, nor do other tensors and what modules set as they run or change their mode.
     """
     if not isinstance(arch, TracedArchitecture):
         return None

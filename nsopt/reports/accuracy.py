@@ -57,7 +57,7 @@ def collect_points(results: Results, x: str, y: str) -> list[MethodPoints]:
         if x == "latency_ms":
             means["below"] = means["x"] - means["lower"]
             means["above"] = means["upper"] - means["x"]
-        means = means.sort_values("x", kind="stable")
+        means = means.drop(columns=["lower", "upper"]).sort_values("x", kind="stable")
         points.append(MethodPoints(method, styles[method], trials, means))
     return points
 

@@ -189,10 +189,9 @@ def read_results(url: str, name: str | None = None) -> Results:
 
 def _explain_missing(name: str, url: str, failures: Sequence[Mapping[str, str]]) -> NsoptError:
     """Return the error for a comparison without a completed trial."""
-    for failure in failures:
-        return NsoptError(
-            f"every training of {name} failed: {failure['label']}: {failure['reason']}"
-        )
+    if failures:
+        first = failures[0]
+        return NsoptError(f"every training of {name} failed: {first['label']}: {first['reason']}")
     return NsoptError(
         f"{name} at {hide_password(url)} has no completed trial yet: run its command again, or "
         "name another storage="

@@ -92,8 +92,9 @@ class Session:
         subject, opened = self.subject, dict[str, Study]()
         stored = subject.stored_studies(self.workspace)
         for name in dict.fromkeys(methods):
+            if name in stored:
+                write_latency_once(stored[name], subject.arch.latency, subject.settings.timed)
             opened[name] = stored.get(name) or self.open_study(name)
-            write_latency_once(opened[name], subject.arch.latency, subject.settings.timed)
         return opened
 
     def train(

@@ -226,7 +226,7 @@ def _open_journal(path: Path) -> BaseStorage:
     content = path.read_bytes() if path.exists() else b""
     if not _BEGINNING.startswith(content[: len(_BEGINNING)]):
         raise NsoptError(f"{path} is not an Optuna journal: give another file")
-    lock = _TidyLock(str(path))
+    lock = _TidyLock(path)
     if content and not content.endswith(b"\n"):
         lock.acquire()
         lock.release()
@@ -240,15 +240,19 @@ class _TidyLock(JournalFileSymlinkLock):
     """Held while a journal is written. Removes a last line without an end, which a full disk or a
     killed process leaves: appending would damage it."""
 
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self._journal = path
+
     def acquire(self) -> bool:
         acquired = super().acquire()
         try:
-            with open(self._lock_target_file, "rb+") as file:
+            with self._journal.open("rb+") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
                 if file.read() not in (b"", b"\n"):
                     file.seek(0)
                     file.truncate(file.read().rfind(b"\n") + 1)
-        except OSError:
+        except BaseException:
             self.release()
             raise
         return acquired

@@ -30,7 +30,7 @@ def check_outputs(arch: Architecture, data: ImageData | Task) -> None:
     """
     check_task(data)
     if isinstance(data, Task):
-        _check_run(arch, data, data.inputs, False, "give nsopt.trace a batch of the task")
+        _check_run(arch, data, False, "give nsopt.trace a batch of the task")
         return
     images = make_example(data)
     wanted, shape = tuple(arch.input_shape), tuple(images.shape[1:])
@@ -69,15 +69,18 @@ def check_training(arch: Architecture, task: Task | ImageData) -> None:
             "give what it needs there among the inputs, such as ((images, targets), targets), or "
             "epochs=0"
         )
-        _check_run(arch, task, task.first_batch[0], True, advice)
+        _check_run(arch, task, True, advice)
 
 
-def _check_run(arch: Architecture, task: Task, inputs: Any, training: bool, advice: str) -> None:
-    """Raise NsoptError, with advice, unless a network runs on these inputs of a task."""
+def _check_run(arch: Architecture, task: Task, training: bool, advice: str) -> None:
+    """Raise NsoptError, with advice, unless a network runs on inputs of a task in this mode."""
     with keep_random_state(torch.device("cpu")), torch.set_grad_enabled(training):
         model = arch.build(arch.base_widths).train(training)
         try:
+            inputs = task.first_batch[0] if training else task.inputs
             call_network(model, inputs_for(model, inputs))
+        except NsoptError:  # of the task itself
+            raise
         except Exception as error:
             raise NsoptError(
                 f"{arch.name} does not run {'in training mode ' * training}on the inputs of "

@@ -1,4 +1,4 @@
-"""The family of laws that searches define."""
+"""Candidates: the laws and widths that searches yield."""
 
 import numpy as np
 import pytest

@@ -5,7 +5,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from nsopt.errors import NsoptError
+from nsopt.errors import NsoptError, StorageError
 from nsopt.storage.opening import artifacts_beside, open_storage, storage_exists
 
 
@@ -43,6 +43,14 @@ def test_a_line_that_a_full_disk_cut_while_the_journal_was_open_is_removed(
         file.write(b'{"op_code":4,"worker')
     study.enqueue_trial({"width": 2})
     assert len(study.trials) == len(open_study(url).trials) == 2
+
+
+def test_a_journal_that_was_deleted_leaves_no_lock(path: Path, url: str) -> None:
+    study = open_study(url)
+    path.unlink()
+    with pytest.raises(StorageError, match="No such file"):
+        study.enqueue_trial({"width": 1})
+    assert not [*path.parent.iterdir()]
 
 
 def test_looking_for_a_journal_creates_nothing(path: Path, url: str) -> None:

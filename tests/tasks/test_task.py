@@ -1,6 +1,7 @@
 """A user's task: its batches, loss, score and distance, and how networks are trained on it."""
 
 from collections import UserDict
+from collections.abc import Iterator
 from dataclasses import make_dataclass
 from pathlib import Path
 from threading import Lock
@@ -138,6 +139,21 @@ def test_a_network_of_other_inputs_is_one_line(arch: nsopt.Architecture, begin: 
     stereo = Task([(torch.rand(4, 2, 64), torch.rand(4, 1))], functional.mse_loss, score)
     with pytest.raises(NsoptError, match=r"does not run on the inputs of .*: give nsopt"):
         begin(arch, stereo)
+
+
+class Interrupted:
+    """A loader whose file is gone."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __iter__(self) -> Iterator[Any]:
+        raise ValueError("the file is gone")
+
+
+def test_a_loader_that_raises_an_error_is_one_line(arch: nsopt.Architecture) -> None:
+    with pytest.raises(NsoptError, match=r"does not run on the inputs .* \(the file is gone\): "):
+        nsopt.train(arch, [8], Task(Interrupted(), functional.mse_loss, score), SETTINGS)
 
 
 def test_a_loss_with_lazy_parameters_is_one_line(arch: nsopt.Architecture) -> None:

@@ -94,7 +94,7 @@ def _deep_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """Return a deep copy whose hooks belong to it: `copy.deepcopy` shares functions."""
     copied = copy.deepcopy(model, memo)
     for value in filter(_is_its_attributes, memo.get(id(memo), ())):  # the originals
-        memo[id(value)].__dict__ = memo[id(value)]
+        _share_attributes(memo[id(value)], value)
     for module in copied.modules():
         stores = [vars(module), *(attr for attr in vars(module).values() if isinstance(attr, dict))]
         for store in stores:
@@ -121,7 +121,7 @@ def copy_shallow(value: Any) -> Any:
         if isinstance(value, defaultdict):
             made.default_factory = value.default_factory
         if _is_its_attributes(value):
-            made.__dict__ = made
+            _share_attributes(made, value)
         else:
             getattr(made, "__dict__", {}).update(getattr(value, "__dict__", {}))
     except Exception:  # a lock, an open file
@@ -132,6 +132,12 @@ def copy_shallow(value: Any) -> Any:
 def _is_its_attributes(value: Any) -> bool:
     """Return whether a dictionary is the one of its own attributes: `self.__dict__ = self`."""
     return isinstance(value, dict) and getattr(value, "__dict__", None) is value
+
+
+def _share_attributes(made: Any, value: Any) -> None:
+    """Let a copy of such a dictionary be one, too, unless its class copies it in another way."""
+    if type(made) is type(value):
+        object.__setattr__(made, "__dict__", made)
 
 
 def list_closure(function: FunctionType) -> list[Any]:

@@ -72,6 +72,22 @@ class Attributes(dict[str, Any]):
         self.__dict__ = self
 
 
+class ReadOnly(dict[str, int]):
+    """A dictionary of its own attributes, which refuses to be changed by them."""
+
+    def __init__(self, **values: int) -> None:
+        super().__init__(values)
+        object.__setattr__(self, "__dict__", self)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise TypeError("give another configuration")
+
+
+class CopiedPlainly(Attributes):
+    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
+        return dict(self)
+
+
 class Monostate:
     """All objects share one dictionary of attributes."""
 
@@ -154,6 +170,7 @@ class Inner(nn.Linear):
         (ChainMap({"rate": 1}, {"dim": 12}), read_key),
         (Keywords(dim=12), read_key),
         (Attributes(dim=12), read_attribute),
+        (ReadOnly(dim=12), read_attribute),
         (Attributes(model=Attributes(dim=12)), operator.attrgetter("model.dim")),
         ({"model": {"dim": 12, "rate": 0.5}}, read_keys),
         (UserDict(model=defaultdict(int, dim=12)), read_keys),
@@ -180,6 +197,12 @@ def test_sizes_in_a_configuration_follow_the_widths(sizes: Any, read: Read) -> N
     assert model.sizes is sizes
     assert model.inner.sizes is sizes
     assert repr(sizes) == before
+
+
+def test_a_configuration_whose_copies_are_plain_dictionaries_is_one_there() -> None:
+    smaller = trace(Viewed(CopiedPlainly(dim=12), read_key), torch.randn(2, 6)).build([5, 7])
+    assert smaller.sizes == {"dim": 5}
+    assert smaller(torch.randn(2, 6)).shape == (2, 3)
 
 
 def test_the_rest_of_a_configuration_stays() -> None:

@@ -9,12 +9,14 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import nsopt
+from nsopt.models.inputs import tensors_in
 from nsopt.models.tracing.labels import Trace
 from nsopt.models.tracing.shapes import RESULTS
 
 aten = torch.ops.aten
 MAPS, KEYS = torch.rand(2, 8, 6, 6), torch.rand(2, 5, 4, 3).transpose(1, 2)
 LAST = MAPS.to(memory_format=torch.channels_last)
+INTEGERS, WEIGHT = torch.arange(12).view(3, 4), nn.Parameter(torch.rand(6, 4))
 KERNEL, STEPS = torch.rand(4, 4, 3, 3), ([1, 1], [1, 1], [1, 1], False, [0, 0], 1)
 CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "keys of a cache": (aten.cat.default, ([torch.zeros(0), KEYS], -2)),
@@ -24,6 +26,17 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "channels last": (aten.convolution.default, (LAST[:, :4], KERNEL, None, *STEPS)),
     "samples": (aten.grid_sampler_2d.default, (MAPS, torch.rand(2, 3, 5, 2), 0, 0, False)),
     "a constant": (aten.lift_fresh.default, (torch.zeros(0),)),
+    "integers or a float": (aten.where.ScalarOther, (INTEGERS > 3, INTEGERS, 0.5)),
+    "a sum of truth values": (aten.sum.dim_IntList, (INTEGERS > 3, [1])),
+    "integers added up": (aten.cumsum.default, (INTEGERS.int(), 0)),
+    "pooled maps": (aten.max_pool2d_with_indices.default, (LAST, [2, 2])),
+    "a mask": (aten.masked_fill.Scalar, (KEYS, KEYS > 0.5, 0.0)),
+    "a limit in float64": (aten.clamp.Tensor, (MAPS, torch.zeros(6).double())),
+    "rows of a parameter": (aten.embedding.default, (WEIGHT, INTEGERS % 6)),
+    "a parameter alone": (aten.cat.default, ([WEIGHT, WEIGHT], 1)),
+    "a normalised weight": (aten._weight_norm_interface.default, (WEIGHT, torch.rand(6, 1))),
+    "maps and channels": (aten.mul.Tensor, (LAST, torch.rand(8, 1, 1))),
+    "both sides broadcast": (aten.add.Tensor, (torch.rand(3, 1), INTEGERS[:1])),
 }
 
 
@@ -34,8 +47,8 @@ def test_a_replacement_returns_what_pytorch_does(name: str) -> None:
     with FakeTensorMode(allow_non_fake_inputs=True):
         expected = operation(*arguments)
         found = RESULTS[operation._schema.name.partition("::")[2]](operation, *arguments)
-    assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
-    assert found.stride() == expected.stride()
+    for one, other in zip(tensors_in(found), tensors_in(expected), strict=True):
+        assert (one.shape, one.dtype, one.stride()) == (other.shape, other.dtype, other.stride())
 
 
 class Detects(nn.Module):

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import logging
 import random
 from collections import Counter, OrderedDict, UserDict, defaultdict, deque
 from functools import cached_property, lru_cache
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 import nsopt
 from nsopt.errors import NsoptError
+from nsopt.models.quiet import silence_fakes
 from nsopt.models.tracing.labels import TraceError
 from nsopt.models.tracing.network import TracedNetwork
 from nsopt.models.tracing.run import LabelledRun
@@ -385,6 +387,18 @@ def test_the_garbage_collector_is_as_before_after_traces_that_overlap() -> None:
     assert gc.get_threshold()[2] > 10**9
     second.__exit__(None, None, None)
     assert gc.get_threshold() == before
+
+
+def test_threads_that_trace_at_once_leave_the_logger_as_it_was() -> None:
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    first, second = silence_fakes(), silence_fakes()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    silent = logger.filter(logging.makeLogRecord({}))
+    second.__exit__(None, None, None)
+    assert not silent
+    assert logger.filter(logging.makeLogRecord({}))
 
 
 class Making(nn.Module):
