@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import nsopt
 from nsopt.errors import NsoptError
+from nsopt.models.tracing import tracer
 from tests.models.tracing.checks import check_pruning, randomise
 
 IMAGES = torch.randn(2, 3, 16, 16)
@@ -296,7 +297,8 @@ def test_values_that_are_only_checked_or_logged_decide_nothing(how: str) -> None
     assert arch.build([5, 3])(x).shape == (2, 4)
 
 
-def test_a_loop_until_values_are_small_is_refused() -> None:
+def test_a_loop_until_values_are_small_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracer, "_MOST_GUESSES", 100)  # more take seconds
     with pytest.raises(NsoptError, match="depends on the values of tensors, in the network"):
         nsopt.trace(Checking("loop"), torch.randn(2, 8))
 
