@@ -164,11 +164,10 @@ _VIEWS = (
     "view _unsafe_view t transpose permute expand slice select unsqueeze squeeze split "
     "split_with_sizes unbind detach alias"
 )
-_KERNELS = (
-    "clone empty_like _softmax _safe_softmax _log_softmax native_group_norm index index_select "
-    "grid_sampler_2d upsample_bilinear2d upsample_nearest2d upsample_bicubic2d mean sum cumsum cat "
-    "stack repeat roll flip constant_pad_nd mv dot embedding linalg_vector_norm mse_loss clamp "
-    "clamp_min cos sin rsub eq ne lt gt le ge masked_fill where max_pool2d_with_indices triu tril "
+_KERNELS = (  # those written in Python are slower than the dispatch, which remembers results
+    "clone empty_like _softmax _log_softmax native_group_norm index index_select grid_sampler_2d "
+    "upsample_bilinear2d upsample_nearest2d upsample_bicubic2d mean sum cat repeat flip "
+    "constant_pad_nd mv dot embedding mse_loss clamp max_pool2d_with_indices "
     "_scaled_dot_product_flash_attention_for_cpu _weight_norm_interface"
 )
 _POINTWISE = (
