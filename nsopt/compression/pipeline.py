@@ -48,7 +48,7 @@ from nsopt.session.durations import (
 )
 from nsopt.session.searching import clear_finished, list_prices
 from nsopt.session.session import Session, start_session, warn_of_batch
-from nsopt.session.stored import keep_start
+from nsopt.session.start import keep_start
 from nsopt.session.subject import Subject, list_studies, with_stored_latency
 from nsopt.session.timing import find_latencies
 from nsopt.session.workspace import Workspace

@@ -1,8 +1,4 @@
-"""Load or join a stored study, on any machine: its network, its data and its settings.
-
-The trained network that a study starts from is a file beside the results, which every process of
-the study reads. Its checksum is part of the settings.
-"""
+"""Load or join a stored study, on any machine: its network, its data and its settings."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,22 +9,20 @@ from typing import Any
 import torch
 from optuna.study import Study
 
-from nsopt.compute.checkpoint import weights_checksum
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_source
 from nsopt.data.source import Source
-from nsopt.deployment.trained import load_trained
 from nsopt.errors import NsoptError
 from nsopt.latency.runtime import stored_runtime
 from nsopt.progress import Progress
 from nsopt.session.presets import StudySettings
 from nsopt.session.session import Session, start_session
+from nsopt.session.start import with_start
 from nsopt.session.subject import Subject, read_architecture, with_stored_latency
 from nsopt.session.workspace import Workspace
 from nsopt.storage import schema
-from nsopt.storage.studies import comparisons
+from nsopt.storage.studies import comparisons, load_studies
 from nsopt.storage.urls import hide_password
-from nsopt.storage.weights_file import write_weights
 from nsopt.tasks.imported import import_given_task
 from nsopt.tasks.task import Task
 
@@ -75,7 +69,7 @@ def _choose_study(name: str, workspace: Workspace) -> Study:
             f"nothing is stored at {hide_password(workspace.url)}: start a study first, or wait "
             "for the end of its search"
         )
-    studies = workspace.studies(name)
+    studies = load_studies(workspace.storage, name)
     ready = [s for m, s in studies.items() if not schema.is_search(m) and schema.read_settings(s)]
     if not ready and studies:
         raise NsoptError(
@@ -88,39 +82,6 @@ def _choose_study(name: str, workspace: Workspace) -> Study:
             f"no study {name!r} to work on at {hide_password(workspace.url)}: stored are {known}"
         )
     return ready[0]
-
-
-def keep_start(subject: Subject, workspace: Workspace) -> None:
-    """Write the network that a subject starts from, if any, for workers and later runs."""
-    path = _find_file(subject, workspace)
-    if subject.start is None or path.is_file():
-        return
-    write_weights(path, {"state_dict": subject.start.state_dict()})
-
-
-def with_start(subject: Subject, workspace: Workspace) -> Subject:
-    """Return a stored subject with the network of its settings' `start`, if any.
-
-    Raises:
-        NsoptError: if its file is missing, or holds other weights.
-    """
-    wanted, path = subject.settings.start, _find_file(subject, workspace)
-    if wanted is None:
-        return subject
-    if not path.is_file():
-        raise NsoptError(
-            f"{subject.name} starts from a trained network: give the folder of the study as out=, "
-            f"or copy {path.name} from it to {path.parent}"
-        )
-    model = load_trained(path, subject.arch)
-    if weights_checksum(model) != wanted:
-        raise NsoptError(f"{path} has other weights than {subject.name} starts from")
-    return replace(subject, start=model)
-
-
-def _find_file(subject: Subject, workspace: Workspace) -> Path:
-    """Return the file, named by its checksum: a folder may hold studies of several networks."""
-    return workspace.folder / f"trained-{subject.settings.start}.pt"
 
 
 def load_subject(

@@ -17,7 +17,7 @@ from nsopt.session.durations import PlannedWork, list_searches, plan_training, t
 from nsopt.session.other_workers import run_other_workers
 from nsopt.session.searching import clear_finished, continue_searches
 from nsopt.session.session import Session, start_session, warn_of_batch
-from nsopt.session.stored import keep_start
+from nsopt.session.start import keep_start
 from nsopt.session.timing import Network, find_latencies, time_together
 from nsopt.session.workspace import Workspace
 from nsopt.storage import schema, trials

@@ -15,7 +15,7 @@ from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Silent
 from nsopt.scaling.metric import PARAMS
 from nsopt.session.session import Session
-from nsopt.session.stored import keep_start, with_start
+from nsopt.session.start import keep_start, with_start
 from nsopt.session.workspace import Workspace
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import Comparison
