@@ -223,22 +223,19 @@ def _open_proxy(address: sqlalchemy.URL) -> BaseStorage:
 
 def _open_journal(path: Path) -> BaseStorage:
     """Open a journal, or create it. Raises NsoptError if the file is not a journal."""
-    content = path.read_bytes() if path.exists() else b""
-    if not _BEGINNING.startswith(content[: len(_BEGINNING)]):
-        raise NsoptError(f"{path} is not an Optuna journal: give another file")
-    lock = _TidyLock(path)
-    if content and not content.endswith(b"\n"):
-        lock.acquire()
-        lock.release()
+    if path.exists():
+        with path.open("rb") as file:
+            if not _BEGINNING.startswith(file.read(len(_BEGINNING))):
+                raise NsoptError(f"{path} is not an Optuna journal: give another file")
     try:
-        return JournalStorage(JournalFileBackend(str(path), lock))
+        return JournalStorage(JournalFileBackend(str(path), _TidyLock(path)))
     except (AssertionError, KeyError, TypeError, ValueError):
         raise NsoptError(f"the journal {path} is damaged: restore it from a copy") from None
 
 
 class _TidyLock(JournalFileSymlinkLock):
     """Held while a journal is written. Removes a last line without an end, which a full disk or a
-    killed process leaves: appending would damage it."""
+    killed process leaves: appending would damage it. Readers skip such a line."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))

@@ -4,7 +4,7 @@ import gc
 import random
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from threading import RLock
 from types import BuiltinFunctionType, FunctionType, MethodType, NoneType
 from typing import Any
@@ -117,7 +117,7 @@ def watch_attributes(
         if path is not None and name in names[path]:
             read.add((path, name))
 
-    with _calling_first("__getattribute__", note):
+    with _calling_first("__getattribute__", note) if names else nullcontext():
         yield read
 
 
