@@ -71,8 +71,8 @@ def count_batches(loader: Any) -> int:
 def _list_generators(loader: Any) -> list[torch.Generator]:
     """Return the generators of a loader and of its samplers, each once."""
     owners = loader, *_list_samplers(loader)
-    generators = {id(g): g for owner in owners if (g := getattr(owner, "generator", None))}
-    return [g for g in generators.values() if isinstance(g, torch.Generator)]
+    found = [getattr(owner, "generator", None) for owner in owners]
+    return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
 
 
 def _list_samplers(loader: Any) -> list[Any]:

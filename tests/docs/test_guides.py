@@ -19,7 +19,7 @@ from nsopt.models.registry import table_architecture
 from nsopt.torchvision_import import import_torchvision
 from tests.conftest import first_digits
 from tests.forked import Forked
-from tests.latency.brief import learn_briefly
+from tests.latency.brief import learn_briefly, time_by_processor
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,13 +39,14 @@ def test_a_guide_runs(guide: str, parts: list[str], tmp_path: Path) -> None:
 
 
 def run_guide(file: Path) -> None:
-    """Run `python file` on few digits and small networks, with latencies of few passes."""
+    """Run `python file` on few digits and small networks, with few times of the processor."""
     few = first_digits(100, 20)
     patch = pytest.MonkeyPatch()
     patch.setattr(nsopt, "load_data", lambda name: few)
     patch.setattr(nsopt, "get_architecture", small_architecture)
     patch.setattr(nsopt, "measure_latency", partial(nsopt.measure_latency, warmup=2, repeats=4))
     learn_briefly(patch)
+    time_by_processor(patch)
     runpy.run_path(str(file), run_name="__main__")
 
 

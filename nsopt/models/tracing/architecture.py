@@ -392,7 +392,7 @@ def _make_grid(indices: Sequence[Atoms]) -> tuple[Tensor, ...]:
 
 def output_axis(module: nn.Module) -> int:
     """Return the axis of a module's weight that belongs to its outputs."""
-    is_second = getattr(module, "transposed", False) or isinstance(
+    is_second = getattr(module, "transposed", False) is True or isinstance(
         module, nn.Embedding | nn.EmbeddingBag
     )
     return 1 if is_second else 0

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from nsopt.errors import NsoptError
 from nsopt.models.tracing.originals import original_weight
+from nsopt.models.tracing.stored import is_size
 
 Fan = Literal["in", "out", "out of a group", "none"]
 _UNIFORM_BOUND = 1.85  # standard deviations; uniform numbers end at 1.73, normal ones do not
@@ -183,8 +184,8 @@ def fans_of(model: nn.Module) -> dict[str, dict[Fan, int]]:
         fan_in, fan_out = (math.prod(shape[1:]), shape[0] * field) if len(shape) > 1 else (1, 1)
         if isinstance(module, nn.RNNBase | nn.RNNCellBase):
             fan_in = fan_out = int(module.hidden_size)
-        groups = getattr(module, "groups", 1)
-        per_group = max(1, fan_out // groups)
+        groups = getattr(module, "groups", 1)  # in a module of the user it may be anything
+        per_group = max(1, fan_out // groups if is_size(groups) and groups > 0 else fan_out)
         result[name] = {"in": fan_in, "out": fan_out, "out of a group": per_group, "none": 1}
     return result
 

@@ -65,16 +65,16 @@ class TracedNetwork:
         run: LabelledRun,
         like: "TracedNetwork | None" = None,
         preferred: Mapping[Split, int] | None = None,
-        apart: bool = True,
+        held: str = "",
     ) -> "TracedNetwork":
         """Trace `template`. Raises TraceError if it cannot be traced.
 
         Args:
             run: runs a network on labels.
             like: a network of the same family, whose choices and lifts it gets.
-            preferred: see `Trace`, as for `apart`.
+            preferred: see `Trace`, as for `held`.
         """
-        trace, tensors = Trace(preferred=preferred or {}, apart=apart), tensors_of(template)
+        trace, tensors = Trace(preferred=preferred or {}, held=held), tensors_of(template)
         labels: dict[str, Labels] = {}
         dimensions: list[Dimension] = []
         for name, tensor in tensors.items():

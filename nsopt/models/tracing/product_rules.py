@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from nsopt.models.inputs import tensors_in
-from nsopt.models.tracing.labels import Filled, Label, Labels
+from nsopt.models.tracing.labels import Atoms, Filled, Label, Labels
 from nsopt.models.tracing.shape_rules import (
     pointwise,
     settle_size,
@@ -73,7 +73,7 @@ def _label_groups(
         return tracer.join(inputs, first)
     per_group = inputs.reshape(groups, -1)
     made = first.reshape(groups, -1)
-    if tracer.choose(lambda: per_group.shape[1] <= groups):
+    if tracer.choose(lambda: _goes_whole(tracer, per_group)):
         tracer.trace.group_sizes[tracer.where] = made.shape[1]
         lead = per_group[:, :1]
         for rows in (per_group[:, 1:], made):
@@ -83,6 +83,16 @@ def _label_groups(
         tracer.join(tracer.join_rows(per_group), weight_labels[1])
         tracer.join_rows(made)
     return first
+
+
+def _goes_whole(tracer: Tracer, rows: Atoms) -> bool:
+    """Return whether pruning removes whole groups, the rows of a matrix of atoms."""
+    groups, size = rows.shape
+    if size > groups or (size > 1 and tracer.trace.held == "groups"):
+        return False
+    if size > 1:
+        tracer.trace.grouped.append(rows.ravel())
+    return True
 
 
 @rule("mm", "bmm")
@@ -281,7 +291,7 @@ def group_norm(tracer: Tracer, result: Any, x: Tensor, weight: Any, bias: Any, *
     tracer.note_norm(label, _get_scale(tracer, weight, -1))
     if isinstance(label, np.ndarray):
         rows = label.reshape(groups, -1)
-        if tracer.choose(lambda: groups > 1 and rows.shape[1] <= groups):
+        if tracer.choose(lambda: groups > 1 and _goes_whole(tracer, rows)):
             tracer.join_rows(rows.T)
             tracer.trace.group_sizes[tracer.where] = rows.shape[1]
         else:

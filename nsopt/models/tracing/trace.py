@@ -146,18 +146,19 @@ def _split_otherwise(network: TracedNetwork, held: Container[str]) -> TracedNetw
 
 
 def _settle_cuts(network: TracedNetwork, paths: Sequence[str]) -> _Settled:
-    """Return the result of `_settle`, in which a dimension that is cut stays as a whole if more
-    units can then be removed: parts may depend on each other."""
-    settled = _settle(network, paths)
-    units, cuts = settled.network.family.units, network.trace.cuts
-    sliced = any(type(kind) is str and kind == "own" for _, kind in network.trace.choices)
-    if not sliced or not any(units.fixed[units.of_atom[cut]].all() for cut in cuts):
-        return settled
-    preferred = network.trace.preferred
-    whole = TracedNetwork.of(network.template, network.run, preferred=preferred, apart=False)
-    rival = _settle(whole, paths)
-    is_better = rival.network.family.count_free(()) > settled.network.family.count_free(())
-    return rival if is_better else settled
+    """Return the result of `_settle`, or that of a trace that holds cuts, or groups, if more units
+    can then be removed: parts may depend on each other, and code may name a number of groups."""
+    settled, trace = _settle(network, paths), network.trace
+    units = settled.network.family.units
+    sliced = any(type(kind) is str and kind == "own" for _, kind in trace.choices)
+    for held, parts in (("cuts", trace.cuts if sliced else []), ("groups", trace.grouped)):
+        if any(units.fixed[units.of_atom[part]].all() for part in parts):
+            preferred = trace.preferred
+            other = TracedNetwork.of(network.template, network.run, preferred=preferred, held=held)
+            rival = _settle(other, paths)
+            if rival.network.family.count_free(()) > settled.network.family.count_free(()):
+                settled = rival
+    return settled
 
 
 def _settle(network: TracedNetwork, paths: Sequence[str]) -> _Settled:

@@ -206,6 +206,26 @@ class Complex(nn.Module):
         return self.head(self.b(torch.fft.irfft2(seen, x.shape[2:])))
 
 
+class WrittenGroups(nn.Module):
+    """A norm and a convolution whose code says how many groups of channels there are."""
+
+    groups = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 32, 3), nn.Linear(24, 7)
+        self.scale, self.kernel = (
+            nn.Parameter(torch.ones(32)),
+            nn.Parameter(torch.randn(24, 4, 3, 3)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.group_norm(self.stem(x), 8, self.scale).relu()
+        y = functional.conv2d(x, self.kernel, groups=8)
+        logits: Tensor = self.head(y.relu().mean((2, 3)))
+        return logits
+
+
 class OneValue(nn.Module):
     """Standardises weights of one value each, which a norm refuses."""
 
