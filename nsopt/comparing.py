@@ -246,7 +246,7 @@ def compare(
             sizes = make_sizes(subject.arch, asked, *rounding)
             comparison = Comparison(subject, kinds, sizes, seeds or chosen.seeds, chosen.references)
             run_comparison(comparison, workspace, display)
-            results = read_results(workspace.url, subject.name)
+            results = read_results(workspace.url, subject.name, workspace.storage)
         return ComparisonResult(results, folder, subject.arch, workspace, subject.data)
 
 

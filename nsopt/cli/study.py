@@ -148,7 +148,7 @@ def _report(name: str, workspace: "Workspace", task: str | None) -> None:
     from nsopt.reports.page import write_report
     from nsopt.reports.results import read_results
 
-    results = read_results(workspace.url, name)
+    results = read_results(workspace.url, name, workspace.storage)
     _print_summary(results)
     page = write_report(results, workspace.folder / "report")
     publish_if_installed(results, workspace.url)

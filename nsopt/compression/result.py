@@ -118,7 +118,7 @@ class Compression:
         """All trainings and measurements, as reports read them from the storage."""
         from nsopt.reports.results import read_results  # noqa: PLC0415
 
-        return read_results(self._workspace.url, self.name)
+        return read_results(self._workspace.url, self.name, self._workspace.storage)
 
     def rows(self) -> list[dict[str, str]]:
         """Return the networks as rows of a table, all values as text, the original one first.

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
@@ -131,12 +132,18 @@ class Results:
         return list(methods[methods == methods.max()].index)
 
 
-def read_results(url: str, name: str | None = None) -> Results:
-    """Read the comparison `name` (ARCH-DATA-PRESET); None reads the only one in the storage.
+def read_results(url: str, name: str | None = None, storage: BaseStorage | None = None) -> Results:
+    """Read a comparison.
 
-    Raises NsoptError if it is missing or has no completed trial.
+    Args:
+        url: where it is stored.
+        name: ARCH-DATA-PRESET; None for the only one in the storage.
+        storage: that of this URL, if it is open.
+
+    Raises:
+        NsoptError: if it is missing or has no completed trial.
     """
-    storage = existing_storage(url)
+    storage = storage or existing_storage(url)
     name = name or only_comparison(storage)
     studies = load_studies(storage, name)
     if not studies:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.study import Study
 
 from nsopt.errors import NsoptError
@@ -45,13 +45,15 @@ class Workspace:
 
     @cached_property
     def storage(self) -> BaseStorage:
-        """The storage, opened or created at first use."""
-        return open_storage(self.url, self.temporary)
+        """The storage, opened or created at first use; in memory if no other process sees it."""
+        if self.temporary and self.workers == 1:
+            return InMemoryStorage()
+        return open_storage(self.url)
 
     @property
     def has_storage(self) -> bool:
         """Whether a storage exists. Reading this creates nothing."""
-        return storage_exists(self.url)
+        return self.temporary or storage_exists(self.url)
 
     def studies(self, prefix: str) -> dict[str, Study]:
         """Return the stored studies `prefix/KIND` by kind. This creates nothing."""

@@ -101,14 +101,11 @@ def artifacts_beside(url: str, given: Path | None = None) -> Path | None:
     return given or (path.parent / ARTIFACTS if path is not None else None)
 
 
-def open_storage(url: str, temporary: bool = False) -> BaseStorage:
+def open_storage(url: str) -> BaseStorage:
     """Open the storage at `url`, or create it. `grpc://HOST:PORT` is Optuna's proxy.
 
     Its methods raise StorageError if they fail. If a server does not answer, they first try again
     for five minutes.
-
-    Args:
-        temporary: whether this process deletes the storage. Then SQLite does not wait for the disk.
 
     Raises:
         NsoptError: if the storage cannot be opened, or belongs to another program.
@@ -124,7 +121,7 @@ def open_storage(url: str, temporary: bool = False) -> BaseStorage:
                 return guard(_open_journal(path.resolve()), url)
             if path is not None:
                 _check_tables(path)
-            return guard(_open_database(url, temporary), url)
+            return guard(_open_database(url), url)
     except NsoptError:
         raise
     except Exception as error:  # of any driver
@@ -263,19 +260,10 @@ def _check_tables(path: Path) -> None:
         raise NsoptError(f"{path} is a database of another program: give another file")
 
 
-class _Hasty(sqlite3.Connection):
-    """Leaves it to the system when the disk is written: only its crash could lose anything."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.execute("PRAGMA synchronous=OFF")
-
-
-def _open_database(url: str, temporary: bool) -> BaseStorage:
+def _open_database(url: str) -> BaseStorage:
     file = is_sqlite(url)
-    connection = {"factory": _Hasty} if temporary else {}
     options: dict[str, Any] = (
-        {"connect_args": connection | {"timeout": _SQLITE_LOCK_SECONDS, "isolation_level": None}}
+        {"connect_args": {"timeout": _SQLITE_LOCK_SECONDS, "isolation_level": None}}
         if file
         else {"pool_size": 1, "pool_pre_ping": True}  # keep one open; check it before use
     )

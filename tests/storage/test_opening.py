@@ -40,15 +40,17 @@ def test_the_folder_of_a_new_storage_is_created(tmp_path: Path) -> None:
     assert storage_exists(url)
 
 
-@pytest.mark.parametrize("temporary", [False, True])
-def test_only_a_temporary_storage_does_not_wait_for_the_disk(
-    temporary: bool, tmp_path: Path
+@pytest.mark.parametrize(
+    ("temporary", "workers", "has_file"), [(True, 1, False), (True, 2, True), (False, 1, True)]
+)
+def test_a_storage_that_one_process_deletes_is_in_memory(
+    temporary: bool, workers: int, has_file: bool, tmp_path: Path
 ) -> None:
-    workspace = Workspace(sqlite_url(tmp_path / "study.db"), tmp_path, temporary=temporary)
+    url = sqlite_url(tmp_path / "study.db")
+    workspace = Workspace(url, tmp_path, workers=workers, temporary=temporary)
     optuna.create_study(storage=workspace.storage).enqueue_trial({})
-    with opening._files[workspace.storage].engine.connect() as connection:
-        waits = connection.exec_driver_sql("PRAGMA synchronous").scalar()
-    assert bool(waits) != temporary
+    assert workspace.has_storage
+    assert storage_exists(url) == has_file
 
 
 def test_the_newest_study_is_found(tmp_path: Path) -> None:
