@@ -15,14 +15,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils import _pytree as pytree
 
 from nsopt.compute.device import wait_for
+from nsopt.errors import NsoptError, short_reason
 from nsopt.latency.model import BLOCK, Table
 from nsopt.models.layout import change_layout
-from nsopt.models.tracing.states import follow_modules
+from nsopt.models.quiet import silence_fakes, trust_distributions
+from nsopt.models.tracing.states import follow_modules, restore_modules
 
 _CHANNELS = 1  # the axis
 _WARMUP = 2  # runs of a kernel, as are the next two
@@ -34,6 +37,10 @@ _POINTS = 7
 _FEW = (2, 8)
 
 
+class UnpredictableError(NsoptError):
+    """A network's latency cannot be learned from its kernels."""
+
+
 @dataclass(frozen=True, eq=False)
 class Call:
     """One call of a torch function.
@@ -42,7 +49,7 @@ class Call:
         kind: equal for calls that differ only in their channels.
         place: its one or two sizes.
         module: path of the innermost module that made the call.
-        arguments: its arguments; tensors are on the meta device. Of a convolution all seven.
+        arguments: its arguments, whose tensors may be fake. Of a convolution all seven.
     """
 
     kind: str
@@ -59,13 +66,20 @@ class Call:
 
 
 def record_calls(model: nn.Module, input_shape: Sequence[int], batch_size: int) -> list[Call]:
-    """Return the calls of one forward pass in evaluation mode that compute a tensor, in order."""
-    with torch.no_grad():
-        meta = model.to("meta").eval()
-        images = torch.empty(batch_size, *input_shape, device="meta")
-        recorder = _Recorder()
-        with follow_modules(meta, recorder.running), recorder:
-            meta(images)
+    """Return the calls of one forward pass in evaluation mode that compute a tensor, in order.
+
+    Raises UnpredictableError if `forward` needs the values of tensors.
+    """
+    recorder, model = _Recorder(), model.eval()
+    with torch.no_grad(), silence_fakes(), FakeTensorMode(allow_non_fake_inputs=True):
+        images = torch.empty(batch_size, *input_shape)
+        running = follow_modules(model, recorder.running)
+        with trust_distributions(), restore_modules(model), running, recorder:
+            try:
+                model(images)
+            except Exception as error:  # the user's code or torch may raise anything
+                reason = short_reason(error)
+                raise UnpredictableError(f"its kernels cannot be recorded ({reason})") from None
     return recorder.calls
 
 
@@ -139,14 +153,21 @@ def _describe(
 def measure_table(
     calls: Sequence[Call], device: torch.device, layout: torch.memory_format
 ) -> Table:
-    """Time calls of one kind: plain convolutions over their channels, others over their size."""
+    """Time calls of one kind: plain convolutions over their channels, others over their size.
+
+    Raises UnpredictableError if one does not run on other values.
+    """
     if calls[0].is_convolution:
         return _measure_convolutions(calls, device, layout)
     by_place = {call.place[0]: call for call in calls}
     sizes = sorted(by_place)
     chosen = np.unique(np.linspace(0, len(sizes) - 1, _POINTS).round().astype(int))
     axis = np.array([sizes[i] for i in chosen], dtype=np.float64)
-    measured = [_time(_replay(by_place[sizes[i]], device, layout), device) for i in chosen]
+    try:
+        measured = [_time(_replay(by_place[sizes[i]], device, layout), device) for i in chosen]
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:  # of these random tensors
+        what = f"{calls[0].kind.split()[0]} cannot be timed alone ({short_reason(error)})"
+        raise UnpredictableError(what) from None
     return Table.of((axis,), 1000 * np.array(measured), (1,))
 
 
@@ -190,7 +211,9 @@ def _replay(call: Call, device: torch.device, layout: torch.memory_format) -> Ca
     """Return a function that repeats a call on random tensors of the same shapes."""
 
     def real(value: Tensor) -> Tensor:
-        return _draw_tensor(tuple(value.shape), device, layout)
+        if value.is_floating_point() or value.is_complex():
+            return _draw_tensor(tuple(value.shape), device, layout).to(value.dtype)
+        return torch.zeros(value.shape, dtype=value.dtype, device=device)  # as indices
 
     arguments, options = pytree.tree_map_only(Tensor, real, (call.arguments, call.options))
     return partial(call.function, *arguments, **options)

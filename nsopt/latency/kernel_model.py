@@ -16,9 +16,8 @@ import torch
 from nsopt.compute.device import Compute
 from nsopt.compute.memory import keep_memory
 from nsopt.compute.out_of_memory import memory_for
-from nsopt.errors import NsoptError
 from nsopt.files import cache_folder, write_cached
-from nsopt.latency.calls import Call, measure_table, record_calls
+from nsopt.latency.calls import Call, UnpredictableError, measure_table, record_calls
 from nsopt.latency.measure import (
     latency_conditions,
     measure_latencies,
@@ -42,10 +41,6 @@ _BUSY = (
     "the machine was busy while its latency was learned, so predicted milliseconds are too large: "
     "nsopt does not cache this latency model, and a new study with its own out= learns it again"
 )
-
-
-class UnpredictableError(NsoptError):
-    """A network's latency cannot be learned from its kernels."""
 
 
 def latency_model(
@@ -159,7 +154,7 @@ def _choose_networks(arch: Architecture) -> list[tuple[int, ...]]:
 def _read_calls(
     arch: Architecture, batch_size: int
 ) -> tuple[tuple[Term, ...], dict[str, list[Call]]]:
-    """Record the calls of `arch` on the meta device.
+    """Record the calls of `arch`.
 
     Returns:
         The calls as functions of the widths, each with the index of its table, and for each table

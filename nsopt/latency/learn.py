@@ -6,7 +6,8 @@ from typing import Any, Self, TypeVar
 
 from nsopt.arguments import checked
 from nsopt.compute.device import Compute, resolve_compute, sharing
-from nsopt.latency.kernel_model import UnpredictableError, latency_model
+from nsopt.latency.calls import UnpredictableError
+from nsopt.latency.kernel_model import latency_model
 from nsopt.latency.measure import measure_latencies
 from nsopt.latency.model import LatencyModel
 from nsopt.latency.runtime import (

@@ -109,6 +109,34 @@ def test_calls_that_write_into_an_argument_take_time() -> None:
     assert [name.rpartition(".")[2] for name in names] == ["add", "relu", "add_", "clamp_"]
 
 
+class Deviceless(nn.Module):
+    """Keeps and makes tensors without a device, and remembers one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = torch.full((3, 1, 1), 0.5)
+        self.places: Tensor | None = None
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.places is None:
+            self.places = torch.arange(images.shape[-1])
+        x: Tensor = self.conv(images - self.mean)[..., self.places]
+        logits: Tensor = torch.distributions.Categorical(logits=x + self.places / 100).logits
+        return logits
+
+
+def test_tensors_without_a_device_are_timed() -> None:
+    model = Deviceless()
+    calls = record_calls(model, (3, 4, 4), 2)
+    names = [call.kind.split()[0].rpartition(".")[2] for call in calls]
+    assert names[:5] == ["arange", "sub", "conv2d", "__getitem__", "div"]
+    for call in calls:
+        measure_table([call], CPU.device, torch.contiguous_format)
+    assert model.places is None
+    assert type(model(torch.zeros(1, 3, 4, 4))) is Tensor
+
+
 def learn_now(arch: Architecture) -> LatencyModel:
     calls = kernel_model._read_calls(arch, TORCH.batch_size)
     return kernel_model._learn(arch, *calls, CPU, Silent(), TORCH)[0]

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import nsopt
 from nsopt.errors import NsoptError
 from nsopt.latency import learn, measure
 from nsopt.latency import runtime as timed
-from nsopt.latency.kernel_model import UnpredictableError
+from nsopt.latency.calls import UnpredictableError
 from nsopt.latency.learn import MacsLatency
 from nsopt.latency.measure import latency_conditions, measure_latencies
 from nsopt.latency.runtime import (
@@ -292,6 +292,29 @@ def test_a_measuring_function_gives_a_latency_linear_in_macs(narrow: TableArchit
     )
     assert count(narrow.build(found.widths).eval(), torch.empty(0)) <= whole / 2
     assert found.upper_quartile_ms > 0.45 * whole
+
+
+class Checked(nn.Sequential):
+    """Checks its values."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = super().forward(x)  # type: ignore[no-untyped-call]
+        if x.isnan().any():
+            raise ArithmeticError("NaN")
+        return x
+
+
+def test_networks_that_check_values_get_a_latency_linear_in_macs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    few = partial(measure_latencies, warmup=1, repeats=2, rounds=1)
+    monkeypatch.setattr(learn, "measure_latencies", few)
+    listener = Listener()
+    network = Checked(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 3))
+    arch = nsopt.with_latency(nsopt.trace(network, torch.zeros(2, 1, 8, 8)), "cpu", listener)
+    assert isinstance(arch.latency, MacsLatency)
+    assert listener.messages[0].startswith("its kernels cannot be recorded (")
+    assert listener.messages[0].endswith("): nsopt predicts its latency from its MACs")
 
 
 def test_networks_whose_operations_vary_get_a_latency_linear_in_macs(
