@@ -1,6 +1,5 @@
 """A traced module as an architecture: a family of networks indexed by widths."""
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -29,12 +28,13 @@ from nsopt.models.layout import best_layout
 from nsopt.models.sizes import LimitedCost, SizeCost, Term, sum_products
 from nsopt.models.tracing import probe
 from nsopt.models.tracing.buffers import fill_buffers
+from nsopt.models.tracing.fixed import find_fixed
 from nsopt.models.tracing.groups import Group
 from nsopt.models.tracing.initialise import InitialisationLaw
 from nsopt.models.tracing.labels import Atoms, Product, UnknownError
 from nsopt.models.tracing.makers import Makers
 from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
-from nsopt.models.tracing.originals import original_weight, start_norms, unwrapped
+from nsopt.models.tracing.originals import start_norms, unwrapped
 from nsopt.models.tracing.run import tensors_of
 from nsopt.scaling.cost import (
     COUNTED_IN_BYTES,
@@ -46,7 +46,6 @@ from nsopt.scaling.cost import (
 )
 
 _ALIKE = 0.05  # difference of shares of MACs that needs no word
-PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, nn.RNNBase, nn.RNNCellBase)
 
 
 @dataclass(frozen=True, eq=False)
@@ -355,44 +354,6 @@ def keep_rigid(arch: Architecture) -> Architecture:
     return copy
 
 
-def find_fixed(network: TracedNetwork, refused: Mapping[str, str]) -> dict[str, str]:
-    """Return why layers are fixed, by layer name or module path; `refused` come first."""
-    reasons, known = dict(refused), _find_reasons(network)
-    names = {id(tensor): name for name, tensor in tensors_of(network.template).items()}
-    for path, module in network.template.named_modules():
-        weight = original_weight(module)
-        if not isinstance(module, PRODUCERS) or weight is None or path in refused:
-            continue
-        label = network.labels[names[id(weight)]][output_axis(module)]
-        if not isinstance(label, np.ndarray):
-            continue
-        units = network.family.units.of_atom[label]
-        if (network.family.group_of_unit[units] >= 0).all():
-            continue
-        why = {reason for unit in units.tolist() for reason in known[unit]}
-        reasons[path] = "; ".join(sorted(why) or ["belongs to a fixed group"])
-        if id(weight) not in network.trace.read:
-            reasons[path] = "is never used"
-    return reasons
-
-
-def _find_reasons(network: TracedNetwork) -> dict[int, set[str]]:
-    """Return why units are fixed, by unit."""
-    reasons = defaultdict[int, set[str]](set)
-    for frozen in network.trace.frozen:
-        for unit in np.unique(network.family.units.of_atom[frozen.atoms]).tolist():
-            reasons[unit].add(f"{frozen.reason} in {frozen.module}")
-    return reasons
-
-
 def _make_grid(indices: Sequence[Atoms]) -> tuple[Tensor, ...]:
     """Return an index that selects the product of the indices of all dimensions."""
     return tuple(torch.from_numpy(axis) for axis in np.ix_(*indices))
-
-
-def output_axis(module: nn.Module) -> int:
-    """Return the axis of a module's weight that belongs to its outputs."""
-    is_second = getattr(module, "transposed", False) is True or isinstance(
-        module, nn.Embedding | nn.EmbeddingBag
-    )
-    return 1 if is_second else 0

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -99,7 +100,8 @@ def propose_numbers(
     first list has all attributes of a type that equal a size, together and each alone; the next
     ones have attributes that are a multiple of a width, and at last all together. If an attribute
     may store the size of several tensors, it follows the tensor of the same name in every module,
-    or else one that the module holds. The last list ties them. An attribute that equals a width of
+    or else one that the module holds. The last list ties them, and the one before it those that are
+    rows of neighbouring weights, such as queries and values. An attribute that equals a width of
     these groups is no multiple of other widths.
 
     Args:
@@ -141,7 +143,9 @@ def propose_numbers(
             chosen = dict.fromkeys(Lifts(numbers=tuple(few.values())) for few in (firsts, owned))
             proposals.setdefault(times, []).extend(chosen)
             tied.append(_tie_others(family, members, firsts, known.numbers))
-    return [*(proposals[n] for n in sorted(proposals)), [lifts for lifts in tied if lifts.ties]]
+    near = [replace(lifts, ties=tuple(filter(_is_near, lifts.ties))) for lifts in tied]
+    by_times = [proposals[n] for n in sorted(proposals)]
+    return [*by_times, *([lifts for lifts in some if lifts.ties] for some in (near, tied))]
 
 
 def _find_all_numbers(
@@ -190,6 +194,12 @@ def _tie_others(
     tried = [_find_tie(family, owners[number.site], number) for number in numbers]
     new = tuple(number for site, number in firsts.items() if site not in before)
     return Lifts(numbers=new, ties=tuple(tie for tie in tried if tie))
+
+
+def _is_near(tie: Tie) -> bool:
+    """Return whether a tie joins rows of two weights whose modules are parts of the same one."""
+    places = {".".join(tensor.split(".")[:-2]) for tensor, _ in tie}
+    return len(places) == 1 and all(axis == 0 for _, axis in tie)
 
 
 def _find_tie(family: Family, one: Number, other: Number) -> Tie | None:

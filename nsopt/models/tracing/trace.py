@@ -15,8 +15,9 @@ from nsopt.arguments import checked
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.models.inputs import tensors_in
 from nsopt.models.tracing import buffers, probe
-from nsopt.models.tracing.architecture import PRODUCERS, TracedArchitecture, find_fixed, output_axis
+from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.assume import trace_network
+from nsopt.models.tracing.fixed import PRODUCERS, find_fixed, output_axis
 from nsopt.models.tracing.groups import Dimension
 from nsopt.models.tracing.labels import Atoms, Numbers, TraceError
 from nsopt.models.tracing.makers import Makers

@@ -54,6 +54,25 @@ class OneHeadSize(nn.Module):
         return out
 
 
+class SizeOfAllHeads(nn.Module):
+    """BERT's attention: the size of all heads together is as large as its input."""
+
+    def __init__(self, channels: int = 32) -> None:
+        super().__init__()
+        self.heads, self.head_size, self.all_head_size = 4, 8, channels
+        self.q, self.k, self.v, self.out = (nn.Linear(channels, channels) for _ in range(4))
+
+    def split(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:2], self.heads, self.head_size).permute(0, 2, 1, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (self.split(layer(x)) for layer in (self.q, self.k, self.v))
+        y = (q @ k.mT / self.head_size**0.5).softmax(-1) @ v
+        y = y.permute(0, 2, 1, 3).contiguous()
+        out: Tensor = self.out(y.view(*y.shape[:2], self.all_head_size))
+        return out
+
+
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
     """Rotate pairs of channels by a table of angles, (places, size / 2)."""
     a, b = x.unflatten(-1, (-1, 2)).unbind(-1)

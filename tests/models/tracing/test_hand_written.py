@@ -10,6 +10,7 @@ from tests.models.tracing.checks import check_network_of, trace_unchanged
 GROUPS: dict[type[nn.Module], list[int]] = {
     hand_written.SplitsOfKeywords: [32, 8, 8, 8, 8],  # channels of a head, by block
     hand_written.OneHeadSize: [32, 8, 8],
+    hand_written.SizeOfAllHeads: [32, 8, 8],
     hand_written.Rotary: [32, 2, 2],  # heads of keys
 }
 

@@ -253,18 +253,17 @@ class Cardinal(nn.Module):
         return self.head(self.c(x + one * other.sigmoid()).mean((2, 3)))
 
 
-@pytest.mark.parametrize(
-    ("kind", "examples", "name", "even"),
-    [(Rotary, torch.rand(2, 5, 6), "stem", "queries"), (Cardinal, IMAGES, "c", "a")],
-    ids=["rotary", "cardinal"],
-)
-def test_a_width_that_cannot_lose_one_unit_is_fixed(
-    kind: Any, examples: Tensor, name: str, even: str
-) -> None:
+def test_groups_that_cannot_go_as_a_whole_lose_the_same_channels() -> None:
+    model = Cardinal()
+    check_network_of(nsopt.trace(model, IMAGES), model, IMAGES, [4, 8], searches=True)
+
+
+def test_a_width_that_cannot_lose_one_unit_is_fixed() -> None:
     """It runs at two thirds and at four thirds of its widths, by chance."""
-    arch = nsopt.trace(kind(), examples)
-    assert (arch.layer_names, arch.base_widths) == ((name,), (8,))
-    assert f"fixed: {even}: " in arch.explain()
+    examples = torch.rand(2, 5, 6)
+    arch = nsopt.trace(Rotary(), examples)
+    assert (arch.layer_names, arch.base_widths) == (("stem",), (8,))
+    assert "fixed: queries: " in arch.explain()
     check_costs(arch, (5,), examples)
 
 
