@@ -236,21 +236,28 @@ def sample(tracer: Tracer, result: Tensor, x: Tensor, grid: Tensor, *_: Any) -> 
 def write_rows(
     tracer: Tracer, result: Tensor, x: Tensor, indices: Sequence[Any], values: Tensor, *_: Any
 ) -> None:
-    """Join the channels of rows with those of the tensor into which they are written."""
-    old, new = tracer.get(x), tracer.get(values)
-    first = indices[0]
-    is_mask = first is not None and (first.dtype, first.shape) == (torch.bool, x.shape)
-    if is_mask and values.numel() == 1:
-        pointwise(tracer, result, x, first)
+    """Join the dimensions without indices with those of the values; freeze all others."""
+    labels, new = list(tracer.get(x)), tracer.get(values)
+    indexed = [d for d, index in enumerate(indices) if index is not None]
+    asked = [index for index in indices if index is not None]
+    if values.numel() == 1 and (asked[0].dtype, asked[0].shape) == (torch.bool, x.shape):
+        pointwise(tracer, result, x, asked[0])
         return
-    are_rows = len(indices) == 1 and first is not None and values.ndim == x.ndim and first.ndim == 1
-    if not are_rows or x._is_view():
-        tracer.freeze("is written by indices", *old, *new)
-        tracer.put(result, [None if isinstance(label, Filled) else label for label in old])
+    if x._is_view() or any(index.dtype in (torch.bool, torch.uint8) for index in asked):
+        tracer.freeze("is written by indices", *labels, *new)
+        tracer.put(result, [None if isinstance(label, Filled) else label for label in labels])
         return
-    tracer.freeze("is written by indices", old[0], new[0])
-    pairs = zip(old[1:], new[1:], strict=True)
-    tracer.put(result, [old[0], *(tracer.join(*pair) for pair in pairs)])
+    axes: list[int | None] = [d for d in range(x.ndim) if d not in indexed]  # of the values
+    place = indexed[0] if indexed[-1] - indexed[0] + 1 == len(indexed) else 0
+    axes[place:place] = [None] * max(index.ndim for index in asked)
+    written = [labels[d] for d in indexed]
+    for label, size, axis in zip(new[::-1], values.shape[::-1], axes[::-1], strict=False):
+        if axis is None:
+            written.append(label)
+        elif size > 1:
+            labels[axis] = tracer.join(labels[axis], label)
+    tracer.freeze("is written by indices", *written)
+    tracer.put(result, labels)
 
 
 @rule("sort", "topk", "kthvalue")

@@ -19,6 +19,7 @@ GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
     parts.NarrowKeys: [16, 8, 24],
     parts.UnevenHeads: [8, 4],
     parts.OneQuery: [16, 1, 12],
+    parts.WrittenRows: [16, 6],
     parts.WrittenGroups: [4, 3],
     parts.PoolingTransformer: [16, 12],
     parts.UnitVectors: [16, 24, 12],
