@@ -66,10 +66,15 @@ def _label_groups(
     if not isinstance(inputs, np.ndarray) or not isinstance(first, np.ndarray):
         tracer.freeze("must equal a fixed size in a grouped convolution", inputs, *weight_labels)
         return None
+    if transposed and tracer.choose(lambda: len(first) > groups):
+        # The weight has the inputs of all groups, and the outputs of one.
+        tracer.join(*(tracer.join_rows(label.reshape(groups, -1)) for label in (inputs, first)))
+        outputs = weight_labels[1]
+        return np.tile(outputs, groups) if isinstance(outputs, np.ndarray) else None
+    if transposed and weight.shape[1] > 1:
+        tracer.freeze("belongs to a transposed grouped convolution", inputs, *weight_labels)
+        return None
     if transposed:
-        if weight.shape[1] > 1 or len(first) != groups:
-            tracer.freeze("belongs to a transposed grouped convolution", inputs, *weight_labels)
-            return None
         return tracer.join(inputs, first)
     per_group = inputs.reshape(groups, -1)
     made = first.reshape(groups, -1)

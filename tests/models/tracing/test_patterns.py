@@ -151,12 +151,12 @@ def test_a_transposed_convolution_in_groups_can_be_traced() -> None:
         *(nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 16, 2, 2, groups=4), nn.ReLU()),
         *(nn.Conv2d(16, 24, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 10)),
     )
-    arch = nsopt.trace(model, IMAGES)
-    assert arch.base_widths == (24,)
-    check_costs(arch, (12,))
-    narrow = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 4, 2, groups=4), model[3])
-    with pytest.raises(NsoptError):
-        nsopt.trace(narrow, IMAGES)
+    check_network_of(nsopt.trace(model, IMAGES), model, IMAGES, [2, 4, 24], searches=True)
+    narrow = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 4, 2, groups=4), nn.ReLU())
+    check_network_of(nsopt.trace(narrow, IMAGES), narrow, IMAGES, [2], searches=True)
+    wide = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 16, 2, groups=8), nn.ReLU())
+    with pytest.raises(NsoptError, match="belongs to a transposed grouped convolution"):
+        nsopt.trace(wide, IMAGES)
 
 
 class Remembers(nn.Module):
