@@ -164,14 +164,15 @@ def _find_all_numbers(
         path: [size for size in stored if (path, size[0]) in read]
         for path, stored in list_sizes(template, in_objects).items()
     }
-    plain: dict[str, Container[int]] = {
-        path: family.groups_of(passing[path]) if path in passing else range(len(family.groups))
+    groups = range(len(family.groups))
+    elsewhere = {path: () if path in holders else groups for path in sizes}
+    passed: dict[str, Container[int]] = {
+        path: family.groups_of(passing[path]) if path in passing else elsewhere[path]
         for path in sizes
-        if path not in holders
     }
     fits = [
-        list(_find_numbers(sizes, family, group, [p for p in plain if group in plain[p]]))
-        for group in range(len(family.groups))
+        list(_find_numbers(sizes, family, group, [p for p in passed if group in passed[p]]))
+        for group in groups
     ]
     equal = {
         n.site
@@ -287,14 +288,14 @@ def _find_owner(modules: dict[str, nn.Module], tensor: str) -> tuple[type[nn.Mod
 
 
 def _find_numbers(
-    sizes: dict[str, list[Size]], family: Family, group: int, plain: Iterable[str]
+    sizes: dict[str, list[Size]], family: Family, group: int, passed: Iterable[str]
 ) -> Iterator[tuple[Number, int]]:
     """Yield attributes equal to a group's width or to the size of a dimension, or to a multiple.
 
     Each comes with how many times the width it is, or 1 if it is equal.
 
     It searches modules that hold tensors of the group, the modules around them, and those at the
-    paths `plain`, through which the group passes; but no layers of PyTorch: resize.py sets their
+    paths `passed`, through which the group passes; but no layers of PyTorch: resize.py sets their
     own sizes.
     """
     width, times = family.groups[group].width, family.groups[group].per_dimension
@@ -303,7 +304,7 @@ def _find_numbers(
     sized = [(d, less, times[d] * width) for d, less in alone or [*_find_mixed(family, group)][:1]]
     shared = [(d, (), len(dimensions[d].atoms)) for d in times if not single[d]]
     around = (path for d, *_ in sized for path in _list_holders(dimensions[d].tensor))
-    for path in dict.fromkeys((*around, *plain)) if sized else ():
+    for path in dict.fromkeys((*around, *passed)) if sized else ():
         for name, size, inside, keys in sizes.get(path, ()):
             exact = [side for side in (*sized, *shared) if side[2] == size and not side[1]]
             whole = [side for side in sized if size % width == 0 == side[2] % size]

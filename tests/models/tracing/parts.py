@@ -226,6 +226,37 @@ class WrittenRows(nn.Module):
         return logits
 
 
+class PartialConvolution(nn.Module):
+    """FasterNet: stores the size of the part that only passes through, which no tensor here has."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.convolved, self.untouched = channels // 4, channels - channels // 4
+        self.conv = nn.Conv2d(self.convolved, self.convolved, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        some, others = x.split([self.convolved, self.untouched], dim=1)
+        return torch.cat([self.conv(some), others], 1)
+
+
+class PartlyConvolved(nn.Sequential):
+    """Two blocks of FasterNet around partial convolutions."""
+
+    def __init__(self) -> None:
+        blocks = [
+            nn.Sequential(
+                PartialConvolution(16), nn.Conv2d(16, n, 1), nn.ReLU(), nn.Conv2d(n, 16, 1)
+            )
+            for n in (24, 12)
+        ]
+        super().__init__(nn.Conv2d(3, 16, 4, 4), *blocks, Head(16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self[0](x)
+        logits: Tensor = self[3](x + self[2](x + self[1](x)))
+        return logits
+
+
 class WrittenGroups(nn.Module):
     """A norm and a convolution whose code says how many groups of channels there are."""
 
