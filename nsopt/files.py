@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import sysconfig
 import tempfile
 import zlib
@@ -17,6 +18,7 @@ from nsopt.errors import NsoptError
 RUNS = Path("runs")  # default folder of results
 STUDY_FILE = "study.db"  # in it
 _UNFINISHED = ".part"
+_HIDDEN = ".nsopt-"  # begins the names of temporary folders
 _LONGEST_NAME = 100
 
 
@@ -60,10 +62,13 @@ def written_beside(path: Path) -> Iterator[Path]:
     """Yield a file for the block to write, which then replaces the one at `path`.
 
     It is in a new folder that only this user may enter, so nobody can put a link where the block
-    writes. A link at `path` is replaced, not followed.
+    writes. A link at `path` is replaced, not followed. Such folders of killed processes are
+    deleted.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".nsopt-", dir=path.parent) as folder:
+    _remove_of_killed(path.parent, f"{_HIDDEN}*")
+    own = _temporary_name("", os.getpid())
+    with tempfile.TemporaryDirectory(own, _HIDDEN, path.parent) as folder:
         unfinished = Path(folder) / path.name
         yield unfinished
         unfinished.replace(path)
@@ -75,12 +80,19 @@ def remove_unfinished(path: Path, others: bool = False) -> None:
     Args:
         others: whether to delete those for all files of this suffix in the folder.
     """
-    names = f"*{path.suffix}" if others else escape(path.name)
-    for unfinished in path.parent.glob(_temporary_name(names, "*")):
+    _remove_of_killed(path.parent, f"*{path.suffix}" if others else escape(path.name))
+
+
+def _remove_of_killed(folder: Path, names: str) -> None:
+    """Delete the temporary files and folders for these `names` that killed processes left."""
+    for unfinished in folder.glob(_temporary_name(names, "*")):
         process = unfinished.name.removesuffix(_UNFINISHED).rpartition(".")[2]
         is_here = unfinished.name.endswith(_temporary_name("", process))
         if is_here and process.isdecimal() and not _is_alive(int(process)):
-            unfinished.unlink(missing_ok=True)
+            if unfinished.is_dir():
+                shutil.rmtree(unfinished, ignore_errors=True)  # it may be another user's
+            else:
+                unfinished.unlink(missing_ok=True)
 
 
 def is_installed(file: Path) -> bool:

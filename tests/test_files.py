@@ -1,14 +1,15 @@
-"""The cache folder, also where there is no home."""
+"""The cache folder, also where there is no home; files that replace others."""
 
 import os
 import pwd
+import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
 
 from nsopt.errors import NsoptError
-from nsopt.files import cache_folder, check_writable, write_cached
+from nsopt.files import cache_folder, check_writable, write_cached, written_beside
 
 
 @pytest.fixture(autouse=True)
@@ -67,3 +68,23 @@ def test_a_name_that_python_cannot_write_is_told(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("nsopt.files._exists", encode)
     with pytest.raises(NsoptError, match=r"cannot name .* here: set the variable PYTHONUTF8=1"):
         check_writable("é", "out")
+
+
+def test_the_next_file_removes_the_folders_of_killed_processes(tmp_path: Path) -> None:
+    """Also where one such folder is inside another, and never that of a living process."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    with (
+        written_beside(tmp_path / "network.onnx") as outer,
+        written_beside(outer) as inner,
+    ):
+        name = outer.parent.name
+        killed = tmp_path / name.replace(f".{os.getpid()}.", f".{ended.pid}.")
+        (killed / inner.parent.name).mkdir(parents=True)
+        (killed / inner.parent.name / "network.onnx").touch()
+        inner.write_text("whole")
+        with written_beside(tmp_path / "network.pt2") as other:
+            assert {path.name for path in tmp_path.iterdir()} == {name, other.parent.name}
+            other.touch()
+    assert {path.name for path in tmp_path.iterdir()} == {"network.onnx", "network.pt2"}
+    assert (tmp_path / "network.onnx").read_text() == "whole"
