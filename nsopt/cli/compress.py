@@ -197,7 +197,7 @@ def _export(
 ) -> str:
     """Write a network's weights, and what other tools run if it then computes the same.
 
-    The weights are written last: files beside the same weights stay.
+    The weights are written last: beside the same weights, files that are not newer stay.
 
     Returns:
         The names of the files, and why one is missing.
@@ -206,16 +206,18 @@ def _export(
 
     name = _name_file(compressed.budget)
     weights, written = folder / f"{name}.pt", []
-    is_known = _holds(weights, compressed, subject)
+    is_known, is_changed = _holds(weights, compressed, subject), False
     for form in forms:
         file = folder / f"{name}.{form}"
         try:
-            if not (is_known and file.is_file()):
+            if not (is_known and _is_unchanged(file, weights)):
+                is_changed = True
                 _export_checked(compressed.network, file, form, subject)
             written.append(file.name)
         except NsoptError as error:
+            file.unlink(missing_ok=True)
             written.append(f"(no {form}: {error})")
-    if not is_known:
+    if is_changed or not is_known:
         export(compressed.network, weights, "state_dict")
     return ", ".join([*written, f"{name}.pt"])
 
@@ -229,6 +231,11 @@ def _holds(file: Path, compressed: "Compressed", subject: "Subject") -> bool:
     except NsoptError:
         return False
     return weights_checksum(stored) == weights_checksum(compressed.network.model)
+
+
+def _is_unchanged(file: Path, weights: Path) -> bool:
+    """Return whether a file is as it was when the weights beside it were written."""
+    return file.is_file() and file.stat().st_mtime_ns <= weights.stat().st_mtime_ns
 
 
 def _export_checked(network: "KeptNetwork", path: Path, form: str, subject: "Subject") -> None:

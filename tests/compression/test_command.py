@@ -1,5 +1,6 @@
 """`nsopt compress` on bad input: one line, exit code 2, nothing written."""
 
+import time
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from nsopt.cli.options import NetworkOptions
 from nsopt.compression.budgets import Budget
 from nsopt.compression.pipeline import _find_best
 from nsopt.compression.result import Compressed
-from nsopt.deployment.kept import load_network
+from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.errors import NsoptError
 from nsopt.models.registry import get_architecture
 from nsopt.reports.results import read_results
@@ -72,9 +73,7 @@ def test_invalid_options_fail_before_anything_runs(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_export_of_compress_replaces_a_symbolic_link_and_no_file_of_the_same_weights(
-    tmp_path: Path,
-) -> None:
+def test_the_export_of_compress_replaces_a_symbolic_link(tmp_path: Path) -> None:
     victim, folder = tmp_path / "victim", tmp_path / "out"
     victim.write_text("precious")
     folder.mkdir()
@@ -86,9 +85,33 @@ def test_the_export_of_compress_replaces_a_symbolic_link_and_no_file_of_the_same
     (file,) = folder.iterdir()
     assert not file.is_symlink()
     assert load_network(file).arch == "vgg11"
-    (folder / "macs-50-percent.onnx").write_text("written before")
-    assert _export(*asked, ["onnx"]) == "macs-50-percent.onnx, macs-50-percent.pt"
-    assert (folder / "macs-50-percent.onnx").read_text() == "written before"
+
+
+def test_the_export_of_compress_writes_only_what_changed_beside_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(network: KeptNetwork, path: Path, form: str, subject: Subject) -> None:
+        written.append(form)
+        if form in broken:
+            raise NsoptError("why")
+        path.write_text("whole")
+
+    written, broken, forms = list[str](), set[str](), ["onnx", "pt2"]
+    monkeypatch.setattr("nsopt.cli.compress._export_checked", write)
+    compressed = SimpleNamespace(budget="macs=50%", network=make_network(50.0))
+    asked = cast(Compressed, compressed), tmp_path, cast(Subject, SimpleNamespace(arch=None))
+    file, names = tmp_path / "macs-50-percent.onnx", "macs-50-percent.pt2, macs-50-percent.pt"
+    for again in (forms, ["onnx"], ["onnx"]):
+        for _ in range(2):
+            assert _export(*asked, forms) == f"{file.name}, {names}"
+            assert file.read_text() == "whole"
+        assert written == again
+        written.clear()
+        time.sleep(0.02)  # a clock of files may tick this slowly
+        file.write_text("")
+    broken.add("onnx")
+    assert _export(*asked, forms) == f"(no onnx: why), {names}"
+    assert not file.exists()
 
 
 def test_the_error_of_failed_trainings_hides_the_password(tmp_path: Path) -> None:
