@@ -81,7 +81,9 @@ def test_imports_point_only_down() -> None:
         own = path.relative_to(PACKAGE).with_suffix("").parts
         for name in imported(path) - UPWARD.get("/".join(path.parts[-2:]), set()):
             parts = name.split(".")[1:]
-            assert parts or own == ("cli", "app"), f"{path}: nsopt itself re-exports from above"
+            assert parts or own == ("cli", "commands"), (
+                f"{path}: nsopt itself re-exports from above"
+            )
             assert not parts or floor(parts) <= floor(own), f"{path} imports {name}"
 
 
@@ -120,8 +122,8 @@ def modules_after(statement: str) -> set[str]:
 
 
 def test_importing_nsopt_loads_no_heavy_library() -> None:
-    loaded = modules_after("import nsopt, nsopt.cli.app, nsopt.study")
-    assert "nsopt.cli.app" in loaded
+    loaded = modules_after("import nsopt, nsopt.cli.commands, nsopt.study")
+    assert "nsopt.cli.commands" in loaded
     heavy = {"torch", "numpy", "sklearn", "optuna", "pandas", "plotly", "pydantic"}
     assert not heavy & loaded
 

@@ -1,89 +1,52 @@
-"""The `nsopt` command with its subcommands; prints user errors as one line."""
+"""The start of the `nsopt` command, with nothing that is slow to import: Ctrl-C already works."""
 
+import os
+import signal
 import sys
+import time
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
+from types import FrameType
+from typing import NoReturn
 
-from cyclopts import App, CycloptsError, MissingArgumentError, Parameter, UnusedCliTokensError
-
-import nsopt
-from nsopt.cli import data
-from nsopt.cli.compress import compress
-from nsopt.cli.console import user_errors
-from nsopt.cli.dashboard import dashboard
-from nsopt.cli.doctor import doctor
-from nsopt.cli.export import export
-from nsopt.cli.latency import latency
-from nsopt.cli.proxy import proxy
-from nsopt.cli.report import report
-from nsopt.cli.search import search
-from nsopt.cli.study import study
-from nsopt.cli.tune import tune
-from nsopt.cli.widths import widths
-from nsopt.cli.worker import worker
-from nsopt.errors import NsoptError
-
-app = App(
-    name="nsopt",
-    help="Widths for any budget of parameters, MACs or milliseconds, from a law found by pruning.",
-    version=nsopt.__version__,
-    default_parameter=Parameter(negative=()),
-    result_action="return_value",
-)
-for command in (
-    study,
-    compress,
-    search,
-    widths,
-    tune,
-    report,
-    latency,
-    export,
-    dashboard,
-    worker,
-    proxy,
-    doctor,
-):
-    app.command(command)
+_INTERRUPTED = 130
+_SECONDS_UNKEPT = 30.0  # a search or a training is kept from then on
 _KEEPING = {"study", "compress", "search", "tune", "worker"}  # they search or train
-app.command(data.app)
-app.register_install_completion_command(add_to_startup=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command. A user error prints one line on stderr and exits with code 2."""
+    """Run a command. A user error prints one line on stderr and exits with code 2.
+
+    Ctrl-C ends the process at once, like a kill. A study survives a kill at any point; a
+    KeyboardInterrupt in the middle of a library call could corrupt it.
+    """
     words = sys.argv[1:] if arguments is None else arguments
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # for --arch module:factory
-    with user_errors(keeps_results=bool({*words[:1]} & _KEEPING)):
-        try:
-            app(words, exit_on_error=False, print_error=False)
-        except CycloptsError as error:
-            raise NsoptError(_hide_passwords(_describe(error), words)) from None
-        except NsoptError as error:
-            raise NsoptError(_hide_passwords(str(error), words)) from None
+    keeps_results = bool({*words[:1]} & _KEEPING)
+    signal.signal(signal.SIGINT, partial(_leave_at_once, keeps_results, time.monotonic()))
+    from nsopt.cli.commands import run
+
+    run(words)
 
 
-def _describe(error: CycloptsError) -> str:
-    if isinstance(error, MissingArgumentError) and error.argument is not None:
-        command = " ".join(["nsopt", *(error.command_chain or ())])
-        return f"{error.keyword or error.argument.name} needs a value: see {command} --help"
-    if not isinstance(error, UnusedCliTokensError):
-        return str(error)
-    unused = " ".join(error.unused_tokens or ())
+def _leave_at_once(
+    keeps_results: bool, began: float, signum: int, frame: FrameType | None
+) -> NoReturn:
+    sys.stdout.flush()
+    if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+        os.write(1, b"\x1b[?25h")  # show the cursor again
+    rest = f": {describe_rest(time.monotonic() - began)}" if keeps_results else ""
+    os.write(2, f"\ninterrupted{rest}\n".encode())
+    os._exit(_INTERRUPTED)
+
+
+def describe_rest(seconds: float) -> str:
+    """Return a sentence on what is kept if a command is interrupted after `seconds`."""
+    if seconds < _SECONDS_UNKEPT:
+        return (
+            "finished searches and trainings are kept, but nothing that began in this first half "
+            "minute: the same command starts it again"
+        )
     return (
-        f"{unused!r} belongs to no option: write values without spaces, with commas between them, "
-        "as in --budgets 600k,2M"
+        "finished searches and trainings are kept, and the running one except its last half "
+        "minute: the same command continues there"
     )
-
-
-def _hide_passwords(text: str, arguments: Sequence[str]) -> str:
-    """Return `text` with the password of every URL among `arguments` replaced."""
-    from nsopt.storage.urls import hide_password
-
-    for argument in arguments:
-        url = argument.partition("=")[2] if argument.startswith("-") else argument
-        if "://" in url and hide_password(url) != url:
-            for written in (url, repr(url)[1:-1], str(Path(url))):
-                text = text.replace(written, hide_password(url))
-    return text

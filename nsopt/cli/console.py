@@ -3,14 +3,10 @@
 import errno
 import os
 import re
-import signal
 import sys
-import time
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
-from types import FrameType
 from typing import Literal, NoReturn
 
 from rich.box import SIMPLE_HEAD
@@ -21,13 +17,11 @@ from nsopt.errors import DISK_IS_FULL, NsoptError
 from nsopt.terminal import LineProgress, LiveProgress, PlainConsole, printable, show_bars
 
 _USER_ERROR = 2
-_INTERRUPTED = 130
 _READER_LEFT = 1  # as Rich exits then
 _OF_A_PLACE = {  # errors that another name or place mends
     *(errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EPERM),
     errno.EROFS,
 }
-_SECONDS_UNKEPT = 30.0  # a search or a training is kept from then on
 _UNLIMITED = 10_000
 
 console = PlainConsole()
@@ -126,16 +120,8 @@ def live_progress(for_another: bool = False) -> Iterator[LiveProgress | LineProg
 
 
 @contextmanager
-def user_errors(keeps_results: bool) -> Iterator[None]:
-    """Print an error that the user can fix as one line on stderr, and exit with code 2.
-
-    Args:
-        keeps_results: whether the command searches or trains, and keeps what was finished.
-
-    Ctrl-C ends the process at once, like a kill. A study survives a kill at any point; a
-    KeyboardInterrupt in the middle of a library call could corrupt it.
-    """
-    signal.signal(signal.SIGINT, partial(_leave_at_once, keeps_results, time.monotonic()))
+def user_errors() -> Iterator[None]:
+    """Print an error that the user can fix as one line on stderr, and exit with code 2."""
     usual, warnings.formatwarning = warnings.formatwarning, _format_warning
     try:
         yield
@@ -167,26 +153,3 @@ def _format_warning(
 def _stop(message: str) -> NoReturn:
     print(printable(" ".join(message.split())), file=sys.stderr)
     raise SystemExit(_USER_ERROR) from None
-
-
-def _leave_at_once(
-    keeps_results: bool, began: float, signum: int, frame: FrameType | None
-) -> NoReturn:
-    console.show_cursor()
-    sys.stdout.flush()
-    rest = f": {describe_rest(time.monotonic() - began)}" if keeps_results else ""
-    os.write(2, f"\ninterrupted{rest}\n".encode())
-    os._exit(_INTERRUPTED)
-
-
-def describe_rest(seconds: float) -> str:
-    """Return a sentence on what is kept if a command is interrupted after `seconds`."""
-    if seconds < _SECONDS_UNKEPT:
-        return (
-            "finished searches and trainings are kept, but nothing that began in this first half "
-            "minute: the same command starts it again"
-        )
-    return (
-        "finished searches and trainings are kept, and the running one except its last half "
-        "minute: the same command continues there"
-    )

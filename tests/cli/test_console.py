@@ -1,6 +1,5 @@
 """Progress in a pipe, and safe output of any text."""
 
-import signal
 import subprocess
 import sys
 import time
@@ -13,7 +12,6 @@ from rich.table import Table
 
 from nsopt.cli.console import (
     console,
-    describe_rest,
     name_options,
     print_line,
     tell_what_is_fixed,
@@ -29,15 +27,15 @@ def test_a_file_in_the_place_of_a_folder_is_one_line(
 ) -> None:
     (tmp_path / "report").touch()
     (tmp_path / "network.onnx").mkdir()
-    with pytest.raises(SystemExit, match="2"), user_errors(keeps_results=True):
+    with pytest.raises(SystemExit, match="2"), user_errors():
         (tmp_path / "report").mkdir()
     with (
         pytest.raises(SystemExit, match="2"),
-        user_errors(keeps_results=True),
+        user_errors(),
         written_beside(tmp_path / "network.onnx") as unfinished,
     ):
         unfinished.touch()
-    with pytest.raises(SystemExit, match="2"), user_errors(keeps_results=True):
+    with pytest.raises(SystemExit, match="2"), user_errors():
         Path("x" * 1000).touch()
     first, second, third = capsys.readouterr().err.splitlines()
     advice = "rename it, let this user write there, or give another folder"
@@ -116,7 +114,7 @@ def table() -> Table:
 
 
 def fail() -> None:
-    with pytest.raises(SystemExit), user_errors(keeps_results=True):
+    with pytest.raises(SystemExit), user_errors():
         raise NsoptError(ESCAPES)
 
 
@@ -135,9 +133,7 @@ def fail() -> None:
 def test_no_output_contains_terminal_escape_codes(
     show: Callable[[], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    interrupt = signal.getsignal(signal.SIGINT)
     show()
-    signal.signal(signal.SIGINT, interrupt)
     printed = "".join(capsys.readouterr())
     assert LEFT in printed
     assert set(printed) & set(ESCAPES) <= set(LEFT)
@@ -158,35 +154,9 @@ def test_a_progress_bar_keeps_brackets_and_drops_escape_codes() -> None:
     assert "\x1b]" not in captured.get()
 
 
-def test_an_interrupt_message_says_what_is_kept() -> None:
-    assert "nothing that began" in describe_rest(29.0)
-    assert "starts it again" in describe_rest(29.0)
-    assert "except its last half minute" in describe_rest(31.0)
-    assert "continues there" in describe_rest(31.0)
-
-
-@pytest.mark.parametrize("keeps_results", [True, False])
-def test_an_interrupt_promises_results_only_where_there_are_some(keeps_results: bool) -> None:
-    """Not in `nsopt dashboard`, for example."""
-    code = (
-        f"import os, signal\nwith user_errors({keeps_results}): os.kill(os.getpid(), signal.SIGINT)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", f"from nsopt.cli.console import user_errors\n{code}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 130
-    assert done.stderr.startswith("\ninterrupted")
-    assert ("are kept" in done.stderr) == keeps_results
-
-
 def test_a_reader_that_leaves_early_causes_no_traceback() -> None:
     """As in `nsopt widths --json | head`."""
-    code = (
-        "from nsopt.cli.console import user_errors\nwith user_errors(False): print(1, flush=True)"
-    )
+    code = "from nsopt.cli.console import user_errors\nwith user_errors(): print(1, flush=True)"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 import nsopt
 from nsopt.cli import options
-from nsopt.cli.app import app
+from nsopt.cli.commands import app
 from nsopt.cli.options import PruneOptions, SearchOptions, SgdOptions, TrainingOptions, changes
 from nsopt.cli.worker import _find_folder
 from nsopt.pruning.settings import SearchSettings

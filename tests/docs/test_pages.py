@@ -17,7 +17,7 @@ import pytest
 
 import nsopt
 from nsopt.cli import data as data_commands
-from nsopt.cli.app import app
+from nsopt.cli.commands import app
 from nsopt.cli.console import console, name_options
 from nsopt.cli.study import _print_summary
 from nsopt.compression import compress, pipeline
