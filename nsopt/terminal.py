@@ -34,7 +34,8 @@ def printable(text: str) -> str:
 
 
 class PlainConsole(Console):
-    """A console that interprets no markup and drops unprintable characters."""
+    """A console that interprets no markup, drops unprintable characters, and writes `?` for those
+    that its stream cannot encode."""
 
     def __init__(self) -> None:
         super().__init__(markup=False, emoji=False, highlight=False)
@@ -43,7 +44,8 @@ class PlainConsole(Console):
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
-            yield segment if segment.control else segment._replace(text=printable(segment.text))
+            text = printable(segment.text).encode(self.encoding, "replace").decode(self.encoding)
+            yield segment if segment.control else segment._replace(text=text)
 
 
 class LiveProgress(Progress):

@@ -14,7 +14,6 @@ from nsopt.cli.console import (
     live_progress,
     make_fitting_table,
     make_table,
-    print_line,
 )
 from nsopt.cli.extras import has_extra, install_command, publish_if_installed
 from nsopt.cli.options import (
@@ -90,7 +89,7 @@ def compress(options: CompressOptions) -> None:
     kept_in = options.place.out or RUNS
     answer = read_answer(kept_in, options)
     if answer is not None:
-        print_line("finished before, and nothing has changed since:")
+        console.print("finished before, and nothing has changed since:")
     else:
         from nsopt.storage.urls import storage_file
 

@@ -85,11 +85,6 @@ def describe_storage(url: str) -> str:
     return f"storage: {hide_password(url)}"
 
 
-def print_line(text: str) -> None:
-    """Print a line at once, also into a pipe or a file."""
-    print(text, flush=True)
-
-
 def name_options(text: str) -> str:
     """Return a message of the library with options in place of arguments: `out=` is `--out`.
 
@@ -111,7 +106,9 @@ def live_progress(for_another: bool = False) -> Iterator[LiveProgress | LineProg
         for_another: whether another process started this one and prints its messages.
     """
     if for_another or not console.is_terminal:
-        lines = LineProgress(lambda text: print_line(name_options(text)), steps=not for_another)
+        lines = LineProgress(
+            lambda text: console.print(name_options(text), soft_wrap=True), steps=not for_another
+        )
         with lines.repeating():
             yield lines
         return

@@ -1,5 +1,6 @@
 """Progress in a pipe, and safe output of any text."""
 
+import io
 import subprocess
 import sys
 import time
@@ -12,8 +13,8 @@ from rich.table import Table
 
 from nsopt.cli.console import (
     console,
+    live_progress,
     name_options,
-    print_line,
     tell_what_is_fixed,
     user_errors,
 )
@@ -54,7 +55,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_progress_prints_a_step_only_after_a_pause(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    progress = LineProgress(print_line)
+    progress = LineProgress(print)
     progress.overall(4, 16)
     progress.start("uniform 0.25x seed 1", 3)
     progress.advance("loss 1.000")
@@ -71,7 +72,7 @@ def test_progress_prints_a_step_only_after_a_pause(
 def test_a_continued_task_does_not_print_its_earlier_steps(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    progress = LineProgress(print_line)
+    progress = LineProgress(print)
     clock[0] = 20.0
     progress.start("training", 300)
     for _ in range(140):
@@ -84,7 +85,7 @@ def test_a_continued_task_does_not_print_its_earlier_steps(
 def test_a_worker_prints_messages_but_no_steps(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    progress = LineProgress(print_line, steps=False)
+    progress = LineProgress(print, steps=False)
     progress.start("training", 2)
     clock[0] = 60.0
     progress.advance("loss 1.000")
@@ -93,7 +94,7 @@ def test_a_worker_prints_messages_but_no_steps(
 
 
 def test_a_step_that_takes_long_is_written_again(capsys: pytest.CaptureFixture[str]) -> None:
-    progress, written = LineProgress(print_line, pause=0.0), ""
+    progress, written = LineProgress(print, pause=0.0), ""
     progress.start("timing", 3)
     with progress.repeating(pause=0.001):
         while "timing: 0 of 3" not in written:
@@ -125,7 +126,7 @@ def fail() -> None:
         lambda: console.print(ESCAPES, style="dim"),
         lambda: console.print(table()),
         lambda: tell_what_is_fixed(ESCAPES),
-        lambda: LineProgress(print_line).message(ESCAPES),
+        lambda: LineProgress(print).message(ESCAPES),
         fail,
     ],
     ids=["text", "styled", "table", "network", "message", "error"],
@@ -137,6 +138,17 @@ def test_no_output_contains_terminal_escape_codes(
     printed = "".join(capsys.readouterr())
     assert LEFT in printed
     assert set(printed) & set(ESCAPES) <= set(LEFT)
+
+
+def test_characters_that_the_stream_cannot_encode_are_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    console.print("70.12 ±0.31 of é")
+    with live_progress() as progress:
+        progress.message("é")
+    assert written.getvalue() == b"70.12 ?0.31 of ?\n?\n"
 
 
 def test_text_with_brackets_is_printed_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
