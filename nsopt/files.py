@@ -114,12 +114,14 @@ def check_writable(folder: Path | str, option: str) -> None:
     if not str(folder):
         raise NsoptError(f"{option} is empty: name a folder, or leave it out")
     try:
+        str(Path(folder).absolute()).encode()  # as SQLite names files
         nearest = next(path for path in (Path(folder), *Path(folder).parents) if _exists(path))
         with tempfile.TemporaryFile(dir=nearest):
             pass
-    except UnicodeEncodeError:
+    except UnicodeEncodeError as error:
         raise NsoptError(
-            f"Python cannot name {str(folder)[:500]!a} here: set the variable PYTHONUTF8=1"
+            f"Python cannot name {error.object[:500]!a} here: set the variable PYTHONUTF8=1, or "
+            "give another name"
         ) from None
     except (OSError, ValueError) as error:  # ValueError for a null byte
         reason = getattr(error, "strerror", None) or error

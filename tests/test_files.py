@@ -65,8 +65,11 @@ def test_a_name_that_python_cannot_write_is_told(monkeypatch: pytest.MonkeyPatch
         str(path).encode("ascii")
         return True
 
+    line = r"cannot name .* here: set the variable PYTHONUTF8=1"
+    with pytest.raises(NsoptError, match=line):
+        check_writable(os.fsdecode("é".encode("latin-1")), "out")
     monkeypatch.setattr("nsopt.files._exists", encode)
-    with pytest.raises(NsoptError, match=r"cannot name .* here: set the variable PYTHONUTF8=1"):
+    with pytest.raises(NsoptError, match=line):
         check_writable("é", "out")
 
 

@@ -29,6 +29,7 @@ def sqlite_url(path: Path) -> str:
 
 def read_url(url: str) -> URL:
     """Parse a storage URL. Raises NsoptError if it is invalid."""
+    _check_characters(url)
     shown = hide_password(url)
     advice = f"the port must be a number up to {_LARGEST_PORT}, and an @ in the password must be"
     is_file = "://" not in url and "@" not in url
@@ -46,7 +47,6 @@ def read_url(url: str) -> URL:
         raise invalid from None
     if (parts.port or 0) > _LARGEST_PORT or shown == _HIDDEN:
         raise invalid
-    _check_escapes(url)
     if parts.get_backend_name() == SQLITE:
         _check_options(parts, shown, url)
     if parts.drivername == JOURNAL and (parts.host or not parts.database):
@@ -58,10 +58,14 @@ def read_url(url: str) -> URL:
     return parts
 
 
-def _check_escapes(url: str) -> None:
-    """Raise NsoptError for a `%xx` that is no UTF-8; SQLAlchemy would put U+FFFD in its place."""
+def _check_characters(url: str) -> None:
+    """Raise NsoptError for what is no UTF-8; SQLAlchemy would put U+FFFD in place of a `%xx`."""
     try:
-        unquote(url, errors="strict")
+        unquote(url, errors="strict").encode()
+    except UnicodeEncodeError:
+        raise NsoptError(
+            "Python cannot read the storage URL here: set the variable PYTHONUTF8=1"
+        ) from None
     except UnicodeDecodeError:
         raise NsoptError(
             "the storage URL has a % whose two digits are no character: write %25 for %"
@@ -106,6 +110,7 @@ def hide_password(url: str) -> str:
     A text that is not a URL, but may contain a password, is hidden completely.
     """
     try:
+        url.encode()  # raises ValueError where Python cannot read it
         parts = sqlalchemy.make_url(url)
     except (ArgumentError, ValueError):
         return _HIDDEN if set(url) & set(":@=?") else url

@@ -83,6 +83,7 @@ def test_an_invalid_url_raises_an_error_that_says_how_to_write_it(url: str) -> N
         ("sqlite:///w/10%data.db", "has a % whose two digits are no character: write %25 for %"),
         ("journal:///w/10%data.db", "write %25 for %"),
         ("postgresql://me:sesame%da@h/d", "write %25 for %"),
+        ("sqlite:///\udcc3.db", "cannot read the storage URL here: set the variable PYTHONUTF8=1"),
         ("sqlite:///w/no?x=1.db", r"storage sqlite:///w/no is followed by .*: write %3F for a \?"),
         ("sqlite:///w/no?timeout=5&sesame=1", r"a \? and unknown options: write %3F"),
         ("journal:///w/no?x=1.db", r"a \? and unknown options: write %3F"),
