@@ -6,7 +6,8 @@ import re
 import sys
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Literal, NoReturn
 
 from rich.box import SIMPLE_HEAD
@@ -14,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nsopt.errors import DISK_IS_FULL, NsoptError
+from nsopt.files import cache_folder
 from nsopt.terminal import LineProgress, LiveProgress, PlainConsole, printable, show_bars
 
 _USER_ERROR = 2
@@ -133,10 +135,17 @@ def user_errors() -> Iterator[None]:
         place = error.filename2 or error.filename
         if place is None or error.errno not in _OF_A_PLACE:
             raise
-        advice = "rename it, let this user write there, or give another folder"
+        advice = f"rename it, let this user write there, or {_advise_another(str(place))}"
         _stop(f"error: cannot use {place!s:.500} ({error.strerror}): {advice}")
     finally:
         warnings.formatwarning = usual
+
+
+def _advise_another(place: str) -> str:
+    with suppress(NsoptError, OSError):
+        if cache_folder().is_relative_to(place) or Path(place).is_relative_to(cache_folder()):
+            return "name another folder in XDG_CACHE_HOME"
+    return "give another folder"
 
 
 def _format_warning(

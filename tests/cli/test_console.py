@@ -19,12 +19,12 @@ from nsopt.cli.console import (
     user_errors,
 )
 from nsopt.errors import NsoptError
-from nsopt.files import written_beside
+from nsopt.files import cache_folder, written_beside
 from nsopt.terminal import LineProgress, LiveProgress, PlainConsole
 
 
 def test_a_file_in_the_place_of_a_folder_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "report").touch()
     (tmp_path / "network.onnx").mkdir()
@@ -38,11 +38,15 @@ def test_a_file_in_the_place_of_a_folder_is_one_line(
         unfinished.touch()
     with pytest.raises(SystemExit, match="2"), user_errors():
         Path("x" * 1000).touch()
-    first, second, third = capsys.readouterr().err.splitlines()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "report"))
+    with pytest.raises(SystemExit, match="2"), user_errors():
+        cache_folder().mkdir()
+    first, second, third, fourth = capsys.readouterr().err.splitlines()
     advice = "rename it, let this user write there, or give another folder"
     assert first == f"error: cannot use {tmp_path}/report (File exists): {advice}"
     assert second == f"error: cannot use {tmp_path}/network.onnx (Is a directory): {advice}"
     assert third == f"error: cannot use {'x' * 500} (File name too long): {advice}"
+    assert fourth.endswith("there, or name another folder in XDG_CACHE_HOME")
 
 
 @pytest.fixture
