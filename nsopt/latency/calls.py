@@ -8,7 +8,7 @@ function reads and writes. Both are linear in the widths.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,8 +19,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nsopt.compute.device import wait_for
+from nsopt.compute.out_of_memory import is_out_of_memory
 from nsopt.errors import NsoptError, short_reason
 from nsopt.latency.model import BLOCK, Table
 from nsopt.models.layout import change_layout
@@ -49,7 +51,7 @@ class Call:
         kind: equal for calls that differ only in their channels.
         place: its one or two sizes.
         module: path of the innermost module that made the call.
-        arguments: its arguments, whose tensors may be fake. Of a convolution all seven.
+        arguments: its arguments; tensors are on the meta device. Of a convolution all seven.
     """
 
     kind: str
@@ -71,7 +73,7 @@ def record_calls(model: nn.Module, input_shape: Sequence[int], batch_size: int) 
     Raises UnpredictableError if `forward` needs the values of tensors.
     """
     recorder, model = _Recorder(), model.eval()
-    with torch.no_grad(), silence_fakes(), FakeTensorMode(allow_non_fake_inputs=True):
+    with torch.no_grad(), silence_fakes(), FakeTensorMode(allow_non_fake_inputs=True), _Apart():  # type: ignore[no-untyped-call]
         images = torch.empty(batch_size, *input_shape)
         running = follow_modules(model, recorder.running)
         with trust_distributions(), restore_modules(model), running, recorder:
@@ -80,7 +82,25 @@ def record_calls(model: nn.Module, input_shape: Sequence[int], batch_size: int) 
             except Exception as error:  # the user's code or torch may raise anything
                 reason = short_reason(error)
                 raise UnpredictableError(f"its kernels cannot be recorded ({reason})") from None
-    return recorder.calls
+    return [
+        replace(call, arguments=_to_meta(call.arguments), options=_to_meta(call.options))
+        for call in recorder.calls
+    ]
+
+
+def _to_meta(nest: Any) -> Any:
+    """Return nested arguments whose tensors need no memory."""
+    return pytree.tree_map_only(
+        Tensor, lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta"), nest
+    )
+
+
+class _Apart(TorchDispatchMode):
+    """Runs operations such that nothing records the functions of torch by which they are made."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with torch._C.DisableTorchFunction():
+            return func(*args, **(kwargs or {}))
 
 
 class _Recorder(TorchFunctionMode):
@@ -165,7 +185,9 @@ def measure_table(
     axis = np.array([sizes[i] for i in chosen], dtype=np.float64)
     try:
         measured = [_time(_replay(by_place[sizes[i]], device, layout), device) for i in chosen]
-    except (IndexError, RuntimeError, TypeError, ValueError) as error:  # of these random tensors
+    except Exception as error:  # torch may refuse random tensors by any
+        if is_out_of_memory(error, device):
+            raise
         what = f"{calls[0].kind.split()[0]} cannot be timed alone ({short_reason(error)})"
         raise UnpredictableError(what) from None
     return Table.of((axis,), 1000 * np.array(measured), (1,))
@@ -213,7 +235,7 @@ def _replay(call: Call, device: torch.device, layout: torch.memory_format) -> Ca
     def real(value: Tensor) -> Tensor:
         if value.is_floating_point() or value.is_complex():
             return _draw_tensor(tuple(value.shape), device, layout).to(value.dtype)
-        return torch.zeros(value.shape, dtype=value.dtype, device=device)  # as indices
+        return torch.ones(value.shape, dtype=value.dtype, device=device)  # indices, or divisors
 
     arguments, options = pytree.tree_map_only(Tensor, real, (call.arguments, call.options))
     return partial(call.function, *arguments, **options)

@@ -81,7 +81,7 @@ def _cut_label(tracer: Tracer, label: Label, start: int, length: int, even: bool
     def choose_kind() -> str:
         if fits:
             return "equal"
-        is_own = tracer.trace.held != "cuts" and tracer.trace.is_made(label) and not _repeats(label)
+        is_own = tracer.trace.apart and tracer.trace.is_made(label) and not _repeats(label)
         return "own" if is_own else "fixed"
 
     kind = tracer.choose(choose_kind) if even else "own"
@@ -257,6 +257,8 @@ def write_rows(
         elif size > 1:
             labels[axis] = tracer.join(labels[axis], label)
     tracer.freeze("is written by indices", *written)
+    for d in indexed:  # the values differ along it now
+        labels[d] = None if isinstance(labels[d], Filled) else labels[d]
     tracer.put(result, labels)
 
 

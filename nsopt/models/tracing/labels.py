@@ -112,9 +112,9 @@ class Trace:
         parts: of each split into parts of different sizes, its atoms in rows whose length divides
             all sizes: heads of queries, keys and values may be such rows.
         cuts: atoms of parts of dimensions that are cut into unequal parts, by slices or a split.
-        held: "cuts" if dimensions stay that are cut into unequal slices, so that no slice
-            changes alone; "groups" if no group of a convolution or norm goes as a whole.
-        grouped: atoms of channels of which whole groups of several channels go.
+        apart: whether unequal slices of channels may change each by itself; otherwise they stay.
+        held: paths of convolutions and norms of which no group goes as a whole.
+        grouped: paths of those of which whole groups of several channels go, and their atoms.
         group_sizes: channels per group, by the path of a grouped convolution or norm whose number
             of groups changes with the width.
         choices: pairs of an operation and a decision, in order. Networks of other widths must
@@ -143,8 +143,9 @@ class Trace:
     preferred: Mapping[Split, int] = field(default_factory=dict)
     parts: list[Atoms] = field(default_factory=list)
     cuts: list[Atoms] = field(default_factory=list)
-    held: str = ""
-    grouped: list[Atoms] = field(default_factory=list)
+    apart: bool = True
+    held: frozenset[str] = frozenset()
+    grouped: list[tuple[str, Atoms]] = field(default_factory=list)
     group_sizes: dict[str, int] = field(default_factory=dict)
     choices: list[tuple[str, Any]] = field(default_factory=list)
     numbers: list[Numbers] = field(default_factory=list)

@@ -65,16 +65,18 @@ class TracedNetwork:
         run: LabelledRun,
         like: "TracedNetwork | None" = None,
         preferred: Mapping[Split, int] | None = None,
-        held: str = "",
+        apart: bool = True,
+        held: frozenset[str] = frozenset(),
     ) -> "TracedNetwork":
         """Trace `template`. Raises TraceError if it cannot be traced.
 
         Args:
             run: runs a network on labels.
             like: a network of the same family, whose choices and lifts it gets.
-            preferred: see `Trace`, as for `held`.
+            preferred: see `Trace`, as for `apart` and `held`.
         """
-        trace, tensors = Trace(preferred=preferred or {}, held=held), tensors_of(template)
+        trace = Trace(preferred=preferred or {}, apart=apart, held=held)
+        tensors = tensors_of(template)
         labels: dict[str, Labels] = {}
         dimensions: list[Dimension] = []
         for name, tensor in tensors.items():

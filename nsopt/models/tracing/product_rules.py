@@ -99,10 +99,10 @@ def _label_groups(
 def _goes_whole(tracer: Tracer, rows: Atoms) -> bool:
     """Return whether pruning removes whole groups, the rows of a matrix of atoms."""
     groups, size = rows.shape
-    if size > groups or (size > 1 and tracer.trace.held == "groups"):
+    if size > groups or (size > 1 and tracer.where in tracer.trace.held):
         return False
     if size > 1:
-        tracer.trace.grouped.append(rows.ravel())
+        tracer.trace.grouped.append((tracer.where, rows.ravel()))
     return True
 
 

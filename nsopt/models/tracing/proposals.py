@@ -115,10 +115,13 @@ def propose_numbers(
     modules = dict(template.named_modules())
     candidates = _find_all_numbers(template, family, read, passing, in_objects)
     followed: dict[type[nn.Module], dict[Place, tuple[int, str]]] = {}  # by type: times and tensor
+    alone: set[Place] = set()  # sizes of what only passes through a module with tensors of its own
     for group in groups:
         for number, times in candidates[group]:
             first = followed.setdefault(type(modules[number.path]), {})
             first.setdefault(number.place, (times, _name_within(number)))
+            if number.path not in _list_holders(number.tensor) and tensors_of(modules[number.path]):
+                alone.add(number.place)
     proposals: dict[int, list[Lifts]] = {}  # by how many times the width
     tied: list[Lifts] = []
     for kind, first in followed.items():
@@ -133,8 +136,10 @@ def propose_numbers(
         alike.sort(key=lambda n: n.place not in first or _name_within(n) != first[n.place][1])
         own = sorted(alike, key=lambda n: n.path not in _list_holders(n.tensor))
         singles = [{place} for place in sorted(first, key=str)]
-        together = [equal] if len(equal) > 1 else []
-        everything = [set(first)] if len(first) > max(1, len(equal)) else []
+        sure = equal - alone
+        together = [sure] if len(sure) > 1 else []
+        everything = [sure | {place} for place in sorted(equal & alone, key=str) if sure]
+        everything += [set(first)] if len(first) > max(1, len(sure)) else []
         for places in (*together, *singles, *everything):
             times = max(first[place][0] for place in places)
             members = [number for number in alike if number.place in places]

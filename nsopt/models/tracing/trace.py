@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.utils._pytree import tree_map_only
@@ -147,19 +148,37 @@ def _split_otherwise(network: TracedNetwork, held: Container[str]) -> TracedNetw
 
 
 def _settle_cuts(network: TracedNetwork, paths: Sequence[str]) -> _Settled:
-    """Return the result of `_settle`, or that of a trace that holds cuts, or groups, if more units
-    can then be removed: parts may depend on each other, and code may name a number of groups."""
-    settled, trace = _settle(network, paths), network.trace
-    units = settled.network.family.units
-    sliced = any(type(kind) is str and kind == "own" for _, kind in trace.choices)
-    for held, parts in (("cuts", trace.cuts if sliced else []), ("groups", trace.grouped)):
-        if any(units.fixed[units.of_atom[part]].all() for part in parts):
-            preferred = trace.preferred
-            other = TracedNetwork.of(network.template, network.run, preferred=preferred, held=held)
-            rival = _settle(other, paths)
-            if rival.network.family.count_free(()) > settled.network.family.count_free(()):
-                settled = rival
+    """Return the result of `_settle`, in which a dimension that is cut stays as a whole, or groups
+    lose the same channels, if more units can then be removed: parts may depend on each other, and
+    code may name a number of groups."""
+    settled = _settle(network, paths)
+
+    def retrace(apart: bool, held: frozenset[str]) -> _Settled | None:
+        traced = TracedNetwork.of(
+            network.template, network.run, None, network.trace.preferred, apart, held
+        )
+        rival = _settle(traced, paths)
+        is_better = rival.network.family.count_free(()) > settled.network.family.count_free(())
+        return rival if is_better else None
+
+    sliced = any(type(kind) is str and kind == "own" for _, kind in network.trace.choices)
+    if sliced and any(_find_fixed(settled.network, cut).all() for cut in network.trace.cuts):
+        settled = retrace(False, frozenset()) or settled
+    better: _Settled | None = settled
+    while better:
+        settled, trace = better, better.network.trace
+        fixed = [(path, _find_fixed(better.network, atoms)) for path, atoms in trace.grouped]
+        some = (frozenset(path for path, of in fixed if test(of)) for test in (np.all, np.any))
+        rivals = (
+            retrace(trace.apart, trace.held | paths) for paths in dict.fromkeys(some) if paths
+        )
+        better = next(filter(None, rivals), None)
     return settled
+
+
+def _find_fixed(network: TracedNetwork, atoms: Atoms) -> NDArray[np.bool_]:
+    """Return which of these atoms cannot be removed."""
+    return network.family.units.fixed[network.family.units.of_atom[atoms]]
 
 
 def _settle(network: TracedNetwork, paths: Sequence[str]) -> _Settled:
