@@ -1,5 +1,6 @@
 """Rules of operations that combine channels: products, normalisations, attention."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -21,22 +22,16 @@ from nsopt.models.tracing.tracer import Tracer, rule
 def convolution(
     tracer: Tracer, result: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *options: Any
 ) -> None:
-    """Join the channels of the input with those that the weight reads, and places with a kernel
-    that spans them, as over the features of a text; freeze other places and sizes of kernels."""
+    """Join the channels of the input with those that the weight reads."""
     stride, padding, _dilation, transposed, _output_padding, groups = options
     labels, weight_labels = tracer.get(x), tracer.get(weight)
     axis = 1 if transposed else 0
     outputs, inputs = weight_labels[axis], weight_labels[1 - axis]
-    rest = list(labels[2:])
-    spanned: list[Label] = [None] * len(rest)
-    for d, (size, window) in enumerate(zip(x.shape[2:], weight.shape[2:], strict=True)):
-        step, border = stride[d % len(stride)], padding[d % len(padding)]
-        if not transposed and window == size > 1 and not border:
-            spanned[d], rest[d] = tracer.join(rest[d], weight_labels[2 + d]), None
-        elif transposed or (window, step, border) != (1, 1, 0):
-            tracer.freeze("holds places of a convolution", rest[d])
-            tracer.freeze("is a size of the kernel", weight_labels[2 + d])
-            rest[d] = None
+    tracer.freeze("is a size of the kernel", *weight_labels[2:])
+    rest = labels[2:]
+    if transposed or any(padding) or {*weight.shape[2:], *stride} != {1}:
+        tracer.freeze("holds places of a convolution", *rest)
+        rest = (None,) * len(rest)
     if groups == 1:
         if x.shape[1] > 1:
             inputs = tracer.join(labels[1], inputs)
@@ -47,13 +42,12 @@ def convolution(
         if isinstance(weight_labels[0], Filled):  # one filter, repeated for each channel
             outputs, inputs = (weight_labels[1], made) if transposed else (made, weight_labels[1])
     if isinstance(x, FakeTensor) and isinstance(weight, FakeTensor):
-        tracer.mark_inexact(inputs, *spanned)  # as in `matrix_product`
+        tracer.mark_inexact(inputs)  # as in `matrix_product`
     if bias is not None and result.shape[1] > 1:
         tracer.join(tracer.get(bias)[0], made)
     sized = (outputs, weight.shape[axis]), (inputs, weight.shape[1 - axis])
     places = zip(rest, (x if transposed else result).shape[2:], strict=True)
-    kernel = zip(spanned, weight.shape[2:], strict=True)
-    tracer.multiply(1, (labels[0], x.shape[0]), *places, *kernel, *sized)
+    tracer.multiply(math.prod(weight.shape[2:]), (labels[0], x.shape[0]), *places, *sized)
     tracer.put(result, [labels[0], made, *rest])
 
 

@@ -113,8 +113,6 @@ def _describe_convolution(
     if module.transposed:
         inputs, outputs = first, second * module.groups
     module.in_channels, module.out_channels = inputs, outputs
-    if type(module).__module__.startswith("torch."):  # in a subclass it may mean anything
-        module.kernel_size = tuple(weight.shape[2:])
 
 
 def _describe_recurrent(module: nn.RNNBase, weight: Tensor) -> None:

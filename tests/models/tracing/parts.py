@@ -226,21 +226,6 @@ class WrittenRows(nn.Module):
         return logits
 
 
-class SpannedByKernels(nn.Module):
-    """Kim's network of sentences: its kernels span all features of three words."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.words, self.head = nn.Linear(96, 20), nn.Linear(14, 7)
-        self.convs = nn.ModuleList([nn.Conv2d(1, n, (3, 20)) for n in (6, 8)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        features = self.words(x.transpose(1, 2).flatten(2))[:, None]
-        found = [conv(features).relu().squeeze(3).amax(2) for conv in self.convs]
-        logits: Tensor = self.head(torch.cat(found, 1))
-        return logits
-
-
 class PartialConvolution(nn.Module):
     """FasterNet: stores the size of the part that only passes through, which no tensor here has."""
 

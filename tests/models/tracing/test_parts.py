@@ -20,7 +20,6 @@ GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
     parts.UnevenHeads: [8, 4],
     parts.OneQuery: [16, 1, 12],
     parts.WrittenRows: [16, 6],
-    parts.SpannedByKernels: [20, 6, 8],
     parts.PartlyConvolved: [4, 12, 24, 12],
     parts.WrittenGroups: [4, 3],
     parts.PoolingTransformer: [16, 12],
