@@ -111,6 +111,13 @@ def write_into_a_part(net: Two, x: Tensor) -> Tensor:
     return net.b(h * sums.sum(0))
 
 
+def write_by_several_indices(net: Two, x: Tensor) -> Tensor:
+    h = net.a(x)
+    mask = torch.ones(1, h.shape[1])
+    mask[:, torch.tensor([0, 2])] = 0.5
+    return net.b(h * mask)
+
+
 def draw_seeded(net: Two, x: Tensor) -> Tensor:
     h = net.a(x)
     return net.b(h * torch.randn(h.shape[1], generator=torch.Generator().manual_seed(0)))
@@ -124,7 +131,7 @@ def transpose_in_memory(net: Two, x: Tensor) -> Tensor:
     "function",
     [
         *(write_by_index, write_beside_a_view, write_to_data, write_into_a_part),
-        *(draw_seeded, transpose_in_memory),
+        *(write_by_several_indices, draw_seeded, transpose_in_memory),
     ],
     ids=lambda function: function.__name__,
 )

@@ -258,6 +258,56 @@ def test_groups_that_cannot_go_as_a_whole_lose_the_same_channels() -> None:
     check_network_of(nsopt.trace(model, IMAGES), model, IMAGES, [4, 8], searches=True)
 
 
+class NamesOneNumber(nn.Module):
+    """Two norms that store how many groups they have, and one whose number the code names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 32, 1), nn.Conv2d(32, 32, 1), nn.Conv2d(32, 32, 1)
+        self.first, self.second = nn.GroupNorm(8, 32), nn.GroupNorm(8, 32)
+        self.scale, self.head = nn.Parameter(torch.ones(32)), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.b(self.first(self.a(x)).relu())).relu()
+        x = functional.group_norm(self.c(x), 8, self.scale)
+        return self.head(x.relu().mean((2, 3)))
+
+
+def test_other_groups_go_as_a_whole() -> None:
+    model = NamesOneNumber()
+    arch = nsopt.trace(model, IMAGES)
+    assert [group.exact for group in arch.network.family.groups] == [True, True, False]
+    check_network_of(arch, model, IMAGES, [8, 8, 4], searches=False)
+
+
+class Resizes(nn.Module):
+    """Stores the size of its outputs, and as large a number of channels that pass through it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size, self.channels, self.gain = 24, 24, nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, gain: Tensor) -> Tensor:
+        x = x.view(-1, x.shape[1], self.channels).transpose(1, 2)
+        return functional.interpolate(x, self.size).transpose(1, 2) * self.gain(gain).mean()
+
+
+class Passes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.gains, self.head = nn.Linear(6, 24), nn.Linear(6, 4), nn.Linear(24, 5)
+        self.resize = Resizes()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.resize(self.stem(x).relu(), self.gains(x)).mean(1))
+
+
+def test_of_equal_numbers_only_that_of_passing_channels_changes() -> None:
+    smaller = nsopt.trace(Passes(), torch.rand(2, 10, 6)).build((12, 4, 4))
+    assert isinstance(smaller, Passes)
+    assert (smaller.resize.size, smaller.resize.channels) == (24, 12)
+
+
 def test_a_width_that_cannot_lose_one_unit_is_fixed() -> None:
     """It runs at two thirds and at four thirds of its widths, by chance."""
     examples = torch.rand(2, 5, 6)
