@@ -98,11 +98,12 @@ def propose_numbers(
 
     All modules of a type use an attribute in the same way, so a proposal covers all of them. The
     first list has all attributes of a type that equal a size, together and each alone; the next
-    ones have attributes that are a multiple of a width, and at last all together. If an attribute
-    may store the size of several tensors, it follows the tensor of the same name in every module,
-    or else one that the module holds. The last list ties them, and the one before it those that are
-    rows of neighbouring weights, such as queries and values. An attribute that equals a width of
-    these groups is no multiple of other widths.
+    ones have attributes that are a multiple of a width, and at last all together. A size of what
+    only passes through a module with tensors of its own comes alone, or beside its other sizes. If
+    an attribute may store the size of several tensors, it follows the tensor of the same name in
+    every module, or else one that the module holds. The last list ties them, and the one before it
+    those that are rows of neighbouring weights, such as queries and values. An attribute that
+    equals a width of these groups is no multiple of other widths.
 
     Args:
         family: the groups of the traced network.
@@ -115,13 +116,15 @@ def propose_numbers(
     modules = dict(template.named_modules())
     candidates = _find_all_numbers(template, family, read, passing, in_objects)
     followed: dict[type[nn.Module], dict[Place, tuple[int, str]]] = {}  # by type: times and tensor
-    alone: set[Place] = set()  # sizes of what only passes through a module with tensors of its own
+    holders = {path for name in tensors_of(template) for path in _list_holders(name)}
+    likely: set[tuple[type[nn.Module], Place]] = set()  # sizes of more than what only passes
     for group in groups:
         for number, times in candidates[group]:
-            first = followed.setdefault(type(modules[number.path]), {})
+            kind = type(modules[number.path])
+            first = followed.setdefault(kind, {})
             first.setdefault(number.place, (times, _name_within(number)))
-            if number.path not in _list_holders(number.tensor) and tensors_of(modules[number.path]):
-                alone.add(number.place)
+            if number.path not in holders or number.path in _list_holders(number.tensor):
+                likely.add((kind, number.place))
     proposals: dict[int, list[Lifts]] = {}  # by how many times the width
     tied: list[Lifts] = []
     for kind, first in followed.items():
@@ -136,11 +139,11 @@ def propose_numbers(
         alike.sort(key=lambda n: n.place not in first or _name_within(n) != first[n.place][1])
         own = sorted(alike, key=lambda n: n.path not in _list_holders(n.tensor))
         singles = [{place} for place in sorted(first, key=str)]
-        sure = equal - alone
+        sure = {place for place in equal if (kind, place) in likely}
         together = [sure] if len(sure) > 1 else []
-        everything = [sure | {place} for place in sorted(equal & alone, key=str) if sure]
-        everything += [set(first)] if len(first) > max(1, len(sure)) else []
-        for places in (*together, *singles, *everything):
+        with_one = [sure | {place} for place in sorted(equal - sure, key=str) if sure]
+        everything = [set(first)] if len(first) > max(1, len(sure)) else []
+        for places in (*together, *singles, *with_one, *everything):
             times = max(first[place][0] for place in places)
             members = [number for number in alike if number.place in places]
             firsts = {number.site: number for number in reversed(members)}
