@@ -24,7 +24,7 @@ NETWORKS = {  # side of images, number of widths, of refused groups
     "timm:mobilenetv4_conv_small": (64, 21, 0),
     "timm:efficientnet_lite0": (64, 24, 0),
     "timm:repvgg_a0": (64, 5, 0),
-    "timm:rexnet_100": (64, 37, 8),
+    "timm:rexnet_100": (64, 45, 0),
     "timm:dla34": (64, 25, 0),
     "timm:skresnet18": (64, 20, 0),
     "timm:tinynet_e": (64, 28, 0),
