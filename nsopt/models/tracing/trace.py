@@ -162,12 +162,12 @@ def _settle_cuts(network: TracedNetwork, paths: Sequence[str]) -> _Settled:
         return rival if is_better else None
 
     sliced = any(type(kind) is str and kind == "own" for _, kind in network.trace.choices)
-    if sliced and any(_find_fixed(settled.network, cut).all() for cut in network.trace.cuts):
+    if sliced and any(_are_fixed(settled.network, cut).all() for cut in network.trace.cuts):
         settled = retrace(False, frozenset()) or settled
     better: _Settled | None = settled
     while better:
         settled, trace = better, better.network.trace
-        fixed = [(path, _find_fixed(better.network, atoms)) for path, atoms in trace.grouped]
+        fixed = [(path, _are_fixed(better.network, atoms)) for path, atoms in trace.grouped]
         some = (frozenset(path for path, of in fixed if test(of)) for test in (np.all, np.any))
         rivals = (
             retrace(trace.apart, trace.held | paths) for paths in dict.fromkeys(some) if paths
@@ -176,7 +176,7 @@ def _settle_cuts(network: TracedNetwork, paths: Sequence[str]) -> _Settled:
     return settled
 
 
-def _find_fixed(network: TracedNetwork, atoms: Atoms) -> NDArray[np.bool_]:
+def _are_fixed(network: TracedNetwork, atoms: Atoms) -> NDArray[np.bool_]:
     """Return which of these atoms cannot be removed."""
     return network.family.units.fixed[network.family.units.of_atom[atoms]]
 
