@@ -126,14 +126,26 @@ def index(tracer: Tracer, result: Tensor, x: Tensor, indices: Sequence[Tensor | 
     tracer.freeze(
         "is indexed", *(labels[d] for d in indexed), *(a for i in asked for a in tracer.get(i))
     )
-    together = indexed[-1] - indexed[0] + 1 == len(indexed)
-    kept: list[Label] = [label for d, label in enumerate(labels) if d not in indexed]
-    place = indexed[0] if together else 0
-    kept[place:place] = [None] * (result.ndim - len(kept))
+    axes = _list_axes(x.ndim, indexed, result.ndim - x.ndim + len(indexed))
+    kept = [None if axis is None else labels[axis] for axis in axes]
     if not isinstance(x, FakeTensor):  # a table of codes, as in an embedding
         for label in kept:
             tracer.note_maker(label)
     tracer.put(result, kept)
+
+
+def _list_axes(ndim: int, indexed: Sequence[int], count: int) -> list[int | None]:
+    """Return which dimension of a tensor each one of an indexed tensor is; None for the indices'.
+
+    Args:
+        ndim: the number of dimensions of the tensor.
+        indexed: those with an index.
+        count: the number of dimensions of all indices together.
+    """
+    axes: list[int | None] = [d for d in range(ndim) if d not in indexed]
+    place = indexed[0] if indexed[-1] - indexed[0] + 1 == len(indexed) else 0
+    axes[place:place] = [None] * count
+    return axes
 
 
 @rule("index_select")
@@ -247,9 +259,7 @@ def write_rows(
         tracer.freeze("is written by indices", *labels, *new)
         tracer.put(result, [None if isinstance(label, Filled) else label for label in labels])
         return
-    axes: list[int | None] = [d for d in range(x.ndim) if d not in indexed]  # of the values
-    place = indexed[0] if indexed[-1] - indexed[0] + 1 == len(indexed) else 0
-    axes[place:place] = [None] * max(index.ndim for index in asked)
+    axes = _list_axes(x.ndim, indexed, max(index.ndim for index in asked))  # of the values
     written = [labels[d] for d in indexed]
     for label, size, axis in zip(new[::-1], values.shape[::-1], axes[::-1], strict=False):
         if axis is None:

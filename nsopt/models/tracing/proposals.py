@@ -77,7 +77,7 @@ def list_sizes(template: nn.Module, in_objects: bool = True) -> dict[str, list[S
         in_objects: whether to look into objects of configuration, and into containers in each
             other, too.
     """
-    holders = {path for name in tensors_of(template) for path in _list_holders(name)}
+    holders = _find_holders(template)
     by_path = {
         path: list(_list_sizes(module, path in holders, in_objects))
         for path, module in template.named_modules()
@@ -114,9 +114,9 @@ def propose_numbers(
         in_objects: see `list_sizes`.
     """
     modules = dict(template.named_modules())
-    candidates = _find_all_numbers(template, family, read, passing, in_objects)
+    holders = _find_holders(template)
+    candidates = _find_all_numbers(template, holders, family, read, passing, in_objects)
     followed: dict[type[nn.Module], dict[Place, tuple[int, str]]] = {}  # by type: times and tensor
-    holders = {path for name in tensors_of(template) for path in _list_holders(name)}
     likely: set[tuple[type[nn.Module], Place]] = set()  # sizes of more than what only passes
     for group in groups:
         for number, times in candidates[group]:
@@ -158,6 +158,7 @@ def propose_numbers(
 
 def _find_all_numbers(
     template: nn.Module,
+    holders: Container[str],
     family: Family,
     read: Container[tuple[str, str]],
     passing: Mapping[str, Sequence[Atoms]],
@@ -167,7 +168,6 @@ def _find_all_numbers(
 
     An attribute that equals a size is no multiple of another.
     """
-    holders = {path for name in tensors_of(template) for path in _list_holders(name)}
     sizes = {
         path: [size for size in stored if (path, size[0]) in read]
         for path, stored in list_sizes(template, in_objects).items()
@@ -366,6 +366,11 @@ def _find_mixed(family: Family, group: int) -> Iterator[tuple[int, Less]]:
         else:
             if not family.constants[dimension]:
                 yield dimension, tuple(less)
+
+
+def _find_holders(template: nn.Module) -> set[str]:
+    """Return the paths of modules that hold tensors, also in modules inside of them."""
+    return {path for name in tensors_of(template) for path in _list_holders(name)}
 
 
 def _list_holders(tensor: str) -> list[str]:
