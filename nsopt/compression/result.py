@@ -1,6 +1,6 @@
 """What a compression returns."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,8 +88,8 @@ class Compressed:
 
 
 @dataclass(frozen=True, repr=False)
-class Compression:
-    """The original network, and a smaller one for each budget: `result[budget]`.
+class Compression(Mapping[str, Compressed]):
+    """The original network, and the smaller ones by their budgets: `result[budget]`.
 
     Attributes:
         dense: the original network.
@@ -108,6 +108,12 @@ class Compression:
         if budget not in self.networks:
             raise unknown_name("budget", budget, self.networks)
         return self.networks[budget]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.networks)
+
+    def __len__(self) -> int:
+        return len(self.networks)
 
     @property
     def _all(self) -> tuple[Compressed, ...]:

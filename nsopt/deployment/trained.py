@@ -1,13 +1,15 @@
 """A trained network that smaller ones start from, read from a file of weights."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from argparse import Namespace
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PosixPath
 from pickle import UnpicklingError
 from typing import Any
 from zipfile import BadZipFile
 
 from torch import Tensor, nn
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from nsopt.errors import NsoptError, short_reason
 from nsopt.models.architecture import Architecture, build_to_fill, check_finite, shapes_of
@@ -17,6 +19,7 @@ from nsopt.storage.weights_file import read_weights
 # Where files keep the weights, beside other things.
 _NESTED = ("state", "state_dict", "model_state_dict", "model")
 _COMPILED = "_orig_mod."  # in names of modules that torch.compile wraps
+_SETTINGS: list[Any] = [Namespace, PosixPath]  # of a training, beside its weights
 _MOST = 3  # differing tensors that a message names
 
 
@@ -27,15 +30,16 @@ def load_trained(path: Path, arch: Architecture) -> nn.Module:
 
     Args:
         path: a `state_dict` that `torch.save` wrote, alone or under a name such as `state_dict` or
-            `model_state_dict`; or a network that nsopt stored. A prefix of all names, as
-            `torch.nn.DataParallel` and Lightning write it, does not matter.
+            `model_state_dict`; or a network that nsopt stored. A prefix of its names, as
+            `torch.nn.DataParallel`, `AveragedModel` and Lightning write it, does not matter, and
+            neither do tensors without the prefix. Or a file of safetensors.
 
     Raises:
         NsoptError: if the file has no weights, or those of another network; the message names the
             first tensors that differ.
     """
-    with explain_reading(path, "torch.save"):
-        state = _rename(_find_state(read_weights(path)), [*arch.shapes(arch.base_widths)])
+    with safe_globals(_SETTINGS), explain_reading(path, "torch.save"):
+        state = _rename(_find_state(read_weights(path)), arch.shapes(arch.base_widths).keys())
     differences = describe_differences(arch, arch.base_widths, state)
     if differences:
         raise NsoptError(
@@ -81,8 +85,9 @@ def explain_reading(path: Path | str, writer: str) -> Iterator[None]:
     except OSError as error:
         reason = f"{error.strerror}"
     except UnpicklingError:
+        kinds = ", ".join(get_unsafe_globals_in_checkpoint(path)[:_MOST])
         reason = (
-            "it holds more than weights, such as a whole module; write it again with "
+            f"it holds more than weights ({kinds}), such as a whole module; write it again with "
             "torch.save(model.state_dict(), path)"
         )
     except BadZipFile:
@@ -126,14 +131,22 @@ def _pick_tensors(part: Mapping[Any, Any]) -> dict[str, Tensor]:
     return {str(name): value for name, value in part.items() if isinstance(value, Tensor)}
 
 
-def _rename(state: Mapping[str, Tensor], expected: Sequence[str]) -> dict[str, Tensor]:
-    """Return tensors without what torch.compile, DataParallel or Lightning add to their names."""
+def _rename(state: Mapping[str, Tensor], expected: Collection[str]) -> dict[str, Tensor]:
+    """Return tensors without what torch.compile, DataParallel or Lightning add to their names.
+
+    Raises NsoptError if several prefixes fit, as of a student and its teacher.
+    """
     plain = {name.replace(_COMPILED, ""): tensor for name, tensor in state.items()}
-    for name in plain:
-        prefix = name.removesuffix(expected[0])
-        if prefix.endswith(".") and all(key.startswith(prefix) for key in plain):
-            return {key.removeprefix(prefix): tensor for key, tensor in plain.items()}
-    return plain
+    first = next(iter(expected))
+    prefixes = [name.removesuffix(first) for name in plain if name.endswith(f".{first}")]
+    fitting = [p for p in prefixes if all(p + name in plain for name in expected)]
+    if all(name in plain for name in expected) or not fitting:
+        return plain
+    if len(fitting) > 1:
+        names = ", ".join(prefix.rstrip(".") for prefix in fitting)
+        raise NsoptError(f"it contains several networks ({names}): give a file of one")
+    prefix = fitting[0]
+    return {n.removeprefix(prefix): tensor for n, tensor in plain.items() if n.startswith(prefix)}
 
 
 def describe_differences(

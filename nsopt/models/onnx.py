@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,10 +14,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.onnx.errors import OnnxExporterError
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map
 
 from nsopt.errors import NsoptError, short_reason
-from nsopt.models.inputs import count_examples, lists_examples, split_arguments, tensors_in
+from nsopt.models.inputs import (
+    call_network,
+    count_examples,
+    lists_examples,
+    split_arguments,
+    tensors_in,
+)
 from nsopt.models.quiet import silence_logger, trust_distributions
 
 T = TypeVar("T")
@@ -42,13 +49,15 @@ def export_to_onnx(
             Sizes that differ in others of the same kind are variable, too.
         facts: metadata of the file, JSON-safe.
         path: the new file.
-        outputs: names of the outputs; by default PyTorch names them.
+        outputs: names of the outputs; by default the keys of a dictionary, or else PyTorch's names.
 
     Raises:
         NsoptError: if a package is missing, or if PyTorch cannot export the network.
     """
     for package in ("onnx", "onnxscript"):
         import_for_export(package)
+
+    named = list(outputs) or _name_outputs(module, batches[0])
 
     def convert(strict: bool) -> torch.onnx.ONNXProgram:
         args, keywords = split_arguments(batches[0])
@@ -60,7 +69,7 @@ def export_to_onnx(
                 kwargs=keywords,
                 dynamo=True,
                 dynamic_shapes=make_sizes_variable(batches),
-                output_names=list(outputs) or None,
+                output_names=named or None,
                 verbose=False,
             )
         assert program is not None
@@ -71,6 +80,17 @@ def export_to_onnx(
     program = try_strictly(convert)
     program.model.metadata_props.update({k: json.dumps(v) for k, v in facts.items()})
     program.save(path, external_data=False)
+
+
+def _name_outputs(module: nn.Module, batch: Any) -> list[str]:
+    """Return the keys of the tensors in a dictionary that a network returns, else none."""
+    with torch.no_grad():
+        outputs = call_network(module.eval(), batch)
+    pairs = tree_flatten_with_path(outputs)[0]
+    names = [keystr(path).strip("[]'").replace("']['", "_") for path, _ in pairs]
+    inputs = signature(module.forward).parameters
+    fits = isinstance(outputs, Mapping) and all(name.isidentifier() for name in names)
+    return names if fits and inputs.keys().isdisjoint(names) else []
 
 
 def try_strictly(export: Callable[[bool], T]) -> T:

@@ -4,6 +4,7 @@ Reading one from an untrusted source runs no code from it, and needs at most a f
 memory.
 """
 
+import argparse
 import io
 import pickle
 import zipfile
@@ -22,7 +23,7 @@ _FEW = 4  # largest content over the file's size; the file stores repeated keys 
 
 
 def read_weights(path: Path) -> dict[str, Any]:
-    """Read a dict that `torch.save` wrote, with its tensors on the CPU.
+    """Read a dict that `torch.save` or safetensors wrote, with its tensors on the CPU.
 
     Raises:
         NsoptError: for a missing file, a compressed archive, content that is not a dict, or tensors
@@ -31,6 +32,8 @@ def read_weights(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise NsoptError("it is a folder" if path.is_dir() else "the file does not exist")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
     size = path.stat().st_size
     _check_archive(path, size)
     content = torch.load(path, "cpu", weights_only=True)
@@ -38,6 +41,14 @@ def read_weights(path: Path) -> dict[str, Any]:
         raise NsoptError("it contains no named tensors")
     _check_claims(content, _FEW * size)
     return content
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        from safetensors.torch import load_file  # noqa: PLC0415
+    except ImportError:
+        raise NsoptError("it needs a package: pip install safetensors") from None
+    return dict(load_file(path))
 
 
 def write_weights(path: Path, content: Mapping[str, Any]) -> None:
@@ -82,6 +93,8 @@ def _check_claims(content: object, left: float) -> None:
             parts += [*part.keys(), *part.values()]
         elif isinstance(part, list | tuple | set):
             parts += part
+        elif isinstance(part, argparse.Namespace):
+            parts.append(vars(part))
         elif isinstance(part, str | bytes):
             left -= len(part)
         if isinstance(part, Tensor) and part.layout != torch.strided:

@@ -43,7 +43,10 @@ def cut(
     labels, size = list(tracer.get(x)), x.shape[dim]
     first = min(max(0, (start or 0) + (size if (start or 0) < 0 else 0)), size)
     label = labels[dim]
-    if step == result.shape[dim] == 1 < size:
+    if result.shape[dim] == 1 < size and not isinstance(x, FakeTensor):  # a row of a parameter
+        tracer.freeze("one row is selected", label)
+        labels[dim] = None
+    elif step == result.shape[dim] == 1 < size:
         if isinstance(label, np.ndarray):
             tracer.choose(lambda: True)  # at other widths it may be longer, and then fits
             tracer.when_read(result, partial(tracer.join_rows, label.reshape(-1, 1)))
@@ -81,7 +84,7 @@ def _cut_label(tracer: Tracer, label: Label, start: int, length: int, even: bool
     def choose_kind() -> str:
         if fits:
             return "equal"
-        is_own = tracer.trace.apart and tracer.trace.is_made(label) and not _repeats(label)
+        is_own = tracer.trace.reading.apart and tracer.trace.is_made(label) and not _repeats(label)
         return "own" if is_own else "fixed"
 
     kind = tracer.choose(choose_kind) if even else "own"

@@ -25,7 +25,8 @@ def find_fixed(network: TracedNetwork, refused: Mapping[str, str]) -> dict[str, 
         if path in refused or free.all() or (len(axes) > 1 and free.any()):
             continue
         why = {reason for unit in units.tolist() for reason in known[unit]}
-        reasons[path] = "; ".join(sorted(why) or ["belongs to a fixed group"])
+        some = f"{(~free).sum()} of {len(free)} channels: " if free.any() else ""
+        reasons[path] = some + "; ".join(sorted(why) or ["belongs to a fixed group"])
         if tensor not in network.order:
             reasons[path] = "is never used"
     return reasons

@@ -37,9 +37,11 @@ class FunctionRules(TorchFunctionMode):
     def __init__(self, tracer: Tracer) -> None:
         super().__init__()
         self._tracer = tracer
+        self.called: tuple[Any, ...] = ()  # the arguments of the last function
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        self.called = args, kwargs
         if name in _GATES:
             is_packed = not isinstance(args[3], bool)  # the second argument: its sizes
             rest = args[2:] if is_packed else args[1:-1]

@@ -179,9 +179,14 @@ class Family:
         counts = np.bincount(groups[groups >= 0], minlength=len(self.groups))
         return counts // np.maximum(widths, 1), len(atoms) - int((groups >= 0).sum())
 
-    def count_free(self, held: Container[str]) -> int:
-        """Return how many indices of all dimensions can be removed, without those tensors."""
-        free = self.factors @ np.array(self.widths, np.int64)
+    def count_free(self, held: Container[str] = (), left: int = 0) -> int:
+        """Return how many indices of all dimensions can be removed, without the tensors `held`.
+
+        Args:
+            held: names of tensors.
+            left: how many units of each group stay.
+        """
+        free = self.factors @ (np.array(self.widths, np.int64) - left)
         return sum(free[i] for i, d in enumerate(self.dimensions) if d.tensor not in held)
 
     @cached_property
@@ -202,6 +207,11 @@ class Family:
         """Return the groups that have any of these atoms; -1 is among them if some must stay."""
         atoms = np.unique(np.concatenate([np.zeros(0, np.int64), *(a.ravel() for a in labels)]))
         return set(self.group_of_unit[self.units.of_atom[atoms]].tolist())
+
+    def find_places(self, dimension: int, group: int) -> NDArray[np.bool_]:
+        """Return which indices of a dimension belong to a group."""
+        atoms = self.dimensions[dimension].atoms
+        return np.asarray(self.group_of_unit[self.units.of_atom[atoms]] == group)
 
     def find_alive(self, kept: list[Atoms]) -> NDArray[np.bool_]:
         """Return whether each unit remains, (U,). The single unit of a rigid group always does.

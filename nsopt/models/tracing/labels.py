@@ -51,6 +51,7 @@ class TraceError(NsoptError):
     Attributes:
         step: number of operations that ran before the failure.
         asked: see `Trace`.
+        sizes: all integers, and sizes of tensors, among the arguments of the failing function.
         optional: whether training mode may be left out; a larger example might help instead.
     """
 
@@ -58,6 +59,7 @@ class TraceError(NsoptError):
         super().__init__(message)
         self.atoms = np.zeros(0, np.int64) if atoms is None else atoms
         self.step = step
+        self.sizes: set[int] = set()
         self.asked: Sequence[str] = ()
         self.optional = True
 
@@ -92,11 +94,29 @@ Split = tuple[str, tuple[int, ...]]  # the path of a module, and the sizes
 Numbers = tuple[float | str, ...]  # of one operation
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How a trace reads code that has several meanings.
+
+    Attributes:
+        preferred: the dimension that changes, by the path of a module and the sizes into which it
+            splits a dimension.
+        apart: whether unequal slices of channels may change each by itself; otherwise they stay.
+        turned: paths of convolutions and norms in groups that lose whole groups if they would lose
+            the same channels of every group, and the other way round.
+    """
+
+    preferred: Mapping[Split, int] = field(default_factory=dict)
+    apart: bool = True
+    turned: frozenset[str] = frozenset()
+
+
 @dataclass(eq=False)
 class Trace:
     """The record of a run on labels.
 
     Attributes:
+        reading: how it reads code that has several meanings.
         count: number of atoms.
         operations: names of the operations of each mode, with the paths of their modules. Those on
             a single number, such as a norm's count of batches, are not among them.
@@ -108,13 +128,10 @@ class Trace:
         inferred: the dimension whose size the code gave as -1, or that is preferred, by the path of
             the module and the sizes into which it split a dimension.
         splits: of each split the path of the module, the sizes, the chosen dimension and its atoms.
-        preferred: the dimension to choose, by the path of the module and the sizes.
         parts: of each split into parts of different sizes, its atoms in rows whose length divides
             all sizes: heads of queries, keys and values may be such rows.
         cuts: atoms of parts of dimensions that are cut into unequal parts, by slices or a split.
-        apart: whether unequal slices of channels may change each by itself; otherwise they stay.
-        held: paths of convolutions and norms of which no group goes as a whole.
-        grouped: paths of those of which whole groups of several channels go, and their atoms.
+        grouped: paths of convolutions and norms with groups of several channels, and their atoms.
         group_sizes: channels per group, by the path of a grouped convolution or norm whose number
             of groups changes with the width.
         choices: pairs of an operation and a decision, in order. Networks of other widths must
@@ -131,6 +148,7 @@ class Trace:
         failed: why the network does not run in training mode, if it runs in evaluation mode only.
     """
 
+    reading: Reading = field(default_factory=Reading)
     count: int = 0
     operations: list[list[tuple[str, str]]] = field(default_factory=lambda: [[]])
     passing: dict[str, list[Atoms]] = field(default_factory=dict)
@@ -140,11 +158,8 @@ class Trace:
     products: list[Product] = field(default_factory=list)
     inferred: dict[Split, int] = field(default_factory=dict)
     splits: list[tuple[str, tuple[int, ...], int, Atoms]] = field(default_factory=list)
-    preferred: Mapping[Split, int] = field(default_factory=dict)
     parts: list[Atoms] = field(default_factory=list)
     cuts: list[Atoms] = field(default_factory=list)
-    apart: bool = True
-    held: frozenset[str] = frozenset()
     grouped: list[tuple[str, Atoms]] = field(default_factory=list)
     group_sizes: dict[str, int] = field(default_factory=dict)
     choices: list[tuple[str, Any]] = field(default_factory=list)

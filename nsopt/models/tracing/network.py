@@ -14,7 +14,7 @@ from nsopt.models.activations import count_activations
 from nsopt.models.architecture import shapes_of
 from nsopt.models.sizes import SizeCost
 from nsopt.models.tracing.groups import Dimension, Family, Units
-from nsopt.models.tracing.labels import Atoms, Labels, Product, Split, Trace, TraceError
+from nsopt.models.tracing.labels import Atoms, Labels, Product, Reading, Trace, TraceError
 from nsopt.models.tracing.lifts import Lifts
 from nsopt.models.tracing.proposals import find_norms, list_sizes
 from nsopt.models.tracing.resize import (
@@ -64,18 +64,16 @@ class TracedNetwork:
         template: nn.Module,
         run: LabelledRun,
         like: "TracedNetwork | None" = None,
-        preferred: Mapping[Split, int] | None = None,
-        apart: bool = True,
-        held: frozenset[str] = frozenset(),
+        reading: Reading | None = None,
     ) -> "TracedNetwork":
         """Trace `template`. Raises TraceError if it cannot be traced.
 
         Args:
             run: runs a network on labels.
             like: a network of the same family, whose choices and lifts it gets.
-            preferred: see `Trace`, as for `apart` and `held`.
+            reading: how to read its code.
         """
-        trace = Trace(preferred=preferred or {}, apart=apart, held=held)
+        trace = Trace(reading or Reading())
         tensors = tensors_of(template)
         labels: dict[str, Labels] = {}
         dimensions: list[Dimension] = []
@@ -101,6 +99,10 @@ class TracedNetwork:
         family = Family.of(tuple(dimensions), units, order)
         seen = like.read if like else frozenset(read)
         return cls(template, run, trace, labels, outputs, family, order, lifts, seen)
+
+    def read_as(self, reading: Reading) -> "TracedNetwork":
+        """Return another trace of the network, of such a reading of its code."""
+        return TracedNetwork.of(self.template, self.run, reading=reading)
 
     def with_lifts(self, lifts: Lifts) -> "TracedNetwork":
         """Return a copy with these lifts beside its own. Fixed units stay fixed."""

@@ -93,11 +93,10 @@ def _label_groups(
 def _goes_whole(tracer: Tracer, rows: Atoms) -> bool:
     """Return whether pruning removes whole groups, the rows of a matrix of atoms."""
     groups, size = rows.shape
-    if size > groups or (size > 1 and tracer.where in tracer.trace.held):
-        return False
-    if size > 1:
-        tracer.trace.grouped.append((tracer.where, rows.ravel()))
-    return True
+    if size == 1:
+        return True
+    tracer.trace.grouped.append((tracer.where, rows.ravel()))
+    return bool(size <= groups) != (tracer.where in tracer.trace.reading.turned)
 
 
 @rule("mm", "bmm")

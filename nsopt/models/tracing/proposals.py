@@ -3,7 +3,6 @@
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import product
 
 import numpy as np
 from torch import nn
@@ -22,6 +21,7 @@ from nsopt.models.tracing.stored import (
     read_sizes,
     walk_containers,
 )
+from nsopt.models.tracing.ties import find_tie
 
 _SIZES = re.compile(
     "(features|channels|planes|filters|hidden|hidden_size|embed|chs|chans|dims?|d_model|^c)$"
@@ -200,7 +200,7 @@ def _tie_others(
     """Return the first number of every place, and ties to the other numbers of these places."""
     before = {number.site: number for number in known}
     owners = {**firsts, **before}
-    tried = [_find_tie(family, owners[number.site], number) for number in numbers]
+    tried = [_tie_numbers(family, owners[number.site], number) for number in numbers]
     new = tuple(number for site, number in firsts.items() if site not in before)
     return Lifts(numbers=new, ties=tuple(tie for tie in tried if tie))
 
@@ -211,88 +211,16 @@ def _is_near(tie: Tie) -> bool:
     return len(places) == 1 and all(axis == 0 for _, axis in tie)
 
 
-def _find_tie(family: Family, one: Number, other: Number) -> Tie | None:
-    """Return dimensions of equal sizes in the groups of two numbers, or None without any."""
-    dimensions = [family.dimension_indices[n.tensor, n.axis] for n in (one, other)]
-    groups = [family.groups_at([(n.tensor, n.axis)]) for n in (one, other)]
-    if groups[0] == groups[1] or not all(family.single[dimensions]):
-        return None
-    first, second = (family.groups[group] for (group,) in groups)
-    for pair in product(first.per_dimension, second.per_dimension):
-        a, b = (family.dimensions[d] for d in pair)
-        if len(a.atoms) == len(b.atoms) and family.single[[*pair]].all():
-            return (a.tensor, a.axis), (b.tensor, b.axis)
-    return None
-
-
-def propose_ties(
-    template: nn.Module, family: Family, trace: Trace, groups: Iterable[int], known: Lifts
-) -> Iterator[Lifts]:
-    """Yield ties of parts of splits, and of square weights, to one of these groups.
-
-    The second one ties inputs of PyTorch's attention to its values, which are as wide. The
-    arguments are as for `propose_numbers`.
-    """
-    wanted = set(groups)
-    attentions = [
-        ((f"{path}.in_proj_weight", 1), (f"{path}.out_proj.weight", 1))
-        for path, module in template.named_modules()
-        if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None
+def _tie_numbers(family: Family, one: Number, other: Number) -> Tie | None:
+    """Return a tie of the groups of two numbers that are not yet the same, if there is one."""
+    groups = [
+        family.groups_at([(n.tensor, n.axis)]) - family.groups_at([side[:2] for side in n.less])
+        for n in (one, other)
     ]
-    split = {
-        i
-        for i, rows in enumerate(trace.parts)
-        if rows.shape[1] > 1 and not wanted.isdisjoint(family.groups_of([rows]))
-    }
-    if split - known.parts:
-        yield Lifts(parts=frozenset(split))
-    if attentions:
-        yield Lifts(ties=tuple(attentions))
-    yield from propose_squares(template, family, wanted, known, [1])
-
-
-def propose_squares(
-    template: nn.Module,
-    family: Family,
-    groups: Iterable[int],
-    known: Lifts,
-    squares: Container[int],
-) -> Iterator[Lifts]:
-    """Yield ties of rows and columns of weights that consist of so many squares.
-
-    One covers the weights of one name in one type of module, or all in a type of module. The
-    arguments are as for `propose_numbers`.
-    """
-    modules, wanted = dict(template.named_modules()), set(groups)
-    square = {
-        tensor: sides
-        for tensor, sides in _find_square_weights(family, squares)
-        if _sides_of(tensor) not in known.ties
-    }
-    owners = {tensor: _find_owner(modules, tensor) for tensor in square}
-    kinds = dict.fromkeys(owners[tensor] for tensor, sides in square.items() if wanted & sides)
-    for kind in kinds:
-        yield Lifts(ties=tuple(_sides_of(t) for t in square if owners[t] == kind))
-    for user in dict.fromkeys(user for user, _ in kinds):
-        yield Lifts(ties=tuple(_sides_of(t) for t in square if owners[t][0] is user))
-
-
-def _sides_of(tensor: str) -> Tie:
-    """Return the rows and columns of a weight."""
-    return (tensor, 0), (tensor, 1)
-
-
-def _find_owner(modules: dict[str, nn.Module], tensor: str) -> tuple[type[nn.Module], str]:
-    """Return the type of the innermost module that also holds another weight, and the name in it.
-
-    It is the attention around a projection, even if the projection is a convolution with a norm.
-    """
-    names = tensor.split(".")
-    for i in range(len(names) - 1, 0, -1):
-        owner = modules[".".join(names[:i])]
-        if sum(p.ndim > 1 for p in owner.parameters()) > 1:
-            return type(owner), ".".join(names[i:])
-    return type(modules[""]), tensor
+    if groups[0] == groups[1] or set(map(len, groups)) != {1}:
+        return None
+    (first,), (second,) = groups
+    return find_tie(family, first, second)
 
 
 def _find_numbers(
@@ -377,20 +305,3 @@ def _list_holders(tensor: str) -> list[str]:
     """Return the paths of the module that holds a tensor and of all modules around it."""
     names = tensor.split(".")
     return [".".join(names[:i]) for i in range(len(names))]
-
-
-def _find_square_weights(family: Family, squares: Container[int]) -> Iterator[tuple[str, set[int]]]:
-    """Yield tensors whose first two dimensions differ in groups, but are as of so many squares.
-
-    Each comes with the indices of these groups.
-    """
-    atoms = {(d.tensor, d.axis): d.atoms for d in family.dimensions}
-    for (tensor, axis), rows in atoms.items():
-        columns = atoms.get((tensor, 1))
-        if axis or columns is None:
-            continue
-        few, many = sorted(map(len, (rows, columns)))
-        if few and many % few == 0 and many // few in squares:
-            sides = [family.groups_of([side]) for side in (rows, columns)]
-            if sides[0] != sides[1] and -1 not in sides[0] | sides[1]:
-                yield tensor, sides[0] | sides[1]

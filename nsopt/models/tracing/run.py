@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from nsopt.models.activations import Buffer, BufferRecorder
 from nsopt.models.inputs import (
@@ -190,9 +190,9 @@ class LabelledRun:
                     tracer.values.put(made, real, frozenset([id(made)]))
                 return made
 
-            inputs = tree_map_only(Tensor, make_fake, self.inputs)
+            inputs, functions = tree_map_only(Tensor, make_fake, self.inputs), FunctionRules(tracer)
             try:
-                with torch.no_grad(), FunctionRules(tracer), tracer, recorder or nullcontext():
+                with torch.no_grad(), functions, tracer, recorder or nullcontext():
                     if recorder:
                         recorder.take(inputs)
                     result = copy_context().run(call_network, model, inputs)
@@ -215,8 +215,17 @@ class LabelledRun:
                 explained = error if isinstance(error, TraceError) else _explain(error, tracer)
                 explained.step = tracer.trace.steps
                 explained.asked = tuple(tracer.trace.asked)
+                explained.sizes = _list_sizes(functions.called)
                 raise explained from error
         return outputs
+
+
+def _list_sizes(called: tuple[Any, ...]) -> set[int]:
+    """Return all integers, and sizes of tensors, among the arguments of a function."""
+    leaves = tree_leaves(called)
+    return {leaf for leaf in leaves if type(leaf) is int}.union(
+        *(t.shape for t in tensors_in(called))
+    )
 
 
 def _find_alive(error: Exception, tracer: Tracer) -> list[Tensor]:

@@ -186,7 +186,7 @@ def _spread(
     if len(new) == 1:
         return [flat]
     trace, key = tracer.trace, (tracer.where, new)
-    inferred = trace.preferred.get(key, inferred)
+    inferred = trace.reading.preferred.get(key, inferred)
     if 0 <= inferred < len(new):
         trace.inferred[key] = inferred
     large = [e for e, size in enumerate(new) if size > 1]
@@ -203,6 +203,8 @@ def _spread(
         return next((e for e in by_size if (rows(e) == rows(e)[0]).all()), by_size[0])
 
     chosen = tracer.choose(best)
+    if chosen >= len(new):
+        raise tracer.refuse_cut()
     tied = tracer.join_rows(rows(chosen))
     trace.splits.append((*key, chosen, tied))
     return [tied if e == chosen else None for e in range(len(new))]

@@ -1,43 +1,31 @@
 """`nsopt.trace`: turn a module into an architecture, a family of networks with other widths."""
 
 import warnings
-from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.utils._pytree import tree_map_only
 
 from nsopt.arguments import checked
-from nsopt.errors import NsoptError, unknown_name
+from nsopt.errors import NsoptError
 from nsopt.models.inputs import tensors_in
 from nsopt.models.tracing import buffers, probe
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.assume import trace_network
-from nsopt.models.tracing.fixed import PRODUCERS, find_fixed, output_axis
-from nsopt.models.tracing.groups import Dimension
-from nsopt.models.tracing.labels import Atoms, Numbers, TraceError
-from nsopt.models.tracing.makers import Makers
+from nsopt.models.tracing.fixed import find_fixed
+from nsopt.models.tracing.labels import TraceError
 from nsopt.models.tracing.network import TracedNetwork
-from nsopt.models.tracing.originals import copy_model, original_weight, set_mode, unwrapped
+from nsopt.models.tracing.originals import copy_model, set_mode, unwrapped
 from nsopt.models.tracing.run import LabelledRun, tensors_of
+from nsopt.models.tracing.settle import name_layers, settle
 from nsopt.models.tracing.states import restore_tensors, spare_collector
 from nsopt.models.tracing.tracer import ADVICE
 
 _MOST_REASONS = 5
-
-
-class _Settled(NamedTuple):
-    """A network with its lifts, why groups that it had are fixed, and the numbers with which it
-    calculates if all others have one unit less."""
-
-    network: TracedNetwork
-    refused: dict[str, str]
-    numbers: list[Numbers]
 
 
 @torch.inference_mode(False)
@@ -83,7 +71,7 @@ def trace(
     if network.trace.failed:
         network = _note_failure(network)
     _check_batch(network)
-    network, refused, numbers = _settle_splits(network, fixed)
+    network, refused, numbers = settle(network, fixed)
     counted = probe.find_counted(network, numbers)
     network = network.marked(inexact=[network.family.groups[i].units for i in counted])
     network = probe.find_unread(network)
@@ -92,114 +80,12 @@ def trace(
         held = [f"{path or 'the network'}: {reason}" for path, reason in fixed_layers]
         reasons = "; ".join(held[:_MOST_REASONS]) or "no layer lies between two others"
         raise NsoptError(f"no width of this network can change: {reasons}")
-    names = _name_layers(network)
+    names = name_layers(network)
     trained = buffers.name_trained(network.template)
     grow = probe.find_capped(network) | ({} if init else buffers.find_capped(network, trained))
     capped = {names[i]: reason for i, reason in grow.items()}
     name = name or type(module).__name__.lower()
     return TracedArchitecture(name, network, names, capped, refused, trained, init)
-
-
-def _settle_splits(network: TracedNetwork, paths: Sequence[str]) -> _Settled:
-    """Return the result of `_settle`, in which other dimensions of splits change if as many units
-    can then be removed.
-
-    A dimension of a split should not stay or follow a buffer if another one need not: rotary
-    embeddings are tables of the size of a head, so heads are removed whole.
-    """
-    tables = buffers.name_tables(network.template)
-    rival = _split_otherwise(network, tables)
-    settled = _settle_cuts(rival or network, paths)
-    left = settled.network.family.count_free(tables)
-    if rival is None or left >= network.family.count_free(tables):
-        return settled
-    other = _settle_cuts(network, paths)
-    return settled if left >= other.network.family.count_free(tables) else other
-
-
-def _split_otherwise(network: TracedNetwork, held: Container[str]) -> TracedNetwork | None:
-    """Return a network in which other dimensions of splits change, or None if less would remain.
-
-    Args:
-        network: the network.
-        held: names of tables, whose dimensions should not change.
-    """
-    units, bound = network.family.units, network.family.units.fixed.copy()
-    for dimension in network.family.dimensions:
-        bound[units.of_atom[dimension.atoms]] |= dimension.tensor in held
-    others = {}  # the largest last
-    for path, sizes, chosen, atoms in network.trace.splits:
-        axes = [axis for axis, size in enumerate(sizes) if size > 1 and axis != chosen]
-        if bound[units.of_atom[atoms]].all():
-            others[path, sizes] = sorted(axes, key=sizes.__getitem__)
-    rival = network
-    while preferred := {key: axes[-1] for key, axes in others.items() if axes}:
-        rival = TracedNetwork.of(network.template, network.run, preferred=preferred)
-        fixed = rival.family.units.fixed[rival.family.units.of_atom]
-        useful = {
-            (path, sizes) for path, sizes, _, atoms in rival.trace.splits if not fixed[atoms].all()
-        }
-        if not (useless := preferred.keys() - useful):
-            break
-        for key in useless:
-            others[key].pop()
-    is_better = rival.family.count_free(held) >= network.family.count_free(held)
-    return rival if preferred and is_better else None
-
-
-def _settle_cuts(network: TracedNetwork, paths: Sequence[str]) -> _Settled:
-    """Return the result of `_settle`, in which a dimension that is cut stays as a whole, or groups
-    lose the same channels, if more units can then be removed: parts may depend on each other, and
-    code may name a number of groups."""
-    settled = _settle(network, paths)
-
-    def retrace(apart: bool, held: frozenset[str]) -> _Settled | None:
-        traced = TracedNetwork.of(
-            network.template, network.run, None, network.trace.preferred, apart, held
-        )
-        rival = _settle(traced, paths)
-        is_better = rival.network.family.count_free(()) > settled.network.family.count_free(())
-        return rival if is_better else None
-
-    sliced = any(type(kind) is str and kind == "own" for _, kind in network.trace.choices)
-    if sliced and any(_are_fixed(settled.network, cut).all() for cut in network.trace.cuts):
-        settled = retrace(False, frozenset()) or settled
-    better: _Settled | None = settled
-    while better:
-        settled, trace = better, better.network.trace
-        fixed = [(path, _are_fixed(better.network, atoms)) for path, atoms in trace.grouped]
-        some = (frozenset(path for path, of in fixed if test(of)) for test in (np.all, np.any))
-        rivals = (
-            retrace(trace.apart, trace.held | paths) for paths in dict.fromkeys(some) if paths
-        )
-        better = next(filter(None, rivals), None)
-    return settled
-
-
-def _are_fixed(network: TracedNetwork, atoms: Atoms) -> NDArray[np.bool_]:
-    """Return which of these atoms cannot be removed."""
-    return network.family.units.fixed[network.family.units.of_atom[atoms]]
-
-
-def _settle(network: TracedNetwork, paths: Sequence[str]) -> _Settled:
-    """Find lifts, and fix the groups that cannot lose units, or are of the modules at `paths`."""
-    network = network.marked(_find_units(network, paths))
-    network, unscored = _fix_groups(network, _find_unscorable(network))
-    network, divided = _fix_groups(network, _find_divided(network))
-    network, unshrinkable = _fix_groups(*probe.find_lifts(network))
-    network, dependent = _fix_groups(network, probe.find_dependent(network))
-    uneven, numbers = probe.find_indivisible(network)
-    network, indivisible = _fix_groups(network, uneven)
-    return _Settled(network, unscored | divided | unshrinkable | dependent | indivisible, numbers)
-
-
-def _fix_groups(
-    network: TracedNetwork, reasons: probe.Reasons
-) -> tuple[TracedNetwork, dict[str, str]]:
-    """Return the network with these groups fixed, and the reasons by the names of the groups."""
-    names = _name_layers(network)
-    fixed = network.marked([network.family.groups[i].units for i in reasons])
-    return fixed, {names[i]: reason for i, reason in reasons.items()}
 
 
 def _copy_to_cpu(module: nn.Module) -> nn.Module:
@@ -321,70 +207,3 @@ def _check_module(module: nn.Module, is_double: bool) -> None:
                 f"the input is float64, but {name} is complex64, because double() does not "
                 "convert complex parameters: trace the network in float32"
             )
-
-
-def _name_layers(network: TracedNetwork) -> tuple[str, ...]:
-    """Name each group after the first module that makes its channels, or else after a tensor."""
-    of_tensor = {id(tensor): name for name, tensor in tensors_of(network.template).items()}
-    makers = {
-        (of_tensor[id(weight)], output_axis(module)): path
-        for path, module in reversed([*network.template.named_modules()])
-        if isinstance(module, PRODUCERS) and (weight := original_weight(module)) is not None
-    }
-    names = []
-    for group in network.family.groups:
-        dimensions = [network.family.dimensions[d] for d in group.per_dimension]
-        made = [makers.get((dimension.tensor, dimension.axis)) for dimension in dimensions]
-        owners = [path for path in made if path]
-        first = network.family.dimensions[min(group.per_dimension)].tensor
-        names.append(owners[0] if owners else first)
-    return tuple(
-        f"{name}#{names[:i].count(name) + 1}" if names[:i].count(name) else name
-        for i, name in enumerate(names)
-    )
-
-
-def _find_unscorable(network: TracedNetwork) -> probe.Reasons:
-    """Return the groups without trainable parameters, with the reason."""
-    makers = Makers.of(network)
-    unscored = [i for i, g in enumerate(network.family.groups) if not makers.find_holders(g)]
-    reason = "no trainable parameters: pruning cannot score its units"
-    if not all(parameter.requires_grad for parameter in network.template.parameters()):
-        reason += ", unless you call model.requires_grad_(True) first"
-    return dict.fromkeys(unscored, reason)
-
-
-def _find_divided(network: TracedNetwork) -> probe.Reasons:
-    """Return the groups of which only some units are in a part that the code cuts, with the reason.
-
-    The code would take other channels for them if any other one is removed.
-    """
-    cuts = [network.family.units.of_atom[cut] for cut in network.trace.cuts]
-    return {
-        i: "is cut into parts that no weight tells apart"
-        for i, group in enumerate(network.family.groups)
-        if any(0 < np.isin(group.units, cut).sum() < len(group.units) for cut in cuts)
-    }
-
-
-def _find_units(network: TracedNetwork, paths: Sequence[str]) -> list[Atoms]:
-    """Return the units that the modules at `paths` make. Raises NsoptError for a wrong path."""
-    modules = dict(network.template.named_modules())
-    units = []
-    for path in paths:
-        if path not in modules:
-            raise unknown_name("module", path, [*filter(None, modules)])
-        units += [
-            network.family.units.of_atom[dimension.atoms]
-            for dimension in network.family.dimensions
-            if dimension.tensor.startswith(f"{path}.") and _is_output(network, dimension)
-        ]
-    return units
-
-
-def _is_output(network: TracedNetwork, dimension: Dimension) -> bool:
-    """Return whether a dimension belongs to the outputs of the module with this tensor."""
-    owner = dimension.tensor.rpartition(".")[0].partition(".parametrizations.")[0]
-    is_vector = len(network.labels[dimension.tensor]) == 1
-    axis = 0 if is_vector else output_axis(network.template.get_submodule(owner))
-    return dimension.axis == axis

@@ -110,6 +110,8 @@ class _Sums:
 
     Attributes:
         weights: of each unit, (U, taps * outputs).
+        shift: subtracted from its inputs, (U, 1): their mean in the first call. Else inputs that
+            hardly vary, as those of a gate, would leave mere rounding errors.
         gram: products of its inputs, (U, U), summed over rows, averaged over taps.
         total: its inputs, (U,), likewise.
         outputs, squares: its outputs and their squares, (outputs,), summed over rows.
@@ -118,6 +120,7 @@ class _Sums:
 
     group: int
     weights: Tensor
+    shift: Tensor
     gram: Tensor
     total: Tensor
     outputs: Tensor
@@ -174,8 +177,11 @@ def _add(sums: dict[tuple[str, int], _Sums], group: int, columns: Tensor, seen: 
         weights = widen(_flatten_weight(seen.product)[columns].flatten(1))
         zeros = weights.new_zeros(len(columns) + 1, len(columns))
         none = widen(seen.outputs[0] * 0)
-        sums[seen.key, group] = _Sums(group, weights, zeros[1:], zeros[0], none, none.clone())
-    group_sums, flat = sums[seen.key, group], rows.transpose(1, 2).flatten(0, 1)
+        shift = rows.mean((0, 2))[:, None]
+        known = zeros[1:], zeros[0], none, none.clone()
+        sums[seen.key, group] = _Sums(group, weights, shift, *known)
+    group_sums = sums[seen.key, group]
+    flat = (rows - group_sums.shift).transpose(1, 2).flatten(0, 1)
     group_sums.gram += widen(flat.T @ flat) / columns.shape[1]
     group_sums.total += widen(flat.sum(0)) / columns.shape[1]
     outputs = widen(seen.outputs)
