@@ -31,7 +31,7 @@ class FunctionRules(TorchFunctionMode):
 
     Attention scales its scores by this size. PyTorch may split attention into products, in which
     the scale is a number without a label. Dropout does nothing, so that a network in training mode
-    runs the operations of its evaluation mode.
+    runs the operations of its evaluation mode. What is assigned to `.data` is copied into it.
     """
 
     def __init__(self, tracer: Tracer) -> None:
@@ -56,6 +56,10 @@ class FunctionRules(TorchFunctionMode):
             kwargs.pop("dropout_p", None)
         if name in _DROPOUTS and args:
             return args[0]
+        if name == "__set__" and func.__self__ is Tensor.data:
+            if args[0].shape != args[1].shape:
+                raise RuntimeError("forward assigns a tensor of another shape to .data")
+            func, args = Tensor.copy_, (args[0].detach(), args[1])
         if name in ("numpy", "__array__"):
             return _read_array(self._tracer, func, args, kwargs)
         if name == "__format__" and not args[0].ndim:  # fake tensors have no numbers to print

@@ -58,9 +58,11 @@ def find_indivisible(network: TracedNetwork) -> tuple[Reasons, list[Numbers]]:
 
     wide = [i for i, width in enumerate(network.family.widths) if width > FEWEST_SEEN]
     reasons, together = find_culprits(network, wide, attempt), [*numbers]
-    for digit in (1, 2):
-        some = [i for place, i in enumerate(wide) if place & digit and i not in reasons]
-        reasons |= find_culprits(network, some, partial(resize, network, lambda width: width - 1))
+    for digits in (1, 2, -1):  # at last all that are left
+        some = [i for place, i in enumerate(wide, 1) if place & digits and i not in reasons]
+        if some != wide:
+            one_less = partial(resize, network, lambda width: width - 1)
+            reasons |= find_culprits(network, some, one_less)
     return reasons, together
 
 
@@ -177,18 +179,22 @@ def count_fewer(network: TracedNetwork, some: Sequence[int]) -> list[int]:
     """Return how many units all groups have if some of them have fewer.
 
     The first group loses a third of its units, the next of this size, or the first of the next
-    size, a third but one unit, and so on: this reveals code that uses the size of one group for
-    another group. Few units lose only one.
+    size, a third but one unit, and so on; up to half if a dimension of another group that was as
+    large would again be as large. This reveals code that uses the size of one group for another
+    group. Few units lose only one.
     """
-    counts, places = [], dict[int, int]()
-    for index, group in enumerate(network.family.groups):
-        count = len(group.units)
-        if index in some:
-            most = count - shrink_width(count)
-            place = places.setdefault(count, len(places))
-            places[count] += 1
-            count -= most - place % most
-        counts.append(count)
+    counts = [len(group.units) for group in network.family.groups]
+    places, taken = dict[int, int](), set[tuple[int, int]]()
+    for i in sorted(some, key=counts.__getitem__):
+        most, times = counts[i] - shrink_width(counts[i]), network.family.groups[i].per_dimension
+        place = places.setdefault(counts[i], len(places))
+        places[counts[i]] += 1
+        fewer = [counts[i] - most + (place + k) % most for k in range(most)]
+        fewer += range(counts[i] - most - 1, counts[i] // 2, -1)
+        changed = {n: {(counts[i] * t, n * t) for t in times.values()} for n in fewer}
+        free = (n for n, sizes in changed.items() if taken.isdisjoint(sizes))
+        counts[i] = next(free, fewer[0])
+        taken |= changed[counts[i]]
     return counts
 
 

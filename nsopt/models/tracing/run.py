@@ -266,11 +266,11 @@ def _explain(error: Exception, tracer: Tracer) -> TraceError:
             f"weights and inputs have different number types in {tracer.where} ({error}): convert "
             "the network, as with model.float(), or the example input"
         )
-    reason = str(error).splitlines()[0][:_LONGEST_REASON] if str(error) else type(error).__name__
+    checked = traceback.extract_tb(error.__traceback__)[-1].line
+    plain = checked if isinstance(error, AssertionError) and checked else type(error).__name__
+    reason = (str(error) or plain).splitlines()[0][:_LONGEST_REASON]
     if "forward() got an unexpected keyword argument" in reason:
         reason += ": it gets all entries of a batch that is a dictionary, but for 'labels'"
-    elif "variable.set_data" in reason:
-        reason = "forward assigns another tensor to .data: write .data.copy_(...)"
     elif operator := re.search(r"HigherOrderOperator (\w+)", reason):
         reason = f"nsopt cannot follow torch's operator {operator[1]}: write torch.where or others"
     elif "forward() missing" in reason:

@@ -308,13 +308,29 @@ def test_of_equal_numbers_only_that_of_passing_channels_changes() -> None:
     assert (smaller.resize.size, smaller.resize.channels) == (24, 12)
 
 
+def test_pairs_that_rotate_are_removed_together_where_one_number_names_their_size() -> None:
+    torch.manual_seed(0)
+    model, examples = Rotary(), torch.randn(4, 5, 6)
+    check_network_of(nsopt.trace(model, examples), model, examples, [8, 3], searches=False)
+
+
+class Even(nn.Module):
+    """Runs at even widths of two layers together alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(6, 8), nn.Linear(6, 16), nn.Linear(24, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.cat([self.a(x), self.b(x)], 1)
+        assert y.shape[1] % 2 == 0
+        return self.head(y)
+
+
 def test_a_width_that_cannot_lose_one_unit_is_fixed() -> None:
-    """It runs at two thirds and at four thirds of its widths, by chance."""
-    examples = torch.rand(2, 5, 6)
-    arch = nsopt.trace(Rotary(), examples)
-    assert (arch.layer_names, arch.base_widths) == (("stem",), (8,))
-    assert "fixed: queries: " in arch.explain()
-    check_costs(arch, (5,), examples)
+    """Both run at two thirds and at four thirds of their widths, and if both lose one unit."""
+    with pytest.raises(NsoptError, match=r"a: assert .* % 2"):
+        nsopt.trace(Even(), torch.rand(2, 6))
 
 
 class PoolsSequences(nn.Module):

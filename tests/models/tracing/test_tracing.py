@@ -228,16 +228,17 @@ def test_inputs_whose_first_dimension_is_no_batch_are_doubted() -> None:
 
 
 class Reassigning(nn.Module):
-    """Writes a weight anew in evaluation mode."""
+    """Writes a table anew, with a row for each input; and limits the norms of a weight (EEGNet)."""
 
-    def __init__(self) -> None:
+    def __init__(self, rows: int) -> None:
         super().__init__()
-        self.first, self.second, self.last = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
+        self.table = nn.Parameter(torch.ones(rows, 8))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.training:
-            self.second.weight.data = self.first.weight.data.clone()
-        out: torch.Tensor = self.last(self.second(self.first(x)))
+        self.table.data = self.table.data[:1].repeat(len(x), 1)
+        self.first.weight.data = torch.renorm(self.first.weight.data, p=2, dim=0, maxnorm=0.5)
+        out: torch.Tensor = self.last(self.first(x) + self.table[:1])
         return out
 
 
@@ -324,9 +325,17 @@ def test_a_cut_at_a_fixed_place_fixes_the_width() -> None:
 
 
 def test_a_weight_that_forward_replaces_is_named() -> None:
-    model = Reassigning()
-    with pytest.raises(NsoptError, match=r"assigns another tensor to \.data: write \.data\.copy_"):
-        nsopt.trace(model, torch.randn(2, 4))
+    with pytest.raises(NsoptError, match=r"a tensor of another shape to \.data"):
+        nsopt.trace(Reassigning(rows=3), torch.randn(2, 4))
+
+
+def test_a_weight_that_forward_replaces_by_one_of_its_shape_can_be_pruned() -> None:
+    model, x = Reassigning(rows=2), torch.randn(2, 4)
+    arch = nsopt.trace(model, x)
+    assert arch.base_widths == (8,)
+    smaller = arch.prune(model, [[0, 2, 5]])
+    assert smaller(x).shape == (2, 2)
+    assert (smaller.first.weight.norm(dim=1) <= 0.5 + 1e-6).all()
 
 
 def test_a_network_that_torchscript_compiled_is_refused() -> None:
