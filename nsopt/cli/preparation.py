@@ -24,7 +24,7 @@ from nsopt.compute.device import resolve_compute
 from nsopt.data.images import ImageData, Splits
 from nsopt.data.registry import load_source
 from nsopt.data.source import Source, Subset
-from nsopt.deployment.trained import copy_traced, load_trained
+from nsopt.deployment.trained import copy_traced, explain_reading, load_trained
 from nsopt.errors import NsoptError
 from nsopt.files import RUNS, STUDY_FILE, check_writable
 from nsopt.latency.multiples import find_multiple
@@ -41,6 +41,7 @@ from nsopt.session.subject import Subject, make_architecture, with_precision
 from nsopt.session.workspace import Workspace
 from nsopt.storage.opening import is_empty
 from nsopt.storage.urls import sqlite_url, storage_file
+from nsopt.storage.weights_file import require_file
 from nsopt.study.comparison import Asked, AskedRatio
 from nsopt.tasks.imported import import_task
 from nsopt.tasks.task import Task
@@ -100,6 +101,9 @@ def prepare(
     file = storage_file(place.storage) if place.storage else None
     if file is not None:
         check_writable(file.parent, "--storage")
+    if start is not None:  # images may take minutes
+        with explain_reading(start, "torch.save"):
+            require_file(start)
     source, data, arch = _load_data(network)
     trained = None if start is None else load_trained(start, arch)
     if compresses and trained is None:

@@ -74,9 +74,10 @@ def compress(
             nsopt's own fine-tuning, see `nsopt.TrainerContext`.
         arch: the architecture of `model`, if nsopt built it at its base widths; by default nsopt
             traces the model.
-        epochs: number of epochs of fine-tuning. 0: no training. Networks are fitted to the trained
-            one, layer after layer, on some of the task's inputs. A task then needs neither targets
-            nor a loss, and without a score it is the agreement with the trained network.
+        epochs: number of epochs of fine-tuning; fewer than 200 steps become 200. 0: no training.
+            Networks are fitted to the trained one, layer after layer, on some of the task's inputs.
+            A task then needs neither targets nor a loss, and without a score it is the agreement
+            with the trained network.
         candidates: number of widths to score at each budget, each after a few training steps.
             Where fits choose the widths, as in fine-tuning of fewer than 400 steps, none is scored.
         seeds: number of fine-tunings; the result is the best by the score of the validation.

@@ -30,8 +30,7 @@ def read_weights(path: Path) -> dict[str, Any]:
             or lists that claim more memory than the file holds.
         Exception: OSError or one of torch's errors, for any other invalid file.
     """
-    if not path.is_file():
-        raise NsoptError("it is a folder" if path.is_dir() else "the file does not exist")
+    require_file(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     size = path.stat().st_size
@@ -41,6 +40,12 @@ def read_weights(path: Path) -> dict[str, Any]:
         raise NsoptError("it contains no named tensors")
     _check_claims(content, _FEW * size)
     return content
+
+
+def require_file(path: Path) -> None:
+    """Raise NsoptError if there is no such file."""
+    if not path.is_file():
+        raise NsoptError("it is a folder" if path.is_dir() else "the file does not exist")
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from nsopt.compute.random_state import use_seed
 from nsopt.data.images import ImageData
 from nsopt.files import cache_folder, write_cached
 from nsopt.models.architecture import Architecture
+from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.scaling.cost import Widths
 from nsopt.settings import SgdSettings
 from nsopt.tasks.supervision import Loss
@@ -28,6 +29,7 @@ from nsopt.training.kernels.swap import fast_kernels
 from nsopt.training.step import sgd, train_step
 
 _TIMED, _ENOUGH_SECONDS = 3, 0.5
+_HALVES = torch.float16, torch.bfloat16
 _TURNS = 2  # of each precision, so that a change of the machine's speed matters little
 
 
@@ -48,6 +50,10 @@ def choose_compute(
         NsoptError: for an unknown or unavailable device, or an unknown precision.
     """
     compute = resolve_compute(settings.device, settings.precision)
+    if isinstance(arch, TracedArchitecture) and any(
+        parameter.dtype in _HALVES for parameter in arch.network.template.parameters()
+    ):
+        return replace(compute, bf16=False)  # autocast expects weights in float32
     if settings.precision != "auto" or not compute.bf16:
         return compute
     loss = name_function(task.loss) if isinstance(task, Task) and task.loss else ""

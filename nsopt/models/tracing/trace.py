@@ -89,9 +89,16 @@ def trace(
 
 
 def _copy_to_cpu(module: nn.Module) -> nn.Module:
-    """Return a copy on the CPU, or on the meta device: the caller may train `module` on."""
+    """Return a copy on the CPU, or on the meta device: the caller may train `module` on.
+
+    If none of its parameters is trained, as in a network that only infers, all are in the copy.
+    """
     is_meta = {tensor.device.type for tensor in tensors_of(module).values()} == {"meta"}
-    return copy_model(module) if is_meta else copy_model(module).cpu()
+    copy = copy_model(module) if is_meta else copy_model(module).cpu()
+    if not any(parameter.requires_grad for parameter in copy.parameters()):
+        for parameter in copy.parameters():
+            parameter.requires_grad = parameter.is_floating_point() or parameter.is_complex()
+    return copy
 
 
 def _note_failure(network: TracedNetwork) -> TracedNetwork:

@@ -116,8 +116,16 @@ def test_frozen_parameters_keep_the_values_of_the_remaining_units() -> None:
         arch.build([9, 24])
     model.requires_grad_(False)  # for inference: the trace does not change
     assert arch.build([8, 24]).get_parameter("hidden.weight").std() > 0
+    arch = trace(model, torch.randn(2, 3, 9, 9))  # nothing is trained: all widths can change
+    assert arch.layer_names == ("backbone.0", "backbone.2", "hidden")
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_trained_layer_beside_frozen_ones_may_be_unfrozen() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    model.requires_grad_(False)[2].bias.requires_grad = True
     with pytest.raises(NsoptError, match=r"no trainable .*unless you call .*grad_\(True\)"):
-        trace(model, torch.randn(2, 3, 9, 9))
+        trace(model, torch.randn(2, 4))
 
 
 class _Coded(nn.Module):
