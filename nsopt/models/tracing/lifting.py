@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 
 import numpy as np
 
@@ -47,7 +48,7 @@ def find_lifts(
         if not involved:  # it does not even run as it is
             raise error
         partners = _propose_partners(network, involved, _list_others(network, hopeless), error)
-        for proposals in (*_propose_lifts(network, involved), partners):
+        for proposals in chain(_propose_lifts(network, involved), [partners]):
             useful = (proposal for proposal in proposals if useless.isdisjoint(proposal.lifts.ties))
             best, left = _find_furthest(useful, hopeless, error)
             if best is not None:

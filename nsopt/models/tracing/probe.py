@@ -181,20 +181,21 @@ def count_fewer(network: TracedNetwork, some: Sequence[int]) -> list[int]:
     The first group loses a third of its units, the next of this size, or the first of the next
     size, a third but one unit, and so on; up to half if a dimension of another group that was as
     large would again be as large. This reveals code that uses the size of one group for another
-    group. Few units lose only one.
+    group. Few units lose only one, and come first: they have no choice.
     """
     counts = [len(group.units) for group in network.family.groups]
     places, taken = dict[int, int](), set[tuple[int, int]]()
-    for i in sorted(some, key=counts.__getitem__):
+    for i in sorted(some, key=lambda i: counts[i] > _FEW):
         most, times = counts[i] - shrink_width(counts[i]), network.family.groups[i].per_dimension
         place = places.setdefault(counts[i], len(places))
         places[counts[i]] += 1
         fewer = [counts[i] - most + (place + k) % most for k in range(most)]
         fewer += range(counts[i] - most - 1, counts[i] // 2, -1)
-        changed = {n: {(counts[i] * t, n * t) for t in times.values()} for n in fewer}
-        free = (n for n, sizes in changed.items() if taken.isdisjoint(sizes))
-        counts[i] = next(free, fewer[0])
-        taken |= changed[counts[i]]
+        factors = set(times.values())
+        sizes = ({(counts[i] * factor, n * factor) for factor in factors} for n in fewer)
+        free = (n for n, pairs in zip(fewer, sizes, strict=True) if taken.isdisjoint(pairs))
+        counts[i], count = next(free, fewer[0]), counts[i]
+        taken |= {(count * factor, counts[i] * factor) for factor in factors}
     return counts
 
 

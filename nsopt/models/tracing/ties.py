@@ -18,8 +18,11 @@ def find_tie(family: Family, first: int, second: int) -> Tie | None:
     """
     pairs = product(*(family.groups[group].per_dimension for group in (first, second)))
     for a, b in pairs:
-        if np.array_equal(family.find_places(a, first), family.find_places(b, second)):
-            one, other = family.dimensions[a], family.dimensions[b]
+        one, other = family.dimensions[a], family.dimensions[b]
+        alone = family.single[[a, b]]
+        if len(one.atoms) != len(other.atoms) or alone[0] != alone[1]:
+            continue
+        if alone[0] or np.array_equal(family.find_places(a, first), family.find_places(b, second)):
             return (one.tensor, one.axis), (other.tensor, other.axis)
     return None
 

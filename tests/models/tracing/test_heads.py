@@ -501,7 +501,7 @@ class Readout(nn.Module):
         return y.reshape(shape)
 
 
-@pytest.mark.parametrize(("block", "width"), [(PackedPairs(), 4), (Readout(), 24)])
+@pytest.mark.parametrize(("block", "width"), [(PackedPairs(), 6), (Readout(), 24)])
 def test_layers_of_two_squares_follow_the_stream(block: nn.Module, width: int) -> None:
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(6, 24), block, nn.Linear(24, 4)), torch.randn(2, 5, 6)

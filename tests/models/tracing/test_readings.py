@@ -108,9 +108,11 @@ class WritesIntoZeros(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
+        batch, steps, channels = x.shape
+        x = x.view(-1, channels)
         out, rows = x.new_zeros(x.shape), torch.arange(0, len(x), 2)
         out[rows, :] = self.expert(x[rows, :]).relu()
-        y: Tensor = self.head(out.view(*x.shape))
+        y: Tensor = self.head(out.view(batch, steps, channels))
         return y
 
 
@@ -133,12 +135,13 @@ class TwoTowers(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.one, self.two = nn.Linear(6, 32), nn.Linear(32, 8)
+        self.first, self.one, self.two = nn.Linear(6, 16), nn.Linear(16, 32), nn.Linear(32, 8)
         self.stem, self.text = nn.Linear(6, 32), nn.Linear(32, 8)
         self.layer = nn.TransformerEncoderLayer(32, 4, 12, dropout=0.0, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.two(self.one(x).relu()) * self.text(self.layer(self.stem(x)))
+        tower = self.two(self.one(self.first(x).relu()).relu())
+        y: Tensor = tower * self.text(self.layer(self.stem(x)))
         return y
 
 
@@ -149,9 +152,9 @@ WIDTHS = [
     (PositionsInGroups(), STEPS, [8]),
     (NormAcross(), IMAGES, [4, 2]),
     (ReshapedLike(), IMAGES[:, :2], [12, 10]),
-    (WritesIntoZeros(), torch.randn(6, 6), [16]),
+    (WritesIntoZeros(), STEPS, [16]),
     (Gates(), STEPS, [16, 1]),
-    (TwoTowers(), STEPS, [32, 4, 12]),
+    (TwoTowers(), STEPS, [16, 32, 4, 12]),
 ]
 
 
