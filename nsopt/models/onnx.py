@@ -5,6 +5,7 @@ import io
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import astuple
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.onnx.errors import OnnxExporterError
-from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map
+from torch.utils._pytree import tree_flatten_with_path, tree_map
 
 from nsopt.errors import NsoptError, short_reason
 from nsopt.models.inputs import (
@@ -87,10 +88,10 @@ def _name_outputs(module: nn.Module, batch: Any) -> list[str]:
     with torch.no_grad():
         outputs = call_network(module.eval(), batch)
     pairs = tree_flatten_with_path(outputs)[0]
-    names = [keystr(path).strip("[]'").replace("']['", "_") for path, _ in pairs]
-    inputs = signature(module.forward).parameters
-    fits = isinstance(outputs, Mapping) and all(name.isidentifier() for name in names)
-    return names if fits and inputs.keys().isdisjoint(names) else []
+    names = ["_".join(str(*astuple(key)) for key in path) for path, _ in pairs]
+    others = signature(module.forward).parameters
+    fits = isinstance(outputs, Mapping) and all(isinstance(leaf, Tensor) for _, leaf in pairs)
+    return names if fits and len({*names, *others}) == len(names) + len(others) else []
 
 
 def try_strictly(export: Callable[[bool], T]) -> T:

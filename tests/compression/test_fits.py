@@ -154,7 +154,8 @@ def test_the_curve_says_where_to_train(curve: nsopt.Compression) -> None:
     shares = [
         network.cost["macs"] / curve.dense.cost["macs"] for network in curve.networks.values()
     ]
-    assert next(iter(curve.networks)) == "macs=90%"
+    assert next(iter(curve)) == "macs=90%"
+    assert dict(curve) == curve.networks
     assert len(shares) >= 5
     assert shares == sorted(shares, reverse=True)
     sentence = describe_fits(curve.results)

@@ -225,6 +225,29 @@ def check_files(
     return network, arch
 
 
+class Named(Branching):
+    """Returns a dictionary; a key may have the name of an argument."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__()
+        self.key = key
+
+    def forward(self, x: Tensor) -> dict[str, Any]:  # type: ignore[override]
+        y = self.first(x).relu()
+        return {self.key: self.last(y), "aux": (y.mean(1),)}
+
+
+@pytest.mark.parametrize(("key", "names"), [("out", ["out", "aux_0"]), ("x", None)])
+def test_outputs_in_a_dictionary_have_its_keys_as_names(
+    key: str, names: list[str] | None, tmp_path: Path
+) -> None:
+    x, file = torch.randn(6, 8), tmp_path / "net.onnx"
+    export_to_onnx(Named(key).eval(), [x], {}, file)
+    found = [output.name for output in InferenceSession(file).get_outputs()]
+    assert len(found) == 2
+    assert found == names or (names is None and key not in found)
+
+
 def test_all_outputs_of_a_file_are_compared(tmp_path: Path) -> None:
     model = InOneDictionary().eval()
     x = ({"x": torch.randn(6, 8)},)

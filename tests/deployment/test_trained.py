@@ -1,11 +1,14 @@
 """Weights of a trained network, read from the files of common training scripts."""
 
 import math
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from nsopt.deployment.trained import load_trained
 from nsopt.errors import NsoptError
@@ -39,6 +42,34 @@ def test_weights_of_a_network_with_compiled_parts_are_read(
     torch.save(state, file)
     found = load_trained(file, narrow).state_dict()
     torch.testing.assert_close(found, model.state_dict(), rtol=0, atol=0)
+
+
+def test_weights_are_read_beside_those_of_a_loss_and_settings(
+    narrow: TableArchitecture, tmp_path: Path
+) -> None:
+    """As Lightning, torch's averages and the scripts of torchvision write them."""
+    model, file = narrow.build(narrow.base_widths), tmp_path / "weights.pt"
+    lightning = {f"net.{key}": tensor for key, tensor in model.state_dict().items()}
+    lightning["loss.weight"] = torch.ones(10)
+    for state in (lightning, AveragedModel(model).state_dict()):
+        settings = Namespace(lr=0.1, out=Path("runs"), device=torch.device("cpu"))
+        torch.save({"model": state, "args": settings}, file)
+        found = load_trained(file, narrow).state_dict()
+        torch.testing.assert_close(found, model.state_dict(), rtol=0, atol=0)
+    teacher = {f"teacher.{key}": tensor for key, tensor in model.state_dict().items()}
+    torch.save(lightning | teacher, file)
+    with pytest.raises(NsoptError, match=r"several networks \(net, teacher\): give a file of one"):
+        load_trained(file, narrow)
+
+
+def test_weights_are_read_from_safetensors(narrow: TableArchitecture, tmp_path: Path) -> None:
+    model, file = narrow.build(narrow.base_widths), tmp_path / "weights.safetensors"
+    save_file(model.state_dict(), file)
+    found = load_trained(file, narrow).state_dict()
+    torch.testing.assert_close(found, model.state_dict(), rtol=0, atol=0)
+    file.write_bytes(b"not a file of weights")
+    with pytest.raises(NsoptError, match="cannot read weights from"):
+        load_trained(file, narrow)
 
 
 def test_one_of_several_networks_in_a_file_is_not_guessed(
@@ -86,7 +117,8 @@ def test_files_without_weights_raise_a_one_line_error(
 
 def test_a_whole_module_in_a_file_is_named(tmp_path: Path, narrow: TableArchitecture) -> None:
     torch.save(narrow.build(narrow.base_widths), tmp_path / "whole.pt")
-    with pytest.raises(NsoptError, match=r"write it again with torch.save\(model.state_dict\(\)"):
+    message = r"than weights \(torch.nn.modules.*\), .* write it again with torch.save\(model.state"
+    with pytest.raises(NsoptError, match=message):
         load_trained(tmp_path / "whole.pt", narrow)
 
 

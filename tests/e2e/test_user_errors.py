@@ -85,6 +85,10 @@ def write_image_folder(root: Path, content: bytes | None, images: int = 1) -> Pa
         (["--data=cifar100", "--data-dir=nowhere"], ["put cifar-100-python.tar.gz", "nowhere"]),
         (["--image-size=16"], ["at least 32x32", "--image-size 32"]),
         (["--data=folder:nowhere"], ["no folder or zip at nowhere"]),
+        (
+            ["--start=missing.pt", "--data=folder:nowhere"],
+            ["cannot read weights from missing.pt: the file does not exist"],
+        ),
         (["--data=folder:~nobody-here/x"], ["names the home of no user: give another path"]),
     ],
     ids=lambda value: " ".join(value) if value and value[0].startswith("-") else "",

@@ -764,6 +764,20 @@ def test_weights_that_are_not_finite_are_named_before_a_fit() -> None:
         nsopt.fit(model, arch.base_widths, images(), arch)
 
 
+def test_units_are_ranked_by_how_they_vary_not_by_their_mean() -> None:
+    """As behind a gate or a pooling: float32 holds three digits of what varies."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 4)), torch.randn(512, 8)
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(8).repeat(2, 1) / 1000)
+        model[0].bias.fill_(100)
+    arch = trace(model, x[:2])
+    (scores,) = rank_by_fit(arch, model, Inputs(list(x.split(64))), Silent()).scores
+    first, others = scores.sort().values.chunk(2)
+    assert float(first.max()) < float(others.min()) / 1000
+    assert {int(unit) % 8 for unit in scores.argsort()[:8]} == set(range(8))
+
+
 def test_units_that_repeat_others_are_removed_first() -> None:
     torch.manual_seed(0)
     model, x = randomise(conv_net()), images()

@@ -55,6 +55,10 @@ def test_nothing_is_timed_for_a_given_precision_or_without_native_bf16(
     for given in ("bf16", "fp32"):
         settings = TrainSettings(epochs=1, precision=given)
         assert choose_compute(settings, narrow, widths, digits).precision == given
+    half = nsopt.trace(narrow.build(widths).bfloat16(), torch.rand(2, 1, 32, 32).bfloat16())
+    for given in ("bf16", "auto"):
+        settings = TrainSettings(epochs=1, precision=given)
+        assert not choose_compute(settings, half, half.base_widths, digits).bf16
     monkeypatch.setattr(device, "_multiplies_bf16", lambda device: False)
     assert not choose_compute(TrainSettings(epochs=1), narrow, widths, digits).bf16
 
