@@ -22,14 +22,19 @@ from nsopt.models.tracing.tracer import Tracer, rule
 def convolution(
     tracer: Tracer, result: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *options: Any
 ) -> None:
-    """Join the channels of the input with those that the weight reads."""
+    """Join the channels of the input with those that the weight reads.
+
+    A kernel of one channel may slide over what others call channels, as in ECA: it is inexact.
+    """
     stride, padding, _dilation, transposed, _output_padding, groups = options
     labels, weight_labels = tracer.get(x), tracer.get(weight)
     axis = 1 if transposed else 0
     outputs, inputs = weight_labels[axis], weight_labels[1 - axis]
     tracer.freeze("is a size of the kernel", *weight_labels[2:])
     rest = labels[2:]
-    if transposed or any(padding) or {*weight.shape[2:], *stride} != {1}:
+    if weight.ndim == 3 and weight.shape[:2] == (1, 1) and result.shape == x.shape:
+        tracer.mark_inexact(*rest)
+    elif transposed or any(padding) or {*weight.shape[2:], *stride} != {1}:
         tracer.freeze("holds places of a convolution", *rest)
         rest = (None,) * len(rest)
     if groups == 1:

@@ -145,6 +145,21 @@ class TwoTowers(nn.Module):
         return y
 
 
+class Slides(nn.Module):
+    """ECA: a kernel slides over the means of channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.slide = nn.Conv2d(3, 16, 1), nn.Conv1d(1, 1, 3, padding=1, bias=False)
+        self.head = nn.Conv2d(16, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        y = self.slide(x.mean((2, 3)).unsqueeze(1)).sigmoid()
+        z: Tensor = self.head(x * y.transpose(1, 2).unsqueeze(3))
+        return z
+
+
 IMAGES, STEPS = torch.randn(2, 3, 5, 5), torch.randn(2, 7, 6)
 WIDTHS = [
     (Distilling(), IMAGES, [16, 4, 12, 4]),
@@ -154,6 +169,7 @@ WIDTHS = [
     (ReshapedLike(), IMAGES[:, :2], [12, 10]),
     (WritesIntoZeros(), STEPS, [16]),
     (Gates(), STEPS, [16, 1]),
+    (Slides(), IMAGES, [16]),
     (TwoTowers(), STEPS, [16, 32, 4, 12]),
 ]
 
