@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -114,6 +114,12 @@ class Compression(Mapping[str, Compressed]):
 
     def __len__(self) -> int:
         return len(self.networks)
+
+    def __contains__(self, budget: object) -> bool:
+        return budget in self.networks
+
+    def get(self, budget: str, default: Any = None) -> Any:
+        return self.networks.get(budget, default)
 
     @property
     def _all(self) -> tuple[Compressed, ...]:

@@ -2,9 +2,10 @@
 
 from argparse import Namespace
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path, PosixPath
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from pickle import UnpicklingError
+from threading import Lock
 from typing import Any
 from zipfile import BadZipFile
 
@@ -19,7 +20,7 @@ from nsopt.storage.weights_file import read_weights
 # Where files keep the weights, beside other things.
 _NESTED = ("state", "state_dict", "model_state_dict", "model")
 _COMPILED = "_orig_mod."  # in names of modules that torch.compile wraps
-_SETTINGS: list[Any] = [Namespace, PosixPath]  # of a training, beside its weights
+_ALLOWING = Lock()  # what torch may read is the same for all threads
 _MOST = 3  # differing tensors that a message names
 
 
@@ -38,7 +39,9 @@ def load_trained(path: Path, arch: Architecture) -> nn.Module:
         NsoptError: if the file has no weights, or those of another network; the message names the
             first tensors that differ.
     """
-    with safe_globals(_SETTINGS), explain_reading(path, "torch.save"):
+    # Settings of a training may be beside its weights.
+    writer = "safetensors" if path.suffix == ".safetensors" else "torch.save"
+    with _ALLOWING, safe_globals([Namespace]), explain_reading(path, writer):
         state = _rename(_find_state(read_weights(path)), arch.shapes(arch.base_widths).keys())
     differences = describe_differences(arch, arch.base_widths, state)
     if differences:
@@ -85,9 +88,11 @@ def explain_reading(path: Path | str, writer: str) -> Iterator[None]:
     except OSError as error:
         reason = f"{error.strerror}"
     except UnpicklingError:
-        kinds = ", ".join(get_unsafe_globals_in_checkpoint(path)[:_MOST])
+        kinds = ""
+        with suppress(Exception):  # of a foreign file
+            kinds = f" ({', '.join(get_unsafe_globals_in_checkpoint(path)[:_MOST])})"
         reason = (
-            f"it holds more than weights ({kinds}), such as a whole module; write it again with "
+            f"it holds more than weights{kinds}, such as a whole module; write it again with "
             "torch.save(model.state_dict(), path)"
         )
     except BadZipFile:
@@ -138,15 +143,13 @@ def _rename(state: Mapping[str, Tensor], expected: Collection[str]) -> dict[str,
     """
     plain = {name.replace(_COMPILED, ""): tensor for name, tensor in state.items()}
     first = next(iter(expected))
-    prefixes = [name.removesuffix(first) for name in plain if name.endswith(f".{first}")]
-    fitting = [p for p in prefixes if all(p + name in plain for name in expected)]
-    if all(name in plain for name in expected) or not fitting:
-        return plain
-    if len(fitting) > 1:
-        names = ", ".join(prefix.rstrip(".") for prefix in fitting)
-        raise NsoptError(f"it contains several networks ({names}): give a file of one")
-    prefix = fitting[0]
-    return {n.removeprefix(prefix): tensor for n, tensor in plain.items() if n.startswith(prefix)}
+    prefixes = ["", *(n.removesuffix(first) for n in plain if n.endswith(f".{first}"))]
+    found = {prefix: sum(prefix + name in plain for name in expected) for prefix in prefixes}
+    best = max(found, key=found.__getitem__)
+    whole = [prefix.rstrip(".") for prefix, count in found.items() if count == len(expected)]
+    if best and len(whole) > 1:
+        raise NsoptError(f"it contains several networks ({', '.join(whole)}): give a file of one")
+    return {n.removeprefix(best): tensor for n, tensor in plain.items() if n.startswith(best)}
 
 
 def describe_differences(

@@ -5,9 +5,7 @@ import io
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import astuple
 from importlib import import_module
-from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,11 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.onnx.errors import OnnxExporterError
-from torch.utils._pytree import tree_flatten_with_path, tree_map
+from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten
 
 from nsopt.errors import NsoptError, short_reason
 from nsopt.models.inputs import (
-    call_network,
     count_examples,
     lists_examples,
     split_arguments,
@@ -58,8 +55,6 @@ def export_to_onnx(
     for package in ("onnx", "onnxscript"):
         import_for_export(package)
 
-    named = list(outputs) or _name_outputs(module, batches[0])
-
     def convert(strict: bool) -> torch.onnx.ONNXProgram:
         args, keywords = split_arguments(batches[0])
         with quiet_exporters(), explain_export("onnx"):
@@ -70,7 +65,7 @@ def export_to_onnx(
                 kwargs=keywords,
                 dynamo=True,
                 dynamic_shapes=make_sizes_variable(batches),
-                output_names=named or None,
+                output_names=list(outputs) or None,
                 verbose=False,
             )
         assert program is not None
@@ -79,19 +74,34 @@ def export_to_onnx(
         return program
 
     program = try_strictly(convert)
+    if not outputs:
+        _name_outputs(program)
     program.model.metadata_props.update({k: json.dumps(v) for k, v in facts.items()})
     program.save(path, external_data=False)
 
 
-def _name_outputs(module: nn.Module, batch: Any) -> list[str]:
-    """Return the keys of the tensors in a dictionary that a network returns, else none."""
-    with torch.no_grad():
-        outputs = call_network(module.eval(), batch)
-    pairs = tree_flatten_with_path(outputs)[0]
-    names = ["_".join(str(*astuple(key)) for key in path) for path, _ in pairs]
-    others = signature(module.forward).parameters
-    fits = isinstance(outputs, Mapping) and all(isinstance(leaf, Tensor) for _, leaf in pairs)
-    return names if fits and len({*names, *others}) == len(names) + len(others) else []
+def _name_outputs(program: torch.onnx.ONNXProgram) -> None:
+    """Name the outputs by the keys of the dictionary that a network returns, if it does.
+
+    They keep PyTorch's names if a key is the name of another value in the graph.
+    """
+    graph, exported = program.model.graph, program.exported_program
+    spec = exported.call_spec.out_spec if exported is not None else None
+    result = None if spec is None else tree_unflatten(range(spec.num_leaves), spec)
+    if not isinstance(result, Mapping):
+        return
+    names = [
+        str(key) if isinstance(value, int) else f"{key}_{place}"
+        for key, value in result.items()
+        for place, _ in enumerate(tree_leaves(value))
+    ]
+    outputs, made = graph.outputs, {v.name for node in graph.all_nodes() for v in node.outputs}
+    others = made - {value.name for value in outputs}
+    known = {*others, *graph.initializers, *(value.name for value in graph.inputs)}
+    distinct = {value.name for value in outputs} - known
+    if len(names) == len(distinct) == len(outputs) and len({*names} - known) == len(names):
+        for value, name in zip(outputs, names, strict=True):
+            value.name = name
 
 
 def try_strictly(export: Callable[[bool], T]) -> T:

@@ -1,4 +1,4 @@
-"""Files of weights, as `torch.save` writes them.
+"""Files of weights, as `torch.save` or safetensors writes them.
 
 Reading one from an untrusted source runs no code from it, and needs at most a few times its size in
 memory.

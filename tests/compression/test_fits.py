@@ -156,6 +156,8 @@ def test_the_curve_says_where_to_train(curve: nsopt.Compression) -> None:
     ]
     assert next(iter(curve)) == "macs=90%"
     assert dict(curve) == curve.networks
+    assert "macs=200%" not in curve
+    assert curve.get("macs=200%") is None
     assert len(shares) >= 5
     assert shares == sorted(shares, reverse=True)
     sentence = describe_fits(curve.results)

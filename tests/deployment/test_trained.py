@@ -2,7 +2,8 @@
 
 import math
 from argparse import Namespace
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
 
 import pytest
 import torch
@@ -52,7 +53,7 @@ def test_weights_are_read_beside_those_of_a_loss_and_settings(
     lightning = {f"net.{key}": tensor for key, tensor in model.state_dict().items()}
     lightning["loss.weight"] = torch.ones(10)
     for state in (lightning, AveragedModel(model).state_dict()):
-        settings = Namespace(lr=0.1, out=Path("runs"), device=torch.device("cpu"))
+        settings = Namespace(lr=0.1, out="runs", device=torch.device("cpu"))
         torch.save({"model": state, "args": settings}, file)
         found = load_trained(file, narrow).state_dict()
         torch.testing.assert_close(found, model.state_dict(), rtol=0, atol=0)
@@ -60,6 +61,35 @@ def test_weights_are_read_beside_those_of_a_loss_and_settings(
     torch.save(lightning | teacher, file)
     with pytest.raises(NsoptError, match=r"several networks \(net, teacher\): give a file of one"):
         load_trained(file, narrow)
+    first, *others = narrow.shapes(narrow.base_widths)
+    torch.save({f"net.{name}": lightning[f"net.{name}"] for name in (first, *others[1:])}, file)
+    with pytest.raises(
+        NsoptError, match=f"outputs: {others[0]} is missing there and [0-9x]+ here$"
+    ):
+        load_trained(file, narrow)
+
+
+def test_threads_read_weights_beside_settings_at_once(
+    narrow: TableArchitecture, tmp_path: Path
+) -> None:
+    """What torch may read is a setting of the process."""
+    model, file = narrow.build(narrow.base_widths), tmp_path / "weights.pt"
+    torch.save({"model": model.state_dict(), "args": Namespace(lr=0.1)}, file)
+    with ThreadPoolExecutor(4) as pool:
+        loaded = list(pool.map(lambda _: load_trained(file, narrow), range(24)))
+    assert len(loaded) == 24
+
+
+def test_a_file_cannot_ask_for_memory_by_its_settings(
+    narrow: TableArchitecture, tmp_path: Path
+) -> None:
+    """A path joined with itself is twice as long, and so on."""
+    path = PurePosixPath("ab")
+    for _ in range(3):
+        path = path / path
+    torch.save({"args": Namespace(out=path)}, tmp_path / "weights.pt")
+    with pytest.raises(NsoptError, match=r"more than weights \(pathlib.*\)"):
+        load_trained(tmp_path / "weights.pt", narrow)
 
 
 def test_weights_are_read_from_safetensors(narrow: TableArchitecture, tmp_path: Path) -> None:
@@ -68,7 +98,7 @@ def test_weights_are_read_from_safetensors(narrow: TableArchitecture, tmp_path: 
     found = load_trained(file, narrow).state_dict()
     torch.testing.assert_close(found, model.state_dict(), rtol=0, atol=0)
     file.write_bytes(b"not a file of weights")
-    with pytest.raises(NsoptError, match="cannot read weights from"):
+    with pytest.raises(NsoptError, match="safetensors did not write this file"):
         load_trained(file, narrow)
 
 

@@ -57,8 +57,8 @@ class FunctionRules(TorchFunctionMode):
         if name in _DROPOUTS and args:
             return args[0]
         if name == "__set__" and func.__self__ is Tensor.data:
-            if args[0].shape != args[1].shape:
-                raise RuntimeError("forward assigns a tensor of another shape to .data")
+            if (args[0].shape, args[0].dtype) != (args[1].shape, args[1].dtype):
+                raise RuntimeError("forward assigns a tensor of another shape or type to .data")
             func, args = Tensor.copy_, (args[0].detach(), args[1])
         if name in ("numpy", "__array__"):
             return _read_array(self._tracer, func, args, kwargs)

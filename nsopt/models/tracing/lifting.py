@@ -27,7 +27,7 @@ _PACKED = (2, 3)  # squares of a weight, such as one each for queries and keys
 
 
 def find_lifts(
-    network: TracedNetwork, useless: frozenset[Tie] = frozenset()
+    network: TracedNetwork, useless: frozenset[Tie] = frozenset(), by_size: bool = True
 ) -> tuple[TracedNetwork, Reasons]:
     """Find lifts with which more groups can shrink; keep a lift if the network then runs further.
 
@@ -36,22 +36,28 @@ def find_lifts(
     Args:
         network: the network.
         useless: ties that are not tried.
+        by_size: whether to tie groups to others that the code names by their sizes. Sizes may be
+            equal by chance, so if one such tie is useless, none is tried again.
 
     Returns:
         The network with its lifts, and the groups that cannot have fewer units, with the errors.
     """
-    start = network
+    start, sized = network, set[Tie]()
     hopeless: set[int] = set()  # first atoms of groups that cannot shrink with any lift
     error = _shrink_others(network, hopeless)
     while error is not None:
         involved = select_involved(network, _list_others(network, hopeless), error)
         if not involved:  # it does not even run as it is
             raise error
-        partners = _propose_partners(network, involved, _list_others(network, hopeless), error)
+        tied = _tie_by_size(network, involved, _list_others(network, hopeless), error)
+        partners = (network.with_lifts(Lifts(ties=ties)) for ties in tied if by_size)
         for proposals in chain(_propose_lifts(network, involved), [partners]):
             useful = (proposal for proposal in proposals if useless.isdisjoint(proposal.lifts.ties))
             best, left = _find_furthest(useful, hopeless, error)
             if best is not None:
+                sized |= (
+                    {*best.lifts.ties} - {*network.lifts.ties} if proposals is partners else set()
+                )
                 network, error = best, left
                 break
         else:
@@ -63,7 +69,7 @@ def find_lifts(
         tie for tie in network.lifts.ties if not network.family.groups_at(tie).isdisjoint(suspects)
     }
     if held:
-        return find_lifts(start, useless | held)
+        return find_lifts(start, useless | held, by_size and sized.isdisjoint(held))
     return network, find_culprits(network, suspects, partial(shrink, network))
 
 
@@ -101,10 +107,10 @@ def _propose_lifts(
     yield map(network.with_lifts, propose_squares(*known, squares=_PACKED))
 
 
-def _propose_partners(
+def _tie_by_size(
     network: TracedNetwork, involved: Sequence[int], some: Sequence[int], error: TraceError
-) -> Iterator[TracedNetwork]:
-    """Yield networks in which groups are tied to others that the failing code names by their sizes.
+) -> list[tuple[Tie, ...]]:
+    """Return ties of groups to others that the failing code names by their sizes, all and each.
 
     As where it reshapes the output of one layer by the number of channels of another layer.
 
@@ -120,9 +126,7 @@ def _propose_partners(
         if len(group.units) == len(groups[i].units) and counts[i] != counts[j] in error.sizes
     ]
     ties = [tie for i, j in pairs if (tie := find_tie(network.family, i, j))]
-    for chosen in dict.fromkeys([tuple(ties), *((tie,) for tie in ties)]):
-        if chosen:
-            yield network.with_lifts(Lifts(ties=chosen))
+    return [chosen for chosen in dict.fromkeys([tuple(ties), *((tie,) for tie in ties)]) if chosen]
 
 
 def _propose_numbers(

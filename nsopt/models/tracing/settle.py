@@ -100,33 +100,41 @@ def _settle_readings(network: TracedNetwork, paths: Sequence[str]) -> Settled:
             yield _settle(network.read_as(reading), paths)
 
     best, tried = _settle(network, paths), [network.trace.reading]
-    while readings := _read_otherwise(best.network, tried):
-        tried += readings
+    better: list[Settled] = [best]
+    while better:
+        best = max(better, key=lambda settled: settled.network.family.count_free(left=1))
         most = best.network.family.count_free()
-        rivals = [
-            r for r in chain(*map(settle_as, readings)) if r.network.family.count_free() > most
-        ]
-        best = max(rivals, key=lambda r: r.network.family.count_free(left=1), default=best)
+        for readings in _read_otherwise(best.network):
+            new = [reading for reading in readings if reading not in tried]
+            tried += new
+            settled = chain(*map(settle_as, new))
+            better = [rival for rival in settled if rival.network.family.count_free() > most]
+            if better:
+                break
     return best
 
 
-def _read_otherwise(network: TracedNetwork, tried: Sequence[Reading]) -> list[Reading]:
-    """Return readings that were not tried yet, and may free what must stay in this network."""
+def _read_otherwise(network: TracedNetwork) -> Iterator[list[Reading]]:
+    """Yield readings that may free what must stay in this network, the most likely ones first."""
     trace, reading = network.trace, network.trace.reading
-    sliced = any(type(kind) is str and kind == "own" for _, kind in trace.choices)
-    readings = []
-    if sliced and any(_are_fixed(network, cut).all() for cut in trace.cuts):
-        readings.append(replace(reading, apart=False))
+    fixed = [(path, _are_fixed(network, atoms)) for path, atoms in trace.grouped]
+
+    def turn(whole: bool) -> list[Reading]:
+        some = [(path, stay) for path, stay in fixed if (path in trace.group_sizes) == whole]
+        paths = [frozenset(path for path, stay in some if test(stay)) for test in (np.all, np.any)]
+        return [replace(reading, turned=reading.turned ^ turned) for turned in dict.fromkeys(paths)]
+
+    if any(type(kind) is str and kind == "own" for _, kind in trace.choices) and any(
+        _are_fixed(network, cut).all() for cut in trace.cuts
+    ):
+        yield [replace(reading, apart=False)]
+    yield turn(whole=True)
     units, traced = network.family.units, Units.of(trace)
     others = _list_axes(trace, units.fixed[units.of_atom])
     known = _list_axes(trace, traced.fixed[traced.of_atom]).keys() | reading.preferred.keys()
-    if preferred := {key: axes[-1] for key, axes in others.items() if axes and key not in known}:
-        readings.append(replace(reading, preferred={**reading.preferred, **preferred}))
-    fixed = [(path, _are_fixed(network, atoms)) for path, atoms in trace.grouped]
-    for some in (np.all, np.any):
-        turned = frozenset(path for path, of in fixed if some(of))
-        readings.append(replace(reading, turned=reading.turned | turned))
-    return [reading for i, reading in enumerate(readings) if reading not in [*tried, *readings[:i]]]
+    preferred = {key: axes[-1] for key, axes in others.items() if axes and key not in known}
+    split = [replace(reading, preferred={**reading.preferred, **preferred})]
+    yield [*split, *turn(whole=False)]
 
 
 def _are_fixed(network: TracedNetwork, atoms: Atoms) -> NDArray[np.bool_]:

@@ -48,7 +48,7 @@ NETWORKS = {  # side of images, number of widths, of refused groups
     "timm:hgnetv2_b0": (64, 30, 0),
     "timm:mobileone_s0": (64, 4, 0),
     "timm:convnext_atto": (64, 16, 0),
-    "timm:efficientvit_b0": (64, 19, 4),
+    "timm:efficientvit_b0": (64, 21, 0),
     "timm:pvt_v2_b0": (64, 12, 0),
     "timm:poolformer_s12": (64, 16, 0),
 }

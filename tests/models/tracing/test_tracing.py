@@ -325,7 +325,7 @@ def test_a_cut_at_a_fixed_place_fixes_the_width() -> None:
 
 
 def test_a_weight_that_forward_replaces_is_named() -> None:
-    with pytest.raises(NsoptError, match=r"a tensor of another shape to \.data"):
+    with pytest.raises(NsoptError, match=r"a tensor of another shape or type to \.data"):
         nsopt.trace(Reassigning(rows=3), torch.randn(2, 4))
 
 
