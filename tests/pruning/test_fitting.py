@@ -769,8 +769,8 @@ def test_units_are_ranked_by_how_they_vary_not_by_their_mean() -> None:
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 4)), torch.randn(512, 8)
     with torch.no_grad():
-        model[0].weight.copy_(torch.eye(8).repeat(2, 1) / 1000)
-        model[0].bias.fill_(100)
+        model.get_parameter("0.weight").copy_(torch.eye(8).repeat(2, 1) / 1000)
+        model.get_parameter("0.bias").fill_(100)
     arch = trace(model, x[:2])
     (scores,) = rank_by_fit(arch, model, Inputs(list(x.split(64))), Silent()).scores
     first, others = scores.sort().values.chunk(2)

@@ -55,9 +55,8 @@ def find_lifts(
             useful = (proposal for proposal in proposals if useless.isdisjoint(proposal.lifts.ties))
             best, left = _find_furthest(useful, hopeless, error)
             if best is not None:
-                sized |= (
-                    {*best.lifts.ties} - {*network.lifts.ties} if proposals is partners else set()
-                )
+                if proposals is partners:
+                    sized |= {*best.lifts.ties} - {*network.lifts.ties}
                 network, error = best, left
                 break
         else:

@@ -57,13 +57,15 @@ def find_indivisible(network: TracedNetwork) -> tuple[Reasons, list[Numbers]]:
         numbers[:] = trace.numbers
 
     wide = [i for i, width in enumerate(network.family.widths) if width > FEWEST_SEEN]
-    reasons, together = find_culprits(network, wide, attempt), [*numbers]
-    for digits in (1, 2, -1):  # at last all that are left
-        some = [i for place, i in enumerate(wide, 1) if place & digits and i not in reasons]
-        if some != wide:
-            one_less = partial(resize, network, lambda width: width - 1)
-            reasons |= find_culprits(network, some, one_less)
-    return reasons, together
+    together, apart = find_culprits(network, wide, attempt), Reasons()
+    one_less = partial(resize, network, lambda width: width - 1)
+    for digit in (1, 2):
+        some = [i for place, i in enumerate(wide, 1) if place & digit and i not in together | apart]
+        apart |= find_culprits(network, some, one_less)
+    if apart:
+        left = [i for i in wide if i not in together | apart]
+        apart |= find_culprits(network, left, attempt)
+    return together | apart, numbers
 
 
 def find_capped(network: TracedNetwork) -> Reasons:

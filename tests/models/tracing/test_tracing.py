@@ -335,7 +335,7 @@ def test_a_weight_that_forward_replaces_by_one_of_its_shape_can_be_pruned() -> N
     assert arch.base_widths == (8,)
     smaller = arch.prune(model, [[0, 2, 5]])
     assert smaller(x).shape == (2, 2)
-    assert (smaller.first.weight.norm(dim=1) <= 0.5 + 1e-6).all()
+    assert (smaller.get_parameter("first.weight").norm(dim=1) <= 0.5 + 1e-6).all()
 
 
 def test_a_network_that_torchscript_compiled_is_refused() -> None:
