@@ -90,7 +90,7 @@ def explain_reading(path: Path | str, writer: str) -> Iterator[None]:
     except UnpicklingError:
         kinds = ""
         with suppress(Exception):  # of a foreign file
-            kinds = f" ({', '.join(get_unsafe_globals_in_checkpoint(path)[:_MOST])})"
+            kinds = f" ({', '.join(sorted(get_unsafe_globals_in_checkpoint(path))[:_MOST])})"
         reason = (
             f"it holds more than weights{kinds}, such as a whole module; write it again with "
             "torch.save(model.state_dict(), path)"

@@ -147,7 +147,9 @@ def test_files_without_weights_raise_a_one_line_error(
 
 def test_a_whole_module_in_a_file_is_named(tmp_path: Path, narrow: TableArchitecture) -> None:
     torch.save(narrow.build(narrow.base_widths), tmp_path / "whole.pt")
-    message = r"than weights \(torch.nn.modules.*\), .* write it again with torch.save\(model.state"
+    message = (
+        r"than weights \(nsopt.models.vgg.VGG, torch.nn.*\), .* again with torch.save\(model.state"
+    )
     with pytest.raises(NsoptError, match=message):
         load_trained(tmp_path / "whole.pt", narrow)
 
