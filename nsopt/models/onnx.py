@@ -16,12 +16,7 @@ from torch.onnx.errors import OnnxExporterError
 from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten
 
 from nsopt.errors import NsoptError, short_reason
-from nsopt.models.inputs import (
-    count_examples,
-    lists_examples,
-    split_arguments,
-    tensors_in,
-)
+from nsopt.models.inputs import count_examples, lists_examples, split_arguments, tensors_in
 from nsopt.models.quiet import silence_logger, trust_distributions
 
 T = TypeVar("T")
@@ -95,12 +90,12 @@ def _name_outputs(program: torch.onnx.ONNXProgram) -> None:
         for key, value in result.items()
         for place, _ in enumerate(tree_leaves(value))
     ]
-    outputs, made = graph.outputs, {v.name for node in graph.all_nodes() for v in node.outputs}
-    others = made - {value.name for value in outputs}
-    known = {*others, *graph.initializers, *(value.name for value in graph.inputs)}
-    distinct = {value.name for value in outputs} - known
-    if len(names) == len(distinct) == len(outputs) and len({*names} - known) == len(names):
-        for value, name in zip(outputs, names, strict=True):
+    before = {value.name for value in graph.outputs}
+    others = {value.name for node in graph.all_nodes() for value in node.outputs} - before
+    others |= {*graph.initializers, *(value.name for value in graph.inputs)}
+    count = len(graph.outputs)
+    if len(names) == len({*names} - others) == len(before - others) == count:
+        for value, name in zip(graph.outputs, names, strict=True):
             value.name = name
 
 

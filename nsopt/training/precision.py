@@ -39,7 +39,8 @@ def choose_compute(
     """Return the device in the precision of the settings; for `auto` in the faster one.
 
     A step of the network is timed in both precisions where the device computes bf16 natively. Even
-    there bf16 may be slower: its kernels for few channels, or for sound, are worse. The choice is
+    there bf16 may be slower: its kernels for few channels, or for sound, are worse. A network with
+    weights in float16 or bfloat16 computes in these, whatever the settings say. The choice is
     cached: on one machine the same training has the same precision, though times vary.
 
     Args:

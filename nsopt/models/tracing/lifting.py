@@ -46,11 +46,11 @@ def find_lifts(
     hopeless: set[int] = set()  # first atoms of groups that cannot shrink with any lift
     error = _shrink_others(network, hopeless)
     while error is not None:
-        involved = select_involved(network, _list_others(network, hopeless), error)
+        others = _list_others(network, hopeless)
+        involved = select_involved(network, others, error)
         if not involved:  # it does not even run as it is
             raise error
-        tied = _tie_by_size(network, involved, _list_others(network, hopeless), error)
-        partners = (network.with_lifts(Lifts(ties=ties)) for ties in tied if by_size)
+        partners = _tie_by_size(network, involved, others, error) if by_size else ()
         for proposals in chain(_propose_lifts(network, involved), [partners]):
             useful = (proposal for proposal in proposals if useless.isdisjoint(proposal.lifts.ties))
             best, left = _find_furthest(useful, hopeless, error)
@@ -108,8 +108,8 @@ def _propose_lifts(
 
 def _tie_by_size(
     network: TracedNetwork, involved: Sequence[int], some: Sequence[int], error: TraceError
-) -> list[tuple[Tie, ...]]:
-    """Return ties of groups to others that the failing code names by their sizes, all and each.
+) -> Iterator[TracedNetwork]:
+    """Yield networks with ties of groups to others that the failing code names by their sizes.
 
     As where it reshapes the output of one layer by the number of channels of another layer.
 
@@ -125,7 +125,9 @@ def _tie_by_size(
         if len(group.units) == len(groups[i].units) and counts[i] != counts[j] in error.sizes
     ]
     ties = [tie for i, j in pairs if (tie := find_tie(network.family, i, j))]
-    return [chosen for chosen in dict.fromkeys([tuple(ties), *((tie,) for tie in ties)]) if chosen]
+    for chosen in dict.fromkeys([tuple(ties), *((tie,) for tie in ties)]):
+        if chosen:
+            yield network.with_lifts(Lifts(ties=chosen))
 
 
 def _propose_numbers(

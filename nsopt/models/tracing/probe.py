@@ -188,17 +188,21 @@ def count_fewer(network: TracedNetwork, some: Sequence[int]) -> list[int]:
     counts = [len(group.units) for group in network.family.groups]
     places, taken = dict[int, int](), set[tuple[int, int]]()
     for i in sorted(some, key=lambda i: counts[i] > _FEW):
-        most, times = counts[i] - shrink_width(counts[i]), network.family.groups[i].per_dimension
-        place = places.setdefault(counts[i], len(places))
-        places[counts[i]] += 1
-        fewer = [counts[i] - most + (place + k) % most for k in range(most)]
-        fewer += range(counts[i] - most - 1, counts[i] // 2, -1)
-        factors = set(times.values())
-        sizes = ({(counts[i] * factor, n * factor) for factor in factors} for n in fewer)
-        free = (n for n, pairs in zip(fewer, sizes, strict=True) if taken.isdisjoint(pairs))
-        counts[i], count = next(free, fewer[0]), counts[i]
-        taken |= {(count * factor, counts[i] * factor) for factor in factors}
+        count, factors = counts[i], {*network.family.groups[i].per_dimension.values()}
+        least = shrink_width(count)
+        place = places.setdefault(count, len(places))
+        places[count] += 1
+        fewer = [least + (place + k) % (count - least) for k in range(count - least)]
+        fewer += range(least - 1, count // 2, -1)
+        free = (n for n in fewer if taken.isdisjoint(_pair_sizes(factors, count, n)))
+        counts[i] = next(free, fewer[0])
+        taken |= _pair_sizes(factors, count, counts[i])
     return counts
+
+
+def _pair_sizes(factors: set[int], before: int, after: int) -> set[tuple[int, int]]:
+    """Return the sizes that dimensions have before and after a change of a number of units."""
+    return {(before * factor, after * factor) for factor in factors}
 
 
 def _check_few(network: TracedNetwork, few: Sequence[int]) -> None:

@@ -229,12 +229,6 @@ def _repeat_heads(tracer: Tracer, keys: Tensor, queries: Tensor) -> Labels:
     return tuple(labels)
 
 
-@rule("renorm")
-def renorm(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
-    """Keep the labels: zeros do not count in a norm."""
-    tracer.put(result, tracer.get(x))
-
-
 @rule("_softmax", "_log_softmax", "_safe_softmax")
 def softmax(tracer: Tracer, result: Tensor, x: Tensor, dim: int, *_: Any) -> None:
     """Mark the dimension as inexact: zeros count in an exponential."""

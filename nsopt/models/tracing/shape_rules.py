@@ -48,7 +48,7 @@ def keep_labels(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
 
 @rule(
     "pointwise copy _prelu_kernel normal rrelu_with_noise log_sigmoid_forward polar complex",
-    "_conj _neg_view",
+    "_conj _neg_view renorm",
 )
 def pointwise(tracer: Tracer, result: Any, *arguments: Any) -> None:
     """Join the dimensions that broadcasting aligns, from the right."""
