@@ -1,6 +1,7 @@
 """A traced network, from which networks of other widths are cut or built."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -88,7 +89,8 @@ class TracedNetwork:
             raise TraceError("the network has no parameters")
         sizes = {} if like else list_sizes(template)
         stored = {path: [name for name, *_ in attributes] for path, attributes in sizes.items()}
-        with watch_attributes(template, stored) as read, watch_writes(template, trace.written):
+        writes = nullcontext() if like else watch_writes(template, trace.written)
+        with watch_attributes(template, stored) as read, writes:
             outputs = run(template, trace, labels, like.trace.choices if like else None)
         names = {id(tensor): name for name, tensor in tensors.items()}
         order = {names[key]: place for place, key in enumerate(trace.read) if key in names}
