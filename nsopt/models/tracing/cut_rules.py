@@ -12,8 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from nsopt.models.inputs import tensors_in
 from nsopt.models.tracing.labels import Atoms, Filled, Label, select_atoms
-from nsopt.models.tracing.shape_rules import pointwise
-from nsopt.models.tracing.tracer import Tracer, rule
+from nsopt.models.tracing.rules import rule
+from nsopt.models.tracing.shape_rules import pointwise, regroup
+from nsopt.models.tracing.tracer import Tracer
 
 
 @rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes")
@@ -22,18 +23,13 @@ def split(tracer: Tracer, results: Sequence[Tensor], x: Tensor, _: Any, dim: int
     start, labels = 0, list(tracer.get(x))
     whole = labels[dim]
     sizes = {part.shape[dim] for part in results}
-    even = tracer.choose(lambda: len(sizes) == 1 or _repeats(whole))
+    even = tracer.choose(lambda: len(sizes) == 1)
     if isinstance(whole, np.ndarray) and not even:
         tracer.trace.parts.append(whole.reshape(-1, math.gcd(*sizes)))
     for part in results:
         labels[dim] = _cut_label(tracer, whole, start, part.shape[dim], even)
         start += part.shape[dim]
         tracer.put(part, labels)
-
-
-def _repeats(label: Label) -> bool:
-    """Return whether atoms occur repeatedly in a label, as where channels were flattened."""
-    return isinstance(label, np.ndarray) and len(np.unique(label)) < len(label)
 
 
 @rule("slice")
@@ -68,7 +64,8 @@ def _cut_label(tracer: Tracer, label: Label, start: int, length: int, even: bool
     """Return the label of a part of a dimension.
 
     Join equal parts index by index, so that halves stay halves and thirds stay thirds. Of unequal
-    parts, and those that are not `even`, a smaller network shows whether the code adapts their
+    parts, those that are not `even` or were concatenated before, and those of channels some of
+    which are fixed, as coordinates are, a smaller network shows whether the code adapts their
     sizes; but a parameter, such as a table of positions, may be longer than this input needs.
 
     Raises:
@@ -82,15 +79,18 @@ def _cut_label(tracer: Tracer, label: Label, start: int, length: int, even: bool
     fits = bool(length) and len(label) % length == 0 and start % length == 0
 
     def choose_kind() -> str:
-        if fits:
+        apart, stays = tracer.trace.reading.apart, tracer.trace.find_frozen(label)
+        is_back = {start, start + length} <= tracer.seams.get(label.tobytes(), set())
+        if fits and not (apart and is_back) and (stays.all() or not stays.any()):
             return "equal"
-        is_own = tracer.trace.reading.apart and tracer.trace.is_made(label) and not _repeats(label)
-        return "own" if is_own else "fixed"
+        is_made = not stays.all() and tracer.trace.is_made(label[~stays])
+        return "own" if apart and is_made else "fixed"
 
     kind = tracer.choose(choose_kind) if even else "own"
     if kind == "own":
         tracer.check_part(label, part)
-        tracer.trace.cuts.append(part)
+        if not tracer.trace.find_frozen(part).all():
+            tracer.trace.cuts.append(part)
     elif kind == "fixed":
         tracer.freeze("is cut into unequal parts", label)
     elif not fits:
@@ -151,8 +151,8 @@ def _list_axes(ndim: int, indexed: Sequence[int], count: int) -> list[int | None
     return axes
 
 
-@rule("index_select")
-def select_rows(tracer: Tracer, result: Tensor, x: Tensor, dim: int, rows: Tensor) -> None:
+@rule("index_select", "index_fill")
+def select_rows(tracer: Tracer, result: Tensor, x: Tensor, dim: int, rows: Tensor, *_: Any) -> None:
     index(tracer, result, x, [*[None] * (dim % x.ndim), rows])
 
 
@@ -178,6 +178,7 @@ def _label_filled(tracer: Tracer, tensor: Tensor, axis: int) -> Label:
     labels = list(tracer.get(tensor))
     if isinstance(labels[axis], Filled):
         labels[axis] = tracer.trace.new_atoms(tensor.shape[axis])
+        tracer.note_maker(labels[axis])
         tracer.put(tensor, labels)
     return labels[axis]
 
@@ -191,7 +192,31 @@ def _concatenate_labels(tracer: Tracer, labels: Sequence[Label], sizes: Sequence
         else:
             ends.append(tracer.trace.new_atoms(size))
             tracer.freeze("has a fixed number of channels", ends[-1])
-    return np.concatenate(ends)
+    whole = np.concatenate(ends)
+    tracer.seams[whole.tobytes()] = {0, *np.cumsum(sizes).tolist()}
+    return whole
+
+
+@rule("diagonal")
+def pick_diagonal(
+    tracer: Tracer, result: Tensor, x: Tensor, _: int = 0, dim1: int = 0, dim2: int = 1
+) -> None:
+    """Freeze the two dimensions that become the last one."""
+    gone, labels = {dim1 % x.ndim, dim2 % x.ndim}, tracer.get(x)
+    tracer.freeze("is read along the diagonal", *(labels[d] for d in gone))
+    tracer.put(result, [*(label for d, label in enumerate(labels) if d not in gone), None])
+
+
+@rule("diag_embed")
+def embed_diagonal(
+    tracer: Tracer, result: Tensor, x: Tensor, _: int = 0, dim1: int = -2, dim2: int = -1
+) -> None:
+    """Freeze the last dimension, which becomes a diagonal."""
+    *labels, last = tracer.get(x)
+    tracer.freeze("becomes a diagonal", last)
+    for d in sorted((dim1 % result.ndim, dim2 % result.ndim)):
+        labels.insert(d, None)
+    tracer.put(result, labels)
 
 
 @rule("rot90")
@@ -255,10 +280,12 @@ def write_rows(
     labels, new = list(tracer.get(x)), tracer.get(values)
     indexed = [d for d, index in enumerate(indices) if index is not None]
     asked = [index for index in indices if index is not None]
-    if values.numel() == 1 and (asked[0].dtype, asked[0].shape) == (torch.bool, x.shape):
+    if values.numel() in (1, x.numel()) and tracer.values.is_unknown_mask(x, indices):
         pointwise(tracer, result, x, asked[0])
+        if values.numel() > 1:  # of `x[mask] += 1`
+            tracer.join(*regroup(tracer, tracer.get(result), x.shape, values.shape), *new)
         return
-    if x._is_view() or any(index.dtype in (torch.bool, torch.uint8) for index in asked):
+    if result._is_view() or any(index.dtype in (torch.bool, torch.uint8) for index in asked):
         tracer.freeze("is written by indices", *labels, *new)
         tracer.put(result, [None if isinstance(label, Filled) else label for label in labels])
         return
@@ -328,12 +355,12 @@ def gather(tracer: Tracer, result: Tensor, x: Tensor, dim: int, places: Tensor, 
     _join_but_one(tracer, result, dim, [x, places])
 
 
-@rule("scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy")
+@rule("scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_reduce")
 def scatter(
     tracer: Tracer, result: Tensor, x: Tensor, dim: int, places: Tensor, values: Any, *_: Any
 ) -> None:
     """Join the dimensions of all tensors; freeze the one along which the indices write."""
-    if x._is_view():
+    if result._is_view():
         tracer.freeze("is written into a part of another tensor", *tracer.get(x))
     with_indices = [places] if places.ndim == x.ndim else []
     tensors = [x, *with_indices, *([values] if isinstance(values, Tensor) else [])]

@@ -193,6 +193,10 @@ class Trace:
         runs = ([o for o in run if o[1] in seen or o[1] not in plain] for run in others)
         return all(first[: len(operations)] == operations for operations in runs)
 
+    def find_frozen(self, atoms: Atoms) -> NDArray[np.bool_]:
+        """Return for each atom whether it is frozen so far."""
+        return np.isin(atoms, np.concatenate([atoms[:0], *(part.atoms for part in self.frozen)]))
+
     def is_made(self, atoms: Atoms) -> bool:
         """Return whether a product with a parameter makes channels with all of these atoms."""
         return bool(np.isin(atoms, np.concatenate([atoms[:0], *self.makers])).all())

@@ -11,11 +11,12 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from nsopt.models.inputs import tensors_in
 from nsopt.models.tracing.labels import Atoms, Filled, Label, Labels
+from nsopt.models.tracing.rules import rule
 from nsopt.models.tracing.shape_rules import (
     pointwise,
     settle_size,
 )
-from nsopt.models.tracing.tracer import Tracer, rule
+from nsopt.models.tracing.tracer import Tracer
 
 
 @rule("convolution")
@@ -102,6 +103,13 @@ def _goes_whole(tracer: Tracer, rows: Atoms) -> bool:
         return True
     tracer.trace.grouped.append((tracer.where, rows.ravel()))
     return bool(size <= groups) != (tracer.where in tracer.trace.reading.turned)
+
+
+@rule("linalg_cross")
+def cross(tracer: Tracer, result: Tensor, x: Tensor, other: Tensor, dim: int = -1) -> None:
+    """Freeze the dimension of three; join the others as broadcasting aligns them."""
+    tracer.freeze("is one of three in a vector", tracer.get(x)[dim], tracer.get(other)[dim])
+    pointwise(tracer, result, x, other)
 
 
 @rule("mm", "bmm")

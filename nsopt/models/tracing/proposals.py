@@ -101,9 +101,9 @@ def propose_numbers(
     ones have attributes that are a multiple of a width, and at last all together. A size of what
     only passes through a module with tensors of its own comes alone, or beside its other sizes. If
     an attribute may store the size of several tensors, it follows the tensor of the same name in
-    every module, or else one that the module holds. The last list ties them, and the one before it
-    those that are rows of neighbouring weights, such as queries and values. An attribute that
-    equals a width of these groups is no multiple of other widths.
+    every module, or else one that the module holds, or else the last. The last list ties them, and
+    the one before it those that are rows of neighbouring weights, such as queries and values. An
+    attribute that equals a width of these groups is no multiple of other widths.
 
     Args:
         family: the groups of the traced network.
@@ -116,7 +116,7 @@ def propose_numbers(
     modules = dict(template.named_modules())
     holders = _find_holders(template)
     candidates = _find_all_numbers(template, holders, family, read, passing, in_objects)
-    followed: dict[type[nn.Module], dict[Place, tuple[int, str]]] = {}  # by type: times and tensor
+    followed: dict[type[nn.Module], dict[Place, tuple[int, str]]] = {}  # by type: times and side
     likely: set[tuple[type[nn.Module], Place]] = set()  # sizes of more than what only passes
     for group in groups:
         for number, times in candidates[group]:
@@ -148,7 +148,9 @@ def propose_numbers(
             members = [number for number in alike if number.place in places]
             firsts = {number.site: number for number in reversed(members)}
             owned = {number.site: number for number in reversed(own) if number.place in places}
-            chosen = dict.fromkeys(Lifts(numbers=tuple(few.values())) for few in (firsts, owned))
+            lasts = {number.site: number for number in members}
+            each = (tuple(few.values()) for few in (firsts, owned, lasts))
+            chosen = dict.fromkeys(Lifts(numbers=numbers) for numbers in each)
             proposals.setdefault(times, []).extend(chosen)
             tied.append(_tie_others(family, members, firsts, known.numbers))
     near = [replace(lifts, ties=tuple(filter(_is_near, lifts.ties))) for lifts in tied]
@@ -274,8 +276,8 @@ def _is_layer(module: nn.Module) -> bool:
 
 
 def _name_within(number: Number) -> str:
-    """Return the name of a number's tensor, relative to the module that stores the number."""
-    return number.tensor.removeprefix(f"{number.path}.")
+    """Return a number's tensor, relative to the module that stores the number, and its axis."""
+    return f"{number.tensor.removeprefix(f'{number.path}.')} {number.axis}"
 
 
 def _find_mixed(family: Family, group: int) -> Iterator[tuple[int, Less]]:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from nsopt.models.inputs import tensors_in
 from nsopt.models.tracing.labels import Atoms, Filled, Label, Labels, select_atoms
-from nsopt.models.tracing.tracer import Tracer, rule
+from nsopt.models.tracing.rules import rule
+from nsopt.models.tracing.tracer import Tracer
 from nsopt.models.tracing.values import locate
 
 _EXAMPLES = 2  # that count where examples and heads share a dimension
@@ -134,12 +135,12 @@ def view(tracer: Tracer, result: Tensor, x: Tensor, sizes: Any = (), *_: Any) ->
                 i += 1
             else:
                 j += 1
-        labels += _regroup(tracer, before[first:i], old[first:i], new[start:j], inferred - start)
+        labels += regroup(tracer, before[first:i], old[first:i], new[start:j], inferred - start)
     tracer.put(result, labels)
 
 
-def _regroup(
-    tracer: Tracer, labels: Labels, old: tuple[int, ...], new: tuple[int, ...], inferred: int
+def regroup(
+    tracer: Tracer, labels: Labels, old: tuple[int, ...], new: tuple[int, ...], inferred: int = 0
 ) -> list[Label]:
     """Return the labels of new dimensions that hold the elements of some old dimensions.
 

@@ -6,7 +6,7 @@ parameters and custom modules therefore need no special treatment.
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,31 +27,15 @@ from nsopt.models.tracing.labels import (
     UnknownError,
     select_atoms,
 )
+from nsopt.models.tracing.rules import RULES
 from nsopt.models.tracing.shapes import RESULTS
 from nsopt.models.tracing.signatures import read_signature
 from nsopt.models.tracing.user_code import find_line
 from nsopt.models.tracing.values import Place, Values, list_written, locate, make_fakes, pick_all
 
 ADVICE = ": decide there by shapes or by an argument, or trace the part of the network before it"
-Rule = Callable[..., None]
-R = TypeVar("R", bound=Rule)
 _MOST_GUESSES = 2000  # in a run; then it is taken for an endless loop
 _SIZED = {"slice", "topk", "arange", "linspace", "_adaptive_avg_pool2d", "_adaptive_avg_pool1d"}
-_RULES: dict[str, Rule] = {}  # by operation; without a rule, all atoms of its inputs freeze
-
-
-def rule(*operations: str) -> Callable[[R], R]:
-    """Register a function as the rule of these ATen operations.
-
-    Args:
-        operations: their names; one string may hold several, separated by spaces.
-    """
-
-    def register(function: R) -> R:
-        _RULES.update(dict.fromkeys(" ".join(operations).split(), function))
-        return function
-
-    return register
 
 
 class Tracer(TorchDispatchMode):
@@ -72,6 +56,7 @@ class Tracer(TorchDispatchMode):
         shape: that of its first argument, before it runs.
         guessed: where code first read a number that is unknown, else empty.
         seen: the ids of the parameters and buffers that the running mode has used.
+        seams: where the parts of a concatenated label begin and end, by its bytes.
     """
 
     def __init__(
@@ -86,6 +71,7 @@ class Tracer(TorchDispatchMode):
         self.values = Values()
         self.guessed = ""
         self.seen: set[int] = set()
+        self.seams: dict[bytes, set[int]] = {}
         self.operation = ""
         self.shape: Sequence[int] = ()
         self._replay = replay
@@ -184,7 +170,7 @@ class Tracer(TorchDispatchMode):
         """
         before, old = self.choose(lambda: part), part[part < self._known]
         checks = self._same is not None and self._replay is not None
-        if checks and not np.array_equal(old, whole[np.isin(whole, before)]):
+        if checks and not np.array_equal(old, before[np.isin(before, whole)]):
             raise self.refuse_cut()
 
     def refuse_cut(self) -> TraceError:
@@ -286,7 +272,7 @@ class Tracer(TorchDispatchMode):
             self.trace.passing.setdefault(self.where, []).extend(select_atoms(chain(*used)))
         made = None if "out" in kwargs else RESULTS.get(signature.name)
         if signature.depends_on_values:
-            if signature.operation != "index":
+            if signature.operation != "index" or self.values.is_unknown_mask(*args):
                 return self._answer(func, args, kwargs)
             args = (args[0], self._expand_masks(args[1]), *args[2:])
         result = made(func, *args, **kwargs) if made else func(*args, **kwargs)
@@ -299,7 +285,7 @@ class Tracer(TorchDispatchMode):
             self.trace.numbers.append(numbers)
         if self._unread and not signature.copies_shape:
             self.note_reading(tensors_in(self._last))
-        rule = _RULES.get(self.operation, _RULES["pointwise"] if signature.is_pointwise else None)
+        rule = RULES.get(self.operation, RULES["pointwise"] if signature.is_pointwise else None)
         if rule is not None:
             rule(self, result, *signature.bind(args, kwargs))
         else:
@@ -346,6 +332,8 @@ class Tracer(TorchDispatchMode):
 
     def _answer(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Return the result of an operation that depends on values."""
+        if func is torch.ops.aten.index.Tensor:
+            return self._flatten(args[0], args[1][0])
         known = self.values.compute(func, args, kwargs)
         for tensor in tensors_in((args, kwargs)):
             self._use_values(tensor)
@@ -356,6 +344,13 @@ class Tracer(TorchDispatchMode):
             return self.guess(args[0].dtype if "scalar" in func._schema.name else torch.bool)
         self.note("picks by values, traced as if everything were picked")
         return make_fakes(self.values, picked)
+
+    def _flatten(self, x: Tensor, mask: Tensor) -> Any:
+        """Return what a mask of the same shape picks, as if that were all elements."""
+        self.note("picks by values, traced as if everything were picked")
+        copy = x.clone(memory_format=torch.contiguous_format)
+        self.put(copy, [self.join(*p) for p in zip(self.get(x), self.get(mask), strict=True)])
+        return self.__torch_dispatch__(torch.ops.aten.view.default, (), (copy, [-1]))
 
     def _expand_masks(self, indices: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Replace masks among the indices of `index` by the indices of what they pick."""

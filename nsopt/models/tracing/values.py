@@ -58,6 +58,13 @@ class Values:
             return value
         return None if identify_memory(value) in self._overwritten else value
 
+    def is_unknown_mask(self, x: Tensor, indices: Sequence[Tensor | None]) -> bool:
+        """Return whether the only index is a mask of all elements of `x`, with unknown values."""
+        mask = indices[0]
+        if mask is None or (mask.dtype, mask.shape) != (torch.bool, x.shape):
+            return False
+        return self.find(mask) is None
+
     def find_numbers(self, arguments: Sequence[Any]) -> tuple[float, ...]:
         """Return the known numbers among tensors of one element."""
         single = [a for a in arguments if isinstance(a, Tensor) and a.numel() == 1]

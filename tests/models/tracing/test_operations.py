@@ -12,7 +12,28 @@ from nsopt.models.tracing.trace import trace
 from tests.models.tracing.checks import check_pruning, randomise
 
 Operation = Callable[[Tensor], Tensor]  # of features (batch, 12, 8)
+
+
+def scale_negative(x: Tensor) -> Tensor:
+    x = x.clone()
+    x[x < 0] *= 2
+    return x
+
+
+def take_logarithms(x: Tensor) -> Tensor:
+    found, mask = torch.zeros_like(x), x > 0
+    found[mask] = x[mask].log()
+    return found
+
+
 EXACT: dict[str, Operation] = {
+    "a mask written": scale_negative,
+    "a mask read": take_logarithms,
+    "cross": lambda x: torch.linalg.cross(x[..., :3], x[..., 3:6]),
+    "diagonal": lambda x: x.unsqueeze(2).expand(-1, -1, 8, 8).diagonal(0, 2, 3),
+    "diag_embed": lambda x: x.diag_embed().sum(3),
+    "index_fill": lambda x: x.index_fill(2, torch.tensor([0]), 1.0),
+    "index_reduce": lambda x: x[..., :3].index_reduce(2, torch.arange(8) % 3, x, "mean"),
     "sort": lambda x: x.sort(2).values,
     "topk": lambda x: x.topk(3, dim=2).values,
     "kthvalue": lambda x: x.kthvalue(2, dim=2).values,

@@ -20,7 +20,7 @@ GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
     parts.UnevenHeads: [8, 4],
     parts.OneQuery: [16, 1, 12],
     parts.WrittenRows: [16, 6],
-    parts.PartlyConvolved: [4, 12, 24, 12],
+    parts.PartlyConvolved: [4, 12, 4, 24, 4, 12],
     parts.WrittenGroups: [4, 3],
     parts.PoolingTransformer: [16, 12],
     parts.UnitVectors: [16, 24, 12],
@@ -174,6 +174,56 @@ def test_unequal_slices_change_each_by_itself(kind: type[Sliced], widths: list[i
     check_network_of(trace(model, x), model, x, widths, searches=False)
 
 
+class Merged(nn.Module):
+    """Geometric perceptrons: scalars and vectors lie in one dimension between the layers."""
+
+    def __init__(self, scalars: int = 12, vectors: int = 8) -> None:
+        super().__init__()
+        self.vectors = vectors
+        self.a, self.b = nn.Linear(3, scalars), nn.Linear(3, vectors)
+        self.c, self.d = nn.Linear(scalars + vectors, scalars), nn.Linear(vectors, vectors)
+        self.head = nn.Linear(scalars, 4)
+
+    def merge(self, scalars: Tensor, vectors: Tensor) -> Tensor:
+        return torch.cat([scalars, vectors.reshape(len(vectors), 3 * vectors.shape[1])], -1)
+
+    def forward(self, x: Tensor) -> Any:
+        merged = self.merge(self.a(x).relu(), self.b(x).unsqueeze(-1) * x.unsqueeze(1))
+        cut = -3 * self.vectors
+        scalars, vectors = merged[:, :cut], merged[:, cut:].reshape(len(x), self.vectors, 3)
+        scalars = self.c(torch.cat([scalars, vectors.norm(dim=-1)], -1)).relu()
+        vectors = self.d(vectors.transpose(1, 2)).transpose(1, 2)
+        merged = merged + self.merge(scalars, vectors)
+        return self.head(merged[:, :cut])
+
+
+class BesideCoordinates(nn.Module):
+    """Coordinates and features are gathered together, and cut again by a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(3, 12), nn.Linear(3, 12), nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Any:
+        both = torch.cat([x, self.a(x).relu()], -1)
+        return self.head((self.b(both[:, :3]) + both[:, 3:]).relu())
+
+
+@pytest.mark.parametrize(
+    ("model", "widths"),
+    [
+        (Merged(), [12, 8]),
+        (Merged(scalars=8), [8, 8]),
+        (Merged(scalars=24), [24, 8]),
+        (BesideCoordinates(), [12]),
+    ],
+)
+def test_parts_that_were_concatenated_are_cut_again(model: nn.Module, widths: list[int]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(8, 3)
+    check_network_of(trace(model, x), model, x, widths, searches=False)
+
+
 def test_a_part_that_no_weight_tells_apart_stays() -> None:
     explained = trace(PartSummed(), torch.randn(8, 3)).explain()
     assert "fixed: a: is cut into parts that no weight tells apart" in explained
@@ -223,7 +273,7 @@ def test_flattened_channels_that_are_cut_into_unequal_parts_stay() -> None:
     model, x = Levels(), torch.randn(2, 3, 8, 8)
     arch = trace(model, x)
     assert arch.base_widths == (16,)
-    assert "fixed: scores: is cut into unequal parts" in arch.explain()
+    assert "fixed: scores: is sorted" in arch.explain()
     check_pruning(arch, model, x)
 
 
