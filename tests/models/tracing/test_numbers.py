@@ -130,6 +130,45 @@ def test_equalised_learning_rates_are_marked_in_every_layer() -> None:
     assert all("removing one may differ from setting it to zero" in line for line in lines)
 
 
+class Conditioned(nn.Module):
+    """A block of Diffusion Policy: a scale and a shift for the channels between two layers."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.channels = 8
+        self.a, self.b = nn.Conv1d(inputs, 8, 1), nn.Conv1d(8, 8, 1)
+        self.code = nn.Linear(3, 16)
+        self.past = nn.Conv1d(inputs, 8, 1) if inputs != 8 else nn.Identity()
+
+    def forward(self, x: Tensor, code: Tensor) -> Tensor:
+        changes = self.code(code).reshape(len(x), 2, self.channels, 1)
+        y = changes[:, 0] * self.a(x) + changes[:, 1]
+        past: Tensor = self.past(x)
+        return self.b(y.relu()) + past
+
+
+class Denoiser(nn.Module):
+    """The attributes `channels` follow the inner width, which equals that of the stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.middle = Conditioned(8)
+        self.down = nn.ModuleList([Conditioned(4), Conditioned(8)])
+        self.last = nn.Conv1d(8, 4, 1)
+
+    def forward(self, x: Tensor, code: Tensor) -> Tensor:
+        for block in (*self.down, self.middle):
+            x = block(x, code)
+        last: Tensor = self.last(x)
+        return last
+
+
+def test_an_attribute_follows_the_same_axis_in_all_blocks() -> None:
+    torch.manual_seed(0)
+    model, x = Denoiser(), (torch.randn(2, 4, 5), torch.randn(2, 3))
+    check_network_of(trace(model, x), model, x, [8, 8, 8, 8], searches=False)
+
+
 class Resettable(nn.Module):
     """As in timm: `reset` reads a size that `forward` does not, and `steps` is none, by chance."""
 
