@@ -65,6 +65,7 @@ class Between(nn.Module):
         return self.out(self.operation(self.a(x)).reshape(len(x), self.a.out_channels, -1).sum(2))
 
 
+@pytest.mark.filterwarnings("ignore:index_reduce")  # is in beta
 @pytest.mark.parametrize("name", [*EXACT, *RANDOM])
 def test_channels_go_through_an_operation(name: str) -> None:
     torch.manual_seed(0)
