@@ -13,8 +13,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 from nsopt.models.inputs import tensors_in
 from nsopt.models.tracing.labels import Atoms, Filled, Label, select_atoms
 from nsopt.models.tracing.rules import rule
-from nsopt.models.tracing.shape_rules import pointwise, regroup
+from nsopt.models.tracing.shape_rules import pointwise
 from nsopt.models.tracing.tracer import Tracer
+from nsopt.models.tracing.view_rules import regroup
 
 
 @rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes")

@@ -29,6 +29,7 @@ from nsopt.models.tracing import (  # noqa: F401  (they register their rules)
     cut_rules,
     product_rules,
     shape_rules,
+    view_rules,
 )
 from nsopt.models.tracing.function_rules import FunctionRules
 from nsopt.models.tracing.groups import Family

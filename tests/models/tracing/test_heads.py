@@ -259,6 +259,29 @@ class Pooled(nn.Module):
         return out
 
 
+class Positioned(nn.Module):
+    """A table of positions for at least as many steps as a head has channels."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.a, self.head = nn.Linear(6, 16), nn.Linear(16, 5)
+        self.positions = nn.Parameter(torch.randn(steps, 1, 16))
+        self.attention = nn.MultiheadAttention(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x.transpose(0, 1)) + self.positions
+        x = x + self.attention(x, x, x)[0]  # with its weights, by other operations than without
+        logits: Tensor = self.head(x.mean(0))
+        return logits
+
+
+@pytest.mark.parametrize("steps", [3, 4, 8, 12])
+def test_places_and_examples_in_one_dimension_do_not_keep_heads(steps: int) -> None:
+    torch.manual_seed(0)
+    model, x = Positioned(steps), torch.randn(2, steps, 6)
+    check_network_of(trace(model, x), model, x, [4], searches=False)
+
+
 def test_attention_whose_input_is_not_added_to_its_output_shrinks_by_heads() -> None:
     torch.manual_seed(0)
     model, x = Pooled(), torch.randn(2, 7, 6)
