@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._mode_utils import no_dispatch
 
 from nsopt.models.inputs import tensors_in
 from nsopt.models.tracing.labels import Atoms, Filled, Label, Labels
@@ -127,12 +128,23 @@ def matrix_product(tracer: Tracer, result: Tensor, a: Tensor, b: Tensor, *_: Any
         tracer.mark_inexact(inner)
     batch = [tracer.join(p, q) for p, q in zip(left[:-2], right[:-2], strict=True)]
     rows, columns = (left[-2], a.shape[-2]), (right[-1], b.shape[-1])
-    tracer.multiply(1, *zip(batch, a.shape, strict=False), rows, (inner, a.shape[-1]), columns)
+    if a.layout == torch.strided:
+        tracer.multiply(1, *zip(batch, a.shape, strict=False), rows, (inner, a.shape[-1]), columns)
+    else:
+        tracer.multiply(_count_nonzeros(tracer, a), columns)
     for matrix, inside, made in ((a, left[-1], left[-2]), (b, right[-2], right[-1])):
         # Only a parameter has labels in both dimensions.
         if isinstance(inside, np.ndarray) or min(matrix.shape[-2:]) == 1:
             tracer.note_maker(made)
     tracer.put(result, [*batch, left[-2], right[-1]])
+
+
+def _count_nonzeros(tracer: Tracer, matrix: Tensor) -> int:
+    """Return how many elements a sparse matrix stores; all, if it was calculated from another."""
+    if isinstance(matrix, FakeTensor):
+        return tracer.nonzeros.get(id(matrix), matrix.numel())
+    with no_dispatch():
+        return matrix._nnz()
 
 
 @rule("addmm", "baddbmm", "_sparse_addmm")

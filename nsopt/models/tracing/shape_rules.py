@@ -99,13 +99,19 @@ def settle_size(tracer: Tracer, tensor: Tensor, met: Sequence[Label]) -> None:
 
 
 @rule("as_strided")
-def as_strided(tracer: Tracer, result: Tensor, x: Tensor, size: Sequence[int], *_: Any) -> None:
-    """Freeze all atoms, unless the tensor stays as it is."""
-    if tuple(size) == tuple(x.shape) and result.stride() == x.stride():
-        tracer.put(result, tracer.get(x))
-    else:
-        tracer.freeze("is read by as_strided", *tracer.get(x))
-        tracer.put(result, (None,) * result.ndim)
+def as_strided(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
+    """Freeze the dimensions that are read in another way, such as steps as windows of steps."""
+    old, new = locate(x), locate(result)
+    kept = {a for a in old.axes if old.axes.count(a) == new.axes.count(a) == 1}
+    before, after = (
+        sum((size - 1) * step for size, step in place.axes if (size, step) not in kept)
+        for place in (old, new)
+    )
+    if not 0 <= new.first - old.first <= before - after:  # it reads beyond these dimensions
+        kept.clear()
+    labels = dict(zip(old.axes, tracer.get(x), strict=True))
+    tracer.freeze("is read by as_strided", *(labels[axis] for axis in old.axes if axis not in kept))
+    tracer.put(result, [labels[axis] if axis in kept else None for axis in new.axes])
 
 
 @rule("expand")

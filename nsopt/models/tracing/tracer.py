@@ -57,6 +57,7 @@ class Tracer(TorchDispatchMode):
         guessed: where code first read a number that is unknown, else empty.
         seen: the ids of the parameters and buffers that the running mode has used.
         seams: where the parts of a concatenated label begin and end, by its bytes.
+        nonzeros: how many elements sparse inputs store, by the ids of their fake tensors.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Tracer(TorchDispatchMode):
         self.guessed = ""
         self.seen: set[int] = set()
         self.seams: dict[bytes, set[int]] = {}
+        self.nonzeros: dict[int, int] = {}
         self.operation = ""
         self.shape: Sequence[int] = ()
         self._replay = replay
@@ -340,6 +342,8 @@ class Tracer(TorchDispatchMode):
         if known is not None:
             return make_fakes(self.values, known)
         picked = pick_all(func, args, kwargs)
+        if picked is None and str(func._schema.returns[0].type) == "Tensor":
+            raise self._error(f"the values of tensors decide what {func._schema.name} returns")
         if picked is None:
             return self.guess(args[0].dtype if "scalar" in func._schema.name else torch.bool)
         self.note("picks by values, traced as if everything were picked")
