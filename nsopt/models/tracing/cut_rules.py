@@ -28,7 +28,8 @@ def split(tracer: Tracer, results: Sequence[Tensor], x: Tensor, _: Any, dim: int
     if isinstance(whole, np.ndarray) and not even:
         tracer.trace.parts.append(whole.reshape(-1, math.gcd(*sizes)))
     for part in results:
-        labels[dim] = _cut_label(tracer, whole, start, part.shape[dim], even)
+        kind = "equal" if even else "own"
+        labels[dim] = _cut_label(tracer, whole, start, part.shape[dim], kind)
         start += part.shape[dim]
         tracer.put(part, labels)
 
@@ -61,20 +62,25 @@ def cut(
     tracer.put(result, labels)
 
 
-def _cut_label(tracer: Tracer, label: Label, start: int, length: int, even: bool = True) -> Label:
+def _cut_label(
+    tracer: Tracer, label: Label, start: int, length: int, kind: str | None = None
+) -> Label:
     """Return the label of a part of a dimension.
 
     Join equal parts index by index, so that halves stay halves and thirds stay thirds. Of unequal
-    parts, those that are not `even` or were concatenated before, and those of channels some of
-    which are fixed, as coordinates are, a smaller network shows whether the code adapts their
-    sizes; but a parameter, such as a table of positions, may be longer than this input needs.
+    parts, those that were concatenated before, and those of channels some of which are fixed, as
+    coordinates are, a smaller network shows whether the code adapts their sizes; but a parameter,
+    such as a table of positions, may be longer than this input needs.
+
+    Args:
+        kind: "equal", "own" (of its own size) or "fixed"; None to choose one.
 
     Raises:
         TraceError: if an earlier trace has found equal parts, or other parts, and these are none.
     """
     if isinstance(label, Filled) and label.size != length:
         return Filled(length)
-    if not isinstance(label, np.ndarray):
+    if not isinstance(label, np.ndarray) or length == len(label):
         return label
     part: Atoms = label[start : start + length]
     fits = bool(length) and len(label) % length == 0 and start % length == 0
@@ -87,7 +93,7 @@ def _cut_label(tracer: Tracer, label: Label, start: int, length: int, even: bool
         is_made = not stays.all() and tracer.trace.is_made(label[~stays])
         return "own" if apart and is_made else "fixed"
 
-    kind = tracer.choose(choose_kind) if even else "own"
+    kind = kind or tracer.choose(choose_kind)
     if kind == "own":
         tracer.check_part(label, part)
         if not tracer.trace.find_frozen(part).all():
@@ -96,7 +102,7 @@ def _cut_label(tracer: Tracer, label: Label, start: int, length: int, even: bool
         tracer.freeze("is cut into unequal parts", label)
     elif not fits:
         raise tracer.refuse_cut()
-    elif length < len(label):
+    else:
         tracer.join_rows(label.reshape(-1, length))
     return part
 
@@ -105,7 +111,7 @@ def _cut_label(tracer: Tracer, label: Label, start: int, length: int, even: bool
 def glu(tracer: Tracer, result: Tensor, x: Tensor, dim: int = -1) -> None:
     """Join the two halves of a dimension: one half gates the other."""
     labels = list(tracer.get(x))
-    labels[dim] = _cut_label(tracer, labels[dim], 0, x.shape[dim] // 2)
+    labels[dim] = _cut_label(tracer, labels[dim], 0, x.shape[dim] // 2, "equal")
     tracer.put(result, labels)
 
 
