@@ -68,9 +68,9 @@ def _cut_label(
     """Return the label of a part of a dimension.
 
     Join equal parts index by index, so that halves stay halves and thirds stay thirds. Of unequal
-    parts, those that were concatenated before, and those of channels some of which are fixed, as
-    coordinates are, a smaller network shows whether the code adapts their sizes; but a parameter,
-    such as a table of positions, may be longer than this input needs.
+    parts, also in which an equal one was concatenated, and those of channels some of which are
+    fixed, as coordinates are, a smaller network shows whether the code adapts their sizes; but a
+    parameter, such as a table of positions, may be longer than this input needs.
 
     Args:
         kind: "equal", "own" (of its own size) or "fixed"; None to choose one.
@@ -200,7 +200,8 @@ def _concatenate_labels(tracer: Tracer, labels: Sequence[Label], sizes: Sequence
             ends.append(tracer.trace.new_atoms(size))
             tracer.freeze("has a fixed number of channels", ends[-1])
     whole = np.concatenate(ends)
-    tracer.seams[whole.tobytes()] = {0, *np.cumsum(sizes).tolist()}
+    if len(set(sizes)) > 1:
+        tracer.seams[whole.tobytes()] = {0, *np.cumsum(sizes).tolist()}
     return whole
 
 

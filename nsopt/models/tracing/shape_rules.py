@@ -102,16 +102,28 @@ def settle_size(tracer: Tracer, tensor: Tensor, met: Sequence[Label]) -> None:
 def as_strided(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
     """Freeze the dimensions that are read in another way, such as steps as windows of steps."""
     old, new = locate(x), locate(result)
-    kept = {a for a in old.axes if old.axes.count(a) == new.axes.count(a) == 1}
-    before, after = (
-        sum((size - 1) * step for size, step in place.axes if (size, step) not in kept)
-        for place in (old, new)
-    )
-    if not 0 <= new.first - old.first <= before - after:  # it reads beyond these dimensions
-        kept.clear()
+    kept = {
+        axis
+        for axis in old.axes
+        if old.axes.count(axis) == new.axes.count(axis) == 1
+        and _is_apart(axis, old.axes)
+        and _is_apart(axis, new.axes, new.first - old.first)
+    }
     labels = dict(zip(old.axes, tracer.get(x), strict=True))
     tracer.freeze("is read by as_strided", *(labels[axis] for axis in old.axes if axis not in kept))
     tracer.put(result, [labels[axis] if axis in kept else None for axis in new.axes])
+
+
+def _is_apart(axis: tuple[int, int], axes: Sequence[tuple[int, int]], start: int = 0) -> bool:
+    """Return whether steps along other dimensions, and the start, move no index along `axis`.
+
+    Dimensions are pairs of size and stride.
+    """
+    whole = axis[0] * axis[1]
+    if not whole:
+        return False
+    small = [(size - 1) * step for size, step in axes if (size, step) != axis and step % whole]
+    return axis[1] > sum(small) + start % whole
 
 
 @rule("expand")

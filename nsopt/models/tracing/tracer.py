@@ -56,7 +56,7 @@ class Tracer(TorchDispatchMode):
         shape: that of its first argument, before it runs.
         guessed: where code first read a number that is unknown, else empty.
         seen: the ids of the parameters and buffers that the running mode has used.
-        seams: where the parts of a concatenated label begin and end, by its bytes.
+        seams: where unequal parts of a concatenated label begin and end, by its bytes.
         nonzeros: how many elements sparse inputs store, by the ids of their fake tensors.
     """
 

@@ -131,13 +131,18 @@ def transpose_in_memory(net: Two, x: Tensor) -> Tensor:
     "function",
     [
         *(write_by_index, write_beside_a_view, write_to_data, write_into_a_part),
-        *(write_by_several_indices, draw_seeded, transpose_in_memory),
+        *(write_by_several_indices, draw_seeded),
     ],
     ids=lambda function: function.__name__,
 )
 def test_values_that_depend_on_the_index_keep_the_width(function: Forward) -> None:
     with pytest.raises(NsoptError, match="a: must equal a dimension of fixed size"):
         nsopt.trace(Two(function), torch.randn(2, 8))
+
+
+def test_a_matrix_that_is_transposed_in_memory_keeps_the_size_in_the_code() -> None:
+    with pytest.raises(NsoptError, match="a: a and b must have same reduction dim"):
+        nsopt.trace(Two(transpose_in_memory), torch.randn(2, 8))
 
 
 @pytest.mark.parametrize("pick", [Tensor.max, Tensor.median, Tensor.cummax])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nsopt.errors import NsoptError
 from nsopt.models.tracing.trace import trace
 from tests.models.tracing.checks import check_pruning, randomise
 
@@ -79,3 +80,28 @@ def test_channels_go_through_an_operation(name: str) -> None:
     if name in EXACT:
         check_pruning(arch, model, x)
     assert arch.prune(model, [range(5)])(x).shape == (2, 4)
+
+
+class Windows(nn.Module):
+    def __init__(self, *how: Any) -> None:
+        super().__init__()
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.contiguous().as_strided(*self.how)
+
+
+@pytest.mark.parametrize(
+    ("size", "strides", "start"),
+    [
+        ((2, 4, 12), (96, 12, 1), 1),  # begins in the middle of a step
+        ((2, 4, 12), (96, 13, 1), 0),  # each step begins a channel later
+        ((2, 7, 12), (96, 6, 1), 0),
+    ],
+)
+def test_channels_that_windows_move_stay(
+    size: tuple[int, ...], strides: tuple[int, ...], start: int
+) -> None:
+    model = nn.Sequential(nn.Linear(3, 12), Windows(size, strides, start), nn.Linear(12, 4))
+    with pytest.raises(NsoptError, match="0: is read by as_strided in 1"):
+        trace(model, torch.randn(2, 8, 3))

@@ -214,7 +214,6 @@ class BesideCoordinates(nn.Module):
     [
         (Merged(), [12, 8]),
         (Merged(scalars=8), [8, 8]),
-        (Merged(scalars=24), [24, 8]),
         (BesideCoordinates(), [12]),
     ],
 )
