@@ -25,8 +25,11 @@ def split(tracer: Tracer, results: Sequence[Tensor], x: Tensor, _: Any, dim: int
     whole = labels[dim]
     sizes = {part.shape[dim] for part in results}
     even = tracer.choose(lambda: len(sizes) == 1)
-    if isinstance(whole, np.ndarray) and not even:
-        tracer.trace.parts.append(whole.reshape(-1, math.gcd(*sizes)))
+    if isinstance(whole, np.ndarray):
+        if tracer.choose(lambda: len(results)) != len(results):
+            raise tracer.refuse_cut()
+        if not even:
+            tracer.trace.parts.append(whole.reshape(-1, math.gcd(*sizes)))
     for part in results:
         kind = "equal" if even else "own"
         labels[dim] = _cut_label(tracer, whole, start, part.shape[dim], kind)
@@ -284,11 +287,13 @@ def sample(tracer: Tracer, result: Tensor, x: Tensor, grid: Tensor, *_: Any) -> 
 def write_rows(
     tracer: Tracer, result: Tensor, x: Tensor, indices: Sequence[Any], values: Tensor, *_: Any
 ) -> None:
-    """Join the dimensions without indices with those of the values; freeze all others."""
+    """Join the dimensions without indices, or under a mask, with those of the values; freeze all
+    others."""
     labels, new = list(tracer.get(x)), tracer.get(values)
     indexed = [d for d, index in enumerate(indices) if index is not None]
     asked = [index for index in indices if index is not None]
-    if values.numel() in (1, x.numel()) and tracer.values.is_unknown_mask(x, indices):
+    is_mask = (asked[0].dtype, asked[0].shape) == (torch.bool, x.shape)
+    if is_mask and values.numel() in (1, x.numel()):
         pointwise(tracer, result, x, asked[0])
         if values.numel() > 1:  # of `x[mask] += 1`
             tracer.join(*regroup(tracer, tracer.get(result), x.shape, values.shape), *new)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 
 from nsopt.models.shortcuts import tie
-from nsopt.models.tracing.labels import Atoms, Labels, Trace
+from nsopt.models.tracing.labels import Atoms, Frozen, Labels, Trace
 
 _LATE = np.iinfo(np.int64).max
 
@@ -73,6 +73,11 @@ class Units:
         return cls(of_atom, none, none).marked(
             *([of_atom[a] for a in s] for s in (frozen, inexact))
         )
+
+    def new_trace(self) -> Trace:
+        """Return an empty record for another run on these labels, which knows what is fixed."""
+        fixed = np.flatnonzero(self.fixed[self.of_atom])
+        return Trace(count=len(self.of_atom), frozen=[Frozen(fixed, "is fixed", "")])
 
     def name_by(self, labels: Mapping[str, Labels]) -> dict[str, Labels]:
         """Return labels with the first atom of each unit in place of all its atoms.

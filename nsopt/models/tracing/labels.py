@@ -101,7 +101,8 @@ class Reading:
     Attributes:
         preferred: the dimension that changes, by the path of a module and the sizes into which it
             splits a dimension.
-        apart: whether unequal slices of channels may change each by itself; otherwise they stay.
+        apart: whether slices of channels that are no equal parts may change each by itself;
+            otherwise they stay.
         turned: paths of convolutions and norms in groups that lose whole groups if they would lose
             the same channels of every group, and the other way round.
     """
@@ -130,7 +131,7 @@ class Trace:
         splits: of each split the path of the module, the sizes, the chosen dimension and its atoms.
         parts: of each split into parts of different sizes, its atoms in rows whose length divides
             all sizes: heads of queries, keys and values may be such rows.
-        cuts: atoms of parts of dimensions that are cut into unequal parts, by slices or a split.
+        cuts: atoms of parts of dimensions that may change each by itself, by slices or a split.
         grouped: paths of convolutions and norms with groups of several channels, and their atoms.
         group_sizes: channels per group, by the path of a grouped convolution or norm whose number
             of groups changes with the width.
@@ -140,7 +141,7 @@ class Trace:
             order.
         read: ids of parameters and buffers, in the order of their first use.
         written: attributes that modules set as they run, as pairs of path and name.
-        makers: atoms of channels that a product with a parameter makes.
+        makers: atoms of channels that a product with a parameter makes, or of zeros.
         norms: pairs of the atoms of normalised channels and the atoms of the norm's scale.
         plain_norms: atoms of normalised channels, by the path of a norm without a scale.
         notes: what users should know, with the paths of the modules.

@@ -210,7 +210,7 @@ class TracedNetwork:
 
         Raises TraceError if it does not run.
         """
-        trace = Trace(count=len(self.family.units.of_atom))
+        trace = self.family.units.new_trace()
         labels = self.family.units.name_by(self.labels)
         return trace, run(self.template, trace, labels, same=lambda *_: True)
 
@@ -226,12 +226,11 @@ class TracedNetwork:
         """
         run, labels = self.run.with_one_example(), self.family.units.name_by(self.labels)
         unlabelled = {n: (None,) * len(axes) for n, axes in self.labels.items()}
-        count = len(self.family.units.of_atom)
         try:
             # In the layout of `build_empty`: channels_last leads to other operations.
             here = copy_with_tensors(self.template, lambda _, tensor: tensor.contiguous())
-            buffers = run.buffers(here, count, labels, self.family)
-            there = run.buffers(self.build_empty(others), 0, unlabelled, self.family)
+            buffers = run.buffers(here, self.family.units.new_trace(), labels, self.family)
+            there = run.buffers(self.build_empty(others), Trace(), unlabelled, self.family)
         except TraceError as error:
             raise NsoptError(f"the memory of this network cannot be counted: {error}") from None
         peak = count_activations(buffers, len(others))
@@ -389,7 +388,7 @@ class TracedNetwork:
 
         The arguments after `shapes`, and the shapes returned, are those of `LabelledRun`.
         """
-        trace = Trace(count=len(self.family.units.of_atom))
+        trace = self.family.units.new_trace()
         with restore_tensors(self.template):
             replace_tensors(
                 self.template, lambda name, t: make_new(t, make_empty(t.detach(), shapes[name]))

@@ -151,19 +151,19 @@ class LabelledRun:
         return outputs
 
     def buffers(
-        self, model: nn.Module, count: int, labels: Mapping[str, Labels], family: Family
+        self, model: nn.Module, trace: Trace, labels: Mapping[str, Labels], family: Family
     ) -> list[Buffer]:
         """Return the activations of a run in evaluation mode, sized as functions of the widths.
 
         Args:
-            count: number of atoms in `labels`.
+            trace: the run adds to it.
             labels: the labels of parameters and buffers, by name.
             family: the groups of the network.
 
         Raises:
             TraceError: if the network does not run.
         """
-        tracer = Tracer(Trace(count=count), same=lambda *_: True, denied=self.denied)
+        tracer = Tracer(trace, same=lambda *_: True, denied=self.denied)
         fixed = np.zeros(len(family.groups), np.int64)
 
         def sizes_of(tensor: Tensor) -> list[Size]:

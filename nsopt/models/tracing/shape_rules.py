@@ -109,9 +109,12 @@ def as_strided(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
         and _is_apart(axis, old.axes)
         and _is_apart(axis, new.axes, new.first - old.first)
     }
-    labels = dict(zip(old.axes, tracer.get(x), strict=True))
-    tracer.freeze("is read by as_strided", *(labels[axis] for axis in old.axes if axis not in kept))
-    tracer.put(result, [labels[axis] if axis in kept else None for axis in new.axes])
+    sources = [old.axes.index(axis) if axis in kept else None for axis in new.axes]
+    if tracer.choose(lambda: sources) != sources:
+        raise tracer.refuse_cut()
+    labels = tracer.get(x)
+    tracer.freeze("is read by as_strided", *(a for d, a in enumerate(labels) if d not in sources))
+    tracer.put(result, [None if d is None else labels[d] for d in sources])
 
 
 def _is_apart(axis: tuple[int, int], axes: Sequence[tuple[int, int]], start: int = 0) -> bool:

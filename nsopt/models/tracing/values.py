@@ -63,7 +63,7 @@ class Values:
         mask = indices[0]
         if mask is None or (mask.dtype, mask.shape) != (torch.bool, x.shape):
             return False
-        return self.find(mask) is None
+        return isinstance(x, FakeTensor) and self.find(mask) is None
 
     def find_numbers(self, arguments: Sequence[Any]) -> tuple[float, ...]:
         """Return the known numbers among tensors of one element."""

@@ -57,6 +57,12 @@ def regroup(
         inferred: the one of them whose size the code gives as -1, if it is among them.
     """
     labelled = [d for d, label in enumerate(labels) if isinstance(label, np.ndarray)]
+    if len(labelled) > 1:  # what stays anyway needs no label, such as a table's positions
+        stay = [tracer.trace.find_frozen(atoms).all() for atoms in select_atoms(labels)]
+        labelled = tracer.choose(
+            lambda: [d for d, is_fixed in zip(labelled, stay, strict=True) if not is_fixed]
+        )
+        labels = tuple(label if d in labelled else None for d, label in enumerate(labels))
     if not labelled:
         wide = [d for d, n in enumerate(old) if n > 1]
         filled = [d for d in wide if isinstance(labels[d], Filled)]
@@ -87,11 +93,15 @@ def _divide(old: Sequence[int], new: Sequence[int]) -> list[int] | None:
     return [end // start for start, end in pairwise(ends)]
 
 
-def _take(sizes: list[int], product: int) -> tuple[int, ...]:
-    """Remove the first sizes of this product; return them."""
-    count = next(n for n in range(len(sizes) + 1) if math.prod(sizes[:n]) == product)
-    taken, sizes[:] = tuple(sizes[:count]), sizes[count:]
-    return taken
+def _place(parts: Sequence[int], sizes: Sequence[int]) -> list[range]:
+    """Return the indices of the parts whose product is each size."""
+    places, end = list[range](), 0
+    for size in sizes:
+        start = end
+        while math.prod(parts[start:end]) < size:
+            end += 1
+        places.append(range(start, end))
+    return places
 
 
 def _regroup_parts(
@@ -99,20 +109,18 @@ def _regroup_parts(
 ) -> list[Label]:
     """Return what `regroup` does, by dividing old dimensions into parts, of which new ones consist.
 
-    Such as places, examples with heads, and channels, which become places with examples, and heads
-    with channels.
+    Such as queries, examples with heads, and channels, which become queries with examples, and
+    heads with channels.
 
     Args:
         sizes: of the parts.
     """
-    parts, left = list[Label](), sizes.copy()
-    for label, size in zip(labels, old, strict=True):
-        parts += regroup(tracer, (label,), (size,), _take(left, size), inferred=len(sizes))
-    found = list[Label]()
-    for size in new:
-        own = _take(sizes, size)
-        found += regroup(tracer, tuple(parts[: len(own)]), own, (size,)) if own else [None]
-        parts = parts[len(own) :]
+    parts, found = list[Label](), list[Label]()
+    for label, size, own in zip(labels, old, _place(sizes, old), strict=True):
+        parts += regroup(tracer, (label,), (size,), tuple(sizes[p] for p in own), len(sizes))
+    for size, own in zip(new, _place(sizes, new), strict=True):
+        own_labels, own_sizes = tuple(parts[p] for p in own), tuple(sizes[p] for p in own)
+        found += regroup(tracer, own_labels, own_sizes, (size,)) if own else [None]
     return found
 
 

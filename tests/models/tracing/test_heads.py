@@ -282,6 +282,54 @@ def test_places_and_examples_in_one_dimension_do_not_keep_heads(steps: int) -> N
     check_network_of(trace(model, x), model, x, [4], searches=False)
 
 
+class OfNodes(nn.Module):
+    """Attention over time: nodes, of which a table knows more, are examples there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.head = nn.Linear(5, 16), nn.Linear(16, 3)
+        self.q, self.k, self.v, self.o = (nn.Linear(16, 16) for _ in range(4))
+        self.table, self.heads = nn.Parameter(torch.randn(10, 16)), 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = (self.a(x) + self.table).transpose(0, 1)
+        steps, *rows, channels = y.shape
+        z, sizes = y.reshape(steps, -1, channels), (-1, channels // self.heads)
+        q, k, v = (f(z).view(steps, *sizes).transpose(0, 1) for f in (self.q, self.k, self.v))
+        z = ((q @ k.transpose(1, 2)).softmax(-1) @ v).transpose(0, 1).reshape(z.shape)
+        logits: Tensor = self.head((y + self.o(z).view(steps, *rows, channels)).mean((0, 2)))
+        return logits
+
+
+class CutHeads(nn.Module):
+    """Heads of two channels that are cut one by one, and become examples (GMAN)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.head, self.size = nn.Linear(5, 12), nn.Linear(16, 3), 2
+        self.q, self.k, self.v = (nn.Linear(12, 16) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        parts = (f(y).split(self.size, -1) for f in (self.q, self.k, self.v))
+        q, k, v = (torch.cat(few, 0) for few in parts)
+        z = ((q @ k.transpose(1, 2)).softmax(-1) @ v).split(len(x), 0)
+        logits: Tensor = self.head(torch.cat(z, -1).mean(1))
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "widths"),
+    [(OfNodes(), (2, 3, 10, 5), [4]), (CutHeads(), (2, 3, 5), [12, 2])],
+)
+def test_heads_that_become_examples_cost_what_they_compute(
+    model: nn.Module, shape: tuple[int, ...], widths: list[int]
+) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(shape)
+    check_network_of(trace(model, x), model, x, widths, searches=False)
+
+
 def test_attention_whose_input_is_not_added_to_its_output_shrinks_by_heads() -> None:
     torch.manual_seed(0)
     model, x = Pooled(), torch.randn(2, 7, 6)
