@@ -27,7 +27,7 @@ from nsopt.models.activations import count_activations
 from nsopt.models.imported import network_factory
 from nsopt.models.onnx import export_to_onnx
 from nsopt.models.tracing.architecture import TracedArchitecture
-from nsopt.models.tracing.labels import Atoms, Trace
+from nsopt.models.tracing.labels import Atoms
 from nsopt.models.tracing.originals import copy_model
 from nsopt.models.tracing.run import tensors_of
 from nsopt.models.tracing.trace import trace
@@ -191,7 +191,8 @@ def check_costs(
     assert arch.cost("flash-int8")(widths) == arch.cost("params")(widths)
     one = arch.network.run.with_one_example()
     unlabelled = {name: (None,) * tensor.ndim for name, tensor in tensors_of(model).items()}
-    buffers = one.buffers(model, Trace(), unlabelled, arch.network.family)
+    family = arch.network.family
+    buffers = one.buffers(model, family.units.new_trace(), unlabelled, family)
     peak = count_activations(buffers, len(widths))(widths)
     with suppress(NsoptError):  # an attention whose heads change
         if min(widths) > 1:  # as for all budgets of memory: of one unit copies may vanish

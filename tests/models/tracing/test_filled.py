@@ -141,7 +141,7 @@ def test_values_that_depend_on_the_index_keep_the_width(function: Forward) -> No
 
 
 def test_a_matrix_that_is_transposed_in_memory_keeps_the_size_in_the_code() -> None:
-    with pytest.raises(NsoptError, match="a: a and b must have same reduction dim"):
+    with pytest.raises(NsoptError, match="square: the code cuts a dimension at another place"):
         nsopt.trace(Two(transpose_in_memory), torch.randn(2, 8))
 
 
