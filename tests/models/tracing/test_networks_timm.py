@@ -34,7 +34,7 @@ NETWORKS = {  # side of images, number of widths, of refused groups
     "timm:lcnet_050": (64, 17, 0),
     "timm:repghostnet_050": (64, 31, 0),
     "timm:gernet_s": (64, 28, 0),
-    "timm:fasternet_t0": (64, 22, 0),
+    "timm:fasternet_t0": (64, 35, 0),
     "timm:starnet_s1": (64, 20, 0),
     "timm:hardcorenas_a": (64, 27, 0),
     "timm:fbnetc_100": (64, 29, 0),
