@@ -15,6 +15,7 @@ from nsopt.models.tracing.labels import Atoms, Filled, Label, select_atoms
 from nsopt.models.tracing.rules import rule
 from nsopt.models.tracing.shape_rules import pointwise
 from nsopt.models.tracing.tracer import Tracer
+from nsopt.models.tracing.values import is_mask_of
 from nsopt.models.tracing.view_rules import regroup
 
 
@@ -292,8 +293,7 @@ def write_rows(
     labels, new = list(tracer.get(x)), tracer.get(values)
     indexed = [d for d, index in enumerate(indices) if index is not None]
     asked = [index for index in indices if index is not None]
-    is_mask = (asked[0].dtype, asked[0].shape) == (torch.bool, x.shape)
-    if is_mask and values.numel() in (1, x.numel()):
+    if is_mask_of(x, asked[0]) and values.numel() in (1, x.numel()):
         pointwise(tracer, result, x, asked[0])
         if values.numel() > 1:  # of `x[mask] += 1`
             tracer.join(*regroup(tracer, tracer.get(result), x.shape, values.shape), *new)

@@ -141,10 +141,11 @@ def matrix_product(tracer: Tracer, result: Tensor, a: Tensor, b: Tensor, *_: Any
 
 def _count_nonzeros(tracer: Tracer, matrix: Tensor) -> int:
     """Return how many elements a sparse matrix stores; all, if it was calculated from another."""
-    if isinstance(matrix, FakeTensor):
-        return tracer.nonzeros.get(id(matrix), matrix.numel())
-    with no_dispatch():
-        return matrix._nnz()
+    stored = tracer.sparse.get(id(matrix)) if isinstance(matrix, FakeTensor) else matrix
+    if stored is None:
+        return matrix.numel()
+    with no_dispatch():  # others than COO may store blocks
+        return stored._nnz() if stored.is_sparse else stored.values().numel()
 
 
 @rule("addmm", "baddbmm", "_sparse_addmm")

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from nsopt.models.activations import Buffer, BufferRecorder
@@ -189,8 +188,7 @@ class LabelledRun:
             def make_fake(real: Tensor) -> Tensor:
                 made: Tensor = fake.from_tensor(real)
                 if real.layout != torch.strided:
-                    with no_dispatch():
-                        tracer.nonzeros[id(made)] = real._nnz()
+                    tracer.sparse[id(made)] = real
                 if not real.is_floating_point() and not real.is_complex():
                     tracer.values.put(made, real, frozenset([id(made)]))
                 return made

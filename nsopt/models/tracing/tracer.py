@@ -57,7 +57,7 @@ class Tracer(TorchDispatchMode):
         guessed: where code first read a number that is unknown, else empty.
         seen: the ids of the parameters and buffers that the running mode has used.
         seams: where unequal parts of a concatenated label begin and end, by its bytes.
-        nonzeros: how many elements sparse inputs store, by the ids of their fake tensors.
+        sparse: sparse inputs, by the ids of their fake tensors.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Tracer(TorchDispatchMode):
         self.guessed = ""
         self.seen: set[int] = set()
         self.seams: dict[bytes, set[int]] = {}
-        self.nonzeros: dict[int, int] = {}
+        self.sparse: dict[int, Tensor] = {}
         self.operation = ""
         self.shape: Sequence[int] = ()
         self._replay = replay

@@ -61,7 +61,7 @@ class Values:
     def is_unknown_mask(self, x: Tensor, indices: Sequence[Tensor | None]) -> bool:
         """Return whether the only index is a mask of all elements of `x`, with unknown values."""
         mask = indices[0]
-        if mask is None or (mask.dtype, mask.shape) != (torch.bool, x.shape):
+        if mask is None or not is_mask_of(x, mask):
             return False
         return isinstance(x, FakeTensor) and self.find(mask) is None
 
@@ -124,6 +124,11 @@ class Values:
             elif isinstance(argument, list | tuple) and not self._are_known(argument):
                 return False
         return True
+
+
+def is_mask_of(x: Tensor, index: Tensor) -> bool:
+    """Return whether an index is a mask of all elements of `x`."""
+    return (index.dtype, index.shape) == (torch.bool, x.shape)
 
 
 @cache

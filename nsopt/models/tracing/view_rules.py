@@ -58,9 +58,9 @@ def regroup(
     """
     labelled = [d for d, label in enumerate(labels) if isinstance(label, np.ndarray)]
     if len(labelled) > 1:  # what stays anyway needs no label, such as a table's positions
-        stay = [tracer.trace.find_frozen(atoms).all() for atoms in select_atoms(labels)]
+        stays = tracer.trace.find_frozen
         labelled = tracer.choose(
-            lambda: [d for d, is_fixed in zip(labelled, stay, strict=True) if not is_fixed]
+            lambda: [d for d in labelled if not stays(select_atoms([labels[d]])[0]).all()]
         )
         labels = tuple(label if d in labelled else None for d, label in enumerate(labels))
     if not labelled:
