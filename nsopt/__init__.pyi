@@ -9,8 +9,6 @@ from .data.registry import load_data as load_data
 from .data.unlabelled import load_images as load_images
 from .deployment.export import export as export
 from .deployment.export import load_exported as load_exported
-from .deployment.int8 import Int8 as Int8
-from .deployment.int8 import quantise as quantise
 from .deployment.kept import KeptNetwork as KeptNetwork
 from .deployment.kept import load_network as load_network
 from .deployment.kept import load_weights as load_weights

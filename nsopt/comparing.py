@@ -181,7 +181,7 @@ def compare(
         ratios: width ratios whose uniform networks give the budgets; by default the preset's.
         budgets: in place of ratios: `["600k", 2e6]`, shares of what the network of base widths
             costs, `["50%"]`, or text as on the command line: `600k,2M` or `macs=20M`.
-        metric: what the budgets count: params, macs, latency, flash, memory and so on.
+        metric: what the budgets count: params, macs or latency.
         seeds: number of trainings at each budget; by default that of the preset.
         preset: settings of search and training, and default numbers of seeds and ratios.
         settings: in place of those of the preset.
@@ -190,7 +190,7 @@ def compare(
             nsopt's own trainings, but not in the search.
         measure: a function that takes a network and a batch of images and returns milliseconds;
             see `nsopt.with_latency`.
-        runtime: runs the networks that nsopt times: torch, onnxruntime or onnxruntime-int8.
+        runtime: runs the networks that nsopt times: torch or onnxruntime.
         latency_batch_size: images per batch of all milliseconds.
         workers: processes on this machine that share the trainings. Above one, they need the names
             of the network and the task, not the objects.

@@ -152,7 +152,6 @@ def calls() -> list[tuple[Callable[..., Any], dict[str, Any]]]:
         (nsopt.load_network, {"path": "/nowhere", "arch": None}),
         (nsopt.load_weights, {"path": "/nowhere", "arch": None}),
         (nsopt.load_exported, {"path": "/nowhere", "format": "onnx", "arch": None}),
-        (nsopt.quantise, {"exported": "/nowhere", "path": "/nowhere", "data": data}),
         (nsopt.export, {"network": None, "path": "/nowhere", "format": "onnx"}),
         (nsopt.register_method, {"method": None}),
         (nsopt.compress, {"model": nn.Linear(2, 2), "task": data, "budgets": ["macs=50%"]}),

@@ -144,7 +144,7 @@ def test_every_public_function_is_called() -> None:
         for name in nsopt.__all__
         if callable(value := getattr(nsopt, name)) and not isinstance(value, type)
     }
-    elsewhere = {"quantise", "compare", "fit"}  # they do what compress, export and search do
+    elsewhere = {"compare", "fit"}  # they do what compress, export and search do
     assert functions - TRIVIAL - elsewhere <= set(NAMES)
 
 

@@ -1,9 +1,8 @@
 """`nsopt export`: write a network that a study trained to a file for other tools."""
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +11,7 @@ from cyclopts import Parameter
 from nsopt.cli.console import console, tell_what_is_fixed
 from nsopt.cli.options import (
     GivenPath,
+    MetricName,
     OptionalStorageUrl,
     StoredDataOptions,
     refuse_options_of_images,
@@ -52,17 +52,14 @@ class ExportOptions(StoredDataOptions):
     budget: str | None = None
     """The network's budget, instead of --ratio: 600k, 2M, params=250k,macs=20M, or macs=50% as for
     nsopt compress."""
-    metric: str | None = None
-    """Metric of the budget (params, macs, latency, ...), if the study has budgets in several."""
+    metric: MetricName | None = None
+    """Metric of the budget, if the study has budgets in several."""
     artifacts: GivenPath = None
     """Folder of the stored networks; by default `artifacts` beside an SQLite file."""
     storage: OptionalStorageUrl = None
     """Optuna storage URL of the study; by default the newest study.db under runs/."""
     unchecked: bool = False
     """Write the file without testing it on the test images."""
-    int8: bool = False
-    """Quantise the ONNX file to 8-bit integers, with training images of the study or batches of
-    the task; print and store what that costs in accuracy and gains in milliseconds."""
 
 
 def export(options: ExportOptions = ExportOptions()) -> None:
@@ -75,11 +72,8 @@ def export(options: ExportOptions = ExportOptions()) -> None:
     from nsopt.deployment.check import check_export, compare_outputs
     from nsopt.deployment.export import choose_format
     from nsopt.deployment.export import export as write
-    from nsopt.storage import schema
 
     form = choose_format(options.out or Path(), options.format)
-    if options.int8 and (form != "onnx" or options.unchecked):
-        raise NsoptError("--int8 is for --format onnx, and reads the data of the study")
     if options.task is not None:
         refuse_options_of_images(options)
     if options.study is not None:
@@ -90,7 +84,6 @@ def export(options: ExportOptions = ExportOptions()) -> None:
         raise NsoptError(f"--out {out} is a folder: name a file")
     chosen = _load(options)
     tell_what_is_fixed(chosen.fixed)
-    figures = None
     with written_beside(out) as unfinished:
         write(chosen.network, unfinished, form, chosen.task)
         if chosen.arch is not None and chosen.task is not None and not options.unchecked:
@@ -104,11 +97,7 @@ def export(options: ExportOptions = ExportOptions()) -> None:
                 f"study{_explain(chosen, check)}; the logits differ from PyTorch's by "
                 f"{check.difference:.0e}"
             )
-        if options.int8:
-            figures = _quantise(chosen, unfinished)
     console.print(str(out), soft_wrap=True)
-    if figures is not None:
-        schema.write_int8(chosen.study, chosen.trial.number, figures)
 
 
 def _explain(chosen: "_Chosen", check: "ExportCheck") -> str:
@@ -155,64 +144,12 @@ def name_answer(results: "Results") -> dict[str, Any]:
     return {**study, "ratio": float(best["ratio"]), **metrics}
 
 
-def _quantise(chosen: "_Chosen", file: Path) -> dict[str, Any]:
-    """Replace an exported file by one with 8-bit integers; print and return what that changes."""
-    from nsopt.deployment.int8 import FLOAT, quantise
-
-    data = chosen.data if chosen.task is None else chosen.task
-    assert data is not None
-    name, unit, measure = _choose_measure(chosen)
-    quantised, exact = file.with_name(f"int8-{file.name}"), measure(file)
-    int8 = quantise(file, quantised, data, chosen.batch_size)
-    quantised.replace(file)
-    int8_ms, float_ms = int8.milliseconds[int8.form], int8.milliseconds[FLOAT]
-    figures = {
-        "form": int8.form,
-        "batch_size": chosen.batch_size,
-        "score_name": name,
-        "float_score": exact,
-        "score": measure(file),
-        "milliseconds": dict(int8.milliseconds),
-    }
-    console.print(
-        f"8-bit integers ({int8.form}): {name} {figures['score']:{unit}} instead of "
-        f"{exact:{unit}}, {int8_ms:.2f} ms instead of {float_ms:.2f} ms for a batch of "
-        f"{chosen.batch_size} in onnxruntime{'' if int8.is_faster else ': slower here'}",
-        soft_wrap=True,
-    )
-    return figures
-
-
-def _choose_measure(chosen: "_Chosen") -> tuple[str, str, Callable[[Path], float]]:
-    """Return the name of a score, the form in which it is printed, and what measures a file."""
-    import torch
-
-    from nsopt.deployment.check import measure_accuracy, measure_score
-    from nsopt.pruning.fitting.inputs import Inputs
-    from nsopt.pruning.fitting.smaller import AgreementScore
-    from nsopt.session.agreement import read_batches
-    from nsopt.tasks.batches import LoaderBatches
-
-    task, network = chosen.task, chosen.network.model
-    if task is None:
-        assert chosen.data is not None
-        return "test accuracy (%)", ".2f", partial(measure_accuracy, test=chosen.data.test)
-    score, name = task.test or task.score, task.score_name
-    if score is None:
-        batches = LoaderBatches(task.train, 0, torch.device("cpu"))
-        score = AgreementScore(network, Inputs(read_batches(batches)))
-        name = "agreement with the float network (%)"
-    measure = partial(measure_score, network=network, inputs=task.inputs, score=score)
-    return f"test {name}" if task.test else name, ".4g", measure
-
-
 @dataclass(frozen=True)
 class _Chosen:
     """The network that the options name.
 
     Attributes:
         fixed: its summary of fixed layers.
-        batch_size: images per batch of the study's latencies.
         precision: in which the study evaluated the network.
         data: None if the user wants no check, or if they are not images.
         arch: of the network of a task; None for images.
@@ -221,9 +158,6 @@ class _Chosen:
 
     network: "KeptNetwork"
     fixed: str
-    study: "Study"
-    trial: "FrozenTrial"
-    batch_size: int
     precision: str
     data: "ImageData | None"
     arch: "Architecture | None"
@@ -237,7 +171,6 @@ def _load(options: ExportOptions) -> _Chosen:
     from nsopt.deployment.kept import load_network
     from nsopt.session.stored import load_images
     from nsopt.session.subject import read_architecture
-    from nsopt.settings import BATCH_SIZE
     from nsopt.storage import schema
     from nsopt.storage.opening import artifacts_beside, existing_storage, newest_storage
     from nsopt.storage.urls import storage_file
@@ -272,9 +205,6 @@ def _load(options: ExportOptions) -> _Chosen:
     return _Chosen(
         network=load_network(file, arch or options.arch),
         fixed=described.fixed,
-        study=study,
-        trial=trial,
-        batch_size=settings.get("latency_batch_size", BATCH_SIZE),
         precision=settings["training"]["precision"],
         data=data,
         arch=arch,

@@ -56,6 +56,13 @@ def _read_path(kind: Any, tokens: Sequence[Token]) -> Path:
         raise ValueError("It names a home folder that does not exist.") from None
 
 
+def _read_metric(kind: Any, tokens: Sequence[Token]) -> str:
+    from nsopt.scaling.metric import get_single_metric
+
+    return get_single_metric(tokens[0].value).name
+
+
+MetricName = Annotated[Literal["params", "macs", "latency"], Parameter(converter=_read_metric)]
 GivenPath = Annotated[Path | None, Parameter(converter=_read_path)]
 
 _storage_variable = Parameter(env_var=STORAGE_VARIABLE)
@@ -96,8 +103,7 @@ class NetworkOptions:
     skip_corrupt: bool = False
     """Leave out the damaged images of a folder."""
     no_mirror: bool = False
-    """Do not mirror images in training, because left and right matter in them, as in text. nsopt
-    never mirrors digits."""
+    """Mirror no images in training: left and right matter, as in text. Digits never are."""
     classes: CountFrom2 | None = None
     """Use only this many classes, the first ones."""
     per_class: Count | None = None
@@ -179,12 +185,8 @@ class SizeOptions(RoundingOptions):
     """Budgets: 600k,2M, or 20ms with --metric latency, or 50% of what the network of base widths
     costs. Budgets that hold at once name their metrics: "params=250k,macs=20M"; a semicolon begins
     the next network. Replaces --ratios."""
-    metric: Literal["params", "macs", "latency", "flash", "flash-int8", "memory", "memory-int8"] = (
-        "params"
-    )
-    """What a budget limits: parameters, multiply-accumulates (MACs), milliseconds, bytes of the
-    weights (flash) or of the activations of one example at their peak (memory), in float32 or in
-    int8 (64kB, 1.4MB)."""
+    metric: MetricName = "params"
+    """What a budget limits: parameters, multiply-accumulates (MACs) or milliseconds."""
 
 
 @Parameter(name="*", group="Search")
@@ -271,8 +273,7 @@ class SgdOptions:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of matrix products; auto takes bf16 where it is fast."""
     seed: CountFrom0 | None = None
-    """Random seed of the search and of the first training; further trainings count up from it. 0
-    by default."""
+    """Seed of the search and of the first training; the others count up from it. By default 0."""
     resized_crop: float | None = None
     """Augment with random resized crops of at least this part of an image's area, such as 0.35."""
 
@@ -282,9 +283,8 @@ class SgdOptions:
 class RuntimeOptions:
     """Where milliseconds come from."""
 
-    runtime: Literal["torch", "onnxruntime", "onnxruntime-int8"] | None = None
-    """Time networks in PyTorch (the default), in onnxruntime, or in onnxruntime with 8-bit
-    integers."""
+    runtime: Literal["torch", "onnxruntime"] | None = None
+    """Time networks in PyTorch (the default) or in onnxruntime."""
     measure: str | None = None
     """Time networks with this function of yours, package.module:function in the working directory.
     It gets a network and a batch of images and returns milliseconds, such as those of a phone."""

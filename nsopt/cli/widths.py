@@ -275,13 +275,13 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
 
 def _format_budget(row: dict[str, Any], with_unit: bool) -> str:
     """Format a budget; several at once stand below each other."""
-    from nsopt.scaling.metric import METRICS, Bytes, get_metric
+    from nsopt.scaling.metric import METRICS, get_metric
 
     budget = row["budget"]
     if isinstance(budget, dict):
         return "\n".join(METRICS[name].show(limit) for name, limit in budget.items())
     metric = get_metric(row["metric"])
-    if with_unit or isinstance(metric, Bytes):
+    if with_unit:
         return metric.show(budget)
     return f"{budget:,.6g}" if isinstance(budget, float) else f"{budget:,}"
 

@@ -86,7 +86,7 @@ def compress(
             their number of epochs. Without settings, only images are distilled.
         measure: a function that takes a network and a batch of images and returns milliseconds;
             see `nsopt.with_latency`.
-        runtime: runs the networks that nsopt times: torch, onnxruntime or onnxruntime-int8.
+        runtime: runs the networks that nsopt times: torch or onnxruntime.
         latency_batch_size: images per batch, for budgets in milliseconds and for `.latency`.
         out: a folder for all results. The same call then continues after an interruption, and
             optuna-dashboard shows its `study.db`. By default only the returned result is kept.

@@ -38,7 +38,7 @@ from nsopt.progress import Progress
 from nsopt.pruning.inherited import SCORE_STEPS
 from nsopt.scaling.budget import AskedBudget
 from nsopt.scaling.law import uniform_curve
-from nsopt.scaling.metric import IN_BYTES, PARAMS, Metric, counted_costs
+from nsopt.scaling.metric import PARAMS, Metric, counted_costs
 from nsopt.session.durations import (
     PlannedWork,
     format_duration,
@@ -255,8 +255,6 @@ def _collect(session: Session, budgets: Sequence[Budget]) -> Compression:
     whole = Budget("100%", PARAMS, PARAMS.cost(subject.arch)(subject.arch.base_widths))
     best = {budget: _find_best(session, studies, budget) for budget in (whole, *budgets)}
     timed = [(studies[network.method], network.widths) for network in best.values()]
-    parts = {part for budget in budgets for part in budget.metric.parts}
-    in_bytes = [metric for metric in IN_BYTES if metric in parts]
     images = subject.validation_images
     dense, *smaller = (
         Compressed(
@@ -265,8 +263,7 @@ def _collect(session: Session, budgets: Sequence[Budget]) -> Compression:
             before=read_scores(session, budget).get(network.widths),
             uniform=max(_list_scores(studies, budget, UNIFORM), default=None),
             error=None if images is None else find_error(network.score, images),
-            cost=counted_costs(subject.arch, network.widths)
-            | {metric.name: metric.cost(subject.arch)(network.widths) for metric in in_bytes},
+            cost=counted_costs(subject.arch, network.widths),
             latency=latency.median_ms,
         )
         for (budget, network), latency in zip(

@@ -11,14 +11,12 @@ from nsopt.arguments import checked
 from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import unknown_name
 from nsopt.notebook import make_html_table
-from nsopt.scaling.metric import IN_BYTES, format_ms, short_number
+from nsopt.scaling.metric import format_ms, short_number
 from nsopt.session.workspace import Workspace
 from nsopt.storage.schema import UNIFORM, TaskDescription, width_key
 
 if TYPE_CHECKING:
     from nsopt.reports.results import Results
-
-_IN_BYTES = {metric.name for metric in IN_BYTES}
 
 
 @dataclass(frozen=True)
@@ -149,11 +147,6 @@ class Compression(Mapping[str, Compressed]):
                 "ms": _compare(format_ms, network.latency, dense.latency),
                 "params": _compare(short_number, network.cost["params"], dense.cost["params"]),
                 "MACs": _compare(short_number, network.cost["macs"], dense.cost["macs"]),
-                **{
-                    f"{name} (bytes)": _compare(short_number, network.cost[name], whole)
-                    for name, whole in dense.cost.items()
-                    if name in _IN_BYTES
-                },
             }
             for network in self._all
         ]

@@ -78,8 +78,7 @@ def with_latency(
         measure: a function that takes a network, in evaluation mode on the CPU, and a batch of
             inputs, and returns milliseconds, for example measured on a phone; by default nsopt
             times the network on this machine.
-        runtime: runs the networks: torch, onnxruntime, or onnxruntime-int8 (8-bit integers). The
-            last two need optional dependencies: pip install 'nsopt[export]'.
+        runtime: runs the networks: torch, or onnxruntime (pip install 'nsopt[export]').
         batch_size: examples per batch.
         inputs: a batch for a network of other inputs than images, of any size: a tensor, a tuple of
             arguments, or a dictionary of keyword arguments.

@@ -24,7 +24,6 @@ from nsopt.models.imported import import_function
 from nsopt.models.inputs import call_network, lists_examples, resize_batch
 from nsopt.models.layout import best_layout, change_layout, inputs_for
 from nsopt.models.onnx import Arrays, OnnxNetwork, export_to_onnx, import_for_export
-from nsopt.models.quantisation import write_int8
 from nsopt.models.tracing.originals import copy_model
 from nsopt.settings import BATCH_SIZE
 
@@ -33,8 +32,6 @@ Pass = Callable[[], float]  # runs a network once and returns its seconds
 Feed = Callable[[Any], Pass]  # takes a batch of inputs
 _TIMES = 3
 _EXAMPLES = 2
-_CALIBRATING = 8  # any examples suffice: quantisation scales do not change the time
-_TRIES = 3
 
 
 class Runtime(ABC):
@@ -98,52 +95,33 @@ TORCH = Torch()
 
 @dataclass(frozen=True)
 class OnnxRuntime(Runtime):
-    """onnxruntime with PyTorch's number of threads; networks are exported to ONNX.
+    """onnxruntime with PyTorch's number of threads; networks are exported to ONNX."""
 
-    Attributes:
-        int8: whether to quantise networks to 8-bit integers, in the faster of two forms.
-    """
-
-    int8: bool = False
     batch_size: int = BATCH_SIZE
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        return "onnxruntime-int8" if self.int8 else "onnxruntime"
+    name = "onnxruntime"
 
     @property
     def version(self) -> str:
         return f"{self.name} {import_for_export('onnxruntime').__version__}"
 
     def prepare(self, model: nn.Module, inputs: Any, device: torch.device) -> Feed:
-        model, examples = copy_model(model).cpu(), move(self._take(inputs, _EXAMPLES), device)
+        # A file for a list of examples takes the timed batch alone.
+        size = self.batch_size if lists_examples(inputs) else _EXAMPLES
+        model, examples = copy_model(model).cpu(), move(resize_batch(inputs, size), device)
         with tempfile.TemporaryDirectory(prefix="nsopt-") as folder:
             file = Path(folder) / "network.onnx"
             try:
                 export_to_onnx(model, [examples], {}, file)
                 run = OnnxNetwork(file)
-                if self.int8:
-                    run = self._load_faster_int8(file, run, inputs)
             except NsoptError:
                 raise
             except Exception as error:
                 reason = _describe_error(error)
                 raise NsoptError(f"{self.name} cannot run this network: {reason}") from error
-        return lambda inputs: partial(time_pass, run, run.name_inputs(inputs))
-
-    def _load_faster_int8(self, file: Path, run: OnnxNetwork, inputs: Any) -> OnnxNetwork:
-        """Quantise an exported network; return the form that is faster for a batch."""
-        few = run.name_inputs(self._take(inputs, _CALIBRATING))
-        batch = run.name_inputs(resize_batch(inputs, self.batch_size))
-        runs = [OnnxNetwork(path) for path in write_int8(file, file.parent, [few]).values()]
-        return min(runs, key=lambda run: min(time_pass(run, batch) for _ in range(_TRIES)))
-
-    def _take(self, inputs: Any, size: int) -> Any:
-        """Return `size` examples; a file for a list of examples takes the timed batch alone."""
-        return resize_batch(inputs, self.batch_size if lists_examples(inputs) else size)
+        return lambda inputs: partial(_time_pass, run, run.name_inputs(inputs))
 
 
-def time_pass(run: Callable[[Arrays], Any], arrays: Arrays) -> float:
+def _time_pass(run: OnnxNetwork, arrays: Arrays) -> float:
     """Return the seconds of one pass in onnxruntime."""
     start = time.perf_counter()
     run(arrays)
@@ -187,7 +165,7 @@ class OwnMeasure(Runtime):
         return float(ms)
 
 
-_BUILT_IN: tuple[Runtime, ...] = (TORCH, OnnxRuntime(), OnnxRuntime(int8=True))
+_BUILT_IN: tuple[Runtime, ...] = (TORCH, OnnxRuntime())
 RUNTIMES: dict[str, Runtime] = {runtime.name: runtime for runtime in _BUILT_IN}
 
 

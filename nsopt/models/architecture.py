@@ -12,17 +12,14 @@ from torch.nn.parameter import is_lazy
 
 from nsopt.arguments import checked
 from nsopt.errors import NsoptError, shorten
-from nsopt.models.activations import TableActivations
 from nsopt.models.layers import build_operation, copy_channels
 from nsopt.models.shortcuts import leaders, tie
 from nsopt.models.tracing.originals import unwrapped
 from nsopt.scaling.cost import (
-    COUNTED_IN_BYTES,
     Channels,
     CostModel,
     CountedCost,
     IntArray,
-    LinearCost,
     Operation,
     Widths,
 )
@@ -90,10 +87,8 @@ class Architecture(Protocol):
         """Return the cost model for a metric.
 
         Args:
-            metric: `params`, `macs` (of one example), `flash` (bytes of the weights) or `memory`
-                (bytes of the activations at their peak), all exact; or `latency` (milliseconds), as
-                `nsopt.with_latency` learned it. `flash-int8` and `memory-int8` count one byte per
-                number instead of the four of float32.
+            metric: `params` or `macs` (of one example), both exact; or `latency` (milliseconds), as
+                `nsopt.with_latency` learned it.
 
         Raises:
             NsoptError: for an unknown metric, or for `latency` without a latency model.
@@ -201,23 +196,14 @@ class TableArchitecture:
         return read_widths(self, widths)
 
     def shapes(self, widths: Widths) -> dict[str, tuple[int, ...]]:
-        return shapes_of(self._on_meta(widths).state_dict())
+        with torch.device("meta"):
+            return shapes_of(self.build(widths).state_dict())
 
     @checked
     def cost(self, metric: str) -> CostModel:
         if metric == "latency":
             return require_latency(self.name, self.latency)
-        if metric in COUNTED_IN_BYTES:
-            numbers, size = COUNTED_IN_BYTES[metric]
-            return LinearCost(metric, self.cost(numbers), size)
-        if metric == "activations":
-            layers = len(self.base_widths)
-            return TableActivations(self._on_meta, self.operations, self.input_shape, layers)
         return CountedCost(metric, self.operations, len(self.base_widths))
-
-    def _on_meta(self, widths: Widths) -> nn.Module:
-        with torch.device("meta"):
-            return self.build(widths)
 
     def with_latency(self, latency: CostModel | None) -> Self:
         return replace(self, latency=latency)

@@ -1,9 +1,9 @@
 """Costs that follow from the sizes in a network, which are linear in its widths; their limits."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,13 +17,13 @@ Term = tuple[int, list[Size]]  # a coefficient, and the sizes by which it is mul
 
 @dataclass(frozen=True, eq=False)
 class SizeCost(CostModel):
-    """A cost that is counted exactly: the largest of S sums of T products of at most D sizes.
+    """A cost that is counted exactly: a sum of T products of at most D sizes.
 
-    The cost of widths w is max_s sum_t counts[s, t] * prod_d (factors[d, t] @ w + constants[d, t]).
+    The cost of widths w is sum_t counts[t] * prod_d (factors[d, t] @ w + constants[d, t]).
 
     Attributes:
         metric: what it counts.
-        counts: how often a product counts in a sum, (S, T).
+        counts: how often a product counts, (T,).
         factors: (D, T, L).
         constants: (D, T).
     """
@@ -33,30 +33,13 @@ class SizeCost(CostModel):
     factors: IntArray
     constants: IntArray
 
-    @classmethod
-    def of(
-        cls, metric: str, counts: IntArray, products: Sequence[Sequence[Size]], layers: int
-    ) -> Self:
-        """Return the cost of `products`, each the sizes that it multiplies, for L layers."""
-        degree = max(map(len, products), default=0)
-        factors = np.zeros((degree, len(products), layers), np.int64)
-        constants = np.ones((degree, len(products)), np.int64)
-        for t, sizes in enumerate(products):
-            for d, (factor, constant) in enumerate(sizes):
-                factors[d, t], constants[d, t] = factor, constant
-        return cls(metric, counts, factors, constants)
-
     def __call__(self, widths: ArrayLike) -> int | IntArray:
         w = read_rows(widths, self.factors.shape[-1])
-        largest: IntArray = (self.multiply(w) @ self.counts.T).max(axis=-1)
-        return int(largest) if w.ndim == 1 else largest
-
-    def multiply(self, widths: IntArray) -> IntArray:
-        """Return the value of every product, (..., T), for widths (..., L)."""
-        result = np.ones((*widths.shape[:-1], self.factors.shape[1]), np.int64)
+        products = np.ones((*w.shape[:-1], len(self.counts)), np.int64)
         for factor, constant in zip(self.factors, self.constants, strict=True):
-            result *= widths @ factor.T + constant
-        return result
+            products *= w @ factor.T + constant
+        total: IntArray = products @ self.counts
+        return int(total) if w.ndim == 1 else total
 
     def lower_bound(self, widths: ArrayLike) -> int | IntArray:
         """Return the cost itself, because it never falls as a width grows."""
@@ -80,11 +63,16 @@ def sum_products(metric: str, terms: Iterable[Term], layers: int, divisor: int =
         fixed = [constant for factor, constant in sizes if not factor.any()]
         growing = ((factor.tobytes(), c) for factor, c in sizes if factor.any())
         merged[tuple(sorted(growing))] += coefficient * int(np.prod(fixed, dtype=np.int64))
-    counts = np.array([list(merged.values())], np.int64)
+    counts = np.array(list(merged.values()), np.int64)
     if (counts % divisor).any():
         raise NsoptError("the network does not need the same number of MACs for every example")
-    products = [[(np.frombuffer(factor, np.int64), c) for factor, c in key] for key in merged]
-    return SizeCost.of(metric, counts // divisor, products, layers)
+    degree = max(map(len, merged), default=0)
+    factors = np.zeros((degree, len(merged), layers), np.int64)
+    constants = np.ones((degree, len(merged)), np.int64)
+    for t, key in enumerate(merged):
+        for d, (factor, constant) in enumerate(key):
+            factors[d, t], constants[d, t] = np.frombuffer(factor, np.int64), constant
+    return SizeCost(metric, counts // divisor, factors, constants)
 
 
 @dataclass(frozen=True, eq=False)

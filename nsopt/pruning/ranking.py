@@ -49,7 +49,7 @@ class UnitRanking:
         """Return the widths after removing the units of lowest score for what each saves.
 
         What they save is counted anew whenever the network costs a twentieth less, or has lost a
-        hundredth of its units: at the peak of the memory other layers count then.
+        hundredth of its units.
 
         Raises:
             NoWidthsError: if the network exceeds the budget even then.

@@ -25,7 +25,7 @@ from nsopt.reports.tables import (
 from nsopt.reports.template import flatten, fragment, render_template
 from nsopt.reports.widths import draw_widths
 from nsopt.reports.words import answer
-from nsopt.scaling.metric import IN_BYTES, MACS, PARAMS
+from nsopt.scaling.metric import MACS, PARAMS
 from nsopt.storage.schema import DENSE
 
 
@@ -108,11 +108,6 @@ def _draw_by_size(results: Results) -> dict[str, go.Figure]:
     budgets = outcomes[["metric", "budget"]].drop_duplicates()
     if len(budgets) > 1 and MACS.name in outcomes["metric"].unique():
         figures["macs"] = draw_accuracy(results, "macs", "MACs")
-    for memory in IN_BYTES:
-        at = outcomes[outcomes["metric"] == memory.name]
-        if at["budget"].nunique() > 1:
-            shown = replace(results, outcomes=at)
-            figures[memory.name] = draw_accuracy(shown, "cost", f"bytes of {memory.noun}")
     if len(compared) > 1:
         figures["params"] = draw_accuracy(results)
     return figures
@@ -122,5 +117,5 @@ def _order_figures(results: Results, figures: Collection[str]) -> list[str]:
     """Return the figures of accuracy: first those that answer the question of the study."""
     metric, _ = results.compared[0]
     lead = metric if metric in figures else "pareto"
-    wanted = ("dots", lead, "pareto", MACS.name, *(m.name for m in IN_BYTES), PARAMS.name)
+    wanted = ("dots", lead, "pareto", MACS.name, PARAMS.name)
     return [key for key in dict.fromkeys(wanted) if key in figures]

@@ -10,7 +10,6 @@ from nsopt.files import write_whole
 from nsopt.methods.registry import method_label
 from nsopt.reports.results import Results
 from nsopt.scaling.metric import (
-    IN_BYTES,
     LATENCY,
     METRICS,
     Joint,
@@ -77,8 +76,8 @@ def summary_rows(results: Results) -> list[dict[str, Any]]:
     """Return the rows of `summary`, each with its cells as text.
 
     These are its size, the name of its method, its latency as measured, as predicted and both in
-    one, which budget binds, how far it is outside the record, the bytes that it needs, and its
-    scores of validation and test.
+    one, which budget binds, how far it is outside the record, and its scores of
+    validation and test.
     """
     rows: list[dict[str, Any]] = summary(results).to_dict("records")
     for row in rows:
@@ -89,14 +88,12 @@ def summary_rows(results: Results) -> list[dict[str, Any]]:
         row["binds"] = name_binding(row)
         factor = row["beyond_record"]
         row["beyond"] = "" if pd.isna(factor) else f"at {describe_reach(factor)}"
-        metric = get_metric(row["metric"])
-        row["needs"] = metric.show(row["cost"]) if metric in IN_BYTES else ""
         for part in ("val", "test"):
             row[part] = with_deviation(row[f"{part}_mean"], row[f"{part}_std"])
     return rows
 
 
-_SHORT = ("size", "method", "n", "params", "MACs", "ms", "predicted", "binds", "needs", "test")
+_SHORT = ("size", "method", "n", "params", "MACs", "ms", "predicted", "binds", "test")
 
 
 def short_rows(results: Results) -> list[dict[str, str]]:
@@ -115,7 +112,6 @@ def short_rows(results: Results) -> list[dict[str, str]]:
             "ms": row["measured"],
             "predicted": row["predicted"],
             "binds": row["binds"],
-            "needs": row["needs"],
             validation: row["val"],
             **({test: row["test"]} if task.has_test else {}),
         }

@@ -20,14 +20,7 @@ Numbers = IntArray | FloatArray
 Widths = Sequence[int] | IntArray  # what users give: (L,)
 CostFunction = Callable[[ArrayLike], Any]
 WIDEST = 2**20  # filters of a layer: the costs of wider networks overflow
-# Metrics in bytes: what is counted, and the bytes of one number.
-COUNTED_IN_BYTES = {
-    "flash": ("params", 4),
-    "flash-int8": ("params", 1),
-    "memory": ("activations", 4),
-    "memory-int8": ("activations", 1),
-}
-METRICS_OF_NETWORKS = ("params", "macs", "activations", "latency", *COUNTED_IN_BYTES)
+_METRICS = ("params", "macs", "latency")
 
 
 class CostModel(Protocol):
@@ -129,7 +122,7 @@ class CountedCost:
 
     def __post_init__(self) -> None:
         if self.metric not in ("params", "macs"):
-            raise unknown_name("metric", self.metric, METRICS_OF_NETWORKS)
+            raise unknown_metric(self.metric)
 
     def __call__(self, widths: ArrayLike) -> int | IntArray:
         w = read_rows(widths, self.layers)
@@ -166,7 +159,7 @@ class LinearCost:
     """A `CostModel` that is linear in another one: `constant + slope * cost`.
 
     Attributes:
-        metric: what it counts or predicts, such as `flash`.
+        metric: what it counts or predicts, such as `latency`.
     """
 
     metric: str
@@ -182,6 +175,16 @@ class LinearCost:
 
     def marginal(self, widths: ArrayLike) -> Numbers:
         return np.asarray(self.slope * self.cost.marginal(widths))
+
+
+def unknown_metric(name: str) -> NsoptError:
+    """Return the error for a metric that does not exist."""
+    if name.removesuffix("-int8") in ("flash", "memory"):
+        return NsoptError(
+            f"there is no metric {name}: limit params, which take 4 bytes each in float32 "
+            "(params=16k for 64 kB)"
+        )
+    return unknown_name("metric", name, _METRICS)
 
 
 def width_limits(cost: CostFunction, layers: int) -> tuple[NDArray[np.float64], ...]:

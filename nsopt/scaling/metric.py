@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
-from nsopt.errors import NsoptError, shorten, unknown_name
-from nsopt.scaling.cost import CostModel
+from nsopt.errors import NsoptError, shorten
+from nsopt.scaling.cost import CostModel, unknown_metric
 from nsopt.scaling.joint import JointCost, name_limits
 
 _LARGEST = 1e18
@@ -122,33 +122,6 @@ class Milliseconds(Metric):
 
 
 @dataclass(frozen=True)
-class Bytes(Metric):
-    """Memory, in bytes."""
-
-    name: str
-    unit: str = "bytes"
-
-    @property
-    def noun(self) -> str:
-        return self.name
-
-    def read(self, text: str) -> int:
-        """Parse `64kB` (64,000 bytes), `64KiB` (65,536), `1.4MB` or a plain number of bytes."""
-        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([kmg]?)(i?)b)?", text.lower())
-        if not match or (match[3] and not match[2]) or not float(match[1]):
-            raise NsoptError(f"{shorten(text)} is not a size in bytes: write 64kB, 64KiB or 1.4MB")
-        step = 1024 if match[3] else 1000
-        unit: int = step ** " kmg".index(match[2] or " ")
-        return round(_multiply(match[1], unit))
-
-    def show(self, budget: float) -> str:
-        for size, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-            if budget >= size:
-                return f"{budget / size:.12g} {unit} of {self.noun}"
-        return f"{budget:.0f} bytes of {self.noun}"
-
-
-@dataclass(frozen=True)
 class Joint(Metric):
     """Several budgets at once. The cost of a network is the largest share of a budget that it uses.
 
@@ -209,11 +182,8 @@ class Joint(Metric):
 PARAMS = Count("params", "params")
 MACS = Count("macs", "MACs")
 LATENCY = Milliseconds()
-FLASH = Bytes("flash")
-MEMORY = Bytes("memory")
-IN_BYTES = (FLASH, Bytes("flash-int8"), MEMORY, Bytes("memory-int8"))
 COUNTED = (PARAMS, MACS)
-METRICS: dict[str, Metric] = {metric.name: metric for metric in (*COUNTED, LATENCY, *IN_BYTES)}
+METRICS: dict[str, Metric] = {metric.name: metric for metric in (*COUNTED, LATENCY)}
 
 
 def counted_costs(arch: Costed, widths: Sequence[int]) -> dict[str, Any]:
@@ -231,7 +201,7 @@ def get_metric(name: str) -> Metric:
 def get_single_metric(name: str) -> Metric:
     """Return the metric `name`, not several at once. Raises NsoptError for an unknown one."""
     if name not in METRICS:
-        raise unknown_name("metric", name, METRICS)
+        raise unknown_metric(name)
     return METRICS[name]
 
 

@@ -59,16 +59,10 @@ def run_searches(session: Session, metric: Metric) -> dict[Price, Iteration]:
 
 
 def list_prices(metric: Metric) -> tuple[Price, ...]:
-    """Return the prices of the searches whose laws suit budgets in a metric, or in several at once.
-
-    The bytes of weights follow the parameters. The peak of the activations has no price per filter:
-    most filters do not change it. Computations are the nearest.
-    """
+    """Return the prices of the searches whose laws suit budgets in a metric, or in several."""
     if len(metric.parts) > 1:
         return tuple(dict.fromkeys(p for part in metric.parts for p in list_prices(part)))
-    if metric.name in get_args(Price):
-        return "filters", cast("Price", metric.name)
-    return "filters", "params" if metric.name.startswith("flash") else "macs"
+    return "filters", cast("Price", metric.name)
 
 
 def find_pretrained_file(session: Session) -> Path:

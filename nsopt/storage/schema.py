@@ -262,11 +262,6 @@ def _make_digest(value: Any) -> str:
     return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
 
 
-def write_int8(study: Study, trial: int, figures: Mapping[str, Any]) -> None:
-    """Write scores and milliseconds of a trial's network, quantised to 8-bit integers."""
-    study.set_user_attr(f"int8:{trial}", dict(figures))
-
-
 def read_networks(study: Study) -> Sequence[Mapping[str, str]]:
     """Return the table of a compression's networks, stored with the study of the trained one."""
     return _NETWORKS.read(study) or []

@@ -11,19 +11,16 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, create_trial
 
 from nsopt.cli import export
-from nsopt.cli.export import ExportOptions, _choose, _Chosen, _with_answer, _without_shares
+from nsopt.cli.export import ExportOptions, _choose, _with_answer, _without_shares
 from nsopt.compute.device import Compute
 from nsopt.data.source import Source
-from nsopt.deployment import check
-from nsopt.deployment import export as writing
 from nsopt.deployment.check import ExportCheck
-from nsopt.errors import NsoptError, StorageError
+from nsopt.errors import NsoptError
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import get_architecture
 from nsopt.reports import results
 from nsopt.scaling.metric import get_metric
 from nsopt.session.subject import Subject
-from nsopt.storage import schema
 from nsopt.storage.trials import Point
 from tests.conftest import first_digits
 from tests.study.test_comparison import SETTINGS
@@ -104,28 +101,6 @@ def test_an_export_never_replaces_the_storage(tmp_path: Path) -> None:
 def digits_study(narrow: TableArchitecture) -> Study:
     task = Subject(narrow, first_digits(100, 20), Source("digits"), SETTINGS)
     return task.open_study(InMemoryStorage(), "uniform", Compute(torch.device("cpu"), "fp32"))
-
-
-def test_a_storage_that_fails_after_quantising_leaves_the_file(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def fail(*arguments: Any) -> None:
-        raise StorageError("storage s.db cannot be used: the server is gone")
-
-    data: Any = SimpleNamespace(test=None)
-    chosen = _Chosen(None, "", None, TRIALS[0], 100, "fp32", data, None, None)
-    passed = ExportCheck(exported=90.0, stored=90.0, difference=0.0)
-    monkeypatch.setattr(export, "_load", lambda options: chosen)
-    monkeypatch.setattr(
-        writing, "export", lambda network, path, form, inputs: path.write_text("float")
-    )
-    monkeypatch.setattr(check, "check_export", lambda *arguments: passed)
-    monkeypatch.setattr(export, "_quantise", lambda *arguments: {"form": "QDQ"})
-    monkeypatch.setattr(schema, "write_int8", fail)
-    out = tmp_path / "network.onnx"
-    with pytest.raises(NsoptError, match=r"s\.db cannot be used: the server is gone"):
-        export.export(ExportOptions(int8=True, out=out))
-    assert out.read_text() == "float"
 
 
 @pytest.mark.parametrize(

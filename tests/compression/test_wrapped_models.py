@@ -210,15 +210,6 @@ def test_units_that_cannot_be_removed_one_by_one_stay() -> None:
         compress(Timed(has_more=False))
 
 
-def test_a_budget_in_bytes_has_a_column() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.ReLU(), nn.Linear(16, 4))
-    asked = ["flash=50%", "params=50%"]
-    result = nsopt.compress(model, make_task(), asked, epochs=0, settings=SETTINGS)
-    assert result.dense.cost["flash"] == 4 * result.dense.cost["params"]
-    cells = [row["flash (bytes)"] for row in result.rows()]
-    assert cells == ["2.64k", "1.16k (0.44x)", "1.16k (0.44x)"]
-
-
 @pytest.mark.parametrize("rows", [0, 3])
 def test_a_table_that_grows_when_the_network_runs(rows: int) -> None:
     torch.manual_seed(0)

@@ -99,13 +99,12 @@ def test_a_second_call_repeats_nothing_and_prints_an_export_command(
     assert call_nsopt(*command, out, "--format=state_dict").returncode == 0
 
 
-@pytest.mark.parametrize("kind", ["--int8", "--format=pt2", "--format=state_dict"])
+@pytest.mark.parametrize("kind", ["--format=pt2", "--format=state_dict"])
 def test_export_writes_a_network_in_every_format(kind: str, whole: Path, tmp_path: Path) -> None:
     storage, out = f"--storage=sqlite:///{whole / 'study.db'}", tmp_path / "mine" / "network"
     study = "--study=vgg11-digits-12each-smoke/neuralscale"
     done = call_nsopt("export", storage, study, "--ratio=0.12", kind, f"--out={out}")
     assert done.returncode == 0, done.stderr
-    assert ("8-bit integers (Q" in done.stdout) == (kind == "--int8")
     of_file, stored = re.findall(r"\d+\.\d\d", done.stdout)[:2]
     best = read_results(f"sqlite:///{whole / 'study.db'}").outcomes.query(
         "method == 'neuralscale' and ratio == 0.12"
@@ -143,7 +142,7 @@ def test_export_writes_a_network_in_every_format(kind: str, whole: Path, tmp_pat
         (("--storage=sqlite:///nothing.db",), "nothing is stored at sqlite:///nothing.db"),
         (("--ratio=0.12", "--data=folder:nowhere"), "nowhere"),
         (("--format=onx",), "onnx"),
-        (("--format=pt2", "--int8=true"), "--int8 is for --format onnx, and reads the data"),
+        (("--metric=memory",), "there is no metric memory: limit params, which take 4 bytes each"),
     ],
 )
 def test_an_invalid_export_fails_and_writes_nothing(

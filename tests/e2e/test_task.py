@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import re
 import shlex
 from pathlib import Path
 
@@ -100,9 +99,8 @@ def test_two_workers_compare_methods_on_a_task_of_the_user() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "right pitches (%)" in done.stdout
     export = shlex.split(done.stdout.splitlines()[-2].removeprefix("export:"))
-    written = call_nsopt(*export[1:], "--int8")
+    written = call_nsopt(*export[1:])
     assert written.returncode == 0, written.stderr
-    assert re.search(r"integers \(Q\w+\): right pitches \(%\) \d\S* instead of", written.stdout)
     assert Path("network.onnx").is_file()
     table = pd.read_csv("out/report/outcomes.csv")
     assert sorted(table["method"]) == ["neuralscale"] * 2 + ["uniform"] * 2
@@ -163,11 +161,8 @@ def test_a_folder_of_images_without_classes_is_enough_without_training() -> None
     assert "fitted layer after layer, without training." in page
     assert "short protocol" not in page
     export = shlex.split(done.stdout.splitlines()[-1].removeprefix("export:"))
-    written = call_nsopt(*export[1:], "--int8")
+    written = call_nsopt(*export[1:])
     assert written.returncode == 0, written.stderr
-    assert re.search(
-        r"agreement with the float network \(%\) \d\S* instead of 100, ", written.stdout
-    )
     assert Path("network.onnx").is_file()
 
 

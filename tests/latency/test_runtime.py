@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 import nsopt
 from nsopt.errors import NsoptError
 from nsopt.latency import learn, measure
-from nsopt.latency import runtime as timed
 from nsopt.latency.calls import UnpredictableError
 from nsopt.latency.learn import MacsLatency
 from nsopt.latency.measure import latency_conditions, measure_latencies
@@ -110,36 +108,16 @@ def test_a_name_that_is_not_a_function_is_refused() -> None:
     assert import_measure("math:sqrt").name == "math:sqrt"
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "onnxruntime-int8"])
-def test_networks_are_timed_in_onnxruntime(name: str) -> None:
-    runtime = choose_runtime(name, batch_size=5)
+def test_networks_are_timed_in_onnxruntime() -> None:
+    runtime = choose_runtime("onnxruntime", batch_size=5)
     (latency,) = measure_latencies(
         [small()], IMAGES, warmup=1, repeats=4, rounds=2, runtime=runtime
     )
     assert latency.batch_size == 5
     assert 0 < latency.lower_quartile_ms <= latency.median_ms
     assert latency.runtime == runtime.version
-    assert latency.runtime.startswith(f"{name} 1.")
+    assert latency.runtime.startswith("onnxruntime 1.")
     assert latency.repeats == 4
-
-
-def test_8_bit_networks_are_timed_in_their_faster_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded: list[str] = []
-
-    class Slow(onnx.OnnxNetwork):
-        def __init__(self, path: Path) -> None:
-            super().__init__(path)
-            loaded.append(path.stem)
-            self.seconds = 0.05 if path.stem == "QDQ" else 0.0
-
-        def __call__(self, arrays: onnx.Arrays) -> onnx.Array:
-            time.sleep(self.seconds)
-            return super().__call__(arrays)
-
-    monkeypatch.setattr(timed, "OnnxNetwork", Slow)
-    feed = OnnxRuntime(int8=True).prepare(small(), IMAGES, torch.device("cpu"))
-    assert sorted(loaded) == ["QDQ", "QOperator", "network"]
-    assert feed(IMAGES)() < 0.05
 
 
 class Sound(nn.Module):
@@ -232,9 +210,8 @@ def test_networks_of_any_inputs_are_timed(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["sound", "arguments", "list"])
 def test_networks_of_any_inputs_are_timed_in_onnxruntime(kind: str) -> None:
     model, inputs = KINDS[kind]
-    for int8 in (False, True):
-        feed = OnnxRuntime(int8, batch_size=3).prepare(model, inputs, torch.device("cpu"))
-        assert feed(inputs)() > 0
+    feed = OnnxRuntime(batch_size=3).prepare(model, inputs, torch.device("cpu"))
+    assert feed(inputs)() > 0
 
 
 def test_a_network_that_a_runtime_cannot_run_is_one_line() -> None:

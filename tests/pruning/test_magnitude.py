@@ -89,17 +89,6 @@ def test_weak_units_that_cannot_be_removed_end_no_ranking_per_cost(
     assert 0.8 * budget < cost(found) <= budget
 
 
-def test_at_a_budget_of_memory_no_layer_pays_for_the_others() -> None:
-    """Only layers at the peak have a price; once they are smaller, the peak is elsewhere."""
-    arch = table_architecture("vgg11")
-    torch.manual_seed(0)
-    scores = tuple(torch.randn(width).mul(0.5).exp() for width in arch.base_widths)
-    cost, base = arch.cost("memory"), np.array(arch.base_widths)
-    found = UnitRanking(scores, tuple(range(8))).widths_per_cost(cost, 0.3 * cost(base))
-    assert found[0] > 3
-    assert (found > base / 2)[2:].all()
-
-
 @pytest.mark.parametrize("name", ["vgg11", "resnet18", "resnet18-tied", "resnet18-convcut"])
 def test_a_pruned_network_computes_like_one_with_the_pruned_channels_at_zero(name: str) -> None:
     """Channels that are added together are pruned together, so shortcuts keep their weights."""

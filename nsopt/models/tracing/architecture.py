@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nsopt.arguments import checked
-from nsopt.errors import NsoptError, unknown_name
+from nsopt.errors import NsoptError
 from nsopt.models.architecture import (
     Architecture,
     Kept,
@@ -25,7 +25,7 @@ from nsopt.models.architecture import (
 )
 from nsopt.models.inputs import tensors_in
 from nsopt.models.layout import best_layout
-from nsopt.models.sizes import LimitedCost, SizeCost, Term, sum_products
+from nsopt.models.sizes import LimitedCost, Term, sum_products
 from nsopt.models.tracing import probe
 from nsopt.models.tracing.buffers import fill_buffers
 from nsopt.models.tracing.fixed import find_fixed
@@ -33,17 +33,10 @@ from nsopt.models.tracing.groups import Group
 from nsopt.models.tracing.initialise import InitialisationLaw
 from nsopt.models.tracing.labels import Atoms, Product, UnknownError
 from nsopt.models.tracing.makers import Makers
-from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
+from nsopt.models.tracing.network import TracedNetwork
 from nsopt.models.tracing.originals import start_norms, unwrapped
 from nsopt.models.tracing.run import tensors_of
-from nsopt.scaling.cost import (
-    COUNTED_IN_BYTES,
-    METRICS_OF_NETWORKS,
-    Channels,
-    CostModel,
-    LinearCost,
-    Widths,
-)
+from nsopt.scaling.cost import Channels, CostModel, Widths, unknown_metric
 
 _ALIKE = 0.05  # difference of shares of MACs that needs no word
 
@@ -225,10 +218,6 @@ class TracedArchitecture:
         """
         if metric == "latency":
             return self._limit(require_latency(self.name, self.latency))
-        if metric in COUNTED_IN_BYTES:
-            numbers, size = COUNTED_IN_BYTES[metric]
-            limited = self.cost(numbers)
-            return replace(limited, cost=LinearCost(metric, limited.cost, size))
         network, layers = self.network, len(self.base_widths)
         if metric == "params":
             index = network.family.dimension_indices
@@ -239,12 +228,10 @@ class TracedArchitecture:
                 scale = int(parameter.numel() > 0)
                 terms.append((scale, [(factors[i], int(constants[i])) for i in axes]))
             return self._limit(sum_products(metric, terms, layers))
-        if metric == "activations":
-            return replace(self._limit(self._activations), find_narrowest=self._find_narrowest_seen)
         if metric == "macs":
             products, examples = network.products
             return self._limit(sum_products(metric, self._size(products), layers, examples))
-        raise unknown_name("metric", metric, METRICS_OF_NETWORKS)
+        raise unknown_metric(metric)
 
     @cached_property
     def batch_doubt(self) -> str:
@@ -319,17 +306,6 @@ class TracedArchitecture:
         named = zip(self.layer_names, self.base_widths, strict=True)
         widest = np.array([base if name in self.capped else np.inf for name, base in named])
         return LimitedCost(cost, widest, lambda: self.narrowest)
-
-    @cached_property
-    def _activations(self) -> SizeCost:
-        base = np.array(self.base_widths)
-        shares = np.arange(len(base)) % 3 + 1  # neighbours differ, as queries and values may
-        others = np.maximum(self._find_narrowest_seen(), base * shares // (shares + 1))
-        return self.network.activations(others)
-
-    def _find_narrowest_seen(self) -> tuple[int, ...]:
-        """Return where activations can be counted: a single unit may need fewer copies than two."""
-        return tuple(np.clip(FEWEST_SEEN, self.narrowest, self.base_widths).tolist())
 
     @cached_property
     def _law(self) -> InitialisationLaw:

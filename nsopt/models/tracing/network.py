@@ -10,10 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import nn
 
-from nsopt.errors import NsoptError
-from nsopt.models.activations import count_activations
 from nsopt.models.architecture import shapes_of
-from nsopt.models.sizes import SizeCost
 from nsopt.models.tracing.groups import Dimension, Family, Units
 from nsopt.models.tracing.labels import Atoms, Labels, Product, Reading, Trace, TraceError
 from nsopt.models.tracing.lifts import Lifts
@@ -213,34 +210,6 @@ class TracedNetwork:
         trace = self.family.units.new_trace()
         labels = self.family.units.name_by(self.labels)
         return trace, run(self.template, trace, labels, same=lambda *_: True)
-
-    def activations(self, others: Atoms) -> SizeCost:
-        """Return the peak of the activations of one example as a function of the widths.
-
-        Args:
-            others: other widths (L,), at which a network checks this function.
-
-        Raises:
-            NsoptError: if that network stores different activations. For example, the number of
-                attention scores changes if a width is the number of heads.
-        """
-        run, labels = self.run.with_one_example(), self.family.units.name_by(self.labels)
-        unlabelled = {n: (None,) * len(axes) for n, axes in self.labels.items()}
-        try:
-            # In the layout of `build_empty`: channels_last leads to other operations.
-            here = copy_with_tensors(self.template, lambda _, tensor: tensor.contiguous())
-            buffers = run.buffers(here, self.family.units.new_trace(), labels, self.family)
-            there = run.buffers(self.build_empty(others), Trace(), unlabelled, self.family)
-        except TraceError as error:
-            raise NsoptError(f"the memory of this network cannot be counted: {error}") from None
-        peak = count_activations(buffers, len(others))
-        lives = [[(b.first, b.last) for b in listed] for listed in (buffers, there)]
-        sizes = peak.multiply(others).tolist()
-        if lives[0] != lives[1] or sizes != [b.tensor.numel() for b in there]:
-            raise NsoptError(
-                "the memory of this network cannot be counted: its widths alone do not determine it"
-            )
-        return peak
 
     @cached_property
     def dimensions_in_order(self) -> list[tuple[int, Dimension]]:

@@ -3,19 +3,16 @@
 import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from contextvars import copy_context
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from nsopt.models.activations import Buffer, BufferRecorder
 from nsopt.models.inputs import (
     call_network,
     count_examples,
@@ -24,7 +21,6 @@ from nsopt.models.inputs import (
     tensors_in,
 )
 from nsopt.models.quiet import silence_fakes, trust_distributions
-from nsopt.models.sizes import Size
 from nsopt.models.tracing import (  # noqa: F401  (they register their rules)
     cut_rules,
     product_rules,
@@ -32,8 +28,7 @@ from nsopt.models.tracing import (  # noqa: F401  (they register their rules)
     view_rules,
 )
 from nsopt.models.tracing.function_rules import FunctionRules
-from nsopt.models.tracing.groups import Family
-from nsopt.models.tracing.labels import Atoms, Filled, Labels, Trace, TraceError, select_atoms
+from nsopt.models.tracing.labels import Atoms, Labels, Trace, TraceError, select_atoms
 from nsopt.models.tracing.originals import set_mode
 from nsopt.models.tracing.states import (
     follow_modules,
@@ -149,40 +144,7 @@ class LabelledRun:
             raise tracer.refuse_guess()
         return outputs
 
-    def buffers(
-        self, model: nn.Module, trace: Trace, labels: Mapping[str, Labels], family: Family
-    ) -> list[Buffer]:
-        """Return the activations of a run in evaluation mode, sized as functions of the widths.
-
-        Args:
-            trace: the run adds to it.
-            labels: the labels of parameters and buffers, by name.
-            family: the groups of the network.
-
-        Raises:
-            TraceError: if the network does not run.
-        """
-        tracer = Tracer(trace, same=lambda *_: True, denied=self.denied)
-        fixed = np.zeros(len(family.groups), np.int64)
-
-        def sizes_of(tensor: Tensor) -> list[Size]:
-            labels = (a.met if isinstance(a, Filled) else a for a in tracer.get(tensor))
-            return [
-                (fixed, n) if label is None else family.count(label)
-                for label, n in zip(labels, tensor.shape, strict=True)
-            ]
-
-        recorder = BufferRecorder(sizes_of)
-        with restore_modules(model), follow_modules(model, tracer.running), silence_fakes():
-            model.eval()
-            for name, tensor in tensors_of(model).items():
-                tracer.declare(tensor, labels[name])
-            self._run_forward(model, tracer, recorder)
-        return recorder.buffers
-
-    def _run_forward(
-        self, model: nn.Module, tracer: Tracer, recorder: BufferRecorder | None = None
-    ) -> list[Tensor]:
+    def _run_forward(self, model: nn.Module, tracer: Tracer) -> list[Tensor]:
         with FakeTensorMode(allow_non_fake_inputs=True) as fake, trust_distributions():
 
             def make_fake(real: Tensor) -> Tensor:
@@ -195,9 +157,7 @@ class LabelledRun:
 
             inputs, functions = tree_map_only(Tensor, make_fake, self.inputs), FunctionRules(tracer)
             try:
-                with torch.no_grad(), functions, tracer, recorder or nullcontext():
-                    if recorder:
-                        recorder.take(inputs)
+                with torch.no_grad(), functions, tracer:
                     result = copy_context().run(call_network, model, inputs)
                     outputs, ignored = find_outputs(result)
                     if not outputs:
@@ -208,8 +168,6 @@ class LabelledRun:
                         )
                     for kind in ignored:
                         tracer.note(f"returns a {kind}, whose tensors may change their sizes")
-                    if recorder:
-                        recorder.give(outputs)
             except Exception as error:  # the user's code or torch may raise anything
                 outputs = _find_alive(error, tracer)
                 if outputs:

@@ -424,7 +424,7 @@ def test_invalid_arguments_raise_errors() -> None:
         arch.build([1, 2])
     with pytest.raises(NsoptError, match="at least 1"):
         arch.build([1, 0, 1])
-    with pytest.raises(NsoptError, match=r"unknown metric.*activations, .*memory-int8, params"):
+    with pytest.raises(NsoptError, match=r"unknown metric.*latency, macs, params"):
         arch.cost("flops")
     with pytest.raises(NsoptError, match="chunks has 3 groups, got 1"):
         arch.prune(model, [[0]])
