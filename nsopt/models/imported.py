@@ -19,7 +19,7 @@ from nsopt.models.tracing.trace import trace
 from nsopt.torchvision_import import import_torchvision
 
 _MUCH_BYTES = 2**28
-_SEED = 0  # of the template; nsopt infers from its weights how to initialise networks
+_SEED = 0  # of the template, whose weights have the spread that new networks get
 
 
 def import_architecture(

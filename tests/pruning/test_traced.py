@@ -21,6 +21,7 @@ from nsopt.pruning.engine import ShrinkingNetwork, iterative_prune, make_prunabl
 from nsopt.pruning.search import _choose_widths
 from nsopt.pruning.settings import SearchSettings
 from nsopt.pruning.traced import PrunableTrace, TracedGate, find_gate_slices
+from nsopt.scaling.cost import Widths
 from nsopt.scaling.record import Iteration
 from nsopt.tasks.classification import Classification
 from tests.models.tracing import awkward
@@ -41,12 +42,15 @@ SETTINGS = SearchSettings(
 def trace_like(arch: nsopt.Architecture) -> TracedArchitecture:
     """Return the same architecture, traced; its networks start from the same weights."""
 
-    def same_start(model: nn.Module) -> None:
-        convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
-        model.load_state_dict(arch.build([len(c.weight) for c in convolutions]).state_dict())
+    class Alike(TracedArchitecture):
+        def build(self, widths: Widths) -> nn.Module:
+            with torch.random.fork_rng():
+                model = super().build(widths)
+            model.load_state_dict(arch.build(widths).state_dict())
+            return model
 
     template = arch.build(arch.base_widths)
-    return trace(template, torch.randn(2, *arch.input_shape), "vgg11", init=same_start)
+    return Alike(**vars(trace(template, torch.randn(2, *arch.input_shape), "vgg11")))
 
 
 def test_a_traced_network_is_pruned_like_the_one_written_by_hand(

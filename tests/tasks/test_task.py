@@ -398,7 +398,7 @@ def test_a_network_that_writes_into_its_input_leaves_the_batches_of_the_user_alo
 def test_distillation_takes_a_last_batch_of_one_example(arch: nsopt.Architecture) -> None:
     sounds, loudness = make_sounds(17, 0)
     batches = list(zip(sounds.split(16), loudness.double().split(16), strict=True))
-    settings = SETTINGS.updated(distillation=0.5)
+    settings = SETTINGS.updated(distillation=0.5, lr=0.001)
     task = make_task(train=batches, loss=lambda y, t: (y.double() - t).square().mean())
     outcome = nsopt.train(arch, [8], task, settings, teacher=arch.build([12]))
     assert outcome.losses[-1] < 10

@@ -1,6 +1,6 @@
 """A traced module as an architecture: a family of networks indexed by widths."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -30,7 +30,7 @@ from nsopt.models.tracing import probe
 from nsopt.models.tracing.buffers import fill_buffers
 from nsopt.models.tracing.fixed import find_fixed
 from nsopt.models.tracing.groups import Group
-from nsopt.models.tracing.initialise import InitialisationLaw
+from nsopt.models.tracing.initialise import draw_parameters
 from nsopt.models.tracing.labels import Atoms, Product, UnknownError
 from nsopt.models.tracing.makers import Makers
 from nsopt.models.tracing.network import TracedNetwork
@@ -52,7 +52,6 @@ class TracedArchitecture:
         capped: by name, why a group cannot grow.
         refused: by name, why a group cannot change at all.
         trained: names of the parameters that a new network initialises. It copies all others.
-        init: initialises a new network; None to draw weights as in the traced module.
         latency: cost model in milliseconds, or None before `nsopt.with_latency`.
     """
 
@@ -62,7 +61,6 @@ class TracedArchitecture:
     capped: dict[str, str]
     refused: dict[str, str]
     trained: tuple[str, ...]
-    init: Callable[[nn.Module], None] | None = None
     latency: CostModel | None = None
 
     def __repr__(self) -> str:
@@ -129,10 +127,7 @@ class TracedArchitecture:
         w = np.array(self.check_widths(widths), np.int64)
         model = self.network.build_empty(w)
         fill_buffers(model, self.network, w.tolist(), self.trained)
-        if self.init is not None:
-            self.init(model)
-        else:
-            self._law.draw(model)
+        draw_parameters(model, self.network.template, self.trained)
         start_norms(model)
         return model
 
@@ -278,13 +273,6 @@ class TracedArchitecture:
             lines.append(f"  {name}: {self._describe(name, group)}")
         fixed = find_fixed(self.network, self.refused)
         lines += [f"  fixed: {name}: {reason}" for name, reason in fixed.items()]
-        known = not any(p.is_meta for p in self.network.template.parameters())
-        if known and not self.init and (measured := self._law.measured):
-            several = f" and {len(measured) - 1} more" if len(measured) > 1 else ""
-            lines.append(
-                f"  new values of {measured[0]}{several} are drawn as measured in this network: "
-                "init= overrides that"
-            )
         for note, places in self.network.trace.notes.items():
             lines.append(f"  note: {note}" + (f", in {', '.join(places)}" if places else ""))
         lines += [f"  note: {self.batch_doubt}"] * bool(self.batch_doubt)
@@ -306,10 +294,6 @@ class TracedArchitecture:
         named = zip(self.layer_names, self.base_widths, strict=True)
         widest = np.array([base if name in self.capped else np.inf for name, base in named])
         return LimitedCost(cost, widest, lambda: self.narrowest)
-
-    @cached_property
-    def _law(self) -> InitialisationLaw:
-        return InitialisationLaw.of(self.network.template, self.trained)
 
 
 def keep_rigid(arch: Architecture) -> Architecture:

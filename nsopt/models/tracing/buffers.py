@@ -70,7 +70,7 @@ def find_capped(network: TracedNetwork, trained: Collection[str]) -> dict[int, s
             kind = "frozen parameter" if isinstance(tensor, nn.Parameter) else "buffer"
             reason = f"the {kind} {dimension.tensor} has different values per unit"
             groups = [i for i, g in enumerate(network.family.groups) if index in g.per_dimension]
-            reasons |= dict.fromkeys(groups, f"{reason}: pass init= to fill it")
+            reasons |= dict.fromkeys(groups, reason)
     return reasons
 
 

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._mode_utils import no_dispatch
 
-from nsopt.models.tracing.labels import Label
+from nsopt.models.inputs import tensors_in
+from nsopt.models.tracing.labels import Label, TraceError
 from nsopt.models.tracing.shape_rules import settle_size
 from nsopt.models.tracing.tracer import Tracer
 from nsopt.models.tracing.values import make_fakes
@@ -32,16 +33,20 @@ class FunctionRules(TorchFunctionMode):
     Attention scales its scores by this size. PyTorch may split attention into products, in which
     the scale is a number without a label. Dropout does nothing, so that a network in training mode
     runs the operations of its evaluation mode. What is assigned to `.data` is copied into it.
+    A tensor of an earlier run, which code kept, is refused.
     """
 
-    def __init__(self, tracer: Tracer) -> None:
+    def __init__(self, tracer: Tracer, fake: FakeTensorMode) -> None:
         super().__init__()
-        self._tracer = tracer
+        self._tracer, self._fake = tracer, fake
         self.called: tuple[Any, ...] = ()  # the arguments of the last function
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = getattr(func, "__name__", ""), kwargs or {}
         self.called = args, kwargs
+        given = [t for t in tensors_in(self.called) if isinstance(t, FakeTensor)]
+        if any(tensor.fake_mode is not self._fake for tensor in given):
+            raise _refuse_kept(self._tracer.where)
         if name in _GATES:
             is_packed = not isinstance(args[3], bool)  # the second argument: its sizes
             rest = args[2:] if is_packed else args[1:-1]
@@ -65,6 +70,15 @@ class FunctionRules(TorchFunctionMode):
         if name == "__format__" and not args[0].ndim:  # fake tensors have no numbers to print
             return format(1.0 if args[0].is_floating_point() else 1, args[1])
         return func(*args, **kwargs)
+
+
+def _refuse_kept(where: str) -> TraceError:
+    error = TraceError(
+        f"{where} uses a tensor that code keeps outside its modules, as lru_cache does: keep it in "
+        "a buffer, or compute it in every call, and start Python anew, since it now has no values"
+    )
+    error.optional = False
+    return error
 
 
 def _read_array(tracer: Tracer, func: Any, args: Any, kwargs: Any) -> Any:

@@ -155,7 +155,8 @@ class LabelledRun:
                     tracer.values.put(made, real, frozenset([id(made)]))
                 return made
 
-            inputs, functions = tree_map_only(Tensor, make_fake, self.inputs), FunctionRules(tracer)
+            inputs = tree_map_only(Tensor, make_fake, self.inputs)
+            functions = FunctionRules(tracer, fake)
             try:
                 with torch.no_grad(), functions, tracer:
                     result = copy_context().run(call_network, model, inputs)

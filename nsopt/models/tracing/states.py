@@ -1,5 +1,6 @@
 """Keep what modules store: a trace runs a network many times and leaves no mark on it."""
 
+import copy
 import gc
 import random
 from collections import OrderedDict
@@ -13,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nsopt.models.tracing.caches import forget_fakes
-from nsopt.models.tracing.originals import copy_shallow
+from nsopt.models.tracing.originals import copy_shallow, list_closure
 
 _watching = RLock()  # the class of all modules changes meanwhile
 _sparing = RLock()
@@ -33,11 +33,13 @@ def restore_modules(model: nn.Module) -> Iterator[None]:
     """Inside the block, modules work on copies of what they store; then they get it back.
 
     Tensors and arrays are not copied. Modules that another one hides in a list get their attributes
-    back, too. An object that refuses to be copied stays, and so does what hooks fill. Fake tensors
-    are forgotten wherever code remembers them outside its modules (`forget_fakes`).
+    back, too. An object that refuses to be copied stays. What hooks fill is not copied, because
+    other code may read it, and gets its contents back.
     """
     gradients = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-    with forget_fakes(model) as filled, keep_random_numbers():
+    filled = _list_filled(model)
+    contents = [(store, copy.copy(store)) for held in filled for store in _list_stores(held)]
+    with keep_random_numbers():
         copier = _Copier(model, filled)
         try:
             copier.replace_all()
@@ -45,7 +47,7 @@ def restore_modules(model: nn.Module) -> Iterator[None]:
             np.random.seed(0)
             yield
         finally:
-            _give_back(copier.held)
+            _give_back([*copier.held, *contents])
             for parameter, required, gradient in gradients:
                 parameter.requires_grad, parameter.grad = required, gradient
 
@@ -170,10 +172,31 @@ def spare_collector() -> Iterator[None]:
                 gc.set_threshold(*before)
 
 
-def _give_back(held: Iterable[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+def _give_back(held: Iterable[tuple[Any, Any]]) -> None:
+    """Give dictionaries and lists what they held before."""
     for store, before in held:
         store.clear()
-        store.update(before)
+        (store.extend if isinstance(store, list) else store.update)(before)
+
+
+def _list_filled(model: nn.Module) -> list[Any]:
+    """Return the objects that hooks use: of a method, or of the variables around a function."""
+    stores = ((m._forward_pre_hooks, m._forward_hooks) for m in model.modules())
+    held = list[Any]()
+    for hook in [hook for pair in stores for store in pair for hook in store.values()]:
+        if isinstance(hook, MethodType):
+            held.append(hook.__self__)
+        elif isinstance(hook, FunctionType):
+            held += [*list_closure(hook), *(hook.__defaults__ or ())]
+    foreign = nn.Module, Tensor, type, FunctionType, MethodType
+    return [item for item in held if not isinstance(item, foreign)]
+
+
+def _list_stores(item: Any) -> list[Any]:
+    """Return the dictionaries and lists of an object: itself, its attributes, and those in them."""
+    attributes = getattr(item, "__dict__", {})
+    found = [item, attributes, *attributes.values()]
+    return [store for store in found if type(store) in _PLAIN]
 
 
 class _Copier:

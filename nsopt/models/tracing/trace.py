@@ -1,7 +1,7 @@
 """`nsopt.trace`: turn a module into an architecture, a family of networks with other widths."""
 
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,20 +36,18 @@ def trace(
     example: Any,
     name: str | None = None,
     fixed: Sequence[str] = (),
-    init: Callable[[nn.Module], None] | None = None,
     training: bool = True,
 ) -> TracedArchitecture:
     """Return the architecture of any module: a family of networks, indexed by widths.
 
     Args:
-        module: a network, preferably untrained; it does not change.
+        module: a network; it does not change. New networks draw their weights with the spread that
+            those of `module` have, so that it should be untrained where any are trained anew.
         example: a batch of at least two examples, along the first dimension; or a tuple of
             arguments of `module`; or a dictionary of its keyword arguments. Arguments may be None,
             numbers, and tuples, lists or dictionaries of tensors.
         name: its name in messages and studies; by default the name of the class.
         fixed: paths of modules whose widths must not change, as in `named_modules`.
-        init: function that initialises a new network in place; by default nsopt infers from the
-            weights of `module` how they were drawn.
         training: whether to run the network in training mode, too, where `forward` may differ. If
             it fails there, nsopt warns and uses evaluation mode alone.
 
@@ -82,10 +80,10 @@ def trace(
         raise NsoptError(f"no width of this network can change: {reasons}")
     names = name_layers(network)
     trained = buffers.name_trained(network.template)
-    grow = probe.find_capped(network) | ({} if init else buffers.find_capped(network, trained))
+    grow = probe.find_capped(network) | buffers.find_capped(network, trained)
     capped = {names[i]: reason for i, reason in grow.items()}
     name = name or type(module).__name__.lower()
-    return TracedArchitecture(name, network, names, capped, refused, trained, init)
+    return TracedArchitecture(name, network, names, capped, refused, trained)
 
 
 def _copy_to_cpu(module: nn.Module) -> nn.Module:

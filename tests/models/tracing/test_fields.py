@@ -88,14 +88,6 @@ def test_buffers_keep_the_values_of_the_remaining_units() -> None:
     assert torch.equal(wider, model.get_buffer("filter")[:1].expand(20, -1, -1, -1))
 
 
-def test_init_fills_the_buffers_too() -> None:
-    def start(model: nn.Module) -> None:
-        nn.init.zeros_(model.get_buffer("norm.mean"))
-
-    arch = trace(fields.Normed(), torch.randn(2, 3, 9, 9), init=start)
-    assert not arch.build([20, 8]).get_buffer("norm.mean").any()
-
-
 def test_widths_without_trained_parameters_are_fixed() -> None:
     arch, _, _ = trace_network(fields.Frozen)
     assert arch.layer_names == ("backbone.2", "hidden")

@@ -8,7 +8,7 @@ from collections import Counter, OrderedDict, UserDict, defaultdict, deque
 from functools import cached_property, lru_cache
 from threading import Lock
 from types import MappingProxyType, SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -207,51 +207,53 @@ def test_hooks_of_a_smaller_network_belong_to_it() -> None:
 
 
 _tables: dict[int, Tensor] = {}
-_seen: list[Tensor] = []
-_scale: Tensor | None = None
 
 
 @lru_cache
 def make_table(steps: int) -> Tensor:
-    return torch.arange(steps).float()[:, None]
+    return torch.linspace(1, 2, steps)
+
+
+def look_up(steps: int) -> Tensor:
+    return _tables.setdefault(steps, torch.linspace(1, 2, steps))
+
+
+def look_up_pair(steps: int) -> Tensor:
+    pair = _tables.setdefault(-steps, torch.ones(2, steps)).unbind()
+    return pair[0] * pair[1]
 
 
 class Remembering(nn.Module):
-    """Remembers tables in all the places that code has for them."""
+    """Multiplies by a table that code keeps elsewhere."""
 
-    tables: ClassVar[dict[int, Tensor]] = {}
-
-    def __init__(self) -> None:
+    def __init__(self, get: Any) -> None:
         super().__init__()
-        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 5)
+        self.get, self.a, self.b = get, nn.Linear(8, 16), nn.Linear(16, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        global _scale  # noqa: PLW0603
-        steps = x.shape[1]
-        for tables in (_tables, self.tables):
-            if steps not in tables:
-                tables[steps] = torch.arange(steps).float()[:, None]
-        if _scale is None:
-            _scale = torch.ones(1)
-        _seen.append(x)
-        y = self.a(x) + make_table(steps) + _tables[steps] + self.tables[steps]
-        out: Tensor = self.b(y.relu() * _scale)
-        return out
+        y: Tensor = self.b(self.a(x).relu())
+        return torch.cat([y * self.get(5), y], 1)
 
 
-def test_fake_tensors_stay_in_no_cache_of_the_user() -> None:
-    model, x, outside = Remembering(), torch.randn(2, 7, 8), dict[str, Any]()
-    collected = SimpleNamespace(outputs=[], note=None)
-    collected.note = lambda module, inputs, output: collected.outputs.append(output)
-    model.a.register_forward_hook(lambda module, inputs, output: outside.update(x=output))
-    model.b.register_forward_hook(collected.note)
-    arch = nsopt.trace(model, x)
+@pytest.mark.parametrize("get", [make_table, look_up, look_up_pair])
+def test_a_network_whose_code_keeps_a_tensor_of_the_trace_is_refused(get: Any) -> None:
+    with pytest.raises(NsoptError, match=r"^the network uses a tensor that code keeps outside its"):
+        nsopt.trace(Remembering(get), torch.randn(2, 8))
+
+
+def test_what_hooks_fill_is_as_before() -> None:
+    model, outside = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 5)), dict[str, Any](kept=1)
+    collected = SimpleNamespace(outputs=[], note=None, last=None)
+
+    def note(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        collected.outputs.append(output)
+        collected.last = output
+
+    model[0].register_forward_hook(lambda module, inputs, output: outside.update(x=output))
+    model[1].register_forward_hook(note)
+    arch = nsopt.trace(model, torch.randn(2, 8))
     assert list(arch.base_widths) == [16]
-    assert (_tables, Remembering.tables, _seen, _scale, outside) == ({}, {}, [], None, {})
-    for network in (model, arch.prune(model, [range(4)])):
-        out = network(x)
-        assert type(out) is Tensor
-        assert out.isfinite().all()
+    assert (outside, collected) == ({"kept": 1}, SimpleNamespace(outputs=[], note=None, last=None))
 
 
 class Tapped(nn.Module):
@@ -269,49 +271,13 @@ class Tapped(nn.Module):
         return y
 
 
-class Places(nn.Module):
-    """Has places for tables, which stay places; one is made when it is first needed."""
-
-    state: ClassVar[dict[str, Any]] = {"table": None, "more": {"scale": 2.0}}
-    table: ClassVar[list[Any]] = [None, "kept"]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 5)
-
-    @staticmethod
-    @lru_cache
-    def make(width: int) -> Tensor:
-        return torch.ones(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        kind: Any = type(self)
-        if self.state["table"] is None:
-            self.state["table"] = self.state["more"]["table"] = torch.ones(1)
-        if self.table[0] is None:
-            self.table[0] = torch.ones(1)
-        if not hasattr(kind, "new"):
-            kind.new = torch.ones(1)
-        y: Tensor = self.b(self.a(x).relu() * self.state["more"]["table"] * self.table[0])
-        return y * kind.new * self.make(5)
-
-
-def test_places_for_tables_are_as_before() -> None:
-    model, x = Places(), torch.randn(2, 8)
-    for _ in range(2):
-        assert list(nsopt.trace(model, x).base_widths) == [16]
-        assert Places.state == {"table": None, "more": {"scale": 2.0}}
-        assert Places.table == [None, "kept"]
-        assert not hasattr(Places, "new")
-        assert type(Places.make(5)) is Tensor
-
-
 def share() -> tuple[type[nn.Module], dict[str, Tensor]]:
     taken: dict[str, Tensor] = {}
 
-    class Sharing(Places):
+    class Sharing(nn.Module):
         def __init__(self) -> None:
             super().__init__()
+            self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 5)
             self.a.register_forward_hook(lambda module, inputs, output: taken.update(x=output))
 
         def forward(self, x: Tensor) -> Tensor:
