@@ -31,10 +31,11 @@ from nsopt.models.tracing.buffers import fill_buffers
 from nsopt.models.tracing.fixed import find_fixed
 from nsopt.models.tracing.groups import Group
 from nsopt.models.tracing.initialise import draw_parameters
-from nsopt.models.tracing.labels import Atoms, Product, UnknownError
+from nsopt.models.tracing.labels import Atoms, Labels, Product, Trace, TraceError, UnknownError
 from nsopt.models.tracing.makers import Makers
 from nsopt.models.tracing.network import TracedNetwork
 from nsopt.models.tracing.originals import start_norms, unwrapped
+from nsopt.models.tracing.resize import copy_with_tensors
 from nsopt.models.tracing.run import tensors_of
 from nsopt.scaling.cost import Channels, CostModel, Widths, unknown_metric
 
@@ -159,9 +160,18 @@ class TracedArchitecture:
         if 1 in map(len, chosen):  # a trace does not follow single units
             with suppress(UnknownError):  # the code may decide by values that are not known
                 network.check_widths(np.array([len(units) for units in chosen]))
+        self._check_copy(model)
         smaller = network.cut(model, chosen)
         self.network.retrace(smaller)
         return smaller
+
+    def _check_copy(self, model: nn.Module) -> None:
+        """Raise NsoptError if a copy of `model` computes with its tensors."""
+        copied = copy_with_tensors(model, lambda _, t: torch.empty_like(t, device="cpu"))
+        unlabelled: dict[str, Labels] = {n: (None,) * t.ndim for n, t in tensors_of(copied).items()}
+        with suppress(TraceError):
+            run = replace(self.network.run, modes=(False,))
+            run(copied, Trace(), unlabelled, same=lambda *_: True)
 
     def filter_norms(self, model: nn.Module) -> list[Tensor]:
         """See `Architecture`; norms are averaged over all slices that make a unit."""

@@ -5,10 +5,14 @@ both as hooks (older) and as parametrizations.
 """
 
 import copy
+import gc
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from operator import is_
 from types import CellType, FunctionType, MethodType
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +23,10 @@ from torch.nn.utils.weight_norm import WeightNorm
 from torch.optim.swa_utils import AveragedModel
 
 from nsopt.errors import NsoptError, short_reason
-from nsopt.models.inputs import tensors_in
+from nsopt.models.inputs import identify_memory, tensors_in
 
 _ROUNDS = 15  # iterations of the power method, as in PyTorch
+_copied: WeakKeyDictionary[nn.Module, list[ref[nn.Module]]] = WeakKeyDictionary()  # by their copies
 
 
 def original_weight(module: nn.Module) -> Tensor | None:
@@ -99,9 +104,28 @@ def _deep_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
         stores = [vars(module), *(attr for attr in vars(module).values() if isinstance(attr, dict))]
         for store in stores:
             for name, value in list(dict.items(store)):
-                if isinstance(value, FunctionType):
-                    dict.__setitem__(store, name, _rebind(value, memo))
+                if (made := _rebind(value, memo)) is not value:
+                    dict.__setitem__(store, name, made)
+    _copied[copied] = [ref(model), *_copied.get(model, ())]
     return copied
+
+
+def refuse_borrowed(model: nn.Module, used: Iterable[Tensor]) -> None:
+    """Raise NsoptError if a copy of a network used tensors of the network.
+
+    Args:
+        model: a network that `copy_model` returned.
+        used: tensors of any network.
+    """
+    own = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    others = [identify_memory(tensor) for tensor in used if id(tensor) not in own]
+    for copied in [link() for link in _copied.get(model, ())] if others else []:
+        named = [*copied.named_parameters(), *copied.named_buffers()] if copied else []
+        if name := next((name for name, t in named if identify_memory(t) in others), None):
+            raise NsoptError(
+                f"a copy of the network would compute with {name} of the network itself: reach it "
+                "through self in forward and hooks, not through a variable, default or reference"
+            )
 
 
 def copy_shallow(value: Any) -> Any:
@@ -148,18 +172,43 @@ def list_closure(function: FunctionType) -> list[Any]:
         return []
 
 
-def _rebind(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
-    """Return a function that uses the copies of the variables around it, if there are any."""
-    held = list_closure(function)
-    copies = [_find_copy(value, memo) for value in held]
-    if all(copied is value for copied, value in zip(copies, held, strict=True)):
-        return function
-    cells = tuple(map(CellType, copies))
-    made = FunctionType(
-        function.__code__, function.__globals__, function.__name__, function.__defaults__, cells
-    )
-    made.__kwdefaults__ = function.__kwdefaults__
-    made.__dict__.update(function.__dict__)
+def _rebind(value: Any, memo: dict[int, Any]) -> Any:
+    """Return the copy of an object, or a function that uses copies of what it holds.
+
+    An object that has no copy, and a function that holds none that has one, are returned.
+    """
+    if id(value) in memo or type(value) not in (FunctionType, MethodType, partial, CellType):
+        return memo.get(id(value), value)
+    if isinstance(value, CellType):
+        held = gc.get_referents(value)
+    elif isinstance(value, MethodType):
+        held = [value.__func__, value.__self__]
+    elif isinstance(value, partial):
+        held = [value.func, *value.args, *value.keywords.values()]
+    else:
+        held = [*(value.__closure__ or ()), *(value.__defaults__ or ())]
+    memo[id(value)] = value  # it may hold itself
+    memo[id(memo)].append(value)  # else Python may reuse the id
+    parts = [_rebind(item, memo) for item in held]
+    if not all(map(is_, held, parts)):
+        memo[id(value)] = _make_function(value, parts)
+    return memo[id(value)]
+
+
+def _make_function(value: Any, parts: list[Any]) -> Any:
+    """Return a function, or its like, that holds other objects; see `_rebind`."""
+    if isinstance(value, CellType | MethodType):
+        return type(value)(*parts)
+    if isinstance(value, partial):
+        count = len(value.args) + 1
+        keywords = dict(zip(value.keywords, parts[count:], strict=True))
+        made: Any = partial(parts[0], *parts[1:count], **keywords)
+    else:
+        count, code, name = len(value.__closure__ or ()), value.__code__, value.__name__
+        defaults = tuple(parts[count:]) or None
+        made = FunctionType(code, value.__globals__, name, defaults, tuple(parts[:count]))
+        made.__kwdefaults__ = value.__kwdefaults__
+    vars(made).update(vars(value))
     return made
 
 
@@ -169,13 +218,6 @@ def _can_copy(value: Any, memo: dict[int, Any]) -> bool:
     except Exception:
         return False
     return True
-
-
-def _find_copy(value: Any, memo: dict[int, Any]) -> Any:
-    """Return the copy of an object, or of a method's object; the object itself without one."""
-    if isinstance(value, MethodType) and id(value.__self__) in memo:
-        return MethodType(value.__func__, memo[id(value.__self__)])
-    return memo.get(id(value), value)
 
 
 def start_norms(model: nn.Module) -> None:

@@ -29,7 +29,7 @@ from nsopt.models.tracing import (  # noqa: F401  (they register their rules)
 )
 from nsopt.models.tracing.function_rules import FunctionRules
 from nsopt.models.tracing.labels import Atoms, Labels, Trace, TraceError, select_atoms
-from nsopt.models.tracing.originals import set_mode
+from nsopt.models.tracing.originals import refuse_borrowed, set_mode
 from nsopt.models.tracing.states import (
     follow_modules,
     restore_modules,
@@ -110,6 +110,8 @@ class LabelledRun:
                         raise
                     vars(trace).update(before, failed=error)
                     return shapes
+                finally:
+                    refuse_borrowed(model, tracer.real.values())
                 if training != self.modes[0]:
                     trace.products, trace.numbers = before["products"], before["numbers"]
                 shapes += [tuple(tensor.shape) for tensor in outputs]

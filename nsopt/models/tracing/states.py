@@ -1,6 +1,7 @@
 """Keep what modules store: a trace runs a network many times and leaves no mark on it."""
 
 import copy
+import copyreg
 import gc
 import random
 from collections import OrderedDict
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from nsopt.models.tracing.originals import copy_shallow, list_closure
 
@@ -22,6 +23,7 @@ _spared: list[tuple[int, int, int]] = []  # the collector's thresholds before, o
 _NEVER = 2**31 - 1
 _HELD = ("_parameters", "_buffers", "_modules")
 _PLAIN = (OrderedDict, dict, list)
+_SHARED = (Tensor, np.ndarray, fx.Graph)  # the nodes of a graph are linked to each other
 _CONSTANT = {
     *(int, float, complex, str, bytes, bool, NoneType, type, range, FunctionType, MethodType),
     *(BuiltinFunctionType, torch.dtype, torch.device, torch.Size),
@@ -39,7 +41,7 @@ def restore_modules(model: nn.Module) -> Iterator[None]:
     gradients = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     filled = _list_filled(model)
     contents = [(store, copy.copy(store)) for held in filled for store in _list_stores(held)]
-    with keep_random_numbers():
+    with keep_random_numbers(), _keep_code(model):
         copier = _Copier(model, filled)
         try:
             copier.replace_all()
@@ -71,10 +73,23 @@ def restore_tensors(model: nn.Module) -> Iterator[None]:
     """
     stores = [s for m in model.modules() for s in (vars(m), m._parameters, m._buffers)]
     held = [(store, dict(store)) for store in stores]
+    with _keep_code(model):
+        try:
+            yield
+        finally:
+            _give_back(held)
+
+
+@contextmanager
+def _keep_code(model: nn.Module) -> Iterator[None]:
+    """Restore the code of graphs at the end of the block: in another mode they may compile it."""
+    kinds = {type(module) for module in model.modules() if isinstance(module, fx.GraphModule)}
+    held = [(kind, kind.forward) for kind in kinds]
     try:
         yield
     finally:
-        _give_back(held)
+        for kind, forward in held:
+            kind.forward = forward  # each graph has a class of its own
 
 
 @contextmanager
@@ -239,7 +254,7 @@ class _Copier:
         self._memo[id(value)] = value
         if isinstance(value, nn.Module):
             self._waiting.append(value)
-        elif not isinstance(value, Tensor | np.ndarray):
+        elif not isinstance(value, _SHARED):
             self._memo[id(value)] = made = copy_shallow(value)
             if made is not value and not _is_deep(made, value):
                 self._copy_contents(made)
@@ -249,6 +264,9 @@ class _Copier:
         """Replace what a shallow copy holds, without the methods that its class may override."""
         if isinstance(store := getattr(made, "__dict__", None), dict):
             self._replace_values(store)
+        for name in copyreg._slotnames(type(made)):  # type: ignore[attr-defined]
+            if hasattr(made, name):
+                object.__setattr__(made, name, self._copy(getattr(made, name)))
         if isinstance(made, dict) and store is not made:
             for key, value in list(dict.items(made)):
                 dict.__setitem__(made, key, self._copy(value))

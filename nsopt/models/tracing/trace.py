@@ -24,12 +24,14 @@ from nsopt.models.tracing.run import LabelledRun, tensors_of
 from nsopt.models.tracing.settle import name_layers, settle
 from nsopt.models.tracing.states import restore_tensors, spare_collector
 from nsopt.models.tracing.tracer import ADVICE
+from nsopt.models.tracing.user_code import tell_when_long
 
 _MOST_REASONS = 5
 
 
 @torch.inference_mode(False)
 @spare_collector()
+@tell_when_long("nsopt.trace runs the network at other widths, to see which can change")
 @checked
 def trace(
     module: nn.Module,
@@ -110,7 +112,7 @@ def _note_failure(network: TracedNetwork) -> TracedNetwork:
     network.trace.notes[note] = {}
     warnings.warn(
         f"{kind} is {note}. Pass training=False to trace() if it is only used in evaluation mode",
-        stacklevel=6,  # of three decorators, too
+        stacklevel=7,  # of four decorators, too
     )
     return replace(network, run=replace(network.run, modes=(False,)))
 

@@ -58,6 +58,7 @@ class Tracer(TorchDispatchMode):
         seen: the ids of the parameters and buffers that the running mode has used.
         seams: where unequal parts of a concatenated label begin and end, by its bytes.
         sparse: sparse inputs, by the ids of their fake tensors.
+        real: tensors with values that operations used, by their ids.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Tracer(TorchDispatchMode):
         self.seen: set[int] = set()
         self.seams: dict[bytes, set[int]] = {}
         self.sparse: dict[int, Tensor] = {}
+        self.real: dict[int, Tensor] = {}
         self.operation = ""
         self.shape: Sequence[int] = ()
         self._replay = replay
@@ -88,7 +90,7 @@ class Tracer(TorchDispatchMode):
         self._filled: list[tuple[int, Filled]] = []  # in products, by their places
         self._aliases: dict[int, dict[int, Place]] = {}  # of filled tensors, by memory and id
         self._unread: dict[int, Callable[[], object]] = {}  # by the id of a tensor
-        self._last: tuple[Any, ...] = ()
+        self._last: list[Tensor] = []
 
     def declare(self, tensor: Tensor, labels: Labels) -> None:
         """Label a parameter or buffer; the trace then records its first use."""
@@ -244,9 +246,7 @@ class Tracer(TorchDispatchMode):
 
     def find_last_atoms(self) -> Atoms:
         """Return the atoms of all tensors among the arguments of the last operation."""
-        atoms = select_atoms(
-            label for tensor in tensors_in(self._last) for label in self.get(tensor)
-        )
+        atoms = select_atoms(label for tensor in self._last for label in self.get(tensor))
         return np.unique(np.concatenate(atoms)) if atoms else np.zeros(0, np.int64)
 
     def _join_pair(self, one: Atoms, other: Atoms) -> None:
@@ -264,13 +264,14 @@ class Tracer(TorchDispatchMode):
         kwargs = kwargs or {}
         if func is torch.ops.prim.device.default and isinstance(args[0], FakeTensor):
             return args[0].fake_device
-        self._last = (args, kwargs)
+        self._last = tensors_in((args, kwargs))
+        self.real |= {id(tensor): tensor for tensor in self._last if type(tensor) is not FakeTensor}
         signature = read_signature(func)
         self.shape = args[0].shape if args and isinstance(args[0], Tensor) else (1,)
         if self.shape:
             self.trace.operations[-1].append((signature.name, self.where))
         if self._same is None:
-            used = [self._labels.get(id(tensor), ()) for tensor in tensors_in(self._last)]
+            used = [self._labels.get(id(tensor), ()) for tensor in self._last]
             self.trace.passing.setdefault(self.where, []).extend(select_atoms(chain(*used)))
         made = None if "out" in kwargs else RESULTS.get(signature.name)
         if signature.depends_on_values:
@@ -286,12 +287,12 @@ class Tracer(TorchDispatchMode):
         if numbers := (*signature.find_numbers((*args, *kwargs.values())), *known):
             self.trace.numbers.append(numbers)
         if self._unread and not signature.copies_shape:
-            self.note_reading(tensors_in(self._last))
+            self.note_reading(self._last)
         rule = RULES.get(self.operation, RULES["pointwise"] if signature.is_pointwise else None)
         if rule is not None:
             rule(self, result, *signature.bind(args, kwargs))
         else:
-            labels = [label for t in tensors_in(self._last) for label in self.get(t)]
+            labels = [label for t in self._last for label in self.get(t)]
             self.freeze(f"no rule for the operation {func._schema.name}", *labels)
         for written in list_written(func, args, kwargs):
             self._note_write(written, has_rule=rule is not None)

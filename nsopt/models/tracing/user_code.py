@@ -1,11 +1,18 @@
 """Tell the user's code from that of PyTorch and nsopt."""
 
+import sys
+import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread, get_ident
+from types import FrameType
 
 import torch
 
 _LIBRARIES = tuple(f"{path.parent}/" for path in (Path(torch.__file__), Path(__file__).parents[1]))
+_LONG = 60.0  # seconds
 
 
 def is_of_user(file: str) -> bool:
@@ -13,9 +20,34 @@ def is_of_user(file: str) -> bool:
     return not file.startswith(_LIBRARIES)
 
 
-def find_line() -> str:
-    """Return the line of code of the user that is running, or "" if there is none."""
-    for frame, line in traceback.walk_stack(None):
-        if is_of_user(frame.f_code.co_filename):
-            return f"{Path(frame.f_code.co_filename).name}, line {line}"
+def find_line(frame: FrameType | None = None) -> str:
+    """Return the line of code of the user that is running, or "" if there is none.
+
+    Args:
+        frame: the innermost of the stack; None for that of the caller.
+    """
+    for outer, line in traceback.walk_stack(frame):
+        if is_of_user(outer.f_code.co_filename):
+            return f"{Path(outer.f_code.co_filename).name}, line {line}"
     return ""
+
+
+@contextmanager
+def tell_when_long(task: str) -> Iterator[None]:
+    """Inside the block, write a line to stderr after each minute: the task, and what runs."""
+    ended, thread = Event(), get_ident()
+
+    def tell() -> None:
+        start = time.monotonic()
+        while not ended.wait(_LONG):
+            line = find_line(sys._current_frames()[thread])
+            spent = f"{time.monotonic() - start:.0f} s so far"
+            sys.stderr.write(f"{task}: {spent}, now in {line}\n")
+
+    teller = Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join()

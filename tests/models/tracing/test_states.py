@@ -4,6 +4,7 @@ import copy
 import gc
 import logging
 import random
+import time
 from collections import Counter, OrderedDict, UserDict, defaultdict, deque
 from functools import cached_property, lru_cache
 from threading import Lock
@@ -18,10 +19,12 @@ from torch import Tensor, nn
 import nsopt
 from nsopt.errors import NsoptError
 from nsopt.models.quiet import silence_fakes
+from nsopt.models.tracing import user_code
 from nsopt.models.tracing.labels import TraceError
 from nsopt.models.tracing.network import TracedNetwork
 from nsopt.models.tracing.run import LabelledRun
 from nsopt.models.tracing.states import spare_collector, watch_attributes
+from nsopt.torchvision_import import import_torchvision
 from tests.models.tracing import awkward, fields, parts
 from tests.models.tracing.checks import describe_state
 from tests.models.tracing.test_fields import NETWORKS
@@ -389,3 +392,66 @@ def test_a_layer_that_the_first_run_makes_is_one_line() -> None:
         nsopt.trace(model, x)
     model(x)
     assert nsopt.trace(model, x).base_widths == (8,)
+
+
+def make_graphs() -> Any:
+    """Return a network of a graph for each mode, as torchvision extracts features."""
+    extraction = import_torchvision("models.feature_extraction")
+    layers = nn.Conv2d(3, 12, 3), nn.Dropout(), nn.Conv2d(12, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)
+    return extraction.create_feature_extractor(nn.Sequential(*layers), {"4": "out"})
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_network_of_a_graph_for_each_mode_keeps_its_mode(training: bool) -> None:
+    model, x = make_graphs().train(training), torch.rand(2, 3, 12, 12)
+    torch.manual_seed(0)
+    wanted, code = model(x)["out"].detach(), model.code
+    arch = nsopt.trace(model, x)
+    assert arch.base_widths == (12, 8)
+    pruned = arch.prune(model, [range(12), range(8)])
+    for network in (model, pruned.train(training)):
+        torch.manual_seed(0)
+        torch.testing.assert_close(network(x)["out"], wanted)
+        assert network.code == code
+
+
+class Link:
+    """One of a ring of objects without a dictionary."""
+
+    __slots__ = ("count", "next")
+
+    def __init__(self, behind: "Link | None" = None) -> None:
+        self.count, self.next = 0, behind or self
+
+
+class Ring(nn.Module):
+    """Counts in a ring of objects, and walks along it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.ring = nn.Linear(8, 16), nn.Linear(16, 5), Link()
+        self.ring.next = Link(self.ring)
+
+    def forward(self, x: Tensor) -> Any:
+        link, steps = self.ring.next, 0
+        while link is not self.ring:
+            link, steps = link.next, steps + 1
+            assert steps < 2
+        self.ring.next.count += 1
+        return self.b(self.a(x))
+
+
+def test_objects_in_a_ring_stay_one_and_as_they_were() -> None:
+    model = Ring()
+    assert nsopt.trace(model, torch.rand(2, 8)).base_widths == (16,)
+    assert model.ring.next.count == 0
+    assert model.ring.next.next is model.ring
+
+
+def test_what_takes_long_says_where_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(user_code, "_LONG", 0.01)
+    with user_code.tell_when_long("nsopt does this"):
+        time.sleep(0.2)
+    assert "nsopt does this: 0 s so far, now in test_states.py, line " in capsys.readouterr().err
