@@ -3,10 +3,10 @@ from .comparing import compare as compare
 from .compression.compress import compress as compress
 from .compression.result import Compressed as Compressed
 from .compression.result import Compression as Compression
+from .data.folder import load_images as load_images
 from .data.images import ImageData as ImageData
 from .data.images import ImageSet as ImageSet
 from .data.registry import load_data as load_data
-from .data.unlabelled import load_images as load_images
 from .deployment.export import export as export
 from .deployment.export import load_exported as load_exported
 from .deployment.kept import KeptNetwork as KeptNetwork

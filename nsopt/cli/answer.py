@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from nsopt.data.places import walk
 from nsopt.files import is_installed, write_whole
 
 _NAME = ".answer-"  # begins the names of files
@@ -66,7 +65,7 @@ def _describe_state(command: object, paths: Iterable[str]) -> str:
     where = platform.node(), str(Path.cwd()), installed
     digest = hashlib.sha256(repr((where, command)).encode())
     for path in map(Path, paths):
-        for file in sorted(walk(path)) if path.is_dir() else [path]:
+        for file in sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else [path]:
             if not file.name.startswith(_NAME):
                 seen = file.stat()
                 digest.update(repr((str(file), seen.st_size, seen.st_mtime_ns)).encode())

@@ -15,9 +15,14 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from nsopt.arguments import check_name, checked
-from nsopt.data.arrays import format_shape, name_classes, read_arrays, read_dataset
+from nsopt.data.arrays import (
+    format_shape,
+    name_classes,
+    read_arrays,
+    read_dataset,
+    read_normalisation,
+)
 from nsopt.data.checksum import checksum_of
-from nsopt.data.normalisation import read_normalisation
 from nsopt.errors import NsoptError
 
 PIXEL_RANGE = 255.0
@@ -32,7 +37,7 @@ class ImageSet:
     """N labelled images: all M images of a stored tensor, or some of them.
 
     Attributes:
-        stored: uint8 (M, C, H, W); may be a memory-mapped file.
+        stored: uint8 (M, C, H, W).
         labels: int64 (N,).
         rows: int64 (N,), indices of the stored images that belong to this set; None for all.
     """

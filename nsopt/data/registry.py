@@ -5,12 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from nsopt.arguments import checked
-from nsopt.data.cifar import load_cifar
 from nsopt.data.digits import load_digits
 from nsopt.data.folder import load_folder
 from nsopt.data.images import ImageData
+from nsopt.data.published import fetch_tiny_imagenet, load_cifar, load_tiny_imagenet
 from nsopt.data.source import DATA_SETS, STAND_IN, Source, Subset, check_name, is_folder
-from nsopt.data.tiny_imagenet import fetch_tiny_imagenet, load_tiny_imagenet
 from nsopt.errors import NsoptError, unknown_name
 
 _STAND_IN_CLASSES, _STAND_IN_SIZE = 100, 32

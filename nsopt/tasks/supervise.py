@@ -48,8 +48,8 @@ def check_task(task: object) -> None:
 def place_images(splits: Splits, compute: Compute) -> Splits:
     """Move `splits` to the device of `compute`.
 
-    A set that needs more than a tenth of the device's free memory stays where it is, for example in
-    a memory-mapped file. Its batches have the same content and are copied one by one.
+    A set that needs more than a tenth of the device's free memory stays where it is. Its batches
+    have the same content and are copied one by one.
 
     Raises:
         OutOfMemoryError: if the device has too little memory.

@@ -12,8 +12,8 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 
+from nsopt.data.published import fetch_tiny_imagenet
 from nsopt.data.registry import load_data
-from nsopt.data.tiny_imagenet import fetch_tiny_imagenet
 from nsopt.errors import NsoptError
 from nsopt.torchvision_import import import_torchvision
 

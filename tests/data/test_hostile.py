@@ -1,19 +1,13 @@
 """Damaged and malicious folders and zips cause a one-line error that names the file."""
 
 import os
-import platform
-import subprocess
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from PIL import Image, PngImagePlugin
 
-from nsopt.data.cache import load_cached
-from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
 from nsopt.errors import NsoptError
 from nsopt.files import cache_folder
@@ -151,94 +145,70 @@ def with_shared_bytes(tmp_path: Path) -> Path:
     return path
 
 
+def add(path: Path, name: str) -> Path:
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(name, b"content")
+    return path
+
+
+def with_a_path_outside(tmp_path: Path) -> Path:
+    return add(packed(tmp_path), "../../bad.png")
+
+
+def with_an_absolute_path(tmp_path: Path) -> Path:
+    return add(packed(tmp_path), "/tmp/bad.png")
+
+
+def with_a_file_for_a_folder(tmp_path: Path) -> Path:
+    return add(packed(tmp_path), "train/ant/0.png/bad.png")
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (encrypted, r"x\.zip: test/ant/0\.png is encrypted: unpack the zip"),
-        (
-            of_an_unknown_method,
-            r"test/ant/0\.png is not a complete image \(That compression method",
-        ),
-        (with_damaged_bytes, r"train/ant/bad\.png is not a complete image \(Error -3"),
-        (with_a_bomb, r"x\.zip: train/ant/bad\.png would unpack to 33,554,432 bytes"),
+        (of_an_unknown_method, r"x\.zip cannot be unpacked .*\(That compression method"),
+        (with_damaged_bytes, r"x\.zip cannot be unpacked into .*\(Error -3.*: copy it again"),
+        (with_a_bomb, r"x\.zip would unpack to 33,55\d,\d+ bytes, too many"),
+        (with_a_path_outside, r"x\.zip: \.\./\.\./bad\.png lies outside the zip"),
+        (with_an_absolute_path, r"x\.zip: /tmp/bad\.png lies outside the zip"),
+        (with_a_file_for_a_folder, r"x\.zip cannot be unpacked into .*unpack it yourself"),
         (with_shared_bytes, r"x\.zip is not a complete zip \(its files overlap\)"),
     ],
 )
 def test_a_bad_zip_causes_a_one_line_error(
-    make: Callable[[Path], Path], message: str, tmp_path: Path
-) -> None:
-    with pytest.raises(NsoptError, match=message) as caught:
-        load_data(f"folder:{make(tmp_path)}", image_size=8)
-    assert "\n" not in str(caught.value)
-
-
-def truncated(entry: Path) -> None:
-    os.truncate(entry, entry.stat().st_size // 2)
-
-
-def cut_in_its_header(entry: Path) -> None:
-    os.truncate(entry, 20)
-
-
-def without_labels(entry: Path) -> None:
-    content = torch.load(entry, weights_only=True)
-    del content["sets"]["test"]
-    torch.save(content, entry)
-
-
-def with_another_description(entry: Path) -> None:
-    torch.save([], entry)
-
-
-def without_anything(entry: Path) -> None:
-    entry.write_bytes(b"")
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [truncated, cut_in_its_header, without_labels, with_another_description, without_anything],
-)
-def test_a_damaged_cache_entry_is_replaced(
-    damage: Callable[[Path], None],
-    digits: ImageData,
+    make: Callable[[Path], Path],
+    message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    source, calls = tmp_path / "source", []
-    source.mkdir()
-
-    def read() -> ImageData:
-        calls.append(1)
-        return digits
-
-    load_cached(source, "test", read)
-    (entry,) = cache_folder().iterdir()
-    damage(entry)
-    for _ in range(2):
-        found = load_cached(source, "test", read)
-        np.testing.assert_array_equal(found.train.images.numpy(), digits.train.images.numpy())
-        np.testing.assert_array_equal(found.test.labels.numpy(), digits.test.labels.numpy())
-    assert len(calls) == 2
-    assert list(cache_folder().iterdir()) == [entry]
+    with pytest.raises(NsoptError, match=message) as caught:
+        load_data(f"folder:{make(tmp_path)}", image_size=8)
+    assert "\n" not in str(caught.value)
+    assert not [file for file in cache_folder().rglob("*") if file.is_file()]
 
 
-def test_caching_removes_only_files_of_killed_processes(
-    digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_zip_is_unpacked_once_until_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    source = tmp_path / "source"
-    source.mkdir()
-    load_cached(source, "test", lambda: digits)
-    (entry,) = cache_folder().iterdir()
-    entry.unlink()
-    killed = f"other.pt.{platform.node()}.{ended.pid}.part"
-    here = f".{platform.node()}."
-    names = [killed.replace(f".{ended.pid}.", f".{os.getppid()}.")]  # of a living process
-    names += [killed.replace(here, machine) for machine in (f".x{here}", f"{here}x.")]
-    for name in (killed, *names):
-        (cache_folder() / name).touch()
-    load_cached(source, "test", lambda: digits)
-    assert sorted(path.name for path in cache_folder().glob("*.part")) == sorted(names)
+    path = packed(tmp_path)
+    assert len(load_data(f"folder:{path}").train) == 6
+    (unpacked,) = (cache_folder() / "unpacked").iterdir()
+    inodes = {file: file.stat().st_ino for file in unpacked.rglob("*")}
+    assert len(load_data(f"folder:{path}").train) == 6
+    assert {file: file.stat().st_ino for file in unpacked.rglob("*")} == inodes
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.write(tmp_path / "x/train/ant/0.png", "train/ant/more.png")
+    assert len(load_data(f"folder:{path}").train) == 7
+
+
+def test_a_zip_needs_a_cache_that_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(NsoptError, match=r"cannot be unpacked into .*unpack it yourself"):
+        load_data(f"folder:{packed(tmp_path)}")
+    assert len(load_data(f"folder:{tmp_path / 'x'}").train) == 6

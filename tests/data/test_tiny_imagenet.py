@@ -1,13 +1,10 @@
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from nsopt.data import cache
-from nsopt.data.cache import load_cached
 from nsopt.data.registry import load_data
 from nsopt.data.source import Subset
 from nsopt.errors import NsoptError
@@ -133,37 +130,6 @@ def test_subsets_out_of_range_are_refused(folder: Path, subset: Subset, message:
         load_data("tiny-imagenet", folder, subset=subset)
 
 
-def test_decoded_images_are_cached_until_their_source_changes(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = []
-
-    def read() -> object:
-        calls.append(1)
-        return load_data("digits")
-
-    first, second = (load_cached(folder, "test", read) for _ in range(2))
-    assert len(calls) == 1
-    np.testing.assert_array_equal(first.train.images.numpy(), second.train.images.numpy())
-    assert (second.name, second.classes, second.mirror) == ("digits", first.classes, False)
-    assert second.validation is None
-    (folder / "tiny-imagenet-200/words.txt").write_text("changed, and so is its size")
-    load_cached(folder, "test", read)
-    load_cached(folder, "another", read)
-    assert len(calls) == 3
-    monkeypatch.setattr(cache, "_VERSION", cache._VERSION + 1)
-    load_cached(folder, "another", read)
-    assert len(calls) == 4
-
-
-def test_data_loads_without_a_writable_cache(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "file").write_text("in the way")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert len(load_data("tiny-imagenet", folder).train) == 12
-
-
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
@@ -180,11 +146,3 @@ def test_the_error_for_a_bad_line_names_its_file(
     (folder / "tiny-imagenet-200" / file).write_bytes(content)
     with pytest.raises(NsoptError, match=message):
         load_data("tiny-imagenet", folder)
-
-
-def test_a_class_without_a_folder_of_images_is_named(folder: Path, tmp_path: Path) -> None:
-    images = folder / "tiny-imagenet-200/train/n02/images"
-    images.rename(images.with_name("pictures"))
-    for data in (folder, pack(folder, tmp_path / "mine.zip")):
-        with pytest.raises(NsoptError, match=r"folder .*n02/images is missing"):
-            load_data("tiny-imagenet", data)

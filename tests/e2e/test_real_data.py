@@ -2,13 +2,11 @@
 
 import re
 import zipfile
-from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 
-from nsopt.data.places import LeftOut, folders_in, images_in, open_place
 from nsopt.data.registry import load_data
 from tests.conftest import call_nsopt, run_nsopt
 
@@ -29,18 +27,6 @@ def photographs(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every 20th image of CIFAR-10."""
     thin = tmp_path_factory.mktemp("data") / "cifar10-some.zip"
     return thin_out(shared / "data/cifar10-jpeg.zip", thin, 20, "")
-
-
-@pytest.mark.shared_data
-def test_the_zip_of_real_cifar10_lists_all_images(shared: Path) -> None:
-    with open_place(shared / "data/cifar10-jpeg.zip") as place:
-        (root,) = folders_in(place)
-        counts = Counter(
-            (split.name, len(images_in(folder, LeftOut())))
-            for split in folders_in(root)
-            for folder in folders_in(split)
-        )
-    assert counts == {("train", 5000): 10, ("test", 1000): 10}
 
 
 @pytest.mark.shared_data
