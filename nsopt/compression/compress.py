@@ -3,11 +3,12 @@
 import shutil
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nsopt.arguments import checked
 from nsopt.compression.budgets import read_words
@@ -37,6 +38,7 @@ from nsopt.terminal import show_progress
 from nsopt.training.trainer import Trainer
 
 PRESET = "compress"
+_BATCH = 64  # examples, where the inputs are a tensor
 
 
 @torch.inference_mode(False)
@@ -44,7 +46,7 @@ PRESET = "compress"
 @restore_at_end()
 def compress(
     model: nn.Module,
-    task: Task | ImageData,
+    task: Task | ImageData | Tensor | Iterable[Any],
     budgets: Sequence[str] | str,
     *,
     trainer: Trainer | None = None,
@@ -65,7 +67,10 @@ def compress(
         model: a trained network; it does not change. For images with labels, a classifier of images
             (B, C, H, W) that returns logits (B, classes).
         task: batches, loss and score; or images and labels, which `data.normalised_by(mean, std)`
-            normalises as in the training of the model.
+            normalises as in the training of the model; or inputs without labels: a tensor of
+            examples, or a loader of batches. Without a loss, networks are trained to return what
+            the model returns; without a score, their agreement with the model on inputs that
+            training does not see is the score.
         budgets: such as `macs=50%` of the model, `params=600k`, or `latency=5ms` for a batch of
             `latency_batch_size` images, measured on this device. Several limits of one network are
             one budget: `macs=50%,latency=5ms`. "curve" is nine budgets from 90 to 10 % of the MACs,
@@ -76,8 +81,6 @@ def compress(
             traces the model.
         epochs: number of epochs of fine-tuning; fewer than 200 steps become 200. 0: no training.
             Networks are fitted to the trained one, layer after layer, on some of the task's inputs.
-            A task then needs neither targets nor a loss, and without a score it is the agreement
-            with the trained network.
         candidates: number of widths to score at each budget, each after a few training steps.
             Where fits choose the widths, as in fine-tuning of fewer than 400 steps, none is scored.
         seeds: number of fine-tunings; the result is the best by the score of the validation.
@@ -105,6 +108,10 @@ def compress(
         >>> result["macs=50%"].accuracy, result.dense.accuracy
         >>> result.report("report")
     """
+    if isinstance(task, Tensor):
+        task = task.split(_BATCH)
+    if isinstance(task, Iterable):
+        task = Task(task, name="inputs")
     _check_arguments(model, task, settings)
     if min(candidates, seeds) < 1:
         raise NsoptError("candidates and seeds must be at least 1")

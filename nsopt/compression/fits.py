@@ -24,6 +24,7 @@ from nsopt.session.durations import format_duration
 from nsopt.session.session import Session
 from nsopt.storage.schema import SCORED
 from nsopt.storage.trials import Point
+from nsopt.tasks.supervise import has_loss
 from nsopt.tasks.task import Task
 from nsopt.training.settings import TrainSettings
 
@@ -56,7 +57,7 @@ class Fits:
     def lead(self) -> bool:
         """Whether fits choose the widths, and the weights that fine-tuning begins with, if any.
 
-        They do without training, and where the epochs have few steps.
+        They do without training, without a loss, and where the epochs have few steps.
         """
         return self._have_fewer_steps(_CHOOSE)
 
@@ -68,6 +69,8 @@ class Fits:
     def _have_fewer_steps(self, times: int) -> bool:
         subject = self.session.subject
         training = subject.settings.training
+        if not has_loss(subject.data):
+            return True
         if training.epochs and subject.trainer is not None:
             return False
         return self.count_steps() < max(1, times * (training.least_steps or 0))
@@ -82,7 +85,9 @@ class Fits:
             return
         most = (2 * seeds + self.lead) * budgets
         progress.message(f"{most} networks to fit at most; the first shows how long one takes")
-        if training.epochs:
+        if training.epochs and not has_loss(self.session.subject.data):
+            progress.message("no loss: networks are trained to follow the trained one's outputs")
+        elif training.epochs:
             steps, least = self.count_steps(), training.least_steps or 0
             note = f" and takes {least}" if steps < least else ""
             progress.message(

@@ -58,6 +58,7 @@ from nsopt.storage.timings import StoredTimings
 from nsopt.storage.trials import Point
 from nsopt.storage.urls import hide_password
 from nsopt.tasks.classification import are_squashed, outputs_on
+from nsopt.tasks.supervise import has_loss
 
 _FEW = 100  # images that show what kind of numbers a network returns
 
@@ -229,13 +230,13 @@ def _list_work(
     session: Session, networks: Sequence[tuple[Metric, Widths]], candidates: int, seeds: int
 ) -> Iterator[PlannedWork]:
     """Yield searches and scores, if there are candidates, and fine-tuning; nothing if a user's
-    trainer counts its steps.
+    trainer counts its steps, or without a loss, whose steps cannot be timed before.
 
     Args:
         networks: uniform widths at each budget, with its metric.
     """
-    settings = session.subject.settings
-    if session.subject.trainer is not None or not settings.training.epochs:
+    subject, settings = session.subject, session.subject.settings
+    if subject.trainer is not None or not settings.training.epochs or not has_loss(subject.data):
         return
     if candidates:
         prices = [price for metric, _ in networks for price in list_prices(metric)]

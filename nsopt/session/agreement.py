@@ -1,9 +1,14 @@
-"""The score of a task that has none: how closely outputs follow those of the trained network."""
+"""The score of a task that has none: how closely outputs follow those of the trained network.
 
+It is measured on inputs that no fit and no training sees.
+"""
+
+import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from nsopt.models.inputs import count_examples
 from nsopt.pruning.fitting.inputs import FEWEST, Inputs
@@ -17,18 +22,23 @@ MOST = 1024  # examples to fit to, and to compare on
 
 
 def with_score(subject: Subject) -> Subject:
-    """Return a subject whose task has a score, if it trains nothing and has a trained network."""
-    task, start = subject.data, subject.start
-    if start is None or subject.settings.training.epochs:
+    """Return a subject whose task has a score, if it has a trained network.
+
+    What it trains on is then in memory, without the inputs that the score compares.
+    """
+    task, start, training = subject.data, subject.start, subject.settings.training
+    if start is None or not isinstance(task, Task) or task.score is not None:
         return subject
-    if not isinstance(task, Task) or task.score is not None:
-        return subject
-    seed = subject.settings.training.seed
-    batches = TaskSupervision(task, torch.device("cpu")).batches(0, seed)
-    compared, fitted = hold_out(read_batches(batches))
+    batches = TaskSupervision(task, torch.device("cpu")).batches(0, training.seed)
+    compared, others = hold_out(read_batches(batches, math.inf if training.epochs else MOST))
     score = HeldOutScore(start, Inputs(compared))
-    score.fitted = fitted
-    return replace(subject, data=replace(task, score=score, score_name=AGREEMENT))
+    score.fitted = others
+    task = replace(task, score=score, score_name=AGREEMENT)
+    if training.epochs:
+        batches_left = cast("Dataset[Any]", others)
+        shuffled = DataLoader(batches_left, batch_size=None, shuffle=True, collate_fn=tuple)
+        task = replace(task, train=shuffled)
+    return replace(subject, data=task)
 
 
 class HeldOutScore(AgreementScore):
@@ -37,21 +47,23 @@ class HeldOutScore(AgreementScore):
     fitted: list[Any]
 
 
-def read_batches(batches: Batches) -> list[Any]:
-    """Return batches without their targets: at most an epoch, and enough for a fit."""
-    inputs = list[Any]()
+def read_batches(batches: Batches, most: float = MOST) -> list[tuple[Any, Any]]:
+    """Return inputs and targets: an epoch, or as many batches as hold `most` examples."""
+    read = list[tuple[Any, Any]]()
     for _ in range(batches.per_epoch):
-        if _count(inputs) >= MOST:
+        if _count(read) >= most:
             break
-        inputs.append((batches.next()[0], None))  # a tuple of arguments is no such pair
-    return inputs
+        read.append(batches.next())
+    return read
 
 
 def hold_out(batches: list[Any]) -> tuple[list[Any], list[Any]]:
-    """Return those on which outputs are compared, the first fifth, and those to which layers are
-    fitted; all of them twice, if either would be too few.
+    """Return those on which outputs are compared, the first fifth up to a number, and the others;
+    all of them twice, if either would be too few.
     """
     held = max(1, len(batches) // 5)
+    while _count(batches[: held - 1]) >= MOST:
+        held -= 1
     while _count(batches[:held]) < FEWEST and held < len(batches):
         held += 1
     compared, fitted = batches[:held], batches[held:]

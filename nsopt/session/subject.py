@@ -90,6 +90,8 @@ class Subject:
             settings = settings.updated(search=settings.search.updated(search_images=None))
             if not are_images(data.inputs):
                 runtime = _with_batch_of(data, runtime)
+            if start is not None and data.loss is None:  # the teacher alone says what is right
+                settings = settings.updated(training=settings.training.updated(distillation=1.0))
             trainer = trainer or data.trainer
             data = replace(data, trainer=trainer)
         settings = settings.updated(

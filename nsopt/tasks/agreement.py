@@ -109,6 +109,18 @@ def measure_variances(batches: Sequence[Any]) -> list[Tensor]:
     return [_measure_variance(parts) for parts in zip(*map(_floating, batches), strict=True)]
 
 
+def differ(batches: Sequence[Any]) -> bool:
+    """Return whether any finite floating output differs between examples, beyond rounding."""
+    for parts in zip(*map(_floating, batches), strict=True):
+        first = parts[0][:1]
+        for part in parts:
+            if part.shape[1:] != first.shape[1:] or not torch.allclose(
+                part, first.expand_as(part), rtol=_ROUNDING**0.5, atol=0, equal_nan=True
+            ):
+                return True
+    return False
+
+
 def _measure_variance(parts: Sequence[Tensor]) -> Tensor:
     numbers = torch.cat([part[part.isfinite()] for part in parts])
     if not len(numbers):

@@ -22,22 +22,22 @@ def split_batch(batch: Any) -> tuple[Any, Any]:
 
     A batch is a pair of inputs and targets; a dictionary with `labels` is such a pair, too: the
     labels are the targets, and its other entries the inputs. A tensor, or a dictionary without
-    `labels`, is inputs alone: enough for work without training. Its targets are None. A list of one
-    of these, as a DataLoader of a single tensor makes it, is what it holds.
+    `labels`, is inputs alone: enough for work without labels. Its targets are None. A list or tuple
+    of one of these, as a DataLoader of a single tensor makes it, is what it holds.
 
     Raises:
         NsoptError: for anything else.
     """
     if isinstance(batch, Tensor):
         return batch, None
-    if isinstance(batch, list) and len(batch) == 1:
+    if isinstance(batch, list | tuple) and len(batch) == 1:
         return split_batch(batch[0])
     if isinstance(batch, Mapping):
         return {k: value for k, value in batch.items() if k != _LABELS}, batch.get(_LABELS)
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise NsoptError(
             "every batch of the loader must be a pair of inputs and targets, or a dictionary with "
-            "`labels`, which collate_fn may return; without training, a tensor of inputs is enough"
+            "`labels`, which collate_fn may return; without labels, a tensor of inputs is enough"
         )
     inputs, targets = batch
     if isinstance(inputs, Mapping):

@@ -36,6 +36,11 @@ def supervise(
     return Classification(place_images(splits, compute), settings.resized_crop)
 
 
+def has_loss(task: Task | ImageData) -> bool:
+    """Return whether a network can be trained on the task without a teacher."""
+    return isinstance(task, ImageData) or task.loss is not None
+
+
 def check_task(task: object) -> None:
     """Raise NsoptError if `task` is neither a task nor images with labels."""
     if not isinstance(task, Task | ImageData):

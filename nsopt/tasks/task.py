@@ -310,7 +310,10 @@ class TaskSupervision:
             distance = partial(relative_distance, variances=scales)
 
         def loss(outputs: Any, targets: Any) -> Tensor:
-            soft, hard = distance(outputs, outputs_of_teacher).mean(), self.loss(outputs, targets)
+            soft = distance(outputs, outputs_of_teacher).mean()
+            if self.task.loss is None:
+                return soft
+            hard = self.loss(outputs, targets)
             return torch.lerp(hard, soft.to(hard.dtype), weight)
 
         return loss

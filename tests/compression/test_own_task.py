@@ -346,16 +346,6 @@ def test_a_loader_that_ends_early_raises_an_error(trained: nn.Module) -> None:
         run(trained, train=Short(make_loader()))
 
 
-@pytest.mark.parametrize(
-    ("missing", "message"), [("loss", "needs a loss"), ("score", "needs a score")]
-)
-def test_a_task_without_a_loss_or_a_score_raises_an_error(
-    trained: nn.Module, missing: str, message: str, tmp_path: Path
-) -> None:
-    with pytest.raises(NsoptError, match=f"training {message}"):
-        run(trained, **{missing: None}, out=tmp_path)
-
-
 def test_a_test_is_reported_and_widths_are_ranked_by_the_distance_of_the_task(
     trained: nn.Module, tmp_path: Path
 ) -> None:

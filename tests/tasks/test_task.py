@@ -242,8 +242,8 @@ def test_a_batch_is_a_pair_or_a_dictionary_with_labels() -> None:
     assert split_batch((UserDict(ids=x), y)) == ({"ids": x}, y)
     assert split_batch(x) == (x, None)
     assert split_batch({"ids": x}) == ({"ids": x}, None)
-    assert split_batch([x]) == (x, None)
-    for wrong in ((x,), (x, y, y), 5):
+    assert split_batch([x]) == split_batch((x,)) == (x, None)
+    for wrong in ((), (x, y, y), 5):
         with pytest.raises(NsoptError, match=r"a pair of inputs and .*, which collate_fn may"):
             split_batch(wrong)
 

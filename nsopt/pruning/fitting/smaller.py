@@ -99,6 +99,11 @@ class AgreementScore:
     def __init__(self, model: nn.Module, inputs: Inputs) -> None:
         self._inputs = inputs
         self._wanted = [self._run(model, batch) for batch in range(len(inputs))]
+        if not agreement.differ(self._wanted):
+            raise NsoptError(
+                "the trained network returns the same numbers for all inputs, so nothing tells how "
+                "closely others follow it: are these its trained weights, and usual inputs?"
+            )
         self._variances = agreement.measure_variances(self._wanted)
 
     def __call__(self, model: nn.Module) -> float:
