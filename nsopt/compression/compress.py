@@ -110,7 +110,7 @@ def compress(
     """
     if isinstance(task, Tensor):
         task = task.split(_BATCH)
-    if isinstance(task, Iterable):
+    if isinstance(task, Iterable) and not isinstance(task, str):
         task = Task(task, name="inputs")
     _check_arguments(model, task, settings)
     if min(candidates, seeds) < 1:
