@@ -108,11 +108,8 @@ def compress(
         >>> result["macs=50%"].accuracy, result.dense.accuracy
         >>> result.report("report")
     """
-    if isinstance(task, Tensor):
-        task = task.split(_BATCH)
-    if isinstance(task, Iterable) and not isinstance(task, str):
-        task = Task(task, name="inputs")
-    _check_arguments(model, task, settings)
+    _check_arguments(model, settings)
+    task = _read_task(task)
     if min(candidates, seeds) < 1:
         raise NsoptError("candidates and seeds must be at least 1")
     if epochs < 0:
@@ -160,11 +157,19 @@ def get_settings(images: bool) -> StudySettings:
     return settings if images else override(settings, {"training": {"distillation": None}})
 
 
-def _check_arguments(model: object, task: object, settings: object) -> None:
+def _read_task(task: object) -> Task | ImageData:
+    """Return what the user gave as a task: of inputs alone, if it is a tensor or a loader."""
+    if isinstance(task, Tensor):
+        task = task.split(_BATCH)
+    if isinstance(task, Iterable) and not isinstance(task, str):
+        return Task(task, name="inputs")
+    return check_task(task)
+
+
+def _check_arguments(model: object, settings: object) -> None:
     """Raise NsoptError for arguments of the wrong type."""
     if not isinstance(model, nn.Module):
         raise NsoptError(f"give a torch.nn.Module with its weights, not {shorten(model)}")
-    check_task(task)
     if not isinstance(settings, StudySettings | None):
         raise NsoptError(
             "settings must be those of a preset: nsopt.get_preset('compress').settings"

@@ -41,13 +41,14 @@ def has_loss(task: Task | ImageData) -> bool:
     return isinstance(task, ImageData) or task.loss is not None
 
 
-def check_task(task: object) -> None:
-    """Raise NsoptError if `task` is neither a task nor images with labels."""
+def check_task(task: object) -> Task | ImageData:
+    """Return `task`. Raises NsoptError if it is neither a task nor images with labels."""
     if not isinstance(task, Task | ImageData):
         raise NsoptError(
             f"give an nsopt.Task or an nsopt.ImageData, such as nsopt.load_data('digits'), not "
             f"{shorten(task)}"
         )
+    return task
 
 
 def place_images(splits: Splits, compute: Compute) -> Splits:
