@@ -83,6 +83,28 @@ class Number:
 
 
 @dataclass(frozen=True)
+class Alike:
+    """An attribute that has the size which a layer of its module stores, such as `groups`.
+
+    Attributes:
+        path: path of the module.
+        name: name of the attribute.
+        layer: path of the layer.
+        source: name of the layer's attribute.
+    """
+
+    path: str
+    name: str
+    layer: str
+    source: str
+
+    def write(self, model: nn.Module) -> None:
+        """Set it in a network whose layers are described."""
+        size = getattr(model.get_submodule(self.layer), self.source)
+        vars(model.get_submodule(self.path))[self.name] = size
+
+
+@dataclass(frozen=True)
 class Lifts:
     """All numbers and ties of a network.
 
@@ -92,12 +114,14 @@ class Lifts:
         parts: indices of the splits whose parts are such rows (`Trace.parts`).
         unread: sizes that `forward` does not read, such as those of norms without parameters. Other
             code may, as `reset_classifier` of timm reads `num_features`.
+        alike: those of them that layers store, too.
     """
 
     numbers: tuple[Number, ...] = ()
     ties: tuple[Tie, ...] = ()
     parts: frozenset[int] = frozenset()
     unread: tuple[Number, ...] = ()
+    alike: tuple[Alike, ...] = ()
 
     def __add__(self, other: "Lifts") -> "Lifts":
         numbers = tuple(dict.fromkeys((*self.numbers, *other.numbers)))

@@ -15,7 +15,7 @@ import numpy as np
 from nsopt.models.tracing.labels import Atoms, Numbers, Trace, TraceError
 from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
 from nsopt.models.tracing.originals import copy_model
-from nsopt.models.tracing.proposals import find_sizes
+from nsopt.models.tracing.proposals import find_alike, find_sizes
 
 _FEW = 5  # a third of which is one unit
 Reasons = dict[int, str]  # by the index of a group
@@ -33,8 +33,10 @@ def find_unread(network: TracedNetwork) -> TracedNetwork:
     changing = set(np.flatnonzero(network.family.factors.any(axis=1)).tolist())
     dimensions = [d for index, d in network.dimensions_in_order if index in changing]
     excluded = network.read | {(number.path, number.name) for number in known.unread}
-    unread = find_sizes(network.template, dimensions, excluded)
-    return replace(network, lifts=replace(known, unread=(*known.unread, *unread)))
+    alike = find_alike(network.template, excluded)
+    excluded |= {(a.path, a.name) for a in alike}
+    unread = (*known.unread, *find_sizes(network.template, dimensions, excluded))
+    return replace(network, lifts=replace(known, unread=unread, alike=tuple(alike)))
 
 
 def find_indivisible(network: TracedNetwork) -> tuple[Reasons, list[Numbers]]:

@@ -9,7 +9,7 @@ from torch import nn
 
 from nsopt.models.tracing.groups import Dimension, Family
 from nsopt.models.tracing.labels import Atoms, Trace
-from nsopt.models.tracing.lifts import Less, Lifts, Number, Place, Tie
+from nsopt.models.tracing.lifts import Alike, Less, Lifts, Number, Place, Tie
 from nsopt.models.tracing.originals import original_weight
 from nsopt.models.tracing.run import tensors_of
 from nsopt.models.tracing.stored import (
@@ -24,7 +24,7 @@ from nsopt.models.tracing.stored import (
 from nsopt.models.tracing.ties import find_tie
 
 _SIZES = re.compile(
-    "(features|channels|planes|filters|hidden|hidden_size|embed|chs|chans|dims?|d_model|^c)$"
+    "(features|channels|planes|filters|hidden|hidden_size|embed|chs|chans|dims?|d_model|width|^c)$"
 )
 Size = tuple[str, int, Inside, Keys]  # an attribute, a size in it, and where
 
@@ -68,6 +68,41 @@ def find_sizes(
         if is_size(value) and value in by_size and (path, name) not in excluded
         if _SIZES.search(name)
     ]
+
+
+def find_alike(template: nn.Module, excluded: Container[tuple[str, str]]) -> list[Alike]:
+    """Return attributes of modules that equal an attribute of a layer of theirs.
+
+    Both have the same name, or are equal in all modules of the type, which have several sizes. Of
+    several layers, inputs follow the first and others the last.
+
+    Args:
+        excluded: paths and names of attributes that are none of these.
+    """
+    modules = dict(template.named_modules())
+    stored = {
+        path: {name: n for name, n in vars(module).items() if is_size(n) and n > 1}
+        for path, module in modules.items()
+    }
+    kinds: dict[type[nn.Module], dict[str, dict[tuple[str, str], int]]] = {}
+    for path, module in modules.items():
+        if stored[path] and not _is_layer(module):
+            within = [p for p, _ in module.named_modules(prefix=path) if _is_layer(modules[p])]
+            sizes = {(p.removeprefix(path), n): stored[p][n] for p in within for n in stored[p]}
+            kinds.setdefault(type(module), {})[path] = sizes
+    found = []
+    for members in kinds.values():
+        for path, name in [(p, name) for p in members for name in stored[p]]:
+            held = {other: stored[other].get(name) for other in members}
+            equal = [key for key, size in members[path].items() if size == held[path]]
+            named = [key for key in equal if key[1] == name]
+            shared = [k for k in equal if all(members[p].get(k) == held[p] for p in members)]
+            several = shared if len(set(held.values())) > 1 else []
+            keys = [key for key in named if key in several] or named or several
+            if keys and (path, name) not in excluded:
+                layer, source = keys[0 if name.startswith("in") else -1]
+                found.append(Alike(path, name, f"{path}{layer}".lstrip("."), source))
+    return found
 
 
 def list_sizes(template: nn.Module, in_objects: bool = True) -> dict[str, list[Size]]:
