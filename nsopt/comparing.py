@@ -6,11 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import torch
 from torch import nn
 
-from nsopt.arguments import checked
-from nsopt.compute.random_state import restore_at_end
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
 from nsopt.data.source import Source, is_folder
@@ -19,6 +16,7 @@ from nsopt.deployment.export import export
 from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.files import STUDY_FILE, check_writable
+from nsopt.isolation import public
 from nsopt.latency.runtime import TORCH, Measure, choose_runtime
 from nsopt.methods.registry import COMPARED, get_methods, method_label
 from nsopt.models.architecture import Architecture
@@ -89,12 +87,12 @@ class ComparisonResult:
         ]
         return make_html_table(rows, repr(self))
 
-    @checked
+    @public
     def report(self, folder: Path | str) -> Path:
         """Write the report, with its numbers as CSV; return the path of its page."""
         return write_report(self.results, Path(folder))
 
-    @checked
+    @public
     def network(self, method: str, budget: float, metric: str | None = None) -> KeptNetwork:
         """Return the best network of a method at a budget, by the score of the validation.
 
@@ -122,7 +120,7 @@ class ComparisonResult:
         networks = BestNetworks(self._workspace.artifacts)
         return load_network(networks.file(studies[method], best[sizes[0]]), self.arch)
 
-    @checked
+    @public
     def export(
         self,
         path: Path | str,
@@ -145,9 +143,7 @@ class ComparisonResult:
         export(network, path, format, self._data)
 
 
-@torch.inference_mode(False)
-@checked
-@restore_at_end()
+@public
 def compare(
     arch: Architecture | str,
     task: Task | ImageData | str,

@@ -1,10 +1,11 @@
-"""No public function changes the caller's random numbers."""
+"""Public functions leave the caller's random numbers alone, and its settings outside."""
 
 import dataclasses
 import random
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import nsopt
 from nsopt.models.architecture import TableArchitecture
 from tests.latency.brief import learn_briefly
 
+CALLERS = torch.float16  # which nsopt's own autocast never has
+PROPERTIES = "inputs", "fingerprint", "first_inputs", "first_batch"
 LAW = nsopt.uniform_curve([8, 8])
 # Classes, and functions that only look up, register or take apart what others made.
 TRIVIAL = {"get_preset", "register_method", "architectures", "uniform_curve"}
@@ -34,6 +38,8 @@ class Dropping(nn.Module):
         self.last = nn.Linear(8, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert not torch.is_inference_mode_enabled()
+        assert not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") != CALLERS
         if self.training:
             x = x * (random.random() + np.random.rand())
         x = self.norms[0](self.first(nn.functional.dropout(x, 0.1))).relu()
@@ -61,11 +67,13 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Callable[[], An
     preset = nsopt.get_preset("compress").settings
     few_steps = preset.training.updated(batch_size=16, least_steps=None)
     brief = preset.updated(search=search, training=few_steps)
+    plain = brief.updated(training=few_steps.updated(distillation=None))
     before = read_state()
-    result = nsopt.compress(
-        model, data, ["params=60%"], epochs=1, candidates=1, settings=brief, progress=nsopt.Silent()
-    )
+    with torch.inference_mode(), torch.autocast("cpu", CALLERS):
+        result = nsopt.compress(model, data, ["params=60%"], epochs=1, candidates=1, settings=brief)
     after = read_state()
+    batches = [(torch.rand(4, 1, 8, 8), torch.rand(4, 10)) for _ in range(4)]
+    shuffled = DataLoader(TensorDataset(*map(torch.cat, zip(*batches, strict=True))), 2, True)
 
     def compress() -> None:  # once: it takes some seconds
         assert after == before
@@ -91,6 +99,14 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Callable[[], An
         ),
         "get_architecture": lambda: nsopt.get_architecture("torchvision:squeezenet1_1"),
         "trace": lambda: nsopt.trace(model, torch.zeros(2, 1, 8, 8)),
+        "fit": lambda: nsopt.fit(model, [4 for _ in base], shuffled, arch),
+        "compare": lambda: nsopt.compare(
+            arch, data, ["uniform"], ratios=[0.5], settings=plain, seeds=1
+        ),
+        **{
+            f"Task.{name}": partial(read, [nsopt.Task(batches), nsopt.Task(shuffled)], name)
+            for name in PROPERTIES
+        },
         "search": lambda: nsopt.search(arch, data, search),
         "suggest_widths": lambda: nsopt.suggest_widths(trial, arch),
         "solve_widths": lambda: nsopt.solve_widths(LAW, params, params(base)),
@@ -104,6 +120,10 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Callable[[], An
         ),
         "NeuralScaleSampler": lambda: nsopt.NeuralScaleSampler(LAW, params, arch, budgets=500),
     }
+
+
+def read(tasks: Sequence[nsopt.Task], name: str) -> list[Any]:
+    return [getattr(task, name) for task in tasks]
 
 
 def read_state() -> list[Any]:
@@ -122,7 +142,8 @@ NAMES = [
     ),
     *("with_latency", "measure_latency", "solve_measured_widths", "get_architecture", "trace"),
     *("search", "suggest_widths", "solve_widths", "solve_widths_sgd", "law_distance", "train"),
-    *("prune", "inherit", "NeuralScaleSampler"),
+    *("prune", "inherit", "NeuralScaleSampler", "fit", "compare"),
+    *(f"Task.{name}" for name in PROPERTIES),
 ]
 
 
@@ -134,8 +155,43 @@ def test_a_public_function_keeps_the_random_numbers_of_its_caller(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     before = read_state()
-    calls[name]()
+    with torch.inference_mode(), torch.autocast("cpu", CALLERS):
+        calls[name]()
+        assert torch.is_autocast_enabled("cpu")
     assert read_state() == before
+
+
+def test_an_error_leaves_the_callers_random_numbers_alone() -> None:
+    def fail() -> float:
+        raise ValueError(f"unread {random.random()} {np.random.rand()} {torch.rand(())}")
+
+    class Failing(Dropping):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.new_full((), fail())
+
+    class Unreadable(TensorDataset):
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
+            return (torch.tensor(fail()),)
+
+    model, task = Failing(), nsopt.Task(DataLoader(Unreadable(torch.zeros(4)), 2))
+    before = read_state()
+    for run in (lambda: nsopt.trace(model, torch.zeros(2, 1, 8, 8)), lambda: task.inputs):
+        with pytest.raises(ValueError, match="unread"):
+            run()
+        assert read_state() == before
+
+
+def test_training_in_the_callers_autocast_sees_its_own_steps() -> None:
+    """Inside an outer autocast torch would keep the first weights in bfloat16 for all steps."""
+    arch = nsopt.trace(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1)), torch.ones(2, 4))
+    task = nsopt.Task(
+        [(torch.ones(8, 4), torch.ones(8, 1))] * 4, nn.functional.mse_loss, lambda model: 0.0
+    )
+    settings = nsopt.TrainSettings(epochs=3, device="cpu", precision="bf16")
+    alone = nsopt.train(arch, [8], task, settings).losses
+    for enabled in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled):
+            assert nsopt.train(arch, [8], task, settings).losses == alone
 
 
 def test_every_public_function_is_called() -> None:
@@ -144,8 +200,7 @@ def test_every_public_function_is_called() -> None:
         for name in nsopt.__all__
         if callable(value := getattr(nsopt, name)) and not isinstance(value, type)
     }
-    elsewhere = {"compare", "fit"}  # they do what compress, export and search do
-    assert functions - TRIVIAL - elsewhere <= set(NAMES)
+    assert functions - TRIVIAL <= set(NAMES)
 
 
 def test_a_new_network_follows_the_callers_seed() -> None:

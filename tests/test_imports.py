@@ -24,6 +24,7 @@ FLOORS = [
     "terminal",
     "settings",
     "torchvision_import",
+    "isolation",
     "scaling",
     "models",
     "data",

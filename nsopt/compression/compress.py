@@ -7,19 +7,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from nsopt.arguments import checked
 from nsopt.compression.budgets import read_words
 from nsopt.compression.pipeline import run_compression
 from nsopt.compression.result import Compression
 from nsopt.compute.checkpoint import check_storable
-from nsopt.compute.random_state import restore_at_end
 from nsopt.data.images import ImageData
 from nsopt.deployment.trained import describe_differences
 from nsopt.errors import NsoptError, shorten
 from nsopt.files import STUDY_FILE, check_writable
+from nsopt.isolation import public
 from nsopt.latency.runtime import TORCH, Measure, choose_runtime
 from nsopt.models.architecture import Architecture, check_finite, check_has_weights
 from nsopt.models.tracing.originals import copy_model, set_mode, unwrapped
@@ -41,9 +39,7 @@ PRESET = "compress"
 _BATCH = 64  # examples, where the inputs are a tensor
 
 
-@torch.inference_mode(False)
-@checked
-@restore_at_end()
+@public
 def compress(
     model: nn.Module,
     task: Task | ImageData | Tensor | Iterable[Any],

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from nsopt.arguments import checked
 from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import unknown_name
+from nsopt.isolation import public
 from nsopt.notebook import make_html_table
 from nsopt.scaling.metric import format_ms, short_number
 from nsopt.session.workspace import Workspace
@@ -176,7 +176,7 @@ class Compression(Mapping[str, Compressed]):
     def _repr_html_(self) -> str:
         return make_html_table(self.rows(), self.name)
 
-    @checked
+    @public
     def report(self, folder: Path | str) -> Path:
         """Write a report of the networks, with their numbers as CSV; return its page."""
         from nsopt.reports.page import write_report  # noqa: PLC0415

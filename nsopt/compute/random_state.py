@@ -4,17 +4,12 @@ torch has one generator per device for all threads of a process. One thread at a
 blocks. They restore the generator at the end.
 """
 
-import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from threading import RLock
-from typing import Any
 
-import numpy as np
 import torch
 
-HostState = tuple[Any, Any]
-_generators = RLock()
+from nsopt.isolation import GENERATORS
 
 
 class OwnRandomState:
@@ -84,35 +79,8 @@ def _isolate(device: torch.device) -> Iterator[None]:
 def keep_random_state(device: torch.device) -> Iterator[None]:
     """Restore torch's random numbers at the end of the block; one thread at a time enters it."""
     devices = [] if device.type == "cpu" else [device]
-    with _generators, torch.random.fork_rng(devices, device_type=device.type):
+    with GENERATORS, torch.random.fork_rng(devices, device_type=device.type):
         yield
-
-
-@contextmanager
-def restore_at_end() -> Iterator[None]:
-    """Restore random numbers of torch (on the CPU), Python and NumPy after a long block.
-
-    Other threads may draw meanwhile. Networks may draw even in evaluation mode.
-    """
-    with _generators:
-        before = torch.get_rng_state(), host_state()
-    try:
-        yield
-    finally:
-        with _generators:
-            torch.set_rng_state(before[0])
-            restore_host_state(before[1])
-
-
-def host_state() -> HostState:
-    """Return the state of Python's and of NumPy's random numbers, for `restore_host_state`."""
-    return random.getstate(), np.random.get_state()
-
-
-def restore_host_state(state: HostState) -> None:
-    """Continue the random numbers of Python and of NumPy from `state`."""
-    random.setstate(state[0])
-    np.random.set_state(state[1])
 
 
 def _read_state(device: torch.device) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from nsopt.arguments import check_name, checked
+from nsopt.arguments import check_name
 from nsopt.data.arrays import (
     format_shape,
     name_classes,
@@ -24,6 +24,7 @@ from nsopt.data.arrays import (
 )
 from nsopt.data.checksum import checksum_of
 from nsopt.errors import NsoptError
+from nsopt.isolation import public
 
 PIXEL_RANGE = 255.0
 _VALUES = 256  # possible values of a uint8 pixel
@@ -153,7 +154,7 @@ class ImageData:
         return self.train.shape[0]
 
     @classmethod
-    @checked
+    @public
     def from_arrays(
         cls,
         train: Labelled,
@@ -197,7 +198,7 @@ class ImageData:
         return cls(name, names, sets["train"], sets["test"], sets.get("validation"), mirror)
 
     @classmethod
-    @checked
+    @public
     def from_dataset(
         cls,
         train: Any,
@@ -229,7 +230,7 @@ class ImageData:
         named = getattr(train, "classes", None) if classes is None else classes
         return cls.from_arrays(*labelled, named, name, mirror)
 
-    @checked
+    @public
     def normalised_by(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> Self:
         """Return the same images, normalised as a trained network expects them.
 
@@ -248,7 +249,7 @@ class ImageData:
         own_mean, own_std = read_normalisation(mean, std, self.channels)
         return replace(self, mean=own_mean, std=own_std)
 
-    @checked
+    @public
     def subset(self, classes: int | None, per_class: int | None) -> Self:
         """Return the first `classes` classes with their first `per_class` training images.
 

@@ -4,18 +4,18 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-from nsopt.arguments import checked
 from nsopt.data.digits import load_digits
 from nsopt.data.folder import load_folder
 from nsopt.data.images import ImageData
 from nsopt.data.published import fetch_tiny_imagenet, load_cifar, load_tiny_imagenet
 from nsopt.data.source import DATA_SETS, STAND_IN, Source, Subset, check_name, is_folder
 from nsopt.errors import NsoptError, unknown_name
+from nsopt.isolation import public
 
 _STAND_IN_CLASSES, _STAND_IN_SIZE = 100, 32
 
 
-@checked
+@public
 def load_data(
     name: str,
     directory: Path | str = "data",

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nsopt.arguments import checked
 from nsopt.deployment.closeness import Predict, compare_runs
 from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.deployment.trained import explain_exported
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.files import written_beside
+from nsopt.isolation import public
 from nsopt.models.architecture import Architecture
 from nsopt.models.inputs import call_network, list_shapes
 from nsopt.models.onnx import (
@@ -57,7 +57,7 @@ class WithNormalisation(nn.Module):
         return self.network((images - self.mean) / self.std)
 
 
-@checked
+@public
 def export(
     network: KeptNetwork,
     path: Path | str,
@@ -109,7 +109,7 @@ def choose_format(path: Path, asked: str | None) -> str:
     return form
 
 
-@checked
+@public
 def load_exported(
     path: Path | str,
     format: str | None = None,  # noqa: A002

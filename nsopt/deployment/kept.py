@@ -10,11 +10,11 @@ from pydantic import InstanceOf, TypeAdapter
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from nsopt.arguments import checked
 from nsopt.compute.checkpoint import hidden_buffers, load_full_state
 from nsopt.data.images import Splits
 from nsopt.deployment.trained import describe_differences, explain_reading
 from nsopt.errors import NsoptError
+from nsopt.isolation import public
 from nsopt.models.architecture import Architecture, build_to_fill
 from nsopt.models.registry import stored_architectures
 from nsopt.storage.trials import LARGEST_WIDTH, Point
@@ -117,7 +117,7 @@ class KeptNetwork:
 _KEPT = TypeAdapter(KeptNetwork)
 
 
-@checked
+@public
 def load_network(path: Path | str, arch: str | Architecture | None = None) -> KeptNetwork:
     """Load a network that a study stored, or that `nsopt.export` wrote with `format="state_dict"`.
 
@@ -166,7 +166,7 @@ def _list_families(kept: KeptNetwork, arch: str | Architecture | None) -> Iterab
     return stored_architectures(kept.arch, arch, len(kept.classes), image_size, channels)
 
 
-@checked
+@public
 def load_weights(path: Path | str, arch: str | Architecture | None = None) -> nn.Module:
     """Load only the module of `load_network`, in evaluation mode.
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Self, TypeVar
 
-from nsopt.arguments import checked
 from nsopt.compute.device import Compute, resolve_compute, sharing
+from nsopt.isolation import public
 from nsopt.latency.calls import UnpredictableError
 from nsopt.latency.kernel_model import latency_model
 from nsopt.latency.measure import measure_latencies
@@ -52,7 +52,7 @@ class MacsLatency(LinearCost):
         return cls(LATENCY.name, MACS.cost(arch), data["per_mac"], data["constant"])
 
 
-@checked
+@public
 def with_latency(
     arch: A,
     device: str = "auto",

@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from nsopt.arguments import checked
 from nsopt.compute.device import Compute, describe_device, float32_precision, resolve_compute
 from nsopt.compute.memory import keep_memory
 from nsopt.compute.out_of_memory import memory_for
 from nsopt.compute.random_state import keep_random_state
 from nsopt.errors import NsoptError, short_reason
+from nsopt.isolation import public
 from nsopt.latency.runtime import TORCH, Feed, Pass, Runtime, Torch, draw_images, move
 from nsopt.latency.sittings import LONGEST_WAIT, Latency
 from nsopt.models.inputs import count_examples, resize_batch
@@ -57,7 +57,7 @@ def latency_conditions(device: torch.device, runtime: Runtime = TORCH) -> dict[s
     }
 
 
-@checked
+@public
 def measure_latency(
     model: nn.Module,
     input_shape: tuple[int, ...] = (3, 32, 32),

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nsopt.arguments import checked
 from nsopt.compute.device import Compute, resolve_compute, sharing
 from nsopt.compute.locks import hold_lock
 from nsopt.compute.random_state import keep_random_state
 from nsopt.errors import NoWidthsError, NsoptError
+from nsopt.isolation import public
 from nsopt.latency.allowance import Allowance
 from nsopt.latency.bisection import CAUTIOUS, MOST_TIMED, Tried, Widths, bisect_widths
 from nsopt.latency.learn import MacsLatency, learn_latency
@@ -289,7 +289,7 @@ class Timer:
         ]
 
 
-@checked
+@public
 def solve_measured_widths(
     arch: Architecture,
     law: ScalingLaw,

@@ -12,17 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from nsopt.arguments import checked
 from nsopt.compute.checkpoint import Checkpoint, State, weights_checksum
 from nsopt.compute.code import identify_code
 from nsopt.compute.device import Compute, resolve_compute
-from nsopt.compute.random_state import restore_at_end
 from nsopt.data.images import ImageData
 from nsopt.errors import DeterministicError, NsoptError
+from nsopt.isolation import public
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.originals import unwrapped
 from nsopt.notebook import make_html_table
@@ -74,9 +72,7 @@ class SearchResult:
         return make_html_table(rows, repr(self))
 
 
-@torch.inference_mode(False)
-@checked
-@restore_at_end()
+@public
 def search(
     arch: Architecture,
     task: Task | ImageData,

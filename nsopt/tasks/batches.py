@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from nsopt.compute.random_state import HostState, OwnRandomState, host_state, restore_host_state
+from nsopt.compute.random_state import OwnRandomState
 from nsopt.errors import NsoptError
+from nsopt.isolation import HostState, host_state, restore_host_state
 
 _LABELS = "labels"
 
@@ -98,8 +99,9 @@ class LoaderBatches:
 
     Random numbers that it draws from torch, Python, NumPy or a generator of its own or of its
     sampler, as a shuffled DataLoader does, follow from `seed`. A resumed search therefore gets the
-    same batches. Outside, these random numbers do not change. A sampler with `set_epoch`, as
-    that of several processes, shuffles by its own seed and by the number of the epoch.
+    same batches. Outside, these random numbers do not change; a list, which draws none, leaves
+    those of Python and NumPy as seeded. A sampler with `set_epoch`, as that of several processes,
+    shuffles by its own seed and by the number of the epoch.
     """
 
     def __init__(self, loader: Any, seed: int, device: torch.device) -> None:

@@ -19,6 +19,7 @@ from nsopt.compute.checkpoint import full_state, load_full_state
 from nsopt.compute.device import Compute, place
 from nsopt.data.checksum import checksum_of
 from nsopt.errors import NonFiniteLossError, NsoptError, shorten
+from nsopt.isolation import public
 from nsopt.models.inputs import call_network, tensors_in
 from nsopt.models.layout import inputs_for, layout_of
 from nsopt.models.tracing.originals import copy_model
@@ -104,11 +105,13 @@ class Task:
             )
 
     @cached_property
+    @public
     def inputs(self) -> Any:
         """Inputs of a batch on the CPU: the example, or those of the first batch at seed 0."""
         return self.first_batch[0] if self.example is None else self.example
 
     @cached_property
+    @public
     def fingerprint(self) -> dict[str, Any]:
         """What identifies the task: batches, the first of them at seed 0, functions and version.
 
@@ -128,6 +131,7 @@ class Task:
         }
 
     @cached_property
+    @public
     def first_inputs(self) -> list[Any]:
         """Inputs of the first batches at seed 0, at most 8, of the same kind as `inputs`.
 
@@ -139,6 +143,7 @@ class Task:
         return [inputs for inputs in batches if _describe_kind(inputs) == kind]
 
     @cached_property
+    @public
     def first_batch(self) -> tuple[Any, Any]:
         """Inputs and targets of the first batch at seed 0, on the CPU."""
         inputs, targets = LoaderBatches(self.train, 0, torch.device("cpu")).next()

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from nsopt.arguments import checked
 from nsopt.compute.checkpoint import (
     Checkpoint,
     State,
@@ -24,10 +23,11 @@ from nsopt.compute.code import identify_code
 from nsopt.compute.device import Compute, place, resolve_compute, wait_for
 from nsopt.compute.memory import keep_memory
 from nsopt.compute.out_of_memory import explain_out_of_memory
-from nsopt.compute.random_state import OwnRandomState, restore_at_end, use_seed
+from nsopt.compute.random_state import OwnRandomState, use_seed
 from nsopt.data.images import ImageData
 from nsopt.errors import NonFiniteLossError, NsoptError
 from nsopt.files import check_writable
+from nsopt.isolation import public
 from nsopt.models.architecture import Architecture, shapes_of
 from nsopt.models.inputs import call_network, count_examples
 from nsopt.models.layout import inputs_for
@@ -48,9 +48,7 @@ from nsopt.training.step import sgd, train_step, widen
 _FORMAT = 8  # of the checkpoint of an unfinished training
 
 
-@torch.inference_mode(False)
-@checked
-@restore_at_end()
+@public
 def train(
     arch: Architecture,
     widths: Widths,

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nsopt.arguments import checked
 from nsopt.errors import NsoptError
+from nsopt.isolation import public
 from nsopt.models.architecture import (
     Architecture,
     Kept,
@@ -78,6 +78,7 @@ class TracedArchitecture:
         return tuple(g.per_dimension[min(g.per_dimension)] for g in self.network.family.groups)
 
     @cached_property
+    @public
     def narrowest(self) -> tuple[int, ...]:
         """The smallest widths at which networks run, found by trying."""
         return tuple(probe.find_narrowest(self.network).tolist())
@@ -136,6 +137,7 @@ class TracedArchitecture:
         model = self.network.build_empty(np.array(self.check_widths(widths), np.int64), "meta")
         return shapes_of(model.state_dict())
 
+    @public
     def prune(self, model: nn.Module, kept: Kept) -> nn.Module:
         """Return a copy of `model` that has only some units of each group.
 
@@ -189,6 +191,7 @@ class TracedArchitecture:
             result.append((of_unit / counted.clamp(min=1))[torch.from_numpy(group.units)])
         return result
 
+    @public
     def inherit(self, model: nn.Module, kept: Kept, widths: Widths) -> nn.Module:
         """See `Architecture`. Tensors of rigid groups whose widths change are newly initialised.
 
@@ -215,7 +218,7 @@ class TracedArchitecture:
         vars(copy).update({**vars(self), "narrowest": self.narrowest, "latency": latency})
         return copy
 
-    @checked
+    @public
     def cost(self, metric: str) -> LimitedCost:
         """Return the cost model for a metric, with the limits of the widths.
 
@@ -239,6 +242,7 @@ class TracedArchitecture:
         raise unknown_metric(metric)
 
     @cached_property
+    @public
     def batch_doubt(self) -> str:
         """One line if the example input takes other MACs than its number of examples times those
         of one, else "": the first dimension of the inputs may be no batch."""

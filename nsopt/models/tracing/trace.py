@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.utils._pytree import tree_map_only
 
-from nsopt.arguments import checked
 from nsopt.errors import NsoptError
+from nsopt.isolation import public
 from nsopt.models.inputs import tensors_in
 from nsopt.models.tracing import buffers, probe
 from nsopt.models.tracing.architecture import TracedArchitecture
@@ -29,10 +29,9 @@ from nsopt.models.tracing.user_code import tell_when_long
 _MOST_REASONS = 5
 
 
-@torch.inference_mode(False)
+@public
 @spare_collector()
 @tell_when_long("nsopt.trace runs the network at other widths, to see which can change")
-@checked
 def trace(
     module: nn.Module,
     example: Any,

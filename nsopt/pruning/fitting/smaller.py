@@ -5,9 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from nsopt.arguments import checked
-from nsopt.compute.random_state import restore_at_end
 from nsopt.errors import NsoptError
+from nsopt.isolation import public
 from nsopt.models.architecture import Architecture, check_finite, check_has_weights
 from nsopt.models.inputs import count_examples, resize_batch
 from nsopt.models.tracing.originals import unwrapped
@@ -20,9 +19,7 @@ from nsopt.scaling.cost import Widths
 from nsopt.tasks import agreement
 
 
-@torch.inference_mode(False)
-@checked
-@restore_at_end()
+@public
 def fit(
     model: nn.Module,
     widths: Widths,
