@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nsopt.arguments import checked
 from nsopt.data.archive import opened
 from nsopt.data.arrays import read_normalisation
 from nsopt.data.images import PIXEL_RANGE, ImageData
@@ -28,12 +27,13 @@ from nsopt.data.pictures import (
 )
 from nsopt.data.source import FOLDER_PREFIX, Source, folder_path
 from nsopt.errors import NsoptError
+from nsopt.isolation import public
 
 _PARTS = ("train", "test", "val")
 _MOST = 1280  # images without classes, more than a fit and its score need
 
 
-@checked
+@public
 def load_images(
     folder: Path | str,
     image_size: int | None = None,
