@@ -19,6 +19,7 @@ from nsopt.models.inputs import (
     lists_examples,
     resize_batch,
 )
+from nsopt.models.tracing.outside import borrow
 from nsopt.tasks.classification import count_right
 
 _BATCH = 100
@@ -59,11 +60,11 @@ def check_export(network: KeptNetwork, path: Path, form: str, test: ImageSet) ->
 def compare_export(network: KeptNetwork, path: Path, form: str, test: ImageSet) -> ExportCheck:
     """Return what `check_export` does, whatever the accuracy; raise NsoptError for other logits."""
     exported = load_exported(path, form, network.arch)
-    original = make_whole(network)
     right, pairs = 0, list[tuple[Tensor, Tensor]]()
-    for pixels, labels in _split_batches(test):
-        pairs.append((run_exported(exported, pixels), original(pixels)))
-        right += int(count_right(pairs[-1][0], labels))
+    with borrow(make_whole(network)) as original:
+        for pixels, labels in _split_batches(test):
+            pairs.append((run_exported(exported, pixels), original(pixels)))
+            right += int(count_right(pairs[-1][0], labels))
     difference = check_close(pairs)
     return ExportCheck(100 * right / len(test), network.test_accuracy, difference)
 
@@ -80,7 +81,8 @@ def compare_outputs(
     count = count_examples(inputs)
     sizes = (count,) if lists_examples(inputs) else (1, count + 3, count)
     batches = [resize_batch(inputs, size) for size in sizes]
-    return compare_runs(load_exported(path, form, arch), make_whole(network), batches)
+    with borrow(make_whole(network)) as original:
+        return compare_runs(load_exported(path, form, arch), original, batches)
 
 
 def _split_batches(images: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:

@@ -34,6 +34,7 @@ from nsopt.models.onnx import (
     quiet_exporters,
     try_strictly,
 )
+from nsopt.models.tracing.outside import borrow
 from nsopt.tasks.task import Task
 
 _FACTS = "nsopt.json"
@@ -143,7 +144,7 @@ def load_exported(
 
 def make_whole(network: KeptNetwork) -> nn.Module:
     """Return the module of a network as it is exported: for images it normalises them."""
-    return (WithNormalisation(network) if network.input_shape else network.model).eval()
+    return WithNormalisation(network) if network.input_shape else network.model
 
 
 def _choose_batches(network: KeptNetwork, inputs: Any) -> list[Any]:
@@ -188,19 +189,22 @@ def _write(
 ) -> None:
     """Write a file for all sizes of the batches, or warn that it takes those of the first alone."""
     first, *others = batches
-    try:
-        _WRITERS[form](module, batches, facts, path)
-        for batch in others:
-            compare_runs(_READERS[form](path, None), module, [batch])
-    except NsoptError as error:
-        if not others:
-            raise
-        _WRITERS[form](module, [first], facts, path)
-        warnings.warn(
-            f"the {form} file takes inputs of the shapes {list_shapes(first)} alone, but for the "
-            f"number of examples, although those of other batches differ: {error}",
-            stacklevel=4,
-        )
+    with borrow(module) as copied:
+        try:
+            _WRITERS[form](copied, batches, facts, path)
+            for batch in others:
+                compare_runs(_READERS[form](path, None), copied, [batch])
+            return
+        except NsoptError as error:
+            if not others:
+                raise
+            reason = error
+        _WRITERS[form](copied, [first], facts, path)
+    warnings.warn(
+        f"the {form} file takes inputs of the shapes {list_shapes(first)} alone, but for the "
+        f"number of examples, although those of other batches differ: {reason}",
+        stacklevel=4,
+    )
 
 
 def _write_onnx(
@@ -208,7 +212,8 @@ def _write_onnx(
 ) -> None:
     outputs = ["logits"] if isinstance(module, WithNormalisation) else []
     export_to_onnx(module, batches, facts, path, outputs)
-    OnnxNetwork(path)  # raises NsoptError if onnxruntime has no kernel for it, as for bfloat16
+    with explain_export("onnx"):
+        OnnxNetwork(path)  # raises an error if onnxruntime has no kernel for it, as for bfloat16
 
 
 def _write_pt2(

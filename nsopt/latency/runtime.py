@@ -25,6 +25,7 @@ from nsopt.models.inputs import call_network, lists_examples, resize_batch
 from nsopt.models.layout import best_layout, change_layout, inputs_for
 from nsopt.models.onnx import Arrays, OnnxNetwork, export_to_onnx, import_for_export
 from nsopt.models.tracing.originals import copy_model
+from nsopt.models.tracing.outside import borrow
 from nsopt.settings import BATCH_SIZE
 
 Measure = Callable[[nn.Module, Any], Any]
@@ -107,11 +108,11 @@ class OnnxRuntime(Runtime):
     def prepare(self, model: nn.Module, inputs: Any, device: torch.device) -> Feed:
         # A file for a list of examples takes the timed batch alone.
         size = self.batch_size if lists_examples(inputs) else _EXAMPLES
-        model, examples = copy_model(model).cpu(), move(resize_batch(inputs, size), device)
-        with tempfile.TemporaryDirectory(prefix="nsopt-") as folder:
+        examples = move(resize_batch(inputs, size), device)
+        with tempfile.TemporaryDirectory(prefix="nsopt-") as folder, borrow(model) as copied:
             file = Path(folder) / "network.onnx"
             try:
-                export_to_onnx(model, [examples], {}, file)
+                export_to_onnx(copied.cpu(), [examples], {}, file)
                 run = OnnxNetwork(file)
             except NsoptError:
                 raise

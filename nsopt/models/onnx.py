@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
@@ -21,6 +22,14 @@ from nsopt.models.quiet import silence_logger, trust_distributions
 
 T = TypeVar("T")
 _CONSTANT = "its code makes a size a constant, as a loop over examples or steps does"
+_WHY = {
+    "specialized it to be a constant": _CONSTANT,
+    "data-dependent expression": "its code decides by the values of a tensor: write torch.where",
+    "not a known type|'(str|int|float|bool)' object has no attribute 'name'": (
+        "it returns something else than tensors, or tuples, lists and dictionaries of them"
+    ),
+}
+_LONGEST = 200
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]  # by the names of a file's inputs
 
@@ -69,10 +78,11 @@ def export_to_onnx(
         return program
 
     program = try_strictly(convert)
-    if not outputs:
-        _name_outputs(program)
-    program.model.metadata_props.update({k: json.dumps(v) for k, v in facts.items()})
-    program.save(path, external_data=False)
+    with explain_export("onnx"):  # a file of more than 2 GB, too
+        if not outputs:
+            _name_outputs(program)
+        program.model.metadata_props.update({k: json.dumps(v) for k, v in facts.items()})
+        program.save(path, external_data=False)
 
 
 def _name_outputs(program: torch.onnx.ONNXProgram) -> None:
@@ -165,6 +175,7 @@ class OnnxNetwork:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.inter_op_num_threads = 1
+        options.log_severity_level = 4  # it prints its errors beside raising them
         providers = ["CPUExecutionProvider"]
         try:
             self._session = runtime.InferenceSession(path, options, providers=providers)
@@ -216,6 +227,8 @@ def quiet_exporters() -> Iterator[None]:
         contextlib.redirect_stdout(unread),
         contextlib.redirect_stderr(unread),
         silence_logger("torch"),
+        silence_logger("onnxscript"),
+        silence_logger("onnx_ir"),
         trust_distributions(),
     ):
         yield
@@ -226,11 +239,17 @@ def explain_export(form: str) -> Iterator[None]:
     """Raise an NsoptError of one line in place of an exporter's error, which fills pages."""
     try:
         yield
+    except NsoptError:
+        raise
     except Exception as error:  # PyTorch raises anything
         cause: BaseException = error
         while isinstance(cause, OnnxExporterError) and cause.__cause__ is not None:
             cause = cause.__cause__  # it tells which of three steps failed
-        reason = short_reason(cause)
-        if "specialized it to be a constant" in str(cause):
-            reason = _CONSTANT
+        text = str(cause)
+        found = (re.search(pattern, text) and why for pattern, why in _WHY.items())
+        reason = next(filter(None, found), short_reason(cause)[:_LONGEST])
+        if operator := re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)", text):
+            reason = f"ONNX has no operator for {operator[1]}"
+        elif not reason.count(" "):  # an operator's or key's name alone
+            reason = f"{type(cause).__name__}: {reason}"
         raise NsoptError(f"PyTorch cannot export this network as {form}: {reason}") from None

@@ -1,12 +1,17 @@
 """Kept networks, exported and loaded again."""
 
+import inspect
+import itertools
 import json
+import logging
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -22,6 +27,7 @@ from nsopt.deployment.closeness import check_close, compare_runs
 from nsopt.deployment.export import WithNormalisation, export, find_obstacles, load_exported
 from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.errors import NsoptError
+from nsopt.latency.runtime import OnnxRuntime
 from nsopt.models import onnx
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.onnx import explain_export, export_to_onnx
@@ -431,11 +437,161 @@ def test_rows_that_are_the_batch_in_one_batch_alone_are_none(tmp_path: Path) -> 
         torch.testing.assert_close(load_exported(tmp_path / form, form)(other), model(**other))
 
 
-def test_an_exporter_that_fails_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    obstacles = find_obstacles(Deciding(), [torch.ones(2, 3)], ["pt2"])
-    assert obstacles["pt2"].startswith("PyTorch cannot export this network as pt2: Could not guard")
-    assert "\n" not in obstacles["pt2"]
+class Plain(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.a(x)
+
+
+class Naming(Plain):
+    def forward(self, x: Tensor) -> Any:
+        return {"y": self.a(x), "name": "branching"}
+
+
+class Drawing(Plain):
+    def forward(self, x: Tensor) -> Any:
+        return torch.poisson(self.a(x).abs())
+
+
+class Failing(nn.Module):
+    def forward(self, x: Tensor) -> Any:
+        if torch.compiler.is_exporting():
+            raise RuntimeError("not\nhere\n" * 99)
+        return x
+
+
+class Wordy(nn.Module):
+    def forward(self, x: Tensor) -> Any:
+        raise KeyError("k" * 5000)
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (Deciding(), "its code decides by the values of a tensor: write torch.where"),
+        (Naming(), "it returns something else than tensors, or tuples, lists and dictionaries"),
+        (Drawing(), "ONNX has no operator for aten.poisson"),
+        (Failing(), "RuntimeError: not"),
+        (Wordy(), "KeyError: 'kkk"),
+    ],
+)
+def test_what_pytorch_refuses_is_one_line(
+    model: nn.Module,
+    reason: str,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logging.root, "handlers", [logging.StreamHandler()])
+    obstacle = find_obstacles(model, [torch.ones(2, 3)], ["onnx"])["onnx"]
+    assert obstacle.startswith(f"PyTorch cannot export this network as onnx: {reason}")
+    assert "\n" not in obstacle
+    assert len(obstacle) < 300
     assert capfd.readouterr() == ("", "")
+
+
+FEATURES: dict[str, Any] = {}
+SCALES = itertools.count(2)  # no two runs compute the same
+
+
+class Recorder:
+    """Hooks of all kinds, which keep the features of a layer somewhere."""
+
+    seen: ClassVar[list[Any]] = []
+    latest: Any = None
+
+    def __init__(self) -> None:
+        self.kept: list[Any] = []
+
+    def method(self, *call: Any) -> None:
+        self.kept.append(call[-1])
+
+    def __call__(self, *call: Any) -> None:
+        self.seen.append(call[-1])
+        type(self).latest = call[-1]
+
+
+def keep_in_dictionary(features: dict[str, Any]) -> Callable[..., None]:
+    return lambda *call: features.update(y=call[-1])
+
+
+def keep_in_lists(features: dict[str, list[Any]]) -> Callable[..., None]:
+    return lambda *call: features["y"].append(call[-1])
+
+
+def keep_in_variable(count: int) -> Callable[..., Any]:
+    def hook(*call: Any) -> None:
+        nonlocal count
+        count += 1
+
+    return hook
+
+
+def keep_in_default(*call: Any, features: Any = FEATURES) -> None:
+    features["default"] = call[-1]
+
+
+def keep_in_global(*call: Any) -> None:
+    FEATURES["global"] = call[-1]
+
+
+def keep_mean(mean: Tensor) -> Callable[..., None]:
+    def hook(*call: Any) -> None:
+        if not torch.compiler.is_exporting():
+            mean.add_(call[-1].mean())
+
+    return hook
+
+
+HELD: list[Any] = [{"y": 1}, defaultdict(list, y=[1]), [], Recorder(), torch.zeros(())]
+HOOKS = {
+    "dictionary": keep_in_dictionary(HELD[0]),
+    "lists": keep_in_lists(HELD[1]),
+    "variable": keep_in_variable(0),
+    "default": keep_in_default,
+    "global": keep_in_global,
+    "partial": partial(lambda kept, *call: kept.append(call[-1]), HELD[2]),
+    "method": HELD[3].method,
+    "object": HELD[3],
+    "mean": keep_mean(HELD[4]),
+}
+
+
+class InGlobal(Plain):
+    """Its forward keeps what it computes, without a hook."""
+
+    def forward(self, x: Tensor) -> Any:
+        FEATURES["forward"] = y = self.a(x)
+        return y
+
+
+def describe_kept() -> str:
+    counted = inspect.getclosurevars(HOOKS["variable"]).nonlocals
+    kept = [*map(repr, (*HELD[:3], HELD[3].kept, HELD[4].item(), FEATURES, counted))]
+    return "; ".join([*kept, repr(Recorder.seen), repr(Recorder.latest)])
+
+
+@pytest.mark.parametrize("way", [*HOOKS, "forward"])
+@pytest.mark.parametrize("form", ["onnx", "pt2", "runtime"])
+def test_an_export_leaves_what_code_keeps_in_memory(way: str, form: str, tmp_path: Path) -> None:
+    model = InGlobal() if way == "forward" else Plain()
+    if way in HOOKS:
+        model.a.register_forward_hook(HOOKS[way])
+    model.train()
+    before, inputs = describe_kept(), torch.rand(3, 3)
+    if form == "runtime":
+        OnnxRuntime().prepare(model, inputs, torch.device("cpu"))
+    else:
+        facts = "net", (3,), (), (), (), (), "scored", "params", 1.0, None, 0, 1.0, None
+        network, arch = KeptNetwork(*facts, model), nsopt.get_architecture("vgg11")  # not read
+        export(network, tmp_path / "network", form, inputs)
+        compare_outputs(network, tmp_path / "network", form, arch, inputs)
+    assert describe_kept() == before
+    assert all(module.training for module in model.modules())
+    model(next(SCALES) * inputs)
+    assert describe_kept() != before, "the network itself still keeps it"
 
 
 def test_a_graph_that_onnxruntime_refuses_is_named(tmp_path: Path) -> None:

@@ -164,14 +164,6 @@ def _share_attributes(made: Any, value: Any) -> None:
         object.__setattr__(made, "__dict__", made)
 
 
-def list_closure(function: FunctionType) -> list[Any]:
-    """Return the variables around a function that it uses; none if one has no value yet."""
-    try:
-        return [cell.cell_contents for cell in function.__closure__ or ()]
-    except ValueError:
-        return []
-
-
 def _rebind(value: Any, memo: dict[int, Any]) -> Any:
     """Return the copy of an object, or a function that uses copies of what it holds.
 

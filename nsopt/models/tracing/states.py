@@ -1,6 +1,5 @@
 """Keep what modules store: a trace runs a network many times and leaves no mark on it."""
 
-import copy
 import copyreg
 import gc
 import random
@@ -15,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from nsopt.models.tracing.originals import copy_shallow, list_closure
+from nsopt.models.tracing.originals import copy_shallow
+from nsopt.models.tracing.outside import list_hooks, restore_outside
 
 _watching = RLock()  # the class of all modules changes meanwhile
 _sparing = RLock()
@@ -39,17 +39,15 @@ def restore_modules(model: nn.Module) -> Iterator[None]:
     other code may read it, and gets its contents back.
     """
     gradients = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-    filled = _list_filled(model)
-    contents = [(store, copy.copy(store)) for held in filled for store in _list_stores(held)]
-    with keep_random_numbers(), _keep_code(model):
-        copier = _Copier(model, filled)
+    with restore_outside(list_hooks(model)) as outside, keep_random_numbers(), _keep_code(model):
+        copier = _Copier(model, outside)
         try:
             copier.replace_all()
             random.seed(0)  # all runs drop the same layers
             np.random.seed(0)
             yield
         finally:
-            _give_back([*copier.held, *contents])
+            _give_back(copier.held)
             for parameter, required, gradient in gradients:
                 parameter.requires_grad, parameter.grad = required, gradient
 
@@ -187,31 +185,10 @@ def spare_collector() -> Iterator[None]:
                 gc.set_threshold(*before)
 
 
-def _give_back(held: Iterable[tuple[Any, Any]]) -> None:
-    """Give dictionaries and lists what they held before."""
+def _give_back(held: Iterable[tuple[dict[str, Any], dict[str, Any]]]) -> None:
     for store, before in held:
         store.clear()
-        (store.extend if isinstance(store, list) else store.update)(before)
-
-
-def _list_filled(model: nn.Module) -> list[Any]:
-    """Return the objects that hooks use: of a method, or of the variables around a function."""
-    stores = ((m._forward_pre_hooks, m._forward_hooks) for m in model.modules())
-    held = list[Any]()
-    for hook in [hook for pair in stores for store in pair for hook in store.values()]:
-        if isinstance(hook, MethodType):
-            held.append(hook.__self__)
-        elif isinstance(hook, FunctionType):
-            held += [*list_closure(hook), *(hook.__defaults__ or ())]
-    foreign = nn.Module, Tensor, type, FunctionType, MethodType
-    return [item for item in held if not isinstance(item, foreign)]
-
-
-def _list_stores(item: Any) -> list[Any]:
-    """Return the dictionaries and lists of an object: itself, its attributes, and those in them."""
-    attributes = getattr(item, "__dict__", {})
-    found = [item, attributes, *attributes.values()]
-    return [store for store in found if type(store) in _PLAIN]
+        store.update(before)
 
 
 class _Copier:
