@@ -28,6 +28,7 @@ from nsopt.errors import NsoptError
 from nsopt.latency.learn import fit_linear
 from nsopt.latency.multiples import find_multiple, multiple_per_layer
 from nsopt.latency.runtime import Runtime, choose_runtime
+from nsopt.latency.sittings import Latency
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.law import PowerLaw
 
@@ -65,7 +66,7 @@ class Counter(nsopt.Silent):
 
 def propose(
     arch: Architecture, runtime: Runtime, shapes: Sequence[str], multiples: Sequence[int]
-) -> dict[str, tuple[nsopt.Latency, int]]:
+) -> dict[str, tuple[Latency, int]]:
     """Return widths that were timed within half of the milliseconds, by shape, and how many
     networks were timed for them."""
     base, found = np.array(arch.base_widths), {}

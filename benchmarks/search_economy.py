@@ -2,11 +2,10 @@
 
 Every protocol differs from a short one in one or two things. For each: the images that its
 searches saw, their seconds, the rows of their records and how far these reach, their distance to
-the reference (nsopt/scaling/distance.py), and the distance between seeds, which is the noise below
-which protocols cannot be told apart; how many of the widths that another seed proposes the 90 %
-band of a law holds. With `--epochs` the network that each law proposes at the
-parameters of uniform 0.25x is trained, too, with those of the reference and of uniform scaling. The
-reference is the mean law of searches in storages (`--reference`), one a seed, made by
+the reference (`law_distance`), and the distance between seeds, which is the noise below which
+protocols cannot be told apart. With `--epochs` the network that each law proposes at the parameters
+of uniform 0.25x is trained, too, with those of the reference and of uniform scaling. The reference
+is the mean law of searches in storages (`--reference`), one a seed, made by
 `nsopt search --preset paper --iterations 1`.
 
 What is done is kept in `--out`, a line of JSON each, and not run again; a search or a training that
@@ -20,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from itertools import combinations, permutations
+from itertools import combinations
 from operator import mul
 from pathlib import Path
 from typing import Any
@@ -31,11 +30,10 @@ import pandas as pd
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
 import nsopt
-from benchmarks.law_coverage import coverage
 from nsopt.data.images import ImageData
 from nsopt.models.architecture import Architecture
 from nsopt.pruning.settings import SearchSettings
-from nsopt.scaling.distance import law_distance
+from nsopt.scaling.cost import CostModel, Widths
 from nsopt.scaling.law import PowerLaw, floor_widths, uniform_curve
 from nsopt.scaling.solve import solve_widths
 from nsopt.session.presets import get_preset
@@ -43,6 +41,7 @@ from nsopt.storage.opening import existing_storage
 from nsopt.storage.studies import load_studies, only_comparison
 from nsopt.storage.trials import read_iterations
 
+_RATIOS = tuple(np.geomspace(0.125, 1.0, 7).tolist())  # at which laws are compared
 _RATIO = 0.25  # of the uniform network whose parameters a training may have
 _BASE = SearchSettings(
     pretrain_epochs=2,
@@ -166,6 +165,19 @@ class Economy:
         return self.file.with_name(f"{self.file.stem}-{name}.pt")
 
 
+def law_distance(one: PowerLaw, other: PowerLaw, cost: CostModel, base_widths: Widths) -> float:
+    """The root mean square difference of the log-widths of two laws, over layers and budgets.
+
+    0.1 means that widths differ by about 10 %. The distance between two searches that differ only
+    in their seed is the noise: smaller differences mean nothing.
+    """
+    budgets = [cost(floor_widths(ratio, base_widths)) for ratio in _RATIOS]
+    first, second = (
+        np.log(solve_widths(law, cost, budgets, warn=False).widths) for law in (one, other)
+    )
+    return float(np.sqrt(np.mean(np.square(first - second))))
+
+
 def reference_law(urls: Sequence[str]) -> PowerLaw:
     """The geometric mean of the laws of the first iterations that storages hold."""
     laws = []
@@ -187,7 +199,6 @@ def rows(
             for kind in ("search", "training")
         )
         laws = [PowerLaw.from_dict(run["law"]) for run in searches]
-        pairs = list(permutations(laws, 2))
         between = [law_distance(*pair, cost, base) for pair in combinations(laws, 2)]
         apart = [law_distance(law, reference, cost, base) for law in laws if reference is not None]
         numbers = ("images", "seconds", "rows", "from", "to")
@@ -198,7 +209,6 @@ def rows(
             "lowest r2": _mean([law.r2.min() for law in laws]),
             "to reference": _mean(apart),
             "between seeds": _mean(between),
-            "band holds": _mean([coverage(law, [other], arch) for law, other in pairs]),
             "trainings": len(trainings),
             "accuracy": _mean([run["accuracy"] for run in trainings]),
         }

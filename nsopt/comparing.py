@@ -237,7 +237,7 @@ def compare(
         with show_progress(progress) as display, quiet_optuna():
             subject = with_precision(subject, workspace)
             timed = any(size.is_timed for size in asked)
-            subject = with_latency_if_needed(subject, timed, kinds, workspace, display)
+            subject = with_latency_if_needed(subject, timed, workspace, display)
             rounding = subject.settings.multiple_of, subject.settings.min_width
             sizes = make_sizes(subject.arch, asked, *rounding)
             comparison = Comparison(subject, kinds, sizes, seeds or chosen.seeds, chosen.references)

@@ -9,7 +9,7 @@ from nsopt.errors import NsoptError, shorten
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Precision = Literal["auto", "fp32", "bf16"]
 BATCH_SIZE = 100  # images per timed pass, as in the paper (section 4.2)
-Price = Literal["filters", "params", "macs", "latency"]
+Price = Literal["filters", "params", "macs"]
 
 
 class Timed(NamedTuple):

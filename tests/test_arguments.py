@@ -121,7 +121,6 @@ def calls() -> list[tuple[Callable[..., Any], dict[str, Any]]]:
         (nsopt.solve_widths, widths | {"multiple_of": 1, "min_width": 1, "max_width": None}),
         (nsopt.solve_widths, widths | {"fill": False, "warn": True}),
         (nsopt.solve_widths_sgd, widths | {"eta": 50.0, "max_steps": 3}),
-        (nsopt.law_distance, {"one": law, "other": law, "cost": params, "base_widths": base}),
         (nsopt.PowerLaw.fit, {"widths": [[1, 2], [2, 4]], "tau": [1, 2]}),
         (nsopt.PowerLaw.from_dict, {"data": law.to_dict()}),
         (nsopt.NeuralScaleSampler, {"law": law, "cost": params, "network": arch, "budgets": 8000}),

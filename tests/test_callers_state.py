@@ -111,7 +111,6 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Callable[[], An
         "suggest_widths": lambda: nsopt.suggest_widths(trial, arch),
         "solve_widths": lambda: nsopt.solve_widths(LAW, params, params(base)),
         "solve_widths_sgd": lambda: nsopt.solve_widths_sgd(LAW, params, params(base), max_steps=2),
-        "law_distance": lambda: nsopt.law_distance(LAW, LAW, params, base),
         "train": lambda: nsopt.train(arch, base, data, training),
         "prune": lambda: arch.prune(model, [range(4) for _ in base]),
         "inherit": lambda: (
@@ -141,7 +140,7 @@ NAMES = [
         "load_weights",
     ),
     *("with_latency", "measure_latency", "solve_measured_widths", "get_architecture", "trace"),
-    *("search", "suggest_widths", "solve_widths", "solve_widths_sgd", "law_distance", "train"),
+    *("search", "suggest_widths", "solve_widths", "solve_widths_sgd", "train"),
     *("prune", "inherit", "NeuralScaleSampler", "fit", "compare"),
     *(f"Task.{name}" for name in PROPERTIES),
 ]

@@ -177,6 +177,10 @@ def test_every_public_name_has_a_docstring() -> None:
         getattr(nsopt, name)
 
 
+def test_the_public_names_are_few() -> None:
+    assert len(nsopt.__all__) <= 45
+
+
 def test_only_the_command_line_names_options() -> None:
     """The library names arguments, `out=`, which the command line shows as options."""
     elsewhere = {"other_workers.py", "provenance.py"}  # they write command lines

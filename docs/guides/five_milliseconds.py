@@ -20,9 +20,9 @@ narrowest = latency([1] * len(arch.base_widths))
 print(f"unmodified: {latency(arch.base_widths):.1f} ms, with one channel each {narrowest:.1f}")
 budget = max(5.0, 2 * narrowest)  # a slow or busy device needs more than 5 ms for any network
 
-# One short search; importance is divided by the milliseconds that a channel's removal frees.
+# One short search; importance is divided by the MACs that a channel's removal frees.
 short = nsopt.SearchSettings(
-    price="latency",
+    price="macs",
     iterations=1,
     pretrain_epochs=2,
     prune_every=2,

@@ -209,16 +209,13 @@ class PruneOptions:
 class DescentOptions(PruneOptions):
     """Settings of a search, except P."""
 
-    price: Literal["filters", "params", "macs", "latency"] | None = None
-    """Prune the filters with the least importance per parameter, MAC or millisecond; filters ranks
-    by importance alone, as in the paper."""
+    price: Literal["filters", "params", "macs"] | None = None
+    """Prune the filters with the least importance per parameter or MAC; filters ranks by importance
+    alone, as in the paper."""
     iterations: Count | None = None
     """Iterations of architecture descent: each prunes the network that the last one proposed."""
-    convergence: Annotated[float, Parameter(validator=Number(gte=0))] | Literal["band"] | None = (
-        None
-    )
-    """Stop descent when no width changes by more than this fraction; band: when the widths change
-    by less than their uncertainty."""
+    convergence: Annotated[float, Parameter(validator=Number(gte=0))] | None = None
+    """Stop descent when no width changes by more than this fraction."""
 
 
 @Parameter(name="*", group="Search")
@@ -320,13 +317,13 @@ class WorkOptions:
     task: TaskOptions = TaskOptions()
     sgd: SgdOptions = SgdOptions()
     place: PlaceOptions = PlaceOptions()
-    timing: TimingOptions = TimingOptions()
 
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetOptions(WorkOptions):
     """What every command that trains networks at budgets takes."""
 
+    timing: TimingOptions = TimingOptions()
     sizes: SizeOptions = SizeOptions()
     training: TrainingOptions = TrainingOptions()
 

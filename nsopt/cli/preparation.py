@@ -96,7 +96,7 @@ def prepare(
         )
     if not (settings.training.epochs or compresses):
         raise NsoptError("--epochs must be at least 1: only nsopt compress works without training")
-    runtime = choose_timing(options.timing)
+    runtime = choose_timing(getattr(options, "timing", TimingOptions()))
     check_writable(place.out or RUNS, "--out")
     file = storage_file(place.storage) if place.storage else None
     if file is not None:

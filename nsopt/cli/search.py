@@ -33,19 +33,17 @@ def search(options: LawOptions = LawOptions()) -> None:
     from nsopt.session.presets import override
     from nsopt.session.searching import continue_searches
     from nsopt.session.session import start_session
-    from nsopt.study.latency import with_latency_if_needed
 
     preset = options.task.read_preset()
     settings = override(preset.settings, changes(options.search, TrainingOptions(), options.sgd))
     subject, workspace = prepare(options, settings)
     announce(subject, preset, options.place.verbose, searches_only=True)
     search_settings = subject.settings.search
-    with live_progress() as progress:
-        subject = with_latency_if_needed(
-            subject, is_timed=False, methods=(), workspace=workspace, progress=progress
-        )
-        with start_session(subject, workspace, progress, search_settings.device) as session:
-            laws = continue_searches(session, {search_settings.price: search_settings.iterations})
+    with (
+        live_progress() as progress,
+        start_session(subject, workspace, progress, search_settings.device) as session,
+    ):
+        laws = continue_searches(session, {search_settings.price: search_settings.iterations})
     _print_law(subject.arch.layer_names, laws[search_settings.price][-1])
     console.print(describe_storage(workspace.url), soft_wrap=True)
 

@@ -39,8 +39,8 @@ _LEFT_OUT_FIRST = ("MACs", "predicted", "n", "params", "val %")  # columns, on a
 class StudyOptions(BudgetOptions):
     search: SearchOptions = SearchOptions()
     methods: str = "uniform,morphnet,magnitude,neuralscale"
-    """Methods to compare. Also: neuralscale-params, neuralscale-macs, neuralscale-latency,
-    dense, and neuralscale-iter1, ... for the law of an iteration of descent."""
+    """Methods to compare. Also: neuralscale-params, neuralscale-macs, dense, and
+    neuralscale-iter1, ... for the law of an iteration of descent."""
     seeds: Repeats | None = None
     """Trainings per method and budget, each with its own seed. By default smoke and quick 2,
     tiny 5, fast and paper 5."""
@@ -92,7 +92,7 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     preparation.announce(subject, preset, options.place.verbose)
     with live_progress() as progress:
         is_timed = any(size.is_timed for size in asked)
-        subject = with_latency_if_needed(subject, is_timed, methods, workspace, progress)
+        subject = with_latency_if_needed(subject, is_timed, workspace, progress)
         timed = subject.settings.eta is None and not options.dry_run
         comparison = Comparison(
             subject,

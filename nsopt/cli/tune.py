@@ -67,7 +67,7 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
     settings = override(preset.settings, changed)
     subject, workspace = preparation.prepare(options, settings)
     with live_progress() as progress:
-        subject = with_latency_if_needed(subject, asked[0].is_timed, (), workspace, progress)
+        subject = with_latency_if_needed(subject, asked[0].is_timed, workspace, progress)
         (size,) = make_sizes(subject.arch, asked, **rounding, timed=not is_eta)
         preparation.announce(subject, preset, options.place.verbose)
         tuning = Tuning(

@@ -27,7 +27,6 @@ from nsopt.session.processes import STORAGE_VARIABLE
 
 if TYPE_CHECKING:
     from optuna.study import Study
-    from rich.text import Text
 
     from nsopt.latency.runtime import Runtime
     from nsopt.latency.timer import Timer
@@ -148,8 +147,8 @@ def _propose_widths(
 ) -> list[dict[str, Any]]:
     """Return one row per budget.
 
-    It has the costs, the widths and their 90 % band, and the factor by which the budget is outside
-    the record of the search. `timer` is needed for milliseconds, which hold as measured.
+    It has the costs, the widths, and the factor by which the budget is outside the record of the
+    search. `timer` is needed for milliseconds, which hold as measured.
 
     Raises:
         NsoptError: for a law of another network.
@@ -180,11 +179,7 @@ def _propose_widths(
         beyond = None
         if isinstance(recorded, Iteration | PowerLaw):
             beyond = recorded.beyond(size.metric.cost(arch), size.budget)
-        band = {
-            name: None if edge is None else edge.tolist()
-            for name, edge in (("widths_low", fit.widths_low), ("widths_high", fit.widths_high))
-        }
-        rows.append(row | {"widths": widths} | band | {"beyond_record": beyond})
+        rows.append(row | {"widths": widths, "beyond_record": beyond})
     return rows
 
 
@@ -257,7 +252,8 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
                 **{name: f"{row[name]:,}" for name in counts},
                 **({"binds": row["binding"] or ""} if joint else {}),
                 **({"record": record} if beyond else {}),
-                "widths": _format_widths(row),
+                # spaces let lines break, hyphens not
+                "widths": " ".join(map(str, row["widths"])),
             }
         )
     console.print(make_table(cells, left=("widths",)))
@@ -269,8 +265,6 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             "extrapolates",
             style="dim",
         )
-    if any(row["widths_low"] for row in rows):
-        console.print("in brackets: 90 % of repeated searches give widths in here", style="dim")
 
 
 def _format_budget(row: dict[str, Any], with_unit: bool) -> str:
@@ -284,14 +278,3 @@ def _format_budget(row: dict[str, Any], with_unit: bool) -> str:
     if with_unit:
         return metric.show(budget)
     return f"{budget:,.6g}" if isinstance(budget, float) else f"{budget:,}"
-
-
-def _format_widths(row: dict[str, Any]) -> "str | Text":
-    from rich.text import Text
-
-    widths = " ".join(str(width) for width in row["widths"])  # spaces let lines break, hyphens not
-    if row["widths_low"] is None:
-        return widths
-    band = zip(row["widths_low"], row["widths_high"], strict=True)
-    ranges = " ".join(f"{low}-{high}" for low, high in band)
-    return Text.assemble(f"{widths}\n", (f"({ranges})", "dim"))

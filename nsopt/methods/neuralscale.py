@@ -14,7 +14,7 @@ from nsopt.settings import Price
 
 _NAME = "neuralscale"
 _LABEL = "NeuralScale"
-_COUNTED = {"filters": "filters", "params": "parameters", "macs": "MACs", "latency": "latency"}
+_COUNTED = {"filters": "filters", "params": "parameters", "macs": "MACs"}
 _VARIANT = re.compile(rf"{_NAME}(-(?P<price>{'|'.join(_COUNTED)}))?(-iter(?P<iteration>[1-9]\d*))?")
 
 

@@ -61,7 +61,7 @@ def get_method(name: str) -> Method:
     known = methods()
     method = _find(name, known)
     if method is None:
-        variants = [f"neuralscale-{kind}" for kind in ("params", "macs", "latency", "iterN")]
+        variants = [f"neuralscale-{kind}" for kind in ("params", "macs", "iterN")]
         raise unknown_name("method", name, [*known, *variants])
     return method
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from nsopt.compute.checkpoint import Checkpoint, State, weights_checksum
@@ -145,8 +144,6 @@ def is_complete(history: Sequence[Iteration], settings: SearchSettings) -> bool:
         return True
     if settings.convergence is None or not history:
         return False
-    if settings.convergence == "band":
-        return history[-1].is_settled
     return history[-1].change <= settings.convergence
 
 
@@ -297,13 +294,7 @@ class Descent:
         cost = metric.cost(self.arch)
         fit = solve_widths(law, cost, cost(self.arch.base_widths), warn=False)
         seconds = time.perf_counter() - started
-        proposed = tuple(fit.widths.tolist())
-        low, high = _to_tuple(fit.widths_low), _to_tuple(fit.widths_high)
-        return Iteration(trajectory, law, proposed, seconds, metric.name, low, high)
-
-
-def _to_tuple(widths: NDArray[np.int64] | None) -> tuple[int, ...] | None:
-    return None if widths is None else tuple(widths.tolist())
+        return Iteration(trajectory, law, tuple(fit.widths.tolist()), seconds, metric.name)
 
 
 def _pack_state(history: Sequence[Iteration], current: State | None = None) -> State:

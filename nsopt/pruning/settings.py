@@ -1,6 +1,6 @@
 """Settings of a search."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
@@ -28,8 +28,7 @@ class SearchSettings(SgdSettings):
         keep_fraction: fraction of all filters at which pruning ends. With a price, pruning ends at
             the cost of a network with this fraction of every width.
         iterations: number of rounds of pruning, fitting and rescaling.
-        convergence: end earlier if no width changes by more than this fraction. With `band`, end if
-            the proposal lies within the uncertainty of the widths that were pruned.
+        convergence: end earlier if no width changes by more than this fraction.
         small_width: add this to every proposed width below it before the next iteration.
         prune_lr: learning rate while pruning.
         prune_lr_divisor: divides `prune_lr` every `prune_lr_epochs` epochs.
@@ -45,7 +44,7 @@ class SearchSettings(SgdSettings):
     filters_per_step: Annotated[int, Field(ge=1)] | Fraction = 10
     keep_fraction: Fraction = 0.05
     iterations: int = Field(default=15, ge=1)
-    convergence: Annotated[float, Field(ge=0)] | Literal["band"] | None = None
+    convergence: Annotated[float, Field(ge=0)] | None = None
     small_width: int = Field(default=10, ge=0)
     batch_size: int = Field(default=256, ge=2)
     prune_lr: float = Field(default=0.01, gt=0)

@@ -25,7 +25,7 @@ _MENU = "#3b82c4"  # readable on a pale pressed button and on a dark page
 
 
 def draw_law(results: Results, search: str) -> go.Figure:
-    """Draw record, fit, band and extrapolation of every layer, over tau.
+    """Draw record, fit and extrapolation of every layer, over tau.
 
     Buttons choose between widths and widths relative to uniform networks of about the same size.
 
@@ -89,20 +89,13 @@ def _make_traces(
     tau = record.tau.astype(np.float64)
     line = _choose_sizes(results, tau, metric)
     widths, base = law.widths(line), float(iterations[0].trajectory.tau[0])
-    low, high = law.band(line) or (widths[:0], widths[:0])
     uniform = relative_uniform(results.task.base_widths)
     beside, beside_rows = uniform.widths(line / base), uniform.widths(tau / base)
     quiet = {"hoverinfo": "skip", "mode": "lines"}
     dashed = {"color": _LINE.colour, "width": 1, "dash": "dash"}
-    filled = {"fill": "toself", "fillcolor": _LINE.faint(0.18), "line": {"width": 0}}
-    there_and_back, inside = np.concatenate([line, line[::-1]]), line[RECORDED]
-    unit = get_metric(metric).unit
+    inside, unit = line[RECORDED], get_metric(metric).unit
     for layer, name in enumerate(results.task.layer_names):
         y, near = widths[:, layer], beside[:, layer]
-        if len(low):
-            band = np.concatenate([high[:, layer], low[::-1, layer]])
-            shape = go.Scatter(x=there_and_back, y=band, **filled, **quiet)
-            yield layer, shape, band, np.concatenate([near, near[::-1]])
         yield layer, go.Scatter(x=line, y=y, line=dashed, **quiet), y, near
         y, near = y[RECORDED], near[RECORDED]
         yield layer, go.Scatter(x=inside, y=y, line={"color": _LINE.colour}, **quiet), y, near

@@ -76,5 +76,4 @@ def relative_uniform(base_widths: Sequence[int]) -> PowerLaw:
 def relative(law: PowerLaw, cost: CostModel, base_widths: Sequence[int]) -> PowerLaw:
     """Convert a law over a `cost` to one over its ratio to the cost of the base network."""
     base = float(cost(base_widths))
-    error = None if law.error is None else law.error.per_unit(base)
-    return replace(law, alpha=law.widths(base), error=error)
+    return replace(law, alpha=law.widths(base))

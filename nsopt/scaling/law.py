@@ -17,7 +17,6 @@ from nsopt.arguments import checked
 from nsopt.errors import NsoptError
 from nsopt.notebook import make_html_table
 from nsopt.scaling.cost import FloatArray, IntArray, Widths, read_numbers
-from nsopt.scaling.fit_error import FitError
 
 _LARGEST = np.finfo(np.float64).max  # width that a steep law gives at huge sizes
 _OUTSIDE = 0.005  # a budget farther from the record than this share of it is outside
@@ -57,7 +56,6 @@ class PowerLaw:
         beta: float64 (L,).
         r2: coefficient of determination of each layer's fit in log-log space, float64 (L,); 1 for a
             law that was not fitted.
-        error: uncertainty of the fit, or None if unknown.
         recorded: widths of the smallest and of the largest network to which the law was fitted,
             (2, L), or None. Outside them the law is extrapolated.
     """
@@ -65,7 +63,6 @@ class PowerLaw:
     alpha: FloatArray
     beta: FloatArray
     r2: FloatArray
-    error: FitError | None = None
     recorded: FloatArray | None = None
 
     def __post_init__(self) -> None:
@@ -126,8 +123,7 @@ class PowerLaw:
 
         log_tau, log_w = np.log(t)[:, None], np.log(w)
         regression = LinearRegression().fit(log_tau, log_w)
-        predicted = regression.predict(log_tau)
-        r2 = r2_score(log_w, predicted, multioutput="raw_values")
+        r2 = r2_score(log_w, regression.predict(log_tau), multioutput="raw_values")
         constant = np.ptp(w, axis=0) == 0
         with np.errstate(over="ignore", under="ignore"):
             alpha = np.exp(regression.intercept_)
@@ -135,7 +131,6 @@ class PowerLaw:
             alpha=np.where(constant, w[0], alpha),
             beta=np.where(constant, 0.0, regression.coef_[:, 0]),
             r2=np.where(constant, 1.0, r2),
-            error=FitError.of(log_tau[:, 0], log_w - predicted),
             recorded=w[[t.argmin(), t.argmax()]],
         )
 
@@ -148,19 +143,6 @@ class PowerLaw:
         sizes = np.asarray(tau, dtype=np.float64)[..., None]
         with np.errstate(over="ignore"):
             return np.asarray(np.minimum(self.alpha * sizes**self.beta, _LARGEST))
-
-    def band(self, scale: ArrayLike) -> tuple[FloatArray, FloatArray] | None:
-        """Return the 90 % band: its lower and upper edge, each shaped like `widths`.
-
-        The law expects 90 % of the widths of a repeated search in the band. The result is None if
-        the error of the fit is unknown.
-        """
-        if self.error is None:
-            return None
-        widths, reach = self.widths(scale), self.error.reach(np.asarray(scale, dtype=np.float64))
-        with np.errstate(over="ignore"):
-            factor = np.exp(reach)
-            return widths / factor, widths * factor
 
     def beyond(self, cost: Callable[[IntArray], Any], budget: ArrayLike) -> Any:
         """Return how far budgets are outside the record.
@@ -194,41 +176,36 @@ class PowerLaw:
     def __mul__(self, other: "PowerLaw") -> "PowerLaw":
         """Multiply the widths of two laws of the same layers.
 
-        The product has the lower r2 and no record. A law of unknown error counts as exact.
+        The product has the lower r2 and no record.
         """
         if self.layers != other.layers:
             raise NsoptError(f"laws of {self.layers} and {other.layers} layers have no product")
         r2 = np.minimum(self.r2, other.r2)
-        errors = [law.error for law in (self, other) if law.error is not None]
-        error = sum(errors[1:], start=errors[0]) if errors else None
-        return PowerLaw(self.alpha * other.alpha, self.beta + other.beta, r2, error)
+        return PowerLaw(self.alpha * other.alpha, self.beta + other.beta, r2)
 
     def __pow__(self, exponent: float) -> "PowerLaw":
         """Raise every width to the power `exponent`."""
-        error = None if self.error is None else self.error * exponent**2
-        return PowerLaw(self.alpha**exponent, self.beta * exponent, self.r2, error)
+        return PowerLaw(self.alpha**exponent, self.beta * exponent, self.r2)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-safe form, from which `from_dict` makes exactly the same law."""
         arrays = {name: getattr(self, name).tolist() for name in ("alpha", "beta", "r2")}
-        error = {} if self.error is None else {"error": self.error.to_dict()}
         recorded = {} if self.recorded is None else {"recorded": self.recorded.tolist()}
-        return arrays | error | recorded
+        return arrays | recorded
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read what `to_dict` returned.
 
-        `r2` (then NaN), `error` and `recorded` may be missing, as in published laws.
+        `r2` (then NaN) and `recorded` may be missing, as in published laws.
 
         Raises:
             NsoptError: if `data` is not a law.
         """
         try:
             alpha, beta = data["alpha"], data["beta"]
-            error = FitError.from_dict(data["error"]) if data.get("error") else None
             r2 = data.get("r2", [float("nan")] * len(alpha))
-            return cls(alpha, beta, r2, error, data.get("recorded"))
+            return cls(alpha, beta, r2, data.get("recorded"))
         except Exception as error:  # `data` may be anything
             raise NsoptError(
                 f"not a law: alpha, beta and r2 need one number per layer ({error})"

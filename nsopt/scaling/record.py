@@ -14,13 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from nsopt.errors import NoWidthsError, ShortRecordError
 from nsopt.scaling.cost import CostModel, IntArray, Numbers
-from nsopt.scaling.fit_error import FitError
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.metric import get_metric
 
 MIN_ROWS = 6
 _POOR_R2 = 0.5
-_INSIDE = 0.9
 
 
 def gives_a_law(widths: ArrayLike) -> bool:
@@ -83,28 +81,16 @@ class PruneRecord:
         alpha, beta, r2 = (
             np.concatenate([getattr(fit, name) for fit in fits]) for name in ("alpha", "beta", "r2")
         )
-        errors = [fit.error for fit in fits if fit.error is not None]
-        residual, covariance, freedom = (
-            np.concatenate([getattr(error, name) for error in errors])
-            for name in ("residual", "covariance", "freedom")
-        )
-        return PowerLaw(alpha, beta, r2, FitError(residual, covariance, freedom))
+        return PowerLaw(alpha, beta, r2)
 
 
 def _flatten_falls(law: PowerLaw, widths: IntArray) -> PowerLaw:
     """Return `law` with constant widths in the layers whose exponent is negative."""
     falls = law.beta < 0
-    logs = np.log(widths)
-    error = law.error
-    if error is not None:
-        residual = np.where(falls, logs.var(axis=0, ddof=1), error.residual)
-        covariance = np.where(falls[:, None, None], 0.0, error.covariance)
-        error = FitError(residual, covariance, error.freedom)
     return PowerLaw(
-        np.where(falls, np.exp(logs.mean(axis=0)), law.alpha),
+        np.where(falls, np.exp(np.log(widths).mean(axis=0)), law.alpha),
         np.where(falls, 0.0, law.beta),
         np.where(falls, 0.0, law.r2),
-        error,
     )
 
 
@@ -166,9 +152,6 @@ class Iteration:
         widths: the law's proposal at the original network's size.
         seconds: duration.
         metric: unit of tau.
-        widths_low: lower edge of the 90 % band of proposals of repeated searches; None if the
-            law has none.
-        widths_high: upper edge of this band, or None.
     """
 
     trajectory: Trajectory
@@ -176,8 +159,6 @@ class Iteration:
     widths: tuple[int, ...]
     seconds: float
     metric: str = "params"
-    widths_low: tuple[int, ...] | None = None
-    widths_high: tuple[int, ...] | None = None
 
     @property
     def record(self) -> PruneRecord:
@@ -209,18 +190,8 @@ class Iteration:
         start = self.trajectory.widths[0]
         return float(np.max(np.abs(np.array(self.widths) - start) / start))
 
-    @property
-    def is_settled(self) -> bool:
-        """Whether 90 % of the start widths are inside the 90 % band of the proposal."""
-        if self.widths_low is None or self.widths_high is None:
-            return False
-        start = self.trajectory.widths[0]
-        inside = (np.array(self.widths_low) <= start) & (start <= np.array(self.widths_high))
-        return bool(inside.mean() >= _INSIDE)
-
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-safe form, from which `from_dict` makes an equal iteration."""
-        bands = {"widths_low": self.widths_low, "widths_high": self.widths_high}
         return {
             "trajectory": self.trajectory.widths.tolist(),
             "tau": self.trajectory.tau.tolist(),
@@ -228,24 +199,22 @@ class Iteration:
             "widths": list(self.widths),
             "seconds": self.seconds,
             "metric": self.metric,
-        } | {name: list(band) for name, band in bands.items() if band is not None}
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read what `to_dict` returned. Raises KeyError, TypeError or ValueError otherwise."""
         law, tau = PowerLaw.from_dict(data["law"]), np.array(data["tau"])
         trajectory = Trajectory(np.array(data["trajectory"], dtype=np.int64), tau)
-        names = ["widths", *(name for name in ("widths_low", "widths_high") if name in data)]
-        proposed = np.array([data[name] for name in names], dtype=np.int64)
-        rows = np.vstack([trajectory.widths, proposed])
-        if rows.shape != (len(tau) + len(names), law.layers) or (rows < 1).any():
+        rows = np.vstack([trajectory.widths, np.array(data["widths"], dtype=np.int64)])
+        if rows.shape != (len(tau) + 1, law.layers) or (rows < 1).any():
             raise ValueError("its widths, sizes and law do not belong together")
         if not (np.isfinite(tau) & (tau > 0)).all() or len(trajectory.record().tau) < MIN_ROWS:
             raise ValueError(f"a law needs {MIN_ROWS} rows, with sizes above 0")
         return cls(
             trajectory,
             law,
-            seconds=float(data["seconds"]),
-            metric=get_metric(data["metric"]).name,
-            **{name: tuple(row) for name, row in zip(names, proposed.tolist(), strict=True)},
+            tuple(rows[-1].tolist()),
+            float(data["seconds"]),
+            get_metric(data["metric"]).name,
         )

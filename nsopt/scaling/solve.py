@@ -18,7 +18,6 @@ from numpy.typing import ArrayLike
 from nsopt.arguments import checked
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.scaling.cost import (
-    WIDEST,
     CostFunction,
     FloatArray,
     IntArray,
@@ -56,9 +55,6 @@ class WidthFit:
         cost: cost of these widths, an int or a float as the cost model returns it; for K budgets at
             once (K,).
         tau: the largest scale of the law whose widths fit.
-        widths_low: int64 (L,), lower edge of the 90 % band of repeated searches at this scale; None
-            if the law's error is unknown.
-        widths_high: int64 (L,), the upper edge.
         beyond_record: how many times the largest recorded network a budget costs (above 1), or the
             smallest one (below 1), see `PowerLaw.beyond`; None inside the record, or if the law has
             none.
@@ -70,8 +66,6 @@ class WidthFit:
     widths: IntArray
     cost: int | float | Numbers
     tau: float | FloatArray
-    widths_low: IntArray | None = None
-    widths_high: IntArray | None = None
     binding: int | None = None
     beyond_record: float | FloatArray | None = None
 
@@ -212,15 +206,12 @@ def _solve(law: ScalingLaw, cost: CostFunction, budget: FloatArray, limits: Limi
         costs = np.asarray(cost(widths))
     beyond = law.beyond(cost, budget) if isinstance(law, PowerLaw) else None
     if np.ndim(budget) == 0:
-        scale = float(tau[0])
-        low, high = _round_band(law, scale, widths[0])
         larger = widths[:1] if limits.fill else networks[row[0] + 1 :]
         binding = None  # or the index of the budget of which the next larger network needs most
         if isinstance(cost, JointCost) and len(larger) and (widths[0] < grid.widest).any():
             binding = int(cost.shares(larger[0]).argmax())
-        return WidthFit(widths[0], costs[0].item(), scale, low, high, binding, beyond)
-    low, high = _round_band(law, tau, widths)
-    return WidthFit(widths, costs, tau, low, high, beyond_record=beyond)
+        return WidthFit(widths[0], costs[0].item(), float(tau[0]), binding, beyond)
+    return WidthFit(widths, costs, tau, beyond_record=beyond)
 
 
 def warn_of_extrapolation(law: ScalingLaw, cost: CostFunction, budget: ArrayLike) -> None:
@@ -236,17 +227,6 @@ def warn_of_extrapolation(law: ScalingLaw, cost: CostFunction, budget: ArrayLike
             f"{name} {verb} {reach}: nsopt extrapolates the law there",
             stacklevel=4,  # the caller of the public function
         )
-
-
-def _round_band(
-    law: ScalingLaw, scale: float | FloatArray, widths: IntArray
-) -> tuple[IntArray, IntArray] | tuple[None, None]:
-    """Return the law's band as integer widths, extended to include `widths`."""
-    band = law.band(scale) if isinstance(law, PowerLaw) else None
-    if band is None:
-        return None, None
-    low, high = (np.rint(np.minimum(edge, WIDEST)).astype(np.int64) for edge in band)
-    return np.clip(low, 1, widths), np.maximum(high, widths)
 
 
 def _describe_infeasible(

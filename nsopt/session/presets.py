@@ -136,7 +136,6 @@ _SHORT_SEARCH = SearchSettings(
     prune_every=10,
     filters_per_step=0.045,
     iterations=1,
-    convergence="band",
     batch_size=128,
     lr=0.05,
 )

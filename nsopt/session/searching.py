@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import cast, get_args
+from typing import get_args
 
 from nsopt.compute.checkpoint import Checkpoint
 from nsopt.compute.device import resolve_compute
@@ -14,7 +14,7 @@ from nsopt.deployment.artifacts import BestNetworks
 from nsopt.errors import DeterministicError
 from nsopt.pruning.search import Descent, supervise_search
 from nsopt.pruning.settings import SearchSettings
-from nsopt.scaling.metric import Metric
+from nsopt.scaling.metric import PARAMS, Metric
 from nsopt.scaling.record import Iteration
 from nsopt.session.session import Session
 from nsopt.settings import Price
@@ -59,10 +59,13 @@ def run_searches(session: Session, metric: Metric) -> dict[Price, Iteration]:
 
 
 def list_prices(metric: Metric) -> tuple[Price, ...]:
-    """Return the prices of the searches whose laws suit budgets in a metric, or in several."""
+    """Return the prices of the searches whose laws suit budgets in a metric, or in several.
+
+    For milliseconds MACs are the nearest.
+    """
     if len(metric.parts) > 1:
         return tuple(dict.fromkeys(p for part in metric.parts for p in list_prices(part)))
-    return "filters", cast("Price", metric.name)
+    return "filters", "params" if metric is PARAMS else "macs"
 
 
 def find_pretrained_file(session: Session) -> Path:

@@ -24,7 +24,7 @@ from nsopt.models.imported import import_for_inputs
 from nsopt.models.inputs import count_examples
 from nsopt.models.registry import get_architecture, is_own, own_architecture, stored_architecture
 from nsopt.scaling.cost import CostModel
-from nsopt.scaling.metric import LATENCY, MACS, PARAMS
+from nsopt.scaling.metric import MACS, PARAMS
 from nsopt.session.presets import StudySettings
 from nsopt.session.workspace import Workspace
 from nsopt.settings import BATCH_SIZE, Price, Timed, batch_unit
@@ -168,8 +168,6 @@ class Subject:
         search = self.identity["search"] | {"price": price}
         identity = {"preset": self.settings.preset, "search": search, "data": self.identity["data"]}
         also = ["start"] if self.settings.start is not None else []
-        if price == LATENCY.name:
-            also += ["runtime", "latency_batch_size"]
         return identity | {name: self.identity[name] for name in also}
 
     @property

@@ -3,7 +3,6 @@
 `nsopt.latency.timer` does the work; what it timed is stored.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from optuna.study import Study
@@ -12,11 +11,10 @@ from nsopt.compute.device import resolve_compute, sharing
 from nsopt.latency.learn import learn_latency
 from nsopt.latency.measured_budget import MeasuredBudget
 from nsopt.latency.timer import Timer
-from nsopt.methods.base import Method
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
 from nsopt.scaling.law import ScalingLaw
-from nsopt.scaling.metric import LATENCY, Metric
+from nsopt.scaling.metric import Metric
 from nsopt.scaling.solve import Limits
 from nsopt.session.session import Session
 from nsopt.session.subject import Subject, list_studies, with_stored_latency
@@ -25,20 +23,15 @@ from nsopt.storage.timings import StoredTimings
 
 
 def with_latency_if_needed(
-    subject: Subject,
-    is_timed: bool,
-    methods: Sequence[Method],
-    workspace: Workspace,
-    progress: Progress,
+    subject: Subject, is_timed: bool, workspace: Workspace, progress: Progress
 ) -> Subject:
-    """Return `subject` with a latency model, if a budget or a price is in milliseconds.
+    """Return `subject` with a latency model, if a budget is in milliseconds.
 
     A stored model has priority, so that budgets keep their meaning. Otherwise nsopt uses the model
     of this device, and learns it if necessary. If the subject starts from a trained network, the
     model is then made exact for this one, so that percentages of its latency hold.
     """
-    prices = {subject.settings.search.price, *(method.price for method in methods)}
-    if not is_timed and LATENCY.name not in prices:
+    if not is_timed:
         return subject
     studies = list_studies(subject, workspace)
     arch = with_stored_latency(subject.arch, studies, subject.settings.timed)

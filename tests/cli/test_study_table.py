@@ -18,7 +18,7 @@ def test_a_narrow_table_drops_columns_but_never_cuts_words(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     others = [
-        results.outcomes.assign(metric=metric, cost=1.5, method="neuralscale-latency")
+        results.outcomes.assign(metric=metric, cost=1.5, method="neuralscale-params")
         for metric in ("macs", "latency")
     ]
     outcomes = pd.concat([results.outcomes, *others], ignore_index=True)
@@ -29,6 +29,6 @@ def test_a_narrow_table_drops_columns_but_never_cuts_words(
     table = [line.rstrip() for line in lines if " ± " in line and "mean" not in line]
     assert len(table) == 4 + 2 * 2
     assert max(map(len, table)) <= width
-    assert sum("0.25x latency  neuralscale-latency" in line for line in table) == 1
+    assert sum("0.25x latency  neuralscale-params" in line for line in table) == 1
     assert not any("…" in line for line in lines)
     assert any("predicted" in line for line in lines) == (width == 100)

@@ -6,7 +6,7 @@ import pytest
 from nsopt.models.architecture import TableArchitecture
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.family import LawFamily, relative_uniform
-from nsopt.scaling.metric import MACS, METRICS, PARAMS, Joint, Metric
+from nsopt.scaling.metric import LATENCY, MACS, METRICS, PARAMS, Joint, Metric
 from nsopt.scaling.record import MIN_ROWS, Trajectory
 from nsopt.scaling.solve import solve_widths
 from nsopt.session.searching import list_prices
@@ -33,6 +33,7 @@ def test_the_family_contains_the_pruned_widths_at_a_budget(narrow: TableArchitec
 
 def test_a_budget_of_several_metrics_has_a_search_for_each() -> None:
     assert list_prices(Joint.of([(MACS, 1e6), (PARAMS, 1e3)])) == ("filters", "params", "macs")
+    assert list_prices(LATENCY) == ("filters", "macs")
 
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)

@@ -69,9 +69,7 @@ def test_unknown_methods_suggest_the_nearest(name: str) -> None:
     with pytest.raises(NsoptError, match=f"unknown method '{name}': did you mean"):
         get_method(name)
     assert method_label(name) == name
-    with pytest.raises(
-        NsoptError, match="neuralscale-iterN, neuralscale-latency, neuralscale-macs"
-    ):
+    with pytest.raises(NsoptError, match="neuralscale-iterN, neuralscale-macs, neuralscale-params"):
         get_method("foo")
     with pytest.raises(NsoptError, match="no methods given"):
         get_methods([])

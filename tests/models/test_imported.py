@@ -181,7 +181,7 @@ def test_a_study_keeps_and_reuses_its_latency_model(
     learn_briefly(monkeypatch)
     time_by_processor(monkeypatch)
     study = (
-        *("study", "--arch=mynets:small", "--methods=uniform,neuralscale-latency", "--epochs=1"),
+        *("study", "--arch=mynets:small", "--methods=uniform,neuralscale-macs", "--epochs=1"),
         *("--metric=latency", "--ratios=3", *SHORT, f"--out={tmp_path}"),
     )
     done = call_nsopt(*study, "--seeds=1")

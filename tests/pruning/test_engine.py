@@ -219,22 +219,6 @@ def test_descent_ends_when_widths_stop_changing(
     assert len(search(narrow, digits, settings).iterations) == 1
 
 
-def test_descent_ends_when_the_band_of_the_proposal_contains_the_start(
-    narrow: TableArchitecture, digits: ImageData
-) -> None:
-    settings = SHORT.updated(iterations=6, convergence="band")
-    iterations = search(narrow, digits, settings).iterations
-    assert len(iterations) < 6
-    settled = [iteration.is_settled for iteration in iterations]
-    assert settled == [False] * (len(settled) - 1) + [True]
-    again = Iteration.from_dict(iterations[-1].to_dict())
-    assert again.is_settled
-    assert (again.widths_low, again.widths_high) == (
-        iterations[-1].widths_low,
-        iterations[-1].widths_high,
-    )
-
-
 def test_channels_are_scored_with_the_weights_before_the_step(
     narrow: TableArchitecture, digits: ImageData
 ) -> None:

@@ -65,7 +65,7 @@ def in_milliseconds(
         runtime=runtime.name, latency_batch_size=batch_size
     )
     task = dataclasses.replace(comparison.subject, settings=settings, runtime=runtime)
-    task = with_latency_if_needed(task, True, (), place, Silent())
+    task = with_latency_if_needed(task, True, place, Silent())
     return only(
         comparison, "uniform", "neuralscale", subject=task, sizes=(Size(LATENCY, 5.0),), seeds=1
     )

@@ -20,6 +20,7 @@ from nsopt.latency.measure import latency_conditions, measure_latency
 from nsopt.models.architecture import TableArchitecture
 from nsopt.tasks.classification import AccuracyEvaluation
 from nsopt.training.loop import train
+from nsopt.training.outcome import Epoch
 from nsopt.training.settings import TrainSettings
 
 SHORT = TrainSettings(epochs=4, batch_size=32, lr=0.05, device="cpu", precision="fp32")
@@ -245,7 +246,7 @@ def test_the_callback_gets_every_epoch_and_may_end_the_training(
     monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
     seen: list[tuple[int, float]] = []
 
-    def listen(epoch: int, metrics: nsopt.Epoch) -> None:
+    def listen(epoch: int, metrics: Epoch) -> None:
         seen.append((epoch, metrics.score))
         if epoch == 2:
             raise optuna.TrialPruned

@@ -181,7 +181,7 @@ def test_a_tuning_stores_its_latency_model(tuning: Tuning, place: Workspace) -> 
     model = MacsLatency("latency", arch.cost("macs"), 1e-6, 1.0)
     task = dataclasses.replace(tuning.subject, arch=arch.with_latency(model))
     run_tuning(dataclasses.replace(tuning, subject=task, trials=1), place, Silent())
-    again = with_latency_if_needed(tuning.subject, True, (), place, Silent())
+    again = with_latency_if_needed(tuning.subject, True, place, Silent())
     assert again.arch.cost("latency")(arch.base_widths) == model(arch.base_widths)
     settings = tuning.subject.settings.updated(latency_batch_size=1)
     other = dataclasses.replace(tuning.subject, settings=settings)
