@@ -1,5 +1,6 @@
 """The subcommands of `nsopt`; prints user errors as one line."""
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,7 +77,8 @@ def _describe(error: CycloptsError) -> str:
         command = " ".join(["nsopt", *(error.command_chain or ())])
         return f"{error.keyword or error.argument.name} needs a value: see {command} --help"
     if not isinstance(error, UnusedCliTokensError):
-        return str(error)
+        number = r"write a number, such as 0.1, in place of \1"
+        return re.sub(r"unable to convert (.*) into float\.", number, str(error))
     unused = " ".join(error.unused_tokens or ())
     return (
         f"{unused!r} belongs to no option: write values without spaces, with commas between them, "

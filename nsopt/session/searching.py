@@ -65,7 +65,7 @@ def list_prices(metric: Metric) -> tuple[Price, ...]:
     """
     if len(metric.parts) > 1:
         return tuple(dict.fromkeys(p for part in metric.parts for p in list_prices(part)))
-    return "filters", "params" if metric is PARAMS else "macs"
+    return "filters", "params" if metric == PARAMS else "macs"
 
 
 def find_pretrained_file(session: Session) -> Path:
