@@ -2,7 +2,7 @@
 
 import gc
 import sys
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +16,7 @@ from nsopt.models.tracing.originals import copy_model
 
 _FOREIGN = {*sys.stdlib_module_names, "torch", "numpy", "nsopt"}  # whose code keeps nothing
 _MOST = 3000  # objects that are looked at
+_DICTS = dict, OrderedDict
 _KINDS: tuple[Any, ...] = dict, list, set, deque
 _HOLDERS = (*_KINDS, tuple, CellType, MethodType, partial, SimpleNamespace)
 
@@ -32,8 +33,9 @@ def borrow(model: nn.Module) -> Iterator[nn.Module]:
 
 def list_hooks(model: nn.Module) -> list[Any]:
     """Return the hooks of all modules."""
-    stores = [store for module in model.modules() for store in vars(module).items()]
-    return [hook for name, store in stores if name.endswith("_hooks") for hook in store.values()]
+    stored = [item for module in model.modules() for item in vars(module).items()]
+    stores = [store for name, store in stored if name.endswith("_hooks") and type(store) in _DICTS]
+    return [hook for store in stores for hook in store.values()]
 
 
 @contextmanager
