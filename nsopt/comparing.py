@@ -240,7 +240,7 @@ def compare(
             subject = with_latency_if_needed(subject, timed, workspace, display)
             rounding = subject.settings.multiple_of, subject.settings.min_width
             sizes = make_sizes(subject.arch, asked, *rounding)
-            comparison = Comparison(subject, kinds, sizes, seeds or chosen.seeds, chosen.references)
+            comparison = Comparison(subject, kinds, sizes, seeds or chosen.seeds)
             run_comparison(comparison, workspace, display)
             results = read_results(workspace.url, subject.name, workspace.storage)
         return ComparisonResult(results, folder, subject.arch, workspace, subject.data)

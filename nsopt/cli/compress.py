@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from nsopt.cli.answer import Answer, keep_answer, read_answer
 from nsopt.cli.console import (
     console,
     describe_storage,
@@ -30,17 +29,15 @@ from nsopt.cli.options import (
     changes,
     refuse_unused,
 )
-from nsopt.data.source import folder_path, is_folder
 from nsopt.errors import NsoptError
-from nsopt.files import RUNS, written_beside
+from nsopt.files import written_beside
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from nsopt.compression.result import Compressed
     from nsopt.deployment.kept import KeptNetwork
     from nsopt.session.subject import Subject
-    from nsopt.session.workspace import Workspace
 
 # Columns that a narrow terminal does not show; those with budgets go last.
 _LEFT_OUT_FIRST = "before", "params", "MACs", "widths by"
@@ -86,31 +83,6 @@ def compress(options: CompressOptions) -> None:
         groups = options.search, options.training
         unused = {"candidates", "lr"}.union(*map(vars, groups)) - {"epochs"}
         refuse_unused("with --epochs 0", unused, options, options.sgd, *groups)
-    kept_in = options.place.out or RUNS
-    answer = read_answer(kept_in, options)
-    if answer is not None:
-        console.print("finished before, and nothing has changed since:")
-    else:
-        from nsopt.storage.urls import storage_file
-
-        answer, workspace = _compress(options)
-        storage = storage_file(workspace.url)
-        if storage is not None and options.weights is not None and options.task.task is None:
-            read = _list_files(options, workspace.folder, storage)
-            keep_answer(kept_in, options, answer, read)
-    _print_answer(answer)
-
-
-def _list_files(options: CompressOptions, folder: Path, storage: Path) -> list[Path]:
-    """Return the files and folders that decide the answer of a command, or hold it."""
-    network = options.task
-    images = folder_path(network.data) if is_folder(network.data) else network.data_dir.expanduser()
-    files = folder, storage, options.weights, images
-    return [path for path in files if path is not None and path.exists()]
-
-
-def _compress(options: CompressOptions) -> "tuple[Answer, Workspace]":
-    """Run what is missing; return the answer, and where everything is stored."""
     from nsopt.cli.export import export_command
     from nsopt.cli.preparation import announce, prepare, with_known_multiple
     from nsopt.compression.budgets import CURVE, check_budgets, read_words, split_budgets
@@ -158,8 +130,7 @@ def _compress(options: CompressOptions) -> "tuple[Answer, Workspace]":
         describe_storage(workspace.url),
         f"export:  {export_command(workspace, chosen, network.arch, network.task)}",
     ]
-    answer = Answer(f"{subject.name}; {results.latency_unit}", rows, lines)
-    return answer, workspace
+    _print_answer(f"{subject.name}; {results.latency_unit}", rows, lines)
 
 
 def _name_file(budget: str) -> str:
@@ -251,17 +222,17 @@ def _export_checked(network: "KeptNetwork", path: Path, form: str, subject: "Sub
             compare_outputs(network, unfinished, form, subject.arch, subject.inputs)
 
 
-def _print_answer(answer: Answer) -> None:
+def _print_answer(title: str, rows: "Sequence[Mapping[str, str]]", lines: "Sequence[str]") -> None:
     """Print the networks, on a narrow terminal without what is in brackets, and their files."""
-    shown = [{name: text for name, text in row.items() if name != "files"} for row in answer.rows]
+    shown = [{name: text for name, text in row.items() if name != "files"} for row in rows]
     left = "budget", "widths by"
-    table = make_table(shown, answer.title, left)
+    table = make_table(shown, title, left)
     if not fits(table):
         brief = [{name: text.split(" (")[0] for name, text in row.items()} for row in shown]
         budgets = " ".join(row["budget"].lower() for row in brief)
         left_out = sorted(_LEFT_OUT_FIRST, key=lambda name: name.lower() in budgets)
-        table = make_fitting_table(brief, answer.title, left, left_out)
+        table = make_fitting_table(brief, title, left, left_out)
     console.print(table)
-    files = [f"{row['budget']}: {row['files']}" for row in answer.rows[1:]]
-    for line in (*files, *answer.lines):
+    files = [f"{row['budget']}: {row['files']}" for row in rows[1:]]
+    for line in (*files, *lines):
         console.print(line, soft_wrap=True)

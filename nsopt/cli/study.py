@@ -12,7 +12,6 @@ from nsopt.cli.extras import publish_if_installed
 from nsopt.cli.options import (
     BudgetOptions,
     Count,
-    CountFrom0,
     GivenPath,
     Repeats,
     SearchOptions,
@@ -44,8 +43,6 @@ class StudyOptions(BudgetOptions):
     seeds: Repeats | None = None
     """Trainings per method and budget, each with its own seed. By default smoke and quick 2,
     tiny 5, fast and paper 5."""
-    references: CountFrom0 | None = None
-    """Additional uniform networks to train, for the comparison at equal MACs and equal latency."""
     eta: Annotated[float, Parameter(validator=Number(gt=0))] | None = None
     """Find NeuralScale's widths with the paper's Algorithm 3 and this step size, instead of the
     exact solver."""
@@ -99,7 +96,6 @@ def study(options: StudyOptions = StudyOptions()) -> None:
             methods,
             make_sizes(subject.arch, asked, **options.sizes.rounding, timed=timed),
             options.seeds or preset.seeds,
-            preset.references if options.references is None else options.references,
         )
         known = {}
         if options.dry_run:

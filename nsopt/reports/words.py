@@ -198,8 +198,6 @@ def _describe_choice(results: Results, choice: _Choice, reference: str) -> str:
         score = results.show_score(best["final_mean"])
         return f"{label} {_has(choice.equals)} {score} {results.final_name}."
     text = _compare(results, choice, rival)
-    if choice.is_certain:
-        text += _compare_at_equal_accuracy(results, best, reference)
     text += f" Take {choice.pick_label}: {choice.gain}." if choice.gain else ""
     return text + (f" {choice.seeds} seeds would tell more." if choice.seeds else "")
 
@@ -359,22 +357,3 @@ def _select_outcomes(results: Results, at: pd.Series, method: str) -> pd.DataFra
 
 def _find_widths(results: Results, at: pd.Series, method: str) -> set[tuple[int, ...]]:
     return set(_select_outcomes(results, at, method)["widths"])
-
-
-def _compare_at_equal_accuracy(results: Results, best: pd.Series, reference: str) -> str:
-    """Say what the reference needs for the accuracy of the best, if its own sizes span that."""
-    if best["method"] == reference:
-        return ""
-    curve = summary(results).query("method == @reference").sort_values("final_mean")
-    score, parts = best["final_mean"], []
-    for column, unit in _COSTS.items():
-        known = curve.dropna(subset=column)
-        spans = len(known) > 1 and known["final_mean"].min() <= score <= known["final_mean"].max()
-        if pd.isna(best[column]) or not spans:
-            continue
-        needed = np.exp(np.interp(score, known["final_mean"], np.log(known[column])))
-        parts.append(f"{needed / best[column]:.2g}x the {unit}")
-    if not parts:
-        return ""
-    name = "score" if results.task.score_name else "accuracy"
-    return f" For that {name} {method_label(reference)} needs {', '.join(parts)}."

@@ -93,14 +93,12 @@ class Preset:
     Attributes:
         question: what its results answer.
         ratios: width ratios of the budgets.
-        references: number of additional uniform networks, see `Comparison`.
     """
 
     question: str
     ratios: tuple[float, ...]
     seeds: int
     settings: StudySettings
-    references: int = 3
 
 
 def rounding_for(
@@ -168,14 +166,12 @@ _SMOKE = StudySettings(
 _PRESETS = {
     "smoke": Preset(
         question="Does everything run here? Too short to rank methods.",
-        references=0,
         ratios=(0.125, 0.25),
         seeds=2,
         settings=_SMOKE,
     ),
     "tiny": Preset(
         question="Which widths are worth most in networks of a few thousand parameters?",
-        references=0,
         ratios=(0.016, 0.032),
         seeds=5,
         settings=_SMOKE.updated(preset="tiny", training=_SMOKE.training.updated(epochs=8)),
@@ -204,7 +200,6 @@ _PRESETS = {
     "paper": _PAPER,
     "compress": Preset(
         question="How small can a trained network become?",
-        references=0,
         ratios=(0.5,),
         seeds=1,
         settings=StudySettings(

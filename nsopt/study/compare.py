@@ -2,16 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from optuna.study import Study
 
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.methods.base import Method
-from nsopt.methods.registry import BASELINE
 from nsopt.progress import Progress
 from nsopt.scaling.law import uniform_curve
-from nsopt.scaling.metric import MACS
 from nsopt.scaling.solve import solve_widths
 from nsopt.session.durations import PlannedWork, list_searches, plan_training, tell_duration
 from nsopt.session.other_workers import run_other_workers
@@ -20,10 +18,10 @@ from nsopt.session.session import Session, start_session, warn_of_batch
 from nsopt.session.start import keep_start
 from nsopt.session.timing import Network, find_latencies, time_together
 from nsopt.session.workspace import Workspace
-from nsopt.storage import schema, trials
+from nsopt.storage import trials
 from nsopt.storage.engine import missing_points
 from nsopt.storage.trials import Point
-from nsopt.study.comparison import Comparison, Size, choose_reference_budgets
+from nsopt.study.comparison import Comparison
 from nsopt.study.laws import Laws
 from nsopt.study.worker import Worker
 
@@ -111,38 +109,6 @@ class Plan:
                 networks += [(studies[method.name], widths) for widths in proposed]
         return networks
 
-    def with_references(self) -> "Plan":
-        """Return this plan with additional uniform networks, if the comparison asks for them.
-
-        Their MACs cover the MACs and the latencies of the other networks.
-        """
-        by_name = {method.name: method for method in self._methods_with_law}
-        uniform = by_name.pop(BASELINE.name, None)
-        if uniform is None or not by_name or not self.comparison.references:
-            return self
-        budgets = self._find_reference_budgets([uniform, *by_name.values()])
-        references = self.comparison.points(uniform, [Size(MACS, budget) for budget in budgets])
-        return replace(self, points={**self.points, uniform: [*self.points[uniform], *references]})
-
-    def _find_reference_budgets(self, methods: Sequence[Method]) -> Sequence[int]:
-        """Return the stored budgets for these networks, or choose and store them.
-
-        They are chosen once, because the latencies may be measured again.
-        """
-        studies = self.session.open_studies(method.name for method in methods)
-        uniform = self._propose_networks(methods[:1], studies)
-        networks = uniform + self._propose_networks(methods[1:], studies)
-        macs = [MACS.cost(self.session.subject.arch)(widths) for _, widths in networks]
-        asked = ["references", self.comparison.references, *macs]
-        study = studies[methods[0].name]
-        budgets: Sequence[int] | None = schema.read_answer(study, asked)
-        if budgets is None:
-            found = find_latencies(self.session, networks)
-            latencies = [latency.median_ms for latency in found]
-            budgets = choose_reference_budgets(self.comparison, macs, latencies, len(uniform))
-            schema.write_answer(study, asked, budgets)
-        return budgets
-
     @property
     def _methods_with_law(self) -> list[Method]:
         """The methods whose widths are known before their trials run."""
@@ -178,7 +144,6 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
                 progress.warning(warning)
             if not workspace.shared:
                 plan.check_widths(missing)
-            plan = plan.with_references()
             Worker(session, plan.laws).run_missing(plan.enqueue_missing)
         time_together(session)
         clear_finished(session)

@@ -3,21 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from nsopt.errors import NsoptError
 from nsopt.methods.base import Method
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.budget import AskedBudget
 from nsopt.scaling.law import floor_widths, uniform_curve
-from nsopt.scaling.metric import MACS, Metric
+from nsopt.scaling.metric import Metric
 from nsopt.scaling.solve import solve_widths
 from nsopt.session.presets import MinWidth, Multiple, rounding_for
 from nsopt.session.subject import Subject
 from nsopt.settings import Price
 from nsopt.storage.trials import Point
-
-_APART = 1.1  # sizes that differ by less are about the same
 
 
 @dataclass(frozen=True)
@@ -60,18 +56,12 @@ Asked = Sequence[AskedBudget | AskedRatio]
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Every method at every size with `seeds` seeds, from that of the settings on.
-
-    Attributes:
-        references: number of additional uniform networks. Their MACs cover the MACs and the
-            latencies of the other networks, so that reports can compare with uniform scaling there.
-    """
+    """Every method at every size with `seeds` seeds, from that of the settings on."""
 
     subject: Subject
     methods: tuple[Method, ...]
     sizes: tuple[Size, ...]
     seeds: int
-    references: int = 0
 
     @property
     def searches(self) -> dict[Price, int]:
@@ -87,12 +77,12 @@ class Comparison:
             needed[price] = max(needed.get(price, 0), iterations)
         return {price: iterations for price, iterations in needed.items() if iterations}
 
-    def points(self, method: Method, sizes: Sequence[Size] | None = None) -> list[Point]:
-        """Return the points of a method, size by size; by default at all sizes."""
+    def points(self, method: Method) -> list[Point]:
+        """Return the points of a method, size by size."""
         first = self.subject.settings.training.seed
         return [
             Point(method.name, size.metric, size.budget, seed, size.ratio)
-            for size in (self.sizes if sizes is None else sizes)
+            for size in self.sizes
             for seed in range(first, first + self.seeds)
         ]
 
@@ -128,36 +118,3 @@ def make_sizes(
         for limited, budget in limits:
             solve_widths(curve, limited.cost(arch), budget, *rounding)
     return sizes
-
-
-def choose_reference_budgets(
-    comparison: Comparison, macs: Sequence[float], latency: Sequence[float], uniform: int
-) -> list[int]:
-    """Return the MACs of uniform networks that cover the compared networks.
-
-    There are none if all networks have about the same MACs and latencies. MACs per millisecond of
-    uniform networks are interpolated between those that were timed.
-
-    Args:
-        macs: of all compared networks, the uniform ones first.
-        latency: of the same networks, in milliseconds.
-        uniform: number of uniform networks.
-    """
-    if not comparison.references or not uniform:
-        return []
-    own_macs, own_latency = np.array(macs[:uniform]), np.array(latency[:uniform])
-    order = np.argsort(own_macs)
-    speed = np.interp(macs, own_macs[order], (own_macs / own_latency)[order])
-    equal_latency = speed * np.array(latency)
-    wanted = np.concatenate([macs, equal_latency])
-    low, high = float(wanted.min()), float(wanted.max())
-    if high < _APART * low:
-        return []
-
-    def is_new(budget: float) -> bool:
-        return bool(np.abs(np.log(budget / own_macs)).min() > np.log(_APART))
-
-    budgets = np.geomspace(low, high, comparison.references + (not is_new(low))).astype(np.int64)
-    new = [budget for budget in budgets.tolist() if is_new(budget)]
-    smallest = MACS.cost(comparison.subject.arch)([1] * len(comparison.subject.arch.base_widths))
-    return [budget for budget in new if budget >= smallest]

@@ -17,7 +17,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
         done = call_nsopt(
             *("study", "--methods=uniform,neuralscale", "--seeds=1", "--ratios=0.1"),
             *("--epochs=1", "--pretrain-epochs=0", "--prune-every=1", "--filters-per-step=100"),
-            *("--batch-size=32", "--per-class=30", "--references=0", "--precision=fp32"),
+            *("--batch-size=32", "--per-class=30", "--precision=fp32"),
             *("--device=cpu", f"--out={folder}"),
         )
     assert done.returncode == 0, done.stderr

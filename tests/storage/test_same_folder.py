@@ -12,7 +12,7 @@ from tests.slim import run_slim
 
 STUDY = (
     *("study", "--methods=uniform", "--ratios=0.1", "--seeds=2", "--epochs=1", "--per-class=20"),
-    *("--references=0", "--precision=fp32", "--device=cpu"),
+    *("--precision=fp32", "--device=cpu"),
 )
 
 

@@ -34,7 +34,7 @@ BUDGETS = "params=20k,macs=200k; params=10k,macs=5M"
 def joint(comparison: Comparison) -> Comparison:
     asked = read_budgets(BUDGETS, PARAMS)
     sizes = tuple(Size(*budget.of(comparison.subject.arch)) for budget in asked)
-    return only(comparison, "uniform", sizes=sizes, seeds=1, references=0)
+    return only(comparison, "uniform", sizes=sizes, seeds=1)
 
 
 def test_all_budgets_hold_and_the_report_names_the_binding_one(
