@@ -58,8 +58,8 @@ _TASK = (
 _METHODS = ("uniform", "magnitude", "morphnet", "neuralscale")
 _SEARCH = ("search", *(word for word in _TASK if word != "--epochs=1"))
 _STUDY = (
-    *("study", f"--methods={','.join(_METHODS)}", "--ratios=0.5", "--seeds=2"),
-    *("--workers=2", *_TASK),
+    *("study", f"--methods={','.join(_METHODS)}", "--ratios=0.5", "--seeds=2", "--workers=2"),
+    *_TASK,
 )
 _COMPRESSION = (
     *("--per-class=12", "--batch-size=32", "--epochs=1", "--warmup-epochs=0", "--averaging=0"),
@@ -157,11 +157,11 @@ def kills(generator: random.Random, seconds: float) -> list[Kill]:
     return found
 
 
-def prepare(command: str, folder: Path) -> tuple[str, ...]:
+def prepare(command: str, folder: Path) -> Sequence[str]:
     """Prepare a folder in which sequences begin, and import what they need; the command's words."""
     if command == "study":
         needed = in_fork(imported_by, [*_SEARCH, f"--out={folder / 'out'}"])
-        words = _STUDY
+        words: Sequence[str] = _STUDY
     else:
         weights = folder.parent / "trained.pt"
         torch.manual_seed(0)

@@ -1,10 +1,10 @@
 """Claim: workers killed at any moment, and servers that go away, lose no trial and run none twice.
 
-A sequence runs short trials in three workers on an SQLite file, on PostgreSQL, or on a gRPC proxy
-before an SQLite file. All of them enqueue every point at the same moment. At random moments one of
-them is killed (SIGKILL) and started again; a server is stopped hard, and started after some
-seconds. In the end every point has one completed trial with the value that an uninterrupted run
-gives it, no trial is running or waiting, and only duplicates of a point have failed.
+A sequence runs short trials in three workers on an SQLite file or on PostgreSQL. All of them
+enqueue every point at the same moment. At random moments one of them is killed (SIGKILL) and
+started again; a server is stopped hard, and started after some seconds. In the end every point has
+one completed trial with the value that an uninterrupted run gives it, no trial is running or
+waiting, and only duplicates of a point have failed.
 
 benchmarks/crashes.py does the same to whole studies, which takes hours.
 """
@@ -23,7 +23,6 @@ from typing import Any
 import optuna
 import torch
 from optuna.samplers import BaseSampler, RandomSampler
-from optuna.storages import run_grpc_proxy_server
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from benchmarks.common import show
@@ -78,33 +77,10 @@ def work(url: str) -> None:
     engine.run_trials(study, POINTS, enqueue, Work(), Silent())
 
 
-def serve(url: str, port: int) -> None:
-    """Do what `nsopt proxy` does."""
-    storage = open_storage(url)
-    optuna.get_all_study_summaries(storage, include_best_trial=False)
-    run_grpc_proxy_server(storage, port=port)
-
-
 def start(function: Callable[..., None], *arguments: Any) -> Any:
     process = _fork.Process(target=function, args=arguments, daemon=True)
     process.start()
     return process
-
-
-class Proxy:
-    """A proxy that is killed and started again like a server."""
-
-    def __init__(self, database: str) -> None:
-        self._arguments = database, free_port()
-        self.url = f"grpc://localhost:{self._arguments[1]}"
-        self.start()
-
-    def start(self) -> None:
-        self._process = start(serve, *self._arguments)
-
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.join()
 
 
 @contextmanager
@@ -113,12 +89,8 @@ def served(kind: str, folder: Path) -> Iterator[tuple[str, Any]]:
     if kind == "sqlite":
         yield sqlite_url(folder / "study.db"), None
         return
-    server: Any
-    if kind == "grpc":
-        server = Proxy(sqlite_url(folder / "study.db"))
-    else:
-        server = Server(folder, free_port())
-        server.create()
+    server = Server(folder, free_port())
+    server.create()
     try:
         yield server.url, server
     finally:
@@ -180,7 +152,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="3 sequences instead of 30")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kinds", default="sqlite,postgresql,grpc")
+    parser.add_argument("--kinds", default="sqlite,postgresql")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     results: dict[str, Any] = {}

@@ -15,7 +15,6 @@ from nsopt.cli.dashboard import dashboard
 from nsopt.cli.doctor import doctor
 from nsopt.cli.export import export
 from nsopt.cli.latency import latency
-from nsopt.cli.proxy import proxy
 from nsopt.cli.report import report
 from nsopt.cli.search import search
 from nsopt.cli.study import study
@@ -42,7 +41,6 @@ for command in (
     export,
     dashboard,
     worker,
-    proxy,
     doctor,
 ):
     app.command(command)

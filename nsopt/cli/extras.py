@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 EXTRAS = {  # their modules
     "dashboard": ("optuna_dashboard",),
-    "cluster": ("grpc", "google.protobuf"),
+    "cluster": ("psycopg",),
     "export": ("onnx", "onnxscript"),
 }
 

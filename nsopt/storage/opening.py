@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
-from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage, get_storage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from sqlalchemy.exc import (
     IntegrityError,
@@ -35,7 +35,6 @@ from tenacity import (
 from nsopt.errors import DISK_IS_FULL, NsoptError, StorageError
 from nsopt.files import RUNS
 from nsopt.storage.urls import (
-    GRPC,
     JOURNAL,
     hide_password,
     hide_values,
@@ -47,15 +46,12 @@ from nsopt.storage.urls import (
 
 _log = logging.getLogger(__name__)
 ARTIFACTS = "artifacts"  # folder of the stored networks, beside the storage
-_GRPC_PORT = 13000
-_CONNECT_SECONDS = 10
 _SQLITE_LOCK_SECONDS = 60
 _PATIENCE_SECONDS, _RETRY_SECONDS = 300.0, 0.5  # while a server is away
 _BEGINNING = b'{"op_code":'  # of a journal
-_UNAVAILABLE = ("UNAVAILABLE", "CANCELLED")  # names of gRPC's status codes
 _files = weakref.WeakKeyDictionary[BaseStorage, RDBStorage]()  # of the storages in SQLite
 _TABLES = {"studies", "version_info"}  # of Optuna; the first that it makes
-_ERRORS = (SQLAlchemyError, StorageInternalError, OSError)  # of storages, except gRPC's
+_ERRORS = (SQLAlchemyError, StorageInternalError, OSError)  # of storages
 _REMEDIES = {  # by a part of the reason
     "not a database": "give another file",
     "malformed": "restore it from a copy",
@@ -102,7 +98,7 @@ def artifacts_beside(url: str, given: Path | None = None) -> Path | None:
 
 
 def open_storage(url: str) -> BaseStorage:
-    """Open the storage at `url`, or create it. `grpc://HOST:PORT` is Optuna's proxy.
+    """Open the storage at `url`, or create it.
 
     Its methods raise StorageError if they fail. If a server does not answer, they first try again
     for five minutes.
@@ -115,8 +111,6 @@ def open_storage(url: str) -> BaseStorage:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-            if parts.drivername == GRPC:
-                return guard(_open_proxy(parts), url)
             if path is not None and parts.drivername == JOURNAL:
                 return guard(_open_journal(path.resolve()), url)
             if path is not None:
@@ -176,10 +170,8 @@ def guard(storage: BaseStorage, url: str) -> BaseStorage:
         def call(*args: Any, **kwargs: Any) -> Any:
             try:
                 return patience(method, *args, **kwargs)
-            except Exception as error:
-                if isinstance(error, _ERRORS) or _find_grpc_code(error) is not None:
-                    raise _make_error(url, error) from None
-                raise
+            except _ERRORS as error:
+                raise _make_error(url, error) from None
 
         return call
 
@@ -193,29 +185,15 @@ def _is_outage(error: BaseException) -> bool:
     """Return whether an error may end when the server is back, unlike a value that it refuses."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     # After an OperationalError, Optuna reads trials once more in the same, broken transaction.
-    is_away = isinstance(cause, OperationalError | InterfaceError | PendingRollbackError)
-    return is_away or _find_grpc_code(error) in _UNAVAILABLE
-
-
-def _find_grpc_code(error: BaseException) -> str | None:
-    """Return the status of an error of gRPC, which may not be installed; None for other errors."""
-    is_grpc = any(kind.__module__.split(".")[0] == "grpc" for kind in type(error).__mro__)
-    return error.code().name if is_grpc and hasattr(error, "code") else None
+    return isinstance(cause, OperationalError | InterfaceError | PendingRollbackError)
 
 
 def _make_error(url: str, error: BaseException) -> StorageError:
     cause = error.__cause__ or error
-    details = error.details() if hasattr(error, "details") else None  # of gRPC
-    reason = (details or str(cause) or str(error) or type(error).__name__).splitlines()[0]
+    reason = (str(cause) or str(error) or type(error).__name__).splitlines()[0]
     remedy = next(text for part, text in _REMEDIES.items() if part in reason)
     reason = hide_values(url, reason)
     return StorageError(f"storage {hide_password(url)} cannot be used: {reason}: {remedy}")
-
-
-def _open_proxy(address: sqlalchemy.URL) -> BaseStorage:
-    storage = GrpcStorageProxy(host=address.host or "localhost", port=address.port or _GRPC_PORT)
-    storage.wait_server_ready(timeout=_CONNECT_SECONDS)
-    return storage
 
 
 def _open_journal(path: Path) -> BaseStorage:

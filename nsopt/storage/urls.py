@@ -13,12 +13,12 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SAWarning
 
 from nsopt.errors import NsoptError
 
-GRPC, JOURNAL, SQLITE = "grpc", "journal", "sqlite"
+JOURNAL, SQLITE = "journal", "sqlite"
 _HIDDEN, _IN_MEMORY = "***", ":memory:"
 _SHORTEST = 4  # shorter values of a URL are not hidden in other text: they may be parts of words
 _LARGEST_PORT = 65535
 _KINDS = (
-    "sqlite:///FILE, journal:///FILE, postgresql+psycopg://..., mysql+pymysql://... or grpc://..."
+    "sqlite:///FILE, journal:///FILE, or a server: postgresql+psycopg://..., mysql+pymysql://..."
 )
 
 
@@ -39,7 +39,7 @@ def read_url(url: str) -> URL:
     )
     try:
         parts = sqlalchemy.make_url(url)
-        if parts.drivername not in (GRPC, JOURNAL):
+        if parts.drivername != JOURNAL:
             parts.get_dialect()
     except NoSuchModuleError:
         raise NsoptError(f"storage {shown} is of an unknown kind: use {_KINDS}") from None

@@ -28,7 +28,6 @@ COMMANDS = (
     "export",
     "dashboard",
     "worker",
-    "proxy",
 )
 
 

@@ -25,8 +25,8 @@ from optuna.trial import TrialState
 from nsopt.reports.results import read_results
 from nsopt.storage import opening
 from nsopt.storage.trials import read_worker
-from tests.conftest import free_port, run_nsopt
-from tests.forked import Forked, start_nsopt
+from tests.conftest import free_port
+from tests.forked import Forked
 from tests.slim import run_impatiently
 
 NAME = "vgg11-digits-60each-smoke"
@@ -200,20 +200,3 @@ def test_many_threads_can_create_the_same_database_at_once(server: Server) -> No
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(create, range(8))) == [None] * 8
     gc.collect()  # here, not in a test that comes later
-
-
-def test_workers_can_share_a_proxy(tmp_path: Path) -> None:
-    pytest.importorskip("grpc")
-    port, storage = free_port(), f"sqlite:///{tmp_path / 'study.db'}"
-    url = f"grpc://localhost:{port}"
-    with start_nsopt("proxy", f"--storage={storage}", f"--port={port}") as proxy:
-        options = ("--workers=2", f"--storage={url}", f"--out={tmp_path / 'out'}")
-        points = ("--methods=uniform", "--ratios=0.04,0.06", "--epochs=1")
-        done = run_nsopt(*points, *STUDY, *options)
-        assert done.returncode == 0, done.stderr
-        proxy.send_signal(signal.SIGTERM)
-        assert proxy.wait(timeout=30) == -signal.SIGTERM
-        assert proxy.written() == (f"serving {storage} at grpc://127.0.0.1:{port}\n", "")
-    expected = make_points([0.04, 0.06], "uniform")
-    assert_each_point_once(opening.open_storage(storage), expected)
-    assert (tmp_path / "out" / "report" / "index.html").is_file()

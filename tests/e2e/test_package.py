@@ -106,7 +106,7 @@ import nsopt
 for module in pkgutil.walk_packages(nsopt.__path__, "nsopt."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
-for extra in "optuna_dashboard", "onnx", "grpc", "timm", "pytest":
+for extra in "optuna_dashboard", "onnx", "psycopg", "timm", "pytest":
     assert importlib.util.find_spec(extra) is None, extra
 print(nsopt.__file__)
 from nsopt.cli.app import main

@@ -2,9 +2,8 @@
 
 import sqlite3
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,26 +29,9 @@ from nsopt.storage.engine import HeartbeatWatch, Work, heartbeat, run_next, run_
 from nsopt.storage.opening import open_storage
 from nsopt.storage.trials import is_settled, read_failure
 from nsopt.storage.urls import sqlite_url
-from tests.conftest import free_port
 
 optuna.logging.set_verbosity(optuna.logging.CRITICAL)
 COUNT = 8
-
-
-@contextmanager
-def serve(database: str, port: int) -> Iterator[None]:
-    """Serve a database by Optuna's proxy in a thread of this process."""
-    pytest.importorskip("grpc")
-    from optuna.storages._grpc.server import make_server
-
-    storage = open_storage(database)
-    optuna.get_all_study_summaries(storage)  # as `nsopt proxy` does
-    server = make_server(storage, "localhost", port)
-    server.start()
-    try:
-        yield
-    finally:
-        server.stop(None).wait()
 
 
 @pytest.fixture
@@ -57,15 +39,10 @@ def url(tmp_path: Path) -> str:
     return sqlite_url(tmp_path / "study.db")
 
 
-@pytest.fixture(params=["sqlite", "journal", "grpc"])
-def any_url(request: pytest.FixtureRequest, tmp_path: Path, url: str) -> Iterator[str]:
+@pytest.fixture(params=["sqlite", "journal"])
+def any_url(request: pytest.FixtureRequest, tmp_path: Path, url: str) -> str:
     """The URL of a storage of each kind; tests/e2e/test_cluster.py has PostgreSQL."""
-    if request.param == "grpc":
-        port = free_port()
-        with serve(url, port):
-            yield f"grpc://localhost:{port}"
-    else:
-        yield url if request.param == "sqlite" else f"journal:///{tmp_path / 'study.journal'}"
+    return url if request.param == "sqlite" else f"journal:///{tmp_path / 'study.journal'}"
 
 
 def open_study(url: str) -> optuna.Study:
@@ -383,15 +360,3 @@ def test_a_process_that_only_seemed_dead_keeps_its_result_unless_another_was_fas
     expected = {"WAITING": [1.0], "COMPLETE": [7.0], "FAIL": None}[state.name]
     assert trial.values == expected
     assert trial.state == (TrialState.FAIL if expected is None else TrialState.COMPLETE)
-
-
-def test_a_proxy_can_restart_before_the_first_parameter_of_a_trial(url: str) -> None:
-    port = free_port()
-    with serve(url, port):
-        study = open_study(f"grpc://localhost:{port}")
-        trial = take(study)
-    with serve(url, port):
-        started = internals.start(study, trial)
-        assert started.suggest_int("width", 1, 9) == 3
-        study.tell(started, 3.0)
-        assert states(study) == ["COMPLETE"]

@@ -104,7 +104,9 @@ def test_a_cut_database_is_to_be_restored(tmp_path: Path) -> None:
         open_storage(sqlite_url(path))
 
 
-@pytest.mark.parametrize("url", ["redis://here/x", "sqlit:///study.db", "postgres://me@here/x"])
+@pytest.mark.parametrize(
+    "url", ["redis://here/x", "sqlit:///study.db", "postgres://me@here/x", "grpc://here:1"]
+)
 def test_the_error_for_an_unknown_kind_of_storage_lists_the_known_ones(url: str) -> None:
     for look in (storage_exists, open_storage):
         with pytest.raises(NsoptError, match=r"is of an unknown kind: use sqlite:///.*journal:///"):
@@ -144,14 +146,6 @@ class Failing(InMemoryStorage):
             raise self.error
 
 
-def make_unavailable(code: str) -> Exception:
-    """Return an error of gRPC."""
-    grpc: Any = pytest.importorskip("grpc")
-    kind = type("Unavailable", (grpc.RpcError,), {"code": lambda _: grpc.StatusCode[code]})
-    error: Exception = kind("no\nproxy")
-    return error
-
-
 def wrapped(cause: Exception) -> Exception:
     """Return an error as Optuna raises it."""
     error = StorageInternalError("An exception is raised during the commit.")
@@ -171,7 +165,6 @@ SERVER = "postgresql://me:sesame@127.0.0.1:9/x"
         wrapped(OperationalError("select", {}, AWAY)),
         wrapped(InterfaceError("select", {}, AWAY)),
         PendingRollbackError("Can't reconnect until invalid transaction is rolled back."),
-        *(make_unavailable(code) for code in ("UNAVAILABLE", "CANCELLED")),
     ],
     ids=lambda error: type(error).__name__,
 )
@@ -190,7 +183,6 @@ def test_calls_wait_for_a_server_and_say_so_once(
 def test_a_method_that_not_every_storage_has_to_write_is_repeated_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Optuna's proxy asks its server for the id of a trial whose result is told."""
     monkeypatch.setattr(opening, "_RETRY_SECONDS", 0.0)
     storage = guard(Failing(OperationalError("select", {}, AWAY), times=0), SERVER)
     study = optuna.create_study(storage=storage)
@@ -205,7 +197,6 @@ def test_a_method_that_not_every_storage_has_to_write_is_repeated_too(
     [
         (wrapped(DataError("insert", {}, Exception("too long"))), SERVER, "check the URL"),
         (wrapped(IntegrityError("insert", {}, Exception("not unique"))), SERVER, "check the URL"),
-        (make_unavailable("UNKNOWN"), "grpc://me:sesame@h", "check the URL"),
         (wrapped(OperationalError("insert", {}, Exception("disk is full"))), FILE, "make room"),
         (wrapped(OperationalError("", {}, Exception("a readonly database"))), FILE, "let this us"),
         (OSError(28, "No space left on device"), "journal:///study.journal", "make room"),
@@ -309,7 +300,7 @@ def create(start: str, urls: Sequence[str]) -> None:
         "sqlite:///{folder}/x.db?timeout=soon",
         "sqlite:///{folder}/\0",
         "redis://:sesame@127.0.0.1/0",
-        "grpc://127.0.0.1:99999999",
+        "postgresql://127.0.0.1:99999999",
         "mysql+nosuchdriver://me:sesame@127.0.0.1/x?passwd=sesame",
     ],
 )

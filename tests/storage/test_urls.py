@@ -1,17 +1,18 @@
 """Storage URLs as messages show them: never with a password."""
 
+import socket
 from pathlib import Path
 
 import pytest
 
 from nsopt.errors import NsoptError
 from nsopt.storage.opening import open_storage
-from nsopt.storage.urls import hide_password, read_url, sqlite_url, storage_file
-from tests.conftest import call_nsopt
+from nsopt.storage.urls import check_address, hide_password, read_url, sqlite_url, storage_file
+from tests.conftest import call_nsopt, free_port
 from tests.e2e.test_user_errors import assert_fails
 
 SECRET = "sesame"
-COMMANDS = ("study", "tune", "search", "report", "latency", "export", "widths", "worker", "proxy")
+COMMANDS = ("study", "tune", "search", "report", "latency", "export", "widths", "worker")
 NEEDED = {
     "report": ("--out=r",),
     "export": ("--study=s", "--out=o"),
@@ -36,7 +37,6 @@ def test_the_url_of_a_path_names_this_path(name: str, tmp_path: Path) -> None:
         ("sqlite:///runs/study.db", "sqlite:///runs/study.db"),
         ("sqlite:///runs/a@b:c.db", "sqlite:///runs/a%40b%3Ac.db"),
         ("sqlite://", "sqlite://"),
-        ("grpc://proxy:13000", "grpc://proxy:13000"),
         ("mysql://me@[::1]:3306/d", "mysql://me@[::1]:3306/d"),
         ("results", "results"),
         ("postgresql://me:sesame@h/d", "postgresql://me:***@h/d"),
@@ -65,7 +65,7 @@ def test_passwords_are_hidden(url: str, expected: str) -> None:
         *("://x", "postgresql//me:sesame@h/d"),
         *("postgresql://h:sesame/d", "postgresql://me:a@b:sesame@h:5/d"),
         *("postgresql://me:open@sesame@h/d", "postgresql://me:a@h/sesame@h/d"),
-        *("grpc://me:sesame@h:65536", "postgresql:///me:sesame@h/d"),
+        *("mysql://me:sesame@h:65536", "postgresql:///me:sesame@h/d"),
     ],
 )
 def test_an_invalid_url_raises_an_error_that_says_how_to_write_it(url: str) -> None:
@@ -139,3 +139,30 @@ def test_a_law_in_a_file_ignores_the_storage_of_the_environment(
     assert_fails(
         call_nsopt("widths", "--law=l", "--storage=sqlite:///x.db"), "--law FILE or --storage"
     )
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "message"),
+    [
+        ("192.0.2.1", 18080, "try another host="),
+        ("no such host", 18080, "try another host="),
+        ("a" * 300, 18080, "try another host="),
+        ("127.0.0.1", 0, "port= must be from 1 to 65535"),
+    ],
+)
+def test_an_address_that_cannot_be_served_names_the_option(
+    host: str, port: int, message: str
+) -> None:
+    with pytest.raises(NsoptError, match=message):
+        check_address(host, port)
+
+
+def test_addresses_of_both_versions_can_be_served() -> None:
+    check_address("127.0.0.1", free_port())
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(NsoptError, match="try another port="):
+            check_address("127.0.0.1", taken.getsockname()[1])
+    if socket.has_ipv6 and Path("/proc/net/if_inet6").exists():
+        check_address("::1", free_port())
