@@ -20,7 +20,7 @@ from nsopt.scaling.joint import JointCost
 from nsopt.scaling.law import PowerLaw, ScalingLaw
 from nsopt.scaling.metric import get_metric
 from nsopt.scaling.solve import WidthFit, solve_widths
-from nsopt.storage import trials
+from nsopt.storage import internals, trials
 
 Fit = WidthFit | SgdFit
 Solver = Callable[..., Fit]  # of a law, a cost and a budget
@@ -101,11 +101,14 @@ class NeuralScaleSampler(BaseSampler):
     """An Optuna sampler that proposes the widths of a law at each trial's budget.
 
     A trial enqueued with a user attribute `budget`, a number or words, gets the widths for that
-    budget; other trials take `budgets` in turn. All other parameters go to `independent_sampler`.
+    budget; other trials take `budgets` in turn. All other parameters go to `independent_sampler`;
+    a `GridSampler` runs each of its points at every budget.
 
-    When a trial ends, `budget`, `metric` and `cost` become user attributes, and the excess over the
-    budget becomes a constraint, also for enqueued widths. If the budget is outside the record to
-    which the law was fitted, `beyond_record` says how far, and a UserWarning says so before.
+    With the first width `budget` and `metric` become user attributes, so that a trial that is
+    retried keeps its budget. When a trial ends, so does `cost`, and the excess over the budget
+    becomes a constraint. Widths that were all enqueued get the smallest of `budgets` that holds
+    them. If the budget is outside the record to which the law was fitted, `beyond_record` says how
+    far, and a UserWarning says so before.
 
     Several budgets at once are `"params=250k,macs=20M"` in place of `cost`. Each has its own
     constraint, and the attribute `binding` names the one that stops the network. A trial's budget
@@ -123,7 +126,7 @@ class NeuralScaleSampler(BaseSampler):
         seed: of the default `independent_sampler` and of `spread`.
         spread: standard deviation of a random shift of every layer's log-width, new for each trial.
             The shifted law is solved for the same budget. The shift depends only on `seed` and the
-            trial's number.
+            number of the trial, or of the first one that it retries.
         solver: gives the widths of a law at a cost and a budget: `solve_widths`, which never
             exceeds a budget. `functools.partial(nsopt.solve_widths, multiple_of=8)` sets its
             options; `nsopt.solve_widths_sgd` is the paper's Algorithm 3.
@@ -174,6 +177,7 @@ class NeuralScaleSampler(BaseSampler):
         self._budgets = tuple(self._read_budget(word) for word in words)
         for budget in self._budgets:
             self.propose(budget)
+        self._independent = internals.with_budgets(self._independent, self._budgets)
 
     def __repr__(self) -> str:
         budgets = ", ".join(f"{budget:,}" for budget in self._budgets) or "of the trials"
@@ -242,12 +246,11 @@ class NeuralScaleSampler(BaseSampler):
             return self._independent.sample_independent(
                 study, trial, param_name, param_distribution
             )
-        budget = self._find_budget(trial)
-        if budget is None:
-            raise NsoptError("no budget for these widths: give the sampler budgets=[...]")
+        budget = self._find_budget(study, trial)
         key = (study.study_name, trial.number)
         if key not in self._proposed:
             self._proposed[key] = self._propose_for(trial, budget)
+            trials.write_missing(study, trial, {"budget": budget, "metric": self._metric})
         width = int(self._proposed[key].widths[self._parameters.index(param_name)])
         if not _can_be(param_distribution, width):
             raise NsoptError(
@@ -266,13 +269,18 @@ class NeuralScaleSampler(BaseSampler):
     ) -> None:
         self._independent.after_trial(study, trial, state, values)
         fit = self._proposed.pop((study.study_name, trial.number), None)
-        budget = self._find_budget(trial)
-        if budget is None or not all(name in trial.params for name in self._parameters):
+        has_all = all(name in trial.params for name in self._parameters)
+        if not has_all or trials.is_in_other_unit(trial, self._metric):
             return
         widths = [trial.params[name] for name in self._parameters]
-        law = self._law
+        law, cost = self._law, self._cost(widths)
+        budget = self._find_own_budget(trial)
+        if budget is None:  # the sampler was asked for no width
+            budget = self._choose_budget(tuple(widths), cost)
+        if budget is None:
+            return
         beyond = law.beyond(self._cost, budget) if isinstance(law, PowerLaw) else None
-        numbers = {"budget": budget, "metric": self._metric, "cost": self._cost(widths)}
+        numbers = {"budget": budget, "metric": self._metric, "cost": cost}
         trials.write_cost(study, trial, numbers | {"beyond_record": beyond})
         if isinstance(self._cost, JointCost):
             binding = None
@@ -293,19 +301,36 @@ class NeuralScaleSampler(BaseSampler):
         if not (self._spread and isinstance(self._law, PowerLaw)):
             return self._solve_once(budget)
         generator = np.random.default_rng(
-            np.random.SeedSequence(self._entropy, spawn_key=(trial.number,))
+            np.random.SeedSequence(self._entropy, spawn_key=(internals.first_number(trial),))
         )
         shift = generator.normal(scale=self._spread, size=len(self._parameters))
         moved = PowerLaw(np.exp(shift), np.zeros_like(shift), np.ones_like(shift)) * self._law
         return self._solve(moved, budget)
 
-    def _find_budget(self, trial: FrozenTrial) -> float | None:
+    def _find_own_budget(self, trial: FrozenTrial) -> float | None:
         own = trials.read_budget(trial)
-        if own is not None:
-            return self._read_budget(own)
-        if self._budgets:
-            return self._budgets[trial.number % len(self._budgets)]
-        return None
+        return None if own is None else self._read_budget(own)
+
+    def _find_budget(self, study: Study, trial: FrozenTrial) -> float:
+        """Return the budget of a trial whose widths are asked for."""
+        if trials.is_in_other_unit(trial, self._metric):
+            raise NsoptError(
+                f"trial {trial.number} has a budget in another metric than {self._metric}: give "
+                "the sampler the metric in the trial's attributes"
+            )
+        own = self._find_own_budget(trial)
+        if own is None:
+            own = internals.read_grid(self._independent, study, trial)
+        if own is None and not self._budgets:
+            raise NsoptError("no budget for these widths: give the sampler budgets=[...]")
+        turn = internals.first_number(trial)
+        return self._budgets[turn % len(self._budgets)] if own is None else own
+
+    def _choose_budget(self, widths: tuple[int, ...], cost: float) -> float | None:
+        """Return the smallest of the budgets whose widths these are or that holds them; the largest
+        if none does, None without budgets."""
+        fits = [b for b in self._budgets if cost <= b or self.propose(b) == widths]
+        return min(fits, default=max(self._budgets, default=None))
 
 
 def _read_cost(cost: str | CostFunction, network: Architecture | Sequence[str]) -> CostFunction:

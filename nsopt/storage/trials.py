@@ -12,7 +12,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from pydantic import Field, PlainSerializer, PlainValidator
 
-from nsopt.scaling.metric import PARAMS, Metric, get_metric
+from nsopt.scaling.metric import METRICS, PARAMS, Metric, get_metric
 from nsopt.scaling.record import Iteration
 from nsopt.storage import internals, schema
 from nsopt.storage.opening import one_transaction
@@ -156,16 +156,29 @@ def has_cost(trial: FrozenTrial) -> bool:
     return _COST in trial.user_attrs
 
 
+def is_in_other_unit(trial: FrozenTrial, metric: str | None) -> bool:
+    """Return whether the budget of a trial is in another metric; attributes of users are none."""
+    given = trial.user_attrs.get("metric")
+    return isinstance(given, str) and (given in METRICS or "=" in given) and given != metric
+
+
 def is_width(parameter: str) -> bool:
     return parameter.startswith(_WIDTH)
 
 
-def write_cost(study: Study, trial: FrozenTrial, numbers: Mapping[str, Any]) -> None:
-    """Write `budget`, `cost` and other columns; the excess over the budget becomes a constraint."""
+def write_missing(study: Study, trial: FrozenTrial, numbers: Mapping[str, Any]) -> None:
+    """Write the columns that a trial does not have, also to `trial`; a budget in words becomes a
+    number."""
     for name, value in numbers.items():
         given = trial.user_attrs.get(name)
         if value is not None and (given is None or (name == BUDGET and isinstance(given, str))):
             internals.write_attribute(study, trial, name, value)
+            trial.set_user_attr(name, value)
+
+
+def write_cost(study: Study, trial: FrozenTrial, numbers: Mapping[str, Any]) -> None:
+    """Write `budget`, `cost` and other columns; the excess over the budget becomes a constraint."""
+    write_missing(study, trial, numbers)
     excess = (numbers[_COST] - numbers[BUDGET]) / numbers[BUDGET]
     internals.write_constraint(study, trial, BUDGET, excess)
 

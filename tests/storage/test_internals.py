@@ -12,7 +12,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 import nsopt
 from nsopt.storage import internals
 
-PRIVATE = re.compile(r"optuna\.[a-z_.]*\._|\._(storage|trial_id|study_id|contains|heartbeat)\b")
+PRIVATE = re.compile(
+    r"optuna\.[a-z_.]*\._|\._(storage|trial_id|study_id|search_space|contains|heartbeat)\b"
+)
 
 
 @pytest.fixture
@@ -23,7 +25,9 @@ def study() -> Study:
 def test_optuna_has_the_private_names_that_nsopt_uses(study: Study) -> None:
     study.add_trial(create_trial(state=TrialState.COMPLETE, value=1.0))
     (trial,) = study.trials
-    for owner, name in ((study, "_storage"), (trial, "_trial_id"), (study.ask(), "_trial_id")):
+    of_trials = (trial, "_trial_id"), (study.ask(), "_trial_id")
+    grid = optuna.samplers.GridSampler({"lr": [0.1]})
+    for owner, name in ((study, "_storage"), *of_trials, (grid, "_search_space")):
         version = f"this version of Optuna has no {type(owner).__name__}.{name}"
         assert hasattr(owner, name), version
     assert isinstance(internals.storage_of(study), BaseStorage)
