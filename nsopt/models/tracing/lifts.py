@@ -25,6 +25,7 @@ from nsopt.models.tracing.stored import Inside, Keys, read_fields, replace_size
 Place = tuple[str, Keys, Inside]  # an attribute, and the keys in it
 Side = tuple[str, int]  # a tensor and an axis
 Tie = tuple[Side, Side]
+Alike = tuple[str, str, str, str]  # path and name of an attribute, and of one of a layer
 Less = tuple[tuple[str, int, int], ...]  # tensors, axes, and how often their sizes count
 
 
@@ -83,28 +84,6 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Alike:
-    """An attribute that has the size which a layer of its module stores, such as `groups`.
-
-    Attributes:
-        path: path of the module.
-        name: name of the attribute.
-        layer: path of the layer.
-        source: name of the layer's attribute.
-    """
-
-    path: str
-    name: str
-    layer: str
-    source: str
-
-    def write(self, model: nn.Module) -> None:
-        """Set it in a network whose layers are described."""
-        size = getattr(model.get_submodule(self.layer), self.source)
-        vars(model.get_submodule(self.path))[self.name] = size
-
-
-@dataclass(frozen=True)
 class Lifts:
     """All numbers and ties of a network.
 
@@ -112,9 +91,9 @@ class Lifts:
         numbers: attributes that may have any meaning.
         ties: pairs of dimensions that must belong to the same units, index by index.
         parts: indices of the splits whose parts are such rows (`Trace.parts`).
-        unread: sizes that `forward` does not read, such as those of norms without parameters. Other
-            code may, as `reset_classifier` of timm reads `num_features`.
-        alike: those of them that layers store, too.
+        unread: sizes of norms without parameters, which `forward` does not read.
+        alike: other sizes that `forward` does not read, and layers that store the same. Other code
+            may, as `reset_classifier` of timm reads `num_features`.
     """
 
     numbers: tuple[Number, ...] = ()

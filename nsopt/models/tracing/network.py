@@ -261,8 +261,8 @@ class TracedNetwork:
         self.lifts.describe(model)
         for path, module in model.named_modules():
             describe_module(module, self.trace.group_sizes.get(path))
-        for alike in self.lifts.alike:
-            alike.write(model)
+        for path, name, layer, source in self.lifts.alike:
+            vars(model.get_submodule(path))[name] = getattr(model.get_submodule(layer), source)
 
     @cached_property
     def _quick_run(self) -> LabelledRun:

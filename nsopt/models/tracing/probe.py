@@ -15,7 +15,6 @@ import numpy as np
 from nsopt.models.tracing.labels import Atoms, Numbers, Trace, TraceError
 from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
 from nsopt.models.tracing.originals import copy_model
-from nsopt.models.tracing.proposals import find_alike, find_sizes
 
 _FEW = 5  # a third of which is one unit
 Reasons = dict[int, str]  # by the index of a group
@@ -25,18 +24,6 @@ Attempt = Callable[[Sequence[int]], object]  # runs with some groups changed, or
 def shrink_width(width: int) -> int:
     """Return the smaller width at which a group is tried, about two thirds of `width`."""
     return width - max(1, width // 3)
-
-
-def find_unread(network: TracedNetwork) -> TracedNetwork:
-    """Return the network with the sizes in attributes that `forward` does not read."""
-    known = network.lifts
-    changing = set(np.flatnonzero(network.family.factors.any(axis=1)).tolist())
-    dimensions = [d for index, d in network.dimensions_in_order if index in changing]
-    excluded = network.read | {(number.path, number.name) for number in known.unread}
-    alike = find_alike(network.template, excluded)
-    excluded |= {(a.path, a.name) for a in alike}
-    unread = (*known.unread, *find_sizes(network.template, dimensions, excluded))
-    return replace(network, lifts=replace(known, unread=unread, alike=tuple(alike)))
 
 
 def find_indivisible(network: TracedNetwork) -> tuple[Reasons, list[Numbers]]:

@@ -45,51 +45,25 @@ def find_norms(
                 break
 
 
-def find_sizes(
-    template: nn.Module, dimensions: Iterable[Dimension], excluded: Container[tuple[str, str]]
-) -> list[Number]:
-    """Return attributes that by their names and values are sizes of the tensors in their modules.
-
-    They follow the last used dimension of this size: `num_features` is the input of the classifier.
-
-    Args:
-        dimensions: those whose size can change, in the order of their first use.
-        excluded: paths and names of attributes that are none of these.
-    """
-    sized: dict[str, dict[int, Dimension]] = {}
-    for dimension in dimensions:
-        for path in _list_holders(dimension.tensor):
-            sized.setdefault(path, {})[len(dimension.atoms)] = dimension
-    return [
-        Number(path, name, by_size[value].tensor, by_size[value].axis, 1)
-        for path, by_size in sized.items()
-        if not _is_layer(module := template.get_submodule(path))
-        for name, value in vars(module).items()
-        if is_size(value) and value in by_size and (path, name) not in excluded
-        if _SIZES.search(name)
-    ]
-
-
 def find_alike(template: nn.Module, excluded: Container[tuple[str, str]]) -> list[Alike]:
     """Return attributes of modules that equal an attribute of a layer of theirs.
 
-    Both have the same name, or are equal in all modules of the type, which have several sizes. Of
-    several layers, inputs follow the first and others the last.
+    Both have the same name, or are equal in all modules of the type, which have several sizes, or
+    the attribute has the name of a size. Of several layers, inputs follow the first and others the
+    last: `num_features` is the input of the classifier.
 
     Args:
         excluded: paths and names of attributes that are none of these.
     """
-    modules = dict(template.named_modules())
-    stored = {
-        path: {name: n for name, n in vars(module).items() if is_size(n) and n > 1}
-        for path, module in modules.items()
-    }
     kinds: dict[type[nn.Module], dict[str, dict[tuple[str, str], int]]] = {}
-    for path, module in modules.items():
-        if stored[path] and not _is_layer(module):
-            within = [p for p, _ in module.named_modules(prefix=path) if _is_layer(modules[p])]
-            sizes = {(p.removeprefix(path), n): stored[p][n] for p in within for n in stored[p]}
-            kinds.setdefault(type(module), {})[path] = sizes
+    stored: dict[str, dict[str, int]] = {}
+    for path, module in template.named_modules():
+        if not _is_layer(module) and (sizes := _read_sizes(module)):
+            layers = [m for m in module.named_modules(prefix=path) if _is_layer(m[1])]
+            inner = {p.removeprefix(path): _read_sizes(layer) for p, layer in layers}
+            within = {(p, name): n for p, held in inner.items() for name, n in held.items()}
+            kinds.setdefault(type(module), {})[path] = within
+            stored[path] = sizes
     found = []
     for members in kinds.values():
         for path, name in [(p, name) for p in members for name in stored[p]]:
@@ -99,9 +73,10 @@ def find_alike(template: nn.Module, excluded: Container[tuple[str, str]]) -> lis
             shared = [k for k in equal if all(members[p].get(k) == held[p] for p in members)]
             several = shared if len(set(held.values())) > 1 else []
             keys = [key for key in named if key in several] or named or several
+            keys = keys or (equal if _SIZES.search(name) else [])
             if keys and (path, name) not in excluded:
                 layer, source = keys[0 if name.startswith("in") else -1]
-                found.append(Alike(path, name, f"{path}{layer}".lstrip("."), source))
+                found.append((path, name, f"{path}{layer}".lstrip("."), source))
     return found
 
 
@@ -286,6 +261,11 @@ def _find_numbers(
                 side = dimensions[d].tensor, dimensions[d].axis
                 number = Number(path, name, *side, rest // size, inside, less, keys=keys)
                 yield number, 1 if exact else size // width
+
+
+def _read_sizes(module: nn.Module) -> dict[str, int]:
+    """Return the integers above 1 that a module stores itself, by name."""
+    return {name: n for name, n in vars(module).items() if is_size(n) and n > 1}
 
 
 def _list_sizes(module: nn.Module, holds_tensors: bool, in_objects: bool) -> Iterator[Size]:

@@ -23,6 +23,7 @@ _spared: list[tuple[int, int, int]] = []  # the collector's thresholds before, o
 _NEVER = 2**31 - 1
 _HELD = ("_parameters", "_buffers", "_modules")
 _PLAIN = (OrderedDict, dict, list)
+_TABLE = 10_000  # items of a vocabulary, of which only the outermost collection is copied
 _SHARED = (Tensor, np.ndarray, fx.Graph)  # the nodes of a graph are linked to each other
 _CONSTANT = {
     *(int, float, complex, str, bytes, bool, NoneType, type, range, FunctionType, MethodType),
@@ -202,6 +203,7 @@ class _Copier:
         self._waiting = list(model.modules())
         self._memo: dict[int, Any] = {id(item): item for item in (*self._waiting, *stay)}
         self._kept_alive: list[Any] = []  # else Python may reuse the ids
+        self._shallow: list[Any] = []  # copies that hold what the originals hold
         self.held: list[tuple[dict[str, Any], dict[str, Any]]] = []
 
     def replace_all(self) -> None:
@@ -209,6 +211,8 @@ class _Copier:
             store = vars(module)
             self.held.append((store, dict(store)))
             self._replace_values(store)
+            while self._shallow:
+                self._copy_contents(self._shallow.pop())
 
     def _replace_values(self, store: dict[str, Any]) -> None:
         for name, value in list(store.items()):
@@ -233,8 +237,9 @@ class _Copier:
             self._waiting.append(value)
         elif not isinstance(value, _SHARED):
             self._memo[id(value)] = made = copy_shallow(value)
-            if made is not value and not _is_deep(made, value):
-                self._copy_contents(made)
+            is_large = isinstance(made, dict | list) and len(made) > _TABLE
+            if not (is_large or made is value or _is_deep(made, value)):
+                self._shallow.append(made)
         return self._memo[id(value)]
 
     def _copy_contents(self, made: Any) -> None:

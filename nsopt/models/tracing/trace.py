@@ -20,6 +20,7 @@ from nsopt.models.tracing.fixed import find_fixed
 from nsopt.models.tracing.labels import TraceError
 from nsopt.models.tracing.network import TracedNetwork
 from nsopt.models.tracing.originals import copy_model, set_mode, unwrapped
+from nsopt.models.tracing.proposals import find_alike
 from nsopt.models.tracing.run import LabelledRun, tensors_of
 from nsopt.models.tracing.settle import name_layers, settle
 from nsopt.models.tracing.states import restore_tensors, spare_collector
@@ -73,7 +74,8 @@ def trace(
     network, refused, numbers = settle(network, fixed)
     counted = probe.find_counted(network, numbers)
     network = network.marked(inexact=[network.family.groups[i].units for i in counted])
-    network = probe.find_unread(network)
+    alike = tuple(find_alike(network.template, network.read))
+    network = replace(network, lifts=replace(network.lifts, alike=alike))
     if not network.family.groups:
         fixed_layers = find_fixed(network, refused).items()
         held = [f"{path or 'the network'}: {reason}" for path, reason in fixed_layers]
