@@ -148,7 +148,7 @@ class Fits:
         name = f"fit-{zlib.crc32(repr(widths).encode()):08x}-{file.name}"  # a point has several
         kept, began = self.ranking.pick_strongest(widths), time.perf_counter()
         with session.compute.computing():
-            model = fit_network(
+            fitted = fit_network(
                 session.subject.arch,
                 session.trained,
                 kept,
@@ -156,7 +156,9 @@ class Fits:
                 seed=point.seed,
                 progress=session.progress,
                 checkpoint=file.with_name(name),
-            ).model
+            )
+        if not session.subject.settings.training.epochs:
+            fitted.check()
         duration = format_duration(time.perf_counter() - began)
         session.progress.message(f"{point.label}{which}: fitted in {duration}")
-        return model
+        return fitted.model

@@ -63,7 +63,7 @@ def test_rows_explain_the_outputs_of_every_kind_of_product(
     make: Callable[[], nn.Module], shape: tuple[int, ...]
 ) -> None:
     layer, x = make().eval(), torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    calls = ProductWatch(layer, all_places, takes_inputs=True).run(lambda: layer(x))
+    calls = ProductWatch(layer, all_places, takes_inputs=True).run(lambda: layer(x), x)
     assert calls
     for seen in calls:
         product, rows = seen.product, seen.inputs
@@ -285,13 +285,13 @@ class Clipped(nn.Module):
 
 def test_a_layer_is_not_fitted_to_what_an_activation_clips() -> None:
     model, x = Clipped().eval(), images(4)
-    calls = ProductWatch(model, all_places, takes_inputs=True).run(lambda: model(x))
+    calls = ProductWatch(model, all_places, takes_inputs=True).run(lambda: model(x), x)
     assert [call.bounds for call in calls] == [(0, float("inf")), (0, 6), None]
 
     def run() -> tuple[Tensor, Tensor]:
         return (made := model.first(x)), model.second(made.relu())
 
-    returned, _ = ProductWatch(model, all_places).run(run)
+    returned, _ = ProductWatch(model, all_places).run(run, x)
     assert returned.bounds is None, "the caller reads it, too"
     calls[1].outputs = torch.tensor([[-1.0, 1.0], [1.0, 5.0], [8.0, 5.0]])
     calls[1].scale = torch.tensor([1.0, 2.0])
@@ -430,7 +430,7 @@ class Subtracted(nn.Module):
 
 def test_a_sum_with_a_factor_is_not_made_up_for() -> None:
     model, x = Subtracted().eval(), images(4, 8)
-    calls = ProductWatch(model, all_places).run(lambda: model(x))
+    calls = ProductWatch(model, all_places).run(lambda: model(x), x)
     with torch.no_grad():
         torch.testing.assert_close(calls[1].outputs, model.second(model.first(x).relu()))
 
@@ -488,7 +488,7 @@ def test_layers_that_cannot_be_fitted_stay_as_inherited_and_are_named() -> None:
     fitted = fit_network(arch, model, kept, Inputs(batches, arguments=2))
     inherited = arch.prune(model, kept)
     assert fit.describe_left(fitted.left) == (
-        "embedding (also an embedding); recurrent (a recurrent layer)"
+        "embedding (also used otherwise); recurrent (a recurrent layer)"
     )
     for name in ("embedding.weight", "recurrent.weight_hh_l0"):
         assert fitted.model.get_parameter(name).equal(inherited.get_parameter(name))

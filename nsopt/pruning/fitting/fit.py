@@ -1,6 +1,7 @@
 """Fit a smaller network to a trained one, layer after layer."""
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +21,7 @@ from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.originals import copy_model
 from nsopt.models.tracing.run import tensors_of
 from nsopt.progress import Progress, Silent
+from nsopt.pruning.fitting.computed import fit_parts
 from nsopt.pruning.fitting.inputs import Inputs
 from nsopt.pruning.fitting.least_squares import LeastSquares
 from nsopt.pruning.fitting.plan import Planned, make_plan
@@ -47,6 +49,15 @@ class Fitted:
     model: nn.Module
     errors: dict[str, float]
     left: dict[str, str]
+
+    def check(self) -> None:
+        """Warn of layers that stay as inherited. Raises NsoptError if all do."""
+        if not self.left:
+            return
+        words = f"not fitted, only cut: {describe_left(self.left)}"
+        if not self.errors:
+            raise NsoptError(f"nothing could be fitted without training: {words}; train instead")
+        warnings.warn(f"{words}. Train the smaller network", stacklevel=5)
 
 
 def fit_network(
@@ -123,8 +134,6 @@ class _Fitting:
                 state = {"done": done, "errors": self.errors, "model": model}
                 checkpoint.save_when_due(partial(dict[str, Any], state))
         checkpoint.remove()
-        if self.left:
-            progress.message(f"left as inherited: {describe_left(self.left)}")
 
     def _divide(self, products: list[Planned]) -> Iterator[list[Planned]]:
         """Yield products whose targets together fit in memory."""
@@ -151,7 +160,7 @@ class _Fitting:
         wanted = {product.key: product.calls for product in products}
         watch = ProductWatch(model, choose, wanted, takes_inputs)
         with use_seed(batch, next(model.parameters()).device):  # for networks that draw noise
-            return watch.run(self.inputs.call(model, batch))
+            return watch.run(self.inputs.call(model, batch), self.inputs.batches[batch])
 
     def _record_targets(self, products: Sequence[Planned]) -> Targets:
         """Return rows of outputs of the trained network."""
@@ -200,16 +209,27 @@ class _Fitting:
             )
         self.errors[planned.key] = missing_square / max(target_square, 1e-30)
         if self.errors[planned.key] > 1e-12:
-            self._apply(planned, last, solver.solve())
+            self._apply(planned, last, solver)
 
-    def _apply(self, planned: Planned, seen: Seen, change: Tensor) -> None:
-        """Add a change to the weight, and to what adds a constant to its outputs."""
+    def _apply(self, planned: Planned, seen: Seen, solver: LeastSquares) -> None:
+        """Change the weight, and what adds a constant to its outputs."""
+        change, tensors = solver.solve(), tensors_of(self.small)
         with torch.no_grad():
-            seen.product.change(change[:, : planned.inputs])
+            if seen.recipe is None:
+                seen.product.change(change[:, : planned.inputs])
+                constant = change[:, planned.inputs :]
+            else:
+                free = [tensors[name] for name in planned.free]
+                found = fit_parts(seen.recipe, seen.product, solver, free)
+                if found is None:
+                    self.left[seen.recipe.name] = "computed in a way that nothing changes"
+                    del self.errors[planned.key]
+                    return
+                constant = found
             if planned.constant is None:
                 return
-            named, bias = tensors_of(self.small)[planned.constant], seen.product.bias
-            constant = change[:, planned.inputs].flatten().to(named)
+            named, bias = tensors[planned.constant], seen.product.bias
+            constant = constant.flatten().to(named)
             if bias is not None:
                 bias.add_(constant)
             elif isinstance(named, nn.Parameter):
@@ -243,7 +263,10 @@ def describe_left(left: dict[str, str]) -> str:
     """Return the weights that stay as inherited in words."""
     reasons: dict[str, list[str]] = {}
     for name, reason in left.items():
-        reasons.setdefault(reason, []).append(name.rpartition(".")[0] or name)
+        path = name.partition(".parametrizations.")[0]
+        reasons.setdefault(reason, []).append(
+            path if path != name else name.rpartition(".")[0] or name
+        )
     return "; ".join(
         f"{', '.join(dict.fromkeys(paths))} ({reason})" for reason, paths in reasons.items()
     )

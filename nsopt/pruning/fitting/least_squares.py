@@ -25,15 +25,19 @@ class LeastSquares:
         rows: how many rows are expected.
         constant: whether the outputs have a constant.
         ridge: penalty of a change, relative to the squares of the inputs.
+        change: of the weights, and of a constant in the last row, (G, P + 1, O), once solved.
     """
 
     inputs: int
     rows: int
     constant: bool
     ridge: float
+    change: Tensor = field(default_factory=lambda: torch.zeros(0))
     _gram: Tensor | None = None
     _cross: Tensor | None = None
     _kept: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    _root: Tensor = field(init=False)
+    _scales: Tensor = field(init=False)
 
     @property
     def by_inputs(self) -> bool:
@@ -61,21 +65,45 @@ class LeastSquares:
             self._cross += cross
 
     def solve(self) -> Tensor:
-        """Return the change of the weights, and of a constant in the last row, (G, P + 1, O)."""
+        """Return `change`."""
         if self._gram is not None and self._cross is not None:
             scale = self._scale(self._gram.diagonal(dim1=-2, dim2=-1))
             gram = self._gram * scale.mT * scale
             gram.diagonal(dim1=-2, dim2=-1).add_(1)
-            change = torch.cholesky_solve(self._cross * scale.mT, torch.linalg.cholesky(gram))
-            return change * scale.mT
-        u, m = (torch.cat(parts, 1) for parts in zip(*self._kept, strict=True))
-        self._kept.clear()
-        scale = self._scale(u.square().sum(1))
-        scaled = u.mul_(scale)
-        gram = widen(scaled @ scaled.mT)
-        gram.diagonal(dim1=-2, dim2=-1).add_(1)
-        dual = torch.cholesky_solve(widen(m), torch.linalg.cholesky(gram)).to(scaled)
-        return scaled.mT @ dual * scale.mT
+            factor = torch.linalg.cholesky(gram)
+            change = torch.cholesky_solve(self._cross * scale.mT, factor)
+            self._root = factor.mT
+        else:
+            u, m = (torch.cat(parts, 1) for parts in zip(*self._kept, strict=True))
+            self._kept.clear()
+            scale = self._scale(u.square().sum(1))
+            self._root = scaled = u.mul_(scale)
+            gram = widen(scaled @ scaled.mT)
+            gram.diagonal(dim1=-2, dim2=-1).add_(1)
+            change = scaled.mT @ torch.cholesky_solve(widen(m), torch.linalg.cholesky(gram)).to(u)
+        self._scales, self.change = scale.mT, change * scale.mT
+        return self.change
+
+    def distance(self, difference: Tensor) -> Tensor:
+        """Return how much more a change loses that differs so from the best one, (G, P + 1, O)."""
+        scaled = difference / self._scales
+        loss: Tensor = (self._root @ scaled).square().sum()
+        return loss if self.by_inputs else loss + scaled.square().sum()
+
+    def spread(self, numbers: Tensor, inverse: bool = False) -> Tensor:
+        """Return the change of weights whose loss varies with all `numbers` alike; or the reverse.
+
+        Args:
+            numbers: (G, P, O), without the constant.
+        """
+        count = numbers.shape[1]
+        scales, root = self._scales[:, :count], self._root[:, :count, :count]
+        if not self.by_inputs:
+            return numbers / scales if inverse else numbers * scales
+        if inverse:
+            return root @ (numbers / scales)
+        solved: Tensor = torch.linalg.solve_triangular(root, numbers, upper=True)
+        return scales * solved
 
     def _scale(self, squares: Tensor) -> Tensor:
         """Return the factors of inputs with which all penalties are 1, (G, 1, P + 1).

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nsopt.errors import NsoptError
 from nsopt.models.tracing.run import tensors_of
+from nsopt.pruning.fitting.computed import storage_of
 from nsopt.pruning.fitting.inputs import Inputs
 from nsopt.pruning.fitting.least_squares import most_rows
 from nsopt.pruning.fitting.products import Product
@@ -29,6 +30,7 @@ class Planned:
         kept: which outputs of the whole network the small one has, (O,).
         constant: name of the tensor that adds a constant to the outputs, if only to these.
         bounds: see `Seen`; None if calls differ.
+        free: names of what may change beside a computed weight's carrier; see `Recipe`.
     """
 
     key: str
@@ -39,6 +41,7 @@ class Planned:
     kept: Tensor
     constant: str | None
     bounds: Bounds | None
+    free: tuple[str, ...]
 
     def choose(self, nth: int, batch: int, seed: int, product: Product, result: Tensor) -> Tensor:
         """Return random places of a call's result, the same for the same arguments."""
@@ -73,14 +76,22 @@ def make_plan(
         NsoptError: if `small` has layers that `large` lacks.
     """
     seen, watch = _watch(large, inputs)
-    seen_small, _ = _watch(small, inputs)
+    seen_small, watch_small = _watch(small, inputs)
     extra = [key for key in seen_small if key not in seen and key not in watch.idle]
     if extra:
         raise NsoptError(
             f"the smaller network has layers that the trained one lacks, such as {extra[0]}: "
             "choose an architecture whose widths are tied"
         )
-    tensors, reasons = tensors_of(large), dict.fromkeys(watch.looked_up, "also an embedding")
+    made_of = {key: _list_parts(calls[0]) for key, calls in seen_small.items()}
+    different = {(key.partition("[")[0], *parts) for key, parts in made_of.items()}
+    uses = Counter(part for _, *parts in different for part in parts)
+    tensors, reasons = tensors_of(large), dict.fromkeys(watch.looked_up, "also used otherwise")
+    alone = {
+        part: tensor
+        for part, tensor in tensors_of(small).items()
+        if uses[part] == 1 and storage_of(tensor) not in watch_small.origins.read
+    }
     reasons |= dict.fromkeys(_list_recurrent(large), "a recurrent layer")
     constants = Counter(c for calls in seen.values() for c in {call.constant for call in calls})
     views = Counter(_find_start(key, calls[0].product) for key, calls in seen.items())
@@ -88,9 +99,12 @@ def make_plan(
     products: list[Planned] = []
     for index, (key, calls) in enumerate(seen.items()):
         name, first, there = key.partition("[")[0], calls[0], seen_small.get(key, [])
-        outputs = find_kept_outputs(first.product, tensors[name], units[name], kept)
+        if first.recipe is None and not first.is_active and uses[name] > 1:
+            continue  # a part of a computed weight
+        outputs = find_kept_outputs(first.product, first.whole, units[name], kept)
         alike = len({(type(call.product), call.product.inputs) for call in calls}) == 1
         alike &= views[_find_start(key, first.product)] == 1  # else also transposed
+        alike &= first.recipe is None or name in alone  # else another product would change, too
         if name in reasons:
             left[name] = reasons[name]
         elif not alike or not there or there[0].outputs.shape[1] != len(outputs):
@@ -108,15 +122,26 @@ def make_plan(
                 kept=outputs,
                 constant=constant if constants[constant] == 1 else None,
                 bounds=first.bounds if len(bounds) == 1 else None,
+                free=tuple(
+                    part
+                    for part in made_of[key]
+                    if part in alone and part != name and isinstance(alone[part], nn.Parameter)
+                ),
             )
             products.append(planned)
-    known = watch.looked_up | {product.key.partition("[")[0] for product in products}
+    fitted = {product.key.partition("[")[0] for product in products}
+    known = watch.looked_up.union(fitted, *(made_of[product.key] for product in products))
     for name in _list_cut(tensors, tensors_of(small)):
         if name not in known:
             is_idle = name in watch.idle
             why = "no examples in the first batch" if is_idle else "no product of activations"
             left.setdefault(name, reasons.get(name, why))
     return products, left
+
+
+def _list_parts(seen: Seen) -> list[str]:
+    """Return the names of what a weight is made of: parameters, or one."""
+    return [seen.key.partition("[")[0]] if seen.recipe is None else list(seen.recipe.leaves)
 
 
 def _list_recurrent(model: nn.Module) -> Iterator[str]:
@@ -148,6 +173,6 @@ def _watch(model: nn.Module, inputs: Inputs) -> tuple[dict[str, list[Seen]], Pro
 
     watch = ProductWatch(model, first_place)
     calls: dict[str, list[Seen]] = {}
-    for seen in watch.run(inputs.call(model, 0)):
+    for seen in watch.run(inputs.call(model, 0), inputs.batches[0]):
         calls.setdefault(seen.key, []).append(seen)
     return calls, watch

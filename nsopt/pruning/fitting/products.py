@@ -46,6 +46,10 @@ class MatrixProduct:
         """Return outputs (..., all outputs) by groups, (G, ..., outputs of a group)."""
         return outputs[None]
 
+    def matrix(self, weight: Tensor) -> Tensor:
+        """Return a weight as (G, inputs, outputs of a group)."""
+        return weight.reshape(1, *weight.shape[-2:])
+
     def change(self, change: Tensor) -> None:
         """Add a change (G, inputs, outputs of a group) to the weight."""
         self.weight += change.view(self.weight.shape).to(self.weight)
@@ -114,6 +118,11 @@ class Convolution:
 
     def split(self, outputs: Tensor) -> Tensor:
         return outputs.reshape(*outputs.shape[:-1], self.groups, -1).movedim(-2, 0)
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        grouped: Tensor = weight.unflatten(0, (self.groups, -1))
+        by_output = grouped.movedim(2, 1) if self.transposed else grouped
+        return by_output.flatten(2).mT
 
     def change(self, change: Tensor) -> None:
         parts = change.unflatten(1, (-1, *self.kernel))  # (G, channels, *kernel, outputs)

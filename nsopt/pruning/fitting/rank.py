@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.originals import copy_model
-from nsopt.models.tracing.run import tensors_of
 from nsopt.progress import Progress
 from nsopt.pruning.fitting.inputs import Inputs
 from nsopt.pruning.fitting.least_squares import widen
@@ -142,7 +141,7 @@ def _sum_products(
 ) -> list[_Sums]:
     """Return sums for every product that reads units, and each group of these."""
     sums: dict[tuple[str, int], _Sums] = {}
-    tensors, units = tensors_of(model), find_units(arch, model)
+    units = find_units(arch, model)
     read: dict[str, list[tuple[int, Tensor]]] = {}  # by product
     generator = torch.Generator().manual_seed(seed)
     per_batch = -(-_ROWS // len(inputs))
@@ -159,13 +158,14 @@ def _sum_products(
         if len(rows) > 1 or rows.shape[2] < 2:  # depthwise: it reads its own unit
             return
         if seen.key not in read:
-            pairs = find_units_read(seen.product, tensors[name], units[name], arch.base_widths)
+            pairs = find_units_read(seen.product, seen.whole, units[name], arch.base_widths)
             read[seen.key] = [(group, columns.to(rows.device)) for group, columns in pairs]
         for group, columns in read[seen.key]:
             _add(sums, group, columns, seen)
 
     for batch in range(len(inputs)):
-        ProductWatch(model, choose, takes_inputs=True, consume=add).run(inputs.call(model, batch))
+        watch = ProductWatch(model, choose, takes_inputs=True, consume=add)
+        watch.run(inputs.call(model, batch), inputs.batches[batch])
         progress.advance()
     return list(sums.values())
 
@@ -174,7 +174,7 @@ def _add(sums: dict[tuple[str, int], _Sums], group: int, columns: Tensor, seen: 
     """Add the rows of one call, and of it the units of one group, whose inputs are `columns`."""
     rows = seen.inputs[0][:, columns].float()  # (N, U, taps)
     if (seen.key, group) not in sums:
-        weights = widen(_flatten_weight(seen.product)[columns].flatten(1))
+        weights = widen(seen.product.matrix(seen.product.weight.detach())[0][columns].flatten(1))
         zeros = weights.new_zeros(len(columns) + 1, len(columns))
         none = widen(seen.outputs[0] * 0)
         shift = rows.mean((0, 2))[:, None]
@@ -188,11 +188,3 @@ def _add(sums: dict[tuple[str, int], _Sums], group: int, columns: Tensor, seen: 
     group_sums.outputs += outputs.sum(0)
     group_sums.squares += outputs.square().sum(0)
     group_sums.rows += len(rows)
-
-
-def _flatten_weight(product: Product) -> Tensor:
-    """Return the weight of a product without groups, (inputs, outputs)."""
-    weight = product.weight.detach()
-    if not isinstance(product, Convolution):
-        return weight.view(weight.shape[-2:])
-    return weight.movedim(1, -1).flatten(0, -2) if product.transposed else weight.flatten(1).T

@@ -41,13 +41,13 @@ def fit(
             hundred examples are enough; more than 1,024 are not used.
         arch: the architecture of `model`; by default nsopt traces it.
         seed: of the random places in images and sequences to which layers are fitted.
-        progress: receives steps, and a message about layers that cannot be fitted.
+        progress: receives steps.
 
     Returns:
-        The smaller network, in evaluation mode.
+        The smaller network, in evaluation mode. A UserWarning names the layers that nothing fits.
 
     Raises:
-        NsoptError: for invalid widths, inputs or seed.
+        NsoptError: for invalid widths, inputs or seed, and if no layer can be fitted.
 
     Examples:
         >>> arch = nsopt.trace(model, images[:2])
@@ -64,7 +64,9 @@ def fit(
         arch = trace(model, resize_batch(first, min(2, count_examples(first))))
     wanted, progress = check_widths(arch, widths), progress or Silent()
     kept = rank_by_fit(arch, model, given, progress, seed).pick_strongest(wanted)
-    return fit_network(arch, model, kept, given, seed=seed, progress=progress).model
+    fitted = fit_network(arch, model, kept, given, seed=seed, progress=progress)
+    fitted.check()
+    return fitted.model
 
 
 def check_widths(arch: Architecture, widths: Widths) -> tuple[int, ...]:

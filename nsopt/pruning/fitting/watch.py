@@ -11,8 +11,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nsopt.models.inputs import find_outputs, tensors_in
 from nsopt.models.tracing.run import tensors_of
+from nsopt.pruning.fitting.computed import Origins, Recipe, storage_of
 from nsopt.pruning.fitting.products import MatrixProduct, Product, read_product
 
+_ADDS = "add", "add_", "sub", "sub_"
 Places = Callable[[str, int, Product, Tensor], Tensor]
 Bounds = tuple[float, float]
 
@@ -26,6 +28,7 @@ class Seen:
     """One call of a product.
 
     Attributes:
+        whole: the parameter of which the weight is a view; for a computed one the whole result.
         key: the weight's name, with a number if several parts of it are used.
         nth: how many calls of this product came before, in this run.
         inputs: rows of its inputs, (G, N, P); empty if not wanted.
@@ -33,6 +36,8 @@ class Seen:
             to a tensor that existed before the product ran.
         places: which rows; see `MatrixProduct`.
         extent: the number of examples and of places, of which the rows are some.
+        recipe: how the weight is computed; None for a parameter.
+        is_active: whether its inputs depend on those of the network.
         scale: factors of the outputs before that addition, (O,); None for one.
         constant: name of the tensor that adds a constant to the outputs: a bias, or the mean that a
             BatchNorm subtracts.
@@ -42,10 +47,13 @@ class Seen:
     key: str
     nth: int
     product: Product
+    whole: Tensor
     inputs: Tensor
     outputs: Tensor
     places: Tensor
     extent: tuple[int, int]
+    recipe: Recipe | None = None
+    is_active: bool = True
     scale: Tensor | None = None
     constant: str | None = None
     bounds: Bounds | None = None
@@ -75,7 +83,8 @@ class ProductWatch(TorchDispatchMode):
 
     Attributes:
         seen: the recorded calls.
-        looked_up: names of weights that an embedding reads.
+        looked_up: names of weights that an embedding reads, or that are added.
+        origins: what is computed without the inputs.
     """
 
     def __init__(
@@ -89,12 +98,14 @@ class ProductWatch(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.seen: list[Seen] = []
         self.looked_up: set[str] = set()
+        self.origins = Origins()
         self._places, self._wanted = places, wanted
         self._left = sum(wanted.values()) if wanted is not None else math.inf
         self._takes_inputs, self._consume = takes_inputs, consume
         self._names: dict[int, list[tuple[str, Tensor]]] = {}
-        for name, tensor in tensors_of(model).items():
-            self._names.setdefault(_storage(tensor), []).append((name, tensor))
+        self._tensors = tensors_of(model)
+        for name, tensor in self._tensors.items():
+            self._names.setdefault(storage_of(tensor), []).append((name, tensor))
         self._parts: dict[str, list[object]] = {}
         self._calls: dict[str, int] = {}
         self.idle: set[str] = set()  # products of no examples
@@ -103,14 +114,15 @@ class ProductWatch(TorchDispatchMode):
         self._chains: list[_Chain] = []
         self._clipped: dict[tuple[int, int], Seen] = {}  # by storage and when it was written
 
-    def run(self, call: Callable[[], Any]) -> list[Seen]:
-        """Run the network inside `call`; return what was seen."""
+    def run(self, call: Callable[[], Any], inputs: Any) -> list[Seen]:
+        """Run the network inside `call`, on `inputs`; return what was seen."""
+        self.origins.start(tensors_in(inputs))
         fast = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)  # it hides the products of attention
         try:
             with torch.no_grad(), self:
                 outputs = call()
-            self._note_reads({_storage(tensor) for tensor in find_outputs(outputs)[0]})
+            self._note_reads({storage_of(tensor) for tensor in find_outputs(outputs)[0]})
         except (_DoneError, Exception):  # TorchScript makes a RuntimeError of an early end
             if not self._is_done:
                 raise
@@ -125,8 +137,9 @@ class ProductWatch(TorchDispatchMode):
             name = f"scaled_{name}"  # by alpha
         self._follow(name, args, result)
         self._note_times(name, args, result)
-        if name == "embedding":
-            self.looked_up |= {self._name(args[0]) or ""}
+        is_active = self.origins.note(func, args, kwargs, result)
+        if name == "embedding" or (is_active and name.removeprefix("scaled_") in _ADDS):
+            self.looked_up |= {self._name(tensor) or "" for tensor in tensors_in(list(args))}
         product = None if kwargs else read_product(name, args, result)
         if product is not None:
             self._record(*product, result)
@@ -136,11 +149,17 @@ class ProductWatch(TorchDispatchMode):
         return result
 
     def _record(self, x: Tensor, product: Product, result: Tensor) -> None:
-        name = self._name(product.weight)
-        if name is None or not product.weight.is_floating_point():
+        if not product.weight.is_floating_point():
             return
+        name, recipe = self._name(product.weight), None
+        if name is None:
+            recipe = self.origins.find(product.weight, self._tensors)
+            if recipe is None:
+                return
+            name = recipe.name
+        whole = self._tensors[name] if recipe is None else recipe.whole
         weight, parts = product.weight, self._parts.setdefault(name, [])
-        view = weight.storage_offset(), weight.shape, weight.stride()
+        view = weight.storage_offset(), weight.shape, weight.stride(), recipe and recipe.calls
         if view not in parts:
             parts.append(view)
         part = parts.index(view)
@@ -155,7 +174,8 @@ class ProductWatch(TorchDispatchMode):
         places = self._places(key, nth, product, result)
         inputs = product.rows(x, places) if self._takes_inputs else x.new_empty(0)
         outputs, extent = product.select(result, places), product.count_places(result)
-        seen = Seen(key, nth, product, inputs, outputs, places, extent)
+        seen = Seen(key, nth, product, whole, inputs, outputs, places, extent, recipe)
+        seen.is_active = self.origins.is_active(x)
         seen.constant = self._name(product.bias) if product.bias is not None else None
         if self._consume is not None:
             self._consume(seen)
@@ -167,13 +187,13 @@ class ProductWatch(TorchDispatchMode):
         """Follow outputs through an operation, or stop following them."""
         if not self._chains and not self._clipped:
             return
-        read = {_storage(tensor) for tensor in tensors_in(list(args))}
+        read = {storage_of(tensor) for tensor in tensors_in(list(args))}
         self._note_reads(read)
         followed = self._chains
         self._chains = [
             chain
             for chain in followed
-            if _storage(chain.tensor) not in read or self._advance(chain, name, args, result)
+            if storage_of(chain.tensor) not in read or self._advance(chain, name, args, result)
         ]
 
     def _note_reads(self, read: Set[int]) -> None:
@@ -185,14 +205,14 @@ class ProductWatch(TorchDispatchMode):
 
     def _advance(self, chain: _Chain, name: str, args: Any, result: Any) -> bool:
         """Follow outputs through an operation that reads them; return whether to go on."""
-        seen, storage = chain.seen, _storage(chain.tensor)
+        seen, storage = chain.seen, storage_of(chain.tensor)
         if "batch_norm" in name and self._note_scale(chain, args):
             chain.tensor = tensors_in(result)[0]
         elif name in ("add", "add_") and (
             self._note_bias(chain, args) or self._is_sum(chain, args)
         ):
             chain.tensor = result
-        elif not name.endswith("_") and all(_storage(t) == storage for t in tensors_in(result)):
+        elif not name.endswith("_") and all(storage_of(t) == storage for t in tensors_in(result)):
             return True  # a view
         else:
             seen.bounds = _read_bounds(name, args)
@@ -217,12 +237,12 @@ class ProductWatch(TorchDispatchMode):
 
     def _note_bias(self, chain: _Chain, args: Any) -> bool:
         """Note a parameter that is added to the outputs as a bias; return whether it is one."""
-        view, term = args if _storage(args[0]) == _storage(chain.tensor) else args[::-1]
+        view, term = args if storage_of(args[0]) == storage_of(chain.tensor) else args[::-1]
         name = self._name(term) if isinstance(term, Tensor) else None
         is_matrix = isinstance(chain.seen.product, MatrixProduct)
         if name is None or not is_matrix or term.shape != chain.shape[-1:]:
             return False
-        whole = dict(self._names[_storage(term)])[name]
+        whole = dict(self._names[storage_of(term)])[name]
         if term.numel() != whole.numel() or not _has_rows(chain, view):
             return False
         if chain.seen.constant is None:
@@ -233,30 +253,26 @@ class ProductWatch(TorchDispatchMode):
         """Return whether outputs are added to a tensor that existed before the product ran."""
         if len(args) != 2 or chain.is_sum or not isinstance(args[1], Tensor):
             return False
-        view, term = args if _storage(args[0]) == _storage(chain.tensor) else args[::-1]
-        is_older = self._made.get(_storage(term), 0) < chain.started
+        view, term = args if storage_of(args[0]) == storage_of(chain.tensor) else args[::-1]
+        is_older = self._made.get(storage_of(term), 0) < chain.started
         is_value = self._name(term) is None and view.shape == term.shape
         chain.is_sum = is_older and is_value and _has_rows(chain, view)
         return chain.is_sum
 
     def _note_times(self, name: str, args: Any, result: Any) -> None:
         """Note when the storages of results were written last."""
-        read = {_storage(tensor) for tensor in tensors_in(list(args))}
+        read = {storage_of(tensor) for tensor in tensors_in(list(args))}
         for tensor in tensors_in(result):
-            if name.endswith("_") or _storage(tensor) not in read:
-                self._made[_storage(tensor)] = self._steps
+            if name.endswith("_") or storage_of(tensor) not in read:
+                self._made[storage_of(tensor)] = self._steps
 
     def _name(self, tensor: Tensor) -> str | None:
         """Return the name of the parameter or buffer of which a tensor is a view."""
-        for name, whole in self._names.get(_storage(tensor), ()):
+        for name, whole in self._names.get(storage_of(tensor), ()):
             first = whole.storage_offset()
             if first <= tensor.storage_offset() < first + whole.numel():
                 return name
         return None
-
-
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
 
 
 def _has_rows(chain: _Chain, view: Tensor) -> bool:
