@@ -9,6 +9,7 @@ import gc
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from itertools import islice
 from operator import is_
 from types import CellType, FunctionType, MethodType
 from typing import Any
@@ -178,13 +179,33 @@ def _rebind(value: Any, memo: dict[int, Any]) -> Any:
     elif isinstance(value, partial):
         held = [value.func, *value.args, *value.keywords.values()]
     else:
-        held = [*(value.__closure__ or ()), *(value.__defaults__ or ())]
+        named = [value.__globals__[name] for name in _list_held_globals(value)]
+        keywords = (value.__kwdefaults__ or {}).values()
+        held = [*(value.__closure__ or ()), *named, *keywords, *(value.__defaults__ or ())]
     memo[id(value)] = value  # it may hold itself
     memo[id(memo)].append(value)  # else Python may reuse the id
     parts = [_rebind(item, memo) for item in held]
     if not all(map(is_, held, parts)):
         memo[id(value)] = _make_function(value, parts)
     return memo[id(value)]
+
+
+def _list_held_globals(function: FunctionType) -> list[str]:
+    """Return the global names by which a function reaches modules and their methods."""
+    around = function.__globals__
+    kinds = nn.Module, MethodType, partial
+    return [n for n in function.__code__.co_names if isinstance(around.get(n), kinds)]
+
+
+class _Globals(dict[str, Any]):
+    """The global names of a function, some of them with other values."""
+
+    def __init__(self, others: dict[str, Any], own: dict[str, Any]) -> None:
+        super().__init__(own)
+        self._others = others
+
+    def __missing__(self, name: str) -> Any:
+        return self._others[name]
 
 
 def _make_function(value: Any, parts: list[Any]) -> Any:
@@ -196,10 +217,13 @@ def _make_function(value: Any, parts: list[Any]) -> Any:
         keywords = dict(zip(value.keywords, parts[count:], strict=True))
         made: Any = partial(parts[0], *parts[1:count], **keywords)
     else:
-        count, code, name = len(value.__closure__ or ()), value.__code__, value.__name__
-        defaults = tuple(parts[count:]) or None
-        made = FunctionType(code, value.__globals__, name, defaults, tuple(parts[:count]))
-        made.__kwdefaults__ = value.__kwdefaults__
+        rest, around = iter(parts), value.__globals__
+        cells = tuple(islice(rest, len(value.__closure__ or ())))
+        if names := _list_held_globals(value):
+            around = _Globals(around, dict(zip(names, rest, strict=False)))
+        kwdefaults = dict(zip(value.__kwdefaults__ or (), rest, strict=False))
+        made = FunctionType(value.__code__, around, value.__name__, tuple(rest) or None, cells)
+        made.__kwdefaults__ = kwdefaults or None
     vars(made).update(vars(value))
     return made
 

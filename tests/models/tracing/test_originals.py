@@ -97,7 +97,7 @@ def default_argument(part: Any) -> None:
     part.forward = lambda x, old=part.forward: old(x)
 
 
-@refused
+@right
 def keyword_default(part: Any) -> None:
     def forward(x: Tensor, *, old: Any = part.forward) -> Any:
         return old(x)
@@ -222,7 +222,7 @@ def functions_in_a_named_tuple(part: Any) -> None:
     part.forward = lambda x: part.steps.old(x)
 
 
-@refused
+@right
 def global_variable(part: Any) -> None:
     global _global  # noqa: PLW0603
     _global = part.forward
