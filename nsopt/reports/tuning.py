@@ -12,9 +12,8 @@ from optuna.trial import FrozenTrial, TrialState
 from nsopt.errors import NsoptError
 from nsopt.files import write_whole
 from nsopt.reports.dashboard import describe_protocol, escape_text, make_markdown_table
-from nsopt.reports.style import TEXT, apply_style, new_figure
+from nsopt.reports.style import apply_style
 from nsopt.reports.template import flatten, fragment, render_template
-from nsopt.scaling.metric import METRICS
 from nsopt.storage import schema, trials
 from nsopt.storage.opening import existing_storage
 from nsopt.storage.studies import comparisons, load_studies, quiet_optuna, tunings
@@ -25,12 +24,6 @@ _QUESTIONS = {
     "pretrain-epochs": "How many epochs P should a network train before it is pruned?",
     "eta": "For which eta does Algorithm 3 end near the budget, in few steps?",
     "scores": "Which law stays closest to the trained network at a budget?",
-}
-_AXES = {
-    "pretrain_epochs": "P, epochs before pruning",
-    "eta": "eta, step size of Algorithm 3",
-    "slope": "slope: more width in later layers",
-    **{price: f"weight of the law pruned by {price}" for price in ("filters", *METRICS)},
 }
 _PARAMETERS = {"pretrain_epochs": "P"}  # in fewer letters
 _OUTCOMES = {"params": "parameters", "test_score": "test"}
@@ -47,35 +40,13 @@ def publish_tuning(study: Study) -> None:
 
 def draw_tuning(study: Study) -> go.Figure:
     """Draw the front of two objectives, or scores over the parameters of a law."""
-    metric_names = study.metric_names or []
-    if len(study.directions) > 1:
-        return _draw_front(study, metric_names)
+    names = study.metric_names or []
     with quiet_optuna():  # it warns of a study without completed trials
-        figure = optuna.visualization.plot_slice(study, target_name=metric_names[0])
-    figure.update_traces(marker={"colorscale": "Cividis", "size": 9})
-    for axis in figure.select_xaxes():
-        axis.title.text = _AXES.get(axis.title.text, axis.title.text)
+        if len(study.directions) > 1:
+            figure = optuna.visualization.plot_pareto_front(study, target_names=names)
+        else:
+            figure = optuna.visualization.plot_slice(study, target_name=names[0])
     return apply_style(figure).update_layout(title=None)
-
-
-def _draw_front(study: Study, metric_names: list[str]) -> go.Figure:
-    """Draw the trials by their two objectives, with the parameters beside each point."""
-    front = {trial.number for trial in study.best_trials}
-    x, y = metric_names
-    figure = new_figure(xaxis_title=x, yaxis_title=y)
-    done = trials.read_completed(study)
-    for label, colour, is_best in (("behind", TEXT, False), ("on the front", "#d55e00", True)):
-        shown = [trial for trial in done if (trial.number in front) == is_best]
-        figure.add_scatter(
-            x=[trial.values[0] for trial in shown],
-            y=[trial.values[1] for trial in shown],
-            text=[name_parameters(trial) for trial in shown],
-            mode="markers+text",
-            textposition="top center",
-            marker={"color": colour, "size": 9},
-            name=label,
-        )
-    return figure
 
 
 def _find_question(study: Study) -> str:
