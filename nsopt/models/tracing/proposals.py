@@ -111,9 +111,10 @@ def propose_numbers(
     ones have attributes that are a multiple of a width, and at last all together. A size of what
     only passes through a module with tensors of its own comes alone, or beside its other sizes. If
     an attribute may store the size of several tensors, it follows the tensor of the same name in
-    every module, or else one that the module holds, or else the last. The last list ties them, and
-    the one before it those that are rows of neighbouring weights, such as queries and values. An
-    attribute that equals a width of these groups is no multiple of other widths.
+    every module, or else one that the module holds, or else the last. Then each of these tensors
+    comes alone, in the modules where its size can change. The last list ties them, and the one
+    before it those that are rows of neighbouring weights, such as queries and values. An attribute
+    that equals a width of these groups is no multiple of other widths.
 
     Args:
         family: the groups of the traced network.
@@ -136,7 +137,7 @@ def propose_numbers(
             if number.path not in holders or number.path in _list_holders(number.tensor):
                 likely.add((kind, number.place))
     proposals: dict[int, list[Lifts]] = {}  # by how many times the width
-    tied: list[Lifts] = []
+    tied, sided = list[Lifts](), list[Lifts]()
     for kind, first in followed.items():
         equal = {place for place, (times, _) in first.items() if times == 1}
         alike = [
@@ -163,9 +164,14 @@ def propose_numbers(
             chosen = dict.fromkeys(Lifts(numbers=numbers) for numbers in each)
             proposals.setdefault(times, []).extend(chosen)
             tied.append(_tie_others(family, members, firsts, known.numbers))
+            for side in sorted(set(map(_name_within, members))):
+                on_side = {n.site: n for n in members if _name_within(n) == side}
+                sided.append(Lifts(numbers=tuple(on_side.values())))
+                here = [number for number in members if number.site in on_side]
+                tied.append(_tie_others(family, here, on_side, known.numbers))
     near = [replace(lifts, ties=tuple(filter(_is_near, lifts.ties))) for lifts in tied]
     by_times = [proposals[n] for n in sorted(proposals)]
-    return [*by_times, *([lifts for lifts in some if lifts.ties] for some in (near, tied))]
+    return [*by_times, sided, *([lifts for lifts in some if lifts.ties] for some in (near, tied))]
 
 
 def _find_all_numbers(

@@ -237,6 +237,11 @@ def _explain(error: Exception, tracer: Tracer) -> TraceError:
         reason += ": it gets all entries of a batch that is a dictionary, but for 'labels'"
     elif operator := re.search(r"HigherOrderOperator (\w+)", reason):
         reason = f"nsopt cannot follow torch's operator {operator[1]}: write torch.where or others"
+    elif "mat_a.dtype" in reason:  # of F.grouped_mm, which takes few widths only
+        reason = (
+            "nsopt cannot follow F.grouped_mm: multiply for one expert after another, as "
+            'from_pretrained(..., experts_implementation="eager") does'
+        )
     elif "forward() missing" in reason:
         reason += ": several arguments are a tuple, and a batch is a pair, ((a, b), targets)"
     elif "forward() takes" in reason:

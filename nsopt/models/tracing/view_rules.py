@@ -162,3 +162,13 @@ def _spread(
     tied = tracer.join_rows(rows(chosen))
     trace.splits.append((*key, chosen, tied))
     return [tied if e == chosen else None for e in range(len(new))]
+
+
+@rule("set", "resize", "resize_as")
+def change_in_place(tracer: Tracer, result: Tensor, x: Tensor, source: Any = None, *_: Any) -> None:
+    """Give a tensor the labels of the one whose memory it gets; a new shape has none."""
+    if tracer.operation == "set" and isinstance(source, Tensor):
+        tracer.put(result, tracer.get(source))
+    else:
+        tracer.freeze("gets another shape in place", *tracer.get(x))
+        tracer.put(result, [None] * result.ndim)

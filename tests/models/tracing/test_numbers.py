@@ -478,3 +478,42 @@ def test_each_object_of_configuration_follows_its_own_width() -> None:
     smaller = arch.build([5, 7])
     assert isinstance(smaller, Pair)
     assert (smaller.one.n, smaller.other.n, Fixed.size.value) == (5, 7, 12)
+
+
+class Sized(nn.Module):
+    """Stores how many inputs it has; its first layer makes as many channels."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.inputs = inputs
+        self.pre, self.post = nn.Linear(inputs, inputs), nn.Linear(inputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.post(self.pre(x.view(-1, 1, self.inputs)[:, 0]))
+        return y
+
+
+class SizedWithin(Sized):
+    """Reads the number behind its first layer instead."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.post(self.pre(x).view(-1, 1, self.inputs)[:, 0])
+        return y
+
+
+@pytest.mark.parametrize("kind", [Sized, SizedWithin])
+@pytest.mark.parametrize("sizes", [(16, 32, 7), (16, 32, 16, 7), (16, 16, 16, 7)])
+def test_a_stored_size_that_equals_two_widths_fixes_neither(
+    kind: type[Sized], sizes: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*map(kind, sizes, sizes[1:])).double()
+    x = torch.randn(6, 16, dtype=torch.float64)
+    arch = trace(model, x)
+    assert arch.base_widths == tuple(np.repeat(sizes, 2)[1:-2])
+    smaller = arch.prune(model, [range(width // 2) for width in arch.base_widths])
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not name.startswith(f"{len(model) - 1}.post"):
+                parameter[len(parameter) // 2 :] = 0
+    torch.testing.assert_close(smaller(x), model(x))

@@ -50,6 +50,7 @@ EXACT: dict[str, Operation] = {
     "unfold": lambda x: x.unfold(2, 3, 1).sum(3),
     "triu": lambda x: x.unsqueeze(2).expand(-1, -1, 8, 8).triu().sum(2),
     "squeeze_": lambda x: x.unsqueeze(1).contiguous().squeeze_(1),
+    "set_": lambda x: x + torch.empty(0, dtype=x.dtype).set_(x.detach().relu()),  # type: ignore[call-overload]
     "mse_loss": lambda x: x * functional.mse_loss(x, x.flip(2), reduction="none"),
 }
 RANDOM: dict[str, Operation] = {
@@ -105,3 +106,33 @@ def test_channels_that_windows_move_stay(
     model = nn.Sequential(nn.Linear(3, 12), Windows(size, strides, start), nn.Linear(12, 4))
     with pytest.raises(NsoptError, match="0: is read by as_strided in 1"):
         trace(model, torch.randn(2, 8, 3))
+
+
+def resize(x: Tensor) -> Tensor:
+    return torch.empty(0).resize_(x.shape).copy_(x)
+
+
+def take_storage(x: Tensor) -> Tensor:
+    made = torch.empty(0)
+    made.set_(x.untyped_storage(), 0, x.shape, x.stride())
+    return made
+
+
+def multiply_in_groups(x: Tensor) -> Tensor:
+    ends = torch.tensor([1, 2], dtype=torch.int32)
+    return functional.grouped_mm(x[:, :, 0], torch.ones(2, 12, 8), offs=ends)
+
+
+@pytest.mark.parametrize(
+    ("operation", "message"),
+    [
+        (resize, "no width .* can change: a: must equal a dimension of fixed size"),
+        (take_storage, "no width .* can change: a: "),
+        (multiply_in_groups, "cannot follow F.grouped_mm: .*experts_implementation=.eager"),
+    ],
+)
+def test_what_cannot_be_followed_is_one_line(operation: Operation, message: str) -> None:
+    if operation is multiply_in_groups and not hasattr(functional, "grouped_mm"):
+        pytest.skip("this PyTorch has no grouped_mm")
+    with pytest.raises(NsoptError, match=message):
+        trace(Between(operation), torch.randn(2, 3, 8))
