@@ -159,8 +159,8 @@ class Compression(Mapping[str, Compressed]):
         if network.test_score is None or dense.test_score is None:
             return {name or "val %": _show_change(network.score, dense.score)}
         return {
-            name or "val %": _show_error(network),
             "test" if name else "test %": _show_change(network.test_score, dense.test_score),
+            name or "val %": _show_error(network),
         }
 
     def __repr__(self) -> str:

@@ -200,7 +200,7 @@ def _make_marker(style: MethodStyle) -> dict[str, Any]:
 def describe_scores(task: TaskDescription, show: Callable[[str], str]) -> str:
     """Return the scores of a network in words; `show` formats a column."""
     shown = f"{task.score_name or 'validation'} {show('score')}{task.unit}"
-    return f"{shown}, test {show('test_score')}{task.unit}" if task.has_test else shown
+    return f"test {show('test_score')}{task.unit}, {shown}" if task.has_test else shown
 
 
 def _describe(trial: dict[str, Any], unit: str, task: TaskDescription) -> str:

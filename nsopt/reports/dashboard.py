@@ -130,13 +130,13 @@ def describe_outcomes(results: Results) -> str:
             f"{row['params']:,.0f}",
             f"{row['macs'] / 1e6:.2f} M",
             row["latency"],
-            row["val"],
             *([row["test"]] if task.has_test else []),
+            row["val"],
         )
         for row in summary_rows(results)
     ]
-    scores = [task.score_name, "test"] if task.score_name else ["validation %", "test %"]
-    scores = scores if task.has_test else scores[:1]
+    scores = ["test", task.score_name] if task.score_name else ["test %", "validation %"]
+    scores = scores if task.has_test else scores[1:]
     names = ("size", "method", "n", "parameters", "MACs", results.latency_unit, *scores)
     sentences = [*map(escape_text, answer(results)), escape_text(doubt_latencies(results))]
     table = _ABOVE_OUTCOMES + make_markdown_table(names, rows)

@@ -1,13 +1,13 @@
 """What makes the numbers of a page doubtful, and which networks need training."""
 
-import pandas as pd
+import math
 
-from nsopt.compression.choice import is_near_chance
+from nsopt.compression.choice import find_error, is_near_chance
 from nsopt.latency.sittings import distrust
 from nsopt.methods.registry import DENSE
 from nsopt.reports.results import Results
 
-_LITTLE = 0.01  # of a score: a network without training is still good
+_LITTLE = 0.01  # of the accuracy: a network that loses less is still good without training
 
 
 def doubt_split(split: float | None) -> str:
@@ -27,28 +27,29 @@ def doubt_latencies(results: Results) -> str:
 
 
 def describe_fits(results: Results) -> str:
-    """Say down to which share of the MACs a compression without training is good; else ""."""
-    rows = results.outcomes.set_index("method")
-    smaller = set(rows.index) - {DENSE.name}
-    if results.is_trained or not smaller or DENSE.name not in rows.index:
+    """Say what the smallest network that is still good without training loses, with its standard
+    error; else "".
+
+    The error is that of a difference on independent images, which is larger than on the same ones.
+    Scores that are no accuracies of images have no error that is known.
+    """
+    rows, images = results.outcomes.set_index("method"), results.image_counts.get("test")
+    rest = rows.drop(index=DENSE.name, errors="ignore")
+    if results.is_trained or len(rest) in (0, len(rows)) or images is None:
         return ""
-    whole, rest = rows.loc[DENSE.name], rows.drop(index=DENSE.name)
-    whole = whole if isinstance(whole, pd.Series) else whole.iloc[0]
-    best = rest.sort_values("score").groupby(["metric", "budget"])[["macs", "score"]].last()
-    least = whole["score"] - _LITTLE * abs(whole["score"])
-    name, classes = results.task.score_name or "validation accuracy", results.task.classes
-    images = results.image_counts.get("validation")
-    if classes and images and is_near_chance(whole["score"], classes, images):
+    whole = rows.loc[[DENSE.name]].iloc[0]
+    accuracy = whole["test_score"]
+    if is_near_chance(accuracy, results.task.classes or 1, images):
         return "The network before it was made smaller may only guess: give trained weights."
-    good, bad = (best[best["score"].ge(least) == is_good]["macs"] for is_good in (True, False))
-    if bad.empty:
-        return (
-            f"Without training, the {name} of all is within {_LITTLE:.0%} of the whole network's."
-        )
-    above = good[good > bad.max()]
-    if above.empty:
-        return f"Without training, the {name} of all is more than {_LITTLE:.0%} lower: train them."
+    best = rest.sort_values("score").groupby(["metric", "budget"])[["macs", "test_score"]].last()
+    best = best.sort_values("macs", ascending=False)
+    is_good = best["test_score"] >= (1 - _LITTLE) * accuracy
+    good = best[is_good.cummin()]
+    chosen = best.nlargest(1, "test_score").iloc[0] if good.empty else good.iloc[-1]
+    error = math.hypot(*(find_error(each, images) for each in (accuracy, chosen["test_score"])))
+    advice = "train them" if good.empty else "" if is_good.all() else "train smaller ones"
     return (
-        f"Without training, the {name} stays within {_LITTLE:.0%} of the whole network's down to "
-        f"{above.min() / whole['macs']:.0%} of its MACs: train smaller ones."
+        f"Without training, the network with {chosen['macs'] / whole['macs']:.0%} of the MACs is "
+        f"{chosen['test_score'] - accuracy:+.1f} ± {error:.1f} points of test accuracy from the "
+        f"whole one (standard error, {images:,} images){advice and f': {advice}'}."
     )

@@ -112,8 +112,8 @@ def short_rows(results: Results) -> list[dict[str, str]]:
             "ms": row["measured"],
             "predicted": row["predicted"],
             "binds": row["binds"],
-            validation: row["val"],
             **({test: row["test"]} if task.has_test else {}),
+            validation: row["val"],
         }
         for row in summary_rows(results)
     ]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from nsopt.compression.choice import choose_method, is_near_chance
+from nsopt.compression.choice import choose_method, find_error, is_near_chance
 from nsopt.methods.registry import get_method, is_method, method_label
 from nsopt.reports.doubts import doubt_latencies
 from nsopt.reports.results import Results
@@ -195,8 +195,13 @@ def _describe_choice(results: Results, choice: _Choice, reference: str) -> str:
             f"{advice if results.is_trained else 'Give trained weights'}."
         )
     if rival is None:
-        score = results.show_score(best["final_mean"])
-        return f"{label} {_has(choice.equals)} {score} {results.final_name}."
+        scores = _select_outcomes(results, best, best["method"])[results.final]
+        errors = [] if len(scores) == 1 else [scores.sem()]
+        if "test" in results.image_counts:
+            errors.append(find_error(scores.mean(), results.image_counts["test"]))
+        shown = f"standard error {max(errors):.2g}" if errors else "one seed, no error known"
+        score = results.show_score(scores.mean())
+        return f"{label} {_has(choice.equals)} {score} {results.final_name} ({shown})."
     text = _compare(results, choice, rival)
     text += f" Take {choice.pick_label}: {choice.gain}." if choice.gain else ""
     return text + (f" {choice.seeds} seeds would tell more." if choice.seeds else "")

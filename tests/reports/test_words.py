@@ -166,7 +166,7 @@ def test_the_answer_names_methods_with_the_same_widths_together(results: Results
     same = frame["budget"].map(dict(zip(by_budget["budget"], by_budget["widths"], strict=True)))
     for sentence in map(str, answer_for(results, widths=same)):
         assert "): NeuralScale and Uniform have 5" in sentence
-        assert " % test accuracy." in sentence
+        assert " % test accuracy (standard error 0.5)." in sentence
         assert "Widths of NeuralScale and Uniform: " in sentence
 
 
