@@ -30,14 +30,7 @@ def limit_name(name: str) -> str:
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Replace the file at `path` as `open_whole` does."""
-    with open_whole(path) as file:
-        file.write(content)
-
-
-@contextmanager
-def open_whole(path: Path) -> Iterator[BinaryIO]:
-    """Open a file to write, which then replaces the one at `path` atomically.
+    """Replace the file at `path` atomically.
 
     After a crash or an error the old file is still there. Afterwards the content is on the disk
     (fsync).
@@ -47,7 +40,7 @@ def open_whole(path: Path) -> Iterator[BinaryIO]:
     try:
         unfinished.unlink(missing_ok=True)
         with _create(unfinished) as file:
-            yield file
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
@@ -74,13 +67,9 @@ def written_beside(path: Path) -> Iterator[Path]:
         unfinished.replace(path)
 
 
-def remove_unfinished(path: Path, others: bool = False) -> None:
-    """Delete the temporary files for `path` of processes on this machine that were killed.
-
-    Args:
-        others: whether to delete those for all files of this suffix in the folder.
-    """
-    _remove_of_killed(path.parent, f"*{path.suffix}" if others else escape(path.name))
+def remove_unfinished(path: Path) -> None:
+    """Delete the temporary files for `path` of processes on this machine that were killed."""
+    _remove_of_killed(path.parent, escape(path.name))
 
 
 def _remove_of_killed(folder: Path, names: str) -> None:

@@ -1,6 +1,7 @@
 """The cache folder, also where there is no home; files that replace others."""
 
 import os
+import platform
 import pwd
 import subprocess
 import tempfile
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nsopt.errors import NsoptError
-from nsopt.files import cache_folder, check_writable, write_cached, written_beside
+from nsopt.files import cache_folder, check_writable, write_cached, write_whole, written_beside
 
 
 @pytest.fixture(autouse=True)
@@ -91,3 +92,16 @@ def test_the_next_file_removes_the_folders_of_killed_processes(tmp_path: Path) -
             other.touch()
     assert {path.name for path in tmp_path.iterdir()} == {"network.onnx", "network.pt2"}
     assert (tmp_path / "network.onnx").read_text() == "whole"
+
+
+def test_the_next_file_removes_only_those_of_killed_processes(tmp_path: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    killed = f"a.pt.{platform.node()}.{ended.pid}.part"
+    here = f".{platform.node()}."
+    kept = [killed.replace(f".{ended.pid}.", f".{os.getppid()}.")]  # of a living process
+    kept += [killed.replace(here, machine) for machine in (f".x{here}", f"{here}x.")]
+    for name in (killed, *kept):
+        (tmp_path / name).touch()
+    write_whole(tmp_path / "a.pt", b"content")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["a.pt", *kept])

@@ -76,11 +76,6 @@ class ImageSet:
         for start in range(0, len(self), at_once):
             yield self.pixels(slice(start, start + at_once))
 
-    def scaled_parts(self, at_once: int) -> Iterator[Tensor]:
-        """Yield the images in order as float32 from 0 to 1, at most `at_once` at a time."""
-        for part in self.parts(at_once):
-            yield part.to(torch.float32) / PIXEL_RANGE
-
     def checksum(self) -> int:
         """Return a checksum of labels and images."""
         return checksum_of(chain([self.labels], self.parts()))

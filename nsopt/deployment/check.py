@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nsopt.data.images import ImageSet
+from nsopt.data.images import PIXEL_RANGE, ImageSet
 from nsopt.deployment.closeness import check_close, compare_runs, run_exported
 from nsopt.deployment.export import load_exported, make_whole
 from nsopt.deployment.kept import KeptNetwork
@@ -87,4 +87,5 @@ def compare_outputs(
 
 def _split_batches(images: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield images from 0 to 1, and their labels."""
-    return zip(images.scaled_parts(_BATCH), images.labels.split(_BATCH), strict=True)
+    scaled = (part.to(torch.float32) / PIXEL_RANGE for part in images.parts(_BATCH))
+    return zip(scaled, images.labels.split(_BATCH), strict=True)
