@@ -22,6 +22,7 @@ from nsopt.latency.runtime import TORCH, Measure, choose_runtime
 from nsopt.models.architecture import Architecture, check_finite, check_has_weights
 from nsopt.models.tracing.originals import copy_model, set_mode, unwrapped
 from nsopt.models.tracing.trace import trace
+from nsopt.models.tracing.weights import adopt_weights, check_weights
 from nsopt.progress import Progress
 from nsopt.session.presets import StudySettings, get_preset, override
 from nsopt.session.subject import Subject, with_precision
@@ -118,6 +119,10 @@ def compress(
     model = set_mode(copy_model(unwrapped(model)).cpu(), training=False)
     check_finite(model, "the model")
     check_storable(model)
+    if epochs == 0:
+        model = adopt_weights(model, make_example(task))
+    else:
+        check_weights(model, make_example(task))
     if arch is not None:
         if differences := describe_differences(arch, arch.base_widths, model.state_dict()):
             raise NsoptError(

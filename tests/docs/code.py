@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
-NEED_OTHERS = ("yolo", "huggingface")
+NEED_OTHERS = ("yolo", "huggingface", "onnx")
 
 
 def main(folder: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import re
 import runpy
 import shlex
+import warnings
 from functools import partial
 from pathlib import Path
 from types import FunctionType
@@ -14,6 +15,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
+from torch import nn
 
 import nsopt
 from nsopt.cli import data as data_commands
@@ -44,6 +47,7 @@ NEEDS = {  # more than the other pages
     "yolo": "ultralytics",
     "detectors": "torchvision",
     "huggingface": "transformers",
+    "onnx": "onnx2torch",
 }
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -115,6 +119,8 @@ def run_examples(page: Path) -> None:
     """
     if page.stem in NEEDS:
         install_operators()
+    if page.stem == "onnx":
+        write_onnx_file()
     digits = first_digits(100, 20)
     patch = pytest.MonkeyPatch()
     patch.setattr(nsopt, "load_data", lambda name: digits if name == "digits" else coloured(digits))
@@ -124,6 +130,15 @@ def run_examples(page: Path) -> None:
     session: dict[str, object] = {"__name__": "__main__"}
     for block in blocks(page, "python"):
         exec(compile(block, str(page), "exec"), session)
+
+
+def write_onnx_file() -> None:
+    """Write `whole.onnx` as PyTorch's older exporter does, with products of three dimensions."""
+    layers = nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 24), nn.ReLU(), nn.Flatten()
+    model, x = nn.Sequential(*layers, nn.Linear(5 * 24, 4)).eval(), torch.rand(2, 5, 12)
+    named: dict[str, Any] = {"input_names": ["x"], "dynamic_axes": {"x": {0: "batch"}}}
+    with warnings.catch_warnings(action="ignore"):
+        torch.onnx.export(model, (x,), "whole.onnx", dynamo=False, opset_version=13, **named)
 
 
 def compress_briefly(patch: pytest.MonkeyPatch) -> None:

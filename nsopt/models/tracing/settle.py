@@ -18,6 +18,7 @@ from nsopt.models.tracing.makers import Makers
 from nsopt.models.tracing.network import TracedNetwork
 from nsopt.models.tracing.originals import original_weight
 from nsopt.models.tracing.run import tensors_of
+from nsopt.models.tracing.weights import describe_cure
 
 
 class Settled(NamedTuple):
@@ -194,7 +195,12 @@ def _find_unscorable(network: TracedNetwork) -> probe.Reasons:
     reason = "no trainable parameters: pruning cannot score its units"
     if not all(parameter.requires_grad for parameter in network.template.parameters()):
         reason += ", unless you call model.requires_grad_(True) first"
-    return dict.fromkeys(unscored, reason)
+    reasons, buffers = dict.fromkeys(unscored, reason), dict(network.template.named_buffers())
+    for i in unscored:
+        held = [network.family.dimensions[d].tensor for d in network.family.groups[i].per_dimension]
+        if stored := [name for name in held if name in buffers]:
+            reasons[i] = f"{reason.partition(':')[0]}; {describe_cure(stored[0])}"
+    return reasons
 
 
 def _find_divided(network: TracedNetwork) -> probe.Reasons:

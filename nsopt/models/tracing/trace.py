@@ -26,6 +26,7 @@ from nsopt.models.tracing.settle import name_layers, settle
 from nsopt.models.tracing.states import restore_tensors, spare_collector
 from nsopt.models.tracing.tracer import ADVICE
 from nsopt.models.tracing.user_code import tell_when_long
+from nsopt.models.tracing.weights import adopt_weights
 
 _MOST_REASONS = 5
 
@@ -67,7 +68,7 @@ def trace(
     _check_module(module, is_double=any(t.dtype == torch.float64 for t in tensors_in(run.inputs)))
     with restore_tensors(module):
         set_mode(module, training=False)  # of an exported program: its copy would change it
-    network = trace_network(_copy_to_cpu(module), run)
+    network = trace_network(_copy_to_cpu(module, run), run)
     if network.trace.failed:
         network = _note_failure(network)
     _check_batch(network)
@@ -89,16 +90,18 @@ def trace(
     return TracedArchitecture(name, network, names, capped, refused, trained)
 
 
-def _copy_to_cpu(module: nn.Module) -> nn.Module:
+def _copy_to_cpu(module: nn.Module, run: LabelledRun) -> nn.Module:
     """Return a copy on the CPU, or on the meta device: the caller may train `module` on.
 
-    If none of its parameters is trained, as in a network that only infers, all are in the copy.
+    If none of its parameters is trained, as in a network that only infers, all are in the copy, and
+    so are buffers that are weights.
     """
     is_meta = {tensor.device.type for tensor in tensors_of(module).values()} == {"meta"}
     copy = copy_model(module) if is_meta else copy_model(module).cpu()
     if not any(parameter.requires_grad for parameter in copy.parameters()):
         for parameter in copy.parameters():
             parameter.requires_grad = parameter.is_floating_point() or parameter.is_complex()
+        return copy if is_meta else adopt_weights(copy, run.inputs)
     return copy
 
 

@@ -11,6 +11,7 @@ from nsopt.models.architecture import Architecture, check_finite, check_has_weig
 from nsopt.models.inputs import count_examples, resize_batch
 from nsopt.models.tracing.originals import unwrapped
 from nsopt.models.tracing.trace import trace
+from nsopt.models.tracing.weights import adopt_weights
 from nsopt.progress import Progress, Silent
 from nsopt.pruning.fitting.fit import fit_network
 from nsopt.pruning.fitting.inputs import Inputs, count_arguments
@@ -59,9 +60,11 @@ def fit(
     check_has_weights(model)
     check_finite(model, "the model")
     given = Inputs(inputs, count_arguments(model) if network is None else len(network.run.inputs))
+    first = given.batches[0]
+    few = resize_batch(first, min(2, count_examples(first)))
+    model = adopt_weights(model, few)
     if arch is None:
-        first = given.batches[0]
-        arch = trace(model, resize_batch(first, min(2, count_examples(first))))
+        arch = trace(model, few)
     wanted, progress = check_widths(arch, widths), progress or Silent()
     kept = rank_by_fit(arch, model, given, progress, seed).pick_strongest(wanted)
     fitted = fit_network(arch, model, kept, given, seed=seed, progress=progress)
