@@ -24,7 +24,7 @@ test: $(FOR_TESTS)
 	$(BIN)/python -m pytest
 
 # Tests of YOLO, Hugging Face and Lightning are skipped without their packages, best in an environment of its own:
-# make networks VENV=.venv-networks after .venv-networks/bin/pip install ultralytics transformers accelerate lightning
+# make networks VENV=.venv-networks after .venv-networks/bin/pip install onnx2torch ultralytics transformers accelerate lightning
 networks: $(FOR_TESTS)
 	$(BIN)/python -m pytest -m networks
 
