@@ -62,7 +62,7 @@ _STUDY = (
     *_TASK,
 )
 _COMPRESSION = (
-    *("--per-class=12", "--batch-size=32", "--epochs=1", "--warmup-epochs=0", "--averaging=0"),
+    *("--per-class=12", "--batch-size=32", "--epochs=1", "--averaging=0"),
     *("--prune-every=1", "--filters-per-step=12", "--precision=fp32", "--device=cpu"),
     "--candidates=3",
 )

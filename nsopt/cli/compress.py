@@ -16,19 +16,18 @@ from nsopt.cli.console import (
 )
 from nsopt.cli.extras import has_extra, install_command, publish_if_installed
 from nsopt.cli.options import (
-    Count,
-    GivenPath,
     NetworkOptions,
     PlaceOptions,
     PruneOptions,
-    Repeats,
     RoundingOptions,
     SgdOptions,
     TimingOptions,
     TrainingOptions,
+    WorkersOptions,
     changes,
     refuse_unused,
 )
+from nsopt.cli.values import Count, GivenPath
 from nsopt.errors import NsoptError
 from nsopt.files import written_beside
 
@@ -45,7 +44,7 @@ _LEFT_OUT_FIRST = "before", "params", "MACs", "widths by"
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class CompressOptions:
+class CompressOptions(WorkersOptions):
     weights: GivenPath = None
     """Weights of the whole network: a state_dict that torch.save wrote, or a file that nsopt
     wrote. Not needed if your own function, --arch package.module:factory, returns the network with
@@ -57,11 +56,6 @@ class CompressOptions:
     candidates: Annotated[Count, Parameter(group="Budgets")] = 16
     """Sets of widths to try for each budget. A few training steps give each a score. Where
     fine-tuning has fewer than 400 steps, fits choose the widths instead."""
-    seeds: Repeats = 1
-    """Fine-tunings of each network, each with its own seed; nsopt keeps the best by validation
-    accuracy."""
-    workers: Count = 1
-    """Processes on this machine that share the fine-tuning."""
     task: NetworkOptions = NetworkOptions()
     rounding: RoundingOptions = RoundingOptions()
     search: PruneOptions = PruneOptions()
@@ -111,7 +105,7 @@ def compress(options: CompressOptions) -> None:
         forms = _choose_forms(subject, tries=not all(map(Path.is_file, files)))
     with live_progress() as progress:
         result = run_compression(
-            subject, budgets, options.candidates, options.seeds, workspace, progress
+            subject, budgets, options.candidates, options.seeds or 1, workspace, progress
         )
     rows, folder = result.rows(), workspace.folder
     rows[0]["files"] = ""

@@ -9,14 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from cyclopts import Parameter
 
 from nsopt.cli.console import console, tell_what_is_fixed
-from nsopt.cli.options import (
-    GivenPath,
-    MetricName,
-    OptionalStorageUrl,
-    StoredDataOptions,
-    refuse_options_of_images,
-    refuse_unused,
-)
+from nsopt.cli.options import StoredDataOptions, refuse_options_of_images, refuse_unused
+from nsopt.cli.stored import ArtifactOptions, StoredOptions
+from nsopt.cli.values import GivenPath, MetricName
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.files import check_writable, written_beside
 
@@ -35,12 +30,10 @@ if TYPE_CHECKING:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions(StoredDataOptions):
+class ExportOptions(StoredDataOptions, ArtifactOptions, StoredOptions):
     study: str | None = None
     """Optuna study that trained the network: ARCH-DATA-PRESET/METHOD. By default nsopt exports the
     network that the comparison's answer names at its largest budget."""
-    name: str | None = None
-    """Without --study: the comparison as ARCH-DATA-PRESET, if several are stored."""
     out: GivenPath = None
     """File to write; by default network.onnx, network.pt2 or network.pt, by the format."""
     format: Literal["onnx", "pt2", "state_dict"] | None = None
@@ -54,10 +47,6 @@ class ExportOptions(StoredDataOptions):
     nsopt compress."""
     metric: MetricName | None = None
     """Metric of the budget, if the study has budgets in several."""
-    artifacts: GivenPath = None
-    """Folder of the stored networks; by default `artifacts` beside an SQLite file."""
-    storage: OptionalStorageUrl = None
-    """Optuna storage URL of the study; by default the newest study.db under runs/."""
     unchecked: bool = False
     """Write the file without testing it on the test images."""
 
@@ -172,11 +161,11 @@ def _load(options: ExportOptions) -> _Chosen:
     from nsopt.session.stored import load_images
     from nsopt.session.subject import read_architecture
     from nsopt.storage import schema
-    from nsopt.storage.opening import artifacts_beside, existing_storage, newest_storage
+    from nsopt.storage.opening import artifacts_beside, existing_storage
     from nsopt.storage.urls import storage_file
     from nsopt.tasks.imported import import_given_task
 
-    url = options.storage or newest_storage()
+    url = options.find_url()
     results = storage_file(url)
     if results and options.out and options.out.resolve() == results.resolve():
         raise NsoptError(f"--out {options.out} is the storage of the study: name another file")

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 from cyclopts import Parameter
 
 from nsopt.cli.console import console, live_progress, make_table
-from nsopt.cli.options import OptionalStorageUrl, RuntimeOptions, StoredArch, StoredTask, Threads
+from nsopt.cli.options import ComputeOptions, RuntimeOptions
+from nsopt.cli.stored import StoredNetworkOptions, StoredOptions
 from nsopt.errors import NsoptError
 
 if TYPE_CHECKING:
@@ -19,19 +20,9 @@ _LARGEST = 1_000_000  # images in a batch
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class LatencyOptions:
-    storage: OptionalStorageUrl = None
-    """Optuna storage URL of the study; by default the newest study.db under runs/."""
-    name: str | None = None
-    """The study as ARCH-DATA-PRESET, if several are stored."""
-    arch: StoredArch = None
-    task: StoredTask = None
+class LatencyOptions(ComputeOptions, StoredNetworkOptions, StoredOptions):
     batch_size: str | None = None
     """Images per batch, for one timing each; by default 1, 100 and that of the study."""
-    device: str = "auto"
-    """Device as PyTorch names it (cpu, cuda, cuda:1, ...), or auto."""
-    threads: Threads | None = None
-    """CPU threads; by default one per core."""
     timing: RuntimeOptions = RuntimeOptions()
 
 
@@ -39,11 +30,10 @@ def latency(options: LatencyOptions = LatencyOptions()) -> None:
     """Time the trained networks of a study side by side; `nsopt report` shows all timings."""
     from nsopt.cli.preparation import read_runtime
     from nsopt.session.timing import measure_again
-    from nsopt.storage.opening import newest_storage
     from nsopt.tasks.imported import import_given_task
 
     sizes, runtime = _read_batch_sizes(options.batch_size), read_runtime(options.timing)
-    url = options.storage or newest_storage()
+    url = options.find_url()
     with live_progress() as progress:
         measured = measure_again(
             url,

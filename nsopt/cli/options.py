@@ -4,84 +4,40 @@ A command holds these groups as fields. An option has the name of the setting th
 (`SearchSettings`, `TrainSettings`); None keeps the preset's value.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import Parameter, Token
+from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from nsopt.cli.stored import StorageOptions, StoredNetworkOptions
+from nsopt.cli.values import (
+    BatchSize,
+    Count,
+    CountFrom0,
+    CountFrom2,
+    GivenPath,
+    MetricName,
+    Repeats,
+    Whole,
+)
 from nsopt.errors import NsoptError
-from nsopt.session.processes import STORAGE_VARIABLE
 
 if TYPE_CHECKING:
     from nsopt.session.presets import Preset
 
 _OF_IMAGES = {
-    *("data", "data_dir", "image_size", "split", "split_seed", "skip_corrupt", "no_mirror"),
-    *("classes", "per_class", "mean", "std", "batch_size", "resized_crop", "search_images"),
+    *("data", "data_dir", "image_size", "split", "skip_corrupt", "no_mirror"),
+    *("classes", "per_class", "mean", "std", "batch_size", "resized_crop"),
 }
-
-
-def _read_whole(kind: Any, tokens: Sequence[Token]) -> int:
-    try:
-        return int(tokens[0].value)  # Cyclopts would round
-    except ValueError:
-        raise ValueError(f"{tokens[0].value!r} is not a whole number: write one.") from None
-
-
-Whole = Annotated[int, Parameter(converter=_read_whole)]
-Count = Annotated[Whole, Parameter(validator=Number(gte=1))]
-Repeats = Annotated[Whole, Parameter(validator=Number(gte=1, lte=1_000_000))]
-Threads = Annotated[Whole, Parameter(validator=Number(gte=1, lte=1024))]
-CountFrom0 = Annotated[Whole, Parameter(validator=Number(gte=0))]
-CountFrom2 = Annotated[Whole, Parameter(validator=Number(gte=2))]
-
-
-def _check_batch(kind: Any, size: int | None) -> None:
-    if size is not None and size < 2:
-        raise ValueError("Must be >= 2; to time single images give --latency-batch-size 1.")
-
-
-BatchSize = Annotated[Whole, Parameter(validator=_check_batch)]
-
-
-def _read_path(kind: Any, tokens: Sequence[Token]) -> Path:
-    if not tokens[0].value:  # pathlib takes it for the working directory
-        raise ValueError("It is empty: name a path, or leave the option out.")
-    try:
-        return Path(tokens[0].value).expanduser()
-    except RuntimeError:
-        raise ValueError("It names a home folder that does not exist.") from None
-
-
-def _read_metric(kind: Any, tokens: Sequence[Token]) -> str:
-    from nsopt.scaling.metric import get_single_metric
-
-    return get_single_metric(tokens[0].value).name
-
-
-MetricName = Annotated[Literal["params", "macs", "latency"], Parameter(converter=_read_metric)]
-GivenPath = Annotated[Path | None, Parameter(converter=_read_path)]
-
-_storage_variable = Parameter(env_var=STORAGE_VARIABLE)
-StorageUrl = Annotated[str, _storage_variable]
-OptionalStorageUrl = Annotated[str | None, _storage_variable]
-StoredArch = Annotated[
-    str | None,
-    Parameter(help="Network of the stored study; needed only if it is package.module:factory."),
-]
-StoredTask = Annotated[
-    str | None,
-    Parameter(help="Task of the stored study, package.module:function, if it is not of images."),
-]
 
 
 @Parameter(name="*", group="Network and data")
 @dataclass(frozen=True, kw_only=True)
-class NetworkOptions:
-    """The network and the images."""
+class NameOptions:
+    """The network, and what it is for."""
 
     arch: str = "vgg11"
     """Network: vgg11, resnet18-tied, ...; torchvision:NAME; timm:NAME; or package.module:factory, a
@@ -91,17 +47,36 @@ class NetworkOptions:
     task: str | None = None
     """In place of images, a task of yours: package.module:function, a function that returns an
     nsopt.Task. The network is then a function of yours, too: --arch package.module:factory."""
+
+
+@Parameter(name="*", group="Network and data")
+@dataclass(frozen=True, kw_only=True)
+class DataDirOptions:
+    """Where data sets are."""
+
     data_dir: Path = Path("data")
     """Folder of downloaded data sets."""
+
+
+@Parameter(name="*", group="Network and data")
+@dataclass(frozen=True, kw_only=True)
+class ReadingOptions(DataDirOptions):
+    """How images are read."""
+
     image_size: Count | None = None
     """Resize images to this side, in pixels. CIFAR keeps its 32."""
     split: float | None = None
     """Divide a folder of class folders without train/ and test/: train on this part of each class,
     such as 0.8, and test on the rest."""
-    split_seed: CountFrom0 = 0
-    """Random seed of --split."""
     skip_corrupt: bool = False
     """Leave out the damaged images of a folder."""
+
+
+@Parameter(name="*", group="Network and data")
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions(ReadingOptions, NameOptions):
+    """The network and the images."""
+
     no_mirror: bool = False
     """Mirror no images in training: left and right matter, as in text. Digits never are."""
     classes: CountFrom2 | None = None
@@ -128,8 +103,6 @@ class NetworkOptions:
                     "that returns the network, --arch package.module:factory"
                 )
             refuse_options_of_images(self, *others)
-        if self.split is None:
-            refuse_unused("without --split", ["split_seed"], self)
 
 
 @Parameter(name="*", group="Network and data")
@@ -198,10 +171,6 @@ class PruneOptions:
     """Q in the paper: mini-batches between two prune steps."""
     filters_per_step: Annotated[float, Parameter(validator=Number(gt=0))] | None = None
     """Filters to prune in each step, over all layers: a number, or a fraction of those left."""
-    importance_decay: Annotated[float, Parameter(validator=Number(gte=0, lt=1))] | None = None
-    """Weight of the importance measured before the last prune step; 0 forgets it."""
-    search_images: Count | None = None
-    """Search on about this many training images, equally many of each class."""
 
 
 @Parameter(name="*", group="Search")
@@ -237,8 +206,6 @@ class TrainingOptions:
     10. With 0, compress fits networks to the trained one without training."""
     schedule: Literal["linear", "steps"] | None = None
     """Decrease the learning rate linearly to zero, as compress does, or in steps."""
-    warmup_epochs: Annotated[float, Parameter(validator=Number(gte=0))] | None = None
-    """With --schedule linear: epochs in which the learning rate first rises."""
     distillation: Annotated[float, Parameter(validator=Number(gte=0, lte=1))] | None = None
     """Weight of distillation in the loss: the teacher is the trained network. 0 for none."""
     averaging: Annotated[float, Parameter(validator=Number(gte=0, lt=1))] | None = None
@@ -250,14 +217,30 @@ class TrainingOptions:
         """What they change in the settings of a training, where None switches something off."""
         given = _drop_none(vars(self))
         if self.schedule == "steps":
-            given = {"warmup_epochs": None} | given | {"schedule": None}
+            given |= {"warmup_epochs": None, "schedule": None}
         off = [name for name in ("distillation", "averaging") if given.get(name) == 0]
         return given | dict.fromkeys(off)
 
 
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions:
+    """Where networks are computed."""
+
+    device: str = "auto"
+    """Device as PyTorch names it (cpu, cuda, cuda:1, ...), or auto."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeOptions(DeviceOptions):
+    """Where networks are computed, and by how many threads."""
+
+    threads: Annotated[Whole, Parameter(validator=Number(gte=1, lte=1024))] | None = None
+    """CPU threads; by default one per core."""
+
+
 @Parameter(name="*", group="Search and training")
 @dataclass(frozen=True, kw_only=True)
-class SgdOptions:
+class SgdOptions(DeviceOptions):
     """Settings of both searches and trainings."""
 
     lr: float | None = None
@@ -265,8 +248,6 @@ class SgdOptions:
     compress 0.02; in searches 0.05, paper 0.1."""
     batch_size: BatchSize | None = None
     """Images per batch of searches and trainings; for milliseconds see --latency-batch-size."""
-    device: str = "auto"
-    """Device as PyTorch names it (cpu, cuda, cuda:1, ...), or auto."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of matrix products; auto takes bf16 where it is fast."""
     seed: CountFrom0 | None = None
@@ -275,16 +256,22 @@ class SgdOptions:
     """Augment with random resized crops of at least this part of an image's area, such as 0.35."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class MeasureOptions:
+    """A user's own measurement."""
+
+    measure: str | None = None
+    """Time networks with this function of yours, package.module:function in the working directory.
+    It gets a network and a batch of images and returns milliseconds, such as those of a phone."""
+
+
 @Parameter(name="*", group="Latency")
 @dataclass(frozen=True, kw_only=True)
-class RuntimeOptions:
+class RuntimeOptions(MeasureOptions):
     """Where milliseconds come from."""
 
     runtime: Literal["torch", "onnxruntime"] | None = None
     """Time networks in PyTorch (the default) or in onnxruntime."""
-    measure: str | None = None
-    """Time networks with this function of yours, package.module:function in the working directory.
-    It gets a network and a batch of images and returns milliseconds, such as those of a phone."""
 
 
 @Parameter(name="*", group="Latency")
@@ -296,13 +283,28 @@ class TimingOptions(RuntimeOptions):
     """Images in a timed batch. 100 by default."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class RepeatOptions:
+    """How often networks are trained."""
+
+    seeds: Repeats | None = None
+    """Trainings per method and budget, each with its own seed. By default smoke and quick 2,
+    tiny 5, fast and paper 5; compress 1, and it keeps the best by validation accuracy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkersOptions(RepeatOptions):
+    """How often networks are trained, and by how many processes."""
+
+    workers: Count = 1
+    """Processes on this machine that share the work."""
+
+
 @Parameter(name="*", group="Results")
 @dataclass(frozen=True, kw_only=True)
-class PlaceOptions:
+class PlaceOptions(StorageOptions):
     """Where results go."""
 
-    storage: OptionalStorageUrl = None
-    """Optuna storage URL; by default an SQLite file in --out."""
     out: GivenPath = None
     """Folder for the results; by default runs/ARCH-DATA-PRESET, of `nsopt compress`
     runs/ARCH-DATA-compress."""
@@ -329,15 +331,11 @@ class BudgetOptions(WorkOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredDataOptions:
+class StoredDataOptions(DataDirOptions, StoredNetworkOptions):
     """Where a stored study's network and images are on this machine."""
 
-    arch: StoredArch = None
     data: str | None = None
     """folder:PATH, if the images are in another folder on this machine."""
-    task: StoredTask = None
-    data_dir: Path = Path("data")
-    """Folder of downloaded data sets."""
 
 
 def refuse_options_of_images(*groups: object) -> None:

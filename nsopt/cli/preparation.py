@@ -135,9 +135,8 @@ def _load_data(options: NetworkOptions) -> tuple[Source, ImageData | Task, Archi
         _read_numbers("--mean", options.mean),
         _read_numbers("--std", options.std),
         options.split,
-        options.split_seed,
-        options.skip_corrupt,
-        not options.no_mirror,
+        skip_corrupt=options.skip_corrupt,
+        mirror=not options.no_mirror,
     )
     data = load_source(source, options.data_dir)
     if data.skipped:

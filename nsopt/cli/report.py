@@ -6,20 +6,16 @@ from pathlib import Path
 from cyclopts import Parameter
 
 from nsopt.cli.console import console, tell_what_is_fixed
-from nsopt.cli.options import GivenPath, OptionalStorageUrl
+from nsopt.cli.stored import StoredOptions
+from nsopt.cli.values import GivenPath
 from nsopt.files import check_writable
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class ReportOptions:
-    storage: OptionalStorageUrl = None
-    """Optuna storage URL of the study; by default the newest study.db under runs/."""
+class ReportOptions(StoredOptions):
     out: GivenPath = None
     """Folder for index.html and the CSV files; by default `report` beside an SQLite file."""
-    name: str | None = None
-    """The study as ARCH-DATA-PRESET, if several are stored; ARCH-DATA-PRESET-tune for its
-    tuning."""
 
 
 def report(options: ReportOptions = ReportOptions()) -> None:
@@ -30,10 +26,9 @@ def report(options: ReportOptions = ReportOptions()) -> None:
     from nsopt.reports.page import write_report
     from nsopt.reports.results import read_results
     from nsopt.reports.tuning import is_about_tuning, write_tuning_report
-    from nsopt.storage.opening import newest_storage
     from nsopt.storage.urls import storage_file
 
-    url, name = options.storage or newest_storage(), options.name
+    url, name = options.find_url(), options.name
     file = storage_file(url)
     out = options.out or (file.parent if file else Path()) / "report"
     check_writable(out, "--out")

@@ -11,14 +11,13 @@ from nsopt.cli.console import console, describe_storage, live_progress, make_fit
 from nsopt.cli.extras import publish_if_installed
 from nsopt.cli.options import (
     BudgetOptions,
-    Count,
-    GivenPath,
-    Repeats,
     SearchOptions,
+    WorkersOptions,
     changes,
     refuse_unused,
     split_words,
 )
+from nsopt.cli.values import GivenPath
 from nsopt.errors import NsoptError
 
 if TYPE_CHECKING:
@@ -35,30 +34,19 @@ _LEFT_OUT_FIRST = ("MACs", "predicted", "n", "params", "val %")  # columns, on a
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class StudyOptions(BudgetOptions):
+class StudyOptions(BudgetOptions, WorkersOptions):
     search: SearchOptions = SearchOptions()
     methods: str = "uniform,morphnet,magnitude,neuralscale"
     """Methods to compare. Also: neuralscale-params, neuralscale-macs, dense, and
     neuralscale-iter1, ... for the law of an iteration of descent."""
-    seeds: Repeats | None = None
-    """Trainings per method and budget, each with its own seed. By default smoke and quick 2,
-    tiny 5, fast and paper 5."""
     eta: Annotated[float, Parameter(validator=Number(gt=0))] | None = None
     """Find NeuralScale's widths with the paper's Algorithm 3 and this step size, instead of the
     exact solver."""
-    magnitude_epochs: Count | None = None
-    """Epochs of training before magnitude pruning."""
-    fine_tune_epochs: Count | None = None
-    """Epochs of fine-tuning after magnitude pruning."""
     tuned: str | None = None
-    """Optuna study of `nsopt tune` from which to take the best P or eta."""
-    tuned_storage: str | None = None
-    """Optuna storage URL of --tuned; by default --storage."""
+    """Optuna study of `nsopt tune` in --storage, from which to take the best P or eta."""
     start: GivenPath = None
     """File with the weights of a trained network. The networks of all methods start from its most
     important filters and are fine-tuned."""
-    workers: Count = 1
-    """Processes on this machine that share the work."""
     dry_run: bool = False
     """Only print how long the study takes here, and the widths that need no search. Writes nothing,
     and trains only a few steps."""
@@ -119,15 +107,10 @@ def _make_settings(
         options.training,
         options.sgd,
         eta=options.eta,
-        magnitude_epochs=options.magnitude_epochs,
-        fine_tune_epochs=options.fine_tune_epochs,
         **options.sizes.rounding,
     )
     if options.start is not None:
-        unused = "magnitude_epochs", "fine_tune_epochs", "pretrain_epochs"
-        refuse_unused("with --start", unused, options, options.search)
-    if options.tuned is None:
-        refuse_unused("without --tuned", ["tuned_storage"], options)
+        refuse_unused("with --start", ["pretrain_epochs"], options.search)
     tuned = _read_tuned_settings(options)
     if options.start is not None and "search" in tuned:
         raise NsoptError("--start leaves out the pre-training that --tuned sets: leave one out")
@@ -161,10 +144,9 @@ def _read_tuned_settings(options: StudyOptions) -> dict[str, dict[str, object]]:
 
     if options.tuned is None:
         return {}
-    url = options.tuned_storage or options.place.storage
-    if url is None:
-        raise NsoptError("--tuned needs the storage of that study: give --tuned-storage")
-    return best_settings(Workspace(url, Path()), options.tuned)
+    if options.place.storage is None:
+        raise NsoptError("--tuned needs the storage of that study: give --storage")
+    return best_settings(Workspace(options.place.storage, Path()), options.tuned)
 
 
 def _print_summary(results: "Results") -> None:

@@ -9,7 +9,8 @@ from cyclopts import Parameter
 
 from nsopt.cli.console import console, describe_storage, live_progress, make_table
 from nsopt.cli.extras import has_extra
-from nsopt.cli.options import BudgetOptions, DescentOptions, Repeats, changes, refuse_unused
+from nsopt.cli.options import BudgetOptions, DescentOptions, RepeatOptions, changes, refuse_unused
+from nsopt.cli.values import Repeats
 from nsopt.errors import NsoptError
 
 if TYPE_CHECKING:
@@ -21,15 +22,13 @@ _RATIOS = (0.25,)
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class TuneOptions(BudgetOptions):
+class TuneOptions(BudgetOptions, RepeatOptions):
     over: Literal["pretrain-epochs", "eta"] = "pretrain-epochs"
     """What to tune: P, or the step size of Algorithm 3."""
     trials: Repeats | None = None
     """Trials with --over eta, by default 30."""
     pretrain_epochs: str | None = None
     """Values of P to try with --over pretrain-epochs, by default 0,2,5,10,30,60."""
-    seeds: Repeats | None = None
-    """Trials per value of P, by default as many as the preset has seeds."""
     search: DescentOptions = DescentOptions()
 
 
@@ -129,4 +128,4 @@ def study_command(groups: Iterable[Any], url: str, name: str) -> str:
             if value != field.default:
                 option = f"--{field.name.replace('_', '-')}"
                 words.append(option if value is True else f"{option}={value}")
-    return shlex.join([*words, f"--tuned-storage={url}", f"--tuned={name}"])
+    return shlex.join([*words, f"--storage={url}", f"--tuned={name}"])

@@ -11,16 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from nsopt.cli.console import console, live_progress, make_table, tell_what_is_fixed
-from nsopt.cli.options import (
-    Count,
-    CountFrom2,
-    GivenPath,
-    OptionalStorageUrl,
-    SizeOptions,
-    StoredTask,
-    TimingOptions,
-    refuse_unused,
-)
+from nsopt.cli.options import DeviceOptions, SizeOptions, TimingOptions, refuse_unused
+from nsopt.cli.stored import StoredNetworkOptions, StoredOptions
+from nsopt.cli.values import Count, CountFrom2, GivenPath
 from nsopt.errors import NsoptError
 from nsopt.progress import Silent
 from nsopt.session.processes import STORAGE_VARIABLE
@@ -42,26 +35,15 @@ _NARROW = 80  # columns of a terminal that is too narrow for all of the table
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class WidthsOptions:
+class WidthsOptions(DeviceOptions, StoredNetworkOptions, StoredOptions):
     """The options of `nsopt widths`; the law is in a file or in a storage."""
 
     law: GivenPath = None
     """JSON file with a law, or with one law for each iteration."""
-    storage: OptionalStorageUrl = None
-    """Optuna storage URL with a stored law, instead of --law; by default the newest study.db under
-    runs/."""
-    name: str | None = None
-    """The study as ARCH-DATA-PRESET, if the storage holds several."""
     iteration: Count | None = None
     """Iteration of architecture descent that found the law; by default the last."""
     method: str | None = None
     """Method whose stored law to use; by default neuralscale, the law of the search."""
-    device: str = "auto"
-    """Device on which --metric latency times networks."""
-    arch: str | None = None
-    """Network of the law. With --law: vgg11 by default. With --storage: needed only if it is
-    package.module:factory."""
-    task: StoredTask = None
     classes: CountFrom2 = 10
     """With --law: classes of the network."""
     image_size: Count = 32

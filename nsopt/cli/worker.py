@@ -8,34 +8,27 @@ from cyclopts import Parameter
 
 from nsopt.cli.console import console, live_progress
 from nsopt.cli.options import (
-    GivenPath,
-    StorageUrl,
+    ComputeOptions,
+    MeasureOptions,
     StoredDataOptions,
-    Threads,
     refuse_options_of_images,
 )
+from nsopt.cli.stored import StorageOptions
+from nsopt.cli.values import GivenPath
 from nsopt.files import RUNS, STUDY_FILE, check_writable
 from nsopt.session.processes import end_with_starter
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class WorkerOptions(StoredDataOptions):
+class WorkerOptions(ComputeOptions, MeasureOptions, StoredDataOptions, StorageOptions):
     """The options of `nsopt worker`; `nsopt study --workers` starts a `child`."""
 
-    storage: StorageUrl
-    """Optuna storage URL of the study."""
     study: str
     """The study to join: ARCH-DATA-PRESET."""
-    device: str = "auto"
-    """Device as PyTorch names it (cpu, cuda, cuda:1, ...), or auto."""
-    threads: Threads | None = None
-    """CPU threads; by default one per core."""
     out: GivenPath = None
     """Folder for networks and unfinished trainings; by default that of a file study.db, as the
     study's own command writes it, or else runs/STUDY."""
-    measure: str | None = None
-    """Function that measures networks; needed only if the study has one."""
     child: Annotated[bool, Parameter(show=False)] = False
 
 
@@ -57,9 +50,10 @@ def worker(options: WorkerOptions) -> None:
     from nsopt.study.worker import Worker
 
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    folder = options.out or _find_folder(options.storage, options.study)
+    url = options.find_url()
+    folder = options.out or _find_folder(url, options.study)
     check_writable(folder, "--out")
-    workspace = Workspace(options.storage, folder, options.data_dir)
+    workspace = Workspace(url, folder, options.data_dir)
     with live_progress(options.child) as progress:
         joined = join_session(
             options.study,

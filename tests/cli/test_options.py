@@ -1,5 +1,6 @@
 """Options: each declared once, named like the setting that it changes, with help and range."""
 
+import ast
 import dataclasses
 import re
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import nsopt
 from nsopt.cli import options
 from nsopt.cli.commands import app
 from nsopt.cli.options import PruneOptions, SearchOptions, SgdOptions, TrainingOptions, changes
+from nsopt.cli.values import Count
 from nsopt.cli.worker import _find_folder
 from nsopt.pruning.settings import SearchSettings
 from nsopt.session.presets import Preset, get_preset, override
@@ -48,7 +50,7 @@ def test_a_new_search_option_is_one_field() -> None:
     @Parameter(name="*")
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Longer(SearchOptions):
-        prune_lr_epochs: options.Count | None = None
+        prune_lr_epochs: Count | None = None
         """Epochs after which the learning rate falls."""
 
     changed = changes(Longer(prune_lr_epochs=7), TrainingOptions(), SgdOptions())
@@ -59,14 +61,6 @@ def test_a_new_search_option_is_one_field() -> None:
     )
 
 
-def test_magnitude_epochs_override_the_preset() -> None:
-    changed = changes(
-        PruneOptions(), TrainingOptions(), SgdOptions(), magnitude_epochs=2, fine_tune_epochs=None
-    )
-    settings = override(get_preset("quick").settings, changed)
-    assert (settings.magnitude_epochs, settings.fine_tune_epochs) == (2, 4)
-
-
 def test_options_not_given_keep_the_values_of_the_preset() -> None:
     changed = changes(PruneOptions(), TrainingOptions(epochs=3), SgdOptions(lr=0.5), eta=None)
     before = get_preset("quick").settings
@@ -74,6 +68,41 @@ def test_options_not_given_keep_the_values_of_the_preset() -> None:
     assert (settings.training.epochs, settings.training.lr, settings.search.lr) == (3, 0.5, 0.5)
     assert settings.search == before.search.updated(lr=0.5)
     assert settings.eta is None
+
+
+def test_options_are_few() -> None:
+    """Each declaration counts once, also where commands share its group."""
+    declared = set[str]()
+    for path in Path(nsopt.__file__).with_name("cli").glob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and node.name.endswith("Options"):
+                fields = [field for field in node.body if isinstance(field, ast.AnnAssign)]
+                options_in = [f for f in fields if "Options" not in ast.unparse(f.annotation)]
+                declared |= {f"{node.name}.{ast.unparse(field.target)}" for field in options_in}
+            elif path.name == "data.py" and isinstance(node, ast.FunctionDef):
+                names = [argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)]
+                declared |= {f"{node.name}.{name}" for name in names}
+    assert 60 < len(declared) <= 95, len(declared)
+    words = {name.partition(".")[2] for name in declared}
+    assert {"storage", "ratios", "workers"} <= words
+
+
+@pytest.mark.parametrize(
+    ("words", "instead"),
+    [
+        ("proxy --storage=sqlite:///study.db", "a database server serves many workers"),
+        ("proxy", "a database server serves many workers"),
+        ("study --references=0", "give several --ratios"),
+        ("study --references 0", "give several --ratios"),
+        ("export --int8", "onnxruntime.quantization"),
+        ("study --tuned=t --tuned-storage=sqlite:///study.db", "give --storage"),
+    ],
+)
+def test_a_word_that_went_names_what_to_use_instead(words: str, instead: str) -> None:
+    done = call_nsopt(*words.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert instead in line
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -29,14 +29,14 @@ def test_an_option_of_what_is_not_tuned_is_refused(options: TuneOptions, reason:
 
 def test_the_command_that_uses_the_result_names_network_and_images() -> None:
     assert tune.study_command([TaskOptions()], "sqlite:///a.db", "x-tune/eta") == (
-        "nsopt study --tuned-storage=sqlite:///a.db --tuned=x-tune/eta"
+        "nsopt study --storage=sqlite:///a.db --tuned=x-tune/eta"
     )
     task = TaskOptions(arch="resnet18", data="folder:my photos", preset="quick", no_mirror=True)
     groups = task, SizeOptions(ratios="0.5"), TrainingOptions(epochs=3)
     assert tune.study_command(groups, "sqlite:///a.db", "x-tune/eta") == (
         "nsopt study --arch=resnet18 '--data=folder:my photos' --no-mirror --preset=quick "
         "--ratios=0.5 --epochs=3 "
-        "--tuned-storage=sqlite:///a.db --tuned=x-tune/eta"
+        "--storage=sqlite:///a.db --tuned=x-tune/eta"
     )
 
 

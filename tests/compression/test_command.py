@@ -55,7 +55,6 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--mean=0.5", "--std=0"], ["std must be above 0"]),
         (["--mean=0.5", "--std=nan"], ["std must be above 0, and finite"]),
         (["--lr=inf"], ["lr = inf: input should be a finite number"]),
-        (["--warmup-epochs=20"], ["warmup_epochs must be below epochs"]),
         (["--out=/proc/nowhere"], ["cannot write to /proc/nowhere", "--out"]),
     ],
 )
@@ -139,7 +138,7 @@ def test_a_function_of_the_user_returns_the_trained_network(
     (tmp_path / "trained_nets.py").write_text(TRAINED)
     options = (
         *("--arch=trained_nets:net", "--budgets=macs=50%", "--out=out", "--per-class=30"),
-        *("--epochs=1", "--warmup-epochs=0", "--candidates=2", "--distillation=0"),
+        *("--epochs=1", "--candidates=2", "--distillation=0"),
         *("--filters-per-step=2", "--prune-every=1", "--device=cpu"),
     )
     done = call_nsopt("compress", *options)

@@ -140,7 +140,7 @@ def test_study_uses_the_best_eta_of_a_named_tuning_study(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     (best,) = re.findall(r"best: eta (\S+):", done.stdout)
     storage = f"sqlite:///{tmp_path / 'tune' / 'study.db'}"
-    tuned = f"--tuned-storage={storage} --tuned=vgg11-digits-12each-smoke-tune/eta"
+    tuned = f"--storage={storage} --tuned=vgg11-digits-12each-smoke-tune/eta"
     assert "to use it: nsopt study --per-class=12 " in done.stdout
     assert " --prune-every=1 " in done.stdout
     assert f" --batch-size=32 --device=cpu {tuned}" in done.stdout
@@ -151,11 +151,11 @@ def test_study_uses_the_best_eta_of_a_named_tuning_study(tmp_path: Path) -> None
     assert page.count("<tr><td>") >= 4
     study = call_nsopt(
         *("study", "--methods=uniform", "--ratios=0.03", "--seeds=1", "--epochs=1"),
-        *("--tuned=vgg11-digits-12each-smoke-tune/eta", f"--tuned-storage={storage}"),
+        *("--tuned=vgg11-digits-12each-smoke-tune/eta", f"--storage={storage}"),
         *(*short, f"--out={tmp_path / 'study'}"),
     )
     assert study.returncode == 0, study.stderr
-    settings = read_results(f"sqlite:///{tmp_path / 'study' / 'study.db'}").settings
+    settings = read_results(storage).settings
     assert settings["eta"] == pytest.approx(float(best), rel=1e-3)
 
 

@@ -66,6 +66,6 @@ def test_pretraining_of_a_task_is_tuned(tmp_path: Path, monkeypatch: pytest.Monk
     assert done.returncode == 0, done.stdout + done.stderr
     assert "pitch" in done.stdout
     (tuned,) = re.findall(r"--tuned=\S+", done.stdout)
-    done = call_nsopt("study", *NAMES, tuned, "--tuned-storage=sqlite:///out/study.db", "--start=x")
+    done = call_nsopt("study", *NAMES, tuned, "--storage=sqlite:///out/study.db", "--start=x")
     assert done.returncode == 2
     assert "--start leaves out the pre-training that --tuned sets: leave one out" in done.stderr

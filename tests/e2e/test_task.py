@@ -112,7 +112,7 @@ def test_two_workers_compare_methods_on_a_task_of_the_user() -> None:
 
 
 def test_two_workers_compress_a_network_of_a_task_and_every_command_reads_it() -> None:
-    few = *FEW, "--epochs=50", "--warmup-epochs=0", "--averaging=0"
+    few = *FEW, "--epochs=50", "--averaging=0"
     options = "--budgets=macs=50%", "--candidates=2", "--out=out", "--workers=2"
     done = call_nsopt("compress", *NAMES, *few, *options)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -171,7 +171,7 @@ def test_a_full_disk_ends_a_compression_in_one_line(monkeypatch: pytest.MonkeyPa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    options = "--budgets=macs=50%", "--epochs=1", "--warmup-epochs=0", "--candidates=1", "--out=out"
+    options = "--budgets=macs=50%", "--epochs=1", "--candidates=1", "--out=out"
     done = call_nsopt("compress", *NAMES, *FEW, *options, "--averaging=0")
     assert_fails(done, "the disk is full: make room and run the same command again")
 
@@ -188,7 +188,7 @@ def test_a_full_disk_ends_a_compression_in_one_line(monkeypatch: pytest.MonkeyPa
         (["--data=cifar10"], "--data does nothing with --task, which takes"),
         (["--image-size=16"], "--image-size does nothing with --task, which takes"),
         (["--batch-size=16"], "--batch-size does nothing with --task, which takes"),
-        (["--search-images=9"], "--search-images does nothing with --task, which takes"),
+        (["--resized-crop=0.5"], "--resized-crop does nothing with --task, which takes"),
         (["--task=sound_task:number"], "sound_task:number returns a int, not an nsopt.Task"),
     ],
 )

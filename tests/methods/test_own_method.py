@@ -21,7 +21,7 @@ from tests.forked import Forked, run_module
 
 SHORT = (
     *("--ratios=0.03", "--seeds=1", "--epochs=1", "--batch-size=32"),
-    *("--device=cpu", "--precision=fp32", "--per-class=12", "--magnitude-epochs=1"),
+    *("--device=cpu", "--precision=fp32", "--per-class=12"),
 )
 
 

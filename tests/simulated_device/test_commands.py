@@ -18,7 +18,7 @@ ARCH = "--arch=tests.simulated_device.networks:small"
 TASK = (
     *(ARCH, "--data=digits", "--classes=2", "--per-class=40", "--ratios=0.5", "--device=cuda"),
     *("--epochs=1", "--batch-size=16", "--prune-every=1", "--filters-per-step=8"),
-    *("--pretrain-epochs=1", "--search-images=40", "--seeds=1"),
+    *("--pretrain-epochs=1", "--seeds=1"),
 )
 EXPORT = ("--format=state_dict",)
 FEW = {"_WARMUP": 1, "_REPEATS": 2, "_ROUNDS": 2}
