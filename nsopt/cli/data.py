@@ -21,7 +21,9 @@ def list_names() -> None:
 
 
 @app.command
-def fetch(name: Name, *, place: DataDirOptions = DataDirOptions()) -> None:
+def fetch(
+    name: Name, *, place: Annotated[DataDirOptions, Parameter(name="*")] = DataDirOptions()
+) -> None:
     """Download a data set and check it."""
     from nsopt.data.registry import fetch_data
 

@@ -49,7 +49,6 @@ class NameOptions:
     nsopt.Task. The network is then a function of yours, too: --arch package.module:factory."""
 
 
-@Parameter(name="*", group="Network and data")
 @dataclass(frozen=True, kw_only=True)
 class DataDirOptions:
     """Where data sets are."""

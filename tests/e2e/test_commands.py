@@ -143,7 +143,7 @@ def test_study_uses_the_best_eta_of_a_named_tuning_study(tmp_path: Path) -> None
     tuned = f"--storage={storage} --tuned=vgg11-digits-12each-smoke-tune/eta"
     assert "to use it: nsopt study --per-class=12 " in done.stdout
     assert " --prune-every=1 " in done.stdout
-    assert f" --batch-size=32 --device=cpu {tuned}" in done.stdout
+    assert f" --device=cpu --batch-size=32 {tuned}" in done.stdout
     assert call_nsopt(*tune).stdout.count("from the budget,") == 0  # nothing was left to do
     report = call_nsopt("report", f"--storage={storage}", f"--out={tmp_path / 'report'}")
     page = Path(report.stdout.strip()).read_text()
