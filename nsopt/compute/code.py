@@ -1,128 +1,239 @@
-"""Recognise the code of a traced network."""
+"""Recognise code and what it reads: of a traced network, and of the functions of a task."""
 
-import ast
-import inspect
+import dis
 import re
+import sys
 import zlib
 from argparse import Namespace
 from collections import deque
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import is_dataclass
 from enum import Enum
-from functools import cache, partial
+from functools import cached_property, partial
+from itertools import pairwise
 from pathlib import Path
-from types import (
-    BuiltinFunctionType,
-    CodeType,
-    FunctionType,
-    MethodDescriptorType,
-    MethodType,
-    SimpleNamespace,
-)
+from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
-from nsopt.compute.checkpoint import hidden_buffers
+import nsopt
+from nsopt.compute.checkpoint import full_state, hidden_buffers
 from nsopt.data.checksum import checksum_of
 from nsopt.files import is_installed
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.architecture import TracedArchitecture
 
-_DEPTH = 5  # of lists and configurations in each other
+_PLAIN = {bool, int, float, complex, str, bytes, range, slice, type(None), type(...), torch.dtype}
+_PARTS: dict[type, tuple[str, ...]] = {
+    MethodType: ("__func__", "__self__"),
+    partial: ("func", "args", "keywords"),
+    property: ("fget", "fset"),
+    cached_property: ("func",),
+    DataLoader: ("dataset", "batch_size"),
+}
+_OPEN = Namespace, SimpleNamespace, Dataset  # whose attributes count, whoever wrote the class
 _DEVICE = re.compile(r"(cpu|cuda|mps|xpu|meta)(:\d+)?")
+_ADDRESS = re.compile(" at 0x[0-9a-f]+")
+_LOADS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_ATTR", "LOAD_METHOD"}
+_STORES = {"STORE_GLOBAL", "STORE_DEREF", "STORE_ATTR"}
+_CHANGES = {"append", "extend", "insert", "add", "update", "setdefault", "pop", "clear", "remove"}
+_OF_CLASSES = {"__firstlineno__", "__static_attributes__"}  # lines, and names in random order
+_MAKING = {"__init__", "__post_init__", "__new__", "__setstate__"}
+_OF_MODULES = vars(nn.Module())
+_KNOWN = {*sys.stdlib_module_names, "torch", "numpy", "nsopt"}  # packages that hold no data
+_NSOPT = Path(nsopt.__file__).parent
 
 
 def identify_code(arch: Architecture) -> int | None:
-    """Return a checksum of the classes of a traced network's modules; None for a built-in one.
+    """Return a checksum of the code of a traced network, not of its weights; None for a built-in.
 
-    What modules print counts, such as the rate of a dropout, and so do the numbers, texts and
-    functions (code and constants) in their public attributes, also in lists, dictionaries and
-    configurations, and the buffers that no file of weights holds. The code of classes that are not
-    of an installed package counts without its comments and docstrings. What it calls elsewhere does
-    not count, nor do other tensors and what modules set as they run or change their mode.
+    What modules print counts, such as the rate of a dropout, and so do their attributes, but for
+    those that they set as they run, and the buffers that no file of weights holds.
     """
     if not isinstance(arch, TracedArchitecture):
         return None
-    template = arch.network.template
-    modules = dict(template.named_modules())
-    left_out = arch.network.trace.written | {(path, "training") for path in modules}
-    printed = [f"{type(module).__qualname__}({module.extra_repr()})" for module in modules.values()]
-    named = [re.sub(" at 0x[0-9a-f]+", "", text) for text in printed]
-    stored = [
-        _describe({k: v for k, v in vars(module).items() if (path, k) not in left_out}, _DEPTH)
-        for path, module in modules.items()
-    ]
-    buffers = checksum_of(value for value in hidden_buffers(template).values() if not value.is_meta)
-    kinds = dict.fromkeys(map(type, modules.values()))
-    code = [_read_code(base) for kind in kinds for base in kind.__mro__]
-    return zlib.crc32(repr((named, stored, buffers, list(filter(None, code)))).encode())
+    network, reader = arch.network, CodeReader(weights=False)
+    return zlib.crc32(repr(reader.open_modules(network.template, network.trace.written)).encode())
 
 
-def _describe(value: Any, depth: int) -> Any:
-    """Return what identifies an attribute; None for what does not, such as names of devices."""
-    identity: Any = None
-    kind: Any = type(value)
-    match value:
-        case bool() | int() | float() | complex() | range() | slice() | bytes() | torch.dtype():
-            identity = value
-        case str() if not _DEVICE.fullmatch(value):
-            identity = value
-        case np.generic() | np.ndarray() if not value.dtype.hasobject:
-            identity = value.dtype.str, value.shape, zlib.crc32(value.tobytes())
-        case Enum():
-            identity = value.name
-        case type() | BuiltinFunctionType() | MethodDescriptorType():
-            identity = value.__qualname__
-        case FunctionType() | MethodType():
-            constants = _describe(_read_constants(value), depth)
-            identity = [getattr(value, "__qualname__", ""), constants]
-        case partial():
-            identity = _describe([value.func, value.args, value.keywords], depth)
-        case list() | tuple() | deque() if depth:
-            identity = [_describe(element, depth - 1) for element in value]
-        case dict() if depth:
-            public = [(key, item) for key, item in value.items() if str(key)[:1] != "_"]
-            pairs = [[_describe(each, depth - 1) for each in pair] for pair in public]
-            identity = [pair for pair in pairs if None not in pair]
-        case set() | frozenset() if depth:
-            identity = sorted(repr(_describe(element, depth - 1)) for element in value)
-        case SimpleNamespace() | Namespace() if depth:
-            identity = _describe(vars(value), depth)
-        case _ if depth and not isinstance(value, nn.Module) and _read_code(kind):
-            identity = _describe(getattr(value, "__dict__", None), depth)
-    return identity
+class CodeReader:
+    """Reads checksums of numbers, tensors, functions with their code, and objects.
+
+    Code of installed packages counts by its name. Of the user's functions count instructions and
+    constants, defaults, and what they read around them and in their module; of objects the class,
+    and the attributes that only its constructor sets. Lines, comments, docstrings, and names of
+    devices do not count, nor does what the code itself changes, such as counters.
+
+    Args:
+        weights: whether the state of a module counts.
+
+    Attributes:
+        unread: names of what a checksum does not show.
+    """
+
+    def __init__(self, weights: bool = True) -> None:
+        self._weights = weights
+        self._known: dict[int, tuple[int, Any]] = {}  # by address, with the value, which keeps it
+        self.unread: set[str] = set()
+
+    def read(self, value: Any) -> int:
+        """Return the checksum of a value."""
+        if id(value) not in self._known:
+            self._known[id(value)] = 0, value  # it may hold itself
+            text = repr([type(value).__qualname__, self._open(value)])
+            self._known[id(value)] = zlib.crc32(text.encode(errors="surrogatepass")), value
+        return self._known[id(value)][0]
+
+    def _open(self, value: Any) -> Any:
+        """Return what identifies a value, with checksums of its parts."""
+        if type(value) in _PLAIN or isinstance(value, Enum | np.generic):
+            return None if _DEVICE.fullmatch(str(value)) else repr(value)
+        opened: Any
+        match value:
+            case Tensor():
+                opened = value.dtype, value.shape, checksum_of([] if value.is_meta else [value])
+            case np.ndarray() if not value.dtype.hasobject:
+                opened = value.dtype.str, value.shape, zlib.crc32(value.tobytes())
+            case list() | tuple() | deque() | np.ndarray():
+                plain = all(type(element) in _PLAIN for element in value)
+                opened = repr(value) if plain else list(map(self.read, value))
+            case set() | frozenset():
+                opened = sorted(map(self.read, value))
+            case Mapping():
+                opened = [(self.read(key), self.read(item)) for key, item in value.items()]
+            case _:
+                opened = self._open_code(value)
+        return opened
+
+    def _open_code(self, value: Any) -> Any:
+        opened: Any = None
+        match value:
+            case CodeType():
+                steps = list(dis.get_instructions(value))
+                opened = (
+                    value.co_varnames[: value.co_argcount + value.co_kwonlyargcount],
+                    [
+                        (
+                            step.opname,
+                            self.read(step.argval),
+                        )  # not by places, which docstrings change
+                        for step, after in pairwise([*steps, steps[-1]])
+                        if not {step.argval, after.argval} & _OF_CLASSES
+                    ],
+                )
+            case FunctionType():
+                opened = self._open_function(value)
+            case type():
+                members = [
+                    (name, self.read(getattr(member, "__func__", member)))
+                    for name, member in _list_members(value)
+                    if name[:2] != "__" or callable(member)
+                ]
+                opened = value.__qualname__, members
+            case nn.Module():
+                opened = self.open_modules(value)
+            case _:
+                opened = self._open_object(value)
+        return opened
+
+    def _open_function(self, function: FunctionType) -> Any:
+        if wrapped := getattr(function, "__wrapped__", None):  # as by torch.no_grad()
+            return function.__qualname__, self.read(wrapped)
+        code = function.__code__
+        if not _is_own_file(code.co_filename):
+            return function.__module__, function.__qualname__
+        codes = list(_list_codes(code))
+        names = dict.fromkeys(name for inner in codes for name in inner.co_names)
+        around = {name: function.__globals__.get(name) for name in names}
+        for module in [item for item in around.values() if isinstance(item, ModuleType)]:
+            if _is_own(module.__name__):
+                around |= {name: item for name, item in vars(module).items() if name in names}
+        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+            with suppress(ValueError):  # of a variable without a value
+                around[name] = cell.cell_contents
+        written = set[str]().union(*map(_find_written, codes))
+        kept = [(name, self.read(item)) for name, item in around.items() if name not in written]
+        return self.read(code), self.read([function.__defaults__, function.__kwdefaults__]), kept
+
+    def _open_object(self, value: Any) -> Any:
+        kind: Any = type(value)
+        for part, names in _PARTS.items():
+            if isinstance(value, part):
+                return [self.read(getattr(value, name)) for name in names]
+        if _is_own(kind.__module__) or isinstance(value, _OPEN) or is_dataclass(kind):
+            return self.read(kind), self._read_attributes(value)
+        named = value if hasattr(value, "__qualname__") else kind
+        module, name = getattr(named, "__module__", None) or "builtins", named.__qualname__
+        if module.partition(".")[0] not in _KNOWN:
+            self.unread.add(f"{module}.{name}")
+        return module, name
+
+    def open_modules(self, model: nn.Module, left_out: Collection[tuple[str, str]] = ()) -> Any:
+        """Return what identifies a module, without attributes of modules by path and name."""
+        state = (full_state(model) if self._weights else hidden_buffers(model)).values()
+        tensors = [value for value in state if isinstance(value, Tensor) and not value.is_meta]
+        return checksum_of(tensors), [
+            (
+                _ADDRESS.sub("", f"{type(module).__qualname__}({module.extra_repr()})"),
+                self.read(type(module)),
+                self._read_attributes(module, {name for at, name in left_out if at == path}),
+            )
+            for path, module in model.named_modules()
+        ]
+
+    def _read_attributes(self, value: Any, left_out: Collection[str] = ()) -> list[Any]:
+        """Return the attributes that only the constructor sets."""
+        written = {*left_out, *(_OF_MODULES if isinstance(value, nn.Module) else ())}
+        for name, member in _list_members(type(value)):
+            code = getattr(getattr(member, "__func__", member), "__code__", None)
+            if code is not None and name not in _MAKING:
+                written.update(*map(_find_written, _list_codes(code)))
+        private = _is_own(type(value).__module__)
+        return [
+            (name, self.read(item))
+            for name, item in vars(value).items()
+            if name not in written and (private or name[:1] != "_")
+            if not isinstance(getattr(type(value), name, None), cached_property)
+        ]
 
 
-def _read_constants(function: FunctionType | MethodType) -> list[Any]:
-    """Return the instructions of a user's function, its defaults, the variables around it, and the
-    object of a method."""
-    own = [getattr(function, name, None) for name in ("__defaults__", "__kwdefaults__", "__self__")]
-    with suppress(ValueError):  # of a variable without a value
-        own += [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
-    code = getattr(function, "__code__", None)  # none of a method that binds a built-in function
-    if code is not None and not is_installed(Path(code.co_filename)):
-        codes = [code]
-        for inner in codes:
-            codes += [value for value in inner.co_consts if isinstance(value, CodeType)]
-            own += [inner.co_code, inner.co_names, inner.co_consts]
-    return own
+def _list_members(kind: type) -> Iterator[tuple[str, Any]]:
+    """Yield what the user's classes among a class and its bases define, by name."""
+    for base in kind.__mro__:
+        if _is_own(base.__module__):
+            yield from vars(base).items()
 
 
-@cache
-def _read_code(kind: type) -> str:
-    """Return the code of a user's class; "" if it is of a package, or unknown, as in a notebook."""
-    try:
-        if is_installed(Path(inspect.getfile(kind))):
-            return ""
-        text = inspect.getsource(kind)
-        tree = ast.parse(f"if True:\n{text}" if text[0].isspace() else text)
-    except (OSError, TypeError, SyntaxError):
-        return ""
-    for node in ast.walk(tree):
-        match node:
-            case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
-                if ast.get_docstring(node, clean=False) is not None:
-                    node.body = node.body[1:] or [ast.Pass()]
-    return ast.unparse(tree)
+def _list_codes(code: CodeType) -> Iterator[CodeType]:
+    """Yield the code of a function, and of the functions in it."""
+    yield code
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from _list_codes(inner)
+
+
+def _find_written(code: CodeType) -> set[str]:
+    """Return the names that code sets, or whose lists, dictionaries and sets it changes."""
+    steps = list(dis.get_instructions(code))
+    found = {step.argval for step in steps if step.opname in _STORES}
+    lines = {s.positions.lineno for s in steps if s.positions and s.opname == "STORE_SUBSCR"}
+    for step, after in pairwise(steps):
+        changes = after.opname in _LOADS and after.argval in _CHANGES
+        if step.opname in _LOADS and step.positions:
+            found |= {step.argval} if changes or step.positions.lineno in lines else set()
+    return found
+
+
+def _is_own(module: str) -> bool:
+    """Return whether a module is the user's: neither of an installed package nor of nsopt."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return module == "__main__" or (file is not None and _is_own_file(file))
+
+
+def _is_own_file(name: str) -> bool:
+    return not is_installed(Path(name)) and not Path(name).is_relative_to(_NSOPT)

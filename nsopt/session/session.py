@@ -219,4 +219,11 @@ def start_session(
     if subject.start is not None:  # now: sums in another layout end a little apart
         place(subject.start, compute.device, subject.arch.layout)
     with sharing(compute, progress) as shared:
-        yield Session(with_score(subject), workspace, shared, progress)
+        session = Session(with_score(subject), workspace, shared, progress)
+        if subject.unread and session.studies():
+            progress.warning(
+                f"earlier results count, but nsopt cannot tell whether {', '.join(subject.unread)}, "
+                f"which {subject.data.name} reads, changed: if so, give another out=, or nsopt.Task "
+                "another version="
+            )
+        yield session

@@ -11,7 +11,7 @@ from optuna.study import Study, StudyDirection
 from torch import nn
 
 from nsopt.compute.checkpoint import weights_checksum
-from nsopt.compute.code import identify_code
+from nsopt.compute.code import CodeReader, identify_code
 from nsopt.compute.device import Compute
 from nsopt.data.images import ImageData, Splits
 from nsopt.data.source import Source
@@ -32,7 +32,7 @@ from nsopt.storage import schema
 from nsopt.storage.provenance import provenance
 from nsopt.storage.studies import check_settings, open_study
 from nsopt.tasks.outputs import check_outputs, check_training
-from nsopt.tasks.task import Task, name_function
+from nsopt.tasks.task import Task, identify
 from nsopt.training.precision import choose_compute
 from nsopt.training.trainer import Trainer
 
@@ -138,8 +138,17 @@ class Subject:
         """What identifies its data."""
         if not isinstance(self.data, ImageData):
             return self.data.fingerprint
-        named = {} if self.trainer is None else {"trainer": name_function(self.trainer)}
+        named = {} if self.trainer is None else {"trainer": identify(self.trainer, CodeReader())}
         return self.splits.fingerprint | named
+
+    @property
+    def unread(self) -> list[str]:
+        """What its functions and data read that may change without another fingerprint."""
+        if isinstance(self.data, Task):
+            return self.data.unread
+        reader = CodeReader()
+        reader.read(self.trainer)
+        return sorted(reader.unread)
 
     @property
     def inputs(self) -> Any:

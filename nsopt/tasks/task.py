@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from nsopt.arguments import check_name
 from nsopt.compute.checkpoint import full_state, load_full_state
+from nsopt.compute.code import CodeReader
 from nsopt.compute.device import Compute, place
 from nsopt.data.checksum import checksum_of
 from nsopt.errors import NonFiniteLossError, NsoptError, shorten
@@ -68,8 +69,9 @@ class Task:
             of the first batch.
         trainer: `trainer(model, task, context)` returns the trained network: used in place of
             nsopt's own fine-tuning.
-        version: change it when data or functions change in a way that their names and the first
-            batch do not show: results of different versions are never mixed.
+        version: results of different versions are never mixed. Functions are known by their code
+            and what it reads, and data by lists, arrays, datasets of tensors or files' names, and
+            the first batch; change the version when something else changes.
 
     Raises:
         NsoptError: for a loader without a length or batches, or functions that are none.
@@ -113,22 +115,34 @@ class Task:
     @cached_property
     @public
     def fingerprint(self) -> dict[str, Any]:
-        """What identifies the task: batches, the first of them at seed 0, functions and version.
+        """What identifies the task: its data, the first batch at seed 0, functions and version.
 
         Networks are timed with its inputs, whose kinds and shapes therefore count.
         """
         functions = {
-            name: name_function(function)
+            name: identify(function, self._reader)
             for name in _ARGUMENTS
             if (function := getattr(self, name)) is not None
         }
         return {
+            "data": self._reader.read(self.train),
             "batches": count_batches(self.train),
             "first_batch": checksum_of(_read_numbers(self.first_batch)),
             "inputs": [f"{value.dtype} {list(value.shape)}" for value in tensors_in(self.inputs)],
             "version": self.version,
             **functions,
         }
+
+    @cached_property
+    def _reader(self) -> CodeReader:
+        return CodeReader()
+
+    @property
+    def unread(self) -> list[str]:
+        """What may change without another fingerprint, by type; nothing with a version."""
+        return (
+            [] if self.version is not None or not self.fingerprint else sorted(self._reader.unread)
+        )
 
     @cached_property
     @public
@@ -212,6 +226,11 @@ def _check_function(name: str, function: Any, arguments: tuple[str, ...]) -> Non
 def name_function(function: Callable[..., Any]) -> str:
     """Return the name by which a function of the user is recognised."""
     return getattr(function, "__qualname__", type(function).__qualname__)
+
+
+def identify(function: Callable[..., Any], reader: CodeReader) -> str:
+    """Return the name of a function and the checksum of its code."""
+    return f"{name_function(function)} ({reader.read(function):08x})"
 
 
 class ScoreEvaluation:

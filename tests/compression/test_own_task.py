@@ -167,11 +167,51 @@ def test_an_interrupted_compression_resumes_to_the_same_numbers(
             raise KeyboardInterrupt
         return right_pixels(model)
 
-    right_pixels_until_ctrl_c.__qualname__ = right_pixels.__qualname__
+    def run_again() -> nsopt.Compression:
+        return run(trained, out=tmp_path, budgets=BUDGETS[:1], score=right_pixels_until_ctrl_c)
+
     with pytest.raises(KeyboardInterrupt):
-        run(trained, out=tmp_path, budgets=BUDGETS[:1], score=right_pixels_until_ctrl_c)
-    again, first = run(trained, out=tmp_path, budgets=BUDGETS[:1])[BUDGETS[0]], kept[0][BUDGETS[0]]
+        run_again()
+    again, first = run_again()[BUDGETS[0]], kept[0][BUDGETS[0]]
     assert (again.widths, again.score) == (first.widths, first.score)
+
+
+def test_a_score_that_changed_under_its_name_gives_no_old_results(
+    kept: tuple[nsopt.Compression, Path], trained: nn.Module
+) -> None:
+    _, out = kept
+
+    def changed(name: str, function: Any) -> Any:
+        function.__qualname__ = name
+        return function
+
+    for name, function in (
+        ("score", changed("right_pixels", lambda model: right_pixels(model) / 2)),
+        ("loss", changed("pixel_loss", lambda outputs, targets: 2 * pixel_loss(outputs, targets))),
+    ):
+        with pytest.raises(NsoptError, match=rf"other settings \(data\.{name}: [^;]* there\): "):
+            run(trained, out=out, budgets=BUDGETS[:1], **{name: function})
+
+
+def test_what_cannot_be_compared_is_said_where_results_continue(tmp_path: Path) -> None:
+    table = pd.DataFrame({"level": [1.0]})
+    model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3)).eval()
+    inputs = list(torch.randn(64, 6).split(8))
+    heard = []
+    for version in (None, None, 1):
+        task = nsopt.Task(inputs, score=lambda model: table["level"][0], version=version)
+        out, hearer = tmp_path / str(version), Listener()
+        for _ in range(1 if version is None else 2):
+            nsopt.compress(model, task, ["params=60%"], epochs=0, out=out, progress=hearer)
+        heard.append(any("DataFrame" in message for message in hearer.messages))
+    assert heard == [False, True, False]
+
+
+def test_data_after_the_first_batch_count() -> None:
+    batches = [(torch.zeros(2, 3), torch.zeros(2)), (torch.zeros(2, 3), torch.ones(2))]
+    changed = [batches[0], (batches[1][0], torch.zeros(2))]
+    found = [nsopt.Task(train).fingerprint for train in (batches, list(batches), changed)]
+    assert found[0] == found[1] != found[2]
 
 
 def test_damaged_networks_are_trained_again(

