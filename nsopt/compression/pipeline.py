@@ -5,6 +5,7 @@ the widths at every budget. The network of these widths and the uniform one inhe
 important units and are fine-tuned; their scores on validation data can overrule those before.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -60,6 +61,7 @@ from nsopt.storage.urls import hide_password
 from nsopt.tasks.classification import are_squashed, outputs_on
 from nsopt.tasks.supervise import has_loss
 
+_CALLER = 6  # frames up from a warning to who called nsopt.compress
 _FEW = 100  # images that show what kind of numbers a network returns
 
 
@@ -78,6 +80,8 @@ def run_compression(
         NsoptError: for invalid budgets, if the score is not a number, if other settings wrote the
             storage, or if every training at a budget failed.
     """
+    if not subject.settings.training.epochs:
+        _warn_of_unused(subject, seeds)
     subject = replace(subject, arch=keep_rigid(subject.arch))
     asked = expand_curve(asked, subject.arch, subject.settings)
     check_budgets(asked, subject.arch, subject.settings)
@@ -94,6 +98,18 @@ def run_compression(
         result = _collect(session, [solver.budget for solver in solvers])
         clear_finished(session)
     return result
+
+
+def _warn_of_unused(subject: Subject, seeds: int) -> None:
+    """Warn of what has no effect, or nearly none, without training."""
+    if subject.trainer is not None:
+        warnings.warn("epochs=0: the trainer of the task is not called", stacklevel=_CALLER)
+    if seeds > 1:
+        warnings.warn(
+            "epochs=0: networks of several seeds differ only in the inputs to which they are "
+            "fitted: one seed is enough",
+            stacklevel=_CALLER,
+        )
 
 
 def _refuse_other_settings(session: Session) -> None:

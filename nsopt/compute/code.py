@@ -96,7 +96,8 @@ class CodeReader:
         opened: Any
         match value:
             case Tensor():
-                opened = value.dtype, value.shape, checksum_of([] if value.is_meta else [value])
+                shape = None if value.is_nested else value.shape
+                opened = value.dtype, shape, checksum_of([] if value.is_meta else [value])
             case np.ndarray() if not value.dtype.hasobject:
                 opened = value.dtype.str, value.shape, zlib.crc32(value.tobytes())
             case list() | tuple() | deque() | np.ndarray():

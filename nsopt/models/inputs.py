@@ -1,6 +1,6 @@
 """Inputs of a network: a tensor, a tuple of arguments, or keyword arguments; and its outputs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from types import NoneType
 from typing import Any
@@ -45,6 +45,17 @@ def tensors_in(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
+def check_numbers(tensors: Iterable[Tensor], what: str) -> None:
+    """Raise NsoptError for tensors without values, or in a form of which nsopt reads no numbers."""
+    for tensor in tensors:
+        kind = "on the meta device, without values" if tensor.is_meta else ""
+        kind = "nested" if tensor.is_nested else kind
+        kind = "quantised" if tensor.is_quantized else kind
+        kind = "in the layout of MKL-DNN" if tensor.is_mkldnn else kind
+        if kind:
+            raise NsoptError(f"{what} is {kind}: pass numbers, such as torch.zeros(2, 3, 32, 32)")
+
+
 def identify_memory(tensor: Tensor) -> int:
     """Return a number that identifies the memory of a tensor and its views."""
     return int(tensor.untyped_storage()._cdata)
@@ -84,9 +95,12 @@ def count_examples(inputs: Any) -> int:
     the first tensor that has one.
 
     Raises:
-        NsoptError: if no tensor has dimensions.
+        NsoptError: if no tensor has dimensions, or the batch is empty.
     """
-    if found := _find_examples(inputs):
+    found = _find_examples(inputs)
+    if found and not len(found[0]):
+        raise NsoptError("a batch has no examples: leave out empty batches")
+    if found:
         return len(found[0])
     raise NsoptError("the inputs of the network need a tensor whose first dimension is the batch")
 

@@ -57,7 +57,8 @@ def change_layout(tensors: Any, layout: torch.memory_format) -> Any:
     """Change the layout of all four-dimensional tensors in a nest of tensors."""
 
     def change(tensor: Tensor) -> Tensor:
-        return tensor.to(memory_format=layout) if tensor.ndim == _IMAGES else tensor
+        is_image = tensor.ndim == _IMAGES and tensor.layout == torch.strided
+        return tensor.to(memory_format=layout) if is_image else tensor
 
     return tree_map_only(Tensor, change, tensors)
 

@@ -222,8 +222,8 @@ def start_session(
         session = Session(with_score(subject), workspace, shared, progress)
         if subject.unread and session.studies():
             progress.warning(
-                f"earlier results count, but nsopt cannot tell whether {', '.join(subject.unread)}, "
-                f"which {subject.data.name} reads, changed: if so, give another out=, or nsopt.Task "
+                f"nsopt cannot tell whether {', '.join(subject.unread)}, which {subject.data.name} "
+                "reads, changed since the results so far: if so, give another out=, or nsopt.Task "
                 "another version="
             )
         yield session

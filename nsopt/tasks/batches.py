@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 from nsopt.compute.random_state import OwnRandomState
 from nsopt.errors import NsoptError
 from nsopt.isolation import HostState, host_state, restore_host_state
+from nsopt.models.inputs import check_numbers, tensors_in
 
 _LABELS = "labels"
 
@@ -120,7 +121,10 @@ class LoaderBatches:
             self._epoch += 1
             self._iterator = None
         iterator = self._start_epoch() if self._iterator is None else self._iterator
-        inputs, targets = tree_map_only(Tensor, self._move, split_batch(self._read(iterator)))
+        batch = split_batch(self._read(iterator))
+        check_numbers(tensors_in(batch[0]), "a batch of the task")
+        check_numbers([t for t in tensors_in(batch[1]) if t.is_meta], "a target of the task")
+        inputs, targets = tree_map_only(Tensor, self._move, batch)
         return inputs, targets
 
     def _move(self, tensor: Tensor) -> Tensor:

@@ -119,6 +119,7 @@ class Task:
 
         Networks are timed with its inputs, whose kinds and shapes therefore count.
         """
+        first = self.first_batch  # checked before anything is read
         functions = {
             name: identify(function, self._reader)
             for name in _ARGUMENTS
@@ -127,7 +128,7 @@ class Task:
         return {
             "data": self._reader.read(self.train),
             "batches": count_batches(self.train),
-            "first_batch": checksum_of(_read_numbers(self.first_batch)),
+            "first_batch": checksum_of(_read_numbers(first)),
             "inputs": [f"{value.dtype} {list(value.shape)}" for value in tensors_in(self.inputs)],
             "version": self.version,
             **functions,
@@ -254,8 +255,10 @@ class ScoreEvaluation:
         with torch.no_grad():
             value = self._function(model.eval())
         try:
+            if "complex" in str(getattr(value, "dtype", "")):
+                raise TypeError
             self.score = float(value)
-        except (TypeError, ValueError, OverflowError):
+        except Exception:  # of tensors without values, and others that hold no single number
             raise NsoptError(f"the score must be a finite number, not {shorten(value)}") from None
         if not math.isfinite(self.score):
             raise NonFiniteLossError(
@@ -317,9 +320,11 @@ class TaskSupervision:
                 "tensor, if the loss needs none"
             )
         value = function(outputs, targets)
-        usable = isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()
+        is_dense = isinstance(value, Tensor) and value.layout == torch.strided
+        is_dense = is_dense and not value.is_meta and not value.is_nested
+        usable = is_dense and value.numel() == 1 and not value.is_complex()
         if not usable or not value.requires_grad:
-            kind = f"{tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            kind = f"{tuple(value.shape)}" if is_dense else type(value).__name__
             raise NsoptError(
                 "the loss must be a tensor of one number that depends on the outputs (got "
                 f"{kind}): return the mean over the batch alone, with its gradient"

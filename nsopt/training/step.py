@@ -41,6 +41,11 @@ def train_step(
     with record_function("forward"):
         optimizer.zero_grad()
         value = batch_loss(model, inputs, targets, compute, loss)
+    if not optimizer.state and not value.isfinite():
+        raise NonFiniteLossError(
+            f"the loss of the first batch is {value.item()}, before any step: see what the loss "
+            "computes from the outputs, and with which weights the network begins"
+        )
     with record_function("backward"):
         value.backward()
     before_update()
@@ -64,7 +69,13 @@ def batch_loss(
     Raises:
         NonFiniteLossError: if the loss fails for outputs that are NaN, or is not finite because
             the batch is not.
+        NsoptError: if no weight requires a gradient.
     """
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise NsoptError(
+            "no weight of the network requires a gradient, so that none can be trained: call "
+            "model.requires_grad_(True)"
+        )
     inputs = inputs_for(model, inputs)
     with compute.autocast(), _explain_batch_of_one():
         outputs = call_network(model, inputs)

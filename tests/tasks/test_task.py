@@ -2,7 +2,7 @@
 
 from collections import UserDict
 from collections.abc import Iterator
-from dataclasses import make_dataclass
+from dataclasses import make_dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -37,6 +37,9 @@ class Tone(nn.Module):
     def forward(self, sound: Tensor) -> Tensor:
         value: Tensor = self.out(self.hidden(sound[:, None]).square().mean(2))
         return value
+
+
+NESTED = torch.nested.nested_tensor([torch.ones(64)], layout=torch.jagged)
 
 
 def make_sounds(count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -326,6 +329,15 @@ def test_an_invalid_task_raises_an_error(changes: dict[str, Any], message: str) 
         (make_task(score=lambda model: "good"), "the score must be a finite number, not 'good'"),
         (make_task(score=lambda model: 10**400), "the score must be a finite number, not 1000"),
         (make_task(score=lambda model: 1j), "the score must be a finite number, not 1j"),
+        (make_task(score=lambda model: torch.tensor(1 + 0j)), r"finite number, not tensor\(1"),
+        (make_task(score=lambda model: np.complex64(1)), r"finite number, not np.complex64\(1"),
+        (make_task(score=lambda model: torch.ones((), device="meta")), "not tensor.*meta"),
+        (make_task(score=lambda model: torch.ones(2)), r"finite number, not tensor\(\[1"),
+        (make_task(score=lambda model: NESTED), r"finite number, not NestedTensor\("),
+        (make_task(loss=lambda y, t: y.mean().to("meta")), "the loss must be a tensor of one"),
+        (make_task(loss=lambda y, t: y.mean()[None].to_sparse()), "the loss must be a tensor of"),
+        (make_task(loss=lambda y, t: y.mean() * torch.nan), "of the first batch is nan, before"),
+        (make_task(train=[(torch.rand(0, 64), torch.rand(0, 1))]), "a batch has no examples"),
         (5, "give an nsopt.Task or an nsopt.ImageData"),
     ],
 )
@@ -334,6 +346,67 @@ def test_what_training_needs_and_the_task_lacks_is_one_line(
 ) -> None:
     with pytest.raises(NsoptError, match=message):
         nsopt.train(arch, [8], task, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (torch.rand(8, 64, device="meta"), "is on the meta device, without values: pass numbers"),
+        (NESTED, "is nested: pass numbers"),
+        (torch.rand(8, 64).to_mkldnn(), "is in the layout of MKL-DNN: pass numbers"),
+        (torch.rand(0, 64), "a batch has no examples: leave out empty batches"),
+    ],
+    ids=["meta", "nested", "mkldnn", "empty"],
+)
+def test_inputs_without_numbers_are_one_line(
+    arch: nsopt.Architecture, inputs: Tensor, message: str
+) -> None:
+    task = Task([(inputs, torch.rand(8, 1))], functional.mse_loss, score)
+    for run in (
+        lambda: nsopt.trace(Tone(), inputs),
+        lambda: nsopt.train(arch, [8], task, SETTINGS),
+        lambda: nsopt.fit(arch.build([12]), [8], [inputs], arch),
+        lambda: nsopt.compress(arch.build([12]), task, ["params=80%"], arch=arch),
+    ):
+        with pytest.raises(NsoptError, match=message):
+            run()
+    if inputs.is_meta:
+        targets = Task([(torch.rand(8, 64), torch.rand(8, 1, device="meta"))])
+        with pytest.raises(NsoptError, match="a target of the task is on the meta device"):
+            _ = targets.fingerprint
+
+
+def test_sparse_inputs_identify_a_task() -> None:
+    found = [
+        Task([torch.eye(4)[None, None].mul(value).to_sparse()]).fingerprint
+        for value in (1.0, 1.0, 2.0)
+    ]
+    assert found[0] == found[1] != found[2]
+
+
+def test_a_frozen_network_is_named_as_the_reason(arch: nsopt.Architecture) -> None:
+    frozen = arch.build([12]).requires_grad_(False)
+    with pytest.raises(NsoptError, match="no weight of the network requires a gradient"):
+        nsopt.train(arch, [12], make_task(), SETTINGS, start=frozen)
+
+
+def test_what_epochs_of_0_ignore_is_said() -> None:
+    model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3)).eval()
+    calls: list[Any] = []
+    task = Task(list(torch.randn(64, 6).split(8)), trainer=lambda *given: calls.append(given))
+    for message, options in (
+        ("trainer of the task is not called", {}),
+        ("one seed is enough", {"seeds": 2}),
+    ):
+        with pytest.warns(UserWarning, match=message):
+            nsopt.compress(
+                model,
+                task if not options else replace(task, trainer=None),
+                ["params=60%"],
+                epochs=0,
+                **options,
+            )
+    assert not calls
 
 
 def test_the_default_distance_is_relative_to_the_variance_of_all_floating_outputs() -> None:

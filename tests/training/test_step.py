@@ -31,7 +31,8 @@ def test_inputs_and_targets_that_are_not_numbers_are_named(bad: float) -> None:
         step(nn.Linear(2, 2), good, wrong)
     model = nn.Linear(2, 2)
     nn.init.constant_(model.weight, 1e30)
-    assert not math.isfinite(step(model, good, good))
+    with pytest.raises(NonFiniteLossError, match="loss of the first batch is inf, before any step"):
+        step(model, good, good)
 
 
 def test_batch_norm_of_a_single_example_says_what_to_do() -> None:

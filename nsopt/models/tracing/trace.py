@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map_only
 
 from nsopt.errors import NsoptError
 from nsopt.isolation import public
-from nsopt.models.inputs import tensors_in
+from nsopt.models.inputs import check_numbers, tensors_in
 from nsopt.models.tracing import buffers, probe
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.assume import trace_network
@@ -126,11 +126,7 @@ def _read_inputs(inputs: tuple[Any, ...] | Mapping[str, Any]) -> Any:
 
     Raises NsoptError unless they contain a tensor, and the first is a batch of two or more.
     """
-    if any(tensor.is_meta for tensor in tensors_in(inputs)):
-        raise NsoptError(
-            "the example input is on the meta device, without values: pass numbers, such as "
-            "torch.zeros(2, 3, 32, 32)"
-        )
+    check_numbers(tensors_in(inputs), "the example input")
     read = tree_map_only(Tensor, lambda tensor: tensor.detach().cpu(), inputs)
     read = dict(read) if isinstance(inputs, Mapping) else read
     if not tensors_in(read):

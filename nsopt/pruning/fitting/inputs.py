@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_map_only
 
 from nsopt.compute.out_of_memory import explain_out_of_memory
 from nsopt.errors import NsoptError, short_reason
-from nsopt.models.inputs import call_network, count_examples, tensors_in
+from nsopt.models.inputs import call_network, check_numbers, count_examples, tensors_in
 from nsopt.models.layout import inputs_for
 
 FEWEST, _MOST = 16, 1024  # examples
@@ -42,7 +42,9 @@ class Inputs:
         for batch in batches:
             if examples >= _MOST:
                 break
-            inputs = tree_map_only(Tensor, lambda t: t.detach().cpu(), _read(batch, arguments))
+            read = _read(batch, arguments)
+            check_numbers(tensors_in(read), f"batch {len(self.batches)} of the inputs")
+            inputs = tree_map_only(Tensor, lambda tensor: tensor.detach().cpu(), read)
             _check(inputs, len(self.batches))
             self.batches.append(inputs)
             examples += count_examples(inputs)
