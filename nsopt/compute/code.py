@@ -21,12 +21,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-import nsopt
 from nsopt.compute.checkpoint import full_state, hidden_buffers
 from nsopt.data.checksum import checksum_of
 from nsopt.files import is_installed
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.architecture import TracedArchitecture
+from nsopt.models.tracing.user_code import is_of_user
 
 _PLAIN = {bool, int, float, complex, str, bytes, range, slice, type(None), type(...), torch.dtype}
 _PARTS: dict[type, tuple[str, ...]] = {
@@ -46,7 +46,6 @@ _OF_CLASSES = {"__firstlineno__", "__static_attributes__"}  # lines, and names i
 _MAKING = {"__init__", "__post_init__", "__new__", "__setstate__"}
 _OF_MODULES = vars(nn.Module())
 _KNOWN = {*sys.stdlib_module_names, "torch", "numpy", "nsopt"}  # packages that hold no data
-_NSOPT = Path(nsopt.__file__).parent
 
 
 def identify_code(arch: Architecture) -> int | None:
@@ -237,4 +236,4 @@ def _is_own(module: str) -> bool:
 
 
 def _is_own_file(name: str) -> bool:
-    return not is_installed(Path(name)) and not Path(name).is_relative_to(_NSOPT)
+    return is_of_user(name) and not is_installed(Path(name))
