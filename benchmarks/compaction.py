@@ -18,14 +18,13 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
 from benchmarks.common import filters_per_step, in_new_process, random_images, show
 from nsopt.compute.device import describe_device, resolve_compute, wait_for
-from nsopt.compute.memory import keep_memory
 from nsopt.models.registry import table_architecture
 from nsopt.pruning.engine import PruneSchedule, ShrinkingNetwork
 from nsopt.pruning.rules import make_rule
 from nsopt.pruning.settings import SearchSettings
 from nsopt.tasks.classification import Classification
 from nsopt.tasks.supervise import place_images
-from nsopt.training.kernels.swap import fast_kernels
+from nsopt.training.kernels import fast_kernels
 
 _INTERVALS = (1, 2, 4, 8, 12)
 
@@ -51,7 +50,7 @@ def time_pieces(name: str, batch: int, steps: int, batches: int, device: str) ->
 
     steady, cuts = [], []
     network = ShrinkingNetwork(arch, arch.base_widths, Classification(splits), settings, compute)
-    with keep_memory(compute.device), fast_kernels(network.model):
+    with fast_kernels(network.model):
         rule = make_rule(arch, arch.base_widths, settings)
         schedule = PruneSchedule(rule.steps, network.batches_per_epoch, settings)
         cut = 0.0

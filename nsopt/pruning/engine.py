@@ -16,7 +16,6 @@ from torch.profiler import record_function
 
 from nsopt.compute.checkpoint import full_state, hidden_buffers, load_full_state
 from nsopt.compute.device import Compute, place
-from nsopt.compute.memory import keep_memory
 from nsopt.compute.out_of_memory import explain_out_of_memory
 from nsopt.compute.random_state import OwnRandomState
 from nsopt.errors import NonFiniteLossError, NsoptError
@@ -30,7 +29,7 @@ from nsopt.pruning.settings import SearchSettings
 from nsopt.pruning.traced import PrunableTrace
 from nsopt.scaling.record import Trajectory, gives_a_law
 from nsopt.tasks.supervision import Supervision
-from nsopt.training.kernels.swap import fast_kernels
+from nsopt.training.kernels import fast_kernels
 from nsopt.training.step import sgd, train_step
 
 _PRUNE_EPOCHS, _MOST_EVERY = 10, 10  # of a search that follows the size of its data
@@ -71,7 +70,6 @@ def iterative_prune(
     with (
         explain_out_of_memory(compute.device, supervision.batch_size(settings.batch_size)),
         compute.computing(),
-        keep_memory(compute.device),
         ExitStack() as kernels,
     ):
         network = ShrinkingNetwork(arch, widths, supervision, settings, compute, start)

@@ -15,8 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nsopt.training.kernels.folding import channel_dot
-
 Gate = Callable[[], Tensor]  # returns dE/dz of a group's channels after a backward pass, (w_l,)
 
 
@@ -39,7 +37,8 @@ class ActivationGate:
             output.register_hook(lambda gradient: self._score(gradient, activation))
 
     def _score(self, gradient: Tensor, activation: Tensor) -> None:
-        self._gradient = channel_dot(gradient, activation)
+        exact = torch.promote_types(activation.dtype, torch.float32)
+        self._gradient = (gradient.to(exact) * activation.to(exact)).sum(dim=(0, 2, 3))
 
 
 def make_gate(module: nn.Module) -> Gate:

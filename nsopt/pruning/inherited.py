@@ -25,7 +25,7 @@ from nsopt.pruning.engine import ShrinkingNetwork
 from nsopt.pruning.ranking import UnitRanking, join_streams
 from nsopt.pruning.settings import SearchSettings
 from nsopt.tasks.supervision import Batches, Supervision
-from nsopt.training.kernels.swap import fast_kernels
+from nsopt.training.kernels import fast_kernels
 from nsopt.training.step import sgd, train_step
 
 SCORE_STEPS = 30  # of training before a score

@@ -21,7 +21,6 @@ from nsopt.compute.checkpoint import (
 )
 from nsopt.compute.code import identify_code
 from nsopt.compute.device import Compute, place, resolve_compute, wait_for
-from nsopt.compute.memory import keep_memory
 from nsopt.compute.out_of_memory import explain_out_of_memory
 from nsopt.compute.random_state import OwnRandomState, use_seed
 from nsopt.data.images import ImageData
@@ -39,7 +38,7 @@ from nsopt.tasks.supervise import supervise
 from nsopt.tasks.supervision import Evaluation, Loss, Supervision, evaluate, evaluations_of
 from nsopt.tasks.task import Task
 from nsopt.training.fine_tuning import RunningAverage, free_statistics, make_schedule
-from nsopt.training.kernels.swap import fast_kernels
+from nsopt.training.kernels import fast_kernels
 from nsopt.training.outcome import Epoch, Outcome
 from nsopt.training.precision import choose_compute
 from nsopt.training.settings import TrainSettings
@@ -161,7 +160,7 @@ def train_configuration(
             teacher = place(teacher, compute.device, arch.layout).eval()
         decay = settings.averaging
         average = None if decay is None else RunningAverage(model, decay)
-        with keep_memory(compute.device), fast_kernels(model):
+        with fast_kernels(model):
             training = _Training(model, supervision.renew(), settings, compute, average, teacher)
             if saved is not None:
                 training.restore(saved)

@@ -14,7 +14,6 @@ from torch.nn import functional
 from torch.utils._pytree import tree_map_only
 
 from nsopt.compute.device import Compute, describe_device, place, resolve_compute, wait_for
-from nsopt.compute.memory import keep_memory
 from nsopt.compute.out_of_memory import explain_out_of_memory
 from nsopt.compute.random_state import use_seed
 from nsopt.data.images import ImageData
@@ -25,7 +24,7 @@ from nsopt.scaling.cost import Widths
 from nsopt.settings import SgdSettings
 from nsopt.tasks.supervision import Loss
 from nsopt.tasks.task import Task, TaskSupervision, name_function
-from nsopt.training.kernels.swap import fast_kernels
+from nsopt.training.kernels import fast_kernels
 from nsopt.training.step import sgd, train_step
 
 _TIMED, _ENOUGH_SECONDS = 3, 0.5
@@ -93,7 +92,7 @@ def _time_batch(
 ) -> float:
     """Train a network for up to three steps on a batch; return the seconds of the fastest."""
     device, seconds = compute.device, list[float]()
-    with compute.computing(), use_seed(0, device), keep_memory(device):
+    with compute.computing(), use_seed(0, device):
         model = place(arch.build(widths), device, arch.layout).train()
         inputs, targets = tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), batch)
         optimizer = sgd(model, lr=0.001, momentum=0.9, weight_decay=0.0)

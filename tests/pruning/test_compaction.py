@@ -18,16 +18,10 @@ from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.record import gives_a_law
 from nsopt.tasks.classification import Classification
-from nsopt.training.kernels import folding
-from nsopt.training.kernels.swap import fast_kernels
+from nsopt.training.kernels import fast_kernels
 from tests import masked_search
 
 CPU = Compute(torch.device("cpu"), bf16=False)
-
-
-@pytest.fixture(autouse=True)
-def _fold_small_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folding, "_FEWEST_ROWS", 2)
 
 
 @pytest.fixture

@@ -45,13 +45,13 @@ def prune(arch: TableArchitecture, data: ImageData, **changes: object) -> Trajec
 def test_every_step_prunes_as_many_filters_as_asked(
     narrow: TableArchitecture, digits: ImageData
 ) -> None:
-    widths = prune(narrow, digits, keep_fraction=0.3).widths
+    widths = prune(narrow, digits, keep_fraction=0.6).widths
     filters = widths.sum(axis=1)
     total = sum(narrow.base_widths)
     assert tuple(widths[0]) == narrow.base_widths
     assert (np.diff(widths, axis=0) <= 0).all()
     assert (-np.diff(filters)[:-1] == 16).all()
-    assert filters[-1] == int(0.3 * total)
+    assert filters[-1] == int(0.6 * total)
 
 
 @pytest.mark.parametrize(("per_epoch", "every"), [(2, 1), (32, 4), (71, 10), (500, 10)])

@@ -23,7 +23,7 @@ from nsopt.pruning.settings import SearchSettings
 from nsopt.tasks.classification import Classification
 from nsopt.tasks.supervise import supervise
 from nsopt.tasks.supervision import evaluate
-from nsopt.training.kernels.convolution import Conv2d
+from nsopt.training.kernels import SafeConv2d
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
 from nsopt.training.step import train_step
@@ -163,4 +163,4 @@ def test_the_steps_of_a_score_and_of_a_ranking_use_safe_kernels(
     compute_score(start, splits, start.arch.base_widths, steps=1)
     rank_by_importance(start.arch, start.model, Classification(splits), SETTINGS, CPU, batches=1)
     assert len(used) == 2
-    assert all(Conv2d in kinds and nn.Conv2d not in kinds for kinds in used)
+    assert all(SafeConv2d in kinds and nn.Conv2d not in kinds for kinds in used)

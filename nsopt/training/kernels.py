@@ -1,9 +1,10 @@
-"""Convolutions that avoid slow CPU kernels in training.
+"""Convolutions that avoid kernels of oneDNN that are slow in training, or wrong (PyTorch 2.13).
 
-They compute the same as nn.Conv2d, and use it for evaluation, other devices and PyTorch's default
-memory layout.
+They compute the same as nn.Conv2d, which networks have again after training.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,34 +16,39 @@ _SMALLEST_FAST = 3
 _SAFE_INPUTS = 16
 
 
-class Conv2d(nn.Conv2d):
-    """A convolution that treats two cases differently from nn.Conv2d.
+@contextmanager
+def fast_kernels(model: nn.Module) -> Iterator[None]:
+    """Use nsopt's convolutions in `model` inside the block.
 
-    3x3 on channels-last maps of at most 2x2 is one matrix product: most of the nine taps are in the
-    padding, so it does less than half the work, and the gradient of the weights is 3 times faster.
-    1x1 with a stride and few input channels selects its pixels first: in channels-last maps the
-    gradient of oneDNN's weights writes beyond its memory if there are fewer channels than a block,
-    16 with AVX-512 and 8 with AVX2 (PyTorch 2.13, uxlfoundation/oneDNN 6035).
+    They have the same parameters and attributes. Subclasses of nn.Conv2d do not change.
+    """
+    changed = []
+    for module in model.modules():
+        if type(module) is nn.Conv2d:
+            is_depthwise = module.groups == module.in_channels == module.out_channels > 1
+            changed.append(module)
+            module.__class__ = DepthwiseConv2d if is_depthwise else SafeConv2d
+    try:
+        yield
+    finally:
+        for module in changed:
+            module.__class__ = nn.Conv2d
+
+
+class SafeConv2d(nn.Conv2d):
+    """A convolution that selects its pixels first if it is 1x1 with a stride and few channels.
+
+    In channels-last maps the gradient of oneDNN's weights writes beyond its memory if there are
+    fewer channels than a block: 16 with AVX-512, 8 with AVX2 (uxlfoundation/oneDNN 6035).
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (nn.Module's name)
-        if self.training and input.device.type == "cpu" and input.ndim == 4 and self.groups == 1:
-            if self._is_small(input):
-                return self._product(input)
-            if self._selects_pixels():
-                (down, right), (high, wide) = self.stride, self._count_zeros()
-                padded = functional.pad(input, (wide, wide, high, high))
-                return functional.conv2d(padded[:, :, ::down, ::right], self.weight, self.bias)
-        return super().forward(input)
-
-    def _is_small(self, x: Tensor) -> bool:
-        return (
-            max(x.shape[2:]) < _SMALLEST_FAST
-            and self.stride == (1, 1)
-            and _keeps_maps(self)
-            and x.is_contiguous(memory_format=torch.channels_last)
-            and not x.is_contiguous()
-        )
+        on_cpu = self.training and input.device.type == "cpu" and input.ndim == 4
+        if not on_cpu or self.groups != 1 or not self._selects_pixels():
+            return super().forward(input)
+        (down, right), (high, wide) = self.stride, self._count_zeros()
+        padded = functional.pad(input, (wide, wide, high, high))
+        return functional.conv2d(padded[:, :, ::down, ::right], self.weight, self.bias)
 
     def _selects_pixels(self) -> bool:
         return (
@@ -55,20 +61,6 @@ class Conv2d(nn.Conv2d):
     def _count_zeros(self) -> tuple[int, ...]:
         """Return the padding above and on the left; one in words has none for a 1x1 kernel."""
         return (0, 0) if isinstance(self.padding, str) else self.padding
-
-    def _product(self, x: Tensor) -> Tensor:
-        batch, _, height, width = x.shape
-        taps = self.weight.permute(0, 2, 3, 1)
-        places = [(i, j) for i in range(height) for j in range(width)]
-        matrix = torch.cat(
-            [
-                taps[:, 1 - i : 1 - i + height, 1 - j : 1 - j + width].flatten(start_dim=1)
-                for i, j in places
-            ]
-        )
-        bias = None if self.bias is None else self.bias.repeat(len(places))
-        rows = functional.linear(x.permute(0, 2, 3, 1).flatten(start_dim=1), matrix, bias)
-        return rows.view(batch, height, width, self.out_channels).permute(0, 3, 1, 2)
 
 
 class DepthwiseConv2d(nn.Conv2d):

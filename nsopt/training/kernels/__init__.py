@@ -1,1 +1,0 @@
-"""Faster convolutions and BatchNorm for training on the CPU."""
