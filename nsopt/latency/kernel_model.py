@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from nsopt.compute.device import Compute
-from nsopt.compute.memory import keep_memory
 from nsopt.compute.out_of_memory import memory_for
 from nsopt.files import cache_folder, write_cached
 from nsopt.latency.calls import Call, UnpredictableError, measure_table, record_calls
@@ -113,7 +112,7 @@ def _learn(
     """Return the model, and whether the machine was busy. See `_read_calls`."""
     progress.start("learning this device's latency", len(samples) + 1)
     tables: list[Table] = []
-    with keep_memory(compute.device), pause_garbage_collection():
+    with pause_garbage_collection():
         for calls in samples.values():
             with compute.exclusive():
                 tables.append(measure_table(calls, compute.device, arch.layout))

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from nsopt.compute.device import Compute, describe_device, float32_precision, resolve_compute
-from nsopt.compute.memory import keep_memory
 from nsopt.compute.out_of_memory import memory_for
 from nsopt.compute.random_state import keep_random_state
 from nsopt.errors import NsoptError, short_reason
@@ -218,7 +217,6 @@ class Beside:
         with (
             torch.no_grad(),
             memory,
-            keep_memory(where),
             pause_garbage_collection(),
             keep_random_state(where),
             self.compute.all_threads(),

@@ -1,11 +1,14 @@
 """How long the work of a session takes, said before it begins."""
 
 import math
+import resource
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import NamedTuple
 
-from nsopt.compute.memory import peak_memory
+import torch
+
 from nsopt.pruning.engine import PruneSchedule
 from nsopt.pruning.rules import make_rule, with_enough_steps
 from nsopt.pruning.search import is_complete, supervise_search
@@ -73,8 +76,18 @@ def tell_duration(session: Session, work: Iterable[PlannedWork]) -> None:
         session.progress.message(
             f"takes about {format_duration(sum(seconds.values()))} here ({parts}), more where "
             "widths compute more than uniform ones, and "
-            f"{peak_memory(compute.device) / 2**30:.1f} GB of memory"
+            f"{_peak_memory(compute.device) / 2**30:.1f} GB of memory"
         )
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Return the peak memory of this process in bytes, on an accelerator or in main memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
 
 
 def format_duration(seconds: float) -> str:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from nsopt.compute import device_lock, memory
+from nsopt.compute import device_lock
 from nsopt.latency import calls, kernel_model, measure, multiples, runtime, timer
 from nsopt.session import timing
 from nsopt.training import precision
@@ -13,8 +13,7 @@ from nsopt.training import precision
 
 def measure_briefly(patch: pytest.MonkeyPatch) -> None:
     """Time the networks of a study with few passes, and a training with one step, also on a busy
-    machine. Wait only briefly for other processes between measurements. Ignore larger gaps in
-    memory."""
+    machine. Wait only briefly for other processes between measurements."""
     for name, few in (("_WARMUP", 1), ("_REPEATS", 2), ("_ROUNDS", 2)):
         patch.setattr(timing, name, few)
         patch.setattr(multiples, name, few)
@@ -24,7 +23,6 @@ def measure_briefly(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(device_lock, "_PAUSE", 0.02)
     patch.setattr(precision, "_TIMED", 1)
     patch.setattr(precision, "_TURNS", 1)
-    patch.setattr(memory, "_SMALLEST_GAP", 2**20)
 
 
 def learn_briefly(patch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,8 @@
 """Tables of kernels, the calls of networks, and the model that they make."""
 
-import ctypes
 import gc
 import json
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import nsopt
-from nsopt.compute import memory
 from nsopt.compute.device import resolve_compute
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.latency import kernel_model
@@ -401,28 +398,6 @@ def test_garbage_collection_is_off_while_a_network_is_timed() -> None:
     tried = 2  # passes that choose the layout
     assert collecting[tried:] == [False] * 4
     assert gc.isenabled()
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="elsewhere memory is not kept")
-@pytest.mark.usefixtures("briefly")
-def test_memory_gaps_are_filled_once_per_measurement(
-    models: dict[str, tuple[Architecture, LatencyModel]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Taking thousands of gaps for every kernel and network made learning four times as long."""
-    taken: list[int] = []
-    take = memory._take_gaps
-
-    def counted(libc: ctypes.CDLL) -> list[int]:
-        gaps = take(libc)
-        taken.append(len(gaps))
-        return gaps
-
-    monkeypatch.setattr(memory, "_take_gaps", counted)
-    measure_latencies([nn.Identity(), nn.Flatten()], torch.zeros(1, 3, 4, 4), repeats=6, rounds=3)
-    assert len(taken) == 1
-    arch, _ = models["traced"]
-    learn_now(arch)
-    assert len(taken) == 3  # for the kernels, and for whole networks
 
 
 @pytest.fixture
