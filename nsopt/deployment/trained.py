@@ -1,26 +1,22 @@
 """A trained network that smaller ones start from, read from a file of weights."""
 
-from argparse import Namespace
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
-from threading import Lock
 from typing import Any
 from zipfile import BadZipFile
 
 from torch import Tensor, nn
-from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from nsopt.errors import NsoptError, short_reason
+from nsopt.errors import NsoptError, short_reason, shorten
 from nsopt.models.architecture import Architecture, build_to_fill, check_finite, shapes_of
 from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.storage.weights_file import read_weights
 
-# Where files keep the weights, beside other things.
-_NESTED = ("state", "state_dict", "model_state_dict", "model")
-_COMPILED = "_orig_mod."  # in names of modules that torch.compile wraps
-_ALLOWING = Lock()  # what torch may read is the same for all threads
+_NESTED = ("state_dict", "model", "state")  # where files keep the weights, as nsopt does last
+_PARALLEL, _COMPILED = "module.", "_orig_mod."  # what wrappers write into names of tensors
 _MOST = 3  # differing tensors that a message names
 
 
@@ -30,21 +26,24 @@ def load_trained(path: Path, arch: Architecture) -> nn.Module:
     No code in the file is executed.
 
     Args:
-        path: a `state_dict` that `torch.save` wrote, alone or under a name such as `state_dict` or
-            `model_state_dict`; or a network that nsopt stored. A prefix of its names, as
-            `torch.nn.DataParallel`, `AveragedModel` and Lightning write it, does not matter, and
-            neither do tensors without the prefix. Or a file of safetensors.
+        path: a `state_dict` that `torch.save` wrote, alone or under the name `state_dict` or
+            `model`; a network that nsopt stored; or a file of safetensors. The prefixes of names
+            that `torch.nn.DataParallel` and `torch.compile` write do not matter.
 
     Raises:
         NsoptError: if the file has no weights, or those of another network; the message names the
             first tensors that differ.
     """
-    # Settings of a training may be beside its weights.
     writer = "safetensors" if path.suffix == ".safetensors" else "torch.save"
-    with _ALLOWING, safe_globals([Namespace]), explain_reading(path, writer):
-        state = _rename(_find_state(read_weights(path)), arch.shapes(arch.base_widths).keys())
+    with explain_reading(path, writer):
+        state = _find_state(read_weights(path))
+    expected = arch.shapes(arch.base_widths).keys()
+    if state.keys().isdisjoint(expected):
+        state = {name.removeprefix(_PARALLEL): tensor for name, tensor in state.items()}
     differences = describe_differences(arch, arch.base_widths, state)
     if differences:
+        if state.keys().isdisjoint(expected):
+            differences += f"; the file's names are {shorten(list(state))}"
         raise NsoptError(
             f"{path} has the weights of another network than {arch.name} with {arch.num_classes} "
             f"outputs: {differences}"
@@ -117,39 +116,20 @@ def explain_exported(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _find_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the tensors of a known name, of the whole file, or of the only part with tensors."""
-    parts = {name: _pick_tensors(part) for name, part in content.items() if isinstance(part, dict)}
-    parts = {name: state for name, state in parts.items() if state}
-    for state in (*(parts.get(name) for name in _NESTED), _pick_tensors(content)):
-        if state:
-            return state
-    if not parts:
-        raise NsoptError("it contains no named tensors")
-    if len(parts) > 1:
-        names = ", ".join(map(str, parts))
-        raise NsoptError(f"it contains several networks ({names}): give a file of one")
-    return parts.popitem()[1]
-
-
-def _pick_tensors(part: Mapping[Any, Any]) -> dict[str, Tensor]:
-    return {str(name): value for name, value in part.items() if isinstance(value, Tensor)}
-
-
-def _rename(state: Mapping[str, Tensor], expected: Collection[str]) -> dict[str, Tensor]:
-    """Return tensors without what torch.compile, DataParallel or Lightning add to their names.
-
-    Raises NsoptError if several prefixes fit, as of a student and its teacher.
-    """
-    plain = {name.replace(_COMPILED, ""): tensor for name, tensor in state.items()}
-    first = next(iter(expected))
-    prefixes = ["", *(n.removesuffix(first) for n in plain if n.endswith(f".{first}"))]
-    found = {prefix: sum(prefix + name in plain for name in expected) for prefix in prefixes}
-    best = max(found, key=found.__getitem__)
-    whole = [prefix.rstrip(".") for prefix, count in found.items() if count == len(expected)]
-    if best and len(whole) > 1:
-        raise NsoptError(f"it contains several networks ({', '.join(whole)}): give a file of one")
-    return {n.removeprefix(best): tensor for n, tensor in plain.items() if n.startswith(best)}
+def _find_state(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """Return the tensors of a file, without what torch.compile adds to their names."""
+    nested = (content[name] for name in _NESTED if isinstance(content.get(name), dict))
+    found = {
+        str(name).replace(_COMPILED, ""): value
+        for name, value in next(nested, content).items()
+        if isinstance(value, Tensor)
+    }
+    if not found:
+        raise NsoptError(
+            f"it has no named tensors, alone or as 'state_dict' or 'model': its keys are "
+            f"{shorten(list(content))}; write it again with torch.save(model.state_dict(), path)"
+        )
+    return found
 
 
 def describe_differences(
