@@ -8,7 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from nsopt.data.source import FOLDER_PREFIX
-from nsopt.files import write_whole
+from nsopt.files import check_writable, write_whole
 from nsopt.methods.registry import method_label
 from nsopt.reports.accuracy import draw_accuracy, draw_dots, draw_pareto, find_front
 from nsopt.reports.doubts import describe_fits, doubt_latencies, doubt_split
@@ -36,7 +36,11 @@ def write_report(
 
     Args:
         networks: rows of a table with which the page begins, such as the networks of a compression.
+
+    Raises:
+        NsoptError: if nothing can be written there, such as to a file in place of a folder.
     """
+    check_writable(folder, "folder=")
     folder.mkdir(parents=True, exist_ok=True)
     files = [path.name for path in write_csv(results, folder)]
     page = folder / "index.html"

@@ -167,9 +167,11 @@ def read_results(url: str, name: str | None = None, storage: BaseStorage | None 
         raise _explain_missing(name, url, failures)
     task, settings = schema.read_task(done[0][0]), schema.read_settings(done[0][0])
     latencies = _read_latencies(compared)
+    needed = ("params", "macs", "score", *(["test_score"] if task.has_test else ()))
     outcomes = pd.DataFrame(
         [
-            trials.read_outcome(trial) | {"widths": trials.read_widths(trial, task.layer_names)}
+            trials.read_outcome(trial, needed)
+            | {"widths": trials.read_widths(trial, task.layer_names)}
             for _, trial in done
         ]
     ).astype({"ratio": float, "beyond_record": float})  # None where there is none

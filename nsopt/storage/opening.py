@@ -32,7 +32,7 @@ from tenacity import (
     wait_fixed,
 )
 
-from nsopt.errors import DISK_IS_FULL, NsoptError, StorageError
+from nsopt.errors import DISK_IS_FULL, NsoptError, StorageError, short_reason
 from nsopt.files import RUNS
 from nsopt.storage.urls import (
     JOURNAL,
@@ -52,6 +52,8 @@ _BEGINNING = b'{"op_code":'  # of a journal
 _files = weakref.WeakKeyDictionary[BaseStorage, RDBStorage]()  # of the storages in SQLite
 _TABLES = {"studies", "version_info"}  # of Optuna; the first that it makes
 _ERRORS = (SQLAlchemyError, StorageInternalError, OSError)  # of storages
+_DAMAGE = (AssertionError, LookupError, RecursionError, TypeError, ValueError)  # while reading
+_READING = {name for name in vars(BaseStorage) if name.startswith("get_")} - {"get_best_trial"}
 _REMEDIES = {  # by a part of the reason
     "not a database": "give another file",
     "malformed": "restore it from a copy",
@@ -172,6 +174,13 @@ def guard(storage: BaseStorage, url: str) -> BaseStorage:
                 return patience(method, *args, **kwargs)
             except _ERRORS as error:
                 raise _make_error(url, error) from None
+            except _DAMAGE as error:
+                if isinstance(error, KeyError) or method.__name__ not in _READING:
+                    raise  # Optuna says so that there is no such study or trial
+                raise StorageError(
+                    f"storage {hide_password(url)} is damaged ({short_reason(error)}): restore it "
+                    "from a copy, or give another storage="
+                ) from None
 
         return call
 
@@ -204,7 +213,7 @@ def _open_journal(path: Path) -> BaseStorage:
                 raise NsoptError(f"{path} is not an Optuna journal: give another file")
     try:
         return JournalStorage(JournalFileBackend(str(path), _TidyLock(path)))
-    except (AssertionError, KeyError, TypeError, ValueError):
+    except _DAMAGE:
         raise NsoptError(f"the journal {path} is damaged: restore it from a copy") from None
 
 

@@ -22,7 +22,14 @@ def damage(owner: Owner, name: str) -> Iterator[None]:
     """Turn errors of the block into an NsoptError that names the damaged value and its owner."""
     try:
         yield
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         where = (
             f"study {owner.study_name}"
             if isinstance(owner, Study)

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from optuna.distributions import IntDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
-from pydantic import Field, PlainSerializer, PlainValidator
+from pydantic import Field, FiniteFloat, PlainSerializer, PlainValidator
 
 from nsopt.scaling.metric import METRICS, PARAMS, Metric, get_metric
 from nsopt.scaling.record import Iteration
@@ -21,6 +21,7 @@ from nsopt.storage.reading import Attribute, damage, read
 LARGEST_WIDTH = 2**16
 BUDGET = "budget"
 _Number = int | float
+_Score = int | FiniteFloat
 _Width = Annotated[int, Field(ge=1, le=LARGEST_WIDTH)]
 OUTCOME_COLUMNS: dict[str, Any] = {  # with their types
     "method": str,
@@ -37,9 +38,9 @@ OUTCOME_COLUMNS: dict[str, Any] = {  # with their types
     "latency_spread": _Number,
     "latency_waited": _Number,
     "tau": _Number,
-    "score": _Number,
-    "test_score": _Number,
-    "test_score_best_epoch": _Number,
+    "score": _Score,
+    "test_score": _Score,
+    "test_score_best_epoch": _Score,
     "epochs": int,
     "seconds": _Number,
     "feasible": bool,
@@ -149,7 +150,8 @@ def read_point(trial: FrozenTrial | Trial) -> Point | None:
 
 
 def _read_column(trial: FrozenTrial | Trial, name: str) -> Any:
-    return read(trial, name, OUTCOME_COLUMNS[name] | None)
+    kind = OUTCOME_COLUMNS[name]
+    return read(trial, name, kind if name in trial.user_attrs else kind | None)
 
 
 def has_cost(trial: FrozenTrial) -> bool:
@@ -255,9 +257,13 @@ def write_outcome(
             _CURVES.write(trial, {name: list(values) for name, values in curves.items()})
 
 
-def read_outcome(trial: FrozenTrial) -> dict[str, Any]:
-    """Return the values of `OUTCOME_COLUMNS` in a trial; None for missing ones."""
-    return {name: _read_column(trial, name) for name in OUTCOME_COLUMNS}
+def read_outcome(trial: FrozenTrial, needed: Iterable[str] = ()) -> dict[str, Any]:
+    """Return the values of `OUTCOME_COLUMNS` in a trial; None for missing ones.
+
+    Raises NsoptError if one is damaged, or if one of the `needed` ones is missing.
+    """
+    found = {name: read(trial, name, OUTCOME_COLUMNS[name]) for name in needed}
+    return {name: _read_column(trial, name) for name in OUTCOME_COLUMNS} | found
 
 
 def read_completed(study: Study | None) -> list[FrozenTrial]:
