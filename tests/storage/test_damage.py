@@ -3,8 +3,9 @@
 import copy
 import math
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import cache
 from itertools import cycle, islice
@@ -22,6 +23,7 @@ from nsopt.deployment.artifacts import best_trials, describe_network
 from nsopt.errors import NsoptError
 from nsopt.latency.sittings import Latency
 from nsopt.progress import Silent
+from nsopt.reports.page import write_report
 from nsopt.reports.results import read_results
 from nsopt.reports.tuning import tuning_note
 from nsopt.scaling.law import uniform_curve
@@ -210,3 +212,51 @@ def test_a_command_says_where_the_damage_is(stored: InMemoryStorage) -> None:
         done, "trial 0 (trial_id 1): its 'params' is damaged (input should be a valid integer)"
     )
     assert not Path("report").exists()
+
+
+NESTED = "[" * 50_000 + "]" * 50_000
+
+
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [
+        ("trial_user_attributes SET value_json = ?", "{"),
+        ("trial_user_attributes SET value_json = ?", NESTED),
+        ("trial_user_attributes SET value_json = ?", "[" * 900 + "]" * 900),
+        ("trial_user_attributes SET value_json = ?", "9" * 5000),
+        ("trial_user_attributes SET value_json = ? WHERE key = 'score'", "null"),
+        ("trial_user_attributes SET value_json = ? WHERE key = 'test_score'", "Infinity"),
+        ("trial_user_attributes SET key = ? WHERE key = 'score'", "other"),
+        ("study_user_attributes SET value_json = ?", "{"),
+        ("study_user_attributes SET value_json = ?", NESTED),
+        ("trial_values SET value = ?", None),
+        ("trial_params SET distribution_json = ?", "[]"),
+        ("trials SET state = ?", "WORD"),
+    ],
+)
+def test_a_report_of_damaged_rows_ends_in_one_line(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, value: object
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(written / "study.db", tmp_path)
+    with closing(sqlite3.connect("study.db")) as database, database:
+        assert database.execute(f"UPDATE {change}", (value,)).rowcount
+    done = call_nsopt("report", f"--storage={URL}", "--out=report")
+    assert_fails(done, "damaged", "restore")
+    assert not Path("report").exists()
+
+
+def test_a_damaged_journal_ends_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "study.journal"
+    file.write_text(f'{{"op_code":{NESTED}}}\n')
+    with pytest.raises(NsoptError, match=r"journal .* is damaged: restore it from a copy"):
+        open_storage(f"journal:///{file}")
+
+
+@pytest.mark.parametrize("place", ["file", "file/report"])
+def test_a_report_needs_a_folder(written: Path, tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("precious")
+    results = read_results(f"sqlite:///{written / 'study.db'}")
+    with pytest.raises(NsoptError, match=r"cannot write to .* \(Not a directory\): give another"):
+        write_report(results, tmp_path / place)
+    assert (tmp_path / "file").read_text() == "precious"
