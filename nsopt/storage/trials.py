@@ -150,8 +150,7 @@ def read_point(trial: FrozenTrial | Trial) -> Point | None:
 
 
 def _read_column(trial: FrozenTrial | Trial, name: str) -> Any:
-    kind = OUTCOME_COLUMNS[name]
-    return read(trial, name, kind if name in trial.user_attrs else kind | None)
+    return read(trial, name, OUTCOME_COLUMNS[name] | None)
 
 
 def has_cost(trial: FrozenTrial) -> bool:
