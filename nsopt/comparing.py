@@ -18,14 +18,14 @@ from nsopt.errors import NsoptError, unknown_name
 from nsopt.files import STUDY_FILE, check_writable
 from nsopt.isolation import public
 from nsopt.latency.runtime import TORCH, Measure, choose_runtime
-from nsopt.methods.registry import COMPARED, get_methods, method_label
+from nsopt.methods.registry import COMPARED, get_methods
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.originals import copy_model, unwrapped
 from nsopt.notebook import make_html_table
 from nsopt.progress import Progress
 from nsopt.reports.page import write_report
 from nsopt.reports.results import Results, read_results
-from nsopt.reports.tables import short_rows, summary, without_tests
+from nsopt.reports.tables import summary, titled_rows, without_tests
 from nsopt.reports.words import Verdict, answer
 from nsopt.scaling.budget import read_budgets
 from nsopt.scaling.metric import PARAMS, get_metric
@@ -79,13 +79,7 @@ class ComparisonResult:
 
     def _repr_html_(self) -> str:
         """Return the table, with the verdicts above it, for a notebook."""
-        titles = {"ms": self.results.latency_unit}
-        rows = [
-            {titles.get(name, name): text for name, text in row.items()}
-            | {"method": method_label(row["method"])}
-            for row in short_rows(self.results)
-        ]
-        return make_html_table(rows, repr(self))
+        return make_html_table(titled_rows(self.results), repr(self))
 
     @public
     def report(self, folder: Path | str) -> Path:

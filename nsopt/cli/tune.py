@@ -50,6 +50,7 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
         raise NsoptError("tune takes a budget in one metric: write --budgets 20M --metric macs")
     sizes = preparation.with_known_multiple(options.sizes, options.sgd.device, options.timing)
     options = replace(options, sizes=sizes)
+    from nsopt.reports.tuning import publish_tuning
     from nsopt.session.presets import override
     from nsopt.storage.urls import hide_password
     from nsopt.study.comparison import make_sizes
@@ -79,17 +80,11 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
             pretrain_epochs=tried,
         )
         study = run_tuning(tuning, workspace, progress)
-    _publish(study)
+    if has_extra("dashboard"):
+        publish_tuning(study)
     groups = options.task, options.sizes, options.timing, options.search, options.training
     _print_trials(study, (*groups, options.sgd), hide_password(workspace.url))
     console.print(describe_storage(workspace.url), soft_wrap=True)
-
-
-def _publish(study: "Study") -> None:
-    if has_extra("dashboard"):
-        from nsopt.reports.tuning import publish_tuning
-
-        publish_tuning(study)
 
 
 def _parse_epochs(text: str) -> tuple[int, ...]:
@@ -105,9 +100,7 @@ def _parse_epochs(text: str) -> tuple[int, ...]:
 def _print_trials(study: "Study", groups: Iterable[Any], url: str) -> None:
     from nsopt.reports.tuning import describe_best, tuning_rows
 
-    names, rows = tuning_rows(study)
-    table = [dict(zip(names, row, strict=True)) for row in rows]
-    console.print(make_table(table, study.study_name))
+    console.print(make_table(tuning_rows(study), study.study_name))
     console.print(f"best: {describe_best(study)}", soft_wrap=True)
     command = study_command(groups, url, study.study_name)
     console.print(f"to use it: {command}", soft_wrap=True)

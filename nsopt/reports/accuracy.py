@@ -3,7 +3,6 @@
 The front selects networks, so it uses validation accuracy; the test set is for reporting only.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,10 +14,11 @@ from nsopt.methods.registry import BASELINE, method_label
 from nsopt.reports.results import Results
 from nsopt.reports.style import TEXT, MethodStyle, log_axis, method_styles, new_figure
 from nsopt.reports.tables import format_measured, size_of, summary, with_deviation
-from nsopt.storage.schema import TaskDescription, width_key
+from nsopt.storage.schema import width_key
 
 _ROW_HEIGHT = 34
 _QUARTILES = "latency_lower_quartile_ms", "latency_upper_quartile_ms"
+_NUMBERS = ["params", "macs", "latency_ms", "score", "test_score"]
 
 
 class MethodPoints(NamedTuple):
@@ -36,12 +36,11 @@ class MethodPoints(NamedTuple):
 def collect_points(results: Results, x: str, y: str) -> list[MethodPoints]:
     """Return two columns of the outcomes, by method."""
     styles, points = method_styles(results.methods), []
-    unit, task = results.batch_unit, results.task
     for method in results.methods:
         trials = results.outcomes[results.outcomes["method"] == method].dropna(subset=x)
         if trials.empty:
             continue
-        text = [_describe(row, unit, task) for row in trials.to_dict("records")]
+        text = [_describe(results, trials.iloc[[row]]) for row in range(len(trials))]
         trials = trials.assign(x=trials[x], y=trials[y], text=text)
         sizes = trials.astype(dict.fromkeys(_QUARTILES, float)).groupby(["metric", "budget"])
         means = sizes.agg(
@@ -53,7 +52,7 @@ def collect_points(results: Results, x: str, y: str) -> list[MethodPoints]:
             lower=(_QUARTILES[0], "mean"),
             upper=(_QUARTILES[1], "mean"),
         ).fillna({"deviation": 0.0})
-        means["text"] = [_describe_mean(group, unit, task) for _, group in sizes]
+        means["text"] = [_describe(results, group) for _, group in sizes]
         if x == "latency_ms":
             means["below"] = means["x"] - means["lower"]
             means["above"] = means["upper"] - means["x"]
@@ -84,9 +83,8 @@ def draw_pareto(results: Results) -> go.Figure:
     """Draw validation accuracy against latency: the front as a line, trials as small points, means
     as large ones, and uniform scaling as a curve if it has several sizes."""
     methods, front = collect_points(results, "latency_ms", "score"), find_front(results)
-    latencies = [x for points in methods for x in points.trials["x"]] or [1.0]
     figure = new_figure(
-        xaxis=log_axis(latencies, f"latency ({results.latency_unit})"),
+        xaxis=_make_axis(methods, f"latency ({results.latency_unit})"),
         yaxis={"title": {"text": results.task.validation_name}},
     )
     figure.add_scatter(
@@ -116,7 +114,7 @@ def draw_accuracy(
     """
     methods = collect_points(results, cost, score or results.final)
     figure = new_figure(
-        xaxis=log_axis([x for points in methods for x in points.trials["x"]] or [1.0], title),
+        xaxis=_make_axis(methods, title),
         yaxis={"title": {"text": results.final_axis}},
     )
     for points in methods:
@@ -146,19 +144,11 @@ def draw_dots(results: Results) -> go.Figure:
         showlegend=False,
     )
     for points in methods:
-        row, means = method_label(points.method), points.means
-        shown = points.trials.assign(x=points.trials["y"], y=row)
-        _add_trials(figure, points._replace(trials=shown))
-        figure.add_scatter(
-            x=means["y"].tolist(),
-            y=[row],
-            mode="markers",
-            error_x=_make_bars(points, "deviation"),
-            marker=_make_marker(points.style),
-            text=means["text"].tolist(),
-            hovertemplate="%{text}<extra></extra>",
-            showlegend=False,
-        )
+        row = method_label(points.method)
+        trials, means = (part.assign(x=part["y"], y=row) for part in (points.trials, points.means))
+        turned = points._replace(trials=trials, means=means)
+        _add_trials(figure, turned)
+        _add_means(figure, turned, "markers", _make_bars(turned, "deviation"), None)
     return figure
 
 
@@ -173,13 +163,25 @@ def _add_trials(figure: go.Figure, points: MethodPoints) -> None:
     )
 
 
-def _add_means(figure: go.Figure, points: MethodPoints, mode: str) -> None:
+def _add_means(
+    figure: go.Figure, points: MethodPoints, mode: str, *bars: dict[str, Any] | None
+) -> None:
+    """Add the means with their bars along x and y; by default quartiles of a latency x, and the
+    deviation."""
+    beside = _make_bars(points, "above", "below") if "below" in points.means else None
+    error_x, error_y = bars or (beside, _make_bars(points, "deviation"))
+    line = {"color": "white", "width": 1}
     figure.add_scatter(
         **points.means[["x", "y", "text"]].to_dict("list"),
         mode=mode,
-        error_y=_make_bars(points, "deviation"),
-        error_x=_make_bars(points, "above", "below") if "below" in points.means else None,
-        marker=_make_marker(points.style),
+        error_x=error_x,
+        error_y=error_y,
+        marker={
+            "color": points.style.colour,
+            "symbol": points.style.symbol,
+            "size": 12,
+            "line": line,
+        },
         line={"color": points.style.colour},
         name=method_label(points.method),
         legendgroup=points.method,
@@ -192,40 +194,28 @@ def _make_bars(points: MethodPoints, array: str, below: str | None = None) -> di
     return bars if below is None else bars | {"arrayminus": points.means[below].tolist()}
 
 
-def _make_marker(style: MethodStyle) -> dict[str, Any]:
-    line = {"color": "white", "width": 1}
-    return {"color": style.colour, "symbol": style.symbol, "size": 12, "line": line}
+def _make_axis(methods: list[MethodPoints], title: str) -> dict[str, Any]:
+    return log_axis([x for points in methods for x in points.trials["x"]] or [1.0], title)
 
 
-def describe_scores(task: TaskDescription, show: Callable[[str], str]) -> str:
-    """Return the scores of a network in words; `show` formats a column."""
-    shown = f"{task.score_name or 'validation'} {show('score')}{task.unit}"
-    return f"test {show('test_score')}{task.unit}, {shown}" if task.has_test else shown
-
-
-def _describe(trial: dict[str, Any], unit: str, task: TaskDescription) -> str:
-    return "<br>".join(
-        [
-            f"<b>{method_label(trial['method'])}, {size_of(trial)}, seed {trial['seed']}</b>",
-            f"widths {width_key(trial['widths'])}",
-            f"{trial['params']:,} parameters, {trial['macs']:,} MACs",
-            format_measured(trial, unit),
-            describe_scores(task, lambda name: f"{trial[name]:.2f}"),
+def _describe(results: Results, rows: pd.DataFrame) -> str:
+    """Return the hover text of a training, or of the mean of several."""
+    first, numbers, task = rows.iloc[0].to_dict(), rows[_NUMBERS].astype(float), results.task
+    mean, deviation = numbers.mean(), numbers.std()
+    name = f"{method_label(first['method'])}, {size_of(first)}"
+    scores = [(task.score_name or "validation", "score")]
+    scores = [("test", "test_score"), *scores] if task.has_test else scores
+    lines = [
+        f"{mean['params']:,.0f} parameters, {mean['macs']:,.0f} MACs",
+        format_measured(mean, results.batch_unit),
+        ", ".join(f"{s} {with_deviation(mean[c], deviation[c])}{task.unit}" for s, c in scores),
+    ]
+    if len(rows) == 1:
+        lines = [
+            f"<b>{name}, seed {first['seed']}</b>",
+            f"widths {width_key(first['widths'])}",
+            *lines,
         ]
-    )
-
-
-def _describe_mean(group: pd.DataFrame, unit: str, task: TaskDescription) -> str:
-    first = group.iloc[0].to_dict()
-
-    def show(name: str) -> str:
-        return with_deviation(group[name].mean(), group[name].std())
-
-    return "<br>".join(
-        [
-            f"<b>{method_label(first['method'])}, {size_of(first)}, mean of {len(group)}</b>",
-            f"{group['params'].mean():,.0f} parameters, {group['macs'].mean():,.0f} MACs",
-            format_measured({"latency_ms": group["latency_ms"].mean()}, unit),
-            describe_scores(task, show),
-        ]
-    )
+    else:
+        lines = [f"<b>{name}, mean of {len(rows)}</b>", *lines]
+    return "<br>".join(lines)

@@ -1,7 +1,7 @@
 """Store notes and the report's figures in a comparison's storage, for optuna-dashboard."""
 
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from nsopt.reports.accuracy import draw_pareto
 from nsopt.reports.doubts import doubt_latencies
 from nsopt.reports.law import draw_law
 from nsopt.reports.results import Results
-from nsopt.reports.tables import list_descent, search_label, summary_rows
+from nsopt.reports.tables import list_descent, search_label, titled_rows
 from nsopt.reports.widths import draw_widths
 from nsopt.reports.words import answer
 from nsopt.session.presets import get_preset
@@ -71,7 +71,7 @@ def note(results: Results, method: str, settings: Mapping[str, Any], outcomes: s
     parts = [
         f"# {escape_text(results.name)}: {escape_text(subject)}",
         get_preset(preset, results.task.data).question,
-        _describe_descent(results, method) if searching else outcomes,
+        make_markdown_table(list_descent(results.searches[method])) if searching else outcomes,
         describe_protocol(settings, "search" if searching else "training"),
         "" if searching else _describe_inheritance(settings, method),
     ]
@@ -121,42 +121,15 @@ def serve(url: str, host: str, port: int, artifacts: Path | None) -> None:
 
 def describe_outcomes(results: Results) -> str:
     """Return the answer of a comparison and its numbers, in Markdown."""
-    task = results.task
-    rows = [
-        (
-            row["size"],
-            row["name"],
-            row["n"],
-            f"{row['params']:,.0f}",
-            f"{row['macs'] / 1e6:.2f} M",
-            row["latency"],
-            *([row["test"]] if task.has_test else []),
-            row["val"],
-        )
-        for row in summary_rows(results)
-    ]
-    scores = ["test", task.score_name] if task.score_name else ["test %", "validation %"]
-    scores = scores if task.has_test else scores[1:]
-    names = ("size", "method", "n", "parameters", "MACs", results.latency_unit, *scores)
     sentences = [*map(escape_text, answer(results)), escape_text(doubt_latencies(results))]
-    table = _ABOVE_OUTCOMES + make_markdown_table(names, rows)
+    table = _ABOVE_OUTCOMES + make_markdown_table(titled_rows(results))
     return "\n\n".join(filter(None, [*sentences, table]))
 
 
-def _describe_descent(results: Results, search: str) -> str:
-    table = list_descent(results.searches[search])
-    return make_markdown_table(
-        table.columns,
-        [
-            [f"{value:.3g}" if isinstance(value, float) else value for value in row]
-            for row in table.itertuples(index=False)
-        ],
-    )
-
-
-def make_markdown_table(names: Any, rows: Any) -> str:
-    lines = [[str(name) for name in names], ["---" for _ in names], *rows]
-    return "\n".join(f"| {' | '.join(escape_text(cell) for cell in line)} |" for line in lines)
+def make_markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Return rows with the same keys as a table in Markdown; "" without any."""
+    lines = [rows[0], ["---"] * len(rows[0]), *(row.values() for row in rows)] if rows else []
+    return "\n".join(f"| {' | '.join(map(escape_text, line))} |" for line in lines)
 
 
 def escape_text(value: object) -> str:

@@ -75,15 +75,13 @@ def without_tests(table: pd.DataFrame, results: Results) -> pd.DataFrame:
 def summary_rows(results: Results) -> list[dict[str, Any]]:
     """Return the rows of `summary`, each with its cells as text.
 
-    These are its size, the name of its method, its latency as measured, as predicted and both in
-    one, which budget binds, how far it is outside the record, and its scores of
-    validation and test.
+    These are its size, the name of its method, its latency as measured and with the predicted one,
+    which budget binds, how far it is outside the record, and its scores of validation and test.
     """
     rows: list[dict[str, Any]] = summary(results).to_dict("records")
     for row in rows:
         row["size"] = size_of(row)
         row["name"] = method_label(row["method"])
-        row["measured"], row["predicted"] = format_measured(row), predicted_latency(row)
         row["latency"] = format_latency(row)
         row["binds"] = name_binding(row)
         factor = row["beyond_record"]
@@ -109,8 +107,8 @@ def short_rows(results: Results) -> list[dict[str, str]]:
             "n": str(row["n"]),
             "params": short_number(row["params"]),
             "MACs": short_number(row["macs"]),
-            "ms": row["measured"],
-            "predicted": row["predicted"],
+            "ms": format_measured(row),
+            "predicted": predicted_latency(row),
             "binds": row["binds"],
             **({test: row["test"]} if task.has_test else {}),
             validation: row["val"],
@@ -119,6 +117,16 @@ def short_rows(results: Results) -> list[dict[str, str]]:
     ]
     filled = {name for row in rows for name, text in row.items() if text}
     return [{name: text for name, text in row.items() if name in filled} for row in rows]
+
+
+def titled_rows(results: Results) -> list[dict[str, str]]:
+    """Return `short_rows` for pages: with labels of methods, and the unit of latencies."""
+    titles = {"ms": results.latency_unit}
+    return [
+        {titles.get(name, name): text for name, text in row.items()}
+        | {"method": method_label(row["method"])}
+        for row in short_rows(results)
+    ]
 
 
 def size_of(row: Mapping[str, Any]) -> str:
@@ -172,22 +180,20 @@ def search_label(kind: str) -> str:
     return "the search" if price is None else f"the search by {price}"
 
 
-def list_descent(iterations: Sequence[Iteration]) -> pd.DataFrame:
-    """Return one row per iteration of architecture descent."""
-    return pd.DataFrame(
-        [
-            {
-                "iteration": number,
-                "pruned from": width_key(iteration.start_widths),
-                "record rows": len(iteration.record.tau),
-                "lowest r2": iteration.law.r2.min(),
-                "proposed at the original size": width_key(iteration.widths),
-                "largest change": iteration.change,
-                "seconds": iteration.seconds,
-            }
-            for number, iteration in enumerate(iterations, start=1)
-        ]
-    )
+def list_descent(iterations: Sequence[Iteration]) -> list[dict[str, str]]:
+    """Return one row per iteration of architecture descent, as text."""
+    return [
+        {
+            "iteration": str(number),
+            "pruned from": width_key(iteration.start_widths),
+            "record rows": str(len(iteration.record.tau)),
+            "lowest r2": f"{iteration.law.r2.min():.3g}",
+            "proposed at the original size": width_key(iteration.widths),
+            "largest change": f"{iteration.change:.0%}",
+            "seconds": f"{iteration.seconds:.0f}",
+        }
+        for number, iteration in enumerate(iterations, start=1)
+    ]
 
 
 def write_csv(results: Results, folder: Path) -> list[Path]:

@@ -54,25 +54,24 @@ def _find_question(study: Study) -> str:
     return next(text for over, text in _QUESTIONS.items() if kind.startswith(over))
 
 
-def _find_verdict(study: Study) -> str | None:
-    """Return the stored verdict, as an older study has, or which trial is best, if any ended."""
-    verdict = schema.read_verdict(study)
-    if verdict is None and trials.read_completed(study):
-        verdict = f"Best: {describe_best(study)}"
-    return verdict
+def _find_verdict(study: Study) -> str:
+    """Return what scores say, or which trial is best; "" if no trial completed."""
+    stored = schema.read_verdict(study)
+    if stored is not None or not trials.read_completed(study):
+        return stored or ""
+    return f"Best: {describe_best(study)}"
 
 
 def tuning_note(study: Study) -> str:
     """Return a note in Markdown: question, protocol, one row per trial."""
-    names, rows = tuning_rows(study)
     settings, verdict = schema.read_settings(study), _find_verdict(study)
     parts = [
         f"# {escape_text(study.study_name)}",
         _find_question(study),
-        "" if verdict is None else f"**{escape_text(verdict)}**",
+        f"**{escape_text(verdict)}**" if verdict else "",
         describe_protocol(settings, "search"),
         describe_protocol(settings, "training"),
-        make_markdown_table(names, rows),
+        make_markdown_table(tuning_rows(study)),
     ]
     return "\n\n".join(filter(None, parts))
 
@@ -116,40 +115,36 @@ def describe_best(study: Study) -> str:
     return f"{name}: {metric} {np.mean(scores):.4g} ({count}){left_out}"
 
 
-def tuning_rows(study: Study) -> tuple[list[str], list[list[str]]]:
-    """Return column names, and a row per finished trial, sorted by parameters. Pruned and failed
-    trials have no values."""
-    metric_names = study.metric_names or []
+def tuning_rows(study: Study) -> list[dict[str, str]]:
+    """Return a row per finished trial, sorted by parameters. Pruned and failed trials have no
+    values."""
+    objectives = study.metric_names or []
+    shown = [f"{name} (validation)" if name in _OUTCOMES.values() else name for name in objectives]
     done = [
         trial
         for trial in study.get_trials(deepcopy=False)
         if trials.is_of_tuning(trial) and trial.state.is_finished() and trials.is_settled(trial)
     ]
     names = sorted({name for trial in done for name in trial.params})
-    outcomes = {trial.number: trials.read_outcome(trial) for trial in done}
-    extra = [
-        name
-        for name in _OUTCOMES
-        if any(numbers[name] is not None for numbers in outcomes.values())
-    ]
-
-    def row(trial: FrozenTrial) -> list[str]:
-        numbers = outcomes[trial.number]
+    done.sort(
+        key=lambda trial: [*(trial.params.get(name, -np.inf) for name in names), trial.number]
+    )
+    outcomes = [trials.read_outcome(trial) for trial in done]
+    extra = [name for name in _OUTCOMES if any(of[name] is not None for of in outcomes)]
+    rows = []
+    for trial, numbers in zip(done, outcomes, strict=True):
         state = "diverged" if trial.state == TrialState.PRUNED else "failed"
-        results: list[Any] = trial.values or [state] * len(metric_names)
+        results: list[Any] = trial.values or [state] * len(objectives)
         if trial.values and numbers["feasible"] is not None:  # of eta
             results = [_signed_distance(trial), *trial.values[1:]]
-        values: list[Any] = [trial.params.get(name) for name in names]
-        seed = str(numbers["seed"])
-        return [_format(v) for v in (*values, seed, *results, *map(numbers.get, extra))]
-
-    def place(trial: FrozenTrial) -> tuple[float, ...]:
-        return (*(trial.params.get(name, -np.inf) for name in names), trial.number)
-
-    done.sort(key=place)
-    named = (_PARAMETERS.get(name, name) for name in names)
-    columns = [*named, "seed", *metric_names, *(_OUTCOMES[name] for name in extra)]
-    return columns, [row(trial) for trial in done]
+        row = (
+            {_PARAMETERS.get(name, name): trial.params.get(name) for name in names}
+            | {"seed": str(numbers["seed"])}
+            | dict(zip(shown, results, strict=False))
+            | {_OUTCOMES[name]: numbers[name] for name in extra}
+        )
+        rows.append({name: _format(value) for name, value in row.items()})
+    return rows
 
 
 def is_about_tuning(url: str, name: str | None) -> bool:
@@ -187,14 +182,12 @@ def write_tuning_report(url: str, name: str | None, folder: Path) -> Path:
 
 
 def _describe(study: Study, index: int) -> dict[str, Any]:
-    columns, rows = tuning_rows(study)
     return {
         "name": study.study_name,
         "question": _find_question(study),
         "verdict": _find_verdict(study),
         "figure": fragment(draw_tuning(study), f"tuning-{index}"),
-        "columns": columns,
-        "rows": rows,
+        "rows": tuning_rows(study),
         "settings": flatten(schema.read_settings(study)),
         "provenance": flatten(trials.read_all_provenance(study)),
     }

@@ -337,7 +337,7 @@ def test_notes_contain_question_protocol_and_numbers(results: Results) -> None:
     text = note(results, "neuralscale", results.settings, describe_outcomes(results))
     assert "Which method is ahead at a small size?" in text
     assert "**Protocol** (quick): epochs 3" in text
-    row = "| 0.25x | Uniform | 2 | 990 | 0.01 M | 1.00 | 50.50 ± 0.71 | 51.50 ± 0.71 |"
+    row = "| 0.25x | Uniform | 2 | 990 | 7k | 1.00 | 50.50 ± 0.71 | 51.50 ± 0.71 |"
     assert row in text.splitlines()
     assert "A short protocol" in text
     assert "| 1 | 90-36 | 7 | 1 |" in note(results, "search", results.settings, "")

@@ -43,9 +43,9 @@ def test_the_table_lists_diverged_and_failed_trials_and_omits_foreign_ones() -> 
             )
         )
     study.add_trial(create_trial(value=99.0))
-    columns, rows = tuning_rows(study)
-    assert columns == ["eta", "P", "seed", "validation accuracy (%)", "parameters"]
-    assert rows == [
+    rows = tuning_rows(study)
+    assert list(rows[0]) == ["eta", "P", "seed", "validation accuracy (%)", "parameters"]
+    assert [list(row.values()) for row in rows] == [
         ["", "2", "0", "diverged", ""],
         ["", "9", "0", "failed", ""],
         ["1", "5", "1001", "61.25", "1,000"],
@@ -76,7 +76,7 @@ def test_the_best_eta_says_on_which_side_of_the_budget_it_ends() -> None:
             )
         )
     assert describe_best(study) == "eta 2.5: -1.30% from the budget after 40 steps"
-    _, rows = tuning_rows(study)
+    rows = [list(row.values()) for row in tuning_rows(study)]
     assert rows == [["1", "0", "+0.20%", "40"], ["2.5", "0", "-1.30%", "40"]]
 
 
