@@ -16,6 +16,7 @@ from nsopt.scaling.metric import LATENCY, get_metric
 
 _SAMPLES = 40  # points of a line in the record, and as many on each side of it
 RECORDED = slice(_SAMPLES, 2 * _SAMPLES)
+_EVERYWHERE = "range", "tickvals", "ticktext"  # parts of an axis
 _COLUMNS = {LATENCY.name: "latency_ms"}
 _PANELS_IN_A_ROW = 4
 _PANEL_HEIGHT = 230
@@ -122,11 +123,6 @@ def _choose_sizes(results: Results, recorded: FloatArray, metric: str) -> FloatA
 
 def _set_axes(axis: dict[str, object], panels: int, columns: int) -> dict[str, object]:
     """Return range and ticks of every panel's y axis, and titles for the first column."""
-    changes = dict[str, object]()
-    for panel in range(panels):
-        name = f"yaxis{panel + 1 if panel else ''}"
-        for part in ("range", "tickvals", "ticktext"):
-            changes[f"{name}.{part}"] = axis[part]
-        if panel % columns == 0:
-            changes[f"{name}.title"] = axis["title"]
-    return changes
+    names = [f"yaxis{panel or ''}" for panel in (0, *range(2, panels + 1))]
+    parts = {f"{name}.{part}": axis[part] for name in names for part in _EVERYWHERE}
+    return parts | {f"{name}.title": axis["title"] for name in names[::columns]}

@@ -102,8 +102,11 @@ class Results:
     @property
     def runtimes(self) -> list[str]:
         """What ran the networks for its latencies, such as torch or `onnxruntime 1.31.1`."""
-        names = self.outcomes.get("latency_runtime", pd.Series(dtype=object)).dropna().unique()
-        return [str(name) for name in names]
+        return self._list_known("latency_runtime")
+
+    def _list_known(self, column: str) -> list[str]:
+        known = self.outcomes.get(column, pd.Series(dtype=object)).dropna().unique()
+        return list(map(str, known))
 
     @property
     def is_timed_as_budgets(self) -> bool:
@@ -112,9 +115,8 @@ class Results:
         Only PyTorch times networks on the device that trains them.
         """
         wanted = self.settings.get("runtime", "torch")
-        devices = self.outcomes.get("latency_device", pd.Series(dtype=object)).dropna().unique()
         trained_on = {about.get("device") for about in self.provenance.values()}
-        is_there = wanted != "torch" or trained_on.issuperset(devices)
+        is_there = wanted != "torch" or trained_on.issuperset(self._list_known("latency_device"))
         return is_there and all(name.split(" ")[0] == wanted for name in self.runtimes)
 
     @property

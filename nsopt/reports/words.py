@@ -112,99 +112,57 @@ def paired_difference(
     return Difference(mean, min(float(low), mean - radius), max(float(high), mean + radius), n)
 
 
-class _Choice(NamedTuple):
-    """What decides at one budget.
-
-    Attributes:
-        best: the row of the summary that is best by validation accuracy.
-        equals: its method, and those with the same widths.
-        is_chance: whether no method learned anything; unknown for tasks that are not of images.
-        rival: the row with which `best` is compared; None if there is none, or nothing was learned.
-        difference: of their scores.
-        pick: `best`, or the rival if no difference is shown and it is cheaper.
-        gain: what `pick` saves; "" for nothing.
-        seeds: how many could show a difference; None if one is shown, or none would be used.
-    """
-
-    best: pd.Series
-    equals: list[str]
-    is_chance: bool
-    rival: pd.Series | None
-    difference: Difference | None
-    pick: pd.Series
-    gain: str
-    seeds: int | None
-
-    @property
-    def label(self) -> str:
-        """The best methods."""
-        return " and ".join(map(method_label, self.equals))
-
-    @property
-    def pick_label(self) -> str:
-        return self.label if self.pick is self.best else method_label(self.pick["method"])
-
-    @property
-    def is_certain(self) -> bool:
-        return self.difference is not None and self.difference.is_certain
-
-
 def _judge_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdict:
     """Return the verdict at one budget, whose rows of the summary these are."""
-    choice = _choose(results, rows, reference)
-    text = _describe_choice(results, choice, reference)
-    text += _describe_limits(results, rows, choice.pick)
-    widths = _find_widths(results, choice.pick, choice.pick["method"])
-    return Verdict(
-        text=f"{_format_budget(choice.best)}: {text}",
-        method=choice.pick_label,
-        widths=width_key(*widths) if len(widths) == 1 else "",
-        is_certain=choice.is_certain,
-        row=choice.pick,
-    )
-
-
-def _choose(results: Results, rows: pd.DataFrame, reference: str) -> _Choice:
     best = _find_best(results, rows)
     equals = _find_equals(results, best, rows["method"])
-    is_chance = _is_chance(results, rows)
-    rival = None if is_chance else _choose_rival(rows[~rows["method"].isin(equals)], reference)
-    difference, pick, gain, seeds = None, best, "", None
-    if rival is not None:
+    label = " and ".join(map(method_label, equals))
+    rival = _choose_rival(rows[~rows["method"].isin(equals)], reference)
+    pick, method, difference = best, label, None
+    if _is_chance(results, rows):
+        text = _describe_chance(results)
+    elif rival is None:
+        text = f"{label} {_has(equals)} {_describe_score(results, best)}."
+    else:
         images = results.image_counts.get("test")
         difference = paired_difference(*_pair_scores(results, best, rival), images)
+        text = _compare(results, best, equals, rival, difference)
         decided = SCORED in results.methods or results.settings.get("preset") in _TOO_SHORT
         if not (difference is None or difference.is_certain or decided):
             costs = ["macs"] if doubt_latencies(results) else ["latency_ms", "macs"]
             cheaper, saves = _choose_cheaper(best, rival, costs)
-            if not _is_behind(cheaper, rows, costs):
-                pick, gain = cheaper, saves
-            seeds = max(_MORE_SEEDS, 2 * difference.n)
-    return _Choice(best, equals, is_chance, rival, difference, pick, gain, seeds)
+            if saves and not _is_behind(cheaper, rows, costs):
+                pick, method = cheaper, label if cheaper is best else method_label(rival["method"])
+                text += f" Take {method}: {saves}."
+            text += f" {max(_MORE_SEEDS, 2 * difference.n)} seeds would tell more."
+    widths = _find_widths(results, pick, pick["method"])
+    return Verdict(
+        text=f"{_format_budget(best)}: {text}{_describe_limits(results, rows, pick)}",
+        method=method,
+        widths=width_key(*widths) if len(widths) == 1 else "",
+        is_certain=difference is not None and difference.is_certain,
+        row=pick,
+    )
 
 
-def _describe_choice(results: Results, choice: _Choice, reference: str) -> str:
-    """Return how the best method differs from its rival, and which to take."""
-    best, rival, label = choice.best, choice.rival, choice.label
-    if choice.is_chance:
-        classes, images = results.task.classes or 1, results.image_counts["test"]
-        advice = "Train longer, or test on more images"
-        return (
-            f"nothing is proved. On {images:,} test images no network is surely better than a "
-            f"guess ({100 / classes:.3g} % for {classes} classes). "
-            f"{advice if results.is_trained else 'Give trained weights'}."
-        )
-    if rival is None:
-        scores = _select_outcomes(results, best, best["method"])[results.final]
-        errors = [] if len(scores) == 1 else [scores.sem()]
-        if "test" in results.image_counts:
-            errors.append(find_error(scores.mean(), results.image_counts["test"]))
-        shown = f"standard error {max(errors):.2g}" if errors else "one seed, no error known"
-        score = results.show_score(scores.mean())
-        return f"{label} {_has(choice.equals)} {score} {results.final_name} ({shown})."
-    text = _compare(results, choice, rival)
-    text += f" Take {choice.pick_label}: {choice.gain}." if choice.gain else ""
-    return text + (f" {choice.seeds} seeds would tell more." if choice.seeds else "")
+def _describe_chance(results: Results) -> str:
+    classes, images = results.task.classes or 1, results.image_counts["test"]
+    advice = "Train longer, or test on more images"
+    return (
+        f"nothing is proved. On {images:,} test images no network is surely better than a "
+        f"guess ({100 / classes:.3g} % for {classes} classes). "
+        f"{advice if results.is_trained else 'Give trained weights'}."
+    )
+
+
+def _describe_score(results: Results, row: pd.Series) -> str:
+    """Return the score of a row and its standard error."""
+    scores = _select_outcomes(results, row, row["method"])[results.final]
+    errors = [] if len(scores) == 1 else [scores.sem()]
+    if "test" in results.image_counts:
+        errors.append(find_error(scores.mean(), results.image_counts["test"]))
+    shown = f"standard error {max(errors):.2g}" if errors else "one seed, no error known"
+    return f"{results.show_score(scores.mean())} {results.final_name} ({shown})"
 
 
 def _describe_limits(results: Results, rows: pd.DataFrame, pick: pd.Series) -> str:
@@ -268,10 +226,16 @@ def _is_chance(results: Results, rows: pd.DataFrame) -> bool:
     return is_near_chance(float(rows["test_mean"].max()), classes, images)
 
 
-def _compare(results: Results, choice: _Choice, rival: pd.Series) -> str:
-    """Say how the best by the validation differs from its rival in the score and in cost."""
-    best, equals, difference = choice.best, choice.equals, choice.difference
-    label, rival_label = choice.label, method_label(rival["method"])
+def _compare(
+    results: Results,
+    best: pd.Series,
+    equals: list[str],
+    rival: pd.Series,
+    difference: Difference | None,
+) -> str:
+    """Say how the best by the validation, the methods `equals`, differs from its rival in the score
+    and in cost."""
+    label, rival_label = (" and ".join(map(method_label, m)) for m in (equals, [rival["method"]]))
     score, name = results.show_score, results.final_name
     mean, mean_of_rival = (score(by_seed.mean()) for by_seed in _pair_scores(results, best, rival))
     scores = f"{label} {mean}, {rival_label} {mean_of_rival}"

@@ -65,6 +65,8 @@ def test_the_best_p_has_the_highest_mean_of_those_with_most_seeds() -> None:
 
 def test_the_best_eta_says_on_which_side_of_the_budget_it_ends() -> None:
     study = optuna.create_study(directions=["minimize", "minimize"])
+    with pytest.warns(ExperimentalWarning):
+        study.set_metric_names(["distance from the budget", "steps"])
     eta = {"eta": FloatDistribution(0.01, 100)}
     for tried, distance, inside in ((1.0, 0.002, False), (2.5, 0.013, True)):
         study.add_trial(
