@@ -57,12 +57,11 @@ def draw_law(results: Results, search: str) -> go.Figure:
         plain.append(values)
         relative.append(values / uniform)
     x = log_axis(np.concatenate([trace.x for trace in figure.data]), f"tau ({unit})")
-    figure.update_xaxes({name: value for name, value in x.items() if name != "title"})
-    for column in range(1, columns + 1):
-        figure.update_xaxes({"title": x["title"]}, row=rows, col=column)
+    figure.update_xaxes(x | {"title": None})
+    figure.update_xaxes({"title": x["title"]}, row=rows)
     kinds = [("widths", plain), ("relative to uniform, about", relative)]
     axes = [log_axis(np.concatenate(values), name) for name, values in kinds]
-    figure.update_yaxes({name: value for name, value in axes[0].items() if name != "title"})
+    figure.update_yaxes(axes[0] | {"title": None})
     figure.update_yaxes({"title": axes[0]["title"]}, col=1)
     buttons = [
         {

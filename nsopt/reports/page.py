@@ -1,6 +1,6 @@
 """The report: a self-contained HTML page, with its numbers in CSV files beside it."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,12 +53,8 @@ def render(
 ) -> str:
     """Return the page as HTML; the template engine escapes all text from users."""
     verdicts = answer(results)
-    figures = {
-        "pareto": draw_pareto(results),
-        "widths": draw_widths(results),
-        **_draw_by_size(results),
-    }
-    order = _order_figures(results, figures)
+    scores = _draw_scores(results)
+    figures = scores | {"widths": draw_widths(results)}
     figures |= {search: draw_law(results, search) for search in results.searches}
     return render_template(
         "page.html",
@@ -66,7 +62,7 @@ def render(
         results=results,
         networks=networks,
         data=results.task.data.removeprefix(FOLDER_PREFIX),
-        order=order,
+        order=list(scores),
         figures={key: fragment(figure, key) for key, figure in figures.items()},
         answer=verdicts,
         is_ahead=any(verdict.is_certain for verdict in verdicts),
@@ -100,26 +96,22 @@ def _list_settings(results: Results) -> list[tuple[str, Any]]:
     return flatten(settings)
 
 
-def _draw_by_size(results: Results) -> dict[str, go.Figure]:
-    """Draw accuracy against cost: a row per method if all methods share a single budget, and
-    curves if there are several sizes."""
+def _draw_scores(results: Results) -> dict[str, go.Figure]:
+    """Draw scores against costs, first as the question of the study asks.
+
+    There is a row per method if all methods share a single budget, and curves of several sizes.
+    """
     outcomes, compared = results.outcomes, results.compared
+    metric, budget = compared[0]
     figures = {}
     if len(compared) == 1:
-        metric, budget = compared[0]
         at = outcomes[(outcomes["metric"] == metric) & (outcomes["budget"] == budget)]
         figures["dots"] = draw_dots(replace(results, outcomes=at))
-    budgets = outcomes[["metric", "budget"]].drop_duplicates()
-    if len(budgets) > 1 and MACS.name in outcomes["metric"].unique():
-        figures["macs"] = draw_accuracy(results, "macs", "MACs")
+    figures["pareto"] = draw_pareto(results)
+    sizes = outcomes[["metric", "budget"]].drop_duplicates()
+    if len(sizes) > 1 and MACS.name in outcomes["metric"].unique():
+        figures[MACS.name] = draw_accuracy(results, MACS.name, "MACs")
     if len(compared) > 1:
-        figures["params"] = draw_accuracy(results)
-    return figures
-
-
-def _order_figures(results: Results, figures: Collection[str]) -> list[str]:
-    """Return the figures of accuracy: first those that answer the question of the study."""
-    metric, _ = results.compared[0]
-    lead = metric if metric in figures else "pareto"
-    wanted = ("dots", lead, "pareto", MACS.name, PARAMS.name)
-    return [key for key in dict.fromkeys(wanted) if key in figures]
+        figures[PARAMS.name] = draw_accuracy(results)
+    order = dict.fromkeys(("dots", metric, *figures))
+    return {key: figures[key] for key in order if key in figures}

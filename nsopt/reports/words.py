@@ -21,7 +21,6 @@ from nsopt.scaling.metric import LATENCY, get_metric
 from nsopt.scaling.record import describe_reach
 from nsopt.storage.schema import SCORED, width_key
 
-_REFERENCE = 0  # index of the reference: reports begin with uniform scaling
 _COVERAGE = 0.9
 _QUANTILE = 1.645  # of the normal distribution, for this coverage
 _AS_MUCH = 1.05  # ratios of costs below this are not worth a word
@@ -78,10 +77,9 @@ class Verdict(NamedTuple):
 
 def answer(results: Results) -> list[Verdict]:
     """Return a verdict for every budget of every metric, smallest first."""
-    reference = results.methods[_REFERENCE]
     budgets = [rows for _, rows in summary(results).groupby(["metric", "budget"], sort=False)]
     compared = [rows for rows in budgets if len(rows) > 1]
-    return [_judge_budget(results, rows, reference) for rows in compared or budgets]
+    return [_judge_budget(results, rows) for rows in compared or budgets]
 
 
 def paired_difference(
@@ -112,15 +110,15 @@ def paired_difference(
     return Difference(mean, min(float(low), mean - radius), max(float(high), mean + radius), n)
 
 
-def _judge_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdict:
+def _judge_budget(results: Results, rows: pd.DataFrame) -> Verdict:
     """Return the verdict at one budget, whose rows of the summary these are."""
     best = _find_best(results, rows)
     equals = _find_equals(results, best, rows["method"])
     label = " and ".join(map(method_label, equals))
-    rival = _choose_rival(rows[~rows["method"].isin(equals)], reference)
+    rival = _choose_rival(rows[~rows["method"].isin(equals)], results.methods[0])
     pick, method, difference = best, label, None
-    if _is_chance(results, rows):
-        text = _describe_chance(results)
+    if chance := _describe_chance(results, rows):
+        text = chance
     elif rival is None:
         text = f"{label} {_has(equals)} {_describe_score(results, best)}."
     else:
@@ -145,8 +143,13 @@ def _judge_budget(results: Results, rows: pd.DataFrame, reference: str) -> Verdi
     )
 
 
-def _describe_chance(results: Results) -> str:
-    classes, images = results.task.classes or 1, results.image_counts["test"]
+def _describe_chance(results: Results, rows: pd.DataFrame) -> str:
+    """Return that no network of images learned anything, or ""."""
+    classes, images = results.task.classes, results.image_counts.get("test")
+    if images is None or classes is None:
+        return ""
+    if not is_near_chance(float(rows["test_mean"].max()), classes, images):
+        return ""
     advice = "Train longer, or test on more images"
     return (
         f"nothing is proved. On {images:,} test images no network is surely better than a "
@@ -197,8 +200,7 @@ def _find_best(results: Results, rows: pd.DataFrame) -> pd.Series:
         row["method"]: _select_outcomes(results, row, row["method"])["score"].tolist()
         for _, row in rows.iterrows()
     }
-    images = results.image_counts.get("validation")
-    method = choose_method(scores, images)
+    method = choose_method(scores, results.image_counts.get("validation"))
     return rows[rows["method"] == method].iloc[0]
 
 
@@ -217,13 +219,6 @@ def _describe_excess(row: pd.Series, unit: str) -> str:
 def _format_budget(row: pd.Series) -> str:
     budget = get_metric(row["metric"]).show(row["budget"])
     return budget if pd.isna(row["ratio"]) else f"{row['ratio']:g}x ({budget})"
-
-
-def _is_chance(results: Results, rows: pd.DataFrame) -> bool:
-    images, classes = results.image_counts.get("test"), results.task.classes
-    if images is None or classes is None:
-        return False
-    return is_near_chance(float(rows["test_mean"].max()), classes, images)
 
 
 def _compare(
