@@ -170,18 +170,13 @@ def _add_means(
     deviation."""
     beside = _make_bars(points, "above", "below") if "below" in points.means else None
     error_x, error_y = bars or (beside, _make_bars(points, "deviation"))
-    line = {"color": "white", "width": 1}
+    look = {"color": points.style.colour, "symbol": points.style.symbol}
     figure.add_scatter(
         **points.means[["x", "y", "text"]].to_dict("list"),
         mode=mode,
         error_x=error_x,
         error_y=error_y,
-        marker={
-            "color": points.style.colour,
-            "symbol": points.style.symbol,
-            "size": 12,
-            "line": line,
-        },
+        marker=look | {"size": 12, "line": {"color": "white", "width": 1}},
         line={"color": points.style.colour},
         name=method_label(points.method),
         legendgroup=points.method,
@@ -205,17 +200,9 @@ def _describe(results: Results, rows: pd.DataFrame) -> str:
     name = f"{method_label(first['method'])}, {size_of(first)}"
     scores = [(task.score_name or "validation", "score")]
     scores = [("test", "test_score"), *scores] if task.has_test else scores
-    lines = [
-        f"{mean['params']:,.0f} parameters, {mean['macs']:,.0f} MACs",
-        format_measured(mean, results.batch_unit),
-        ", ".join(f"{s} {with_deviation(mean[c], deviation[c])}{task.unit}" for s, c in scores),
-    ]
+    head = [f"<b>{name}, mean of {len(rows)}</b>"]
     if len(rows) == 1:
-        lines = [
-            f"<b>{name}, seed {first['seed']}</b>",
-            f"widths {width_key(first['widths'])}",
-            *lines,
-        ]
-    else:
-        lines = [f"<b>{name}, mean of {len(rows)}</b>", *lines]
-    return "<br>".join(lines)
+        head = [f"<b>{name}, seed {first['seed']}</b>", f"widths {width_key(first['widths'])}"]
+    costs = f"{mean['params']:,.0f} parameters, {mean['macs']:,.0f} MACs"
+    shown = (f"{s} {with_deviation(mean[c], deviation[c])}{task.unit}" for s, c in scores)
+    return "<br>".join([*head, costs, format_measured(mean, results.batch_unit), ", ".join(shown)])

@@ -82,7 +82,8 @@ def summary_rows(results: Results) -> list[dict[str, Any]]:
     for row in rows:
         row["size"] = size_of(row)
         row["name"] = method_label(row["method"])
-        row["latency"] = format_latency(row)
+        measured, predicted = format_measured(row), predicted_latency(row)
+        row["latency"] = f"{measured} ({predicted} predicted)" if predicted else measured
         row["binds"] = name_binding(row)
         factor = row["beyond_record"]
         row["beyond"] = "" if pd.isna(factor) else f"at {describe_reach(factor)}"
@@ -143,21 +144,15 @@ def format_measured(row: Mapping[str, Any], unit: str = "") -> str:
 
 def predicted_latency(row: Mapping[str, Any]) -> str:
     """Format the predicted latency of a row if its budget is one of latency; else ""."""
-    if row.get("method") == DENSE:  # it lends the others its time
+    if row["method"] == DENSE:  # it lends the others its time
         return ""
-    predicted = row["cost"] if row["metric"] == LATENCY.name else row.get("cost_latency")
+    predicted = row["cost"] if row["metric"] == LATENCY.name else row["cost_latency"]
     return "" if predicted is None or pd.isna(predicted) else format_ms(predicted)
 
 
 def name_binding(row: Mapping[str, Any]) -> str:
     """Return what the budget limits that stops a row's network; "" for a single budget."""
     return "" if pd.isna(row["binding"]) else get_metric(row["binding"]).noun
-
-
-def format_latency(row: Mapping[str, Any]) -> str:
-    """Format the measured latency of a row, and the predicted one if there is one."""
-    measured, predicted = format_measured(row), predicted_latency(row)
-    return f"{measured} ({predicted} predicted)" if predicted else measured
 
 
 def with_deviation(mean: float, deviation: float) -> str:

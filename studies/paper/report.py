@@ -28,7 +28,7 @@ from nsopt.reports.accuracy import collect_points, draw_accuracy
 from nsopt.reports.law import draw_law
 from nsopt.reports.results import Results, read_results
 from nsopt.reports.style import log_axis, method_styles, new_figure
-from nsopt.reports.tables import format_latency, with_deviation
+from nsopt.reports.tables import format_measured, with_deviation
 from nsopt.reports.template import fragment, render_template
 from nsopt.scaling.metric import PARAMS
 from nsopt.session.presets import get_preset
@@ -198,7 +198,7 @@ def _format_own(rows: pd.DataFrame) -> dict[str, str]:
     if rows.empty:
         return {"params": "", "latency": "", "best": "", "last": "", "n": ""}
     means = rows.select_dtypes("number").mean()
-    latency = format_latency({"metric": PARAMS.name, "latency_ms": means["latency_ms"]})
+    latency = format_measured(means.to_dict())
     return {
         "params": f"{means['params'] / 1e6:.2f} M",
         "latency": latency,

@@ -97,3 +97,16 @@ def test_figures_show_all_trials() -> None:
     assert sorted(figure.data[0].y) == [60, 65, 70]
     behind, front = draw_tuning(two).data
     assert (list(behind.x), sorted(front.x)) == ([65.0], [60.0, 70.0])
+
+
+def test_the_score_of_a_task_and_that_of_its_test_have_columns_of_their_own() -> None:
+    study = optuna.create_study(direction="maximize")
+    with pytest.warns(ExperimentalWarning):
+        study.set_metric_names(["test"])
+    numbers = {"seed": 0, "test_score": 60.0}
+    epochs = {"pretrain_epochs": IntDistribution(0, 60)}
+    trial = create_trial(
+        params={"pretrain_epochs": 5}, distributions=epochs, value=61.0, user_attrs=numbers
+    )
+    study.add_trial(trial)
+    assert tuning_rows(study) == [{"P": "5", "seed": "0", "test (validation)": "61", "test": "60"}]
