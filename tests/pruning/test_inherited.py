@@ -52,7 +52,8 @@ def splits(digits: ImageData) -> Splits:
 
 @pytest.fixture(scope="module")
 def start(narrow: TableArchitecture, digits: ImageData, splits: Splits) -> TrainedStart:
-    settings = TrainSettings(epochs=6, batch_size=32, lr=0.05, val_fraction=0.2, device="cpu")
+    exact = {"device": "cpu", "precision": "fp32", "seed": 1}
+    settings = TrainSettings(epochs=6, batch_size=32, lr=0.05, val_fraction=0.2, **exact)
     model = train(narrow, narrow.base_widths, digits, settings).model
     ranking = rank_by_importance(narrow, model, Classification(splits), SETTINGS, CPU, batches=5)
     return TrainedStart(narrow, model, ranking)
@@ -78,13 +79,13 @@ def test_the_whole_network_scores_high_and_always_the_same(
 def test_a_network_of_important_units_scores_higher_than_one_of_the_others(
     start: TrainedStart, splits: Splits
 ) -> None:
-    widths = tuple(3 * width // 4 for width in start.arch.base_widths)
     least = replace(start.ranking, scores=tuple(-own for own in start.ranking.scores))
-    kept, others = (
-        compute_score(start, splits, widths),
-        compute_score(replace(start, ranking=least), splits, widths),
-    )
-    assert kept > others + 10
+    gains = []
+    for eighths in (5, 6, 7):
+        widths = tuple(eighths * width // 8 for width in start.arch.base_widths)
+        others = compute_score(replace(start, ranking=least), splits, widths)
+        gains.append(compute_score(start, splits, widths) - others)
+    assert sum(gains) / len(gains) > 10
 
 
 def test_a_few_training_steps_raise_the_score_of_a_strongly_pruned_network(
