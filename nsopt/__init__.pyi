@@ -39,6 +39,7 @@ from .session.presets import StudySettings as StudySettings
 from .session.presets import get_preset as get_preset
 from .tasks.task import Task as Task
 from .training.loop import train as train
+from .training.outcome import Epoch as Epoch
 from .training.outcome import Outcome as Outcome
 from .training.settings import TrainSettings as TrainSettings
 from .training.trainer import TrainerContext as TrainerContext
