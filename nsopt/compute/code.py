@@ -12,7 +12,7 @@ from dataclasses import is_dataclass
 from enum import Enum
 from functools import cached_property, partial
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
@@ -40,10 +40,9 @@ _OPEN = Namespace, SimpleNamespace, Dataset  # whose attributes count, whoever w
 _DEVICE = re.compile(r"(cpu|cuda|mps|xpu|meta)(:\d+)?")
 _ADDRESS = re.compile(" at 0x[0-9a-f]+")
 _LOADS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_ATTR", "LOAD_METHOD"}
-_STORES = {"STORE_GLOBAL", "STORE_DEREF", "STORE_ATTR"}
+_STORES = {"STORE_GLOBAL", "STORE_DEREF"}
 _CHANGES = {"append", "extend", "insert", "add", "update", "setdefault", "pop", "clear", "remove"}
 _OF_CLASSES = {"__firstlineno__", "__static_attributes__"}  # lines, and names in random order
-_MAKING = {"__init__", "__post_init__", "__new__", "__setstate__"}
 _OF_MODULES = vars(nn.Module())
 _KNOWN = {*sys.stdlib_module_names, "torch", "numpy", "nsopt"}  # packages that hold no data
 
@@ -65,7 +64,7 @@ class CodeReader:
 
     Code of installed packages counts by its name. Of the user's functions count instructions and
     constants, defaults, and what they read around them and in their module; of objects the class,
-    and the attributes that only its constructor sets. Lines, comments, docstrings, and names of
+    and the attributes that no called method changes. Lines, comments, docstrings, and names of
     devices do not count, nor does what the code itself changes, such as counters.
 
     Args:
@@ -78,6 +77,7 @@ class CodeReader:
     def __init__(self, weights: bool = True) -> None:
         self._weights = weights
         self._known: dict[int, tuple[int, Any]] = {}  # by address, with the value, which keeps it
+        self._called = {"__call__", "forward"}  # methods, whose counters do not count
         self.unread: set[str] = set()
 
     def read(self, value: Any) -> int:
@@ -90,7 +90,7 @@ class CodeReader:
 
     def _open(self, value: Any) -> Any:
         """Return what identifies a value, with checksums of its parts."""
-        if type(value) in _PLAIN or isinstance(value, Enum | np.generic):
+        if type(value) in _PLAIN or isinstance(value, Enum | np.generic | PurePath):
             return None if _DEVICE.fullmatch(str(value)) else repr(value)
         opened: Any
         match value:
@@ -142,11 +142,11 @@ class CodeReader:
         return opened
 
     def _open_function(self, function: FunctionType) -> Any:
-        if wrapped := getattr(function, "__wrapped__", None):  # as by torch.no_grad()
-            return function.__qualname__, self.read(wrapped)
-        code = function.__code__
+        code, own = function.__code__, dict(vars(function))
+        wrapped = own.pop("__wrapped__", None)  # as by torch.no_grad()
         if not _is_own_file(code.co_filename):
-            return function.__module__, function.__qualname__
+            named = function.__qualname__, wrapped and self.read(wrapped)
+            return named if wrapped else (function.__module__, *named)
         codes = list(_list_codes(code))
         names = dict.fromkeys(name for inner in codes for name in inner.co_names)
         around = {name: function.__globals__.get(name) for name in names}
@@ -156,7 +156,9 @@ class CodeReader:
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             with suppress(ValueError):  # of a variable without a value
                 around[name] = cell.cell_contents
-        written = set[str]().union(*map(_find_written, codes))
+        written = set[str]().union(*(_find_written(inner, _STORES) for inner in codes))
+        around |= {f".{name}": item for name, item in own.items()}
+        written |= {f".{n}" for inner in codes for n in _find_written(inner, {"STORE_ATTR"})}
         kept = [(name, self.read(item)) for name, item in around.items() if name not in written]
         return self.read(code), self.read([function.__defaults__, function.__kwdefaults__]), kept
 
@@ -164,6 +166,7 @@ class CodeReader:
         kind: Any = type(value)
         for part, names in _PARTS.items():
             if isinstance(value, part):
+                self._called |= {getattr(value, "__name__", "")} if part is MethodType else set()
                 return [self.read(getattr(value, name)) for name in names]
         if _is_own(kind.__module__) or isinstance(value, _OPEN) or is_dataclass(kind):
             return self.read(kind), self._read_attributes(value)
@@ -187,16 +190,21 @@ class CodeReader:
         ]
 
     def _read_attributes(self, value: Any, left_out: Collection[str] = ()) -> list[Any]:
-        """Return the attributes that only the constructor sets."""
+        """Return the attributes, but for those that called methods set or change."""
         written = {*left_out, *(_OF_MODULES if isinstance(value, nn.Module) else ())}
-        for name, member in _list_members(type(value)):
+        members, called = dict(_list_members(type(value))), list(self._called)
+        for method in called:  # which grows by what they call
+            member = members.get(method)
             code = getattr(getattr(member, "__func__", member), "__code__", None)
-            if code is not None and name not in _MAKING:
-                written.update(*map(_find_written, _list_codes(code)))
-        private = _is_own(type(value).__module__)
+            for inner in _list_codes(code) if code else ():
+                written |= _find_written(inner, {"STORE_ATTR"})
+                called += [name for name in inner.co_names if name in members.keys() - called]
+        private, stored = _is_own(type(value).__module__), getattr(value, "__dict__", None)
+        if stored is None:
+            stored = {name: getattr(value, name, None) for name in _list_slots(type(value))}
         return [
             (name, self.read(item))
-            for name, item in vars(value).items()
+            for name, item in stored.items()
             if name not in written and (private or name[:1] != "_")
             if not isinstance(getattr(type(value), name, None), cached_property)
         ]
@@ -217,16 +225,25 @@ def _list_codes(code: CodeType) -> Iterator[CodeType]:
             yield from _list_codes(inner)
 
 
-def _find_written(code: CodeType) -> set[str]:
-    """Return the names that code sets, or whose lists, dictionaries and sets it changes."""
+def _list_slots(kind: type) -> list[str]:
+    return [name for base in kind.__mro__ for name in vars(base).get("__slots__", ())]
+
+
+def _find_written(code: CodeType, stores: Collection[str]) -> set[str]:
+    """Return the names that code sets by these instructions, or whose collections it changes."""
     steps = list(dis.get_instructions(code))
-    found = {step.argval for step in steps if step.opname in _STORES}
-    lines = {s.positions.lineno for s in steps if s.positions and s.opname == "STORE_SUBSCR"}
+    found = {step.argval for step in steps if step.opname in stores}
+    places = {_find_start(step) for step in steps if step.opname == "STORE_SUBSCR"}
     for step, after in pairwise(steps):
         changes = after.opname in _LOADS and after.argval in _CHANGES
-        if step.opname in _LOADS and step.positions:
-            found |= {step.argval} if changes or step.positions.lineno in lines else set()
+        if step.opname in _LOADS and (changes or _find_start(step) in places):
+            found.add(step.argval)
     return found
+
+
+def _find_start(step: dis.Instruction) -> tuple[Any, ...] | None:
+    """Return where the expression of an instruction begins: a container where its item does."""
+    return step.positions and (step.positions.lineno, step.positions.col_offset)
 
 
 def _is_own(module: str) -> bool:

@@ -1,5 +1,6 @@
 """A stored study is of a network and of functions with the same code."""
 
+import functools
 import json
 import operator
 import os
@@ -337,3 +338,72 @@ def test_what_cannot_be_read_is_named() -> None:
     table, reader = pd.DataFrame({"a": [1]}), CodeReader()
     reader.read(lambda model: len(table))
     assert [name.rpartition(".")[2] for name in reader.unread] == ["DataFrame"]
+
+
+def multiplied(factor: float) -> Callable[..., Any]:
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(model: Any) -> Any:
+            return factor * function(model)
+
+        return call
+
+    return decorate
+
+
+def with_attribute(number: int) -> Any:
+    def score(model: Any) -> Any:
+        return score.number  # type: ignore[attr-defined]
+
+    score.number = number  # type: ignore[attr-defined]
+    return score
+
+
+class Adjusted:
+    def __init__(self) -> None:
+        self.level, self.items, self.calls = 0, list[int](), 0
+
+    def set(self, level: int) -> Any:
+        self.level = level
+        return self
+
+    def add(self, item: int) -> Any:
+        self.items.append(item)
+        return self
+
+    def score(self, model: Any) -> int:
+        self.calls += 1
+        return self.level + sum(self.items)
+
+
+@dataclass(slots=True)
+class Slotted:
+    level: int
+
+    def __call__(self, model: Any) -> int:
+        return self.level
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda number: multiplied(number)(times),
+        with_attribute,
+        lambda number: Adjusted().set(number).score,
+        lambda number: Adjusted().add(number).score,
+        Slotted,
+        lambda number: lambda model: Path(f"{number}") and number,
+        lambda number: partial(len, Path(f"{number}")),
+    ],
+    ids=["decorator", "attribute", "setter", "method that adds", "slots", "closure", "path"],
+)
+def test_what_was_set_before_the_first_call_counts(make: Callable[[int], Any]) -> None:
+    assert CodeReader().read(make(1)) == CodeReader().read(make(1))
+    assert CodeReader().read(make(1)) != CodeReader().read(make(2))
+
+
+def test_a_method_that_counts_its_calls_is_the_same() -> None:
+    score = Adjusted().set(1).score
+    before = CodeReader().read(score)
+    score(None)
+    assert CodeReader().read(score) == before
