@@ -31,7 +31,6 @@ from nsopt.latency.multiples import find_multiple
 from nsopt.latency.runtime import TORCH, Runtime, choose_runtime, import_measure, with_batch_size
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import is_own
-from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.progress import Progress
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.budget import read_budgets
@@ -107,7 +106,6 @@ def prepare(
     source, data, arch = _load_data(network)
     trained = None if start is None else load_trained(start, arch)
     if compresses and trained is None:
-        assert isinstance(arch, TracedArchitecture)
         trained = copy_traced(arch)
     subject = Subject.of(arch, data, settings, trained, runtime, source)
     if subject.trainer is not None:

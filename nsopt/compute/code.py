@@ -25,7 +25,7 @@ from nsopt.compute.checkpoint import full_state, hidden_buffers
 from nsopt.data.checksum import checksum_of
 from nsopt.files import is_installed
 from nsopt.models.architecture import Architecture
-from nsopt.models.tracing.architecture import TracedArchitecture
+from nsopt.models.registry import architectures
 from nsopt.models.tracing.user_code import is_of_user
 
 _PLAIN = {bool, int, float, complex, str, bytes, range, slice, type(None), type(...), torch.dtype}
@@ -48,15 +48,15 @@ _KNOWN = {*sys.stdlib_module_names, "torch", "numpy", "nsopt"}  # packages that 
 
 
 def identify_code(arch: Architecture) -> int | None:
-    """Return a checksum of the code of a traced network, not of its weights; None for a built-in.
+    """Return a checksum of the code of a network, not of its weights; None for a built-in.
 
     What modules print counts, such as the rate of a dropout, and so do their attributes, but for
     those that they set as they run, and the buffers that no file of weights holds.
     """
-    if not isinstance(arch, TracedArchitecture):
+    if arch.name in architectures():
         return None
-    network, reader = arch.network, CodeReader(weights=False)
-    return zlib.crc32(repr(reader.open_modules(network.template, network.trace.written)).encode())
+    reader = CodeReader(weights=False)
+    return zlib.crc32(repr(reader.open_modules(arch.template, arch.written)).encode())
 
 
 class CodeReader:

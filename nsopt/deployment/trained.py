@@ -12,7 +12,6 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from nsopt.errors import NsoptError, short_reason, shorten
 from nsopt.models.architecture import Architecture, build_to_fill, check_finite, shapes_of
-from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.storage.weights_file import read_weights
 
 _NESTED = ("state_dict", "model", "state")  # where files keep the weights, as nsopt does last
@@ -51,13 +50,13 @@ def load_trained(path: Path, arch: Architecture) -> nn.Module:
     return _build(arch, state, str(path))
 
 
-def copy_traced(arch: TracedArchitecture) -> nn.Module:
+def copy_traced(arch: Architecture) -> nn.Module:
     """Return the network that was traced, with its weights, in evaluation mode.
 
     Raises NsoptError if some are NaN or infinite.
     """
-    check_finite(arch.network.template, arch.name)
-    return _build(arch, arch.network.template.state_dict(), arch.name)
+    check_finite(arch.template, arch.name)
+    return _build(arch, arch.template.state_dict(), arch.name)
 
 
 def _build(arch: Architecture, state: Mapping[str, Tensor], origin: str) -> nn.Module:

@@ -1,7 +1,8 @@
 """Architectures: families of networks indexed by widths, with their costs."""
 
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -74,6 +75,22 @@ class Architecture(Protocol):
     def conditional(self) -> Mapping[str, tuple[Channels, Channels]]:
         """By path, modules that exist only if two numbers of channels differ; and these two."""
 
+    @property
+    def template(self) -> nn.Module:
+        """The network of base widths from which others are made. It never changes."""
+
+    @property
+    def written(self) -> Collection[tuple[str, str]]:
+        """Paths of modules and names of attributes that its networks set as they run."""
+
+    @property
+    def evaluates_only(self) -> bool:
+        """Whether its networks are known to run in evaluation mode alone."""
+
+    @property
+    def batch_doubt(self) -> str:
+        """One line if the first dimension of the inputs may be no batch, else an empty string."""
+
     def build(self, widths: Widths) -> nn.Module:
         """Return a newly initialised network. Raises NsoptError for invalid widths."""
 
@@ -122,6 +139,22 @@ class Architecture(Protocol):
         Examples:
             >>> kept = [torch.arange(width // 2) for width in arch.base_widths]
             >>> half = arch.inherit(model, kept, [len(units) for units in kept])
+        """
+
+    def prune(self, model: nn.Module, kept: Kept) -> nn.Module:
+        """Return a copy of `model` that has only some units of each group.
+
+        Args:
+            model: a network of this family.
+            kept: per group, ascending indices of the units to keep, or a boolean mask of all units.
+                Rigid groups keep all.
+
+        Raises:
+            NsoptError: for invalid indices, or a network of another family.
+
+        Examples:
+            >>> arch = nsopt.trace(model, torch.zeros(2, 1, 32, 32))
+            >>> smaller = arch.prune(model, [range(width // 2) for width in arch.base_widths])
         """
 
 
@@ -173,6 +206,14 @@ class TableArchitecture:
     @property
     def conditional(self) -> Mapping[str, tuple[Channels, Channels]]:
         return {o.name: o.unless_equal for o in self.operations if o.unless_equal is not None}
+
+    @cached_property
+    def template(self) -> nn.Module:
+        return build_to_fill(self, self.base_widths)
+
+    written = frozenset[tuple[str, str]]()
+    evaluates_only = False
+    batch_doubt = ""
 
     @property
     def layout(self) -> torch.memory_format:
@@ -240,6 +281,11 @@ class TableArchitecture:
             if operation.name in modules and operation.name in sources:
                 copy_channels(operation, sources[operation.name], modules[operation.name], indices)
         return smaller
+
+    def prune(self, model: nn.Module, kept: Kept) -> nn.Module:
+        widths = [len(first) for first, *_ in self.filter_weights(self._read_model(model))]
+        chosen = read_kept(self, widths, kept)
+        return self.inherit(model, chosen, [len(units) for units in chosen])
 
     def _read_model(self, model: nn.Module) -> nn.Module:
         """Return the network that `model` is or wraps. Raises NsoptError for another family."""

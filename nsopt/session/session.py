@@ -17,7 +17,6 @@ from nsopt.compute.random_state import use_seed
 from nsopt.errors import NsoptError
 from nsopt.latency.allowance import MOST, Allowance
 from nsopt.latency.timer import Timer
-from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.originals import copy_model
 from nsopt.progress import Progress
 from nsopt.pruning.inherited import TrainedStart, inherit_network, rank_by_importance
@@ -196,7 +195,7 @@ class Session:
 def warn_of_batch(session: Session, metrics: Iterable[Metric]) -> None:
     """Warn at budgets in MACs if inputs seem to have another first dimension than the batch."""
     arch, limits_macs = session.subject.arch, any(MACS in metric.parts for metric in metrics)
-    if limits_macs and isinstance(arch, TracedArchitecture) and arch.batch_doubt:
+    if limits_macs and arch.batch_doubt:
         session.progress.warning(f"{arch.name}: {arch.batch_doubt}")
 
 

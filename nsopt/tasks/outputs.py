@@ -11,7 +11,6 @@ from nsopt.errors import NsoptError, short_reason
 from nsopt.models.architecture import Architecture
 from nsopt.models.inputs import call_network
 from nsopt.models.layout import inputs_for
-from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.tasks.supervise import check_task
 from nsopt.tasks.task import Task
 
@@ -39,21 +38,20 @@ def check_outputs(arch: Architecture, data: ImageData | Task) -> None:
             f"{arch.name} is for inputs of {wanted}, and images of {data.name} have {shape}: "
             "give the architecture of their size, so that its costs are theirs"
         )
-    if isinstance(arch, TracedArchitecture):
-        with keep_random_state(torch.device("cpu")), torch.no_grad():
-            model = arch.build(arch.base_widths)
-            for training in (False, True):
-                outputs = model.train(training)(torch.rand_like(images))
-                if not isinstance(outputs, Tensor) or outputs.ndim != 2:
-                    kind = type(outputs).__name__
-                    if isinstance(outputs, Tensor):
-                        kind = f"tensor of shape {tuple(outputs.shape)}"
-                    raise NsoptError(
-                        f"{arch.name} returns a {kind}{' in training' * training}, not logits "
-                        f"(images, classes), here {(len(images), len(data.classes))}: wrap it so "
-                        "that it returns those alone, or give an nsopt.Task with a loss of its "
-                        "outputs"
-                    )
+    with keep_random_state(torch.device("cpu")), torch.no_grad():
+        model = arch.build(arch.base_widths)
+        for training in (False, True):
+            outputs = model.train(training)(torch.rand_like(images))
+            if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+                kind = type(outputs).__name__
+                if isinstance(outputs, Tensor):
+                    kind = f"tensor of shape {tuple(outputs.shape)}"
+                raise NsoptError(
+                    f"{arch.name} returns a {kind}{' in training' * training}, not logits "
+                    f"(images, classes), here {(len(images), len(data.classes))}: wrap it so "
+                    "that it returns those alone, or give an nsopt.Task with a loss of its "
+                    "outputs"
+                )
     if arch.num_classes < len(data.classes):
         raise NsoptError(
             f"{arch.name} has {arch.num_classes} outputs, and the data {len(data.classes)} classes"
@@ -62,9 +60,7 @@ def check_outputs(arch: Architecture, data: ImageData | Task) -> None:
 
 def check_training(arch: Architecture, task: Task | ImageData) -> None:
     """Raise NsoptError if a network runs in evaluation mode alone, also on a batch of the task."""
-    if not isinstance(arch, TracedArchitecture) or not isinstance(task, Task):
-        return
-    if arch.network.trace.failed is not None:
+    if isinstance(task, Task) and arch.evaluates_only:
         advice = (
             "give what it needs there among the inputs, such as ((images, targets), targets), or "
             "epochs=0"

@@ -19,7 +19,6 @@ from nsopt.compute.random_state import use_seed
 from nsopt.data.images import ImageData
 from nsopt.files import cache_folder, write_cached
 from nsopt.models.architecture import Architecture
-from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.scaling.cost import Widths
 from nsopt.settings import SgdSettings
 from nsopt.tasks.supervision import Loss
@@ -50,9 +49,7 @@ def choose_compute(
         NsoptError: for an unknown or unavailable device, or an unknown precision.
     """
     compute = resolve_compute(settings.device, settings.precision)
-    if isinstance(arch, TracedArchitecture) and any(
-        parameter.dtype in _HALVES for parameter in arch.network.template.parameters()
-    ):
+    if any(parameter.dtype in _HALVES for parameter in arch.template.parameters()):
         return replace(compute, bf16=False)  # autocast expects weights in float32
     if settings.precision != "auto" or not compute.bf16:
         return compute

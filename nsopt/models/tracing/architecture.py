@@ -1,6 +1,6 @@
 """A traced module as an architecture: a family of networks indexed by widths."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -88,6 +88,18 @@ class TracedArchitecture:
         return tuple(group.rigid for group in self.network.family.groups)
 
     @property
+    def template(self) -> nn.Module:
+        return self.network.template
+
+    @property
+    def written(self) -> Collection[tuple[str, str]]:
+        return self.network.trace.written
+
+    @property
+    def evaluates_only(self) -> bool:
+        return self.network.trace.failed is not None
+
+    @property
     def conditional(self) -> Mapping[str, tuple[Channels, Channels]]:
         return {}
 
@@ -139,23 +151,11 @@ class TracedArchitecture:
 
     @public
     def prune(self, model: nn.Module, kept: Kept) -> nn.Module:
-        """Return a copy of `model` that has only some units of each group.
+        """See `Architecture`.
 
         It computes the same as `model` with the other units set to zero, except in groups for which
-        `explain` says otherwise.
-
-        Args:
-            model: a network of this family, such as one that `prune` returned.
-            kept: per group, ascending indices of the units to keep, or a boolean mask of all units.
-                Rigid groups keep all.
-
-        Raises:
-            NsoptError: for invalid indices, a network of another family, or widths at which the
-                network combines channels in another way.
-
-        Examples:
-            >>> arch = nsopt.trace(model, torch.zeros(2, 1, 32, 32))
-            >>> smaller = arch.prune(model, [range(width // 2) for width in arch.base_widths])
+        `explain` says otherwise. Raises NsoptError, too, for widths at which
+        the network combines channels in another way.
         """
         network = self.network.retrace(model := unwrapped(model))
         chosen = read_kept(self, network.family.widths, kept)

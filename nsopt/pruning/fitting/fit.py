@@ -17,7 +17,6 @@ from nsopt.data.checksum import checksum_of
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
 from nsopt.models.inputs import tensors_in
-from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.originals import copy_model
 from nsopt.models.tracing.run import tensors_of
 from nsopt.progress import Progress, Silent
@@ -86,10 +85,7 @@ def fit_network(
         NsoptError: if the network does not run on the inputs, or its outputs are not finite.
     """
     large = copy_model(model).eval()
-    if isinstance(arch, TracedArchitecture):
-        small = arch.prune(large, kept).eval()
-    else:
-        small = arch.inherit(large, kept, [len(units) for units in kept]).eval()
+    small = arch.prune(large, kept).eval()
     identity = {
         "weights": weights_checksum(model),
         "start": weights_checksum(small),
