@@ -22,13 +22,12 @@ from nsopt.session.presets import get_preset
 _DEFAULTS = get_preset("compress").settings.training
 _VARIANTS: dict[str, dict[str, Any]] = {
     "defaults": {},
-    "lr 0.003": {"lr": 0.003},
-    "lr 0.03": {"lr": 0.03},
-    "lr 0.1": {"lr": 0.1},
+    "lr 0.0003": {"lr": 0.0003},
+    "lr 0.001": {"lr": 0.001},
     "lr 0.01": {"lr": 0.01},
+    "sgd, lr 0.01": {"optimizer": "sgd", "lr": 0.01},
+    "sgd, lr 0.02": {"optimizer": "sgd", "lr": 0.02},
     "batch 128": {"batch_size": 128},
-    "batch 128, lr 0.01": {"batch_size": 128, "lr": 0.01},
-    "batch 128, lr 0.03": {"batch_size": 128, "lr": 0.03},
     "no warm-up": {"warmup_epochs": None},
     "steps": {"schedule": None, "warmup_epochs": None},
     "no distillation": {"distillation": None},

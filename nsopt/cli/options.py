@@ -244,7 +244,7 @@ class SgdOptions(DeviceOptions):
 
     lr: float | None = None
     """Initial learning rate. By default smoke and tiny 0.02, quick 0.05, fast and paper 0.1,
-    compress 0.02; in searches 0.05, paper 0.1."""
+    compress 0.003, of AdamW; in searches 0.05, paper 0.1."""
     batch_size: BatchSize | None = None
     """Images per batch of searches and trainings; for milliseconds see --latency-batch-size."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

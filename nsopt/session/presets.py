@@ -206,9 +206,10 @@ _PRESETS = {
             preset="compress",
             search=_SHORT_SEARCH.updated(pretrain_epochs=0, prune_every=None),
             training=TrainSettings(
+                optimizer="adamw",
                 epochs=10,
                 batch_size=64,
-                lr=0.02,
+                lr=0.003,
                 momentum=0.9,
                 schedule="linear",
                 warmup_epochs=0.5,
@@ -260,7 +261,7 @@ def get_preset(name: str | None, data: str = "") -> Preset:
 
     Examples:
         >>> settings = nsopt.get_preset("compress").settings.updated(multiple_of=8)
-        >>> settings = settings.updated(training=settings.training.updated(lr=0.003, device="cpu"))
+        >>> settings = settings.updated(training=settings.training.updated(lr=0.001, device="cpu"))
         >>> result = nsopt.compress(model, data, ["macs=50%"], settings=settings)
     """
     if name is None:

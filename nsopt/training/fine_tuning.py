@@ -1,6 +1,7 @@
-"""Additions to SGD for short trainings of inherited weights.
+"""Additions to plain SGD for short trainings of inherited or fitted weights.
 
-A linear schedule of the learning rate, a running average of the weights, and BatchNorms that learn.
+AdamW, a linear schedule of the learning rate, a running average of the weights, and BatchNorms that
+learn.
 """
 
 import torch
@@ -12,9 +13,20 @@ from nsopt.compute.checkpoint import full_state, match_buffers
 from nsopt.models.tracing.originals import copy_model
 from nsopt.models.tracing.run import tensors_of
 from nsopt.training.settings import TrainSettings
+from nsopt.training.step import sgd
 
+_SQUARES = 0.999  # the second beta of AdamW, PyTorch's default
 _MOMENTUM = 0.1  # of statistics, PyTorch's default
 _STATISTICS = "running_mean", "running_var"  # of norms, which are finite
+
+
+def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    """Return the optimizer of all parameters, in one group."""
+    lr, momentum, decay = settings.lr, settings.momentum, settings.weight_decay
+    if settings.optimizer == "sgd":
+        return sgd(model, lr, momentum, decay)
+    betas = momentum, _SQUARES
+    return torch.optim.AdamW(model.parameters(), lr=lr, betas=betas, weight_decay=decay)
 
 
 def make_schedule(

@@ -37,12 +37,17 @@ from nsopt.tasks.outputs import check_outputs, check_training
 from nsopt.tasks.supervise import supervise
 from nsopt.tasks.supervision import Evaluation, Loss, Supervision, evaluate, evaluations_of
 from nsopt.tasks.task import Task
-from nsopt.training.fine_tuning import RunningAverage, free_statistics, make_schedule
+from nsopt.training.fine_tuning import (
+    RunningAverage,
+    free_statistics,
+    make_optimizer,
+    make_schedule,
+)
 from nsopt.training.kernels import fast_kernels
 from nsopt.training.outcome import Epoch, Outcome
 from nsopt.training.precision import choose_compute
 from nsopt.training.settings import TrainSettings
-from nsopt.training.step import sgd, train_step, widen
+from nsopt.training.step import train_step, widen
 
 _FORMAT = 8  # of the checkpoint of an unfinished training
 
@@ -224,7 +229,7 @@ class _Training:
     def __post_init__(self) -> None:
         settings, compute = self._settings, self._compute
         self._randomness = OwnRandomState(settings.seed, compute.device)
-        self._optimizer = sgd(self._model, settings.lr, settings.momentum, settings.weight_decay)
+        self._optimizer = make_optimizer(self._model, settings)
         self._data = self._supervision.batches(settings.batch_size, settings.seed)
         per_epoch = self._data.per_epoch
         self.length = max(settings.epochs, -(-(settings.least_steps or 0) // per_epoch))

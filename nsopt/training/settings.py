@@ -14,6 +14,8 @@ class TrainSettings(SgdSettings):
     It has the settings of `SgdSettings`, too: batch size, learning rate, seed, device and others.
 
     Attributes:
+        optimizer: `sgd`, or `adamw`, whose first beta is `momentum`. AdamW's steps do not depend on
+            the scale of the loss; it takes smaller learning rates.
         epochs: passes over the training images; 0 only for a compression, which then fits networks
             to the trained one without training.
         decay_after: fractions of the epochs after which the learning rate is multiplied by `decay`.
@@ -28,6 +30,7 @@ class TrainSettings(SgdSettings):
             training began with if they are better, instead of the last ones.
     """
 
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     epochs: int = Field(default=300, ge=0)
     decay_after: tuple[Fraction, ...] = (1 / 3, 2 / 3, 5 / 6)
     decay: float = Field(default=0.1, gt=0, le=1)

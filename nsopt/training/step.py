@@ -26,7 +26,7 @@ def sgd(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> to
 
 def train_step(
     model: nn.Module,
-    optimizer: torch.optim.SGD,
+    optimizer: torch.optim.Optimizer,
     inputs: Any,
     targets: Any,
     compute: Compute,

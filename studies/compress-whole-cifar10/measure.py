@@ -136,6 +136,7 @@ class Whole:
         asked = self.protocol
         lr = (0.04 if self.name == "vit" else 0.08) * asked.batch_size / 256
         own = {
+            "optimizer": "sgd",
             "batch_size": asked.batch_size,
             "lr": lr,
             "least_steps": None,

@@ -342,17 +342,17 @@ def test_few_steps_begin_with_the_fit_and_end_no_worse(
 
 
 @pytest.mark.parametrize(
-    ("batches", "epochs", "leads", "begins", "lr"),
+    ("batches", "epochs", "leads", "begins", "share"),
     [
-        (4, 10, True, True, 0.002),
-        (100, 3, True, True, 0.02),
-        (99, 10, False, True, 0.02),
-        (100, 10, False, False, 0.02),
-        (100, 0, True, True, 0.02),
+        (4, 10, True, True, 0.1),
+        (100, 3, True, True, 1.0),
+        (99, 10, False, True, 1.0),
+        (100, 10, False, False, 1.0),
+        (100, 0, True, True, 1.0),
     ],
 )
 def test_fits_lead_where_fine_tuning_is_short_and_few_data_soften_it(
-    batches: int, epochs: int, leads: bool, begins: bool, lr: float
+    batches: int, epochs: int, leads: bool, begins: bool, share: float
 ) -> None:
     training = get_settings(images=True).training.updated(epochs=epochs)
     settings = SimpleNamespace(training=training)
@@ -361,7 +361,7 @@ def test_fits_lead_where_fine_tuning_is_short_and_few_data_soften_it(
     subject = SimpleNamespace(settings=settings, trainer=None, data=task)
     fits = Fits(cast(Session, SimpleNamespace(subject=subject, supervision=data)))
     assert (fits.lead, fits.begin) == (leads, begins)
-    assert fits.soften(training).lr == pytest.approx(lr)
+    assert fits.soften(training).lr == pytest.approx(share * training.lr)
 
 
 def test_a_fit_is_the_same_before_and_after_a_training(

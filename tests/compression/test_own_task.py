@@ -33,7 +33,7 @@ SETTINGS: StudySettings = override(
         "training": {
             "device": "cpu",
             "precision": "fp32",
-            "lr": 0.05,
+            "lr": 0.01,
             "least_steps": None,
             "distillation": None,
         },

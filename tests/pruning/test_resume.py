@@ -50,6 +50,7 @@ SEARCH = SearchSettings(
 )
 TRAINING = TrainSettings(epochs=2, batch_size=16, lr=0.05, device="cpu", precision="fp32")
 FINE_TUNING: dict[str, Any] = {
+    "optimizer": "adamw",
     "schedule": "linear",
     "warmup_epochs": 0.5,
     "distillation": 0.5,

@@ -1,4 +1,4 @@
-"""A linear learning rate, a teacher, and a running average of the weights."""
+"""AdamW, a linear learning rate, a teacher, and a running average of the weights."""
 
 from threading import Lock
 
@@ -33,6 +33,29 @@ def test_the_learning_rate_rises_and_falls_linearly() -> None:
     torch.testing.assert_close(rising, torch.full((4,), 0.16))
     torch.testing.assert_close(falling, torch.full((15,), -0.05))
     assert optimizer.param_groups[0]["lr"] == 0
+
+
+@pytest.mark.parametrize(("optimizer", "lr"), [("adamw", 0.01), ("sgd", 0.05)])
+def test_only_adamw_learns_as_much_from_a_loss_in_other_units(optimizer: str, lr: float) -> None:
+    """A mean over hundreds of outputs, most of them zero, is such a loss."""
+    torch.manual_seed(0)
+    x = torch.randn(256, 8)
+    pairs = list(zip(x.split(32), x[:, :3].abs().split(32), strict=True))
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+    arch = nsopt.trace(model, x)
+
+    def fall(scale: float) -> float:
+        def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            return scale * functional.mse_loss(outputs, targets)
+
+        task = nsopt.Task(pairs, loss, score=lambda net: -float(loss(net(x), x[:, :3].abs())))
+        settings = SHORT.updated(optimizer=optimizer, lr=lr, momentum=0.9, epochs=6)
+        losses = train(arch, arch.base_widths, task, settings, start=model).losses
+        return losses[-1] / losses[0]
+
+    assert fall(1.0) < 0.7
+    alike = fall(0.001) == pytest.approx(fall(1.0), rel=0.05)
+    assert alike == (optimizer == "adamw")
 
 
 def test_distillation_brings_a_student_close_to_its_teacher(
