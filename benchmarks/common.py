@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from nsopt.compute.device import resolve_compute, sharing
 from nsopt.data.images import ImageData, ImageSet
 from nsopt.latency.measure import measure_latencies
-from nsopt.latency.runtime import TORCH, Runtime, draw_images
+from nsopt.latency.runtime import TORCH, draw_images
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Silent
 from nsopt.scaling.law import ScalingLaw, read_law
@@ -34,21 +33,12 @@ def published_law(network: str) -> ScalingLaw:
     return read_law(_GOLDEN / f"{_PUBLISHED[network]}.laws.json", 15)
 
 
-def time_alone(
-    models: Sequence[nn.Module],
-    input_shape: tuple[int, ...],
-    warmup: int,
-    repeats: int,
-    rounds: int,
-    runtime: Runtime = TORCH,
+def time_in_turns(
+    models: Sequence[nn.Module], input_shape: tuple[int, ...], rounds: int
 ) -> list[float]:
-    """Return the milliseconds of networks, timed side by side while other nsopt processes wait."""
-    passes = warmup, repeats, rounds
-    with sharing(resolve_compute("cpu", "fp32")) as compute, compute.exclusive():
-        measured = measure_latencies(
-            models, draw_images(input_shape, runtime.batch_size), *passes, runtime=runtime
-        )
-    return [latency.median_ms for latency in measured]
+    """Return the milliseconds of networks in PyTorch."""
+    images = draw_images(input_shape, TORCH.batch_size)
+    return [latency.median_ms for latency in measure_latencies(models, images, rounds=rounds)]
 
 
 def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import nsopt
-from benchmarks.common import time_alone
+from benchmarks.common import time_in_turns
 from benchmarks.trained import (
     DENSE,
     Dense,
@@ -55,18 +55,12 @@ from nsopt.tasks.supervision import evaluate
 ISOMORPHIC = {"torch-pruning": False, "isomorphic": True}  # the arms of Torch-Pruning
 _BATCHES = 5  # over which Torch-Pruning averages importance before a step
 _STEPS = 100  # to 5 % of the channels
-_REPEATS, _ROUNDS = 400, 20  # passes of each network in the end
+_ROUNDS = 40  # of all networks in the end
 
 
-def milliseconds(
-    dense: Dense,
-    models: Sequence[nn.Module],
-    warmup: int = 20,
-    repeats: int = 80,
-    rounds: int = 5,
-) -> list[float]:
-    """Time networks side by side."""
-    return time_alone(models, dense.arch.input_shape, warmup, repeats, rounds)
+def milliseconds(dense: Dense, models: Sequence[nn.Module], rounds: int = 10) -> list[float]:
+    """Time networks in turns."""
+    return time_in_turns(models, dense.arch.input_shape, rounds)
 
 
 def prune_with_torch_pruning(
@@ -122,7 +116,7 @@ def costs_more(dense: Dense, metric: str, share: float) -> Callable[[nn.Module, 
 
         def is_slow(model: nn.Module, steps: int) -> bool:
             both = [copy.deepcopy(model).eval(), dense.model]
-            part, whole = milliseconds(dense, both, warmup=10, repeats=60, rounds=20)
+            part, whole = milliseconds(dense, both, rounds=20)
             return part > share * whole
 
         return is_slow
@@ -226,7 +220,7 @@ def describe(dense: Dense, metric: str) -> dict[str, Any]:
         "share": 1.0,
         "arm": "dense",
         "seed": 0,
-        "test": evaluate(images.test(compute), dense.model, compute),
+        "test": evaluate(images.test(compute), dense.model),
         "macs": int(dense.arch.cost("macs")(widths)),
         "widths": list(widths),
     }
@@ -248,7 +242,7 @@ def with_milliseconds(rows: Sequence[dict[str, Any]], wholes: Sequence[Dense]) -
     keys = [(row["network"], row["arm"] in ISOMORPHIC, *row["widths"]) for row in rows]
     distinct = dict(zip(keys, rows, strict=True))
     models = [rebuild(dense[row["network"]], row) for row in distinct.values()]
-    found = milliseconds(wholes[0], models, repeats=_REPEATS, rounds=_ROUNDS)
+    found = milliseconds(wholes[0], models, _ROUNDS)
     ms = dict(zip(distinct, found, strict=True))
     return pd.DataFrame(rows).assign(ms=[ms[key] for key in keys])
 

@@ -44,8 +44,7 @@ def fine_tune(dense: Dense, share: float, options: argparse.Namespace, results: 
     macs = dense.arch.cost("macs")
     law = nsopt.uniform_curve(dense.arch.base_widths)
     widths = nsopt.solve_widths(law, macs, share * macs(dense.arch.base_widths)).widths.tolist()
-    with compute.computing():
-        inherited = inherit_network(start, widths, images, compute)
+    inherited = inherit_network(start, widths, images, compute)
     for seed in range(options.seeds):
         for variant in options.variants:
             key = {

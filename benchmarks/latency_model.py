@@ -22,11 +22,11 @@ from scipy.stats import kendalltau
 
 import nsopt
 from benchmarks.common import NETWORKS, published_law, show
-from nsopt.compute.device import Compute, resolve_compute, sharing
+from nsopt.compute.device import Compute, resolve_compute
 from nsopt.latency.kernel_model import latency_model, sample_widths
 from nsopt.latency.measure import measure_latencies
+from nsopt.latency.record import Latency
 from nsopt.latency.runtime import draw_images
-from nsopt.latency.sittings import Latency
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Silent
 from nsopt.scaling.law import floor_widths
@@ -47,10 +47,8 @@ def unseen(arch: Architecture) -> list[tuple[int, ...]]:
 def measure(name: str, device: str, quick: bool) -> dict[str, float]:
     arch = nsopt.get_architecture(name)
     widths = unseen(arch)
-    with (
-        sharing(resolve_compute(device, "fp32")) as compute,
-        tempfile.TemporaryDirectory() as folder,
-    ):
+    compute = resolve_compute(device, "fp32")
+    with tempfile.TemporaryDirectory() as folder:
         before = timed(arch, widths, compute, quick)
         start = time.perf_counter()
         model = latency_model(arch, compute, Silent(), folder=Path(folder))
@@ -72,15 +70,8 @@ def measure(name: str, device: str, quick: bool) -> dict[str, float]:
 def timed(
     arch: Architecture, widths: Sequence[Sequence[int]], compute: Compute, quick: bool
 ) -> list[Latency]:
-    with compute.exclusive():
-        return measure_latencies(
-            [arch.build(row) for row in widths],
-            draw_images(arch.input_shape, BATCH_SIZE),
-            warmup=4,
-            repeats=8 if quick else 20,
-            rounds=4,
-            compute=compute,
-        )
+    models, images = [arch.build(row) for row in widths], draw_images(arch.input_shape, BATCH_SIZE)
+    return measure_latencies(models, images, compute, rounds=4 if quick else 10)
 
 
 def medians(latencies: Sequence[Latency]) -> NDArray[np.float64]:

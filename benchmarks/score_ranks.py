@@ -79,16 +79,13 @@ def compare_ranks(dense: Dense, share: float, options: argparse.Namespace, rows:
         began = time.process_time()
         kept = ranking.pick_strongest(widths)
         fitted = fit_network(dense.arch, dense.model, kept, inputs).model
-        with compute.computing():
-            scores[_FITTED] = to_numbers(compare(fitted))
+        scores[_FITTED] = to_numbers(compare(fitted))
         seconds[_FITTED] = time.process_time() - began
-        with compute.computing():
-            inherited = inherit_network(start, widths, images, compute)
+        inherited = inherit_network(start, widths, images, compute)
         outcome = nsopt.train(
             *(dense.arch, widths, dense.data, settings), start=inherited, teacher=dense.model
         )
-        with compute.computing():
-            scores[_FINE_TUNED] = to_numbers(compare(outcome.model.eval()))
+        scores[_FINE_TUNED] = to_numbers(compare(outcome.model.eval()))
         tuned = {"validation": outcome.val_accuracy, "test": outcome.test_accuracy}
         rows.add(**key, widths=widths, scores=scores, seconds=seconds, **tuned)
 

@@ -11,7 +11,7 @@ from nsopt.cli.stored import StoredNetworkOptions, StoredOptions
 from nsopt.errors import NsoptError
 
 if TYPE_CHECKING:
-    from nsopt.latency.sittings import Latency
+    from nsopt.latency.record import Latency
     from nsopt.session.timing import Trained
 
 
@@ -27,7 +27,7 @@ class LatencyOptions(ComputeOptions, StoredNetworkOptions, StoredOptions):
 
 
 def latency(options: LatencyOptions = LatencyOptions()) -> None:
-    """Time the trained networks of a study side by side; `nsopt report` shows all timings."""
+    """Time the trained networks of a study again; `nsopt report` shows all timings."""
     from nsopt.cli.preparation import read_runtime
     from nsopt.session.timing import measure_again
     from nsopt.tasks.imported import import_given_task
@@ -59,7 +59,7 @@ def _read_batch_sizes(text: str | None) -> list[int] | None:
 
 
 def _print(measured: "list[tuple[Trained, Latency]]") -> None:
-    from nsopt.latency.sittings import distrust
+    from nsopt.latency.record import distrust
     from nsopt.methods.registry import method_label
     from nsopt.reports.tables import name_runtime, share
     from nsopt.scaling.metric import format_ms
@@ -76,12 +76,11 @@ def _print(measured: "list[tuple[Trained, Latency]]") -> None:
             "median": format_ms(latency.median_ms),
             "quartiles": f"{format_ms(latency.lower_quartile_ms)} to "
             f"{format_ms(latency.upper_quartile_ms)}",
+            "ratio": f"{latency.ratio:.3f}",
             "spread": share(latency.spread),
-            "waited": share(latency.waited),
         }
         for network, latency in measured
     ]
     console.print(make_table(rows, title, left=("method", "size")))
-    spreads = [latency.spread for latency in latencies]
-    if doubt := distrust(spreads, [latency.waited for latency in latencies]):
+    if doubt := distrust([latency.spread for latency in latencies]):
         console.print(doubt)

@@ -66,7 +66,7 @@ def resolve_multiple(
 ) -> Rounded:
     if options.multiple_of != "auto":
         return options
-    multiple = find_multiple(device, runtime, progress)
+    multiple = find_multiple(resolve_compute(device, "fp32"), runtime, progress)
     progress.message(f"--multiple-of auto is {multiple} here")
     return replace(options, multiple_of=str(multiple))
 

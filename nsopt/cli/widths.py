@@ -62,8 +62,7 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
     Example: nsopt widths --storage sqlite:///study.db --budgets 600k,2M
     """
     from nsopt.cli.preparation import read_sizes, resolve_multiple
-    from nsopt.compute.device import resolve_compute, sharing
-    from nsopt.latency.learn import learn_latency
+    from nsopt.compute.device import resolve_compute
     from nsopt.latency.runtime import TORCH
     from nsopt.latency.store import Store
     from nsopt.latency.timer import Timer
@@ -87,14 +86,13 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
         arch = with_stored_latency(network_law.arch, network_law.studies, timed)
         timer, studies = None, network_law.studies
         if is_timed:
-            shared = sharing(resolve_compute(options.device, "fp32"), progress)
+            compute = resolve_compute(options.device, "fp32")
             store = StoredTimings(studies[0], lambda: studies) if studies else Store()
-            timer = Timer(stack.enter_context(shared), runtime, progress, inputs, store)
+            timer = Timer(compute, runtime, progress, inputs, store)
         if timer is not None and arch.latency is None:
-            model = learn_latency(arch, timer.compute, progress, runtime, inputs)
-            arch = arch.with_latency(model)
+            arch = timer.learn(arch)
             for study in studies[:1]:
-                write_latency_once(study, model, timed)
+                write_latency_once(study, arch.latency, timed)
         network_law = replace(network_law, arch=arch)
         rows = _propose_widths(network_law, asked, sizes.rounding, timer)
     if options.as_json:
@@ -135,7 +133,7 @@ def _propose_widths(
     Raises:
         NsoptError: for a law of another network.
     """
-    from nsopt.latency.measured_budget import MeasuredBudget
+    from nsopt.latency.budget import MeasuredBudget
     from nsopt.scaling.law import PowerLaw
     from nsopt.scaling.metric import counted_costs
     from nsopt.scaling.record import Iteration
@@ -152,7 +150,8 @@ def _propose_widths(
     for size in make_sizes(arch, asked, **rounding):
         limits, corrected = network_law.limits(size.metric, **rounding), arch
         if timer is not None and size.metric.is_timed:
-            corrected = timer.correct(MeasuredBudget(arch, law, size.metric, size.budget, limits))
+            question = MeasuredBudget(arch, law, size.metric, size.budget, limits)
+            corrected = question.keeping(timer.find(question))
         fit = solve_widths(law, size.metric.cost(corrected), size.budget, *limits, warn=False)
         widths = fit.widths.tolist()
         row = {"ratio": size.ratio, "metric": size.metric.name} | _describe(size, arch, fit, timer)
@@ -170,12 +169,12 @@ def _describe(
 ) -> dict[str, Any]:
     """Return budget and cost, of several budgets at once by metric, and which of these binds.
 
-    Milliseconds are measured: the upper quartile, which the budget bounds.
+    Milliseconds are measured.
     """
     from nsopt.scaling.metric import Joint
 
     costs = {
-        metric.name: timer.time(arch, tuple(fit.widths.tolist())).upper_quartile_ms
+        metric.name: timer.time(arch, tuple(fit.widths.tolist())).median_ms
         if timer is not None and metric.is_timed
         else metric.cost(arch)(fit.widths)
         for metric in size.metric.parts

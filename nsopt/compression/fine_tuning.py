@@ -12,7 +12,7 @@ from nsopt.compression.fits import Fits
 from nsopt.session.other_workers import run_other_workers
 from nsopt.session.runner import TrialRunner, report_points
 from nsopt.session.session import Session
-from nsopt.session.timing import find_latencies, time_together
+from nsopt.session.timing import find_latencies, time_unsure
 from nsopt.storage import trials
 from nsopt.storage.engine import Job, drain, missing_points, run_missing
 from nsopt.storage.schema import DENSE, SCORED, UNIFORM
@@ -48,7 +48,7 @@ class _FineTuning(TrialRunner):
 
 
 def fine_tune(session: Session, networks: Mapping[Point, Widths], fits: Fits) -> None:
-    """Fine-tune every network that is not stored, and time all of them side by side.
+    """Fine-tune every network that is not stored, and time it.
 
     The same call continues after an interruption. Networks whose files here are damaged or deleted
     are trained again.
@@ -77,7 +77,7 @@ def fine_tune(session: Session, networks: Mapping[Point, Widths], fits: Fits) ->
         run_missing(enqueue_missing, partial(run_fine_tunings, session, fits, wanted))
     for study in studies.values():
         _FineTuning(session, fits).mend(study)
-    time_together(session)
+    time_unsure(session)
 
 
 def run_fine_tunings(

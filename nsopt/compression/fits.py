@@ -44,8 +44,7 @@ class Fits:
     def ranking(self) -> UnitRanking:
         session = self.session
         inputs = self._read_inputs(session.subject.settings.training.seed)
-        with session.compute.computing():
-            return rank_by_fit(session.subject.arch, session.trained, inputs, session.progress)
+        return rank_by_fit(session.subject.arch, session.trained, inputs, session.progress)
 
     def _read_inputs(self, seed: int) -> Inputs:
         data = self.session.subject.data
@@ -147,16 +146,15 @@ class Fits:
         session, file = self.session, self.session.find_checkpoint(point)
         name = f"fit-{zlib.crc32(repr(widths).encode()):08x}-{file.name}"  # a point has several
         kept, began = self.ranking.pick_strongest(widths), time.perf_counter()
-        with session.compute.computing():
-            fitted = fit_network(
-                session.subject.arch,
-                session.trained,
-                kept,
-                self._read_inputs(point.seed),
-                seed=point.seed,
-                progress=session.progress,
-                checkpoint=file.with_name(name),
-            )
+        fitted = fit_network(
+            session.subject.arch,
+            session.trained,
+            kept,
+            self._read_inputs(point.seed),
+            seed=point.seed,
+            progress=session.progress,
+            checkpoint=file.with_name(name),
+        )
         if not session.subject.settings.training.epochs:
             fitted.check()
         duration = format_duration(time.perf_counter() - began)

@@ -32,7 +32,6 @@ from nsopt.deployment.artifacts import BestNetworks, best_trials
 from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.deployment.trained import describe_differences
 from nsopt.errors import NsoptError
-from nsopt.latency.allowance import MOST
 from nsopt.models.tracing.architecture import keep_rigid
 from nsopt.models.tracing.originals import copy_model
 from nsopt.progress import Progress
@@ -42,7 +41,6 @@ from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import PARAMS, Metric, counted_costs
 from nsopt.session.durations import (
     PlannedWork,
-    format_duration,
     list_searches,
     plan_training,
     tell_duration,
@@ -51,11 +49,10 @@ from nsopt.session.searching import clear_finished, list_prices
 from nsopt.session.session import Session, start_session, warn_of_batch
 from nsopt.session.start import keep_start
 from nsopt.session.subject import Subject, list_studies, with_stored_latency
-from nsopt.session.timing import find_latencies
+from nsopt.session.timing import find_latencies, store_timings
 from nsopt.session.workspace import Workspace
 from nsopt.storage import schema, trials
 from nsopt.storage.schema import DENSE, SCORED, UNIFORM
-from nsopt.storage.timings import StoredTimings
 from nsopt.storage.trials import Point
 from nsopt.storage.urls import hide_password
 from nsopt.tasks.classification import are_squashed, outputs_on
@@ -150,9 +147,8 @@ def _warn_of_sigmoid(session: Session) -> None:
     """Warn if the trained network returns numbers between 0 and 1 that are no probabilities."""
     splits, compute = session.subject.splits, session.compute
     few = splits.validation.take(range(min(_FEW, len(splits.validation))))
-    with compute.computing():
-        model = place(copy_model(session.trained), compute.device, session.subject.arch.layout)
-        outputs = outputs_on(few, model.eval(), splits, compute)
+    model = place(copy_model(session.trained), compute.device, session.subject.arch.layout)
+    outputs = outputs_on(few, model.eval(), splits, compute)
     if are_squashed(outputs):
         session.progress.warning(
             "the outputs of the trained network lie between 0 and 1, as after Sigmoid, and nsopt "
@@ -185,17 +181,13 @@ def prepare(session: Session, asked: Sequence[AskedBudget]) -> tuple[Session, li
     if is_timed:  # a stored model has priority: budgets keep their meaning
         arch = with_stored_latency(arch, studies, subject.settings.timed)
         if arch.latency is None:
-            session.progress.message(f"takes at most {format_duration(MOST)} of timings first")
             arch = timer.learn(arch, partial(check_time, asked, arch))
     budgets = budgets_of(asked, arch)
     stored = [schema.read_settings(study) for study in studies]
     settings = with_fast_multiple(subject.settings, budgets, arch, stored, timer)
     session = replace(session, subject=replace(subject, arch=arch, settings=settings))
     if is_timed:
-        store = StoredTimings(
-            session.open_study(UNIFORM), lambda: session.studies().values(), session.subject.name
-        )
-        timer = replace(timer, store=store)
+        timer = store_timings(session, session.open_study(UNIFORM))
     return session, [Solver(budget, arch, settings, timer) for budget in budgets]
 
 

@@ -114,7 +114,7 @@ class _Scorer:
             return result.percentage, costs | {"score": before}
 
         def validate(model: nn.Module) -> float:
-            return evaluate(session.supervision.validation(session.compute), model, session.compute)
+            return evaluate(session.supervision.validation(session.compute), model)
 
         value = self._score(widths, validate)
         return value, costs | {"score": value}
@@ -160,7 +160,7 @@ def choose_widths(session: Session, solver: Solver, candidates: int) -> Widths:
     trained, done = find_trained(session, budget), _read_candidates(study)
     if trained is None or len(done) < candidates:
         family = _make_family(session, solver)
-        runner = ScoreRunner(session, budget, family, solver.solve_candidate, scorer.measure)
+        runner = ScoreRunner(session, budget, family, solver.solve, scorer.measure)
         done = score_laws(study, runner, candidates, session.subject.settings.training.seed)
     best = find_best(done)
     if trained is None:
@@ -191,7 +191,8 @@ def _make_family(session: Session, solver: Solver) -> LawFamily:
     arch, budget = session.subject.arch, solver.budget
     searches = run_searches(session, budget.metric)
     if budget.metric.is_timed:
-        arch = solver.timer.correct(solver.ask(uniform_curve(arch.base_widths)))
+        asked = solver.ask(uniform_curve(arch.base_widths))
+        arch = asked.keeping(solver.timer.find(asked))
     laws = {
         str(price): relative(search.law, get_size_metric(price).cost(arch), arch.base_widths)
         for price, search in searches.items()

@@ -2,20 +2,17 @@
 
 import platform
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import torch
 from torch import nn
 
 from nsopt.compute.bf16 import LongConvolutionsInFloat32
-from nsopt.compute.device_lock import DeviceLock
 from nsopt.compute.out_of_memory import memory_for
 from nsopt.errors import NsoptError, unknown_name
-from nsopt.files import cache_folder
 from nsopt.models.layout import lay_out
-from nsopt.progress import Progress, Silent
 from nsopt.settings import Precision
 
 _EXACT = ("ieee", "none")  # values of torch's fp32_precision that do not round
@@ -27,12 +24,12 @@ class Compute:
 
     Attributes:
         bf16: whether matrix products run in bfloat16.
-        lock: a lock that other processes on the device share; None without other processes.
+        threads: number of CPU threads of a measurement, also in a worker that computes with fewer.
     """
 
     device: torch.device
     bf16: bool
-    lock: DeviceLock | None = None
+    threads: int = field(default_factory=torch.get_num_threads)
 
     @property
     def precision(self) -> str:
@@ -53,38 +50,14 @@ class Compute:
             yield
 
     @contextmanager
-    def computing(self) -> Iterator[None]:
-        """Compute batches inside this block.
-
-        Other processes may compute meanwhile; they may measure when this one calls `give_way`. At
-        its end the block waits for the device.
-        """
-        if self.lock is None:
+    def all_threads(self) -> Iterator[None]:
+        """Use as many threads inside the block as measurements do."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
             yield
-            return
-        with self.lock.shared():
-            try:
-                yield
-            finally:
-                wait_for(self.device)
-
-    def give_way(self) -> None:
-        """Let another process measure if one is waiting to. Call this before a batch, inside
-        `computing`. It waits for the device only if another process is waiting."""
-        if self.lock is not None and self.lock.is_wanted():
-            wait_for(self.device)
-            self.lock.give_way()
-
-    def all_threads(self) -> AbstractContextManager[None]:
-        """Use as many threads inside this block as measurements do."""
-        return self.lock.all_threads() if self.lock else nullcontext()
-
-    def exclusive(self) -> AbstractContextManager[None]:
-        """Measure inside this block while other processes wait, for seconds at a time.
-
-        Do not use it in `computing`. Blocks may be nested.
-        """
-        return self.lock.exclusive() if self.lock else nullcontext()
+        finally:
+            torch.set_num_threads(threads)
 
 
 def resolve_compute(device: str, precision: str) -> Compute:
@@ -112,26 +85,6 @@ def resolve_compute(device: str, precision: str) -> Compute:
         ) from None
     native = precision == "auto" and _multiplies_bf16(chosen)
     return Compute(chosen, bf16=precision == "bf16" or native)
-
-
-@contextmanager
-def sharing(compute: Compute, progress: Progress | None = None) -> Iterator[Compute]:
-    """Share the device of `compute` with other nsopt processes of this machine.
-
-    Args:
-        progress: receives a warning when this process waits for the measurement of another one.
-    """
-    folder = cache_folder() / "machines"
-    tell = (progress or Silent()).warning
-    with closing(DeviceLock(folder, hardware_name(compute.device), tell)) as lock:
-        yield replace(compute, lock=lock)
-
-
-def hardware_name(device: torch.device) -> str:
-    """Return a name of a device that is the same in all processes of a machine."""
-    if device.type != "cuda":
-        return device.type
-    return f"cuda-{torch.cuda.get_device_properties(device).uuid}"
 
 
 def nth_device(device: torch.device, number: int) -> torch.device:

@@ -21,7 +21,6 @@ from nsopt.latency.measure import (
     latency_conditions,
     measure_latencies,
     pause_garbage_collection,
-    was_busy,
 )
 from nsopt.latency.model import BLOCK, LatencyModel, Table, Term
 from nsopt.latency.runtime import TORCH, Runtime, draw_images
@@ -33,13 +32,9 @@ from nsopt.scaling.law import floor_widths
 _SCALES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1, 5 / 4)
 _RANDOM, _UNIFORM = 25, 10  # numbers of networks that correct the sum of kernel times
 _SPREAD = 0.4  # standard deviation of their log-widths
-_ROUNDS, _REPEATS = 4, 3
+_ROUNDS = 4
 _FLAT = 1.2  # if base widths take less than this times the floor, nsopt warns
 _FORMAT = 8
-_BUSY = (
-    "the machine was busy while its latency was learned, so predicted milliseconds are too large: "
-    "nsopt does not cache this latency model, and a new study with its own out= learns it again"
-)
 
 
 def latency_model(
@@ -51,8 +46,7 @@ def latency_model(
 ) -> LatencyModel:
     """Return the latency model of `arch` on a device, read from `folder` or learned now.
 
-    Its file depends on network, device, threads, precision, batch size and torch version. A model
-    learned on a busy machine is not stored.
+    Its file depends on network, device, threads, precision, batch size and torch version.
     """
     with compute.all_threads():
         conditions = latency_conditions(compute.device, runtime)
@@ -61,12 +55,9 @@ def latency_model(
         if model is None:
             with memory_for(compute.device, f"timing batches of {runtime.batch_size}"):
                 calls = _read_calls(arch, runtime.batch_size)
-                model, busy = _learn(arch, *calls, compute, progress, runtime)
-            if busy:
-                progress.warning(_BUSY)
-            else:
-                data = model.to_dict() | {"conditions": conditions}
-                write_cached(path, json.dumps(data).encode())
+                model = _learn(arch, *calls, compute, progress, runtime)
+            data = model.to_dict() | {"conditions": conditions}
+            write_cached(path, json.dumps(data).encode())
     _warn_if_flat(arch, model, progress)
     return model
 
@@ -108,14 +99,13 @@ def _learn(
     compute: Compute,
     progress: Progress,
     runtime: Runtime,
-) -> tuple[LatencyModel, bool]:
-    """Return the model, and whether the machine was busy. See `_read_calls`."""
+) -> LatencyModel:
+    """Return the model. See `_read_calls`."""
     progress.start("learning this device's latency", len(samples) + 1)
     tables: list[Table] = []
     with pause_garbage_collection():
         for calls in samples.values():
-            with compute.exclusive():
-                tables.append(measure_table(calls, compute.device, arch.layout))
+            tables.append(measure_table(calls, compute.device, arch.layout))
             progress.advance()
     layers = len(arch.base_widths)
     model = LatencyModel(tuple(tables), terms, layers, np.ones((len(tables), 2)), 0.0, 0.0)
@@ -123,16 +113,13 @@ def _learn(
     measured = measure_latencies(
         [build_to_fill(arch, w) for w in (_clip(arch, [1] * layers), *widths)],
         draw_images(arch.input_shape, runtime.batch_size),
-        warmup=_ROUNDS,
-        rounds=_ROUNDS,
-        repeats=_REPEATS * _ROUNDS,
-        compute=compute,
-        runtime=runtime,
+        compute,
+        runtime,
+        _ROUNDS,
     )
     progress.advance()
     milliseconds = [latency.median_ms for latency in measured]
-    model = replace(model.fitted_to(widths, milliseconds[1:]), floor=min(milliseconds))
-    return model, was_busy(measured)
+    return replace(model.fitted_to(widths, milliseconds[1:]), floor=min(milliseconds))
 
 
 def _choose_networks(arch: Architecture) -> list[tuple[int, ...]]:

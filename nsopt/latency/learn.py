@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Self, TypeVar
 
-from nsopt.compute.device import Compute, resolve_compute, sharing
+from nsopt.compute.device import Compute, resolve_compute
 from nsopt.isolation import public
 from nsopt.latency.calls import UnpredictableError
 from nsopt.latency.kernel_model import latency_model
@@ -65,7 +65,7 @@ def with_latency(
     """Return `arch` with `cost("latency")`, which predicts milliseconds for a batch.
 
     Learning the latency model takes one to three minutes. nsopt caches it by network, device,
-    threads and versions; if the machine was busy, it warns and does not cache the model. For other
+    threads and versions. For other
     runtimes than PyTorch, for other inputs than images of the network's size, and for networks that
     call other operations at other widths, nsopt times two networks each time and interpolates by
     MACs.
@@ -92,8 +92,8 @@ def with_latency(
     """
     timed_in = choose_runtime(runtime, measure, batch_size)
     compute = resolve_compute(device, "fp32")
-    with show_progress(progress) as display, sharing(compute, display) as shared:
-        return arch.with_latency(learn_latency(arch, shared, display, timed_in, inputs))
+    with show_progress(progress) as display:
+        return arch.with_latency(learn_latency(arch, compute, display, timed_in, inputs))
 
 
 def learn_latency(
@@ -102,18 +102,15 @@ def learn_latency(
     progress: Progress,
     runtime: Runtime,
     inputs: Any = None,
-    kernels: bool = True,
 ) -> LatencyModel | MacsLatency:
     """Return a latency model of `arch`, as `with_latency` does.
 
     Args:
         inputs: a batch with which networks are timed; by default random images.
-        kernels: whether there is time to learn from kernels, see `kernel_model`; otherwise two
-            networks are timed.
     """
     inputs = choose_inputs(arch, runtime, inputs)
     known = are_images(inputs) and inputs.shape[1:] == arch.input_shape
-    if kernels and isinstance(runtime, Torch) and known:
+    if isinstance(runtime, Torch) and known:
         try:
             return latency_model(arch, compute, progress, runtime)
         except UnpredictableError as error:

@@ -31,7 +31,6 @@ from nsopt.settings import BATCH_SIZE
 Measure = Callable[[nn.Module, Any], Any]
 Pass = Callable[[], float]  # runs a network once and returns its seconds
 Feed = Callable[[Any], Pass]  # takes a batch of inputs
-_TIMES = 3
 _EXAMPLES = 2
 
 
@@ -41,14 +40,15 @@ class Runtime(ABC):
     Attributes:
         name: its name on the command line and in storage.
         batch_size: examples per pass.
-        is_here: whether it runs on this machine, whose speed may change meanwhile.
-        passes: how many it always runs: warm-up, repeats, rounds; None for as many as requested.
+        is_here: whether it runs on this machine.
+        rounds: how many it always runs, of one pass each without a warm-up; None for as many as
+            needed.
     """
 
     name: str
     batch_size: int
     is_here: ClassVar[bool] = True
-    passes: ClassVar[tuple[int, int, int] | None] = None
+    rounds: ClassVar[int | None] = None
 
     @property
     def version(self) -> str:
@@ -133,14 +133,15 @@ def _time_pass(run: OnnxNetwork, arrays: Arrays) -> float:
 class OwnMeasure(Runtime):
     """A user's function that takes a network and a batch of inputs and returns milliseconds.
 
-    It gets a copy of the network in evaluation mode, on the CPU, three times.
+    It gets a copy of the network in evaluation mode, on the CPU, three times, in turns with the
+    network of base widths.
     """
 
     name: str
     measure: Measure
     batch_size: int = BATCH_SIZE
     is_here = False
-    passes = 0, _TIMES, _TIMES
+    rounds = 3
 
     def prepare(self, model: nn.Module, inputs: Any, device: torch.device) -> Feed:
         model = copy_model(model).cpu().eval()

@@ -69,7 +69,6 @@ def iterative_prune(
     """
     with (
         explain_out_of_memory(compute.device, supervision.batch_size(settings.batch_size)),
-        compute.computing(),
         ExitStack() as kernels,
     ):
         network = ShrinkingNetwork(arch, widths, supervision, settings, compute, start)
@@ -82,7 +81,6 @@ def iterative_prune(
         for _ in range(schedule.count_stages(network.batches)):
             progress.advance()
         while network.batches < schedule.batches:
-            compute.give_way()
             network.train_batch(
                 schedule.get_lr(network.batches), score=network.batches >= schedule.pretraining
             )

@@ -74,11 +74,10 @@ def rank_by_importance(
         batches: number of mini-batches over which the importance is averaged.
     """
     limit = explain_out_of_memory(compute.device, supervision.batch_size(settings.batch_size))
-    with limit, compute.computing():
+    with limit:
         network = ShrinkingNetwork(arch, arch.base_widths, supervision, settings, compute, model)
         with fast_kernels(network.model):
             for _ in range(batches):
-                compute.give_way()
                 network.train_batch(lr=0.0, score=True)
     return join_streams([scores.cpu().double() for scores in network.scores.mean()], arch.streams)
 
@@ -86,7 +85,7 @@ def rank_by_importance(
 def inherit_network(
     start: TrainedStart, widths: Sequence[int], supervision: Supervision, compute: Compute
 ) -> nn.Module:
-    """Return a network of `widths` that inherits from a trained one. Call it inside `computing`.
+    """Return a network of `widths` that inherits from a trained one.
 
     The statistics of its BatchNorm layers come from a few training batches.
     """
@@ -112,13 +111,12 @@ def evaluate_inherited(
         steps: number of mini-batches to train on, at most an epoch.
     """
     limit = explain_out_of_memory(compute.device, supervision.batch_size(start.batch_size))
-    with limit, compute.computing(), use_seed(0, compute.device):
+    with limit, use_seed(0, compute.device):
         model = place(start.build(widths), compute.device, start.arch.layout)
         optimizer = sgd(model.train(), _LR, _MOMENTUM, _WEIGHT_DECAY)
         data, loss = supervision.batches(start.batch_size, seed=1), supervision.renew().loss
         with fast_kernels(model):
             for _ in range(min(steps, data.per_epoch)):
-                compute.give_way()
                 train_step(model, optimizer, *data.next(), compute, loss)
         statistics = supervision.batches(start.batch_size, seed=0)
         _measure_statistics(model, statistics, compute)
@@ -131,12 +129,11 @@ def _measure_statistics(model: nn.Module, data: Batches, compute: Compute) -> No
     It may leave the network in training mode.
     """
     with compute.autocast():
-        update_bn(_yield_inputs(model, data, compute), _OfOneInput(model))
+        update_bn(_yield_inputs(model, data), _OfOneInput(model))
 
 
-def _yield_inputs(model: nn.Module, data: Batches, compute: Compute) -> Iterator[tuple[Any]]:
+def _yield_inputs(model: nn.Module, data: Batches) -> Iterator[tuple[Any]]:
     for _ in range(min(_BATCHES, data.per_epoch)):
-        compute.give_way()
         yield (inputs_for(model, data.next()[0]),)
 
 

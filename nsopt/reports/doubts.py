@@ -3,7 +3,7 @@
 import math
 
 from nsopt.compression.choice import find_error, is_near_chance
-from nsopt.latency.sittings import distrust
+from nsopt.latency.record import distrust
 from nsopt.methods.registry import DENSE
 from nsopt.reports.results import Results
 
@@ -23,7 +23,7 @@ def doubt_split(split: float | None) -> str:
 def doubt_latencies(results: Results) -> str:
     """Return a warning if the machine was busy while latencies were measured, else ""."""
     networks = results.outcomes.drop_duplicates("widths")
-    return distrust(networks["latency_spread"].tolist(), networks["latency_waited"].tolist())
+    return distrust(networks["latency_spread"].tolist())
 
 
 def describe_fits(results: Results) -> str:

@@ -1,19 +1,17 @@
 """Read a comparison from storage into tables."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nsopt.errors import NsoptError, unknown_name
-from nsopt.latency.sittings import choose_latencies
+from nsopt.latency.record import Latency
 from nsopt.methods.registry import DENSE, method_order
-from nsopt.scaling.metric import LATENCY, get_metric
 from nsopt.scaling.record import Iteration
 from nsopt.settings import BATCH_SIZE, batch_unit
 from nsopt.storage import schema, trials
@@ -22,8 +20,9 @@ from nsopt.storage.studies import comparisons, load_studies, only_comparison, tu
 from nsopt.storage.urls import hide_password
 
 CONDITIONS = ["device", "precision", "batch_size", "torch_version", "protocol", "runtime"]
-_OF_LATENCY = ["lower_quartile_ms", "upper_quartile_ms", "spread", "waited"]
-LATENCY_COLUMNS = ["method", "widths", *CONDITIONS, "repeats", "median_ms", *_OF_LATENCY, "sitting"]
+_OF_LATENCY = ["lower_quartile_ms", "upper_quartile_ms", "spread"]
+LATENCY_COLUMNS = ["method", "widths", *CONDITIONS, "repeats", "median_ms", *_OF_LATENCY]
+LATENCY_COLUMNS += ["ratio", "when"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +167,6 @@ def read_results(url: str, name: str | None = None, storage: BaseStorage | None 
     if not done:
         raise _explain_missing(name, url, failures)
     task, settings = schema.read_task(done[0][0]), schema.read_settings(done[0][0])
-    latencies = _read_latencies(compared)
     needed = ("params", "macs", "score", *(["test_score"] if task.has_test else ()))
     outcomes = pd.DataFrame(
         [
@@ -177,7 +175,8 @@ def read_results(url: str, name: str | None = None, storage: BaseStorage | None 
             for _, trial in done
         ]
     ).astype({"ratio": float, "beyond_record": float})  # None where there is none
-    results = Results(
+    latencies = _read_latencies(compared, zip(outcomes["method"], outcomes["widths"], strict=True))
+    return Results(
         name=name,
         task=task,
         settings=settings,
@@ -194,8 +193,6 @@ def read_results(url: str, name: str | None = None, storage: BaseStorage | None 
         networks=schema.read_networks(studies[schema.DENSE]) if schema.DENSE in studies else (),
         split=schema.read_source(done[0][0]).split,
     )
-    feasible = hold_against_budgets(results, outcomes)
-    return replace(results, outcomes=results.outcomes.assign(feasible=feasible))
 
 
 def _explain_missing(name: str, url: str, failures: Sequence[Mapping[str, str]]) -> NsoptError:
@@ -209,30 +206,20 @@ def _explain_missing(name: str, url: str, failures: Sequence[Mapping[str, str]])
     )
 
 
-def hold_against_budgets(results: Results, stored: pd.DataFrame) -> pd.Series:
-    """Return which networks are within their budgets, by the latencies that count.
-
-    Beside the network that they start from, budgets in milliseconds are shares of its time: if it
-    was slower when all were timed, so may they be.
-    """
-    feasible: pd.Series = stored["feasible"]
-    if not results.is_timed_as_budgets:
-        return feasible
-    budgets = zip(stored["metric"], stored["budget"], strict=True)
-    limits = [dict(get_metric(name).limits_at(budget)) for name, budget in budgets]
-    longest = np.array([limit.get(LATENCY, np.inf) for limit in limits])
-    within_others: pd.Series = feasible | (stored["latency_ms"] > longest)
-    whole = results.outcomes[results.outcomes["method"] == DENSE.name]
-    slower = (whole["latency_ms"] / whole["cost_latency"].astype(float)).max()
-    slower = 1.0 if np.isnan(slower) else slower
-    return within_others & ~(results.outcomes["latency_ms"] > slower * longest)
-
-
-def _read_latencies(studies: dict[str, Study]) -> pd.DataFrame:
+def _read_latencies(
+    studies: Mapping[str, Study], trained: Iterable[tuple[str, tuple[int, ...]]]
+) -> pd.DataFrame:
+    """Return the newest latencies of networks under all conditions, by method and widths."""
+    newest = dict[tuple[Any, ...], Latency]()
+    for study in studies.values():
+        for latency in schema.read_latencies(study):
+            key = latency.widths, *(getattr(latency, name) for name in CONDITIONS)
+            newest[key] = max(newest.get(key, latency), latency, key=lambda each: each.when)
     rows = [
-        {"method": method} | asdict(latency) | {"widths": schema.width_key(latency.widths)}
-        for method, study in studies.items()
-        for latency in schema.read_latencies(study)
+        {"method": method} | asdict(latency) | {"widths": schema.width_key(widths)}
+        for method, widths in dict.fromkeys(trained)
+        for latency in newest.values()
+        if latency.widths == widths
     ]
     return pd.DataFrame(rows, columns=LATENCY_COLUMNS)
 
@@ -241,8 +228,7 @@ def add_latencies(outcomes: pd.DataFrame, latencies: pd.DataFrame, batch_size: i
     """Return the outcomes with comparable latencies, all timed under the same conditions.
 
     Of batches of this size, it takes the conditions that cover most trainings, and the latest of
-    equal ones; of several sittings the calmest (`choose_latencies`). Other trainings get no
-    latency. If the storage has no conditions, nothing changes.
+    equal ones. Other trainings get no latency. If the storage has no conditions, nothing changes.
     """
     batches = latencies[latencies["batch_size"] == batch_size]
     if batches.empty:
@@ -250,10 +236,8 @@ def add_latencies(outcomes: pd.DataFrame, latencies: pd.DataFrame, batch_size: i
     keys = outcomes["widths"].map(schema.width_key)
     best = pd.DataFrame()
     groups = [group for _, group in batches.groupby(CONDITIONS, dropna=False)]
-    for group in sorted(groups, key=lambda rows: max(rows["sitting"].dropna(), default="")):
-        known = group.astype(object).where(group.notna(), None).to_dict("records")
-        chosen = pd.DataFrame(choose_latencies(known, set(keys)).values(), columns=LATENCY_COLUMNS)
-        matched = chosen.set_index("widths").reindex(keys)
+    for group in sorted(groups, key=lambda rows: max(rows["when"])):
+        matched = group.drop_duplicates("widths").set_index("widths").reindex(keys)
         if best.empty or matched["median_ms"].count() >= best["median_ms"].count():
             best = matched
     columns = {f"latency_{name}": best[name].to_numpy(dtype=float) for name in _OF_LATENCY}

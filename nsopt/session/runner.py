@@ -14,13 +14,12 @@ from nsopt.data.images import ImageData
 from nsopt.deployment.artifacts import BestNetworks
 from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import DeterministicError
-from nsopt.latency.sittings import Latency
+from nsopt.latency.record import Latency
 from nsopt.scaling.metric import LATENCY, counted_costs
 from nsopt.session.session import Session
 from nsopt.session.timing import find_latencies
 from nsopt.storage import trials
 from nsopt.storage.engine import Job, Work
-from nsopt.storage.schema import DENSE
 from nsopt.storage.trials import Point
 from nsopt.training.outcome import Epoch, Outcome
 
@@ -106,9 +105,7 @@ class TrialRunner(Work):
         arch = subject.arch
         costs = counted_costs(arch, outcome.widths)
         beyond = self.measure_extrapolation(point)
-        lends_time = point.method == DENSE and subject.runtime.is_here
-        is_shown = point.metric.is_timed and point.metric != LATENCY
-        if is_shown or (lends_time and arch.latency is not None):
+        if point.metric.is_timed and point.metric != LATENCY:
             costs["cost_latency"] = float(LATENCY.cost(arch)(outcome.widths))
         return costs | {
             "cost": point.metric.cost(arch)(outcome.widths),
@@ -116,7 +113,6 @@ class TrialRunner(Work):
             "latency_lower_quartile_ms": latency.lower_quartile_ms,
             "latency_upper_quartile_ms": latency.upper_quartile_ms,
             "latency_spread": latency.spread,
-            "latency_waited": latency.waited,
             "tau": costs["params"],
             "score": outcome.score,
             "test_score": outcome.test_score,
@@ -128,10 +124,16 @@ class TrialRunner(Work):
         }
 
     def _is_feasible(self, point: Point, widths: tuple[int, ...], latency: Latency) -> bool:
-        """Return whether a network is within its budget; milliseconds are the measured ones."""
+        """Return whether a network is within its budget; its share of the milliseconds of the
+        network of base widths is the measured one."""
         arch = self.session.subject.arch
         return all(
-            (latency.median_ms if metric == LATENCY else metric.cost(arch)(widths)) <= limit
+            (
+                latency.ratio * metric.cost(arch)(arch.base_widths)
+                if metric == LATENCY
+                else metric.cost(arch)(widths)
+            )
+            <= limit
             for metric, limit in point.metric.limits_at(point.budget)
         )
 

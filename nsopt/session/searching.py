@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -89,9 +88,7 @@ def search_task(
 ) -> Iterator[Iteration]:
     """Run a search with the device, precision and validation images of `settings`."""
     subject = session.subject
-    compute = replace(
-        resolve_compute(settings.device, settings.precision), lock=session.compute.lock
-    )
+    compute = resolve_compute(settings.device, settings.precision)
     descent = Descent(
         subject.arch,
         supervise_search(subject.data, settings, compute),

@@ -12,10 +12,9 @@ from pathlib import Path
 from optuna.study import Study
 from torch import nn
 
-from nsopt.compute.device import Compute, place, resolve_compute, sharing
+from nsopt.compute.device import Compute, place, resolve_compute
 from nsopt.compute.random_state import use_seed
 from nsopt.errors import NsoptError
-from nsopt.latency.allowance import MOST, Allowance
 from nsopt.latency.timer import Timer
 from nsopt.models.tracing.originals import copy_model
 from nsopt.progress import Progress
@@ -63,11 +62,9 @@ class Session:
 
     @cached_property
     def timer(self) -> Timer:
-        """Times networks, with one allowance for all budgets of the session."""
-        subject, allowance = self.subject, Allowance(MOST)
-        return Timer(
-            self.compute, subject.runtime, self.progress, subject.inputs, allowance=allowance
-        )
+        """Times networks."""
+        subject = self.subject
+        return Timer(self.compute, subject.runtime, self.progress, subject.inputs)
 
     @property
     def trained(self) -> nn.Module:
@@ -130,7 +127,7 @@ class Session:
                 },
             )
         self.progress.start(f"{name}, by the trainer", 1)
-        with compute.computing(), use_seed(settings.seed, compute.device):
+        with use_seed(settings.seed, compute.device):
             model = place(start() if start else arch.build(widths), compute.device, arch.layout)
         folder = checkpoint.with_suffix(".trainer")  # of its own checkpoints, beside nsopt's
         teacher = None if subject.start is None else copy_model(subject.start).cpu().eval()
@@ -159,9 +156,8 @@ class Session:
 
     def validate(self, model: nn.Module) -> float:
         """Return the validation score of a network, which moves to the device."""
-        with self.compute.computing():
-            placed = place(model, self.compute.device, self.subject.arch.layout)
-            return evaluate(self.supervision.validation(self.compute), placed, self.compute)
+        placed = place(model, self.compute.device, self.subject.arch.layout)
+        return evaluate(self.supervision.validation(self.compute), placed)
 
     def evaluate_start(self) -> Outcome:
         """Return the scores of the network that the subject starts from, without training."""
@@ -175,9 +171,8 @@ class Session:
             began: when work on it began, by `time.perf_counter`.
         """
         validation = self.validate(model)
-        with self.compute.computing():
-            evaluation = self.supervision.test(self.compute)
-            test = None if evaluation is None else evaluate(evaluation, model, self.compute)
+        evaluation = self.supervision.test(self.compute)
+        test = None if evaluation is None else evaluate(evaluation, model)
         epoch = Epoch(math.nan, validation, test)
         return Outcome(widths, (), time.perf_counter() - began, epoch, model)
 
@@ -217,12 +212,11 @@ def start_session(
     compute = resolve_compute(device or training.device, training.precision)
     if subject.start is not None:  # now: sums in another layout end a little apart
         place(subject.start, compute.device, subject.arch.layout)
-    with sharing(compute, progress) as shared:
-        session = Session(with_score(subject), workspace, shared, progress)
-        if subject.unread and session.studies():
-            progress.warning(
-                f"nsopt cannot tell whether {', '.join(subject.unread)}, which {subject.data.name} "
-                "reads, changed since the results so far: if so, give another out=, or nsopt.Task "
-                "another version="
-            )
-        yield session
+    session = Session(with_score(subject), workspace, compute, progress)
+    if subject.unread and session.studies():
+        progress.warning(
+            f"nsopt cannot tell whether {', '.join(subject.unread)}, which {subject.data.name} "
+            "reads, changed since the results so far: if so, give another out=, or nsopt.Task "
+            "another version="
+        )
+    yield session

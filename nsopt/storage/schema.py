@@ -17,7 +17,7 @@ from optuna.study import Study, StudyDirection
 from pydantic import Field, PlainSerializer, PlainValidator, PositiveInt
 
 from nsopt.data.source import Source
-from nsopt.latency.sittings import Latency
+from nsopt.latency.record import Latency
 from nsopt.scaling.law import PowerLaw
 from nsopt.storage.reading import Attribute, damage, read
 
@@ -99,7 +99,7 @@ class _Verdict:
     text: str
 
 
-LATENCY, TIMING = "latency:", "timing:"
+_TIMED = "latency:"
 _SUBJECT, _SOURCE, _SETTINGS, _LATENCY_MODEL = "subject", "source", "settings", "latency_model"
 _PROVENANCE = Attribute[dict[str, Any]]("provenance", dict[str, Any])
 _NETWORKS = Attribute[Sequence[Mapping[str, str]]]("networks", list[dict[str, str]])
@@ -209,26 +209,21 @@ def read_source(study: Study) -> Source:
     return source
 
 
-def read_latencies(study: Study, prefix: str = LATENCY) -> list[Latency]:
-    """Return all latencies of networks, under any conditions.
-
-    `LATENCY` are of networks that were timed side by side, `TIMING` for budgets in milliseconds.
-    """
-    latencies = [read(study, name, Latency) for name in study.user_attrs if name.startswith(prefix)]
+def read_latencies(study: Study) -> list[Latency]:
+    """Return all latencies of networks, under any conditions."""
+    latencies = [read(study, name, Latency) for name in study.user_attrs if name.startswith(_TIMED)]
     return [latency for latency in latencies if latency.widths]
 
 
-def write_latency(study: Study, latency: Latency, prefix: str = LATENCY) -> None:
-    """Store the latency of a network.
+def write_latency(study: Study, latency: Latency) -> None:
+    """Store the latency of a network, in place of an earlier one under the same conditions.
 
-    Each network, condition and sitting has its own attribute, so that two processes may write at
-    the same time and earlier measurements stay.
+    It has its own attribute, so that two processes may write at the same time.
     """
     value = asdict(latency) | {"widths": list(latency.widths)}
-    conditions = latency.batch_size, latency.device, latency.precision, latency.runtime
-    name = f"{prefix}{_make_digest((value['widths'], conditions, latency.sitting))}"
-    if study.user_attrs.get(name) != value:
-        study.set_user_attr(name, value)
+    software = latency.runtime, latency.torch_version, latency.protocol
+    conditions = latency.batch_size, latency.device, latency.precision, *software
+    study.set_user_attr(f"{_TIMED}{_make_digest((value['widths'], conditions))}", value)
 
 
 def write_answer(study: Study, question: Sequence[Any], answer: Sequence[int]) -> None:

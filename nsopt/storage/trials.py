@@ -36,7 +36,6 @@ OUTCOME_COLUMNS: dict[str, Any] = {  # with their types
     "latency_lower_quartile_ms": _Number,
     "latency_upper_quartile_ms": _Number,
     "latency_spread": _Number,
-    "latency_waited": _Number,
     "tau": _Number,
     "score": _Score,
     "test_score": _Score,

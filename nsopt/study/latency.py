@@ -7,9 +7,8 @@ from dataclasses import replace
 
 from optuna.study import Study
 
-from nsopt.compute.device import resolve_compute, sharing
-from nsopt.latency.learn import learn_latency
-from nsopt.latency.measured_budget import MeasuredBudget
+from nsopt.compute.device import resolve_compute
+from nsopt.latency.budget import MeasuredBudget
 from nsopt.latency.timer import Timer
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
@@ -18,8 +17,8 @@ from nsopt.scaling.metric import Metric
 from nsopt.scaling.solve import Limits
 from nsopt.session.session import Session
 from nsopt.session.subject import Subject, list_studies, with_stored_latency
+from nsopt.session.timing import store_timings
 from nsopt.session.workspace import Workspace
-from nsopt.storage.timings import StoredTimings
 
 
 def with_latency_if_needed(
@@ -28,8 +27,7 @@ def with_latency_if_needed(
     """Return `subject` with a latency model, if a budget is in milliseconds.
 
     A stored model has priority, so that budgets keep their meaning. Otherwise nsopt uses the model
-    of this device, and learns it if necessary. If the subject starts from a trained network, the
-    model is then made exact for this one, so that percentages of its latency hold.
+    of this device, and learns it if necessary. It is exact for the network of base widths.
     """
     if not is_timed:
         return subject
@@ -37,12 +35,7 @@ def with_latency_if_needed(
     arch = with_stored_latency(subject.arch, studies, subject.settings.timed)
     if arch.latency is None:
         compute = resolve_compute(subject.settings.training.device, "fp32")
-        with sharing(compute, progress) as shared:
-            if subject.start is not None:
-                arch = Timer(shared, subject.runtime, progress, subject.inputs).learn(arch)
-            else:
-                model = learn_latency(arch, shared, progress, subject.runtime, subject.inputs)
-                arch = arch.with_latency(model)
+        arch = Timer(compute, subject.runtime, progress, subject.inputs).learn(arch)
     return replace(subject, arch=arch)
 
 
@@ -51,9 +44,8 @@ def correct_latency(
 ) -> Architecture:
     """Return the network with a latency model by which the solver keeps a budget as measured.
 
-    The widths at this budget are found once, by at most 12 timed networks, whatever machine or
-    process asks. No network is timed again under the same conditions, unless the machine was busy.
-    If the subject starts from a trained network, each is timed beside it (`MeasuredBudget`).
+    The widths at this budget are found once, by at most eight timed networks, whatever machine or
+    process needs them. No network is timed again under the same conditions.
 
     Raises:
         NoWidthsError: if no network that was timed is within the budget.
@@ -61,7 +53,5 @@ def correct_latency(
     subject = session.subject
     if not metric.is_timed:
         return subject.arch
-    beside = subject.start is not None and subject.runtime.is_here
-    asked = MeasuredBudget(subject.arch, law, metric, budget, limits, beside)
-    store = StoredTimings(study, lambda: session.studies().values())
-    return replace(session.timer, store=store).correct(asked)
+    asked = MeasuredBudget(subject.arch, law, metric, budget, limits)
+    return asked.keeping(store_timings(session, study).find(asked))

@@ -156,8 +156,7 @@ class Laws:
         if method.needs_trained_network:
             trained = train_base_network(session, point.seed)
         inputs = LawInputs(arch, cost, point.budget, history, trained)
-        with session.compute.computing():
-            return method.law(inputs)
+        return method.law(inputs)
 
 
 def train_base_network(session: Session, seed: int) -> nn.Module:
@@ -175,13 +174,12 @@ def train_base_network(session: Session, seed: int) -> nn.Module:
     path = folder / f"seed{seed}.pt"
     kept = Checkpoint(path, identify_training(subject.arch, widths, session.supervision, settings))
     with hold_lock(path):
-        with session.compute.computing():
-            weights = kept.load(device)
-            if weights is not None:
-                with use_seed(seed, device):
-                    model = place(subject.arch.build(widths), device, subject.arch.layout)
-                model.load_state_dict(weights)
-                return model
+        weights = kept.load(device)
+        if weights is not None:
+            with use_seed(seed, device):
+                model = place(subject.arch.build(widths), device, subject.arch.layout)
+            model.load_state_dict(weights)
+            return model
         name = f"training the network to start from, seed {seed}"
         checkpoint = path.with_stem(f"{path.stem}-training")
         model = session.train(widths, settings, checkpoint, name).model

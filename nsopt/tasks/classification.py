@@ -129,7 +129,7 @@ class Classification(Supervision):
         """Compare class probabilities on the validation images (`class_divergence`)."""
         images = self.splits.validation
         labels = images.labels.cpu()
-        target: list[Tensor] = []  # computed at the first call, which is inside `computing`
+        target: list[Tensor] = []  # computed at the first call
 
         def compare(model: nn.Module) -> Agreement:
             if not target:
@@ -153,14 +153,11 @@ def count_right(logits: Tensor, labels: Tensor) -> Tensor:
 def outputs_on(images: ImageSet, model: nn.Module, splits: Splits, compute: Compute) -> Tensor:
     """Return the logits of a network for `images`, float32 (N, classes) on the CPU.
 
-    Call it inside `computing`.
-
     Args:
         splits: whose statistics normalise the images.
     """
     evaluation, logits = AccuracyEvaluation(images, splits, compute), []
     while not evaluation.complete:
-        compute.give_way()
         logits.append(evaluation.advance(model).float().cpu())
     return torch.cat(logits)
 

@@ -61,7 +61,7 @@ def place_images(splits: Splits, compute: Compute) -> Splits:
         OutOfMemoryError: if the device has too little memory.
     """
     device = compute.device
-    with compute.computing(), memory_for(device, "the images"):
+    with memory_for(device, "the images"):
         return replace(
             splits,
             train=_place(splits.train, device),

@@ -90,10 +90,7 @@ class Supervision(Protocol):
     def comparison(
         self, trained: nn.Module, compute: Compute
     ) -> Callable[[nn.Module], Agreement] | None:
-        """Return a function that compares networks with a trained one; None without a distance.
-
-        Call the function inside `computing`.
-        """
+        """Return a function that compares networks with a trained one; None without a distance."""
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what distinguishes it from others, for the identity of a checkpoint."""
@@ -105,9 +102,8 @@ def evaluations_of(supervision: Supervision, compute: Compute) -> dict[str, Eval
     return {name: evaluation for name, evaluation in evaluations.items() if evaluation is not None}
 
 
-def evaluate(evaluation: Evaluation, model: nn.Module, compute: Compute) -> float:
-    """Return the score of a network on the device of `compute`; call it inside `computing`."""
+def evaluate(evaluation: Evaluation, model: nn.Module) -> float:
+    """Return the score of a network on the device of its inputs."""
     while not evaluation.complete:
-        compute.give_way()
         evaluation.advance(model)
     return evaluation.score

@@ -368,7 +368,6 @@ class TaskSupervision:
 
         @torch.no_grad()
         def run(model: nn.Module, batch: Any) -> Any:
-            compute.give_way()
             with compute.autocast():
                 return call_network(model, inputs_for(model, batch))
 

@@ -155,7 +155,7 @@ def train_configuration(
     identity = identify_training(arch, widths, supervision, settings) if checkpoint else {}
     file = Checkpoint(checkpoint, {**identity, "format": _FORMAT, **origin})
     limit = explain_out_of_memory(compute.device, supervision.batch_size(settings.batch_size))
-    with limit, compute.computing():
+    with limit:
         saved = file.load(compute.device)
         with use_seed(settings.seed, compute.device):
             model = place(start() if start else arch.build(widths), compute.device, arch.layout)
@@ -175,7 +175,6 @@ def train_configuration(
             for _ in training.epochs:
                 progress.advance()
             while len(training.epochs) < training.length:
-                compute.give_way()
                 _advance(training, file, progress, after_epoch)
     file.remove()
     trained = (model if average is None else average.module).eval()
@@ -246,7 +245,7 @@ class _Training:
         """Score the weights that training begins with, which may stay the best ones."""
         with self._randomness.in_use():
             for evaluation in self._evaluations.values():
-                evaluate(evaluation, self._evaluated, self._compute)
+                evaluate(evaluation, self._evaluated)
         self._keep_if_best(self._take_scores(math.nan))
 
     def load_best(self, model: nn.Module) -> Epoch:

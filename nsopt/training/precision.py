@@ -89,7 +89,7 @@ def _time_batch(
 ) -> float:
     """Train a network for up to three steps on a batch; return the seconds of the fastest."""
     device, seconds = compute.device, list[float]()
-    with compute.computing(), use_seed(0, device):
+    with use_seed(0, device):
         model = place(arch.build(widths), device, arch.layout).train()
         inputs, targets = tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), batch)
         optimizer = sgd(model, lr=0.001, momentum=0.9, weight_decay=0.0)

@@ -85,7 +85,6 @@ def train_by(
     kept = build_to_fill(arch, widths)  # what is stored are tensors: only these may decide a score
     load_full_state(kept, full_state(trained))
     kept = place(kept, compute.device, arch.layout).eval()
-    with compute.computing():
-        evaluations = evaluations_of(supervision, compute).values()
-        epoch = Epoch(math.nan, *(evaluate(part, kept, compute) for part in evaluations))
+    evaluations = evaluations_of(supervision, compute).values()
+    epoch = Epoch(math.nan, *(evaluate(part, kept) for part in evaluations))
     return Outcome(widths, (epoch,), time.perf_counter() - began, epoch, kept)

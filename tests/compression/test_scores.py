@@ -55,13 +55,12 @@ def test_networks_are_compared_on_the_validation_images(
     trained, other = (narrow.build(narrow.base_widths).eval() for _ in range(2))
     images = Classification(splits)
     compare = images.comparison(trained, compute)
-    with compute.computing():
-        same, found = compare(trained), compare(other)
-        accuracy = evaluate(images.validation(compute), other, compute)
-        p, q = (
-            outputs_on(splits.validation, model, splits, compute).softmax(1)
-            for model in (trained, other)
-        )
+    same, found = compare(trained), compare(other)
+    accuracy = evaluate(images.validation(compute), other)
+    p, q = (
+        outputs_on(splits.validation, model, splits, compute).softmax(1)
+        for model in (trained, other)
+    )
     assert same.percentage == pytest.approx(100)
     assert found.score == accuracy
     torch.testing.assert_close(found.distances, (p * (p / q).log()).sum(1), rtol=1e-3, atol=1e-6)

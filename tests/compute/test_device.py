@@ -1,25 +1,10 @@
-"""Devices that several processes share."""
-
-from types import SimpleNamespace
+"""Devices and their numbers."""
 
 import pytest
 import torch
 
-from nsopt.compute.device import hardware_name, nth_device, resolve_compute
+from nsopt.compute.device import nth_device, resolve_compute
 from nsopt.errors import NsoptError
-
-
-def test_all_names_of_a_device_give_the_same_hardware_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The name identifies a lock, also for processes that see other devices."""
-    uuids = {None: "a", 0: "a", 1: "b"}
-    monkeypatch.setattr(
-        torch.cuda,
-        "get_device_properties",
-        lambda device: SimpleNamespace(uuid=uuids[device.index]),
-    )
-    names = [hardware_name(torch.device(name)) for name in ("cuda", "cuda:0", "cuda:1")]
-    assert names == ["cuda-a", "cuda-a", "cuda-b"]
-    assert hardware_name(torch.device("cpu")) == hardware_name(torch.device("cpu", 0)) == "cpu"
 
 
 def test_a_device_without_numbers_is_refused() -> None:
@@ -32,3 +17,16 @@ def test_workers_take_cuda_devices_in_turn(monkeypatch: pytest.MonkeyPatch) -> N
     devices = [str(nth_device(torch.device("cuda", 1), number)) for number in range(1, 4)]
     assert devices == ["cuda:2", "cuda:0", "cuda:1"]
     assert nth_device(torch.device("cpu"), 2) == torch.device("cpu")
+
+
+def test_a_measurement_uses_all_threads() -> None:
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        compute = resolve_compute("cpu", "fp32")
+        torch.set_num_threads(1)
+        with compute.all_threads():
+            assert torch.get_num_threads() == 2
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)

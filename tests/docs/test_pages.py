@@ -265,7 +265,7 @@ def test_a_page_shows_the_summary_that_the_command_prints(
     widths = outcomes["widths"].map(lambda key: tuple(int(width) for width in key.split("-")))
     monkeypatch.setattr(console, "width", 80)
     # The stored files are older than these columns.
-    since = {"binding": None, "cost_latency": None, "latency_spread": 0.0, "latency_waited": 0.0}
+    since = {"binding": None, "cost_latency": None, "latency_spread": 0.0}
     task = TaskDescription(network, data, (), (), classes, 32, 3)
     settings, none = {"data": {"test": test_images}}, pd.DataFrame()
     outcomes = outcomes.assign(widths=widths, **since)

@@ -5,22 +5,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from nsopt.compute import device_lock
-from nsopt.latency import calls, kernel_model, measure, multiples, runtime, timer
-from nsopt.session import timing
+from nsopt.latency import calls, kernel_model, measure, multiples, runtime
 from nsopt.training import precision
 
 
 def measure_briefly(patch: pytest.MonkeyPatch) -> None:
-    """Time the networks of a study with few passes, and a training with one step, also on a busy
-    machine. Wait only briefly for other processes between measurements."""
-    for name, few in (("_WARMUP", 1), ("_REPEATS", 2), ("_ROUNDS", 2)):
-        patch.setattr(timing, name, few)
-        patch.setattr(multiples, name, few)
-    for name in ("_ALONE", "_BESIDE"):
-        patch.setattr(timer, name, (2, 4, 2))
-    patch.setattr(measure, "_MOST_ROUNDS", 2)
-    patch.setattr(device_lock, "_PAUSE", 0.02)
+    """Time networks in few rounds, and a training with one step."""
+    for name in ("_WARMUP", "_FEWEST", "_USUAL", "_MOST", "_PASSES"):
+        patch.setattr(measure, name, 2)
+    patch.setattr(multiples, "_ROUNDS", 2)
     patch.setattr(precision, "_TIMED", 1)
     patch.setattr(precision, "_TURNS", 1)
 
@@ -33,7 +26,6 @@ def learn_briefly(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(kernel_model, "_RANDOM", 5)
     patch.setattr(kernel_model, "_UNIFORM", 3)
     patch.setattr(kernel_model, "_ROUNDS", 2)
-    patch.setattr(kernel_model, "_REPEATS", 2)
 
 
 def time_by_processor(patch: pytest.MonkeyPatch) -> None:

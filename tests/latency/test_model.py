@@ -1,11 +1,6 @@
 """Tables of kernels, the calls of networks, and the model that they make."""
 
-import gc
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -24,9 +19,9 @@ from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.latency import kernel_model
 from nsopt.latency.calls import measure_table, record_calls
 from nsopt.latency.kernel_model import latency_model, sample_widths
-from nsopt.latency.measure import latency_conditions, measure_latencies
+from nsopt.latency.measure import latency_conditions
 from nsopt.latency.model import LatencyModel, Table
-from nsopt.latency.runtime import TORCH, Torch, draw_images
+from nsopt.latency.runtime import TORCH, draw_images
 from nsopt.models.architecture import Architecture, TableArchitecture
 from nsopt.models.inputs import tensors_in
 from nsopt.models.registry import table_architecture
@@ -141,7 +136,7 @@ def test_tensors_without_a_device_are_timed() -> None:
 
 def learn_now(arch: Architecture) -> LatencyModel:
     calls = kernel_model._read_calls(arch, TORCH.batch_size)
-    return kernel_model._learn(arch, *calls, CPU, Silent(), TORCH)[0]
+    return kernel_model._learn(arch, *calls, CPU, Silent(), TORCH)
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +310,6 @@ def test_a_model_is_learned_once_per_device(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     arch, _ = models["traced"]
-    monkeypatch.setattr(kernel_model, "was_busy", lambda measured: False)  # other tests may run
     model = latency_model(arch, CPU, Silent(), folder=tmp_path)
     monkeypatch.setattr(kernel_model, "_learn", None)
     again = latency_model(arch, CPU, Silent(), folder=tmp_path)
@@ -332,9 +326,9 @@ def test_a_damaged_model_in_the_cache_is_learned_again(
     arch, model = models["traced"]
     learned: list[Architecture] = []
 
-    def learn_at_once(arch: Architecture, *_: object) -> tuple[LatencyModel, bool]:
+    def learn_at_once(arch: Architecture, *_: object) -> LatencyModel:
         learned.append(arch)
-        return model, False
+        return model
 
     monkeypatch.setattr(kernel_model, "_read_calls", lambda *_: ())
     monkeypatch.setattr(kernel_model, "_learn", learn_at_once)
@@ -362,84 +356,6 @@ def test_a_damaged_model_in_the_cache_is_learned_again(
 def test_an_architecture_without_a_latency_model_raises_an_error(narrow: TableArchitecture) -> None:
     with pytest.raises(NsoptError, match="vgg11 has no latency model"):
         narrow.cost("latency")
-
-
-def test_networks_are_timed_in_turns(
-    narrow: TableArchitecture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    order: list[nn.Module] = []
-
-    def timed(model: nn.Module, images: torch.Tensor, device: torch.device) -> float:
-        order.append(model)
-        return 0.002
-
-    monkeypatch.setattr("nsopt.latency.runtime._time_torch_pass", timed)
-    networks = [narrow.build(narrow.base_widths) for _ in range(2)]
-    images = draw_images(narrow.input_shape, 2)
-    found = measure_latencies(networks, images, warmup=0, repeats=6, rounds=3, runtime=Torch(2))
-    first, second = order[0], order[2]
-    assert order == [first, first, second, second] * 3
-    assert [latency.median_ms for latency in found] == [2, 2]
-    assert found[0].repeats == 6
-    with pytest.raises(NsoptError, match="repeats >= rounds"):
-        measure_latencies(networks, images, repeats=2, rounds=3)
-
-
-def test_garbage_collection_is_off_while_a_network_is_timed() -> None:
-    class Asking(nn.Module):
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            collecting.append(gc.isenabled())
-            return images
-
-    collecting: list[bool] = []
-    measure_latencies(
-        [Asking()], torch.zeros(2, 3, 4, 4), warmup=2, repeats=2, rounds=2, runtime=Torch(2)
-    )
-    tried = 2  # passes that choose the layout
-    assert collecting[tried:] == [False] * 4
-    assert gc.isenabled()
-
-
-@pytest.fixture
-def busy_processor() -> Iterator[None]:
-    """Share a processor with a process that computes all the time: all rounds are equally slow."""
-    if sys.platform != "linux":
-        pytest.skip("how long threads waited is read from /proc")
-    processors = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(processors)})
-    other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-    yield
-    other.kill()
-    other.wait()
-    os.sched_setaffinity(0, processors)
-
-
-@pytest.mark.usefixtures("busy_processor")
-def test_a_process_that_competes_for_the_processor_is_noticed(narrow: TableArchitecture) -> None:
-    model = narrow.build(narrow.base_widths)
-    (latency,) = measure_latencies(
-        [model], draw_images(narrow.input_shape, 20), repeats=200, runtime=Torch(20)
-    )
-    assert latency.waited is not None
-    assert latency.waited > 0.25
-
-
-@pytest.mark.usefixtures("busy_processor")
-@pytest.mark.usefixtures("briefly")
-def test_a_model_learned_on_a_busy_machine_is_not_cached(
-    models: dict[str, tuple[Architecture, LatencyModel]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(
-        kernel_model, "_REPEATS", 40
-    )  # longer than the other process runs at a time
-    arch, _ = models["traced"]
-    listener = Listener()
-    model = latency_model(arch, CPU, listener, folder=tmp_path)
-    assert arch.with_latency(model).cost("latency")(arch.base_widths) > 0
-    assert "the machine was busy while its latency was learned" in listener.messages[0]
-    assert not list(tmp_path.iterdir())
 
 
 def test_images_beyond_the_memory_are_refused() -> None:

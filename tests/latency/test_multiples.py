@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import nsopt
+from nsopt.latency.measure import CPU
 from nsopt.latency.multiples import find_multiple
 from nsopt.latency.runtime import OwnMeasure, choose_runtime
 from tests.conftest import call_nsopt
@@ -45,21 +46,21 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_block_size_of_a_device_is_measured_once_and_cached(block: int, cache: Path) -> None:
     clock = BlockClock(block)
     runtime = Here("clock:time", clock)
-    assert find_multiple("cpu", runtime, Listener()) == block
+    assert find_multiple(CPU, runtime, Listener()) == block
     timed = clock.timed
     assert timed > 0
-    assert find_multiple("cpu", runtime, Listener()) == block
+    assert find_multiple(CPU, runtime, Listener()) == block
     assert clock.timed == timed
     (file,) = cache.iterdir()
     file.write_text("{}")
-    assert find_multiple("cpu", runtime, Listener()) == block
+    assert find_multiple(CPU, runtime, Listener()) == block
     assert clock.timed == 2 * timed
 
 
 def test_what_a_function_measures_is_not_cached_under_its_name(cache: Path) -> None:
     for block in (4, 16):
         runtime = OwnMeasure("board:time", BlockClock(block))
-        assert find_multiple("cpu", runtime, Listener()) == block
+        assert find_multiple(CPU, runtime, Listener()) == block
     assert not cache.exists()
 
 
@@ -67,7 +68,7 @@ def test_what_a_function_measures_is_not_cached_under_its_name(cache: Path) -> N
 @pytest.mark.usefixtures("cache")
 def test_filters_that_cost_little_and_passes_that_cost_much_change_nothing(block: int) -> None:
     runtime = choose_runtime("torch", BlockClock(block, per_filter=0.2, per_pass=50.0))
-    assert find_multiple("cpu", runtime, Listener()) == block
+    assert find_multiple(CPU, runtime, Listener()) == block
 
 
 def test_multiple_of_auto_rounds_widths_to_the_block_size_of_the_device(

@@ -1,6 +1,5 @@
 """Runtimes in which networks are timed: functions of users, and onnxruntime."""
 
-import itertools
 import math
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 import nsopt
 from nsopt.errors import NsoptError
-from nsopt.latency import learn, measure
+from nsopt.latency import learn
 from nsopt.latency.calls import UnpredictableError
 from nsopt.latency.learn import MacsLatency
 from nsopt.latency.measure import latency_conditions, measure_latencies
@@ -84,18 +83,6 @@ def test_a_function_that_a_storage_names_is_not_imported(
     assert stored_runtime("torch", None).name == "torch"
 
 
-def test_a_device_elsewhere_does_not_wait_for_processors_here(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(measure, "seconds_waited", itertools.count(step=1e6).__next__)
-    here, elsewhere = (
-        measure_latencies([small()], IMAGES, runtime=runtime)[0].waited
-        for runtime in (choose_runtime("torch"), choose_runtime("torch", count))
-    )
-    assert here is not None
-    assert elsewhere is None
-
-
 def test_a_name_that_is_not_a_function_is_refused() -> None:
     for name, message in {
         "clock": "write package.module:function",
@@ -110,14 +97,11 @@ def test_a_name_that_is_not_a_function_is_refused() -> None:
 
 def test_networks_are_timed_in_onnxruntime() -> None:
     runtime = choose_runtime("onnxruntime", batch_size=5)
-    (latency,) = measure_latencies(
-        [small()], IMAGES, warmup=1, repeats=4, rounds=2, runtime=runtime
-    )
+    (latency,) = measure_latencies([small()], IMAGES, runtime=runtime, rounds=2)
     assert latency.batch_size == 5
     assert 0 < latency.lower_quartile_ms <= latency.median_ms
     assert latency.runtime == runtime.version
     assert latency.runtime.startswith("onnxruntime 1.")
-    assert latency.repeats == 4
 
 
 class Sound(nn.Module):
@@ -268,7 +252,7 @@ def test_a_measuring_function_gives_a_latency_linear_in_macs(narrow: TableArchit
         arch, nsopt.uniform_curve(narrow.base_widths), whole / 2, device="cpu", measure=count
     )
     assert count(narrow.build(found.widths).eval(), torch.empty(0)) <= whole / 2
-    assert found.upper_quartile_ms > 0.45 * whole
+    assert found.median_ms > 0.45 * whole
 
 
 class Checked(nn.Sequential):
@@ -284,7 +268,7 @@ class Checked(nn.Sequential):
 def test_networks_that_check_values_get_a_latency_linear_in_macs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    few = partial(measure_latencies, warmup=1, repeats=2, rounds=1)
+    few = partial(measure_latencies, rounds=1)
     monkeypatch.setattr(learn, "measure_latencies", few)
     listener = Listener()
     network = Checked(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 3))
@@ -301,7 +285,7 @@ def test_networks_whose_operations_vary_get_a_latency_linear_in_macs(
         raise UnpredictableError("odd calls other operations at other widths")
 
     monkeypatch.setattr(learn, "latency_model", refuse)
-    few = partial(measure_latencies, warmup=1, repeats=2, rounds=1)
+    few = partial(measure_latencies, rounds=1)
     monkeypatch.setattr(learn, "measure_latencies", few)
     listener = Listener()
     arch = nsopt.with_latency(narrow, "cpu", listener)

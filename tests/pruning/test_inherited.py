@@ -63,7 +63,7 @@ def compute_score(
     start: TrainedStart, splits: Splits, widths: tuple[int, ...], steps: int = 0
 ) -> float:
     def validate(model: nn.Module) -> float:
-        return evaluate(Classification(splits).validation(CPU), model, CPU)
+        return evaluate(Classification(splits).validation(CPU), model)
 
     return evaluate_inherited(start, widths, Classification(splits), validate, CPU, steps)
 
@@ -124,8 +124,7 @@ def test_statistics_behind_a_dropout_do_not_depend_on_the_random_state() -> None
     before, means = torch.get_rng_state(), []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        with CPU.computing():
-            inherited = inherit_network(start, [4], supervision, CPU)
+        inherited = inherit_network(start, [4], supervision, CPU)
         means.append(inherited.get_buffer("2.running_mean"))
     assert torch.equal(*means)
     torch.set_rng_state(before)

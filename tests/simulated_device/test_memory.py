@@ -2,8 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from torch.nn.functional import cross_entropy
 
 from nsopt.compute.checkpoint import Checkpoint
 from nsopt.compute.device import Compute, place, resolve_compute
-from nsopt.compute.device_lock import DeviceLock
 from nsopt.compute.out_of_memory import is_out_of_memory
 from nsopt.data.images import ImageData
 from nsopt.errors import OutOfMemoryError
@@ -40,13 +38,11 @@ def tiny(narrow: TableArchitecture) -> TableArchitecture:
 
 
 @pytest.fixture
-def compute(cuda: SimulatedDevices, tmp_path: Path) -> Iterator[Compute]:
-    """A device that is shared with idle processes."""
-    with closing(DeviceLock(tmp_path, "cuda")) as lock:
-        yield dataclasses.replace(resolve_compute("cuda", "fp32"), lock=lock)
+def compute(cuda: SimulatedDevices) -> Compute:
+    return resolve_compute("cuda", "fp32")
 
 
-def test_a_process_does_not_wait_for_a_shared_device_after_every_batch(
+def test_a_process_does_not_wait_for_the_device_after_every_batch(
     tiny: TableArchitecture, digits: ImageData, cuda: SimulatedDevices, compute: Compute
 ) -> None:
     splits = place_images(digits.split(0.1), compute)

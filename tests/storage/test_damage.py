@@ -21,7 +21,7 @@ from nsopt.compute.device import resolve_compute
 from nsopt.data.registry import load_source
 from nsopt.deployment.artifacts import best_trials, describe_network
 from nsopt.errors import NsoptError
-from nsopt.latency.sittings import Latency
+from nsopt.latency.record import Latency
 from nsopt.progress import Silent
 from nsopt.reports.page import write_report
 from nsopt.reports.results import read_results
@@ -50,7 +50,7 @@ UNIFORM, SEARCH, TUNED = (
 )
 WRONG: tuple[Any, ...] = (0, -1, 2.5, math.nan, True, "x" * 300, [], [["x"]], {}, {"a": {"b": [1]}})
 MISSING = object()
-LATENCY = Latency(2.0, 1.9, 2.1, 2.0, 100, 80, "a processor", sitting="2026-01-01")
+LATENCY = Latency(2.0, 1.9, 2.1, 2.0, 100, 80, "a processor", when="2026-01-01")
 Path_ = tuple[str | int, ...]
 
 
@@ -74,7 +74,6 @@ def stored(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> In
 def write_what_a_short_study_lacks(study: optuna.Study) -> None:
     widths = schema.read_task(study).base_widths
     schema.write_latency(study, replace(LATENCY, widths=widths))
-    schema.write_latency(study, replace(LATENCY, widths=widths), schema.TIMING)
     schema.write_answer(study, ["latency"], widths)
     model = {"constant": 1.0, "per_mac": 1e-6, "runtime": "torch", "batch_size": 100}
     schema.write_latency_model(study, model)
@@ -160,7 +159,7 @@ def read_networks(storage: InMemoryStorage) -> None:
 def read_timed(storage: InMemoryStorage) -> None:
     """As widths does with budgets in milliseconds, and study."""
     study = optuna.load_study(study_name=UNIFORM, storage=storage)
-    schema.read_latencies(study, schema.TIMING)
+    schema.read_latencies(study)
     schema.read_answer(study, ["latency"])
 
 

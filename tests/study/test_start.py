@@ -66,7 +66,7 @@ def test_methods_inherit_weights_and_the_trained_network_has_a_row(
     splits = started.subject.splits
     dense = outcomes.loc["dense"]
     assert dense.index.tolist() == [1.0]  # it has no other size
-    own = evaluate(Classification(splits).test(CPU), trained, CPU)
+    own = evaluate(Classification(splits).test(CPU), trained)
     assert dense.loc[1.0, "test_score"] == pytest.approx(own)
     assert dense.loc[1.0, "params"] == PARAMS.cost(started.subject.arch)(
         started.subject.arch.base_widths

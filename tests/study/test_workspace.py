@@ -4,6 +4,7 @@ import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from nsopt.data.registry import load_source
 from nsopt.data.source import Source
 from nsopt.errors import NsoptError
 from nsopt.latency import measure as latency
-from nsopt.latency.runtime import Runtime
-from nsopt.latency.sittings import Latency, choose_latencies
+from nsopt.latency.record import Latency
+from nsopt.latency.runtime import Feed
 from nsopt.progress import Silent
-from nsopt.reports.dashboard import describe_outcomes
 from nsopt.reports.results import read_results
+from nsopt.scaling.metric import PARAMS
 from nsopt.session import other_workers, stored, timing
 from nsopt.session.searching import clear_finished, continue_searches
 from nsopt.session.session import Session
@@ -40,12 +41,11 @@ from tests.data.test_folder import write_images
 from tests.forked import Forked
 from tests.study.joined import join
 from tests.study.test_comparison import (
-    SETTINGS,
     Listener,
     load_results,
     only,
     open_studies,
-    with_settings,
+    sizes_of_ratios,
 )
 
 CPU = Compute(torch.device("cpu"), bf16=False)
@@ -237,21 +237,15 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The devices on which latencies were measured."""
     devices: list[str] = []
 
-    def measure(
-        models: list[torch.nn.Module],
-        inputs: torch.Tensor,
-        warmup: int,
-        repeats: int,
-        rounds: int,
-        compute: Compute,
-        runtime: Runtime,
-    ) -> list[Latency]:
-        conditions = latency.latency_conditions(compute.device)
-        devices.extend([conditions["device"]] * len(models))
+    def measure(clock: latency.Clock, feeds: list[Feed]) -> list[Latency]:
+        conditions = latency.latency_conditions(clock.compute.device)
+        devices.append(conditions["device"])
         number = float(len(devices))
-        return [Latency(number, 1.0, 1.0, 1.0, repeats=repeats, **conditions)] * len(models)
+        when = datetime.now(UTC).isoformat()
+        found = Latency(number, 1.0, 1.0, 1.0, repeats=1, when=when, ratio=0.5, **conditions)
+        return [dataclasses.replace(found, ratio=1.0), found][: len(feeds)]
 
-    monkeypatch.setattr(timing, "measure_latencies", measure)
+    monkeypatch.setattr(latency.Clock, "measure", measure)
     return devices
 
 
@@ -292,37 +286,29 @@ def test_a_network_that_several_methods_propose_is_measured_once(
     together = find_latencies(session, [(uniform, base), (uniform, narrow), (tuned, base)])
     assert len(measured) == 2
     assert together[0] == together[2]
+    assert together[1].median_ms == together[1].ratio * together[0].median_ms
     assert find_latencies(session, [(other, narrow)]) == [together[1]]
     assert len(measured) == 2
     assert len(schema.read_latencies(uniform)) == 2
-    assert [found.widths for found in schema.read_latencies(other)] == [narrow]
 
 
-def test_all_networks_of_a_comparison_are_finally_timed_side_by_side(
-    comparison: Comparison, place: Workspace, monkeypatch: pytest.MonkeyPatch
+def test_networks_whose_rounds_differed_are_timed_again_at_the_end(
+    comparison: Comparison, place: Workspace
 ) -> None:
-    def sittings() -> set[str]:
-        """Return the sittings that count."""
-        results = load_results(place)
-        networks = results.outcomes["widths"].map(schema.width_key)
-        counted = choose_latencies(results.latencies.to_dict("records"), set(networks))
-        return {latency["sitting"] for latency in counted.values()}
-
-    first = only(comparison, "uniform", seeds=1)
-    run_comparison(first, place, Silent())
-    alone = sittings()
-    assert len(alone) == 1
-    run_comparison(first, place, Silent())
-    assert sittings() == alone
-
-    run_comparison(only(comparison, "morphnet", seeds=1), place, Silent())
-    both = sittings()
-    assert len(both) == 1
-    assert min(both) > min(alone)
-
-    monkeypatch.setattr(latency, "describe_device", lambda device: "another processor")
-    run_comparison(first, place, Silent())
-    assert sittings() == both
+    sizes = sizes_of_ratios(comparison.subject.arch, PARAMS, [0.5, 0.6])
+    one = only(comparison, "uniform", sizes=sizes, seeds=1)
+    run_comparison(one, place, Silent())
+    session = Session(one.subject, place, CPU, Silent())
+    first, *_ = networks = timing._find_trained(place.storage, one.subject.name)
+    (stored,) = find_latencies(session, [(first.study, first.widths)])
+    schema.write_latency(
+        first.study, dataclasses.replace(stored, spread=0.9, median_ms=9e9, when=f"{stored.when}1")
+    )
+    before = [find_latencies(session, [(n.study, n.widths)])[0].when for n in networks]
+    timing.time_unsure(session)
+    after = [find_latencies(session, [(n.study, n.widths)])[0] for n in networks]
+    assert [latency.when > old for latency, old in zip(after, before, strict=True)] == [True, False]
+    assert after[0].median_ms < 1e6
 
 
 @pytest.mark.parametrize("other", [{"precision": "bf16"}, {"batch_size": 1}, {"protocol": 3}])
@@ -341,35 +327,6 @@ def test_a_latency_under_other_conditions_does_not_count(
     assert len(measured) == 2
 
 
-def test_the_calmest_complete_sitting_counts_in_tables_and_for_new_trials(
-    comparison: Comparison, place: Workspace
-) -> None:
-    smoke = with_settings(comparison, SETTINGS.updated(preset="smoke"))
-    one = only(smoke, "uniform", seeds=1)
-    run_comparison(one, place, Silent())
-    study = place.studies(one.subject.name)["uniform"]
-    (stored,) = schema.read_latencies(study)
-    for name in [name for name in study.user_attrs if name.startswith("latency:")]:
-        noisy = dataclasses.asdict(stored) | {"spread": 9.0}  # the machine may be quiet now
-        study.set_user_attr(name, noisy)
-    for sitting, spread, ms, counts in (
-        ("3", 0.3, 33.0, 33.0),
-        ("2", 0.9, 91.0, 33.0),
-        ("4", 0.2, 22.0, 22.0),
-        ("5", 0.8, 92.0, 22.0),
-        ("1", 0.1, 11.0, 11.0),
-        ("6", 0.7, 93.0, 11.0),
-    ):
-        again = {"sitting": sitting, "spread": spread, "waited": 0.0, "median_ms": ms}
-        schema.write_latency(study, dataclasses.replace(stored, **again))
-        results = load_results(place)
-        assert set(results.outcomes["latency_ms"]) == {counts}
-        assert f"| {counts:.2f} |" in describe_outcomes(results)
-    session = Session(one.subject, place, CPU, Silent())
-    (found,) = find_latencies(session, [(study, stored.widths)])
-    assert found.median_ms == 11.0
-
-
 def test_of_equally_many_latencies_the_latest_conditions_count(
     comparison: Comparison, place: Workspace
 ) -> None:
@@ -377,9 +334,9 @@ def test_of_equally_many_latencies_the_latest_conditions_count(
     run_comparison(one, place, Silent())
     study = place.studies(one.subject.name)["uniform"]
     stored = schema.read_latencies(study)
-    for sitting, device, ms in (("3", "fast", 1.0), ("4", "slow", 2.0), ("5", "fast", 1.0)):
+    for when, device, ms in (("3", "fast", 1.0), ("4", "slow", 2.0), ("5", "fast", 1.0)):
         for timed in stored:
-            again = {"sitting": sitting, "device": device, "median_ms": ms}
+            again = {"when": when, "device": device, "median_ms": ms}
             schema.write_latency(study, dataclasses.replace(timed, **again))
         assert set(load_results(place).outcomes["latency_ms"]) == {ms}
 

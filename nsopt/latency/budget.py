@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from nsopt.latency.bisection import Tried
+from nsopt.latency.record import Latency
 from nsopt.latency.runtime import Runtime
-from nsopt.latency.sittings import Latency
 from nsopt.models.architecture import Architecture, require_latency
 from nsopt.scaling.cost import LinearCost
 from nsopt.scaling.law import ScalingLaw
@@ -27,12 +27,12 @@ _SCALES = np.geomspace(1e-2, 1e8, 6)  # at which the widths of a law identify it
 class MeasuredBudget:
     """A budget that limits milliseconds, and perhaps other costs, along a law.
 
+    The milliseconds of a network are its ratio to the network of base widths, times the predicted
+    milliseconds of that one. So the result does not change with the speed of the machine.
+
     Attributes:
         arch: the network, with a latency model.
         budget: the limit, in the unit of `metric`.
-        beside_whole: whether to time each network in turns with the network of base widths. Its
-            milliseconds are then its share of that network's time, times that network's predicted
-            milliseconds. So the result does not change with the speed of the machine.
     """
 
     arch: Architecture
@@ -40,7 +40,6 @@ class MeasuredBudget:
     metric: Metric
     budget: float
     limits: Limits
-    beside_whole: bool = False
 
     @property
     def milliseconds(self) -> float:
@@ -81,15 +80,9 @@ class MeasuredBudget:
         widths = tuple(fit.widths.tolist())
         return Tried(widths, float(LATENCY.cost(self.arch)(widths)))
 
-    def bound(self, timing: Latency) -> float:
-        """Return the milliseconds that decide whether a network fits.
-
-        They are the upper quartile of its passes. With `beside_whole` they are an upper bound of
-        its share (`Beside.measure`), times the predicted milliseconds of the base network.
-        """
-        if timing.share is None:
-            return timing.upper_quartile_ms
-        return timing.share * float(LATENCY.cost(self.arch)(self.arch.base_widths))
+    def bound(self, latency: Latency) -> float:
+        """Return the milliseconds that decide whether a network fits."""
+        return latency.bound * float(LATENCY.cost(self.arch)(self.arch.base_widths))
 
     def identify(self, runtime: Runtime) -> list[object]:
         """Return what decides the widths of the budget, except the device; equal on all machines.
