@@ -40,11 +40,12 @@ from nsopt.cli import compress, extras
 from nsopt.cli.app import main as main_of_nsopt
 from nsopt.compute import checkpoint
 from nsopt.deployment.artifacts import BestNetworks, best_trials
+from nsopt.latency import measure as timed
 from nsopt.models import vgg
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.vgg import vgg11
 from nsopt.reports.results import read_results
-from nsopt.session import presets, timing
+from nsopt.session import presets
 from nsopt.storage import engine, opening
 from nsopt.storage.schema import is_search
 from nsopt.storage.studies import load_studies
@@ -83,9 +84,7 @@ def make_quick() -> None:
     torch.set_num_threads(1)
     for module, name, value in (
         (vgg, "vgg11", narrow),
-        (timing, "_WARMUP", 1),
-        (timing, "_REPEATS", 2),
-        (timing, "_ROUNDS", 2),
+        *((timed, name, 2) for name in ("_WARMUP", "_FEWEST", "_USUAL", "_MOST")),
         (checkpoint, "SECONDS_BETWEEN", 0.1),
         (engine, "HEARTBEAT_SECONDS", 1),
         (engine, "DEAD_AFTER_LOOKS", 6),

@@ -12,7 +12,7 @@ from nsopt.compression.fits import Fits
 from nsopt.session.other_workers import run_other_workers
 from nsopt.session.runner import TrialRunner, report_points
 from nsopt.session.session import Session
-from nsopt.session.timing import find_latencies, time_unsure
+from nsopt.session.timing import find_latencies
 from nsopt.storage import trials
 from nsopt.storage.engine import Job, drain, missing_points, run_missing
 from nsopt.storage.schema import DENSE, SCORED, UNIFORM
@@ -77,7 +77,6 @@ def fine_tune(session: Session, networks: Mapping[Point, Widths], fits: Fits) ->
         run_missing(enqueue_missing, partial(run_fine_tunings, session, fits, wanted))
     for study in studies.values():
         _FineTuning(session, fits).mend(study)
-    time_unsure(session)
 
 
 def run_fine_tunings(

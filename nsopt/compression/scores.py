@@ -8,9 +8,10 @@ trained network, or the score of a task without a distance.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
+import numpy as np
 from optuna.samplers import GPSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial
@@ -160,7 +161,8 @@ def choose_widths(session: Session, solver: Solver, candidates: int) -> Widths:
     trained, done = find_trained(session, budget), _read_candidates(study)
     if trained is None or len(done) < candidates:
         family = _make_family(session, solver)
-        runner = ScoreRunner(session, budget, family, solver.solve, scorer.measure)
+        solve = partial(_solve, solver)
+        runner = ScoreRunner(session, budget, family, solve, scorer.measure)
         done = score_laws(study, runner, candidates, session.subject.settings.training.seed)
     best = find_best(done)
     if trained is None:
@@ -170,7 +172,7 @@ def choose_widths(session: Session, solver: Solver, candidates: int) -> Widths:
             verdict = scorer.judge(best, uniform)
             schema.write_verdict(study, best.number, verdict)
         session.progress.message(f"{budget.word}: {verdict}")
-        best = score_as_timed(study, replace(runner, solve=solver.solve), done)
+        best = score_as_timed(study, runner, done)
         return trials.read_scored_widths(best)
     if not budget.metric.is_timed and trained != trials.read_scored_widths(best):
         session.progress.message(
@@ -178,6 +180,14 @@ def choose_widths(session: Session, solver: Solver, candidates: int) -> Widths:
             "the first was trained already: give another out="
         )
     return trained
+
+
+def _solve(solver: Solver, law: PowerLaw) -> Widths:
+    """Return the widths along a law; uniform ones are those that are fine-tuned, too."""
+    uniform = uniform_curve(solver.arch.base_widths)
+    shares = law.alpha / uniform.alpha
+    is_uniform = np.allclose(shares, shares[0]) and np.allclose(law.beta, law.beta[0])
+    return solver.solve(uniform if is_uniform else law)
 
 
 def _make_family(session: Session, solver: Solver) -> LawFamily:

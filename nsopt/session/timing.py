@@ -43,10 +43,7 @@ def find_latencies(session: Session, networks: Sequence[Network]) -> list[Latenc
 
 
 def time_unsure(session: Session) -> None:
-    """Time networks of a comparison again whose rounds differed much.
-
-    Call it when all workers have ended, which kept the device busy.
-    """
+    """Time networks of a comparison again whose rounds differed much while workers computed."""
     arch, again = session.subject.arch, set[tuple[int, ...]]()
     for trained in _find_trained(session.workspace.storage, session.subject.name):
         timer = store_timings(session, trained.study)

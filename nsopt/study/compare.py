@@ -145,7 +145,8 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
             if not workspace.shared:
                 plan.check_widths(missing)
             Worker(session, plan.laws).run_missing(plan.enqueue_missing)
-        time_unsure(session)
+        if left and workspace.workers > 1:
+            time_unsure(session)
         clear_finished(session)
 
 

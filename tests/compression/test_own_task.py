@@ -3,7 +3,7 @@
 import html
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +63,6 @@ def right_pixels(model: nn.Module) -> float:
     images, targets = make_examples(32, 1).tensors
     found = model(images)["out"][:, :, ::2, ::2].argmax(1)
     return 100 * float((found == targets).double().mean())
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _few_passes() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, passes in (("_WARMUP", 1), ("_REPEATS", 2), ("_ROUNDS", 1)):
-            patch.setattr(f"nsopt.session.timing.{name}", passes)
-        yield
 
 
 @pytest.fixture(scope="module")

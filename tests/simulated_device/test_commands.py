@@ -9,7 +9,6 @@ import torch
 import nsopt
 from nsopt.latency import calls, kernel_model
 from nsopt.reports.results import read_results
-from nsopt.session import timing
 from tests.conftest import call_nsopt
 from tests.simulated_device.networks import small
 from tests.simulated_device.simulation import SimulatedDevices
@@ -21,15 +20,12 @@ TASK = (
     *("--pretrain-epochs=1", "--seeds=1"),
 )
 EXPORT = ("--format=state_dict",)
-FEW = {"_WARMUP": 1, "_REPEATS": 2, "_ROUNDS": 2}
 METHODS = ["magnitude", "neuralscale", "uniform"]
 
 
 @pytest.fixture(autouse=True)
 def _few_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, few in FEW.items():
-        monkeypatch.setattr(timing, name, few)
-    for name, few in {"_RANDOM": 2, "_UNIFORM": 2, "_ROUNDS": 1, "_REPEATS": 1}.items():
+    for name, few in {"_RANDOM": 2, "_UNIFORM": 2, "_ROUNDS": 1}.items():
         monkeypatch.setattr(kernel_model, name, few)
     monkeypatch.setattr(kernel_model, "_SCALES", (0.25, 0.5, 1))
     monkeypatch.setattr(calls, "_FEWEST", 1)
