@@ -27,6 +27,7 @@ import time
 import warnings
 from collections.abc import Callable
 from importlib import import_module
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -202,33 +203,35 @@ def read_table() -> dict[str, dict[str, str]]:
         return {row["network"]: row for row in csv.DictReader(file)}
 
 
-def format_table(rows: dict[str, dict[str, str]]) -> str:
-    """Return the table of the page docs/packages.md."""
-    lines = ["| package | network | share that can go | exact | trains | exports | Torch-Pruning |"]
+def format_summary(rows: dict[str, dict[str, str]]) -> str:
+    """Return the table of the page docs/packages.md: how many networks of each package pass."""
+    lines = ["| package | networks | share | exact | trains | torch.export | Torch-Pruning |"]
     lines.append("|---|---|---|---|---|---|---|")
-    for word, row in rows.items():
-        package, _, name = word.partition(":")
-        names = [package, f"`{name}`", f"{float(row['share']):.2f}"]
-        checks = (row[each] for each in ("exact", "trains", "exports", "torch_pruning"))
-        lines.append(f"| {' | '.join(names + list(map(shorten, checks)))} |")
+    for package, group in groupby(rows.values(), lambda row: row["network"].partition(":")[0]):
+        own = list(group)
+        share = min(float(row["share"]) for row in own)
+        checks = ("exact", "ok"), ("trains", "ok"), ("exports", "torch.export")
+        passed = [
+            str(sum(row[column] == value for row in own))
+            for column, value in (*checks, ("torch_pruning", "ok"))
+        ]
+        cells = [package, str(len(own)), f"{share:.2f}", *passed]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def shorten(found: str) -> str:
-    """Return `yes`, how a network was exported, or `no`."""
-    return {"ok": "yes", "torch.export": "yes", "torch.jit": "TorchScript"}.get(found, "no")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("networks", nargs="*", help="by default all without a row")
-    parser.add_argument("--page", action="store_true", help="only print the table of the page")
+    parser.add_argument(
+        "--page", action="store_true", help="only print the table of docs/packages.md"
+    )
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # of other libraries
     torch.set_num_threads(1)
     rows: dict[str, Any] = read_table() if TABLE.exists() else {}
     if options.page:
-        print(format_table(rows))
+        print(format_summary(rows))
         return
     for word in options.networks or [word for word in NETWORKS if word not in rows]:
         rows[word] = {"network": word, **run_apart(word)}

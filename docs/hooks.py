@@ -1,12 +1,9 @@
-"""What the site takes from beside this folder: studies, benchmarks, figures that the gallery's code
-draws, and the messages of all errors."""
+"""What the site takes from beside this folder: studies, benchmarks, and figures that the gallery's
+code draws."""
 
-import ast
-import html
 import json
 import re
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +16,7 @@ from nsopt.reports.template import fragment
 ROOT = Path(__file__).resolve().parents[1]
 BESIDE = ("studies", "benchmarks")
 PLOTLY = "plotly-basic.min.js"
-_HOME, _GALLERY, _HELP = "index.md", "gallery.md", "troubleshooting.md"
-_ERRORS = ("NsoptError", "NoWidthsError", "DeterministicError", "OutOfMemoryError")
+_HOME, _GALLERY = "index.md", "gallery.md"
 _FIGURE = "![Test accuracy against parameters, VGG11 on CIFAR-10](figures/parameters.svg)"
 
 
@@ -43,8 +39,6 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: objec
     """Point links that leave this folder, as a repository shows them, to the pages of the site."""
     if page.file.src_uri == _GALLERY:
         markdown = add_figures(markdown)
-    if page.file.src_uri == _HELP:
-        markdown = markdown.replace("<!-- all messages -->", list_messages(read_messages()))
     if page.file.src_uri == _HOME:
         markdown = link_titles(markdown.replace("<!-- figure -->", _FIGURE), config.nav or [])
     if "/" not in page.file.src_uri:
@@ -104,36 +98,3 @@ def add_figures(markdown: str) -> str:
 def least_width(figure: Any) -> str:
     """Return how wide a figure must be: one with panels scrolls on a narrow page."""
     return "62rem" if "xaxis2" in figure.layout else "0"
-
-
-def list_messages(messages: Iterable[tuple[str, str]]) -> str:
-    """Return the messages of all errors for users as Markdown, room by room."""
-    rooms = dict[str, list[str]]()
-    for room, message in messages:
-        rooms.setdefault(room, []).append(f"- {html.escape(message)}")
-    return "\n\n".join(f"### {room}\n\n" + "\n".join(found) for room, found in rooms.items())
-
-
-def read_messages() -> list[tuple[str, str]]:
-    """Return the room and the message of every error that the package raises for its users."""
-    package, found = ROOT / "nsopt", []
-    for file in sorted(package.rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Call) and node.args and _name_of(node.func) in _ERRORS:
-                message = _text(node.args[0])
-                if message.strip("…: "):
-                    found.append((file.relative_to(package).parts[0].removesuffix(".py"), message))
-    return found
-
-
-def _name_of(function: ast.expr) -> str:
-    return function.id if isinstance(function, ast.Name) else ""
-
-
-def _text(node: ast.expr) -> str:
-    """Return the text of an expression, with an ellipsis for what is not constant."""
-    if isinstance(node, ast.Constant):
-        return str(node.value)
-    if isinstance(node, ast.JoinedStr):
-        return "".join(map(_text, node.values))
-    return "…"

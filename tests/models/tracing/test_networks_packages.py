@@ -1,19 +1,19 @@
-"""The table of networks on docs/packages.md holds: run by `-m networks`."""
+"""The table of networks behind docs/packages.md holds: run by `-m networks`."""
 
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from benchmarks.packages import format_table, make_row, read_table
+from benchmarks.packages import format_summary, make_row, read_table
 
 ROWS = read_table()
 PACKAGES = {"smp": "segmentation_models_pytorch"}  # names of modules, where they differ
 PAGE = Path(__file__).parents[3] / "docs" / "packages.md"
 
 
-def test_the_page_shows_the_table() -> None:
-    assert format_table(ROWS) in PAGE.read_text()
+def test_the_page_sums_the_table_up() -> None:
+    assert format_summary(ROWS) in PAGE.read_text()
 
 
 def test_no_network_is_refused_that_torch_pruning_prunes() -> None:
