@@ -2,8 +2,8 @@
 
 All arms start from the same dense network and have the same shares of its MACs, or of its
 milliseconds as measured (PyTorch, batches of 100):
-    compressed       nsopt.compress, whose scores choose the widths
-    inherited        uniform widths that inherit the most important filters, from the same call
+    compressed       nsopt.compress
+    uniform          uniform widths, fitted to the dense network
     torch-pruning    Torch-Pruning's widths and weights (global Taylor importance of groups)
     isomorphic       the same, compared within groups of equal shape alone
     scratch          uniform widths from scratch, with the epochs of fine-tuning
@@ -42,7 +42,6 @@ from benchmarks.trained import (
     read_images,
     train_dense,
 )
-from nsopt.compression.choice import choose_method
 from nsopt.compute.device import resolve_compute
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.latency.learn import fit_linear
@@ -55,6 +54,7 @@ from nsopt.tasks.supervision import evaluate
 ISOMORPHIC = {"torch-pruning": False, "isomorphic": True}  # the arms of Torch-Pruning
 _BATCHES = 5  # over which Torch-Pruning averages importance before a step
 _STEPS = 100  # to 5 % of the channels
+_FITTED = 512  # images
 _ROUNDS = 40  # of all networks in the end
 
 
@@ -160,6 +160,11 @@ def train_arm(
         widths = arch.base_widths
         settings = get_preset("compress").settings.training.updated(epochs=epochs, seed=seed)
         outcome = nsopt.train(arch, widths, dense.data, settings, start=model, teacher=dense.model)
+    elif arm == "uniform":
+        widths = uniform_widths(dense, metric, share)
+        settings = get_preset("compress").settings.training.updated(epochs=epochs, seed=seed)
+        start = fit_uniform(dense, widths)
+        outcome = nsopt.train(arch, widths, dense.data, settings, start=start, teacher=dense.model)
     else:
         widths = uniform_widths(dense, metric, share)
         length = epochs + DENSE.epochs * (arm == "scratch long")
@@ -173,41 +178,43 @@ def train_arm(
     }
 
 
+@cache
+def fit_uniform(dense: Dense, widths: tuple[int, ...]) -> nn.Module:
+    splits = place_images(dense.data.split(DENSE.val_fraction), resolve_compute("auto", "auto"))
+    images, _ = TrainingBatches(splits, _FITTED, seed=0).next()
+    return nsopt.fit(dense.model, widths, images.cpu(), dense.arch)
+
+
 def compress(
-    dense: Dense, word: str, epochs: int, candidates: int, seeds: int, folder: Path
+    dense: Dense, word: str, epochs: int, seeds: int, folder: Path
 ) -> Iterator[dict[str, Any]]:
     """Yield what `nsopt.compress` makes of the dense network, for each seed of fine-tuning.
 
-    It fine-tunes the scored widths and uniform ones. For each seed, one is chosen as
-    `nsopt.compress` does.
+    Of the one or two networks that it trains at each seed, the validation chooses.
     """
     out = folder / f"{dense.name}-{word}-{epochs}"
     result = nsopt.compress(
         *(dense.model, dense.data, [word]),
         arch=dense.arch,
         epochs=epochs,
-        candidates=candidates,
         seeds=seeds,
         out=out,
     )
     trained = result.results.outcomes
     trained = trained[trained["method"] != "dense"]
-    images = len(dense.data.split(DENSE.val_fraction).validation)
     for seed, rows in trained.groupby("seed"):
-        by_method = rows.set_index("method", drop=False)
-        uniform = by_method.loc["uniform"]
-        scores = {method: [score] for method, score in by_method["score"].items()}
-        chosen = by_method.loc[choose_method(scores, images)]
-        for arm, row in (("compressed", chosen), ("inherited", uniform)):
-            yield {
-                "arm": arm,
-                "seed": seed,
-                "test": row["test_score"],
-                "validation": row["score"],
-                "macs": int(row["macs"]),
-                "widths": list(row["widths"]),
-                "chosen": row["method"],
-            }
+        row = rows.loc[rows["score"].idxmax()]
+        yield {
+            "arm": "compressed",
+            "seed": seed,
+            "test": row["test_score"],
+            "validation": row["score"],
+            "macs": int(row["macs"]),
+            "widths": list(row["widths"]),
+            "chosen": row["method"],
+            "trained": rows.set_index("method")["test_score"].to_dict(),
+            "agreement": {c.name: c.agreement for _, c in result.results.candidates},
+        }
 
 
 def describe(dense: Dense, metric: str) -> dict[str, Any]:
@@ -247,7 +254,7 @@ def with_milliseconds(rows: Sequence[dict[str, Any]], wholes: Sequence[Dense]) -
     return pd.DataFrame(rows).assign(ms=[ms[key] for key in keys])
 
 
-_ARMS = ("compressed", "torch-pruning", "isomorphic", "scratch", "scratch long")
+_ARMS = ("compressed", "uniform", "torch-pruning", "isomorphic", "scratch", "scratch long")
 
 
 def main() -> None:
@@ -256,7 +263,6 @@ def main() -> None:
     parser.add_argument("--metric", default="macs", choices=("macs", "latency"))
     parser.add_argument("--shares", nargs="+", type=float, default=[0.5, 0.25], help="of the cost")
     parser.add_argument("--epochs", type=int, default=5, help="of fine-tuning")
-    parser.add_argument("--candidates", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--arms", nargs="+", default=_ARMS, choices=_ARMS)
     options = parser.parse_args()
@@ -269,8 +275,7 @@ def main() -> None:
             about = {"network": dense.name, "metric": options.metric, "share": share}
             if "compressed" in options.arms and not results.has(**about, arm="compressed", seed=0):
                 word = f"{options.metric}={share:.0%}"
-                asked = options.epochs, options.candidates, options.seeds, options.folder
-                for row in compress(dense, word, *asked):
+                for row in compress(dense, word, options.epochs, options.seeds, options.folder):
                     results.add(**about, **row)
             for arm in [arm for arm in options.arms if arm != "compressed"]:
                 for seed in range(options.seeds):

@@ -66,7 +66,7 @@ OPTIONS = {
     "search": (DATA, "iterations prune-every pretrain-epochs price convergence filters-per-step"),
     "compress": (
         DATA,
-        "weights budgets candidates epochs distillation schedule multiple-of mean std",
+        "weights budgets epochs distillation schedule multiple-of mean std",
     ),
     "tune": (DATA, "over trials budgets ratios pretrain-epochs"),
     "widths": (STORED, "budgets ratios metric multiple-of min-width law image-size"),

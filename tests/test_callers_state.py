@@ -70,7 +70,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Callable[[], An
     plain = brief.updated(training=few_steps.updated(distillation=None))
     before = read_state()
     with torch.inference_mode(), torch.autocast("cpu", CALLERS):
-        result = nsopt.compress(model, data, ["params=60%"], epochs=1, candidates=1, settings=brief)
+        result = nsopt.compress(model, data, ["params=60%"], epochs=1, settings=brief)
     after = read_state()
     batches = [(torch.rand(4, 1, 8, 8), torch.rand(4, 10)) for _ in range(4)]
     shuffled = DataLoader(TensorDataset(*map(torch.cat, zip(*batches, strict=True))), 2, True)

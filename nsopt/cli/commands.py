@@ -50,6 +50,7 @@ app.register_install_completion_command(add_to_startup=False)
 _INSTEAD = {  # what to use in place of words that other versions had
     "proxy": "a database server serves many workers: --storage postgresql+psycopg://...",
     "--references": "give several --ratios, and compare networks in the Pareto figure",
+    "--candidates": "it compares at most five sets of widths at each budget",
     "--int8": "quantise the exported file with onnxruntime.quantization",
     "--tuned-storage": "give --storage, which then also holds the study",
     "--split-seed": "divide the folder into train/ and test/ yourself",

@@ -1,5 +1,6 @@
 """`nsopt compress`: a trained network in, smaller ones at budgets out."""
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,7 @@ from nsopt.cli.console import (
     make_table,
 )
 from nsopt.cli.extras import has_extra, install_command, publish_if_installed
+from nsopt.cli.interruption import INTERRUPTED, interruptible
 from nsopt.cli.options import (
     NetworkOptions,
     PlaceOptions,
@@ -27,7 +29,7 @@ from nsopt.cli.options import (
     changes,
     refuse_unused,
 )
-from nsopt.cli.values import Count, GivenPath
+from nsopt.cli.values import GivenPath
 from nsopt.errors import NsoptError
 from nsopt.files import written_beside
 
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from nsopt.session.subject import Subject
 
 # Columns that a narrow terminal does not show; those with budgets go last.
-_LEFT_OUT_FIRST = "before", "params", "MACs", "widths by"
+_LEFT_OUT_FIRST = "agreement %", "params", "MACs", "widths by"
 
 
 @Parameter(name="*")
@@ -53,12 +55,8 @@ class CompressOptions(WorkersOptions):
     """What the smaller networks may cost: macs=50%,params=600k,latency=5ms makes three networks;
     curve makes nine from 90 to 10 % of the MACs. With a semicolon, it separates the networks, and
     commas join budgets that hold at once: "macs=50%,latency=5ms; params=600k" makes two."""
-    candidates: Annotated[Count, Parameter(group="Budgets")] = 16
-    """Sets of widths to try for each budget. A few training steps give each a score. Where
-    fine-tuning has fewer than 400 steps, fits choose the widths instead."""
     task: NetworkOptions = NetworkOptions()
     rounding: RoundingOptions = RoundingOptions()
-    search: PruneOptions = PruneOptions()
     training: TrainingOptions = TrainingOptions()
     sgd: SgdOptions = SgdOptions()
     place: PlaceOptions = PlaceOptions()
@@ -66,17 +64,16 @@ class CompressOptions(WorkersOptions):
 
 
 def compress(options: CompressOptions) -> None:
-    """Make a trained network smaller: prune, choose widths by scores, fine-tune, measure, export.
+    """Make a trained network smaller: choose widths, fit layers, fine-tune, measure, export.
 
     Repeat the command to continue an interrupted run.
 
     Example: nsopt compress --weights trained.pt --data cifar10 --budgets macs=50%,latency=20ms
     """
-    options.task.check_names(options.sgd, options.search)
-    if options.training.epochs == 0:  # nothing is searched, scored or trained
-        groups = options.search, options.training
-        unused = {"candidates", "lr"}.union(*map(vars, groups)) - {"epochs"}
-        refuse_unused("with --epochs 0", unused, options, options.sgd, *groups)
+    options.task.check_names(options.sgd)
+    if options.training.epochs == 0:
+        unused = {"lr", *vars(options.training)} - {"epochs"}
+        refuse_unused("with --epochs 0", unused, options.sgd, options.training)
     from nsopt.cli.export import export_command
     from nsopt.cli.preparation import announce, prepare, with_known_multiple
     from nsopt.compression.budgets import CURVE, check_budgets, read_words, split_budgets
@@ -86,11 +83,12 @@ def compress(options: CompressOptions) -> None:
     from nsopt.reports.page import write_report
     from nsopt.session.presets import get_preset, override
     from nsopt.storage import schema
+    from nsopt.storage.networks import format_networks
 
     budgets = read_words(split_budgets(options.budgets))
     preset = replace(get_preset(PRESET), settings=get_settings(options.task.task is None))
     rounding = with_known_multiple(options.rounding, options.sgd.device, options.timing).rounding
-    changed = changes(options.search, options.training, options.sgd, **rounding)
+    changed = changes(PruneOptions(), options.training, options.sgd, **rounding)
     settings = override(preset.settings, changed)
     subject, workspace = prepare(
         options, settings, workers=options.workers, start=options.weights, compresses=True
@@ -103,20 +101,19 @@ def compress(options: CompressOptions) -> None:
         check_budgets(budgets, subject.arch, settings)  # before exporting, which takes seconds
         files = [workspace.folder / f"{_name_file(budget.word)}.pt" for budget in budgets]
         forms = _choose_forms(subject, tries=not all(map(Path.is_file, files)))
-    with live_progress() as progress:
-        result = run_compression(
-            subject, budgets, options.candidates, options.seeds or 1, workspace, progress
-        )
-    rows, folder = result.rows(), workspace.folder
-    rows[0]["files"] = ""
-    for row, compressed in zip(rows[1:], result.networks.values(), strict=True):
-        row["files"] = _export(compressed, folder, subject, forms)
-    schema.write_networks(workspace.studies(subject.name)[schema.DENSE], rows)
+    with interruptible(), live_progress() as progress:
+        result = run_compression(subject, budgets, options.seeds or 1, workspace, progress)
+    (whole, *smaller), folder = result.rows(), workspace.folder
+    smaller = [
+        replace(row, files=_export(result[row.budget], folder, subject, forms)) for row in smaller
+    ]
+    schema.write_networks(workspace.studies(subject.name)[schema.DENSE], [whole, *smaller])
     results = result.results
-    page = write_report(results, folder / "report", results.networks)
+    page = write_report(results, folder / "report")
     publish_if_installed(results, workspace.url)
-    study = schema.study_name(subject.name, rows[1]["widths by"])
-    chosen, network = {"study": study, "budget": rows[1]["budget"]}, options.task
+    study = schema.study_name(subject.name, smaller[0].widths_by)
+    chosen, network = {"study": study, "budget": smaller[0].budget}, options.task
+    rows = format_networks([whole, *smaller], subject.description.score_name)
     lines = [
         *filter(None, (doubt, describe_fits(results), doubt_latencies(results))),
         f"files:   {folder}",
@@ -125,6 +122,8 @@ def compress(options: CompressOptions) -> None:
         f"export:  {export_command(workspace, chosen, network.arch, network.task)}",
     ]
     _print_answer(f"{subject.name}; {results.latency_unit}", rows, lines)
+    if result.is_interrupted:
+        sys.exit(INTERRUPTED)
 
 
 def _name_file(budget: str) -> str:

@@ -211,12 +211,11 @@ def _with_answer(options: ExportOptions, url: str) -> ExportOptions:
 
     results = read_results(url, options.name)
     for row in results.networks:
-        if row["budget"] == options.budget:
-            by = row["widths by"]  # "" for the trained network, which has no budget
-            budget = options.budget if by else None
-            return replace(options, study=study_name(results.name, by or DENSE), budget=budget)
+        if row.budget == options.budget:
+            budget = None if row.widths_by == DENSE else options.budget
+            return replace(options, study=study_name(results.name, row.widths_by), budget=budget)
     if results.networks and options.budget is not None:
-        known = ", ".join(row["budget"] for row in results.networks[1:])
+        known = ", ".join(row.budget for row in results.networks[1:])
         raise NsoptError(f"no network at --budget {options.budget}: stored are {known}")
     if (options.ratio, options.budget, options.metric) != (None, None, None):
         raise NsoptError("--ratio, --budget and --metric choose a network of --study: give it, too")
@@ -244,14 +243,14 @@ def _without_shares(
     timed = Timed(settings["runtime"], settings["latency_batch_size"])
     arch = read_architecture(read_task(study), options.arch, task)
     arch = with_stored_latency(arch, [study], timed)
-    metric, limit = asked[0].of(arch)
-    is_joint = len(metric.parts) > 1
-    return replace(options, budget=metric.name if is_joint else f"{metric.name}={limit!r}")
+    budget = asked[0].at(arch)
+    name = budget.metric.name
+    return replace(options, budget=name if budget.is_joint else f"{name}={budget.limit!r}")
 
 
 def _choose(best: "Sequence[FrozenTrial]", options: ExportOptions) -> "FrozenTrial":
     """Return the trial of the network that the options name."""
-    from nsopt.scaling.budget import AskedLimit, read_budgets
+    from nsopt.scaling.budget import Limit, read_budgets
     from nsopt.scaling.metric import Metric
     from nsopt.storage.trials import Point, read_point
 
@@ -267,7 +266,7 @@ def _choose(best: "Sequence[FrozenTrial]", options: ExportOptions) -> "FrozenTri
             named = [set(asked.limits) for asked in read_budgets(text, metric)]
         except NsoptError:  # the text of a budget in another metric
             return False
-        return named == [{AskedLimit(*limit, is_share=False) for limit in metric.limits_at(budget)}]
+        return named == [{Limit(*limit) for limit in metric.limits_at(budget)}]
 
     points = [(trial, point) for trial in best if (point := read_point(trial))]
     matches = [trial for trial, point in points if fits(point)]

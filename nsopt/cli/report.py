@@ -36,6 +36,6 @@ def report(options: ReportOptions = ReportOptions()) -> None:
         page = write_tuning_report(url, name, out)
     else:
         results = read_results(url, name)
-        page = write_report(results, out, results.networks)
+        page = write_report(results, out)
         tell_what_is_fixed(results.task.fixed)
     console.print(str(page), soft_wrap=True)

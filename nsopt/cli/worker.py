@@ -40,12 +40,12 @@ def worker(options: WorkerOptions) -> None:
         refuse_options_of_images(options)
     import optuna
 
-    from nsopt.compression.fine_tuning import run_fine_tunings
+    from nsopt.compression.fine_tuning import FineTuning
     from nsopt.compression.fits import Fits
     from nsopt.session.searching import clear_finished
     from nsopt.session.stored import join_session
     from nsopt.session.workspace import Workspace
-    from nsopt.storage.schema import SCORED
+    from nsopt.storage.schema import is_compression
     from nsopt.study.laws import Laws
     from nsopt.study.worker import Worker
 
@@ -69,8 +69,8 @@ def worker(options: WorkerOptions) -> None:
         with joined as session:
             if not options.child and session.subject.arch.summary():
                 progress.message(session.subject.arch.summary())
-            if SCORED in session.studies():  # it compresses
-                done = run_fine_tunings(session, Fits(session))
+            if is_compression(session.studies()):
+                done = FineTuning(session, Fits(session)).run_waiting()
             else:
                 done = Worker(session, Laws(session)).work()
             if not options.child:  # else the study's command cleans up

@@ -3,58 +3,31 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
-from optuna.trial import FrozenTrial
 
 from nsopt.errors import NoWidthsError, NsoptError, shorten
 from nsopt.models.architecture import Architecture
-from nsopt.scaling.budget import AskedBudget, read_budget
+from nsopt.scaling.budget import Budget, read_budget
 from nsopt.scaling.cost import LinearCost
 from nsopt.scaling.law import PowerLaw, uniform_curve
-from nsopt.scaling.metric import LATENCY, MACS, Metric
+from nsopt.scaling.metric import LATENCY, MACS
 from nsopt.scaling.solve import Limits, solve_widths
 from nsopt.session.presets import StudySettings
-from nsopt.storage import schema, trials
 
 
-@dataclass(frozen=True)
-class Budget:
-    """The most that a network may cost.
+def limit_widths(budget: Budget, arch: Architecture, settings: StudySettings) -> Limits:
+    """Return the limits of widths: rounded, filled, no wider than the base network."""
+    return Limits(*settings.rounding(budget.metric), max_width=arch.base_widths, fill=True)
 
-    Attributes:
-        word: the budget as the user wrote it.
-        metric: what it limits.
-        limit: in the unit of the metric.
-    """
 
-    word: str
-    metric: Metric
-    limit: int | float
-
-    @property
-    def scores_kind(self) -> str:
-        """The kind of the study that scores widths at this budget."""
-        return schema.scores_kind(self.metric.name, self.limit)
-
-    def holds(self, trial: FrozenTrial) -> bool:
-        point = trials.read_point(trial)
-        return point is not None and (point.metric, point.budget) == (self.metric, self.limit)
-
-    def limits(self, arch: Architecture, settings: StudySettings) -> Limits:
-        """Return the limits of widths: rounded, filled, no wider than the base network."""
-        return Limits(*settings.rounding(self.metric), max_width=arch.base_widths, fill=True)
-
-    def solve(self, law: PowerLaw, arch: Architecture, settings: StudySettings) -> tuple[int, ...]:
-        """Return the widths along a law at this budget.
-
-        Raises:
-            NoWidthsError: if no widths meet the budget.
-        """
-        limits = self.limits(arch, settings)
-        fit = solve_widths(law, self.metric.cost(arch), self.limit, *limits, warn=False)
-        return tuple(fit.widths.tolist())
+def find_widths(
+    budget: Budget, law: PowerLaw, arch: Architecture, settings: StudySettings
+) -> tuple[int, ...]:
+    """Return the widths along a law at a budget. Raises NoWidthsError if no widths meet it."""
+    limits, cost = limit_widths(budget, arch, settings), budget.metric.cost(arch)
+    fit = solve_widths(law, cost, budget.limit, *limits, warn=False)
+    return tuple(fit.widths.tolist())
 
 
 def split_budgets(text: str) -> list[str]:
@@ -63,7 +36,7 @@ def split_budgets(text: str) -> list[str]:
 
 
 _WITHOUT_UNIT = re.compile(r"=(\d\d?)(?=,|$)")
-CURVE = AskedBudget("curve", ())  # in place of budgets: shares of the MACs, from 90 % to 10 %
+CURVE = Budget("curve", ())  # in place of budgets: shares of the MACs, from 90 % to 10 %
 
 
 @contextmanager
@@ -79,7 +52,7 @@ def naming(budget: Budget, settings: StudySettings) -> Iterator[None]:
         raise NoWidthsError(f"{budget.word}{rounded}: {error}{meant}") from None
 
 
-def read_words(words: Sequence[str] | str) -> tuple[AskedBudget, ...]:
+def read_words(words: Sequence[str] | str) -> tuple[Budget, ...]:
     """Return what the user asks for. Raises NsoptError if there are no budgets, or an invalid one.
 
     Args:
@@ -104,8 +77,8 @@ def read_words(words: Sequence[str] | str) -> tuple[AskedBudget, ...]:
 
 
 def expand_curve(
-    asked: Sequence[AskedBudget], arch: Architecture, settings: StudySettings
-) -> Sequence[AskedBudget]:
+    asked: Sequence[Budget], arch: Architecture, settings: StudySettings
+) -> Sequence[Budget]:
     """Return `asked`; in place of `CURVE` those shares of the MACs for which there are widths.
 
     Raises:
@@ -113,7 +86,7 @@ def expand_curve(
     """
     if CURVE not in asked:
         return asked
-    shares = list[AskedBudget]()
+    shares = list[Budget]()
     for share in read_words([f"macs={percentage}%" for percentage in range(90, 0, -10)]):
         try:
             check_budgets([share], arch, settings)
@@ -125,29 +98,27 @@ def expand_curve(
     return shares
 
 
-def check_budgets(
-    asked: Sequence[AskedBudget], arch: Architecture, settings: StudySettings
-) -> None:
-    """Raise the errors of budgets that need no measurement: see `budgets_of` and `Budget.solve`."""
+def check_budgets(asked: Sequence[Budget], arch: Architecture, settings: StudySettings) -> None:
+    """Raise the errors of budgets that need no measurement: see `budgets_of` and `find_widths`."""
     for budget in budgets_of([wanted for wanted in asked if not wanted.is_timed], arch):
         with naming(budget, settings):
-            budget.solve(uniform_curve(arch.base_widths), arch, settings)
+            find_widths(budget, uniform_curve(arch.base_widths), arch, settings)
 
 
-def check_time(asked: Sequence[AskedBudget], arch: Architecture, milliseconds: float) -> None:
+def check_time(asked: Sequence[Budget], arch: Architecture, milliseconds: float) -> None:
     """Raise NsoptError for a budget that the base network meets, if it takes `milliseconds`."""
     macs = MACS.cost(arch)
     whole = LinearCost(LATENCY.name, macs, milliseconds / macs(arch.base_widths))
     budgets_of(asked, arch.with_latency(whole))
 
 
-def budgets_of(asked: Sequence[AskedBudget], arch: Architecture) -> tuple[Budget, ...]:
+def budgets_of(asked: Sequence[Budget], arch: Architecture) -> tuple[Budget, ...]:
     """Return the budgets of a network, each once.
 
     Raises:
         NsoptError: if the base network already meets one.
     """
-    budgets = dict.fromkeys(Budget(wanted.word, *wanted.of(arch)) for wanted in asked)
+    budgets = dict.fromkeys(wanted.at(arch) for wanted in asked)
     for budget in budgets:
         if budget.limit >= budget.metric.cost(arch)(arch.base_widths):
             parts = budget.metric.parts

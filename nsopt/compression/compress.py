@@ -49,7 +49,6 @@ def compress(
     trainer: Trainer | None = None,
     arch: Architecture | None = None,
     epochs: int = 10,
-    candidates: int = 16,
     seeds: int = 1,
     settings: StudySettings | None = None,
     measure: Measure | None = None,
@@ -78,8 +77,6 @@ def compress(
             traces the model.
         epochs: number of epochs of fine-tuning; fewer than 200 steps become 200. 0: no training.
             Networks are fitted to the trained one, layer after layer, on some of the task's inputs.
-        candidates: number of widths to score at each budget, each after a few training steps.
-            Where fits choose the widths, as in fine-tuning of fewer than 400 steps, none is scored.
         seeds: number of fine-tunings; the result is the best by the score of the validation.
         settings: settings of the search, of fine-tuning, and of rounding (`multiple_of`,
             `min_width`); by default `nsopt.get_preset("compress").settings`. `epochs` replaces
@@ -107,8 +104,8 @@ def compress(
     """
     _check_arguments(model, settings)
     task = _read_task(task)
-    if min(candidates, seeds) < 1:
-        raise NsoptError("candidates and seeds must be at least 1")
+    if seeds < 1:
+        raise NsoptError("seeds must be at least 1")
     if epochs < 0:
         raise NsoptError("epochs must be at least 0; 0 fits networks without training")
     asked = read_words(budgets)
@@ -142,7 +139,7 @@ def compress(
     try:
         with quiet_optuna(), show_progress(progress) as display:
             subject = with_precision(subject, workspace)
-            result = run_compression(subject, asked, candidates, seeds, workspace, display)
+            result = run_compression(subject, asked, seeds, workspace, display)
     except BaseException:
         if out is None:
             shutil.rmtree(folder, ignore_errors=True)

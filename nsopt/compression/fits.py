@@ -1,162 +1,109 @@
-"""Networks without training: widths that a fit loses least by, and the fit of their layers.
+"""Networks that are fitted to the trained one: rankings of its units, fits, and their agreement.
 
-Inputs are enough: no targets, no loss.
+Inputs are enough: no targets, no loss. Those on which networks are compared are not fitted to.
 """
 
 import time
-import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
-import numpy as np
 from torch import nn
 
-from nsopt.compression.latency import Solver
-from nsopt.errors import NoWidthsError
-from nsopt.latency.bisection import Widths
-from nsopt.pruning.fitting.fit import fit_network
+from nsopt.compute.checkpoint import Checkpoint, full_state, load_full_state
+from nsopt.models.architecture import build_to_fill
+from nsopt.pruning.fitting.fit import ROWS, Fitted, fit_network
 from nsopt.pruning.fitting.inputs import Inputs
 from nsopt.pruning.fitting.rank import rank_by_fit
 from nsopt.pruning.ranking import UnitRanking
-from nsopt.scaling.law import uniform_curve
-from nsopt.session.agreement import HeldOutScore, read_batches
+from nsopt.session.agreement import AgreementScore, Compare, hold_out, read_batches
 from nsopt.session.durations import format_duration
 from nsopt.session.session import Session
-from nsopt.storage.schema import SCORED
+from nsopt.storage.schema import FIT, TAYLOR
 from nsopt.storage.trials import Point
+from nsopt.tasks.classification import Classification
 from nsopt.tasks.supervise import has_loss
 from nsopt.tasks.task import Task
-from nsopt.training.settings import TrainSettings
 
 _BATCH = 64  # images
-_CHOOSE, _BEGIN = 2, 5  # times the least number of steps; with fewer, fits choose widths, or begin
-_OFTEN, _GENTLE = 10, 0.1  # epochs of fine-tuning; times the learning rate
+_FEW_ROWS = 2048  # of each layer, in fits that are only compared
+Widths = tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Fits:
-    """The fits of a session: its inputs, and the ranking of the trained network's units."""
+    """The fits of a session."""
 
     session: Session
-    _fitted: dict[tuple[Widths, int], nn.Module] = field(default_factory=dict)  # by widths, seed
 
     @cached_property
-    def ranking(self) -> UnitRanking:
+    def rankings(self) -> dict[str, UnitRanking]:
+        """Rankings of the trained network's units: by the fit, and by Taylor importance, if
+        networks are trained by a loss."""
         session = self.session
-        inputs = self._read_inputs(session.subject.settings.training.seed)
-        return rank_by_fit(session.subject.arch, session.trained, inputs, session.progress)
-
-    def _read_inputs(self, seed: int) -> Inputs:
-        data = self.session.subject.data
-        if isinstance(data, Task) and isinstance(data.score, HeldOutScore):
-            return Inputs(data.score.fitted)
-        return Inputs(read_batches(self.session.supervision.batches(_BATCH, seed)))
+        arch, trained = session.subject.arch, session.trained
+        by_fit = rank_by_fit(arch, trained, self._inputs, session.progress)
+        is_trained = session.subject.settings.training.epochs and has_loss(session.subject.data)
+        if not is_trained or session.start is None:
+            return {FIT: by_fit}
+        return {FIT: by_fit, TAYLOR: session.start.ranking}
 
     @cached_property
-    def lead(self) -> bool:
-        """Whether fits choose the widths, and the weights that fine-tuning begins with, if any.
+    def _examples(self) -> tuple[Inputs, Compare]:
+        """What networks are fitted to, and what compares them with the trained one."""
+        session = self.session
+        data, seed = session.subject.data, session.subject.settings.training.seed
+        supervision = session.supervision
+        read = read_batches(supervision.batches(_BATCH, seed))
+        if isinstance(supervision, Classification):
+            return Inputs(read), supervision.comparison(session.trained, session.compute)
+        assert isinstance(data, Task)
+        if isinstance(data.score, AgreementScore):
+            return Inputs(read), data.score.compare
+        compared, fitted = hold_out(read)
+        score = AgreementScore(session.trained, Inputs(compared), data.distance)
+        return Inputs(fitted), score.compare
 
-        They do without training, without a loss, and where the epochs have few steps.
-        """
-        return self._have_fewer_steps(_CHOOSE)
+    @property
+    def _inputs(self) -> Inputs:
+        return self._examples[0]
 
-    @cached_property
-    def begin(self) -> bool:
-        """Whether fine-tuning begins with fits: inherited weights need more steps to recover."""
-        return self._have_fewer_steps(_BEGIN)
+    @property
+    def compare(self) -> Compare:
+        """Compares a network with the trained one."""
+        return self._examples[1]
 
-    def _have_fewer_steps(self, times: int) -> bool:
-        subject = self.session.subject
-        training = subject.settings.training
-        if not has_loss(subject.data):
-            return True
-        if training.epochs and subject.trainer is not None:
-            return False
-        return self.count_steps() < max(1, times * (training.least_steps or 0))
+    def fit_briefly(self, widths: Widths) -> nn.Module:
+        """Return a network that is fitted to few rows, which is enough to compare it."""
+        return self._fit(widths, None, _FEW_ROWS).model
 
-    def count_steps(self) -> int:
-        return self.session.subject.settings.training.epochs * self._count_batches()
-
-    def announce(self, budgets: int, seeds: int) -> None:
-        """Say how many networks are fitted, and why training begins with fits."""
-        progress, training = self.session.progress, self.session.subject.settings.training
-        if not self.begin:
-            return
-        most = (2 * seeds + self.lead) * budgets
-        progress.message(f"{most} networks to fit at most; the first shows how long one takes")
-        if training.epochs and not has_loss(self.session.subject.data):
-            progress.message("no loss: networks are trained to follow the trained one's outputs")
-        elif training.epochs:
-            steps, least = self.count_steps(), training.least_steps or 0
-            note = f" and takes {least}" if steps < least else ""
-            progress.message(
-                f"{steps} steps are few: fine-tuning begins with fits without training{note}"
-            )
-
-    def soften(self, training: TrainSettings) -> TrainSettings:
-        """Return the settings of fine-tuning that begins with a fit.
-
-        Where it sees the same data often, larger steps would undo the fit.
-        """
-        often = (training.least_steps or 0) > _OFTEN * self._count_batches()
-        return training.updated(lr=_GENTLE * training.lr) if often else training
-
-    def _count_batches(self) -> int:
-        training = self.session.subject.settings.training
-        return self.session.supervision.batches(training.batch_size, training.seed).per_epoch
-
-    def choose_widths(self, solver: Solver, uniform: Widths) -> Widths:
-        """Return the widths at the budget of `solver` whose network scores best after a fit.
-
-        They are those that lose least by the fit for what they cost, or those halfway between them
-        and uniform ones. Uniform ones, if no such widths are within the budget, perhaps only as
-        timed on a busy machine.
-        """
-        subject, progress = self.session.subject, self.session.progress
-        budget = solver.budget
-        cost = budget.metric.cost(solver.arch)
-        try:
-            law = uniform_curve(self.ranking.per_cost(cost).widths_within(cost, budget.limit))
-            least = solver.solve(law)
-            law = uniform_curve(np.sqrt(np.multiply(least, uniform)))
-            halfway = solver.solve(law)
-        except NoWidthsError as error:
-            progress.message(f"{budget.word}: uniform widths are taken, because {error}")
-            return uniform
-        if len({least, halfway, uniform}) < 3:
-            return least
-        point = Point(SCORED, budget.metric, budget.limit, subject.settings.training.seed)
-        names = {least: "losing least", halfway: "halfway to uniform widths"}
-        fitted = {widths: self.fit(point, widths, f", {name}") for widths, name in names.items()}
-        scores = {widths: self.session.validate(model) for widths, model in fitted.items()}
-        best = max(scores, key=lambda widths: scores[widths])
-        self._fitted[best, point.seed] = fitted[best]
-        name = subject.description.validation_name
-        progress.message(
-            f"{budget.word}: {name} {scores[least]:.4g} by the widths that a fit loses least by, "
-            f"{scores[halfway]:.4g} halfway between them and uniform ones"
-        )
-        return best
-
-    def fit(self, point: Point, widths: Widths, which: str = "") -> nn.Module:
-        """Return a network that is fitted to the trained one; `which` names one of several."""
-        known = self._fitted.pop((widths, point.seed), None)
-        if known is not None:
-            return known
-        session, file = self.session, self.session.find_checkpoint(point)
-        name = f"fit-{zlib.crc32(repr(widths).encode()):08x}-{file.name}"  # a point has several
-        kept, began = self.ranking.pick_strongest(widths), time.perf_counter()
-        fitted = fit_network(
-            session.subject.arch,
-            session.trained,
-            kept,
-            self._read_inputs(point.seed),
-            seed=point.seed,
-            progress=session.progress,
-            checkpoint=file.with_name(name),
-        )
+    def fit(self, point: Point, widths: Widths) -> nn.Module:
+        """Return a network that is fitted to the trained one; the same call finds it again."""
+        session, arch = self.session, self.session.subject.arch
+        path = session.find_checkpoint(replace(point, seed=0)).with_suffix(".fitted.pt")
+        file = Checkpoint(path, {"start": session.subject.settings.start, "widths": list(widths)})
+        saved, began = file.load(session.compute.device), time.perf_counter()
+        if saved is not None:
+            model = build_to_fill(arch, widths)
+            load_full_state(model, saved)
+            return model.eval()
+        fitted = self._fit(widths, path.with_suffix(".part.pt"), ROWS)
         if not session.subject.settings.training.epochs:
             fitted.check()
+        file.save(full_state(fitted.model))
         duration = format_duration(time.perf_counter() - began)
-        session.progress.message(f"{point.label}{which}: fitted in {duration}")
+        session.progress.message(f"{point.size}, widths by {point.method}: fitted in {duration}")
         return fitted.model
+
+    def _fit(self, widths: Widths, checkpoint: Path | None, rows: int) -> Fitted:
+        session = self.session
+        return fit_network(
+            session.subject.arch,
+            session.trained,
+            self.rankings[FIT].pick_strongest(widths),
+            self._inputs,
+            rows=rows,
+            seed=session.subject.settings.training.seed,
+            progress=session.progress,
+            checkpoint=checkpoint,
+        )

@@ -5,13 +5,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from nsopt.compression.budgets import Budget
+from nsopt.compression.budgets import find_widths, limit_widths
 from nsopt.errors import NoWidthsError
 from nsopt.latency.bisection import Widths
 from nsopt.latency.budget import MeasuredBudget
 from nsopt.latency.multiples import find_multiple, suit
 from nsopt.latency.timer import Timer
 from nsopt.models.architecture import Architecture
+from nsopt.scaling.budget import Budget
 from nsopt.scaling.law import PowerLaw, uniform_curve
 from nsopt.scaling.metric import LATENCY
 from nsopt.session.presets import StudySettings
@@ -33,7 +34,7 @@ class Solver:
 
     def ask(self, law: PowerLaw) -> MeasuredBudget:
         """Return the question for `timer` which widths along a law fit the budget."""
-        budget, limits = self.budget, self.budget.limits(self.arch, self.settings)
+        budget, limits = self.budget, limit_widths(self.budget, self.arch, self.settings)
         return MeasuredBudget(self.arch, law, budget.metric, budget.limit, limits)
 
     def solve(self, law: PowerLaw) -> Widths:
@@ -44,7 +45,7 @@ class Solver:
         """
         if self.budget.metric.is_timed:
             return self.timer.find(self.ask(law))
-        return self.budget.solve(law, self.arch, self.settings)
+        return find_widths(self.budget, law, self.arch, self.settings)
 
 
 def with_fast_multiple(
@@ -99,6 +100,6 @@ def _allows(
     )
     with suppress(NoWidthsError):
         for budget in budgets:
-            budget.solve(law, arch, rounded)
+            find_widths(budget, law, arch, rounded)
         return True
     return False

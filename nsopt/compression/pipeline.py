@@ -1,60 +1,58 @@
-"""The steps of a compression. Each is an Optuna study, so that the same call continues them.
+"""The steps of a compression. What each found is stored, so that the same call continues.
 
-A search starts from the trained network and yields laws. Scores after a few training steps choose
-the widths at every budget. The network of these widths and the uniform one inherit the most
-important units and are fine-tuned; their scores on validation data can overrule those before.
+1. Units of the trained network are ranked (`Fits.rankings`).
+2. At every budget a few candidates are fitted to it and compared with it (`choose_widths`).
+3. The best is fitted fully: from here on there are results.
+4. It is trained from its fitted weights, and the next one if their agreements do not differ.
+5. The best by the validation stays; weights of the fit may be these.
 """
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 from optuna.study import Study
+from optuna.trial import FrozenTrial
 
 from nsopt.compression.budgets import (
-    Budget,
     budgets_of,
     check_budgets,
     check_time,
     expand_curve,
     naming,
 )
-from nsopt.compression.choice import choose_method, find_error, is_near_chance
-from nsopt.compression.fine_tuning import KINDS, Widths, fine_tune
-from nsopt.compression.fits import Fits
+from nsopt.compression.candidates import choose_widths
+from nsopt.compression.fine_tuning import KINDS, FineTuning, fine_tune
+from nsopt.compression.fits import Fits, Widths
 from nsopt.compression.latency import Solver, with_fast_multiple
 from nsopt.compression.result import Compressed, Compression
-from nsopt.compression.scores import choose_widths, find_trained, has_ended, read_scores
 from nsopt.compute.device import place
 from nsopt.data.images import ImageData
 from nsopt.deployment.artifacts import BestNetworks, best_trials
-from nsopt.deployment.kept import KeptNetwork, load_network
+from nsopt.deployment.kept import load_network
 from nsopt.deployment.trained import describe_differences
 from nsopt.errors import NsoptError
 from nsopt.models.tracing.architecture import keep_rigid
 from nsopt.models.tracing.originals import copy_model
 from nsopt.progress import Progress
-from nsopt.pruning.inherited import SCORE_STEPS
-from nsopt.scaling.budget import AskedBudget
+from nsopt.scaling.budget import Budget, Limit
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import PARAMS, Metric, counted_costs
-from nsopt.session.durations import (
-    PlannedWork,
-    list_searches,
-    plan_training,
-    tell_duration,
-)
-from nsopt.session.searching import clear_finished, list_prices
+from nsopt.session.durations import PlannedWork, plan_training, tell_duration
+from nsopt.session.searching import clear_finished
 from nsopt.session.session import Session, start_session, warn_of_batch
 from nsopt.session.start import keep_start
 from nsopt.session.subject import Subject, list_studies, with_stored_latency
 from nsopt.session.timing import find_latencies, store_timings
 from nsopt.session.workspace import Workspace
 from nsopt.storage import schema, trials
-from nsopt.storage.schema import DENSE, SCORED, UNIFORM
+from nsopt.storage.schema import DENSE
 from nsopt.storage.trials import Point
 from nsopt.storage.urls import hide_password
+from nsopt.tasks.accuracy import find_error, is_near_chance
 from nsopt.tasks.classification import are_squashed, outputs_on
 from nsopt.tasks.supervise import has_loss
 
@@ -64,13 +62,14 @@ _FEW = 100  # images that show what kind of numbers a network returns
 
 def run_compression(
     subject: Subject,
-    asked: Sequence[AskedBudget],
-    candidates: int,
+    asked: Sequence[Budget],
     seeds: int,
     workspace: Workspace,
     progress: Progress,
 ) -> Compression:
     """Run the missing steps of a compression, and return its networks: see `compress`.
+
+    An interruption while networks train ends it with the best weights so far.
 
     Raises:
         NoWidthsError: if no widths meet a budget.
@@ -85,14 +84,17 @@ def run_compression(
     with start_session(subject, workspace, progress) as begun:
         _refuse_other_settings(begun)
         _tell_score(begun)
-        fits = Fits(begun)
         session, solvers = prepare(begun, asked)
-        warn_of_batch(session, [solver.budget.metric for solver in solvers])
-        networks = _choose_networks(session, solvers, fits, candidates, seeds)
+        runner, budgets = FineTuning(session, Fits(session)), [s.budget for s in solvers]
+        warn_of_batch(session, [budget.metric for budget in budgets])
+        networks = _choose_networks(runner.fits, solvers, seeds)
         keep_start(session.subject, workspace)
-        # Workers have fewer threads, with which sums end a little apart: each fits for itself.
-        fine_tune(session, networks, fits if workspace.workers == 1 else Fits(session))
-        result = _collect(session, [solver.budget for solver in solvers])
+        try:
+            fine_tune(runner, networks)
+        except KeyboardInterrupt:
+            progress.warning("interrupted: the best weights so far follow; the same call continues")
+            return _collect(runner, budgets, networks, interrupted=True)
+        result = _collect(runner, budgets, networks)
         clear_finished(session)
     return result
 
@@ -168,7 +170,7 @@ def read_score(subject: Subject, workspace: Workspace) -> float | None:
     return float(done[0].values[0]) if (stored["start"], stored["data"]) == asked else None
 
 
-def prepare(session: Session, asked: Sequence[AskedBudget]) -> tuple[Session, list[Solver]]:
+def prepare(session: Session, asked: Sequence[Budget]) -> tuple[Session, list[Solver]]:
     """Return the session with a latency model and rounding if a budget needs them, and a solver for
     each budget.
 
@@ -187,123 +189,150 @@ def prepare(session: Session, asked: Sequence[AskedBudget]) -> tuple[Session, li
     settings = with_fast_multiple(subject.settings, budgets, arch, stored, timer)
     session = replace(session, subject=replace(subject, arch=arch, settings=settings))
     if is_timed:
-        timer = store_timings(session, session.open_study(UNIFORM))
+        timer = store_timings(session, session.open_study(DENSE))
     return session, [Solver(budget, arch, settings, timer) for budget in budgets]
 
 
-def _choose_networks(
-    session: Session, solvers: Sequence[Solver], fits: Fits, candidates: int, seeds: int
-) -> dict[Point, Widths]:
-    """Return the widths to fine-tune: the trained network, and at each budget the uniform ones and
-    those with the best score; without epochs those that a fit loses least by.
+def _choose_networks(fits: Fits, solvers: Sequence[Solver], seeds: int) -> dict[Point, Widths]:
+    """Return the widths to train: of the trained network, and at each budget the best candidates.
 
     Raises:
         NoWidthsError: if no widths meet a budget. Uniform ones are solved for all, first.
     """
-    arch, settings = session.subject.arch, session.subject.settings
-    law, first = uniform_curve(arch.base_widths), settings.training.seed
-    uniform = []
-    for solver in solvers:
+    session = fits.session
+    arch, settings, first = session.subject.arch, session.subject.settings, _first_seed(session)
+    dense = session.open_study(DENSE)
+    known = {solver: _read_candidates(dense, solver.budget) for solver in solvers}
+    uniform = dict[Solver, Widths]()
+    for solver in [solver for solver in solvers if not known[solver]]:
         with naming(solver.budget, settings):
-            known = find_trained(session, solver.budget, UNIFORM)
-            uniform.append(known or solver.solve(law))
-    stored = session.studies()
-    new = [
-        (solver.budget.metric, widths)
-        for solver, widths in zip(solvers, uniform, strict=True)
-        if len(_list_scores(stored, solver.budget, UNIFORM)) < seeds
-    ]
-    if new:
-        fits.announce(len(new), seeds)
-        tell_duration(session, _list_work(session, new, 0 if fits.lead else candidates, seeds))
+            uniform[solver] = solver.solve(uniform_curve(arch.base_widths))
+    if uniform:
+        tell_duration(session, _list_work(session, list(uniform.values()), seeds))
+    for solver, widths in uniform.items():
+        known[solver] = choose_widths(fits, solver, widths)
+        metric, limit = _key(solver.budget)
+        schema.write_candidates(dense, metric.name, limit, known[solver])
     whole = PARAMS.cost(arch)(arch.base_widths)
     networks = {Point(DENSE, PARAMS, whole, first, ratio=1.0): arch.base_widths}
-    for solver, widths in zip(solvers, uniform, strict=True):
-        budget = solver.budget
-        if fits.lead:
-            best = find_trained(session, budget)
-            if best is None:
-                best = widths if has_ended(session, budget) else fits.choose_widths(solver, widths)
-        else:
-            with naming(budget, settings):
-                best = choose_widths(session, solver, candidates)
-        for seed in range(first, first + seeds):
-            networks[Point(UNIFORM, budget.metric, budget.limit, seed)] = widths
-            if best != widths:
-                networks[Point(SCORED, budget.metric, budget.limit, seed)] = best
+    for solver, candidates in known.items():
+        metric, limit = solver.budget.metric, solver.budget.limit
+        for candidate in candidates:
+            for seed in range(first, first + seeds if candidate.trained else first):
+                networks[Point(candidate.name, metric, limit, seed)] = candidate.widths
     return networks
 
 
-def _list_work(
-    session: Session, networks: Sequence[tuple[Metric, Widths]], candidates: int, seeds: int
-) -> Iterator[PlannedWork]:
-    """Yield searches and scores, if there are candidates, and fine-tuning; nothing if a user's
-    trainer counts its steps, or without a loss, whose steps cannot be timed before.
+def _read_candidates(dense: Study, budget: Budget) -> Sequence[schema.StoredCandidate]:
+    return schema.read_candidates(dense, budget.metric.name, budget.limit)
+
+
+def _first_seed(session: Session) -> int:
+    return session.subject.settings.training.seed
+
+
+def _list_work(session: Session, uniform: Sequence[Widths], seeds: int) -> Iterator[PlannedWork]:
+    """Yield the trainings; nothing if a user's trainer counts its steps, or without a loss, whose
+    steps cannot be timed before.
 
     Args:
-        networks: uniform widths at each budget, with its metric.
+        uniform: uniform widths at each budget.
     """
-    subject, settings = session.subject, session.subject.settings
-    if subject.trainer is not None or not settings.training.epochs or not has_loss(subject.data):
+    subject, training = session.subject, session.subject.settings.training
+    if subject.trainer is not None or not training.epochs or not has_loss(subject.data):
         return
-    if candidates:
-        prices = [price for metric, _ in networks for price in list_prices(metric)]
-        yield from list_searches(session, dict.fromkeys(prices, 1))
-        for _, widths in networks:
-            yield PlannedWork(
-                "scores", candidates * SCORE_STEPS, widths, settings.search.batch_size
-            )
-    for _, widths in networks:
-        work = plan_training(session, settings.training, widths, "fine-tuning")
-        yield work._replace(steps=2 * seeds * work.steps)
+    for widths in uniform:
+        work = plan_training(session, training, widths, "training, after the fits")
+        yield work._replace(steps=seeds * work.steps)
 
 
-def _collect(session: Session, budgets: Sequence[Budget]) -> Compression:
+def _collect(
+    runner: FineTuning,
+    budgets: Sequence[Budget],
+    networks: Mapping[Point, Widths],
+    interrupted: bool = False,
+) -> Compression:
     """Return the networks of a compression, and store their table."""
-    subject, studies = session.subject, session.studies()
-    whole = Budget("100%", PARAMS, PARAMS.cost(subject.arch)(subject.arch.base_widths))
-    best = {budget: _find_best(session, studies, budget) for budget in (whole, *budgets)}
-    timed = [(studies[network.method], network.widths) for network in best.values()]
-    images = subject.validation_images
+    session, arch = runner.session, runner.session.subject.arch
+    whole = Budget("100%", (Limit(PARAMS, PARAMS.cost(arch)(arch.base_widths)),))
     dense, *smaller = (
-        Compressed(
-            budget=budget.word,
-            network=network,
-            before=read_scores(session, budget).get(network.widths),
-            uniform=max(_list_scores(studies, budget, UNIFORM), default=None),
-            error=None if images is None else find_error(network.score, images),
-            cost=counted_costs(subject.arch, network.widths),
-            latency=latency.median_ms,
-        )
-        for (budget, network), latency in zip(
-            best.items(), find_latencies(session, timed), strict=True
-        )
+        _find_best(runner, budget, networks, interrupted) for budget in (whole, *budgets)
     )
-    networks = {network.budget: network for network in smaller}
-    result = Compression(dense, networks, subject.name, subject.description, session.workspace)
+    studies = session.studies()
+    if runner.is_timed:
+        timed = [(studies[found.network.method], found.widths) for found in (dense, *smaller)]
+        times = [latency.median_ms for latency in find_latencies(session, timed)]
+        dense, *smaller = (
+            replace(found, latency=ms) for found, ms in zip((dense, *smaller), times, strict=True)
+        )
+    named = {found.budget: found for found in smaller}
+    about = session.subject.description
+    result = Compression(dense, named, session.subject.name, about, session.workspace)
     schema.write_networks(studies[DENSE], result.rows())
     return result
 
 
-def _find_best(session: Session, studies: Mapping[str, Study], budget: Budget) -> KeptNetwork:
-    """Return the network at a budget that `choose_method` names, of its best seed."""
-    subject = session.subject
-    listed = {method: _list_scores(studies, budget, method) for method in KINDS}
-    scores = {method: values for method, values in listed.items() if values}
-    if not scores:
-        tried = [trial for method in KINDS if method in studies for trial in studies[method].trials]
-        reasons = [trials.read_failure(trial) for trial in tried if budget.holds(trial)]
-        why = next((f" ({reason})" for reason in reasons if reason), "")
-        failure, place = f"no training at {budget.word} succeeded{why}", session.workspace
-        if place.temporary:
-            raise NsoptError(failure)
-        raise NsoptError(f"{failure}: see {hide_password(place.url)}")
-    name = choose_method(scores, subject.validation_images)
-    best = best_trials(studies[name])[budget.metric.name, budget.limit]
-    file = BestNetworks(session.workspace.artifacts).file(studies[name], best)
-    return load_network(file, subject.arch)
+def _find_best(
+    runner: FineTuning, budget: Budget, networks: Mapping[Point, Widths], interrupted: bool
+) -> Compressed:
+    """Return the network at a budget whose study has the best mean score, of its best seed; after
+    an interruption perhaps a training so far, or a fit."""
+    session, subject = runner.session, runner.session.subject
+    studies = session.studies()
+    scores = {kind: _list_scores(studies.get(kind), budget) for kind in KINDS}
+    if any(scores.values()):
+        kind = max(KINDS, key=lambda kind: np.mean(scores[kind] or -math.inf))
+        trial = best_trials(studies[kind])[budget.metric.name, budget.limit]
+        file = BestNetworks(session.workspace.artifacts).file(studies[kind], trial)
+        epochs = planned = int(trials.read_outcome(trial)["epochs"])
+        network = load_network(file, subject.arch)
+    elif interrupted:
+        points = [point for point in networks if (point.metric, point.budget) == _key(budget)]
+        point = max(points, key=lambda point: _score_so_far(runner, point))
+        if stop := runner.stopped.get(point):
+            outcome, epochs, planned = stop.outcome, len(stop.outcome.epochs), stop.planned
+        else:
+            outcome, epochs = runner.score_fit(point, networks[point]), 0
+            planned = subject.settings.training.epochs
+        network = runner.make_kept(point, outcome)
+    else:
+        raise NsoptError(_explain_failure(session, studies, budget))
+    images = subject.validation_images
+    known = {c.name: c.agreement for c in _read_candidates(studies[DENSE], budget)}
+    return Compressed(
+        budget=budget.word,
+        network=network,
+        agreement=known.get(network.method),
+        error=None if images is None else find_error(network.score, images),
+        cost=counted_costs(subject.arch, network.widths),
+        latency=None,
+        epochs=epochs,
+        planned=planned,
+    )
 
 
-def _list_scores(studies: Mapping[str, Study], budget: Budget, method: str) -> list[float]:
-    done = trials.read_completed(studies.get(method))
-    return [trial.values[0] for trial in done if budget.holds(trial)]
+def _score_so_far(runner: FineTuning, point: Point) -> float:
+    """Return the best score of an interrupted training; of one that has not begun the lowest."""
+    stop = runner.stopped.get(point)
+    return -math.inf if stop is None else stop.outcome.score
+
+
+def _key(budget: Budget) -> tuple[Metric, float]:
+    return budget.metric, budget.limit
+
+
+def _list_scores(study: Study | None, budget: Budget) -> list[float]:
+    return [trial.values[0] for trial in trials.read_completed(study) if _is_at(trial, budget)]
+
+
+def _is_at(trial: FrozenTrial, budget: Budget) -> bool:
+    point = trials.read_point(trial)
+    return point is not None and (point.metric, point.budget) == _key(budget)
+
+
+def _explain_failure(session: Session, studies: Mapping[str, Study], budget: Budget) -> str:
+    tried = [trial for kind in KINDS if kind in studies for trial in studies[kind].trials]
+    reasons = [trials.read_failure(trial) for trial in tried if _is_at(trial, budget)]
+    why = next((f" ({reason})" for reason in reasons if reason), "")
+    failure, place = f"no training at {budget.word} succeeded{why}", session.workspace
+    return failure if place.temporary else f"{failure}: see {hide_password(place.url)}"

@@ -1,6 +1,6 @@
 """What a compression returns."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +11,9 @@ from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import unknown_name
 from nsopt.isolation import public
 from nsopt.notebook import make_html_table
-from nsopt.scaling.metric import format_ms, short_number
 from nsopt.session.workspace import Workspace
-from nsopt.storage.schema import UNIFORM, TaskDescription, width_key
+from nsopt.storage.networks import format_networks
+from nsopt.storage.schema import NetworkRow, TaskDescription, width_key
 
 if TYPE_CHECKING:
     from nsopt.reports.results import Results
@@ -28,21 +28,22 @@ class Compressed:
         network: the network with everything needed to use it, as `nsopt.export` takes it. A
             classifier of images takes images that are normalised; files that `nsopt.export` writes
             as ONNX or pt2 take pixels from 0 to 1, because the normalisation is inside.
-        before: the score of the validation before fine-tuning, after a few training steps; None if
-            it was not measured.
-        uniform: the score of the validation of uniform widths; None for the original network.
+        agreement: of the fitted network with the original one, before training (%); None for the
+            original network.
         error: standard error of the validation accuracy of a classifier of images, in points.
         cost: its parameters and MACs, and what else has a budget, by metric.
-        latency: measured milliseconds per batch.
+        latency: measured milliseconds per batch; None if it was not timed.
+        epochs: of training; fewer than the `planned` ones if it was interrupted.
     """
 
     budget: str
     network: KeptNetwork
-    before: float | None
-    uniform: float | None
+    agreement: float | None
     error: float | None
     cost: dict[str, int]
-    latency: float
+    latency: float | None
+    epochs: int
+    planned: int
 
     @property
     def model(self) -> nn.Module:
@@ -120,6 +121,11 @@ class Compression(Mapping[str, Compressed]):
         return self.networks.get(budget, default)
 
     @property
+    def is_interrupted(self) -> bool:
+        """Whether a training was interrupted; the same call continues."""
+        return any(network.epochs < network.planned for network in self.networks.values())
+
+    @property
     def _all(self) -> tuple[Compressed, ...]:
         return self.dense, *self.networks.values()
 
@@ -130,70 +136,44 @@ class Compression(Mapping[str, Compressed]):
 
         return read_results(self._workspace.url, self.name, self._workspace.storage)
 
-    def rows(self) -> list[dict[str, str]]:
-        """Return the networks as rows of a table, all values as text, the original one first.
-
-        In brackets are points of the score, and shares of costs, beside the original network.
-        Columns without any value are left out.
-        """
-        dense = self.dense
-        rows = [
-            {
-                "budget": network.budget,
-                "widths by": network.method if network is not dense else "",
-                "before": "" if network.before is None else f"{network.before:.4g}",
-                **self._describe_scores(network),
-                UNIFORM: "" if network.uniform is None else f"{network.uniform:.4g}",
-                "ms": _compare(format_ms, network.latency, dense.latency),
-                "params": _compare(short_number, network.cost["params"], dense.cost["params"]),
-                "MACs": _compare(short_number, network.cost["macs"], dense.cost["macs"]),
-            }
+    def rows(self) -> list[NetworkRow]:
+        """Return the numbers of the networks, the original one first."""
+        return [
+            NetworkRow(
+                budget=network.budget,
+                widths_by=network.method,
+                agreement=network.agreement,
+                score=network.score,
+                error=network.error,
+                test_score=network.test_score,
+                latency_ms=network.latency,
+                params=network.cost["params"],
+                macs=network.cost["macs"],
+                epochs=network.epochs,
+                planned=network.planned,
+            )
             for network in self._all
         ]
-        filled = [name for name in rows[0] if any(row[name] for row in rows)]
-        return [{name: row[name] for name in filled} for row in rows]
 
-    def _describe_scores(self, network: Compressed) -> dict[str, str]:
-        """Return the columns of scores of a network, beside those of the original one."""
-        name, dense = self.about.score_name, self.dense
-        if network.test_score is None or dense.test_score is None:
-            return {name or "val %": _show_change(network.score, dense.score)}
-        return {
-            "test" if name else "test %": _show_change(network.test_score, dense.test_score),
-            name or "val %": _show_error(network),
-        }
+    def _format(self) -> list[dict[str, str]]:
+        return format_networks(self.rows(), self.about.score_name)
 
     def __repr__(self) -> str:
         """Return the rows of the table and the widths as text, in aligned columns."""
         rows = [
             row | {"widths": width_key(network.widths)}
-            for row, network in zip(self.rows(), self._all, strict=True)
+            for row, network in zip(self._format(), self._all, strict=True)
         ]
         lines = [list(rows[0]), *(list(row.values()) for row in rows)]
         lengths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         return "\n".join("  ".join(map(str.ljust, line, lengths)).rstrip() for line in lines)
 
     def _repr_html_(self) -> str:
-        return make_html_table(self.rows(), self.name)
+        return make_html_table(self._format(), self.name)
 
     @public
     def report(self, folder: Path | str) -> Path:
         """Write a report of the networks, with their numbers as CSV; return its page."""
         from nsopt.reports.page import write_report  # noqa: PLC0415
 
-        return write_report(self.results, Path(folder), self.rows())
-
-
-def _show_error(network: Compressed) -> str:
-    if network.error is None:
-        return f"{network.score:.4g}"
-    return f"{network.score:.2f} ±{network.error:.2g}"
-
-
-def _show_change(value: float, original: float) -> str:
-    return f"{value:.4g}" if value == original else f"{value:.4g} ({value - original:+.2g})"
-
-
-def _compare(show: Callable[[float], str], cost: float, whole: float) -> str:
-    """Return a cost, and in brackets its share of another one if it differs."""
-    return show(cost) if cost == whole else f"{show(cost)} ({cost / whole:.2f}x)"
+        return write_report(self.results, Path(folder))

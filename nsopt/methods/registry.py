@@ -24,6 +24,12 @@ BASELINE: Method = Uniform()  # to which reports compare the others
 LAW_OF_SEARCH: Method = NeuralScale()  # its law is that of the search
 DENSE: Method = Dense()  # its network is the trained one that a study starts from
 _registered: dict[str, Method] = {}
+_LABELS = {  # of the widths of a compression
+    schema.FIT: "Fit",
+    f"{schema.FIT}{schema.HALFWAY}": "Halfway from fit to uniform",
+    schema.TAYLOR: "Taylor importance",
+    f"{schema.TAYLOR}{schema.HALFWAY}": "Halfway from Taylor importance to uniform",
+}
 
 
 @checked
@@ -80,9 +86,7 @@ def is_method(name: str) -> bool:
 
 def method_label(name: str) -> str:
     """Return a method's label in reports; its name if it is not installed here."""
-    if name == schema.SCORED:
-        return "Scored law"
-    return get_method(name).label if is_method(name) else name
+    return get_method(name).label if is_method(name) else _LABELS.get(name, name)
 
 
 def method_order(names: Sequence[str]) -> list[str]:
@@ -92,8 +96,8 @@ def method_order(names: Sequence[str]) -> list[str]:
 
 
 def report_order() -> list[str]:
-    """Return all methods, baselines first, and `scored`: the best widths of a compression."""
-    return [*_built_in(), schema.SCORED, *_load_entry_points(), *_registered]
+    """Return all methods, baselines first, and the kinds of widths of a compression."""
+    return [*_built_in(), *schema.RANKED, *_load_entry_points(), *_registered]
 
 
 def _find(name: str, known: Mapping[str, Method]) -> Method | None:

@@ -1,16 +1,12 @@
 """Smaller networks that inherit the most important units of a trained one.
 
-A score before fine-tuning predicts which of them train well (EagleEye, Li et al., ECCV 2020). It
-predicts better after a few steps of training (`benchmarks/score_ranks.py`). After these steps nsopt
-measures the statistics of BatchNorm again, and then the score.
-
 These functions take a `supervision` on the device of `compute`, and raise OutOfMemoryError if a
 batch does not fit it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import nn
 from torch.optim.swa_utils import update_bn
@@ -26,14 +22,9 @@ from nsopt.pruning.ranking import UnitRanking, join_streams
 from nsopt.pruning.settings import SearchSettings
 from nsopt.tasks.supervision import Batches, Supervision
 from nsopt.training.kernels import fast_kernels
-from nsopt.training.step import sgd, train_step
 
-SCORE_STEPS = 30  # of training before a score
-_LR, _MOMENTUM, _WEIGHT_DECAY = 0.01, 0.9, 5e-4  # of these steps
 _RANKING_BATCHES = 20  # over which importance is averaged
 _BATCHES = 10  # for the statistics of BatchNorm
-
-Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +34,7 @@ class TrainedStart:
     Attributes:
         model: the network, of the base widths of `arch`.
         ranking: of its units.
-        batch_size: images per batch for the steps before a score, and BatchNorm's statistics.
+        batch_size: images per batch for the statistics of BatchNorm.
     """
 
     arch: Architecture
@@ -94,33 +85,6 @@ def inherit_network(
         model = place(start.build(widths), compute.device, start.arch.layout)
         _measure_statistics(model, supervision.batches(start.batch_size, seed=0), compute)
     return model
-
-
-def evaluate_inherited(
-    start: TrainedStart,
-    widths: Sequence[int],
-    supervision: Supervision,
-    evaluate: Callable[[nn.Module], Found],
-    compute: Compute,
-    steps: int = SCORE_STEPS,
-) -> Found:
-    """Return what `evaluate` says of inherited weights after a few steps of training.
-
-    Args:
-        evaluate: takes a network in evaluation mode on the device of `compute`.
-        steps: number of mini-batches to train on, at most an epoch.
-    """
-    limit = explain_out_of_memory(compute.device, supervision.batch_size(start.batch_size))
-    with limit, use_seed(0, compute.device):
-        model = place(start.build(widths), compute.device, start.arch.layout)
-        optimizer = sgd(model.train(), _LR, _MOMENTUM, _WEIGHT_DECAY)
-        data, loss = supervision.batches(start.batch_size, seed=1), supervision.renew().loss
-        with fast_kernels(model):
-            for _ in range(min(steps, data.per_epoch)):
-                train_step(model, optimizer, *data.next(), compute, loss)
-        statistics = supervision.batches(start.batch_size, seed=0)
-        _measure_statistics(model, statistics, compute)
-        return evaluate(model.eval())
 
 
 def _measure_statistics(model: nn.Module, data: Batches, compute: Compute) -> None:

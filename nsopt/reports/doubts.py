@@ -2,10 +2,10 @@
 
 import math
 
-from nsopt.compression.choice import find_error, is_near_chance
 from nsopt.latency.record import distrust
 from nsopt.methods.registry import DENSE
 from nsopt.reports.results import Results
+from nsopt.tasks.accuracy import find_error, is_near_chance
 
 _LITTLE = 0.01  # of the accuracy: a network that loses less is still good without training
 

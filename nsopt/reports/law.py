@@ -11,7 +11,7 @@ from nsopt.methods.registry import BASELINE
 from nsopt.reports.results import Results
 from nsopt.reports.style import MethodStyle, apply_style, log_axis
 from nsopt.scaling.cost import FloatArray
-from nsopt.scaling.family import relative_uniform
+from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import LATENCY, get_metric
 
 _SAMPLES = 40  # points of a line in the record, and as many on each side of it
@@ -89,8 +89,8 @@ def _make_traces(
     tau = record.tau.astype(np.float64)
     line = _choose_sizes(results, tau, metric)
     widths, base = law.widths(line), float(iterations[0].trajectory.tau[0])
-    uniform = relative_uniform(results.task.base_widths)
-    beside, beside_rows = uniform.widths(line / base), uniform.widths(tau / base)
+    uniform = uniform_curve(results.task.base_widths)
+    beside, beside_rows = (uniform.widths(np.sqrt(sizes / base)) for sizes in (line, tau))
     quiet = {"hoverinfo": "skip", "mode": "lines"}
     dashed = {"color": _LINE.colour, "width": 1, "dash": "dash"}
     inside, unit = line[RECORDED], get_metric(metric).unit

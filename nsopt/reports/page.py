@@ -1,6 +1,5 @@
 """The report: a self-contained HTML page, with its numbers in CSV files beside it."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,16 +25,12 @@ from nsopt.reports.template import flatten, fragment, render_template
 from nsopt.reports.widths import draw_widths
 from nsopt.reports.words import answer
 from nsopt.scaling.metric import MACS, PARAMS
-from nsopt.storage.schema import DENSE
+from nsopt.storage.networks import format_networks
+from nsopt.storage.schema import DENSE, StoredCandidate, width_key
 
 
-def write_report(
-    results: Results, folder: Path, networks: Sequence[Mapping[str, str]] = ()
-) -> Path:
+def write_report(results: Results, folder: Path) -> Path:
     """Write `index.html` and CSV files of a comparison; return the page's path.
-
-    Args:
-        networks: rows of a table with which the page begins, such as the networks of a compression.
 
     Raises:
         NsoptError: if nothing can be written there, such as to a file in place of a folder.
@@ -44,13 +39,11 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     files = [path.name for path in write_csv(results, folder)]
     page = folder / "index.html"
-    write_whole(page, render(results, files, networks).encode())
+    write_whole(page, render(results, files).encode())
     return page
 
 
-def render(
-    results: Results, csv_files: list[str], networks: Sequence[Mapping[str, str]] = ()
-) -> str:
+def render(results: Results, csv_files: list[str]) -> str:
     """Return the page as HTML; the template engine escapes all text from users."""
     verdicts = answer(results)
     scores = _draw_scores(results)
@@ -60,14 +53,15 @@ def render(
         "page.html",
         results.name,
         results=results,
-        networks=networks,
+        networks=results.networks and format_networks(results.networks, results.task.score_name),
+        candidates=[_describe_candidate(*candidate) for candidate in results.candidates],
         data=results.task.data.removeprefix(FOLDER_PREFIX),
         order=list(scores),
         figures={key: fragment(figure, key) for key, figure in figures.items()},
         answer=verdicts,
         is_ahead=any(verdict.is_certain for verdict in verdicts),
         trainings=int((results.outcomes["method"] != DENSE).sum()),
-        doubts=[doubt_split(results.split if networks else None), doubt_latencies(results)],
+        doubts=[doubt_split(results.split if results.networks else None), doubt_latencies(results)],
         fits=describe_fits(results),
         rows=summary_rows(results),
         unit=results.latency_unit,
@@ -85,6 +79,16 @@ def render(
         provenance=flatten(results.provenance),
         csv_files=csv_files,
     )
+
+
+def _describe_candidate(budget: str, candidate: StoredCandidate) -> dict[str, str]:
+    return {
+        "budget": budget,
+        "widths by": method_label(candidate.name),
+        "agreement %": f"{candidate.agreement:.1f}",
+        "taken": "yes" if candidate.trained else "",
+        "widths": width_key(candidate.widths),
+    }
 
 
 def _list_settings(results: Results) -> list[tuple[str, Any]]:

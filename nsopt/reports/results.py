@@ -35,7 +35,8 @@ class Results:
         failures: label and reason of failed trials.
         curves: one row per trial and epoch.
         searches: iterations in order, by the kind of their study.
-        networks: rows of the table that `nsopt compress` printed; empty for other comparisons.
+        networks: of a compression, the trained one first; empty for other comparisons.
+        candidates: the widths that it compared, by the budget in words.
         split: share of the images of a folder that nsopt chose for training; None if it did not.
     """
 
@@ -48,7 +49,8 @@ class Results:
     failures: pd.DataFrame
     curves: pd.DataFrame
     searches: dict[str, list[Iteration]]
-    networks: Sequence[Mapping[str, str]] = ()
+    networks: Sequence[schema.NetworkRow] = ()
+    candidates: Sequence[tuple[str, schema.StoredCandidate]] = ()
     split: float | None = None
 
     @property
@@ -191,8 +193,23 @@ def read_results(url: str, name: str | None = None, storage: BaseStorage | None 
             if schema.is_search(kind) and (iterations := trials.read_iterations(study))
         },
         networks=schema.read_networks(studies[schema.DENSE]) if schema.DENSE in studies else (),
+        candidates=_read_candidates(studies, points),
         split=schema.read_source(done[0][0]).split,
     )
+
+
+def _read_candidates(
+    studies: Mapping[str, Study], points: Sequence[tuple[Study, FrozenTrial, trials.Point]]
+) -> list[tuple[str, schema.StoredCandidate]]:
+    """Return the candidates of a compression by its budgets in words, which `points` have."""
+    sizes = {(point.metric.name, point.budget): point.size for _, _, point in points}
+    if schema.DENSE not in studies:
+        return []
+    return [
+        (size, candidate)
+        for key, size in sizes.items()
+        for candidate in schema.read_candidates(studies[schema.DENSE], *key)
+    ]
 
 
 def _explain_missing(name: str, url: str, failures: Sequence[Mapping[str, str]]) -> NsoptError:

@@ -55,11 +55,8 @@ def _find_question(study: Study) -> str:
 
 
 def _find_verdict(study: Study) -> str:
-    """Return what scores say, or which trial is best; "" if no trial completed."""
-    stored = schema.read_verdict(study)
-    if stored is not None or not trials.read_completed(study):
-        return stored or ""
-    return f"Best: {describe_best(study)}"
+    """Return which trial is best; "" if no trial completed."""
+    return f"Best: {describe_best(study)}" if trials.read_completed(study) else ""
 
 
 def tuning_note(study: Study) -> str:

@@ -12,14 +12,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from nsopt.compression.choice import choose_method, find_error, is_near_chance
 from nsopt.methods.registry import get_method, is_method, method_label
 from nsopt.reports.doubts import doubt_latencies
 from nsopt.reports.results import Results
 from nsopt.reports.tables import name_binding, summary
 from nsopt.scaling.metric import LATENCY, get_metric
 from nsopt.scaling.record import describe_reach
-from nsopt.storage.schema import SCORED, width_key
+from nsopt.storage.schema import width_key
+from nsopt.tasks.accuracy import find_error, is_near_chance
 
 _COVERAGE = 0.9
 _QUANTILE = 1.645  # of the normal distribution, for this coverage
@@ -125,7 +125,7 @@ def _judge_budget(results: Results, rows: pd.DataFrame) -> Verdict:
         images = results.image_counts.get("test")
         difference = paired_difference(*_pair_scores(results, best, rival), images)
         text = _compare(results, best, equals, rival, difference)
-        decided = SCORED in results.methods or results.settings.get("preset") in _TOO_SHORT
+        decided = bool(results.networks) or results.settings.get("preset") in _TOO_SHORT
         if not (difference is None or difference.is_certain or decided):
             costs = ["macs"] if doubt_latencies(results) else ["latency_ms", "macs"]
             cheaper, saves = _choose_cheaper(best, rival, costs)
@@ -195,13 +195,8 @@ def _pair_scores(
 
 
 def _find_best(results: Results, rows: pd.DataFrame) -> pd.Series:
-    """Return the row of the method that `choose_method` names."""
-    scores = {
-        row["method"]: _select_outcomes(results, row, row["method"])["score"].tolist()
-        for _, row in rows.iterrows()
-    }
-    method = choose_method(scores, results.image_counts.get("validation"))
-    return rows[rows["method"] == method].iloc[0]
+    """Return the row with the best mean score of the validation."""
+    return rows.loc[rows["val_mean"].idxmax()]
 
 
 def _describe_excess(row: pd.Series, unit: str) -> str:

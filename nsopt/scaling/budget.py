@@ -1,7 +1,8 @@
 """Budgets as users write them: `600k`, `macs=50%`, or `params=250k,macs=20M` for one network."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple, Protocol, Self
 
 from nsopt.errors import NsoptError, shorten
@@ -15,12 +16,12 @@ class _Base(Costed, Protocol):
     def base_widths(self) -> tuple[int, ...]: ...
 
 
-class AskedLimit(NamedTuple):
+class Limit(NamedTuple):
     """One limit: in the unit of the metric, or a share of what the base network costs."""
 
     metric: Metric
     number: float
-    is_share: bool
+    is_share: bool = False
 
     @classmethod
     def read(cls, metric: Metric, text: str) -> Self:
@@ -31,21 +32,21 @@ class AskedLimit(NamedTuple):
             raise NsoptError(f"{shorten(text)}: a budget must be above 0")
         return cls(metric, number, is_share)
 
-    def of(self, arch: _Base) -> int | float:
+    def at(self, arch: _Base) -> Self:
         """Return the limit in the unit of the metric."""
         if not self.is_share:
-            return self.number
+            return self
         whole = self.metric.cost(arch)(arch.base_widths)
         exact = self.number * whole
-        return exact if isinstance(whole, float) else int(exact)
+        return type(self)(self.metric, exact if isinstance(whole, float) else int(exact))
 
 
 @dataclass(frozen=True)
-class AskedBudget:
-    """A budget as a user wrote it, whose limits may depend on what the base network costs."""
+class Budget:
+    """The most that a network may cost, as a user wrote it: one limit, or several at once."""
 
     word: str
-    limits: tuple[AskedLimit, ...]
+    limits: tuple[Limit, ...]
 
     @property
     def is_timed(self) -> bool:
@@ -57,20 +58,31 @@ class AskedBudget:
         """Whether several limits hold at once."""
         return len(self.limits) > 1
 
-    def of(self, arch: _Base) -> tuple[Metric, int | float]:
-        """Return the metric and the limit in its unit, for networks of this architecture."""
-        limits = [(limit.metric, limit.of(arch)) for limit in self.limits]
-        return limits[0] if len(limits) == 1 else (Joint.of(limits), 1)
+    def at(self, arch: _Base) -> Self:
+        """Return the budget with numbers in place of shares of what a base network costs."""
+        return replace(self, limits=tuple(limit.at(arch) for limit in self.limits))
+
+    @cached_property
+    def metric(self) -> Metric:
+        """What it limits. Read it, and `limit`, of a budget without shares."""
+        if not self.is_joint:
+            return self.limits[0].metric
+        return Joint.of([(limit.metric, limit.number) for limit in self.limits])
+
+    @property
+    def limit(self) -> int | float:
+        """The limit in the unit of the metric."""
+        return 1 if self.is_joint else self.limits[0].number
 
 
-def read_budget(word: str) -> AskedBudget:
+def read_budget(word: str) -> Budget:
     """Parse a budget that names its metrics: `macs=50%`, or several that hold at once."""
-    limits = [AskedLimit.read(metric, text) for metric, text in split_limits(word)]
+    limits = [Limit.read(metric, text) for metric, text in split_limits(word)]
     Joint.of([(limit.metric, limit.number) for limit in limits])
-    return AskedBudget(word.strip(), tuple(limits))
+    return Budget(word.strip(), tuple(limits))
 
 
-def read_budgets(text: str | Sequence[str | float], metric: Metric) -> list[AskedBudget]:
+def read_budgets(text: str | Sequence[str | float], metric: Metric) -> list[Budget]:
     """Parse budgets in `metric`, such as `600k,2M`, or budgets that name their metrics.
 
     `params=250k,macs=20M` limits one network twice. A semicolon separates the budgets of different
@@ -88,4 +100,4 @@ def read_budgets(text: str | Sequence[str | float], metric: Metric) -> list[Aske
     if "=" in text:
         return [read_budget(word) for word in text.split(";") if word.strip()]
     words = [word.strip() for word in text.split(",") if word.strip()]
-    return [AskedBudget(word, (AskedLimit.read(metric, word),)) for word in words]
+    return [Budget(word, (Limit.read(metric, word),)) for word in words]

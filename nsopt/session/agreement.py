@@ -1,50 +1,96 @@
-"""The score of a task that has none: how closely outputs follow those of the trained network.
+"""How closely networks follow the trained one, on inputs that no fit sees.
 
-It is measured on inputs that no fit and no training sees.
+It chooses among fitted networks, and is the score of a task that has none.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
 import torch
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from nsopt.errors import NsoptError
 from nsopt.models.inputs import count_examples
+from nsopt.models.tracing.originals import copy_model
 from nsopt.pruning.fitting.inputs import FEWEST, Inputs
-from nsopt.pruning.fitting.smaller import AgreementScore
 from nsopt.session.subject import Subject
+from nsopt.tasks.agreement import Agreement, differ, measure_variances, relative_distance
 from nsopt.tasks.supervision import Batches
-from nsopt.tasks.task import Task, TaskSupervision
+from nsopt.tasks.task import Distance, Task, TaskSupervision
 
 AGREEMENT = "agreement with the trained network (%)"
 MOST = 1024  # examples to fit to, and to compare on
+Compare = Callable[[nn.Module], Agreement]
+
+
+class AgreementScore:
+    """Scores networks by how closely their outputs follow those of the trained network (%).
+
+    Calling it returns `100 exp(-d)` for a network, where d is its mean distance: by default the
+    squared difference of the outputs, relative to their variance over all inputs.
+
+    Args:
+        model: the trained network.
+        inputs: what the networks run on; better others than those of the fit.
+        distance: that of the task, if it has one.
+
+    Raises:
+        NsoptError: if the trained network returns the same numbers for all inputs.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Inputs, distance: Distance | None = None) -> None:
+        self._inputs, self._distance = inputs, distance
+        model = copy_model(model)  # as it runs, it may leave marks
+        self._wanted = [self._run(model, batch) for batch in range(len(inputs))]
+        if distance is None and not differ(self._wanted):
+            raise NsoptError(
+                "the trained network returns the same numbers for all inputs, so nothing tells how "
+                "closely others follow it: are these its trained weights, and usual inputs?"
+            )
+        self._variances = measure_variances(self._wanted) if distance is None else []
+
+    def __call__(self, model: nn.Module) -> float:
+        return self.compare(model).percentage
+
+    def compare(self, model: nn.Module) -> Agreement:
+        """Return the distance from the trained network for each example."""
+        distances = [self._measure(self._run(model, n), w) for n, w in enumerate(self._wanted)]
+        if not all(isinstance(value, Tensor) and value.ndim == 1 for value in distances):
+            raise NsoptError("the distance must be a tensor of one number for each example")
+        return Agreement(torch.cat(distances).float().cpu().nan_to_num(nan=math.inf))
+
+    def _measure(self, outputs: Any, wanted: Any) -> Tensor:
+        if self._distance is not None:
+            return self._distance(outputs, wanted)
+        return relative_distance(outputs, wanted, self._variances)
+
+    def _run(self, model: nn.Module, batch: int) -> Any:
+        modes = {module: module.training for module in model.modules()}
+        with torch.no_grad():
+            outputs = self._inputs.call(model.eval(), batch)()
+        for module, training in modes.items():
+            module.training = training
+        return outputs
 
 
 def with_score(subject: Subject) -> Subject:
     """Return a subject whose task has a score, if it has a trained network.
 
-    What it trains on is then in memory, without the inputs that the score compares.
+    What it is fitted to and trained on is then in memory, without the inputs that are compared.
     """
     task, start, training = subject.data, subject.start, subject.settings.training
     if start is None or not isinstance(task, Task) or task.score is not None:
         return subject
     batches = TaskSupervision(task, torch.device("cpu")).batches(0, training.seed)
     compared, others = hold_out(read_batches(batches, math.inf if training.epochs else MOST))
-    score = HeldOutScore(start, Inputs(compared))
-    score.fitted = others
-    task = replace(task, score=score, score_name=AGREEMENT)
-    if training.epochs:
-        batches_left = cast("Dataset[Any]", others)
-        shuffled = DataLoader(batches_left, batch_size=None, shuffle=True, collate_fn=tuple)
-        task = replace(task, train=shuffled)
+    score = AgreementScore(start, Inputs(compared), task.distance)
+    kept = cast("Dataset[Any]", others)
+    shuffled = DataLoader(kept, batch_size=None, shuffle=True, collate_fn=tuple)
+    task = replace(task, score=score, score_name=AGREEMENT, train=shuffled)
     return replace(subject, data=task)
-
-
-class HeldOutScore(AgreementScore):
-    """A score on inputs to which layers are not fitted; `fitted` has the others."""
-
-    fitted: list[Any]
 
 
 def read_batches(batches: Batches, most: float = MOST) -> list[tuple[Any, Any]]:

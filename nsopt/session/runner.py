@@ -23,6 +23,8 @@ from nsopt.storage.engine import Job, Work
 from nsopt.storage.trials import Point
 from nsopt.training.outcome import Epoch, Outcome
 
+Widths = tuple[int, ...]
+
 
 @dataclass(frozen=True, eq=False)
 class TrialRunner(Work):
@@ -33,6 +35,11 @@ class TrialRunner(Work):
     """
 
     session: Session
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether networks are timed."""
+        return True
 
     @property
     def compute(self) -> Compute:
@@ -56,13 +63,14 @@ class TrialRunner(Work):
             raise TrialPruned("the trial has no method, metric, budget and seed")
         names = map(trials.width_parameter, self.session.subject.arch.layer_names)
         widths = tuple(trial.suggest_int(name, 1, trials.LARGEST_WIDTH) for name in names)
-        (latency,) = find_latencies(self.session, [(trial.study, widths)])
+        timed = [(trial.study, widths)] if self.is_timed else []
+        latency = next(iter(find_latencies(self.session, timed)), None)
         outcome = self.train(point, widths)
-        self._open_networks().keep_if_best(trial, self._make_kept(point, outcome).content)
+        self._open_networks().keep_if_best(trial, self.make_kept(point, outcome).content)
         self._report(point, outcome, f"{outcome.seconds:.0f} s")
         columns = self._list_columns(point, outcome, latency)
         trials.write_outcome(trial, columns, _list_epochs(outcome))
-        return outcome.score, latency.median_ms
+        return outcome.score, math.inf if latency is None else latency.median_ms
 
     def handle_failure(self, trial: FrozenTrial, error: DeterministicError) -> None:
         point = trials.read_point(trial)
@@ -79,11 +87,12 @@ class TrialRunner(Work):
             widths = trials.read_widths(trial, self.session.subject.arch.layer_names)
             outcome = self.train(point, widths)
             if outcome.score == trial.values[0]:
-                self._open_networks().mend(study, trial, self._make_kept(point, outcome))
+                self._open_networks().mend(study, trial, self.make_kept(point, outcome))
             else:
                 self._report(point, outcome, "other results than before: the file stays as it is")
 
-    def _make_kept(self, point: Point, outcome: Outcome) -> KeptNetwork:
+    def make_kept(self, point: Point, outcome: Outcome) -> KeptNetwork:
+        """Return the network of a point with everything needed to use it."""
         subject = self.session.subject
         data = subject.data
         images = (subject.splits, data.classes) if isinstance(data, ImageData) else ()
@@ -100,7 +109,9 @@ class TrialRunner(Work):
     def _open_networks(self) -> BestNetworks:
         return BestNetworks(self.session.workspace.artifacts)
 
-    def _list_columns(self, point: Point, outcome: Outcome, latency: Latency) -> dict[str, Any]:
+    def _list_columns(
+        self, point: Point, outcome: Outcome, latency: Latency | None
+    ) -> dict[str, Any]:
         subject = self.session.subject
         arch = subject.arch
         costs = counted_costs(arch, outcome.widths)
@@ -109,10 +120,7 @@ class TrialRunner(Work):
             costs["cost_latency"] = float(LATENCY.cost(arch)(outcome.widths))
         return costs | {
             "cost": point.metric.cost(arch)(outcome.widths),
-            "latency_ms": latency.median_ms,
-            "latency_lower_quartile_ms": latency.lower_quartile_ms,
-            "latency_upper_quartile_ms": latency.upper_quartile_ms,
-            "latency_spread": latency.spread,
+            **({} if latency is None else _list_milliseconds(latency)),
             "tau": costs["params"],
             "score": outcome.score,
             "test_score": outcome.test_score,
@@ -123,19 +131,28 @@ class TrialRunner(Work):
             **({} if beyond is None else {"beyond_record": beyond}),
         }
 
-    def _is_feasible(self, point: Point, widths: tuple[int, ...], latency: Latency) -> bool:
+    def _is_feasible(self, point: Point, widths: Widths, latency: Latency | None) -> bool:
         """Return whether a network is within its budget; its share of the milliseconds of the
         network of base widths is the measured one."""
         arch = self.session.subject.arch
         return all(
             (
                 latency.ratio * metric.cost(arch)(arch.base_widths)
-                if metric == LATENCY
+                if latency and metric == LATENCY
                 else metric.cost(arch)(widths)
             )
             <= limit
             for metric, limit in point.metric.limits_at(point.budget)
         )
+
+
+def _list_milliseconds(latency: Latency) -> dict[str, float | None]:
+    return {
+        "latency_ms": latency.median_ms,
+        "latency_lower_quartile_ms": latency.lower_quartile_ms,
+        "latency_upper_quartile_ms": latency.upper_quartile_ms,
+        "latency_spread": latency.spread,
+    }
 
 
 def report_points(session: Session, jobs: Iterable[Job]) -> None:

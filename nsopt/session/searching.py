@@ -13,7 +13,6 @@ from nsopt.deployment.artifacts import BestNetworks
 from nsopt.errors import DeterministicError
 from nsopt.pruning.search import Descent, supervise_search
 from nsopt.pruning.settings import SearchSettings
-from nsopt.scaling.metric import PARAMS, Metric
 from nsopt.scaling.record import Iteration
 from nsopt.session.session import Session
 from nsopt.settings import Price
@@ -46,25 +45,6 @@ def continue_searches(
     finally:
         session.workspace.tidy()
     return histories
-
-
-def run_searches(session: Session, metric: Metric) -> dict[Price, Iteration]:
-    """Run the missing searches for budgets in a metric; return the first iteration of each.
-
-    One search ranks filters as published, the other by importance per cost (see `list_prices`).
-    """
-    searches = continue_searches(session, dict.fromkeys(list_prices(metric), 1))
-    return {price: iterations[0] for price, iterations in searches.items()}
-
-
-def list_prices(metric: Metric) -> tuple[Price, ...]:
-    """Return the prices of the searches whose laws suit budgets in a metric, or in several.
-
-    For milliseconds MACs are the nearest.
-    """
-    if len(metric.parts) > 1:
-        return tuple(dict.fromkeys(p for part in metric.parts for p in list_prices(part)))
-    return "filters", "params" if metric == PARAMS else "macs"
 
 
 def find_pretrained_file(session: Session) -> Path:

@@ -280,11 +280,11 @@ def with_precision(subject: Subject, workspace: Workspace) -> Subject:
     """Return `subject` with a precision in place of `auto`.
 
     That of its stored studies and tunings has priority. A new study gets the precision in which a
-    step of its network is faster on this device; a task that is not trained gets fp32.
+    step of its network is faster on this device; what is not trained by a loss gets fp32.
     """
     stored = [schema.read_settings(study) for study in list_studies(subject, workspace)]
-    settings, arch, task = subject.settings, subject.arch, subject.data
-    is_untrained = isinstance(task, Task) and (task.loss is None or not settings.training.epochs)
+    settings, arch, data = subject.settings, subject.arch, subject.data
+    is_untrained = not settings.training.epochs or (isinstance(data, Task) and data.loss is None)
     for part in ("search", "training"):
         sgd = getattr(settings, part)
         if sgd.precision == "auto":
@@ -293,7 +293,7 @@ def with_precision(subject: Subject, workspace: Workspace) -> Subject:
                 known = ["fp32"]
             elif not known:
                 _ = subject.validation_images  # too few are refused before a step is timed
-                known = [choose_compute(sgd, arch, arch.base_widths, subject.data).precision]
+                known = [choose_compute(sgd, arch, arch.base_widths, data).precision]
             settings = settings.updated(**{part: sgd.updated(precision=known[0])})
     return replace(subject, settings=settings)
 

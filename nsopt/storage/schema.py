@@ -9,7 +9,6 @@ import hashlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
 from typing import Annotated, Any, TypeVar
 
 from optuna.exceptions import ExperimentalWarning
@@ -28,10 +27,12 @@ SEARCH = "search"
 # Folders of networks, beside those with the names of methods.
 BASE = "base"  # the networks from which methods start
 PRETRAINED = "pretrained"  # the network from which searches with several prices start
-# Networks of a compression: the trained one, and the two kinds of widths that it fine-tunes. The
-# first two are methods, too.
-DENSE, UNIFORM, SCORED = "dense", "uniform", "scored"
-_OTHER_SEARCH, _TUNING, _SCORES = "search-", "-tune", "scores-"
+# Networks of a compression: the trained one, uniform widths (both are methods, too), those that a
+# ranking of units leaves, and those halfway between them and uniform ones.
+DENSE, UNIFORM = "dense", "uniform"
+FIT, TAYLOR, HALFWAY = "fit", "taylor", "-halfway"
+RANKED = FIT, f"{FIT}{HALFWAY}", TAYLOR, f"{TAYLOR}{HALFWAY}"
+_OTHER_SEARCH, _TUNING = "search-", "-tune"
 
 WidthKey = Annotated[str, Field(pattern=r"^[1-9]\d*(-[1-9]\d*)*$")]
 Law = Annotated[PowerLaw, PlainValidator(PowerLaw.from_dict), PlainSerializer(PowerLaw.to_dict)]
@@ -92,18 +93,55 @@ class _Settings:
 
 
 @dataclass(frozen=True)
-class _Verdict:
-    """What scores say, and the number of the best trial."""
+class StoredCandidate:
+    """Widths that a compression compared at a budget.
 
-    best: int
-    text: str
+    Attributes:
+        name: of the study of their networks: `UNIFORM`, or one of `RANKED`.
+        agreement: of their fitted network with the trained one (%).
+        trained: whether they were chosen, to train them if there are epochs.
+    """
+
+    name: str
+    widths: tuple[int, ...]
+    agreement: float
+    trained: bool
 
 
-_TIMED = "latency:"
+@dataclass(frozen=True)
+class NetworkRow:
+    """A network of a compression.
+
+    Attributes:
+        budget: as the user wrote it; `100%` for the trained network, which is the first.
+        widths_by: the name of their study; `DENSE` for the trained network.
+        agreement: of the fitted network before training (%); None for the trained one.
+        score: of the validation.
+        error: standard error of a validation accuracy, in points; None for other scores.
+        test_score: None without a test.
+        latency_ms: milliseconds per batch; None if it was not timed.
+        epochs: of training so far; `planned` ones are more only after an interruption.
+        files: names of its files, and why one is missing.
+    """
+
+    budget: str
+    widths_by: str
+    agreement: float | None
+    score: float
+    error: float | None
+    test_score: float | None
+    latency_ms: float | None
+    params: int
+    macs: int
+    epochs: int
+    planned: int
+    files: str = ""
+
+
+_TIMED, _CANDIDATES = "latency:", "candidates:"
 _SUBJECT, _SOURCE, _SETTINGS, _LATENCY_MODEL = "subject", "source", "settings", "latency_model"
 _PROVENANCE = Attribute[dict[str, Any]]("provenance", dict[str, Any])
-_NETWORKS = Attribute[Sequence[Mapping[str, str]]]("networks", list[dict[str, str]])
-_VERDICT = Attribute[_Verdict]("verdict", _Verdict)
+_NETWORKS = Attribute[Sequence[NetworkRow]]("networks", list[NetworkRow])
 _LAW = Attribute[PowerLaw]("law", Law)
 read_law, write_law = _LAW.read, _LAW.write
 
@@ -123,11 +161,6 @@ def tuning_name(comparison: str) -> str:
     return f"{comparison}{_TUNING}"
 
 
-def scores_kind(metric: str, budget: float) -> str:
-    """Return the kind of the study that scores widths at a budget in a metric."""
-    return f"{_SCORES}{metric}-{budget:.17g}"
-
-
 def is_tuning(prefix: str) -> bool:
     return prefix.endswith(_TUNING)
 
@@ -143,7 +176,7 @@ def is_search(kind: str) -> bool:
 
 def is_reserved(kind: str) -> bool:
     """Return whether nsopt uses a kind itself; no method can have such a name."""
-    return is_search(kind) or kind in (BASE, PRETRAINED, SCORED)
+    return is_search(kind) or kind in (BASE, PRETRAINED, *RANKED)
 
 
 def price_of_search(kind: str) -> str | None:
@@ -257,24 +290,34 @@ def _make_digest(value: Any) -> str:
     return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
 
 
-def read_networks(study: Study) -> Sequence[Mapping[str, str]]:
-    """Return the table of a compression's networks, stored with the study of the trained one."""
+def read_networks(study: Study) -> Sequence[NetworkRow]:
+    """Return the networks of a compression, stored with the study of the trained one."""
     return _NETWORKS.read(study) or []
 
 
-def write_networks(study: Study, rows: Sequence[Mapping[str, str]]) -> None:
-    """Store the table of a compression's networks; rows at other budgets stay."""
-    table = {row["budget"]: row for row in (*read_networks(study), *rows)}
-    names = dict.fromkeys(chain.from_iterable(table.values()))
-    _NETWORKS.write(study, [{name: row.get(name, "") for name in names} for row in table.values()])
+def write_networks(study: Study, rows: Sequence[NetworkRow]) -> None:
+    """Store the networks of a compression; rows at other budgets stay."""
+    table = {row.budget: row for row in (*read_networks(study), *rows)}
+    _NETWORKS.write(study, list(table.values()))
 
 
-def write_verdict(study: Study, best: int, verdict: str) -> None:
-    """Store the result of scores as a sentence, with the number of the best trial."""
-    _VERDICT.write(study, _Verdict(best, verdict))
+def read_candidates(study: Study, metric: str, budget: float) -> Sequence[StoredCandidate]:
+    """Return the candidates at a budget, the best first; none before they were compared."""
+    return _candidates(metric, budget).read(study) or []
 
 
-def read_verdict(study: Study, best: int | None = None) -> str | None:
-    """Return what `write_verdict` stored; None if it did not, or for another best trial."""
-    stored = _VERDICT.read(study)
-    return None if stored is None or best not in (None, stored.best) else stored.text
+def write_candidates(
+    study: Study, metric: str, budget: float, candidates: Sequence[StoredCandidate]
+) -> None:
+    """Store the candidates of a compression at a budget with the study of the trained network."""
+    _candidates(metric, budget).write(study, candidates)
+
+
+def is_compression(studies: Mapping[str, Study]) -> bool:
+    """Return whether the studies of a subject are those of a compression."""
+    attributes = studies[DENSE].user_attrs if DENSE in studies else {}
+    return any(name.startswith(_CANDIDATES) for name in attributes)
+
+
+def _candidates(metric: str, budget: float) -> Attribute[Sequence[StoredCandidate]]:
+    return Attribute(f"{_CANDIDATES}{metric}-{budget:.17g}", list[StoredCandidate])

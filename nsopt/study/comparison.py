@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from nsopt.errors import NsoptError
 from nsopt.methods.base import Method
 from nsopt.models.architecture import Architecture
-from nsopt.scaling.budget import AskedBudget
+from nsopt.scaling.budget import Budget
 from nsopt.scaling.law import floor_widths, uniform_curve
 from nsopt.scaling.metric import Metric
 from nsopt.scaling.solve import solve_widths
@@ -45,13 +45,12 @@ class AskedRatio:
     def is_timed(self) -> bool:
         return self.metric.is_timed
 
-    def of(self, arch: Architecture) -> tuple[Metric, int | float, float]:
-        """Return the metric, the budget and the ratio."""
+    def at(self, arch: Architecture) -> Size:
         widths = floor_widths(self.ratio, arch.base_widths)
-        return self.metric, self.metric.cost(arch)(widths), self.ratio
+        return Size(self.metric, self.metric.cost(arch)(widths), self.ratio)
 
 
-Asked = Sequence[AskedBudget | AskedRatio]
+Asked = Sequence[Budget | AskedRatio]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +106,8 @@ def make_sizes(
     if not asked:
         raise NsoptError("ratios and budgets are empty: give at least one")
     once = dict[tuple[Metric, float], Size]()
-    for size in (Size(*wanted.of(arch)) for wanted in asked):
+    for found in (wanted.at(arch) for wanted in asked):
+        size = found if isinstance(found, Size) else Size(found.metric, found.limit)
         once.setdefault((size.metric, size.budget), size)
     curve, sizes = uniform_curve(arch.base_widths), tuple(once.values())
     for size in sizes:

@@ -24,11 +24,9 @@ class Agreement:
     Attributes:
         distances: of their outputs for each example, float32 (N,). Infinite if the outputs are not
             numbers.
-        score: of the network on these examples, where that costs nothing.
     """
 
     distances: Tensor
-    score: float | None = None
 
     @property
     def percentage(self) -> float:
@@ -51,7 +49,7 @@ def class_divergence(outputs: Tensor, outputs_of_teacher: Tensor) -> Tensor:
     It is the sum of `p (log p - log q)` over the classes, where p are the probabilities of the
     trained network and q those of the network. It uses all probabilities of an image, not only
     whether the largest one is right, and ranks networks of VGG11 better than accuracy does, others
-    about as well (`benchmarks/score_ranks.py`).
+    about as well (`benchmarks/README.md`).
 
     Args:
         outputs: logits (N, classes).

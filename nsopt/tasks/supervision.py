@@ -6,7 +6,6 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from nsopt.compute.device import Compute
-from nsopt.tasks.agreement import Agreement
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -86,11 +85,6 @@ class Supervision(Protocol):
 
     def test(self, compute: Compute) -> Evaluation | None:
         """Return the evaluation that is only reported, if there is one."""
-
-    def comparison(
-        self, trained: nn.Module, compute: Compute
-    ) -> Callable[[nn.Module], Agreement] | None:
-        """Return a function that compares networks with a trained one; None without a distance."""
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what distinguishes it from others, for the identity of a checkpoint."""

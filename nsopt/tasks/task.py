@@ -17,21 +17,19 @@ from torch.utils.data import Dataset
 from nsopt.arguments import check_name
 from nsopt.compute.checkpoint import full_state, load_full_state
 from nsopt.compute.code import CodeReader
-from nsopt.compute.device import Compute, place
+from nsopt.compute.device import Compute
 from nsopt.data.checksum import checksum_of
 from nsopt.errors import NonFiniteLossError, NsoptError, shorten
 from nsopt.isolation import public
-from nsopt.models.inputs import call_network, tensors_in
-from nsopt.models.layout import inputs_for, layout_of
+from nsopt.models.inputs import tensors_in
 from nsopt.models.tracing.originals import copy_model
-from nsopt.tasks.agreement import Agreement, measure_variances, relative_distance
+from nsopt.tasks.agreement import measure_variances, relative_distance
 from nsopt.tasks.batches import LoaderBatches, count_batches
 from nsopt.tasks.supervision import Loss
 
 Score = Callable[[nn.Module], Any]
 Distance = Callable[[Any, Any], Tensor]
 _READ = 8  # batches that show which sizes of inputs vary
-_COMPARED = 20  # batches on which a network is compared with the trained one
 _ARGUMENTS = {  # of the functions of a task
     "loss": ("outputs", "targets"),
     "score": ("model",),
@@ -354,31 +352,6 @@ class TaskSupervision:
 
     def test(self, compute: Compute) -> ScoreEvaluation | None:
         return None if self.task.test is None else ScoreEvaluation(self.task.test)
-
-    def comparison(
-        self, trained: nn.Module, compute: Compute
-    ) -> Callable[[nn.Module], Agreement] | None:
-        """Compare outputs by the task's distance on training batches."""
-        distance = self.task.distance
-        if distance is None:
-            return None
-        batches = self.batches(0, seed=0)
-        inputs = [batches.next()[0] for _ in range(min(_COMPARED, batches.per_epoch))]
-        teacher = place(copy_model(trained), compute.device, layout_of(trained)).eval()
-
-        @torch.no_grad()
-        def run(model: nn.Module, batch: Any) -> Any:
-            with compute.autocast():
-                return call_network(model, inputs_for(model, batch))
-
-        def compare(model: nn.Module) -> Agreement:
-            model.eval()
-            distances = [distance(run(model, batch), run(teacher, batch)) for batch in inputs]
-            if not all(isinstance(value, Tensor) and value.ndim == 1 for value in distances):
-                raise NsoptError("the distance must be a tensor of one number for each example")
-            return Agreement(torch.cat(distances).float().cpu().nan_to_num(nan=math.inf))
-
-        return compare
 
     def fingerprint(self) -> dict[str, Any]:
         return self.task.fingerprint

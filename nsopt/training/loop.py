@@ -44,7 +44,7 @@ from nsopt.training.fine_tuning import (
     make_schedule,
 )
 from nsopt.training.kernels import fast_kernels
-from nsopt.training.outcome import Epoch, Outcome
+from nsopt.training.outcome import Epoch, Interrupted, Outcome
 from nsopt.training.precision import choose_compute
 from nsopt.training.settings import TrainSettings
 from nsopt.training.step import train_step, widen
@@ -89,6 +89,7 @@ def train(
         OutOfMemoryError: if a batch does not fit the device.
         NsoptError: for invalid widths, a `start` of other ones, a task without a loss or score, or
             a checkpoint that is of another training or cannot be written.
+        KeyboardInterrupt: with `settings.keep_best`, `Interrupted` with the best weights so far.
 
     Examples:
         >>> settings = nsopt.TrainSettings(epochs=2, batch_size=32, lr=0.02)
@@ -174,12 +175,15 @@ def train_configuration(
             progress.start(name, training.length)
             for _ in training.epochs:
                 progress.advance()
-            while len(training.epochs) < training.length:
-                _advance(training, file, progress, after_epoch)
+            try:
+                while len(training.epochs) < training.length:
+                    _advance(training, file, progress, after_epoch)
+            except KeyboardInterrupt:
+                if not settings.keep_best:
+                    raise
+                raise Interrupted(training.end(widths), training.length) from None
     file.remove()
-    trained = (model if average is None else average.module).eval()
-    kept = training.load_best(trained)
-    return Outcome(widths, tuple(training.epochs), training.seconds, kept, trained)
+    return training.end(widths)
 
 
 def _advance(
@@ -248,13 +252,15 @@ class _Training:
                 evaluate(evaluation, self._evaluated)
         self._keep_if_best(self._take_scores(math.nan))
 
-    def load_best(self, model: nn.Module) -> Epoch:
-        """Load the kept weights into `model`; return their epoch."""
+    def end(self, widths: tuple[int, ...]) -> Outcome:
+        """Return the network with the weights to keep: the last ones, or the best ones so far."""
+        model = self._evaluated.eval()
         if self._best is None:
-            return self.epochs[-1]
-        epoch, weights = self._best
-        load_full_state(model, weights)
-        return epoch
+            kept = self.epochs[-1]
+        else:
+            kept, weights = self._best
+            load_full_state(model, weights)
+        return Outcome(widths, tuple(self.epochs), self.seconds, kept, model)
 
     def _keep_if_best(self, epoch: Epoch) -> None:
         if self._settings.keep_best and (self._best is None or epoch.score >= self._best[0].score):

@@ -75,3 +75,16 @@ class Outcome:
         if self.test_score is None:
             raise NsoptError("the task has no test: nsopt.Task(..., test=...)")
         return self.test_score
+
+
+class Interrupted(KeyboardInterrupt):
+    """A training was interrupted.
+
+    Attributes:
+        outcome: its best weights so far.
+        planned: epochs of the whole training.
+    """
+
+    def __init__(self, outcome: Outcome, planned: int) -> None:
+        super().__init__()
+        self.outcome, self.planned = outcome, planned

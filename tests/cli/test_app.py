@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nsopt.cli.app import describe_rest
+from nsopt.cli.interruption import describe_rest
 from tests.conftest import call_nsopt
 from tests.e2e.test_user_errors import assert_fails
 

@@ -58,7 +58,7 @@ def test_a_budget_of_no_network_is_answered_with_those_that_are_stored(text: str
 def test_a_budget_that_a_compression_lacks_is_answered_with_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rows = [{"budget": word} for word in ("100%", "macs=50%", "latency=5ms")]
+    rows = [SimpleNamespace(budget=word) for word in ("100%", "macs=50%", "latency=5ms")]
     monkeypatch.setattr(results, "read_results", lambda *_: SimpleNamespace(networks=rows))
     with pytest.raises(NsoptError, match="at --budget macs=9%: stored are macs=50%, latency=5ms"):
         _with_answer(ExportOptions(budget="macs=9%"), "sqlite:///study.db")
@@ -66,12 +66,12 @@ def test_a_budget_that_a_compression_lacks_is_answered_with_its_own(
 
 def test_the_name_chooses_among_several_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
     def read(_url: str, name: str | None) -> SimpleNamespace:
-        rows = [{"budget": "macs=50%", "widths by": "scored"}]
+        rows = [SimpleNamespace(budget="macs=50%", widths_by="taylor-halfway")]
         return SimpleNamespace(networks=rows, name=name)
 
     monkeypatch.setattr(results, "read_results", read)
     chosen = _with_answer(ExportOptions(name="net-compress", budget="macs=50%"), "sqlite:///s.db")
-    assert chosen.study == "net-compress/scored"
+    assert chosen.study == "net-compress/taylor-halfway"
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,16 @@
 """Compression of a trained classifier to budgets."""
 
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from optuna.study import Study
-from optuna.trial import create_trial
 from torch import nn
 
 import nsopt
 from nsopt.compression.budgets import budgets_of, read_words, split_budgets
-from nsopt.compression.choice import choose_method
 from nsopt.compression.pipeline import read_score
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
@@ -24,7 +20,7 @@ from nsopt.reports.page import render
 from nsopt.session.presets import StudySettings, get_preset, override
 from nsopt.session.subject import Subject
 from nsopt.session.workspace import Workspace
-from nsopt.storage import schema
+from nsopt.storage.networks import format_networks
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
 from tests.study.test_comparison import Listener
@@ -32,7 +28,7 @@ from tests.study.test_comparison import Listener
 SETTINGS: StudySettings = override(
     get_preset("compress").settings,
     {
-        "search": {"prune_every": 1, "filters_per_step": 0.2, "batch_size": 32},
+        "search": {"batch_size": 32},
         "training": {"batch_size": 32, "precision": "fp32", "device": "cpu", "least_steps": None},
     },
 )
@@ -69,7 +65,6 @@ def run(
         ["params=50%", "params=20000,macs=50%"],
         arch=arch,
         epochs=3,
-        candidates=2,
         settings=SETTINGS,
         out=out,
         progress=progress,
@@ -88,8 +83,10 @@ def test_every_budget_yields_a_working_network_within_it(
     assert result.dense.widths == narrow.base_widths
     assert result.dense.val_accuracy > 80
     assert half.val_accuracy > 70
-    assert half.before is not None
-    assert result.dense.before is None
+    assert half.agreement is not None
+    assert 50 < half.agreement <= 100
+    assert result.dense.agreement is None
+    assert half.epochs == half.planned == 3
     splits = digits.split(0.1)
     images = (splits.test.images - splits.mean[:, None, None]) / splits.std[:, None, None]
     with torch.no_grad():
@@ -98,36 +95,23 @@ def test_every_budget_yields_a_working_network_within_it(
     assert all(w <= most for w, most in zip(half.widths, narrow.base_widths, strict=True))
 
 
-def test_every_budget_fine_tunes_scored_and_uniform_widths_and_returns_one_of_them(
-    compressed: tuple[nsopt.Compression, Path], digits: ImageData
+def test_every_budget_trains_the_chosen_candidates_and_returns_the_best_by_validation(
+    compressed: tuple[nsopt.Compression, Path],
 ) -> None:
     result, _ = compressed
-    images = len(digits.split(SETTINGS.training.val_fraction).validation)
     fine_tuned = result.results.outcomes.query("method != 'dense'").groupby("metric")
     assert len(fine_tuned) == 2
     for metric, group in fine_tuned:
         chosen = result["params=50%" if metric == "params" else "params=20000,macs=50%"]
-        rows = group.set_index("method").sort_index(ascending=False)  # uniform first
-        assert set(rows.index) <= {"uniform", "scored"}  # uniform ones may score best
-        distinct = rows.drop_duplicates("widths")
-        assert len(distinct) == len(rows), "equal widths are trained once"
-        scores = {method: [score] for method, score in distinct["score"].items()}
-        assert chosen.method == choose_method(scores, images)
-        assert chosen.val_accuracy == rows["score"][chosen.method]
+        rows = group.set_index("method")
+        compared = [
+            own for word, own in result.results.candidates if "," in word or metric == "params"
+        ]
+        taken = {own.name: own.widths for own in compared if own.trained}
+        assert rows["widths"].to_dict().items() <= taken.items()
+        assert 1 <= len(rows) <= 2
+        assert chosen.val_accuracy == rows["score"].max() == rows["score"][chosen.method]
         assert chosen.widths == rows["widths"][chosen.method]
-
-
-@pytest.mark.parametrize(
-    ("uniform", "images", "chosen"),
-    [(73.5, 1000, "scored"), (78.0, 1000, "uniform"), (73.5, 10_000, "uniform")],
-)
-def test_uniform_widths_replace_scored_ones_only_beyond_the_error_of_the_images(
-    uniform: float, images: int, chosen: str
-) -> None:
-    assert choose_method({"uniform": [uniform], "scored": [72.0]}, images) == chosen
-    assert choose_method({"uniform": [71.0], "scored": [72.0]}, images) == "scored"
-    assert choose_method({"uniform": [uniform]}, images) == "uniform"
-    assert choose_method({"uniform": [72.0], "scored": [72.0]}) == "scored", "if equal"
 
 
 def test_a_trainer_gets_no_images_that_validate(
@@ -141,73 +125,6 @@ def test_a_trainer_gets_no_images_that_validate(
     validating = {image.numpy().tobytes() for image in given.validation.images}
     assert not any(image.numpy().tobytes() in validating for image in given.train.images)
     assert given.split(0.5).normalisation == subject.splits.normalisation
-
-
-def open_scores(compressed: tuple[nsopt.Compression, Path]) -> list[Study]:
-    """Return the study of scores at each budget."""
-    result, out = compressed
-    workspace = Workspace(f"sqlite:///{out / 'study.db'}", out)
-    return list(workspace.studies(schema.tuning_name(result.results.name)).values())
-
-
-def test_scores_say_how_closely_the_best_and_uniform_widths_follow_the_trained_network(
-    compressed: tuple[nsopt.Compression, Path],
-) -> None:
-    studies = open_scores(compressed)
-    assert len(studies) == 2
-    for study in studies:
-        uniform, best = study.trials[0].values[0], study.best_value
-        verdict = schema.read_verdict(study) or ""
-        assert f"before fine-tuning: {best:.1f} % for " in verdict
-        assert (f" {uniform:.1f} % for uniform ones" in verdict) == (best > uniform)
-
-
-def test_the_score_of_a_result_is_its_validation_accuracy_before_fine_tuning(
-    compressed: tuple[nsopt.Compression, Path],
-) -> None:
-    found = {
-        trial.user_attrs["widths"]: trial.user_attrs["score"]
-        for study in open_scores(compressed)
-        for trial in study.trials
-    }
-    for chosen in compressed[0].networks.values():
-        assert chosen.before == found[schema.width_key(chosen.widths)]
-
-
-def test_the_verdict_of_another_best_trial_is_not_taken(
-    compressed: tuple[nsopt.Compression, Path],
-) -> None:
-    study = open_scores(compressed)[0]
-    number = study.best_trial.number
-    assert schema.read_verdict(study, number) == schema.read_verdict(study)
-    assert schema.read_verdict(study, number + 1) is None
-
-
-def test_better_widths_after_the_training_are_reported(
-    compressed: tuple[nsopt.Compression, Path],
-    trained: nn.Module,
-    narrow: TableArchitecture,
-    digits: ImageData,
-    tmp_path: Path,
-) -> None:
-    """More candidates may find them; the networks of the first ones stay."""
-    shutil.copytree(compressed[1], tmp_path / "copy")
-    copy = compressed[0], tmp_path / "copy"
-    study = open_scores(copy)[0]
-    first = study.trials[0]
-
-    def add(value: float, index: int, widths: list[int]) -> None:
-        found = first.user_attrs | {"index": index, "widths": schema.width_key(widths)}
-        trial = {"params": first.params, "distributions": first.distributions}
-        study.add_trial(create_trial(values=[value], user_attrs=found, **trial))
-
-    add(99.8, 8, [width // 2 for width in narrow.base_widths])
-    before = run(trained, narrow, digits, copy[1])
-    add(99.9, 9, [width - 1 for width in narrow.base_widths])
-    again = run(trained, narrow, digits, copy[1], hearer := Listener())
-    assert sum("was trained already: give another out=" in each for each in hearer.messages) == 1
-    assert again["params=50%"].widths == before["params=50%"].widths
-    assert len(again.results.outcomes) == len(before.results.outcomes)
 
 
 def test_the_stored_accuracy_is_that_of_the_same_weights_and_normalisation(
@@ -236,27 +153,28 @@ def test_report_writes_a_page_into_the_given_folder(
     assert "Trained network" in text
     assert ">nan<" not in text
     assert " Take " not in text  # compress has chosen
-    assert all(f">{row['test %']}</td>" in text for row in compressed[0].rows())
+    shown = format_networks(compressed[0].rows(), "")
+    assert all(f">{row['test %']}</td>" in text for row in shown)
+    assert "The widths that were compared" in text
     assert "nsopt chose the test images" not in text
 
 
 def test_the_page_warns_of_images_that_nsopt_splits(
     compressed: tuple[nsopt.Compression, Path],
 ) -> None:
-    results, rows = compressed[0].results, compressed[0].rows()
+    results = compressed[0].results
     assert results.split is None
     split = replace(results, split=0.8)
-    assert "put your test images into test/ of the folder" in render(split, [], rows)
-    assert "nsopt chose" not in render(split, [])  # a study trains its networks itself
+    assert "put your test images into test/ of the folder" in render(split, [])
+    study = replace(split, networks=())  # which trains its networks itself
+    assert "nsopt chose" not in render(study, [])
 
 
-@pytest.mark.parametrize("number", ["candidates", "seeds"])
-def test_numbers_below_1_are_refused(
-    trained: nn.Module, digits: ImageData, tmp_path: Path, number: str
+def test_numbers_of_seeds_below_1_are_refused(
+    trained: nn.Module, digits: ImageData, tmp_path: Path
 ) -> None:
-    options: dict[str, Any] = {number: 0}
-    with pytest.raises(NsoptError, match="candidates and seeds must be at least 1"):
-        nsopt.compress(trained, digits, ["macs=50%"], out=tmp_path, **options)
+    with pytest.raises(NsoptError, match="seeds must be at least 1"):
+        nsopt.compress(trained, digits, ["macs=50%"], out=tmp_path, seeds=0)
     assert not list(tmp_path.iterdir())
 
 
@@ -279,7 +197,7 @@ def test_numbers_below_1_are_refused(
         ({"budgets": ["macs=0.01%"]}, "macs=0.01%: no widths fit a budget of"),
         ({"epochs": "3"}, "epochs must be a whole number, not '3'"),
         ({"trainer": 5}, "trainer must be a function, not 5"),
-        ({"candidates": 2.5}, "candidates must be a whole number, not 2.5"),
+        ({"seeds": 2.5}, "seeds must be a whole number, not 2.5"),
         ({"settings": get_preset("compress")}, "settings must be those of a preset: nsopt."),
     ],
 )
@@ -305,6 +223,7 @@ def test_a_result_is_shown_as_a_table_and_lists_its_budgets(
 ) -> None:
     result, _ = compressed
     whole, half, _ = repr(result).splitlines()[1:]
+    assert "trained" not in repr(result).splitlines()[0], "all ran to their ends"
     smaller = result["params=50%"]
     assert f"  {result.dense.accuracy:.4g}  " in whole
     change = smaller.accuracy - result.dense.accuracy
@@ -330,33 +249,23 @@ class Interrupting(Listener):
 def test_a_network_that_guesses_is_reported(
     narrow: TableArchitecture, digits: ImageData, tmp_path: Path
 ) -> None:
-    """So that a user sees before the search that the normalisation is not that of the training."""
+    """So that a user sees before the fits that the normalisation is not that of the training."""
     hearer = Interrupting()
     untrained = narrow.build(narrow.base_widths).eval()
     with pytest.raises(KeyboardInterrupt, match="are mean= and std= those of its training"):
         run(untrained, narrow, digits, tmp_path, hearer)
-    assert "searching" not in hearer.tasks
+    assert "units ranked" not in hearer.tasks
 
 
-@pytest.mark.parametrize(
-    ("least", "phases"),
-    [(None, r"searches .*, scores .*, fine-tuning .*"), (1000, r"fine-tuning .*")],
-)
-def test_the_duration_is_estimated_by_phase_before_anything_is_searched(
-    trained: nn.Module,
-    narrow: TableArchitecture,
-    digits: ImageData,
-    least: int | None,
-    phases: str,
+def test_the_duration_is_estimated_before_anything_is_ranked(
+    trained: nn.Module, narrow: TableArchitecture, digits: ImageData
 ) -> None:
     hearer = Interrupting("takes about")
-    settings = SETTINGS.updated(training=SETTINGS.training.updated(least_steps=least))
-    asked = {"arch": narrow, "settings": settings, "progress": hearer}
-    pattern = rf"^takes about .* here \({phases}\), more where .*, and .* GB of memory$"
+    asked = {"arch": narrow, "settings": SETTINGS, "progress": hearer}
+    pattern = r"^takes about .* here \(training, after the fits .*\), more .*, and .* GB of memory$"
     with pytest.raises(KeyboardInterrupt, match=pattern):
         nsopt.compress(trained, digits, ["macs=50%,params=60%"], **asked)
-    assert "searching" not in hearer.tasks
-    assert any("fits without training" in text for text in hearer.messages) == bool(least)
+    assert "units ranked" not in hearer.tasks
 
 
 class Outputs(nn.Module):
@@ -427,7 +336,7 @@ def test_the_same_call_again_trains_nothing(
 ) -> None:
     first, out = compressed
     monkeypatch.setattr("nsopt.session.session.train_configuration", None)
-    monkeypatch.setattr("nsopt.compression.scores.evaluate_inherited", None)
+    monkeypatch.setattr("nsopt.compression.fits.fit_network", None)
     again = run(trained, narrow, digits, out)
     for name, own in again.networks.items():
         assert own.widths == first[name].widths
@@ -450,7 +359,6 @@ def test_a_latency_budget_of_50_percent_holds_as_measured(
             *(trained, digits, ["latency=50%"]),
             arch=narrow,
             epochs=1,
-            candidates=2,
             settings=SETTINGS,
             measure=clock,
             out=tmp_path,
@@ -461,10 +369,8 @@ def test_a_latency_budget_of_50_percent_holds_as_measured(
     assert half.latency is not None
     assert result.dense.latency is not None
     assert 0.4 * result.dense.latency < half.latency <= 0.5 * result.dense.latency
-    (scores,) = open_scores((result, tmp_path))
     fine_tuned = result.results.outcomes.query("method != 'dense'")["widths"]
-    scored = {trial.user_attrs["widths"] for trial in scores.trials}
-    assert {schema.width_key(widths) for widths in fine_tuned} <= scored
+    assert set(fine_tuned) == {own.widths for _, own in result.results.candidates if own.trained}
     before = list(timed)
     again = compress()["latency=50%"]
     assert timed == before
@@ -487,7 +393,7 @@ def test_a_budget_above_the_time_of_the_network_is_refused_before_its_latency_is
     assert not list(tmp_path.iterdir())
 
 
-def test_a_budget_in_milliseconds_without_widths_ends_all_before_a_search(
+def test_a_budget_in_milliseconds_without_widths_ends_all_before_a_fit(
     trained: nn.Module, narrow: TableArchitecture, digits: ImageData
 ) -> None:
     def clock(module: nn.Module, images: torch.Tensor) -> float:
@@ -497,7 +403,7 @@ def test_a_budget_in_milliseconds_without_widths_ends_all_before_a_search(
     options: dict[str, Any] = {"arch": narrow, "measure": clock, "progress": hearer}
     with pytest.raises(NsoptError, match="latency=50%: no widths fit"):
         nsopt.compress(trained, digits, budgets, **options | settings)
-    assert "searching" not in hearer.tasks
+    assert "units ranked" not in hearer.tasks
 
 
 def test_budgets_are_read_from_strings(narrow: TableArchitecture) -> None:
@@ -553,9 +459,7 @@ def test_widths_are_multiples_and_the_trained_network_stays_whole(
     trained: nn.Module, narrow: TableArchitecture, digits: ImageData
 ) -> None:
     settings = SETTINGS.updated(multiple_of=3)
-    result = nsopt.compress(
-        trained, digits, ["macs=50%"], arch=narrow, epochs=1, candidates=2, settings=settings
-    )
+    result = nsopt.compress(trained, digits, ["macs=50%"], arch=narrow, epochs=1, settings=settings)
     assert any(width % 3 for width in narrow.base_widths)
     (dense,) = result.results.outcomes.query("method == 'dense'")["widths"]
     assert dense == result.dense.widths == narrow.base_widths
@@ -618,8 +522,7 @@ def test_any_module_is_compressed_with_its_own_normalisation(
         own,
         ["params=60%"],
         epochs=1,
-        candidates=2,
-        settings=override(SETTINGS, {"search": {"filters_per_step": 2}}),
+        settings=SETTINGS,
         out=tmp_path,
         progress=nsopt.Silent(),
     )

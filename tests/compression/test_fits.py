@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,24 +15,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import nsopt
-from nsopt.compression.budgets import Budget
 from nsopt.compression.compress import get_settings
 from nsopt.compression.fits import Fits
 from nsopt.compression.latency import Solver
-from nsopt.compute import checkpoint
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
-from nsopt.latency.timer import Timer
 from nsopt.models.architecture import TableArchitecture
-from nsopt.pruning.ranking import UnitRanking
 from nsopt.reports.doubts import describe_fits
 from nsopt.reports.results import Results
 from nsopt.scaling.metric import MACS
-from nsopt.session.agreement import AGREEMENT, HeldOutScore, hold_out
+from nsopt.session.agreement import AGREEMENT, AgreementScore, hold_out
 from nsopt.session.presets import StudySettings, override
-from nsopt.session.session import Session, start_session
+from nsopt.session.session import start_session
 from nsopt.session.subject import Subject
-from nsopt.storage.schema import SCORED
+from nsopt.storage.schema import FIT
 from nsopt.storage.trials import Point
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
@@ -77,17 +74,14 @@ def test_inputs_alone_are_enough(trained: nn.Module, tmp_path: Path) -> None:
     sounds = [make_sounds(16, seed)[0] for seed in range(12)]
     task, listener = nsopt.Task(sounds, name="sounds"), Listener()
     result = compress(trained, task, out=tmp_path, progress=listener)
-    begin = "6 networks to fit at most; the first shows how long one takes"
-    assert begin in listener.messages
     fitted = [text for text in listener.messages if re.search(r": fitted in \d+ s$", text)]
-    assert len({text.split(":")[0] for text in fitted}) == len(fitted) > 0
-    compared = re.compile(r"(macs=\d+%): .* ([\d.]+) by the widths that .* ([\d.]+) halfway")
-    scores = {
-        found[1]: found.groups()[1:] for found in map(compared.match, listener.messages) if found
-    }
-    assert scores
-    for budget, both in scores.items():
-        assert result[budget].score >= max(map(float, both)) - 0.1
+    assert len({text.split(":")[0] for text in fitted}) == len(fitted) == len(BUDGETS)
+    for budget in BUDGETS:
+        begin = f"{budget}: agreement of fitted widths: "
+        (compared,) = (text for text in listener.messages if text.startswith(begin))
+        found = [float(number) for number in re.findall(r" ([\d.]+) %", compared)]
+        assert found == sorted(found, reverse=True)
+        assert result[budget].agreement == pytest.approx(found[0], abs=0.05)
     assert result.dense.score == pytest.approx(100)
     whole = result.dense.cost["macs"]
     for small, share in zip(result.networks.values(), (0.7, 0.4), strict=True):
@@ -96,11 +90,13 @@ def test_inputs_alone_are_enough(trained: nn.Module, tmp_path: Path) -> None:
         assert small.score > 80
     first, second = (result[budget].score for budget in BUDGETS)
     assert second < first < 100
-    assert AGREEMENT in result.rows()[0]
-    assert "before" not in result.rows()[0], "nothing was scored before"
+    assert result.about.score_name == AGREEMENT
+    assert AGREEMENT in repr(result)
+    assert [row.latency_ms for row in result.rows()] == [None] * 3, "nothing is timed"
+    assert " ms " not in repr(result)
     page = result.report(tmp_path / "report")
     table = pd.read_csv(page.with_name("outcomes.csv"))
-    assert set(table["method"]) <= {"dense", "uniform", "scored"}
+    assert set(table["method"]) <= {"dense", "uniform", "fit", "fit-halfway"}
     assert set(table["epochs"]) == {0}, "nothing was trained"
     again = compress(trained, task, out=tmp_path)
     assert [again[budget].score for budget in BUDGETS] == [first, second]
@@ -117,9 +113,7 @@ def test_outputs_are_compared_on_inputs_to_which_no_layer_was_fitted() -> None:
     assert hold_out(few) == (few, few), "too few to spare any"
 
 
-def test_no_seed_fits_layers_to_inputs_that_are_compared(
-    trained: nn.Module, tmp_path: Path
-) -> None:
+def test_no_layer_is_fitted_to_inputs_that_are_compared(trained: nn.Module, tmp_path: Path) -> None:
     numbers = np.random.default_rng(0)  # no seed of nsopt's reaches it
     sounds = make_sounds(192, 0)[0]
 
@@ -131,14 +125,13 @@ def test_no_seed_fits_layers_to_inputs_that_are_compared(
     arch = nsopt.trace(trained, sounds[:2])
     subject = Subject.of(arch, task, exact(epochs=0), start=trained)
     with start_session(subject, make_workspace(tmp_path), nsopt.Silent(), "cpu") as session:
-        fits = [Fits(session)._read_inputs(seed) for seed in (0, 1)]
-        data = session.subject.data
+        fits, data = Fits(session), session.subject.data
+        fitted = fits._inputs.batches
     assert isinstance(data, nsopt.Task)
-    assert isinstance(data.score, HeldOutScore)
-    compared = torch.cat(data.score._inputs.batches)
-    for fitted in fits:
-        everything = torch.cat([compared, *fitted.batches])
-        assert len(everything.unique(dim=0)) == 192
+    assert isinstance(data.score, AgreementScore)
+    assert fits.compare == data.score.compare
+    everything = torch.cat([*data.score._inputs.batches, *fitted])
+    assert len(everything.unique(dim=0)) == 192
 
 
 def test_inputs_alone_are_enough_on_a_processor_with_bfloat16(
@@ -167,9 +160,9 @@ def make_fits(tests: Sequence[float], validation: Sequence[float], images: int) 
     """Return a compression without training: the whole network, and two candidates a budget."""
     rows = [
         ("dense", "params", 99, 1000),
-        ("scored", "params", 50, 600),
+        ("fit", "params", 50, 600),
         ("uniform", "params", 50, 250),
-        ("scored", "params", 20, 240),
+        ("fit", "params", 20, 240),
     ]
     outcomes = pd.DataFrame(rows, columns=("method", "metric", "budget", "macs"))
     outcomes = outcomes.assign(score=validation, test_score=tests)
@@ -329,7 +322,7 @@ def test_training_needs_epochs_and_targets(trained: nn.Module) -> None:
         nsopt.compare(arch, make_task(), settings=none)
 
 
-def test_few_steps_begin_with_the_fit_and_end_no_worse(
+def test_training_begins_with_the_fit_and_ends_no_worse(
     trained: nn.Module, curve: nsopt.Compression
 ) -> None:
     """Here with a ruinous learning rate: the fit itself stays the best."""
@@ -338,30 +331,7 @@ def test_few_steps_begin_with_the_fit_and_end_no_worse(
     fitted = curve[budget]
     tuned = compress(trained, task, epochs=1, **asked)
     assert (tuned[budget].widths, tuned[budget].score) == (fitted.widths, fitted.score)
-    assert not tuned.results.searches, "a fit needs no search"
-
-
-@pytest.mark.parametrize(
-    ("batches", "epochs", "leads", "begins", "share"),
-    [
-        (4, 10, True, True, 0.1),
-        (100, 3, True, True, 1.0),
-        (99, 10, False, True, 1.0),
-        (100, 10, False, False, 1.0),
-        (100, 0, True, True, 1.0),
-    ],
-)
-def test_fits_lead_where_fine_tuning_is_short_and_few_data_soften_it(
-    batches: int, epochs: int, leads: bool, begins: bool, share: float
-) -> None:
-    training = get_settings(images=True).training.updated(epochs=epochs)
-    settings = SimpleNamespace(training=training)
-    data = SimpleNamespace(batches=lambda *_: SimpleNamespace(per_epoch=batches))
-    task = nsopt.Task([torch.zeros(1)], loss=functional.mse_loss)
-    subject = SimpleNamespace(settings=settings, trainer=None, data=task)
-    fits = Fits(cast(Session, SimpleNamespace(subject=subject, supervision=data)))
-    assert (fits.lead, fits.begin) == (leads, begins)
-    assert fits.soften(training).lr == pytest.approx(share * training.lr)
+    assert not tuned.results.searches, "nothing is searched"
 
 
 def test_a_fit_is_the_same_before_and_after_a_training(
@@ -372,7 +342,7 @@ def test_a_fit_is_the_same_before_and_after_a_training(
     digits = digits.subset(None, 12)
     subject = Subject.of(narrow, digits, settings, narrow.build(narrow.base_widths).eval())
     widths = tuple(width // 2 for width in narrow.base_widths)
-    point = Point(SCORED, MACS, 1.0, 0)
+    point = Point(FIT, MACS, 1.0, 0)
     with start_session(subject, make_workspace(tmp_path), nsopt.Silent()) as session:
         before = Fits(session).fit(point, widths)
         first = {name: tensor.clone() for name, tensor in before.state_dict().items()}
@@ -380,54 +350,6 @@ def test_a_fit_is_the_same_before_and_after_a_training(
         after = Fits(session).fit(point, widths).state_dict()
     for name, tensor in first.items():
         assert torch.equal(tensor, after[name])
-
-
-def test_with_more_steps_searched_widths_begin_with_a_fit(trained: nn.Module) -> None:
-    task = make_task()
-    steps = 2 * len(list(task.train))
-    settings = exact(batch_size=16, least_steps=steps // 3).updated(multiple_of=None)
-    listener = Listener()
-    asked: dict[str, Any] = {"epochs": 2, "candidates": 3, "settings": settings}
-    result = compress(trained, task, budgets=BUDGETS[1:], progress=listener, **asked)
-    assert result.results.searches
-    fitted = [text for text in listener.messages if ": fitted in" in text]
-    assert {text.split()[0] for text in fitted} <= {"uniform", "scored"}
-    assert len(fitted) == len(result.results.outcomes) - 1
-    assert "2 networks to fit at most; the first shows how long one takes" in listener.messages
-
-
-class Interrupt(nsopt.Silent):
-    """Interrupts the third layer of the first fit."""
-
-    def __init__(self) -> None:
-        self.fits = self.layers = 0
-
-    def start(self, task: str, total: int) -> None:
-        self.fits += task == "layers fitted"
-        self.layers = 0
-
-    def advance(self, detail: str = "") -> None:
-        self.layers += 1
-        if (self.fits, self.layers) == (1, 3):
-            raise KeyboardInterrupt
-
-
-def test_an_interrupted_fit_continues(
-    trained: nn.Module,
-    curve: nsopt.Compression,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
-    with pytest.raises(KeyboardInterrupt):
-        compress(trained, make_task(), out=tmp_path, progress=Interrupt())
-    assert list(tmp_path.rglob("fit-*"))
-    again = compress(trained, make_task(), out=tmp_path)
-    for word in BUDGETS:
-        assert again[word].score == curve[word].score
-        torch.testing.assert_close(
-            again[word].model.state_dict(), curve[word].model.state_dict(), rtol=0, atol=0
-        )
 
 
 def test_another_budget_fits_only_its_own_networks_and_says_how_many(
@@ -440,12 +362,12 @@ def test_another_budget_fits_only_its_own_networks_and_says_how_many(
             if text.startswith("dense"):
                 raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with suppress(KeyboardInterrupt):
         compress(trained, make_task(), out=tmp_path, progress=Interrupting())
     asked: dict[str, Any] = {"budgets": ["macs=55%"], "progress": (listener := Listener())}
     other = compress(trained, make_task(), out=tmp_path, **asked)
     assert other.results.outcomes["budget"].nunique() == 2, "that, and the trained network"
-    assert any(text.startswith("3 networks to fit at most") for text in listener.messages)
+    assert sum(": fitted in" in text for text in listener.messages) == 1
     again = compress(trained, make_task(), out=tmp_path)
     assert [again[word].score for word in BUDGETS] == [curve[word].score for word in BUDGETS]
 
@@ -464,18 +386,3 @@ def test_uniform_widths_that_a_compression_chose_are_not_chosen_again(
     monkeypatch.delattr(Solver, "solve")  # which may time networks for minutes
     assert compress(model, make_task(), **asked, progress=again)["macs=50%"].score == chosen.score
     assert "units ranked" not in again.tasks
-
-
-def test_a_budget_that_no_fit_keeps_leaves_the_uniform_widths(trained: nn.Module) -> None:
-    arch = nsopt.trace(trained, make_sounds(2, 0)[0])
-    listener = Listener()
-    subject = SimpleNamespace(arch=arch, settings=get_settings(images=False))
-    session = SimpleNamespace(subject=subject, progress=listener)
-    fits = Fits(cast(Session, session))
-    scores = tuple(torch.ones(width).double() for width in arch.base_widths)
-    vars(fits)["ranking"] = UnitRanking(scores, arch.streams)
-    budget, uniform = Budget("macs=1", MACS, 1.0), arch.base_widths
-    solver = Solver(budget, arch, subject.settings, cast(Timer, None))
-    assert fits.choose_widths(solver, uniform) == uniform
-    (message,) = listener.messages
-    assert message.startswith("macs=1: uniform widths are taken, because no widths")

@@ -17,10 +17,10 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, TensorDataset
 
 import nsopt
-from nsopt.compression.choice import choose_method
 from nsopt.errors import NonFiniteLossError, NsoptError
 from nsopt.session.presets import StudySettings, get_preset, override
 from nsopt.session.workspace import Workspace
+from nsopt.storage.networks import format_networks
 from nsopt.storage.urls import sqlite_url
 from tests.forked import Forked
 from tests.models.tracing.awkward import UpAndDown
@@ -29,7 +29,7 @@ from tests.study.test_comparison import Listener
 SETTINGS: StudySettings = override(
     get_preset("compress").settings,
     {
-        "search": {"prune_every": 1, "filters_per_step": 8, "device": "cpu", "precision": "fp32"},
+        "search": {"device": "cpu", "precision": "fp32"},
         "training": {
             "device": "cpu",
             "precision": "fp32",
@@ -85,7 +85,7 @@ def run(model: nn.Module, **changes: Any) -> nsopt.Compression:
         for name in ("train", "loss", "score", "test", "distance")
         if name in changes
     }
-    options = {"budgets": BUDGETS, "epochs": 2, "candidates": 2, "settings": SETTINGS}
+    options = {"budgets": BUDGETS, "epochs": 2, "settings": SETTINGS}
     return nsopt.compress(model, nsopt.Task(**task), **options | changes)
 
 
@@ -94,7 +94,7 @@ def run_briefly(model: nn.Module, out: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nsopt.storage.engine.POLL_SECONDS", 0.05)
         patch.setattr("nsopt.storage.engine.DEAD_AFTER_LOOKS", 240)
-        run(model, out=out, budgets=BUDGETS[:1], epochs=1, candidates=2)
+        run(model, out=out, budgets=BUDGETS[:1], epochs=1)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_every_budget_yields_a_working_network_within_it(
         assert small.score > 70
         assert small.latency is not None
         assert all(own <= most for own, most in zip(small.widths, dense.widths, strict=True))
-    assert result["macs=60%"].before is not None
+        assert small.agreement is not None
 
 
 def test_the_same_call_again_trains_nothing(
@@ -126,7 +126,7 @@ def test_the_same_call_again_trains_nothing(
 ) -> None:
     first, out = kept
     monkeypatch.setattr("nsopt.session.session.train_configuration", None)
-    monkeypatch.setattr("nsopt.compression.scores.evaluate_inherited", None)
+    monkeypatch.setattr("nsopt.compression.fits.fit_network", None)
     again = run(trained, out=out)
     for budget, own in again.networks.items():
         assert (own.widths, own.score) == (first[budget].widths, first[budget].score)
@@ -139,33 +139,13 @@ def test_the_report_shows_all_networks(
     result, _ = kept
     page = result.report(tmp_path / "report")
     text = page.read_text()
-    assert all(html.escape(cell) in text for row in result.rows() for cell in row.values())
+    rows = format_networks(result.rows(), result.about.score_name)
+    assert all(html.escape(cell) in text for row in rows for cell in row.values())
     assert "ms per batch of 100" in text
     table = pd.read_csv(page.with_name("outcomes.csv")).set_index(["method", "metric"])["score"]
     assert table["dense"].tolist() == [result.dense.score]
     for small, metric in zip(result.networks.values(), ("macs", "params"), strict=True):
         assert table[small.method, metric] == small.score
-
-
-@pytest.mark.parametrize("calls", [3, 6])
-def test_an_interrupted_compression_resumes_to_the_same_numbers(
-    kept: tuple[nsopt.Compression, Path], trained: nn.Module, tmp_path: Path, calls: int
-) -> None:
-    scored = []
-
-    def right_pixels_until_ctrl_c(model: nn.Module) -> float:
-        scored.append(model)
-        if len(scored) == calls:
-            raise KeyboardInterrupt
-        return right_pixels(model)
-
-    def run_again() -> nsopt.Compression:
-        return run(trained, out=tmp_path, budgets=BUDGETS[:1], score=right_pixels_until_ctrl_c)
-
-    with pytest.raises(KeyboardInterrupt):
-        run_again()
-    again, first = run_again()[BUDGETS[0]], kept[0][BUDGETS[0]]
-    assert (again.widths, again.score) == (first.widths, first.score)
 
 
 def test_a_score_that_changed_under_its_name_gives_no_old_results(
@@ -265,7 +245,6 @@ def compress_sum(
         loss=functional.cross_entropy,
         score=lambda model: -float(model(images, images).std()),
         measure=measure,
-        settings=SETTINGS.updated(search=SETTINGS.search.updated(filters_per_step=2)),
         **changes,
     )
 
@@ -285,12 +264,13 @@ def test_a_network_of_several_inputs_is_compressed_in_milliseconds(tmp_path: Pat
     assert "ms per batch of 16" in page
 
 
-def test_searches_and_fine_tunings_are_stored_as_optuna_studies(
+def test_trainings_are_stored_as_optuna_studies(
     kept: tuple[nsopt.Compression, Path],
 ) -> None:
     names = optuna.get_all_study_names(f"sqlite:///{kept[1] / 'study.db'}")
     kinds = {name.rpartition("/")[2] for name in names if name.startswith("upanddown-")}
-    assert {"search", "search-macs", "uniform", "scored", "dense"} < kinds
+    taken = {own.name for _, own in kept[0].results.candidates if own.trained}
+    assert kinds == {"dense", *taken}
 
 
 def test_two_processes_share_a_compression(trained: nn.Module, tmp_path: Path) -> None:
@@ -298,9 +278,10 @@ def test_two_processes_share_a_compression(trained: nn.Module, tmp_path: Path) -
         run_briefly(trained, tmp_path)
         assert other.wait() == 0
     studies = Workspace(sqlite_url(tmp_path / "study.db"), tmp_path).studies(NAME)
-    for kind in ("search", "search-macs", "uniform", "scored", "dense"):
-        states = [trial.state.name for trial in studies[kind].trials]
-        assert states.count("COMPLETE") <= 1, f"a {kind} ran twice"
+    assert "dense" in studies
+    for kind, study in studies.items():
+        states = [trial.state.name for trial in study.trials]
+        assert states.count("COMPLETE") == 1, f"a {kind} ran twice"
 
 
 def test_a_compression_continues_in_its_precision(
@@ -340,7 +321,7 @@ def test_a_latency_budget_holds_as_the_given_function_measures_it(
         timed.append(len(images))
         return float(sum(weights.numel() for weights in model.parameters()))
 
-    asked = {"budgets": ["latency=70%"], "epochs": 1, "candidates": 2, "out": tmp_path}
+    asked = {"budgets": ["latency=70%"], "epochs": 1, "out": tmp_path}
     first = run(trained, **asked, measure=count_parameters)
     own = first["latency=70%"]
     whole = count_parameters(trained, torch.empty(0))
@@ -357,7 +338,6 @@ def test_a_latency_budget_holds_as_the_given_function_measures_it(
         ]
         assert 0.6 * whole < sum(value.numel() for value in weights) <= 0.7 * whole
     assert own.latency == pytest.approx(count_parameters(own.model, torch.empty(0)))
-    assert own.before is not None
     assert set(timed) - {0} == {100}
     again = run(trained, **asked, measure=count_parameters)
     assert again["latency=70%"].widths == own.widths
@@ -392,13 +372,13 @@ def test_a_test_is_reported_and_widths_are_ranked_by_the_distance_of_the_task(
     small = result[BUDGETS[0]]
     assert set(compared) == {16}
     assert (result.dense.test_score, small.test_score) == (1000.0, 1000.0)
-    assert small.before is not None
-    assert small.before <= 100, "it is an agreement in percent"
-    assert [row["test"] for row in result.rows()] == ["1000", "1000"]
+    assert small.agreement is not None
+    assert small.agreement <= 100, "in percent"
+    assert [row.test_score for row in result.rows()] == [1000.0, 1000.0]
     assert run(trained, **asked, out=tmp_path)[BUDGETS[0]].test_score == 1000.0
     asked["distance"] = lambda outputs, teacher: 1e9 * apart(outputs, teacher)
     with pytest.raises(NsoptError, match=r"distance= returned .*: divide it, so that it is about"):
-        run(trained, **asked, candidates=1)
+        run(trained, **asked)
 
 
 def test_what_a_trainer_changes_besides_tensors_earns_no_score(trained: nn.Module) -> None:
@@ -406,7 +386,7 @@ def test_what_a_trainer_changes_besides_tensors_earns_no_score(trained: nn.Modul
         model.register_forward_hook(lambda module, inputs, maps: {k: -v for k, v in maps.items()})
         return model
 
-    found = run(trained, budgets=BUDGETS[:1], candidates=1, trainer=invert)
+    found = run(trained, budgets=BUDGETS[:1], trainer=invert)
     small = found[BUDGETS[0]]
     assert small.score == right_pixels(small.model)
 
@@ -438,10 +418,10 @@ def test_a_trainer_replaces_the_fine_tuning(trained: nn.Module, tmp_path: Path) 
     with pytest.raises(NsoptError, match="written by other settings"):
         run(trained, **asked)
     with pytest.raises(NsoptError, match="the trainer must return the network that it got"):
-        run(trained, budgets=BUDGETS[:1], candidates=1, trainer=lambda *_: trained)
+        run(trained, budgets=BUDGETS[:1], trainer=lambda *_: trained)
     wide = {"budgets": BUDGETS[:1], "trainer": lambda model, *_: model.double()}
     with pytest.raises(NsoptError, match="must return weights of the same dtype as those that"):
-        run(trained, candidates=1, **wide)
+        run(trained, **wide)
     with pytest.raises(NsoptError, match="epochs=0 trains nothing: leave trainer= out"):
         run(trained, epochs=0, trainer=shift)
     with pytest.raises(NsoptError, match="trainer must be a function, not 5"):
@@ -458,7 +438,7 @@ def test_a_trainer_may_return_the_network_wrapped_but_no_weights_that_are_not_fi
         next(model.parameters()).data.fill_(math.nan)
         return model
 
-    asked = {"budgets": BUDGETS[:1], "candidates": 1, "epochs": 1}
+    asked = {"budgets": BUDGETS[:1], "epochs": 1}
     assert type(run(trained, **asked, trainer=wrap)[BUDGETS[0]].model) is type(trained)
     with pytest.raises(NsoptError, match=r"60% succeeded \(the trainer returned .*infinite\)$"):
         run(trained, **asked, trainer=spoil)
@@ -486,23 +466,6 @@ def test_networks_of_several_arguments_are_fitted_to_inputs_alone(
     small = nsopt.compress(Weighed(), task, ["macs=50%"], epochs=0)["macs=50%"]
     assert 0 < small.score < 100
     assert small.model(x, weight).shape == (64, 2)
-
-
-@pytest.mark.parametrize(
-    ("scores", "method"),
-    [
-        ({"uniform": [70.0]}, "uniform"),
-        ({"uniform": [70.1], "scored": [70.0]}, "uniform"),
-        ({"uniform": [70.1, 69.9], "scored": [70.0, 69.9]}, "scored"),
-        ({"uniform": [70.1, 70.2], "scored": [60.0, 60.1]}, "uniform"),
-        ({"uniform": [60.0, 60.1], "scored": [70.1, 70.2]}, "scored"),
-        ({"uniform": [9.0], "scored": [1.0, 2.0]}, "uniform"),
-    ],
-)
-def test_uniform_widths_must_be_ahead_by_more_than_the_error_of_the_seeds(
-    scores: dict[str, list[float]], method: str
-) -> None:
-    assert choose_method(scores) == method
 
 
 def test_an_infinite_loss_raises_an_error(trained: nn.Module) -> None:

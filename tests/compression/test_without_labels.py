@@ -1,5 +1,6 @@
 """Networks that are trained to return what the trained one returns: no labels, no loss."""
 
+import math
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import nsopt
@@ -105,21 +107,45 @@ def test_a_task_with_a_loss_alone_is_scored_by_agreement() -> None:
         (torch.full((64, 6), torch.nan), "contains NaN or infinite numbers"),
         ([["a word"] * 64], "a tensor of inputs is enough"),
         ([(["a word"] * 64, ["a word"] * 64)], "hold no tensor"),
+        ([], "the loader has no batches"),
         (5, "give an nsopt.Task"),
+        (
+            nsopt.Task([torch.ones(64, 6)], score=lambda model: math.nan),
+            "score must be a finite number, not nan",
+        ),
+        (
+            nsopt.Task(make_inputs(0).split(64), distance=lambda own, _: own[:, 0] * math.inf),
+            "give the task a distance= that is finite",
+        ),
     ],
 )
-def test_inputs_that_cannot_be_used_are_one_line(inputs: Any, message: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_inputs_that_cannot_be_used_are_one_line(
+    inputs: Any, message: str, epochs: int, tmp_path: Path
+) -> None:
     with pytest.raises(nsopt.NsoptError, match=message) as caught:
-        nsopt.compress(make_teacher(), inputs, [BUDGET], epochs=1, out=tmp_path)
+        nsopt.compress(make_teacher(), inputs, [BUDGET], epochs=epochs, out=tmp_path)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_trained_network_of_constant_outputs_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_a_trained_network_of_constant_outputs_is_one_line(epochs: int, tmp_path: Path) -> None:
     model = make_teacher_of_constants()
     with pytest.raises(nsopt.NsoptError, match="returns the same numbers for all inputs"):
-        nsopt.compress(model, make_inputs(0), [BUDGET], epochs=1, out=tmp_path)
+        nsopt.compress(model, make_inputs(0), [BUDGET], epochs=epochs, out=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_broken_file_in_an_unlabelled_folder_is_one_line(tmp_path: Path) -> None:
+    for number in range(20):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    broken = tmp_path / "3.png"
+    broken.write_bytes(broken.read_bytes()[:40])
+    with pytest.raises(
+        nsopt.NsoptError, match=r"3\.png is not a complete image .*: replace or rem"
+    ):
+        nsopt.compress(make_teacher(), nsopt.load_images(tmp_path), [BUDGET], epochs=0)
 
 
 def make_teacher_of_constants() -> nn.Module:

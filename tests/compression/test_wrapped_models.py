@@ -37,8 +37,7 @@ def make_task(name: str = "task") -> nsopt.Task:
 
 def compress(model: nn.Module, out: Path | None = None, name: str = "task") -> float:
     """Return the score of a network at half of the MACs."""
-    settings = SETTINGS.updated(search=SETTINGS.search.updated(filters_per_step=4))
-    options = {"epochs": 1, "candidates": 2, "settings": settings, "out": out}
+    options = {"epochs": 1, "settings": SETTINGS, "out": out}
     return nsopt.compress(model, make_task(name), ["macs=50%"], **options)["macs=50%"].score
 
 

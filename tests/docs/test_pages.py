@@ -7,7 +7,6 @@ import re
 import runpy
 import shlex
 import warnings
-from functools import partial
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -147,13 +146,11 @@ def write_onnx_file() -> None:
 
 
 def compress_briefly(patch: pytest.MonkeyPatch) -> None:
-    """Let the preset `compress` search and train few steps; a curve has its first two budgets, and
-    few networks are scored at each."""
+    """Let the preset `compress` train few steps; a curve has its first two budgets."""
     presets = {"compress": dataclasses.replace(get_preset("compress"), settings=SETTINGS)}
     for module in (compress, nsopt):
         patch.setattr(module, "get_preset", lambda name: presets.get(name) or get_preset(name))
     patch.setattr(pipeline, "expand_curve", lambda *asked: expand_curve(*asked)[:2])
-    patch.setattr(nsopt, "compress", partial(nsopt.compress, candidates=4))
 
 
 def narrow_architecture(name: str, **shape: int) -> Architecture:
@@ -323,8 +320,10 @@ def test_the_table_of_joint_budgets_is_computed() -> None:
     rows = re.findall(r"\| `(.*,.*)` \| ([\d-]+) .* \| (\w+) \| ([\d-]+) .* \| (\w+) \|", page)
     assert len(rows) == 2
     for budgets, *cells in rows:
-        metric, share = read_budgets(budgets, PARAMS)[0].of(arch)
-        limits = [(part.cost(arch), limit) for part, limit in metric.limits_at(share)]
+        budget = read_budgets(budgets, PARAMS)[0].at(arch)
+        limits = [(limit.metric.cost(arch), limit.number) for limit in budget.limits]
         fits = [nsopt.solve_widths(law, limits) for law in laws]
-        computed = [(width_key(fit.widths), metric.parts[fit.binding or 0].name) for fit in fits]
+        computed = [
+            (width_key(fit.widths), budget.metric.parts[fit.binding or 0].name) for fit in fits
+        ]
         assert tuple(cells) == (*computed[0], *computed[1])

@@ -54,7 +54,7 @@ def run_examples() -> None:
     arch = narrow_architecture("vgg11", in_channels=1)
     settings = nsopt.TrainSettings(epochs=1, batch_size=32, lr=0.02)
     model = nsopt.train(arch, arch.base_widths, data, settings).model
-    result = nsopt.compress(model, data, ["macs=50%"], arch=arch, epochs=1, candidates=2)
+    result = nsopt.compress(model, data, ["macs=50%"], arch=arch, epochs=1)
     patch.setattr(nsopt, "compress", lambda model, data, budgets, settings=None: result)
     nsopt.export(result["macs=50%"].network, "small.pt", "state_dict")
     Path("photos").mkdir()

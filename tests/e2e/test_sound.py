@@ -39,12 +39,13 @@ def test_sound_is_searched_compared_compressed_reported_and_exported(tmp_path: P
         task,
         ["latency=50%"],
         epochs=1,
-        candidates=2,
         settings=settings.updated(training=training, search=SMOKE.search),
         measure=take_time,
         out=tmp_path / "small",
     )
     small = result["latency=50%"]
+    assert small.latency is not None
+    assert result.dense.latency is not None
     assert 0.4 * result.dense.latency < small.latency <= 0.5 * result.dense.latency
     assert small.score == right_pitches(small.model)
     assert "latency=50%" in result.report(tmp_path / "report").read_text()

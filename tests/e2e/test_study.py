@@ -17,7 +17,7 @@ import optuna_dashboard
 import pandas as pd
 import pytest
 
-from nsopt.cli.app import describe_rest
+from nsopt.cli.interruption import describe_rest
 from nsopt.reports.results import read_results
 from tests.conftest import call_nsopt, free_port
 from tests.e2e.test_user_errors import assert_fails

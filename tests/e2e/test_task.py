@@ -112,12 +112,11 @@ def test_two_workers_compare_methods_on_a_task_of_the_user() -> None:
 
 
 def test_two_workers_compress_a_network_of_a_task_and_every_command_reads_it() -> None:
-    few = *FEW, "--epochs=50", "--averaging=0"
-    options = "--budgets=macs=50%", "--candidates=2", "--out=out", "--workers=2"
-    done = call_nsopt("compress", *NAMES, *few, *options)
+    options = "--epochs=3", "--averaging=0", "--budgets=macs=50%", "--out=out", "--workers=2"
+    done = call_nsopt("compress", *NAMES, *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "macs-50-percent.onnx, macs-50-percent.pt2, macs-50-percent.pt" in done.stdout
-    again = call_nsopt("compress", *NAMES, *few, *options)
+    again = call_nsopt("compress", *NAMES, *options)
     assert again.stdout.splitlines()[-4:] == done.stdout.splitlines()[-4:]
     assert "finished before" not in again.stdout, "the task may read other data"
     export = shlex.split(done.stdout.splitlines()[-1].removeprefix("export:"))
@@ -171,8 +170,8 @@ def test_a_full_disk_ends_a_compression_in_one_line(monkeypatch: pytest.MonkeyPa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    options = "--budgets=macs=50%", "--epochs=1", "--candidates=1", "--out=out"
-    done = call_nsopt("compress", *NAMES, *FEW, *options, "--averaging=0")
+    options = "--budgets=macs=50%", "--epochs=1", "--averaging=0", "--out=out"
+    done = call_nsopt("compress", *NAMES, *options)
     assert_fails(done, "the disk is full: make room and run the same command again")
 
 

@@ -24,8 +24,8 @@ from nsopt.pruning.fitting.inputs import Inputs
 from nsopt.pruning.fitting.least_squares import LeastSquares, most_rows
 from nsopt.pruning.fitting.products import Product
 from nsopt.pruning.fitting.rank import rank_by_fit
-from nsopt.pruning.fitting.smaller import AgreementScore
 from nsopt.pruning.fitting.watch import ProductWatch
+from nsopt.session.agreement import AgreementScore
 
 
 class Attention(nn.Module):

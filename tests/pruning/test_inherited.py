@@ -11,10 +11,9 @@ import nsopt
 from nsopt.compute.device import resolve_compute
 from nsopt.data.images import ImageData, Splits
 from nsopt.models.architecture import TableArchitecture
-from nsopt.pruning import engine, inherited
+from nsopt.pruning import engine
 from nsopt.pruning.inherited import (
     TrainedStart,
-    evaluate_inherited,
     inherit_network,
     rank_by_importance,
 )
@@ -59,21 +58,10 @@ def start(narrow: TableArchitecture, digits: ImageData, splits: Splits) -> Train
     return TrainedStart(narrow, model, ranking)
 
 
-def compute_score(
-    start: TrainedStart, splits: Splits, widths: tuple[int, ...], steps: int = 0
-) -> float:
-    def validate(model: nn.Module) -> float:
-        return evaluate(Classification(splits).validation(CPU), model)
-
-    return evaluate_inherited(start, widths, Classification(splits), validate, CPU, steps)
-
-
-def test_the_whole_network_scores_high_and_always_the_same(
-    start: TrainedStart, splits: Splits
-) -> None:
-    whole = compute_score(start, splits, start.arch.base_widths)
-    assert whole > 80
-    assert compute_score(start, splits, start.arch.base_widths) == whole
+def compute_score(start: TrainedStart, splits: Splits, widths: tuple[int, ...]) -> float:
+    images = Classification(splits)
+    model = inherit_network(start, widths, images, CPU).eval()
+    return evaluate(images.validation(CPU), model)
 
 
 def test_a_network_of_important_units_scores_higher_than_one_of_the_others(
@@ -88,16 +76,7 @@ def test_a_network_of_important_units_scores_higher_than_one_of_the_others(
     assert sum(gains) / len(gains) > 10
 
 
-def test_a_few_training_steps_raise_the_score_of_a_strongly_pruned_network(
-    start: TrainedStart, splits: Splits
-) -> None:
-    narrow = tuple(width // 2 for width in start.arch.base_widths)
-    trained = compute_score(start, splits, narrow, steps=5)
-    assert trained > compute_score(start, splits, narrow) + 5
-    assert trained == compute_score(start, splits, narrow, steps=5)
-
-
-def test_scoring_recomputes_the_statistics_of_batch_norm(
+def test_inheriting_recomputes_the_statistics_of_batch_norm(
     start: TrainedStart, splits: Splits
 ) -> None:
     widths = tuple(3 * width // 4 for width in start.arch.base_widths)
@@ -130,11 +109,6 @@ def test_statistics_behind_a_dropout_do_not_depend_on_the_random_state() -> None
     torch.set_rng_state(before)
 
 
-def test_a_score_is_measured_in_evaluation_mode(start: TrainedStart, splits: Splits) -> None:
-    widths, images = start.arch.base_widths, Classification(splits)
-    assert not evaluate_inherited(start, widths, images, lambda model: model.training, CPU, steps=1)
-
-
 def test_ranking_leaves_the_network_and_the_random_state_alone(
     start: TrainedStart, splits: Splits
 ) -> None:
@@ -148,7 +122,7 @@ def test_ranking_leaves_the_network_and_the_random_state_alone(
     torch.testing.assert_close(again.scores, start.ranking.scores)
 
 
-def test_the_steps_of_a_score_and_of_a_ranking_use_safe_kernels(
+def test_the_steps_of_a_ranking_use_safe_kernels(
     start: TrainedStart, splits: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PyTorch's own write beyond their memory: 1x1, a stride, few channels."""
@@ -158,9 +132,7 @@ def test_the_steps_of_a_score_and_of_a_ranking_use_safe_kernels(
         used.append(set(map(type, model.modules())))
         return train_step(model, *rest)
 
-    monkeypatch.setattr(inherited, "train_step", look)
     monkeypatch.setattr(engine, "train_step", look)
-    compute_score(start, splits, start.arch.base_widths, steps=1)
     rank_by_importance(start.arch, start.model, Classification(splits), SETTINGS, CPU, batches=1)
     assert len(used) == 2
     assert all(SafeConv2d in kinds and nn.Conv2d not in kinds for kinds in used)

@@ -7,6 +7,7 @@ import pytest
 
 from nsopt.methods.registry import report_order
 from nsopt.reports.style import method_styles
+from nsopt.storage.schema import RANKED
 
 # What is seen of linear RGB without one kind of cones (Machado, Oliveira & Fernandes, 2009).
 SEEN = {
@@ -56,7 +57,7 @@ def lab(rgb: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("cones", SEEN)
 def test_colours_of_methods_are_distinct_for_any_colour_vision(cones: str) -> None:
-    built_in = ("uniform", "magnitude", "morphnet", "neuralscale", "scored")
+    built_in = ("uniform", "magnitude", "morphnet", "neuralscale", *RANKED)
     assert set(built_in) <= set(report_order())
     styles = method_styles(built_in)
     for one, other in combinations(built_in, 2):

@@ -4,16 +4,21 @@ import pytest
 
 from nsopt.errors import NsoptError
 from nsopt.models.registry import get_architecture
-from nsopt.scaling.budget import read_budget, read_budgets
-from nsopt.scaling.metric import LATENCY, MACS, PARAMS, Joint, get_metric
+from nsopt.scaling.budget import Budget, read_budget, read_budgets
+from nsopt.scaling.metric import LATENCY, MACS, PARAMS, Joint, Metric, get_metric
 
 VGG11 = get_architecture("vgg11")
 
 
+def limits_of(budgets: list[Budget]) -> list[tuple[Metric, float]]:
+    found = [budget.at(VGG11) for budget in budgets]
+    return [(budget.metric, budget.limit) for budget in found]
+
+
 def test_budgets_without_a_name_limit_one_network_each() -> None:
-    found = [budget.of(VGG11) for budget in read_budgets("600k, 2M", MACS)]
+    found = limits_of(read_budgets("600k, 2M", MACS))
     assert found == [(MACS, 600_000), (MACS, 2_000_000)]
-    found = [budget.of(VGG11) for budget in read_budgets(["600k,2M", 3e6, "params=5k"], MACS)]
+    found = limits_of(read_budgets(["600k,2M", 3e6, "params=5k"], MACS))
     assert found == [
         *((MACS, 600_000), (MACS, 2_000_000), (MACS, 3_000_000)),
         (PARAMS, 5000),
@@ -22,7 +27,7 @@ def test_budgets_without_a_name_limit_one_network_each() -> None:
 
 def test_budgets_that_name_their_metrics_become_joint() -> None:
     asked = read_budgets("macs=20M, params=250k; params=2M", PARAMS)
-    (joint, share), plain = (budget.of(VGG11) for budget in asked)
+    (joint, share), plain = limits_of(asked)
     assert isinstance(joint, Joint)
     assert (joint.name, share, plain) == ("params=250000,macs=20000000", 1, (PARAMS, 2_000_000))
     assert joint == get_metric(joint.name)
@@ -34,9 +39,11 @@ def test_budgets_that_name_their_metrics_become_joint() -> None:
 
 def test_a_percentage_is_a_share_of_what_the_base_network_costs() -> None:
     macs = VGG11.cost("macs")(VGG11.base_widths)
-    assert read_budget("macs=50%").of(VGG11) == (MACS, macs // 2)
-    assert read_budgets("12.5%", MACS)[0].of(VGG11) == (MACS, macs // 8)
-    joint, _ = read_budget("macs=50%,latency=5ms").of(VGG11)
+    half, eighth = read_budget("macs=50%"), *read_budgets("12.5%", MACS)
+    assert limits_of([half, eighth]) == [(MACS, macs // 2), (MACS, macs // 8)]
+    assert half.at(VGG11).word == "macs=50%"
+    assert half.at(VGG11).at(VGG11) == half.at(VGG11)
+    ((joint, _),) = limits_of([read_budget("macs=50%,latency=5ms")])
     assert joint.limits_at(1) == [(MACS, macs // 2), (LATENCY, 5.0)]
 
 

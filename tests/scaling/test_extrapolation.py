@@ -14,7 +14,6 @@ import torch
 import nsopt
 from nsopt.errors import NsoptError
 from nsopt.models.registry import get_architecture
-from nsopt.scaling.family import relative
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.record import PruneRecord
 
@@ -75,8 +74,8 @@ def test_a_budget_may_be_a_tensor_but_no_text() -> None:
             LAW.beyond(PARAMS, text)
 
 
-def test_a_law_keeps_its_record_in_a_file_and_in_other_units() -> None:
-    law = PowerLaw.from_dict(relative(LAW, PARAMS, ARCH.base_widths).to_dict())
+def test_a_law_keeps_its_record_in_a_file() -> None:
+    law = PowerLaw.from_dict(LAW.to_dict())
     assert law.beyond(PARAMS, 2 * LARGEST) == pytest.approx(2)
     assert law.beyond(PARAMS, INSIDE) is None
     np.testing.assert_array_equal(law.recorded, WIDTHS[[-1, 0]])

@@ -80,14 +80,13 @@ def write_what_a_short_study_lacks(study: optuna.Study) -> None:
 
 
 def write_tuning(storage: InMemoryStorage) -> None:
-    """A study that scored laws, with one trial."""
+    """A study that tuned, with a law and one trial."""
     study = optuna.load_study(study_name=UNIFORM, storage=storage)
     tuned = optuna.create_study(study_name=TUNED, storage=storage, direction="maximize")
     about, source = schema.read_task(study), schema.read_source(study)
     settings = schema.read_settings(study) | {"tuning": {"epochs": 1}}
     schema.write_identity(tuned, about, source, settings, schema.read_provenance(study), ["value"])
     schema.write_law(tuned, uniform_curve(about.base_widths))
-    schema.write_verdict(tuned, 0, "no law is better")
     enqueue_point(tuned, TuningPoint(0, index=1))
     trial = tuned.ask()
     trial.suggest_float("slope", 0.0, 1.0)

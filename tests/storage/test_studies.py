@@ -1,5 +1,7 @@
 """Studies as a listing of the storage shows them."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -8,7 +10,16 @@ import pytest
 from nsopt.data.source import Source
 from nsopt.errors import NsoptError
 from nsopt.storage.opening import open_storage
-from nsopt.storage.schema import TaskDescription, read_networks, write_networks
+from nsopt.storage.schema import (
+    NetworkRow,
+    StoredCandidate,
+    TaskDescription,
+    is_compression,
+    read_candidates,
+    read_networks,
+    write_candidates,
+    write_networks,
+)
 from nsopt.storage.studies import load_studies, open_study
 from nsopt.storage.urls import sqlite_url
 
@@ -42,11 +53,32 @@ def test_a_foreign_study_with_the_name_of_a_new_one_is_not_changed(tmp_path: Pat
 
 def test_a_later_table_of_networks_keeps_those_of_other_budgets() -> None:
     study = optuna.create_study()
-    half = {"budget": "macs=50%", "val %": "90", "files": "macs-50-percent.pt"}
-    write_networks(study, [{"budget": "100%", "val %": "91"}, half])
-    write_networks(study, [{"budget": "100%", "val %": "92"}, {"budget": "macs=25%", "ms": "3"}])
-    assert read_networks(study) == [
-        {"budget": "100%", "val %": "92", "files": "", "ms": ""},
-        half | {"ms": ""},
-        {"budget": "macs=25%", "val %": "", "files": "", "ms": "3"},
+    whole = NetworkRow("100%", "dense", None, 91.0, 0.5, None, None, 9, 90, epochs=0, planned=0)
+    half, quarter = (
+        replace(whole, budget=budget, widths_by="fit", agreement=98.5, files="small.pt")
+        for budget in ("macs=50%", "macs=25%")
+    )
+    write_networks(study, [whole, half])
+    better = replace(whole, score=92.0, test_score=math.pi, latency_ms=0.1)
+    write_networks(study, [better, quarter])
+    assert read_networks(study) == [better, half, quarter]
+
+
+def test_stored_networks_and_candidates_are_numbers() -> None:
+    study = optuna.create_study()
+    row = NetworkRow("macs=50%", "fit", 98.5, 91.0, None, 90.0, None, 9, 90, epochs=3, planned=10)
+    write_networks(study, [row])
+    (stored,) = study.user_attrs["networks"]
+    words = {"budget", "widths_by", "files"}
+    assert {type(value) for name, value in stored.items() if name not in words} <= {
+        *(int, float, type(None))
+    }
+    found = [
+        StoredCandidate("fit", (4, 8), 98.5, True),
+        StoredCandidate("uniform", (5, 5), 0.1, False),
     ]
+    assert not is_compression({"dense": study})
+    write_candidates(study, "macs", 1 / 3, found)
+    assert read_candidates(study, "macs", 1 / 3) == found
+    assert not read_candidates(study, "macs", 0.3333)
+    assert is_compression({"dense": study})

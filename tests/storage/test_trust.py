@@ -7,14 +7,11 @@ import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import optuna
 import pytest
 
 import nsopt
-from nsopt.compression.scores import ScoreRunner
 from nsopt.deployment.artifacts import BestNetworks
 from nsopt.deployment.kept import load_network
 from nsopt.errors import NsoptError
@@ -158,11 +155,3 @@ def test_a_storage_cannot_make_nsopt_import_a_module(
         other = call_nsopt(*command.split(), f"--storage={planted}", "--arch=vgg11")
         assert_fails(other, f"the stored network is '{TRAP}', not 'vgg11': give --arch {TRAP}")
     assert not sprung.exists()
-
-
-def test_the_sampler_of_candidates_does_not_use_pickle() -> None:
-    """Optuna's CMA-ES would use it: its module imports pickle."""
-    runner: Any = SimpleNamespace(sampler_seed=lambda trial: 0)
-    trial: Any = None
-    module = sys.modules[type(ScoreRunner.sampler(runner, trial)).__module__]
-    assert "pickle" not in vars(module)

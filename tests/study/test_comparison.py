@@ -88,7 +88,7 @@ class Listener(Silent):
 def sizes_of_ratios(
     arch: Architecture, metric: Metric, ratios: Sequence[float]
 ) -> tuple[Size, ...]:
-    return tuple(Size(*AskedRatio(metric, ratio).of(arch)) for ratio in ratios)
+    return tuple(AskedRatio(metric, ratio).at(arch) for ratio in ratios)
 
 
 def make_comparison(arch: TableArchitecture, data: ImageData) -> Comparison:

@@ -32,8 +32,8 @@ BUDGETS = "params=20k,macs=200k; params=10k,macs=5M"
 
 @pytest.fixture
 def joint(comparison: Comparison) -> Comparison:
-    asked = read_budgets(BUDGETS, PARAMS)
-    sizes = tuple(Size(*budget.of(comparison.subject.arch)) for budget in asked)
+    asked = [budget.at(comparison.subject.arch) for budget in read_budgets(BUDGETS, PARAMS)]
+    sizes = tuple(Size(budget.metric, budget.limit) for budget in asked)
     return only(comparison, "uniform", sizes=sizes, seeds=1)
 
 

@@ -18,10 +18,11 @@ import nsopt
 from nsopt.compute import checkpoint
 from nsopt.compute.device import resolve_compute
 from nsopt.errors import NsoptError
+from nsopt.pruning.fitting.inputs import Inputs
+from nsopt.session.agreement import AgreementScore
 from nsopt.tasks.agreement import class_divergence, measure_variances, relative_distance
 from nsopt.tasks.batches import LoaderBatches, split_batch
-from nsopt.tasks.supervise import supervise
-from nsopt.tasks.task import Task, TaskSupervision
+from nsopt.tasks.task import Task
 
 SETTINGS = nsopt.TrainSettings(epochs=3, lr=0.05, momentum=0.9, device="cpu", precision="fp32")
 CPU = resolve_compute("cpu", "fp32")
@@ -458,9 +459,8 @@ def test_a_network_that_writes_into_its_input_leaves_the_batches_of_the_user_alo
     model, task = Halving().eval(), make_task(distance=relative_distance)
     before = [sounds.clone() for sounds, _ in task.train]
     arch = nsopt.trace(model, make_sounds(2, 0)[0])
-    compare = TaskSupervision(task, CPU.device).comparison(model, CPU)
-    assert compare is not None
-    assert [compare(model).percentage for _ in range(2)] == [100, 100]
+    agreement = AgreementScore(model, Inputs(make_sounds(64, 0)[0]), task.distance)
+    assert [agreement(model) for _ in range(2)] == [100, 100]
     settings = SETTINGS.updated(epochs=1, distillation=1.0, lr=1e-9)
     outcome = nsopt.train(arch, [12], task, settings, start=model, teacher=model)
     assert outcome.losses[0] == pytest.approx(0, abs=1e-6), "both see the same input"
@@ -478,18 +478,17 @@ def test_distillation_takes_a_last_batch_of_one_example(arch: nsopt.Architecture
 
 def test_networks_are_compared_by_the_distance_of_the_task(arch: nsopt.Architecture) -> None:
     trained = arch.build([12]).eval()
-    assert supervise(make_task(), SETTINGS, CPU).comparison(trained, CPU) is None
-    supervision = TaskSupervision(make_task(distance=relative_distance), CPU.device)
-    compare = supervision.comparison(trained, CPU)
-    assert compare is not None
-    assert compare(trained).percentage == 100
+    inputs = Inputs(make_sounds(64, 0)[0])
+    agreement = AgreementScore(trained, inputs, lambda y, t: (y - t).abs().sum(1))
+    assert agreement(trained) == 100
     for wrong in (lambda y, t: 1.0, lambda y, t: (y - t).sum(), lambda y, t: y[:, None]):
-        compare_wrongly = TaskSupervision(make_task(distance=wrong), CPU.device)
         with pytest.raises(NsoptError, match="tensor of one number for each example"):
-            compare_wrongly.comparison(trained, CPU)(trained)  # type: ignore[misc]
-    other = compare(arch.build([12]))
-    assert other.percentage < 100
-    assert other.distances.shape == (64,)
+            AgreementScore(trained, inputs, wrong)(trained)
+    other = arch.build([12]).eval()
+    found = agreement.compare(other)
+    apart = (other(inputs.batches[0]) - trained(inputs.batches[0])).abs().sum(1)
+    torch.testing.assert_close(found.distances[: len(apart)], apart.detach())
+    assert found.distances.shape == (64,)
 
 
 class Losses(nn.Module):

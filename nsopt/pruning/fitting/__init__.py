@@ -10,10 +10,9 @@ A pipeline calls
 
     inputs = Inputs(batches)                                      # no targets
     ranking = rank_by_fit(arch, model, inputs, progress)          # once
-    widths = ranking.per_cost(cost).widths_within(cost, budget)   # for each budget
+    widths = ranking.widths_per_cost(cost, budget)                # for each budget
     kept = ranking.pick_strongest(widths)
     fitted = fit_network(arch, model, kept, inputs, seed=seed, progress=progress, checkpoint=file)
-    score = AgreementScore(model, others)(fitted.model)     # where the task has none
 
 and, to score widths cheaply, the last three lines with `rows=2048`.
 

@@ -1,8 +1,7 @@
-"""Smaller networks without training: the public function, widths at a budget, and a score."""
+"""Smaller networks without training: the public function."""
 
 from typing import Any
 
-import torch
 from torch import nn
 
 from nsopt.errors import NsoptError
@@ -17,7 +16,6 @@ from nsopt.pruning.fitting.fit import fit_network
 from nsopt.pruning.fitting.inputs import Inputs, count_arguments
 from nsopt.pruning.fitting.rank import rank_by_fit
 from nsopt.scaling.cost import Widths
-from nsopt.tasks import agreement
 
 
 @public
@@ -85,40 +83,3 @@ def check_widths(arch: Architecture, widths: Widths) -> tuple[int, ...]:
                 f"the units of {name} cannot be removed one by one: leave its width at {base}"
             )
     return wanted
-
-
-class AgreementScore:
-    """Scores networks by how closely their outputs follow those of the trained network (%).
-
-    Calling it returns `100 exp(-d)` for a network in evaluation mode, where d is the mean squared
-    difference of the outputs, relative to their variance over all inputs: 100 for equal outputs.
-
-    Args:
-        model: the trained network.
-        inputs: what the networks run on; better others than those of the fit.
-    """
-
-    def __init__(self, model: nn.Module, inputs: Inputs) -> None:
-        self._inputs = inputs
-        self._wanted = [self._run(model, batch) for batch in range(len(inputs))]
-        if not agreement.differ(self._wanted):
-            raise NsoptError(
-                "the trained network returns the same numbers for all inputs, so nothing tells how "
-                "closely others follow it: are these its trained weights, and usual inputs?"
-            )
-        self._variances = agreement.measure_variances(self._wanted)
-
-    def __call__(self, model: nn.Module) -> float:
-        distances = [
-            agreement.relative_distance(self._run(model, batch), wanted, self._variances)
-            for batch, wanted in enumerate(self._wanted)
-        ]
-        return agreement.Agreement(torch.cat(distances)).percentage
-
-    def _run(self, model: nn.Module, batch: int) -> Any:
-        modes = {module: module.training for module in model.modules()}
-        with torch.no_grad():
-            outputs = self._inputs.call(model.eval(), batch)()
-        for module, training in modes.items():
-            module.training = training
-        return outputs

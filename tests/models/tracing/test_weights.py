@@ -83,7 +83,7 @@ def test_where_something_trains_the_message_has_the_cure(last: nn.Module | None)
         text = str(caught.value)
     else:
         with pytest.warns(UserWarning, match=message) as warned:
-            nsopt.compress(model, task, ["params=50%"], epochs=1, candidates=1)
+            nsopt.compress(model, task, ["params=50%"], epochs=1)
         text = str(warned[0].message)
         assert (
             "fixed: kept.a: no trainable parameters; training does"
