@@ -89,9 +89,12 @@ def run_compression(
         warn_of_batch(session, [budget.metric for budget in budgets])
         networks = _choose_networks(runner.fits, solvers, seeds)
         keep_start(session.subject, workspace)
+        _fit_chosen(runner, networks)
         try:
             fine_tune(runner, networks)
         except KeyboardInterrupt:
+            if not session.subject.settings.training.epochs:
+                raise
             progress.warning("interrupted: the best weights so far follow; the same call continues")
             return _collect(runner, budgets, networks, interrupted=True)
         result = _collect(runner, budgets, networks)
@@ -201,8 +204,14 @@ def _choose_networks(fits: Fits, solvers: Sequence[Solver], seeds: int) -> dict[
     """
     session = fits.session
     arch, settings, first = session.subject.arch, session.subject.settings, _first_seed(session)
+    stored = session.studies().get(DENSE)
+    known = {
+        solver: [] if stored is None else _read_candidates(stored, solver.budget)
+        for solver in solvers
+    }
+    if not all(known.values()):
+        _ = fits.compare  # inputs and distances that nothing can use end here, before the storage
     dense = session.open_study(DENSE)
-    known = {solver: _read_candidates(dense, solver.budget) for solver in solvers}
     uniform = dict[Solver, Widths]()
     for solver in [solver for solver in solvers if not known[solver]]:
         with naming(solver.budget, settings):
@@ -221,6 +230,16 @@ def _choose_networks(fits: Fits, solvers: Sequence[Solver], seeds: int) -> dict[
             for seed in range(first, first + seeds if candidate.trained else first):
                 networks[Point(candidate.name, metric, limit, seed)] = candidate.widths
     return networks
+
+
+def _fit_chosen(runner: FineTuning, networks: Mapping[Point, Widths]) -> None:
+    """Fit the networks that are not trained yet: from here on there are results."""
+    first = _first_seed(runner.session)
+    for point, widths in networks.items():
+        study = runner.session.studies().get(point.method)
+        done = {trials.read_point(trial) for trial in trials.read_completed(study)}
+        if point.method != DENSE and point.seed == first and point not in done:
+            runner.fits.fit(point, widths)
 
 
 def _read_candidates(dense: Study, budget: Budget) -> Sequence[schema.StoredCandidate]:
@@ -289,11 +308,13 @@ def _find_best(
     elif interrupted:
         points = [point for point in networks if (point.metric, point.budget) == _key(budget)]
         point = max(points, key=lambda point: _score_so_far(runner, point))
+        widths = networks[point]
         if stop := runner.stopped.get(point):
             outcome, epochs, planned = stop.outcome, len(stop.outcome.epochs), stop.planned
         else:
-            outcome, epochs = runner.score_fit(point, networks[point]), 0
-            planned = subject.settings.training.epochs
+            is_dense = point.method == DENSE
+            outcome = session.evaluate_start() if is_dense else runner.score_fit(point, widths)
+            epochs, planned = 0, 0 if is_dense else subject.settings.training.epochs
         network = runner.make_kept(point, outcome)
     else:
         raise NsoptError(_explain_failure(session, studies, budget))

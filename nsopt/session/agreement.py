@@ -38,7 +38,8 @@ class AgreementScore:
         distance: that of the task, if it has one.
 
     Raises:
-        NsoptError: if the trained network returns the same numbers for all inputs.
+        NsoptError: if the trained network returns the same numbers for all inputs, or is not at a
+            finite distance from itself.
     """
 
     def __init__(self, model: nn.Module, inputs: Inputs, distance: Distance | None = None) -> None:
@@ -51,6 +52,11 @@ class AgreementScore:
                 "closely others follow it: are these its trained weights, and usual inputs?"
             )
         self._variances = measure_variances(self._wanted) if distance is None else []
+        if distance is not None and not self.compare(model).distances.isfinite().all():
+            raise NsoptError(
+                "distance= of the trained network from itself is not finite: return 0 for outputs "
+                "that are equal"
+            )
 
     def __call__(self, model: nn.Module) -> float:
         return self.compare(model).percentage

@@ -46,7 +46,8 @@ def _format_scores(row: NetworkRow, whole: NetworkRow, score_name: str) -> dict[
 
 
 def _show_change(value: float, original: float) -> str:
-    return f"{value:.4g}" if value == original else f"{value:.4g} ({value - original:+.2g})"
+    shown = f"{value:.4g}"
+    return shown if shown == f"{original:.4g}" else f"{shown} ({value - original:+.2g})"
 
 
 def _compare(show: Callable[[float], str], cost: float | None, whole: float | None) -> str:
