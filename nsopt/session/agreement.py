@@ -66,7 +66,8 @@ class AgreementScore:
         distances = [self._measure(self._run(model, n), w) for n, w in enumerate(self._wanted)]
         if not all(isinstance(value, Tensor) and value.ndim == 1 for value in distances):
             raise NsoptError("the distance must be a tensor of one number for each example")
-        return Agreement(torch.cat(distances).float().cpu().nan_to_num(nan=math.inf))
+        found = torch.cat(distances).float().cpu()
+        return Agreement(found.where(found.isfinite(), math.inf))
 
     def _measure(self, outputs: Any, wanted: Any) -> Tensor:
         if self._distance is not None:

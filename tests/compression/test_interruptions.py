@@ -17,6 +17,7 @@ from nsopt.compute import checkpoint
 from nsopt.reports.results import read_results
 from tests.compression.test_candidates import SETTINGS, make_model, make_task
 from tests.conftest import call_nsopt
+from tests.latency.brief import measure_briefly
 
 BUDGETS = ["macs=60%", "macs=30%"]
 MODEL = make_model((20, 16, 12))
@@ -27,8 +28,7 @@ EPOCHS = 4
 def _quickly() -> Iterator[None]:
     """Few passes are timed, and every step is written."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, passes in (("_WARMUP", 1), ("_REPEATS", 2), ("_ROUNDS", 1)):
-            patch.setattr(f"nsopt.session.timing.{name}", passes)
+        measure_briefly(patch)
         patch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
         yield
 
@@ -112,7 +112,9 @@ def test_an_interrupted_call_continues_to_the_same_numbers(
     with suppress(KeyboardInterrupt):
         so_far = run(tmp_path, progress)
     assert stop in progress.all
-    assert (so_far is None) == (kind in ("ranking", "comparing", "brief fit")), "it must end"
+    assert (so_far is None) == (kind in ("ranking", "comparing", "brief fit", "fitting")), (
+        "it must end"
+    )
     if so_far is not None:
         assert so_far.is_interrupted
         trained = {row.budget: row.epochs for row in so_far.rows() if row.planned}

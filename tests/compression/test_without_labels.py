@@ -115,7 +115,7 @@ def test_a_task_with_a_loss_alone_is_scored_by_agreement() -> None:
         ),
         (
             nsopt.Task(make_inputs(0).split(64), distance=lambda own, _: own[:, 0] * math.inf),
-            "give the task a distance= that is finite",
+            "from itself is not finite",
         ),
     ],
 )
