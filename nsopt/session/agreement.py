@@ -54,8 +54,8 @@ class AgreementScore:
         self._variances = measure_variances(self._wanted) if distance is None else []
         if distance is not None and not self.compare(model).distances.isfinite().all():
             raise NsoptError(
-                "distance= of the trained network from itself is not finite: return 0 for outputs "
-                "that are equal"
+                "distance= of the trained network from itself is not finite: it must be 0 for "
+                "equal outputs"
             )
 
     def __call__(self, model: nn.Module) -> float:

@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
@@ -98,7 +98,11 @@ def test_at_most_five_candidates_all_within_the_budget(
 ) -> None:
     model = make_model(widths, seed)
     folder = tmp_path_factory.mktemp("candidates")
-    found, solver = choose(model, make_task(model, has_loss), f"{metric}={share}%", folder)
+    try:
+        found, solver = choose(model, make_task(model, has_loss), f"{metric}={share}%", folder)
+    except NsoptError as error:  # a network may return constants
+        assume("returns the same numbers" not in str(error))
+        raise
     cost = solver.budget.metric.cost(solver.arch)
     assert 1 <= len(found) <= (5 if has_loss else 3)
     known = NAMES if has_loss else (FIT, f"{FIT}{HALFWAY}", UNIFORM)

@@ -134,5 +134,5 @@ def test_the_steps_of_a_ranking_use_safe_kernels(
 
     monkeypatch.setattr(engine, "train_step", look)
     rank_by_importance(start.arch, start.model, Classification(splits), SETTINGS, CPU, batches=1)
-    assert len(used) == 2
+    assert len(used) == 1
     assert all(SafeConv2d in kinds and nn.Conv2d not in kinds for kinds in used)
