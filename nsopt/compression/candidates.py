@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nsopt.compression.fits import Fits, Widths
+from nsopt.compression.fits import Fits
 from nsopt.compression.latency import Solver
 from nsopt.errors import NoWidthsError, NsoptError
+from nsopt.latency.bisection import Widths
 from nsopt.scaling.law import uniform_curve
 from nsopt.storage.schema import HALFWAY, UNIFORM, StoredCandidate
 from nsopt.tasks.agreement import Agreement, is_closer
@@ -40,8 +41,7 @@ def choose_widths(fits: Fits, solver: Solver, uniform: Widths) -> list[StoredCan
         NsoptError: if the distance of no candidate is a usable number.
     """
     session, budget, candidates = fits.session, solver.budget, list[Candidate]()
-    names = {widths: name for name, widths in _list_candidates(fits, solver, uniform)}
-    for widths, name in names.items():
+    for widths, name in dict(_list_candidates(fits, solver, uniform)).items():
         session.progress.start(f"{budget.word}: widths by {name}", 1)
         model = fits.fit_briefly(widths)
         candidates.append(Candidate(name, widths, fits.compare(model)))
@@ -55,18 +55,18 @@ def choose_widths(fits: Fits, solver: Solver, uniform: Widths) -> list[StoredCan
     return [candidate.store(place < trained) for place, candidate in enumerate(ranked)]
 
 
-def _list_candidates(fits: Fits, solver: Solver, uniform: Widths) -> Iterator[tuple[str, Widths]]:
-    """Yield names and widths, uniform ones last; those that do not fit the budget are left out."""
+def _list_candidates(fits: Fits, solver: Solver, uniform: Widths) -> Iterator[tuple[Widths, str]]:
+    """Yield widths and names, uniform ones last; those that do not fit the budget are left out."""
     cost, limit = solver.budget.metric.cost(solver.arch), solver.budget.limit
     for name, ranking in fits.rankings.items():
         try:
             least = solver.solve(uniform_curve(ranking.widths_per_cost(cost, limit)))
-            yield name, least
+            yield least, name
             halfway = uniform_curve(np.sqrt(np.multiply(least, uniform)))
-            yield f"{name}{HALFWAY}", solver.solve(halfway)
+            yield solver.solve(halfway), f"{name}{HALFWAY}"
         except NoWidthsError as error:
             fits.session.progress.message(f"{solver.budget.word}: no widths by {name}: {error}")
-    yield UNIFORM, uniform
+    yield uniform, UNIFORM
 
 
 def _check_distances(candidates: list[Candidate]) -> None:

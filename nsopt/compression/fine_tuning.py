@@ -8,12 +8,12 @@ from functools import partial
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from nsopt.compression.fits import Fits, Widths
+from nsopt.compression.fits import Fits
 from nsopt.errors import NonFiniteLossError
+from nsopt.latency.bisection import Widths
 from nsopt.latency.runtime import TORCH
 from nsopt.session.other_workers import run_other_workers
 from nsopt.session.runner import TrialRunner, report_points
-from nsopt.session.session import Session
 from nsopt.session.timing import find_latencies
 from nsopt.storage import trials
 from nsopt.storage.engine import Job, drain, missing_points, run_missing
@@ -37,7 +37,11 @@ class FineTuning(TrialRunner):
 
     @property
     def is_timed(self) -> bool:
-        return is_timed(self.session)
+        """Whether networks are timed: not without training, unless milliseconds are limited or
+        something else than PyTorch is to run them."""
+        subject = self.session.subject
+        is_default = subject.runtime.name == TORCH.name
+        return bool(subject.settings.training.epochs or subject.arch.latency) or not is_default
 
     def train(self, point: Point, widths: Widths) -> Outcome:
         session = self.session
@@ -82,14 +86,6 @@ class FineTuning(TrialRunner):
             return jobs
 
         return drain(look, self.session.progress.message)
-
-
-def is_timed(session: Session) -> bool:
-    """Return whether networks are timed: not without training, unless milliseconds are limited or
-    something else than PyTorch is to run them."""
-    subject = session.subject
-    is_default = subject.runtime.name == TORCH.name
-    return bool(subject.settings.training.epochs or subject.arch.latency) or not is_default
 
 
 def fine_tune(runner: FineTuning, networks: Mapping[Point, Widths]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from nsopt.compute.checkpoint import Checkpoint, full_state, load_full_state
+from nsopt.latency.bisection import Widths
 from nsopt.models.architecture import build_to_fill
 from nsopt.pruning.fitting.fit import ROWS, Fitted, fit_network
 from nsopt.pruning.fitting.inputs import Inputs
@@ -27,7 +28,6 @@ from nsopt.tasks.task import Task
 
 _BATCH = 64  # images
 _FEW_ROWS = 2048  # of each layer, in fits that are only compared
-Widths = tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)

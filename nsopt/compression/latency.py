@@ -32,20 +32,17 @@ class Solver:
     settings: StudySettings
     timer: Timer
 
-    def ask(self, law: PowerLaw) -> MeasuredBudget:
-        """Return the question for `timer` which widths along a law fit the budget."""
-        budget, limits = self.budget, limit_widths(self.budget, self.arch, self.settings)
-        return MeasuredBudget(self.arch, law, budget.metric, budget.limit, limits)
-
     def solve(self, law: PowerLaw) -> Widths:
         """Return the widths along a law at the budget.
 
         Raises:
             NoWidthsError: if no widths meet the budget.
         """
-        if self.budget.metric.is_timed:
-            return self.timer.find(self.ask(law))
-        return find_widths(self.budget, law, self.arch, self.settings)
+        arch, budget, settings = self.arch, self.budget, self.settings
+        if not budget.metric.is_timed:
+            return find_widths(budget, law, arch, settings)
+        limits = limit_widths(budget, arch, settings)
+        return self.timer.find(MeasuredBudget(arch, law, budget.metric, budget.limit, limits))
 
 
 def with_fast_multiple(
@@ -94,10 +91,8 @@ def _allows(
     multiple: int, budgets: Sequence[Budget], arch: Architecture, settings: StudySettings
 ) -> bool:
     """Return whether uniform widths of a multiple are predicted to fit the budgets."""
-    rounded, law = (
-        settings.updated(multiple_of={LATENCY.name: multiple}),
-        uniform_curve(arch.base_widths),
-    )
+    rounded = settings.updated(multiple_of={LATENCY.name: multiple})
+    law = uniform_curve(arch.base_widths)
     with suppress(NoWidthsError):
         for budget in budgets:
             find_widths(budget, law, arch, rounded)

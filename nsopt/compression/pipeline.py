@@ -26,7 +26,7 @@ from nsopt.compression.budgets import (
 )
 from nsopt.compression.candidates import choose_widths
 from nsopt.compression.fine_tuning import KINDS, FineTuning, fine_tune
-from nsopt.compression.fits import Fits, Widths
+from nsopt.compression.fits import Fits
 from nsopt.compression.latency import Solver, with_fast_multiple
 from nsopt.compression.result import Compressed, Compression
 from nsopt.compute.device import place
@@ -35,6 +35,7 @@ from nsopt.deployment.artifacts import BestNetworks, best_trials
 from nsopt.deployment.kept import load_network
 from nsopt.deployment.trained import describe_differences
 from nsopt.errors import NsoptError
+from nsopt.latency.bisection import Widths
 from nsopt.models.tracing.architecture import keep_rigid
 from nsopt.models.tracing.originals import copy_model
 from nsopt.progress import Progress
@@ -234,10 +235,10 @@ def _choose_networks(fits: Fits, solvers: Sequence[Solver], seeds: int) -> dict[
 
 def _fit_chosen(runner: FineTuning, networks: Mapping[Point, Widths]) -> None:
     """Fit the networks that are not trained yet: from here on there are results."""
-    first = _first_seed(runner.session)
+    first, studies = _first_seed(runner.session), runner.session.studies()
     for point, widths in networks.items():
-        study = runner.session.studies().get(point.method)
-        done = {trials.read_point(trial) for trial in trials.read_completed(study)}
+        completed = trials.read_completed(studies.get(point.method))
+        done = {trials.read_point(trial) for trial in completed}
         if point.method != DENSE and point.seed == first and point not in done:
             runner.fits.fit(point, widths)
 
@@ -274,10 +275,10 @@ def _collect(
     """Return the networks of a compression, and store their table."""
     session, arch = runner.session, runner.session.subject.arch
     whole = Budget("100%", (Limit(PARAMS, PARAMS.cost(arch)(arch.base_widths)),))
-    dense, *smaller = (
-        _find_best(runner, budget, networks, interrupted) for budget in (whole, *budgets)
-    )
     studies = session.studies()
+    dense, *smaller = (
+        _find_best(runner, studies, budget, networks, interrupted) for budget in (whole, *budgets)
+    )
     if runner.is_timed:
         timed = [(studies[found.network.method], found.widths) for found in (dense, *smaller)]
         times = [latency.median_ms for latency in find_latencies(session, timed)]
@@ -292,12 +293,15 @@ def _collect(
 
 
 def _find_best(
-    runner: FineTuning, budget: Budget, networks: Mapping[Point, Widths], interrupted: bool
+    runner: FineTuning,
+    studies: Mapping[str, Study],
+    budget: Budget,
+    networks: Mapping[Point, Widths],
+    interrupted: bool,
 ) -> Compressed:
     """Return the network at a budget whose study has the best mean score, of its best seed; after
     an interruption perhaps a training so far, or a fit."""
     session, subject = runner.session, runner.session.subject
-    studies = session.studies()
     scores = {kind: _list_scores(studies.get(kind), budget) for kind in KINDS}
     if any(scores.values()):
         kind = max(KINDS, key=lambda kind: np.mean(scores[kind] or -math.inf))

@@ -14,6 +14,7 @@ from nsopt.data.images import ImageData
 from nsopt.deployment.artifacts import BestNetworks
 from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import DeterministicError
+from nsopt.latency.bisection import Widths
 from nsopt.latency.record import Latency
 from nsopt.scaling.metric import LATENCY, counted_costs
 from nsopt.session.session import Session
@@ -22,8 +23,6 @@ from nsopt.storage import trials
 from nsopt.storage.engine import Job, Work
 from nsopt.storage.trials import Point
 from nsopt.training.outcome import Epoch, Outcome
-
-Widths = tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +62,8 @@ class TrialRunner(Work):
             raise TrialPruned("the trial has no method, metric, budget and seed")
         names = map(trials.width_parameter, self.session.subject.arch.layer_names)
         widths = tuple(trial.suggest_int(name, 1, trials.LARGEST_WIDTH) for name in names)
-        timed = [(trial.study, widths)] if self.is_timed else []
-        latency = next(iter(find_latencies(self.session, timed)), None)
+        timed = [(trial.study, widths)]
+        latency = find_latencies(self.session, timed)[0] if self.is_timed else None
         outcome = self.train(point, widths)
         self._open_networks().keep_if_best(trial, self.make_kept(point, outcome).content)
         self._report(point, outcome, f"{outcome.seconds:.0f} s")

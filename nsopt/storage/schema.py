@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 
 from optuna.exceptions import ExperimentalWarning
 from optuna.study import Study, StudyDirection
-from pydantic import Field, PlainSerializer, PlainValidator, PositiveInt
+from pydantic import PlainSerializer, PlainValidator, PositiveInt
 
 from nsopt.data.source import Source
 from nsopt.latency.record import Latency
@@ -34,7 +34,6 @@ FIT, TAYLOR, HALFWAY = "fit", "taylor", "-halfway"
 RANKED = FIT, f"{FIT}{HALFWAY}", TAYLOR, f"{TAYLOR}{HALFWAY}"
 _OTHER_SEARCH, _TUNING = "search-", "-tune"
 
-WidthKey = Annotated[str, Field(pattern=r"^[1-9]\d*(-[1-9]\d*)*$")]
 Law = Annotated[PowerLaw, PlainValidator(PowerLaw.from_dict), PlainSerializer(PowerLaw.to_dict)]
 
 
@@ -186,10 +185,6 @@ def price_of_search(kind: str) -> str | None:
 
 def width_key(widths: Sequence[int]) -> str:
     return "-".join(str(width) for width in widths)
-
-
-def read_width_key(key: str) -> tuple[int, ...]:
-    return tuple(int(width) for width in key.split("-"))
 
 
 def write_identity(

@@ -60,7 +60,6 @@ _WORKER = Attribute[str]("worker", str)
 _PLACE = Attribute[str]("network_at", str)
 _PROVENANCE = Attribute[str]("provenance", str)
 _INDEX = Attribute[int]("index", int)
-_WIDTHS = Attribute[str]("widths", schema.WidthKey)
 read_failure, read_worker, read_place = _ERROR.read, _WORKER.read, _PLACE.read
 read_budget = Attribute[float | str](BUDGET, _Number | str).read  # as a trial was enqueued
 
@@ -267,17 +266,6 @@ def read_outcome(trial: FrozenTrial, needed: Iterable[str] = ()) -> dict[str, An
 def read_completed(study: Study | None) -> list[FrozenTrial]:
     """Return the completed trials of a study, if any. They are no copies: do not change them."""
     return [] if study is None else study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-
-
-def read_scored_widths(trial: FrozenTrial) -> tuple[int, ...]:
-    """Return the widths that a trial of scores had; none if it has none."""
-    key = _WIDTHS.read(trial)
-    return () if key is None else schema.read_width_key(key)
-
-
-def read_completed_by_widths(study: Study | None) -> dict[tuple[int, ...], FrozenTrial]:
-    """Return the completed trials of scores by their widths; without widths, not."""
-    return {key: trial for trial in read_completed(study) if (key := read_scored_widths(trial))}
 
 
 def read_curves(trial: FrozenTrial) -> dict[str, list[float]]:

@@ -16,10 +16,11 @@ import nsopt
 from nsopt.compression.budgets import budgets_of, read_words
 from nsopt.compression.candidates import choose_widths
 from nsopt.compression.compress import get_settings
-from nsopt.compression.fits import Fits, Widths
+from nsopt.compression.fits import Fits
 from nsopt.compression.latency import Solver
 from nsopt.compute.device import resolve_compute
 from nsopt.errors import NsoptError
+from nsopt.latency.bisection import Widths
 from nsopt.scaling.budget import read_budget
 from nsopt.scaling.law import uniform_curve
 from nsopt.session.presets import StudySettings, override

@@ -113,11 +113,11 @@ def test_the_export_of_compress_writes_only_what_changed_beside_the_same_weights
 
 def test_the_error_of_failed_trainings_hides_the_password(tmp_path: Path) -> None:
     place = Workspace("postgresql://me:sesame@h/d", tmp_path)
-    session = SimpleNamespace(studies=dict, subject=None, workspace=place)
+    session = SimpleNamespace(subject=None, workspace=place)
     budget = Budget("params=1", (Limit(PARAMS, 1),))
     runner = cast(FineTuning, SimpleNamespace(session=session))
     with pytest.raises(NsoptError, match=r"succeeded: see postgresql://me:\*\*\*@h/d$"):
-        _find_best(runner, budget, {}, interrupted=False)
+        _find_best(runner, {}, budget, {}, interrupted=False)
 
 
 TRAINED = """
