@@ -59,7 +59,7 @@ def written_beside(path: Path) -> Iterator[Path]:
     deleted.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_of_killed(path.parent, f"{_HIDDEN}*")
+    remove_of_killed(path.parent, f"{_HIDDEN}*")
     own = _temporary_name("", os.getpid())
     with tempfile.TemporaryDirectory(own, _HIDDEN, path.parent) as folder:
         unfinished = Path(folder) / path.name
@@ -69,10 +69,10 @@ def written_beside(path: Path) -> Iterator[Path]:
 
 def remove_unfinished(path: Path) -> None:
     """Delete the temporary files for `path` of processes on this machine that were killed."""
-    _remove_of_killed(path.parent, escape(path.name))
+    remove_of_killed(path.parent, escape(path.name))
 
 
-def _remove_of_killed(folder: Path, names: str) -> None:
+def remove_of_killed(folder: Path, names: str = "*") -> None:
     """Delete the temporary files and folders for these `names` that killed processes left."""
     for unfinished in folder.glob(_temporary_name(names, "*")):
         process = unfinished.name.removesuffix(_UNFINISHED).rpartition(".")[2]

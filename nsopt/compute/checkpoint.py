@@ -45,7 +45,7 @@ class Checkpoint:
         Raises:
             NsoptError: if another run saved it, or if the file is damaged.
         """
-        if self._path is None or not self._path.is_file():
+        if self._path is None:
             return None
         try:
             line, _, written = self._path.read_bytes().partition(b"\n")
@@ -53,6 +53,8 @@ class Checkpoint:
                 raise ValueError("checksum")
             stored = torch.load(io.BytesIO(written), map_location="cpu", weights_only=True)
             identity, state = stored["identity"], stored["state"]
+        except FileNotFoundError:
+            return None
         except Exception:  # torch raises anything for a damaged file
             raise NsoptError(
                 f"checkpoint {self._path} cannot be read: delete it to start over"

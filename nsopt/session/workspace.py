@@ -10,7 +10,7 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.study import Study
 
 from nsopt.errors import NsoptError
-from nsopt.files import limit_name
+from nsopt.files import limit_name, remove_of_killed
 from nsopt.storage.opening import ARTIFACTS, open_storage, storage_exists
 from nsopt.storage.studies import load_studies
 from nsopt.storage.urls import is_sqlite
@@ -80,9 +80,12 @@ class Workspace:
         return self.folder / _CHECKPOINTS / Path(*map(limit_name, Path(study).parts))
 
     def clear(self, study: str) -> None:
-        """Delete the checkpoints of a study without unfinished trials."""
-        for path in self.checkpoints(study).glob("*.pt*"):
+        """Delete the checkpoints of a study without unfinished trials, but not what a living
+        process is writing."""
+        folder = self.checkpoints(study)
+        for path in folder.glob("*.pt"):
             path.unlink(missing_ok=True)
+        remove_of_killed(folder)
         self.tidy()
 
     def tidy(self) -> None:

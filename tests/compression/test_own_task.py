@@ -276,7 +276,7 @@ def test_trainings_are_stored_as_optuna_studies(
 def test_two_processes_share_a_compression(trained: nn.Module, tmp_path: Path) -> None:
     with Forked(run_briefly, trained, tmp_path) as other:
         run_briefly(trained, tmp_path)
-        assert other.wait() == 0
+        assert other.wait() == 0, other.written()
     studies = Workspace(sqlite_url(tmp_path / "study.db"), tmp_path).studies(NAME)
     assert "dense" in studies
     for kind, study in studies.items():
