@@ -44,7 +44,6 @@ from benchmarks.trained import (
 )
 from nsopt.compute.device import resolve_compute
 from nsopt.data.augmentation import TrainingBatches
-from nsopt.latency.learn import fit_linear
 from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.trace import trace
 from nsopt.session.presets import get_preset
@@ -140,11 +139,7 @@ def uniform_widths(dense: Dense, metric: str, share: float) -> tuple[int, ...]:
     if metric == "macs":
         macs = dense.arch.cost("macs")
         return tuple(nsopt.solve_widths(law, macs, share * macs(base)).widths.tolist())
-
-    def time_widths(networks: Sequence[tuple[int, ...]]) -> list[float]:
-        return milliseconds(dense, [dense.arch.build(widths) for widths in networks])
-
-    arch = dense.arch.with_latency(fit_linear(dense.arch, time_widths))
+    arch = nsopt.with_latency(dense.arch)
     return nsopt.solve_measured_widths(arch, law, f"{share:.0%}", max_width=np.array(base)).widths
 
 

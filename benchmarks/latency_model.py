@@ -9,7 +9,6 @@ predictions and, for comparison, of MACs, and the drift from the first half to t
 
 import argparse
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,10 +22,10 @@ from scipy.stats import kendalltau
 import nsopt
 from benchmarks.common import NETWORKS, published_law, show
 from nsopt.compute.device import Compute, resolve_compute
-from nsopt.latency.kernel_model import latency_model, sample_widths
+from nsopt.latency.learn import learn_latency, sample_widths
 from nsopt.latency.measure import measure_latencies
 from nsopt.latency.record import Latency
-from nsopt.latency.runtime import draw_images
+from nsopt.latency.runtime import TORCH, draw_images
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Silent
 from nsopt.scaling.law import floor_widths
@@ -48,12 +47,11 @@ def measure(name: str, device: str, quick: bool) -> dict[str, float]:
     arch = nsopt.get_architecture(name)
     widths = unseen(arch)
     compute = resolve_compute(device, "fp32")
-    with tempfile.TemporaryDirectory() as folder:
-        before = timed(arch, widths, compute, quick)
-        start = time.perf_counter()
-        model = latency_model(arch, compute, Silent(), folder=Path(folder))
-        seconds = time.perf_counter() - start
-        after = timed(arch, widths, compute, quick)
+    before = timed(arch, widths, compute, quick)
+    start = time.perf_counter()
+    model = learn_latency(arch, compute, Silent(), TORCH)
+    seconds = time.perf_counter() - start
+    after = timed(arch, widths, compute, quick)
     actual = (medians(before) + medians(after)) / 2
     errors = np.abs(np.asarray(model(widths)) / actual - 1)
     return {

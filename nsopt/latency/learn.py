@@ -1,55 +1,27 @@
-"""Learn how milliseconds follow the widths: from a network's kernels, or from its MACs."""
+"""Learn how milliseconds follow the widths, from a few networks that are timed in turns."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
+
+import numpy as np
 
 from nsopt.compute.device import Compute, resolve_compute
 from nsopt.isolation import public
-from nsopt.latency.calls import UnpredictableError
-from nsopt.latency.kernel_model import latency_model
 from nsopt.latency.measure import measure_latencies
-from nsopt.latency.model import LatencyModel
-from nsopt.latency.runtime import (
-    TORCH,
-    Measure,
-    Runtime,
-    Torch,
-    are_images,
-    choose_inputs,
-    choose_runtime,
-)
+from nsopt.latency.model import LatencyModel, fit_latency
+from nsopt.latency.runtime import TORCH, Measure, Runtime, choose_inputs, choose_runtime
 from nsopt.models.architecture import Architecture, build_to_fill
 from nsopt.progress import Progress
-from nsopt.scaling.cost import LinearCost, width_limits
-from nsopt.scaling.metric import LATENCY, MACS
+from nsopt.scaling.cost import width_limits
+from nsopt.scaling.metric import MACS
 from nsopt.settings import BATCH_SIZE
 from nsopt.terminal import show_progress
 
+_RANDOM = 12  # networks, beside the whole one and the narrowest
+_SPREAD = 0.6  # standard deviation of their log-widths
+_ROUNDS = 4
+_FLAT = 1.2  # if base widths take less than this times the narrowest, nsopt warns
+
 A = TypeVar("A", bound=Architecture)
-
-
-class MacsLatency(LinearCost):
-    """A latency model from two measurements: a constant, and milliseconds per MAC.
-
-    It orders networks along a law where nsopt has no better model: it cannot time kernels one by
-    one in another runtime than PyTorch, nor in a network that calls other operations at other
-    widths. Bisection (`bisection`) then finds widths that keep a budget by measurement.
-    """
-
-    def scaled(self, factor: float) -> Self:
-        """Return the model of a device that takes `factor` times as long."""
-        return replace(self, slope=factor * self.slope, constant=factor * self.constant)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"constant": self.constant, "per_mac": self.slope}
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any], arch: Architecture) -> Self | None:
-        """Read what `to_dict` returned; None for a model of another kind."""
-        if "per_mac" not in data:
-            return None
-        return cls(LATENCY.name, MACS.cost(arch), data["per_mac"], data["constant"])
 
 
 @public
@@ -64,11 +36,7 @@ def with_latency(
 ) -> A:
     """Return `arch` with `cost("latency")`, which predicts milliseconds for a batch.
 
-    Learning the latency model takes one to three minutes. nsopt caches it by network, device,
-    threads and versions. For other
-    runtimes than PyTorch, for other inputs than images of the network's size, and for networks that
-    call other operations at other widths, nsopt times two networks each time and interpolates by
-    MACs.
+    nsopt times 14 networks in turns, and fits their milliseconds to their MACs and widths.
 
     Args:
         arch: an architecture, registered or traced.
@@ -102,41 +70,38 @@ def learn_latency(
     progress: Progress,
     runtime: Runtime,
     inputs: Any = None,
-) -> LatencyModel | MacsLatency:
-    """Return a latency model of `arch`, as `with_latency` does.
+) -> LatencyModel:
+    """Return a latency model of `arch`, exact for the network of base widths.
 
     Args:
         inputs: a batch with which networks are timed; by default random images.
     """
-    inputs = choose_inputs(arch, runtime, inputs)
-    known = are_images(inputs) and inputs.shape[1:] == arch.input_shape
-    if isinstance(runtime, Torch) and known:
-        try:
-            return latency_model(arch, compute, progress, runtime)
-        except UnpredictableError as error:
-            progress.message(f"{error}: nsopt predicts its latency from its MACs")
+    networks = sample_widths(arch, _RANDOM, seed=0)
+    progress.start(f"timing {len(networks)} networks", 1)
+    measured = measure_latencies(
+        [build_to_fill(arch, widths) for widths in networks],
+        choose_inputs(arch, runtime, inputs),
+        compute,
+        runtime,
+        _ROUNDS,
+    )
+    whole, narrowest, *_ = milliseconds = [latency.median_ms for latency in measured]
+    if whole < _FLAT * narrowest:
+        progress.message(
+            f"latency hardly depends on widths here: {arch.name} takes {whole:.3g} ms per batch, "
+            f"and {narrowest:.3g} ms with its narrowest layers; use metric=params or macs instead"
+        )
+    model = fit_latency(arch, networks, milliseconds)
+    return model.scaled(whole / model(arch.base_widths))
 
-    def measure(networks: Sequence[tuple[int, ...]]) -> list[float]:
-        models = [build_to_fill(arch, widths) for widths in networks]
-        measured = measure_latencies(models, inputs, compute=compute, runtime=runtime)
-        return [latency.median_ms for latency in measured]
 
-    progress.start("timing two networks", 1)
-    return fit_linear(arch, measure)
-
-
-def fit_linear(
-    arch: Architecture, measure: Callable[[Sequence[tuple[int, ...]]], Sequence[float]]
-) -> MacsLatency:
-    """Fit the model to two measured networks: base widths, and the narrowest widths.
-
-    If the narrowest network takes as long, milliseconds are proportional to MACs.
-    """
-    macs = MACS.cost(arch)
-    narrowest, _ = width_limits(macs, len(arch.base_widths))
-    networks = [arch.base_widths, tuple(narrowest.astype(int).tolist())]
-    (whole, small), (most, least) = measure(networks), (float(macs(w)) for w in networks)
-    slope = (whole - small) / (most - least) if most > least else 0.0
-    if slope <= 0 or whole < slope * most:
-        return MacsLatency(LATENCY.name, macs, whole / most, 0.0)
-    return MacsLatency(LATENCY.name, macs, slope, whole - slope * most)
+def sample_widths(arch: Architecture, count: int, seed: int) -> list[tuple[int, ...]]:
+    """Return the base widths, the narrowest ones, and those of random networks of different sizes
+    and shapes."""
+    least, most = width_limits(MACS.cost(arch), len(arch.base_widths))
+    base, generator = np.array(arch.base_widths), np.random.default_rng(seed)
+    samples = [base, least]
+    for size in np.geomspace(0.25, 1.0, count):
+        spread = np.exp(generator.normal(scale=_SPREAD, size=len(base)))
+        samples.append(np.clip(size * base * spread, least, most))
+    return [tuple(widths.astype(int).tolist()) for widths in samples]

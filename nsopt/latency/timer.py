@@ -13,7 +13,7 @@ from nsopt.errors import NsoptError
 from nsopt.isolation import public
 from nsopt.latency.bisection import MOST_TIMED, Tried, Widths, find_widest
 from nsopt.latency.budget import MeasuredBudget
-from nsopt.latency.learn import MacsLatency, learn_latency
+from nsopt.latency.learn import learn_latency
 from nsopt.latency.measure import Clock, latency_conditions
 from nsopt.latency.model import LatencyModel
 from nsopt.latency.record import Latency
@@ -98,7 +98,7 @@ class Timer:
         if model is None:
             model = learn_latency(arch, self.compute, self.progress, self.runtime, self.inputs)
         factor = whole / float(model(arch.base_widths))
-        if isinstance(model, LatencyModel | MacsLatency):
+        if isinstance(model, LatencyModel):
             return arch.with_latency(model.scaled(factor))
         return arch.with_latency(LinearCost(LATENCY.name, model, factor))
 

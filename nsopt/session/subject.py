@@ -16,7 +16,6 @@ from nsopt.compute.device import Compute
 from nsopt.data.images import ImageData, Splits
 from nsopt.data.source import Source
 from nsopt.errors import NsoptError, shorten
-from nsopt.latency.learn import MacsLatency
 from nsopt.latency.model import LatencyModel
 from nsopt.latency.runtime import TORCH, Runtime, are_images, with_batch_size
 from nsopt.models.architecture import Architecture
@@ -328,7 +327,7 @@ def read_architecture(
 
 def write_latency_once(study: Study, model: CostModel | None, timed: Timed) -> None:
     """Store a latency model that nsopt learned, if the study has none."""
-    if isinstance(model, LatencyModel | MacsLatency):
+    if isinstance(model, LatencyModel):
         schema.write_latency_model(study, model.to_dict() | timed._asdict())
 
 
@@ -347,7 +346,7 @@ def with_stored_latency(arch: Architecture, studies: Iterable[Study], timed: Tim
 def _make_latency(arch: Architecture, timed: Timed, stored: dict[str, Any]) -> CostModel | None:
     if (stored["runtime"], stored["batch_size"]) != timed:
         return None
-    model = MacsLatency.from_dict(stored, arch) or LatencyModel.from_dict(stored)
+    model = LatencyModel.from_dict(stored, arch)
     if not 0 < float(model(arch.base_widths)) < math.inf:
         raise ValueError("it predicts no milliseconds")
     return model

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nsopt.compression import latency
@@ -11,8 +12,8 @@ from nsopt.compression.budgets import budgets_of, read_words
 from nsopt.compression.latency import with_fast_multiple
 from nsopt.compression.pipeline import prepare
 from nsopt.data.images import ImageData
-from nsopt.latency.learn import MacsLatency
 from nsopt.latency.measure import CPU
+from nsopt.latency.model import LatencyModel
 from nsopt.latency.multiples import suit
 from nsopt.latency.runtime import TORCH, Runtime, choose_runtime
 from nsopt.latency.timer import Timer
@@ -33,7 +34,8 @@ def with_linear_latency(narrow: TableArchitecture, constant: float) -> Architect
     arch = replace(narrow, base_widths=tuple(4 * width for width in narrow.base_widths))
     macs = MACS.cost(arch)
     slope = (10 - constant) / float(macs(arch.base_widths))
-    return arch.with_latency(MacsLatency(LATENCY.name, macs, slope, constant))
+    none = np.zeros(len(arch.base_widths))
+    return arch.with_latency(LatencyModel(macs, slope, none, constant))
 
 
 @pytest.fixture

@@ -1,20 +1,16 @@
 """Runtimes in which networks are timed: functions of users, and onnxruntime."""
 
 import math
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import nsopt
 from nsopt.errors import NsoptError
-from nsopt.latency import learn
-from nsopt.latency.calls import UnpredictableError
-from nsopt.latency.learn import MacsLatency
 from nsopt.latency.measure import latency_conditions, measure_latencies
 from nsopt.latency.runtime import (
     OnnxRuntime,
@@ -27,7 +23,6 @@ from nsopt.models import onnx
 from nsopt.models.architecture import TableArchitecture
 from nsopt.models.inputs import call_network, count_examples, resize_batch
 from tests.conftest import call_nsopt
-from tests.study.test_comparison import Listener
 
 IMAGES = torch.zeros(2, 3, 8, 8)
 
@@ -239,62 +234,15 @@ def test_a_missing_onnxruntime_causes_an_error(monkeypatch: pytest.MonkeyPatch) 
     assert "onnxruntime is not installed: pip install 'nsopt[export]'" in done.stderr
 
 
-def test_a_measuring_function_gives_a_latency_linear_in_macs(narrow: TableArchitecture) -> None:
+def test_a_measuring_function_gives_a_latency(narrow: TableArchitecture) -> None:
     arch = nsopt.with_latency(narrow, "cpu", measure=count)
-    model = arch.latency
-    assert isinstance(model, MacsLatency)
     whole = count(narrow.build(narrow.base_widths).eval(), torch.empty(0))
     assert arch.cost("latency")(narrow.base_widths) == pytest.approx(whole)
-    again = MacsLatency.from_dict(model.to_dict(), narrow)
-    assert again is not None
-    assert again(narrow.base_widths) == model(narrow.base_widths)
     found = nsopt.solve_measured_widths(
         arch, nsopt.uniform_curve(narrow.base_widths), whole / 2, device="cpu", measure=count
     )
     assert count(narrow.build(found.widths).eval(), torch.empty(0)) <= whole / 2
     assert found.median_ms > 0.45 * whole
-
-
-class Checked(nn.Sequential):
-    """Checks its values."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = super().forward(x)  # type: ignore[no-untyped-call]
-        if x.isnan().any():
-            raise ArithmeticError("NaN")
-        return x
-
-
-def test_networks_that_check_values_get_a_latency_linear_in_macs(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    few = partial(measure_latencies, rounds=1)
-    monkeypatch.setattr(learn, "measure_latencies", few)
-    listener = Listener()
-    network = Checked(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 3))
-    arch = nsopt.with_latency(nsopt.trace(network, torch.zeros(2, 1, 8, 8)), "cpu", listener)
-    assert isinstance(arch.latency, MacsLatency)
-    assert listener.messages[0].startswith("its kernels cannot be recorded (")
-    assert listener.messages[0].endswith("): nsopt predicts its latency from its MACs")
-
-
-def test_networks_whose_operations_vary_get_a_latency_linear_in_macs(
-    narrow: TableArchitecture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
-        raise UnpredictableError("odd calls other operations at other widths")
-
-    monkeypatch.setattr(learn, "latency_model", refuse)
-    few = partial(measure_latencies, rounds=1)
-    monkeypatch.setattr(learn, "measure_latencies", few)
-    listener = Listener()
-    arch = nsopt.with_latency(narrow, "cpu", listener)
-    assert isinstance(arch.latency, MacsLatency)
-    (message,) = listener.messages
-    assert message.endswith("at other widths: nsopt predicts its latency from its MACs")
-    larger = nsopt.with_latency(narrow, "cpu", listener, inputs=torch.rand(2, 1, 64, 64))
-    assert isinstance(larger.latency, MacsLatency)  # kernels would be those of the traced size
-    assert listener.messages == [message]
 
 
 def test_runtime_and_measure_exclude_each_other() -> None:

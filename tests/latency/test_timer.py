@@ -2,14 +2,15 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from torch import nn
 
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.latency.bisection import MOST_TIMED
 from nsopt.latency.budget import MeasuredBudget
-from nsopt.latency.learn import MacsLatency
 from nsopt.latency.measure import CPU
+from nsopt.latency.model import LatencyModel
 from nsopt.latency.record import Latency
 from nsopt.latency.runtime import choose_runtime
 from nsopt.latency.store import Store
@@ -28,7 +29,8 @@ _BUDGET = 4.0  # of 10 ms
 def asked(narrow: TableArchitecture) -> MeasuredBudget:
     arch = replace(narrow, base_widths=tuple(4 * width for width in narrow.base_widths))
     macs = MACS.cost(arch)
-    model = MacsLatency(LATENCY.name, macs, 10 / float(macs(arch.base_widths)), 0.0)
+    none = np.zeros(len(arch.base_widths))
+    model = LatencyModel(macs, 10 / float(macs(arch.base_widths)), none, 0.0)
     law = uniform_curve(arch.base_widths)
     return MeasuredBudget(arch.with_latency(model), law, LATENCY, _BUDGET, Limits())
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from importlib import import_module
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from torch import nn
 
 import nsopt
 from nsopt.errors import NsoptError
-from nsopt.files import cache_folder
 from nsopt.models.imported import network_factory
 from nsopt.reports.results import read_results
 from tests.conftest import call_nsopt
@@ -192,7 +190,6 @@ def test_a_study_keeps_and_reuses_its_latency_model(
     assert len(timed) == 2
     assert max(map(float, timed)) <= 1.001 * outcomes["budget"].max()  # it prints four digits
     assert outcomes["latency_ms"].notna().all()
-    shutil.rmtree(cache_folder() / "latency", ignore_errors=True)  # a busy machine caches none
     assert call_nsopt(*study, "--seeds=2").returncode == 0
     after = read_results(f"sqlite:///{tmp_path / 'study.db'}").outcomes
     assert after["budget"].nunique() == 1

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import nsopt
-from nsopt.latency import calls, kernel_model
+from nsopt.latency import learn
 from nsopt.reports.results import read_results
 from tests.conftest import call_nsopt
 from tests.simulated_device.networks import small
@@ -25,12 +25,8 @@ METHODS = ["magnitude", "neuralscale", "uniform"]
 
 @pytest.fixture(autouse=True)
 def _few_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, few in {"_RANDOM": 2, "_UNIFORM": 2, "_ROUNDS": 1}.items():
-        monkeypatch.setattr(kernel_model, name, few)
-    monkeypatch.setattr(kernel_model, "_SCALES", (0.25, 0.5, 1))
-    monkeypatch.setattr(calls, "_FEWEST", 1)
-    monkeypatch.setattr(calls, "_POINTS", 2)
-    monkeypatch.setattr(calls, "_SECONDS", 0.0)
+    monkeypatch.setattr(learn, "_RANDOM", 2)
+    monkeypatch.setattr(learn, "_ROUNDS", 1)
 
 
 def run(*arguments: str) -> None:

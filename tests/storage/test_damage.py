@@ -75,8 +75,8 @@ def write_what_a_short_study_lacks(study: optuna.Study) -> None:
     widths = schema.read_task(study).base_widths
     schema.write_latency(study, replace(LATENCY, widths=widths))
     schema.write_answer(study, ["latency"], widths)
-    model = {"constant": 1.0, "per_mac": 1e-6, "runtime": "torch", "batch_size": 100}
-    schema.write_latency_model(study, model)
+    model = {"constant": 1.0, "per_mac": 1e-6, "per_unit": [0.0] * len(widths)}
+    schema.write_latency_model(study, model | {"runtime": "torch", "batch_size": 100})
 
 
 def write_tuning(storage: InMemoryStorage) -> None:

@@ -22,7 +22,7 @@ from nsopt.data.images import ImageData, ImageSet
 from nsopt.data.source import Source
 from nsopt.deployment.artifacts import BestNetworks, best_trials
 from nsopt.errors import NsoptError
-from nsopt.latency.model import LatencyModel, Table, Term
+from nsopt.latency.model import LatencyModel
 from nsopt.latency.runtime import OwnMeasure
 from nsopt.methods import registry
 from nsopt.methods.base import LawInputs, Method
@@ -300,14 +300,8 @@ def test_a_trial_taken_by_a_process_that_died_at_once_is_run_again(
 
 def with_latency_of_filters(arch: Architecture) -> Architecture:
     """Return a network with 9 ms at its base widths, and less in proportion to its filters."""
-    table = Table.of((np.array([1.0, sum(arch.base_widths)]),), np.array([0.1, 9.0]), (1,))
-    layers = len(arch.base_widths)
-    of_all_widths = Term(
-        0, np.ones((1, layers), dtype=np.int64), np.zeros(1, dtype=np.int64), False, None
-    )
-    return arch.with_latency(
-        LatencyModel((table,), (of_all_widths,), layers, np.ones((1, 2)), 0.0, 0.0)
-    )
+    per_filter = np.full(len(arch.base_widths), 9.0 / sum(arch.base_widths))
+    return arch.with_latency(LatencyModel(arch.cost("macs"), 0.0, per_filter, 0.0))
 
 
 def timed_by_filters(comparison: Comparison) -> Comparison:

@@ -9,9 +9,11 @@ from torch import nn
 
 from nsopt.compute.device import Compute
 from nsopt.errors import NsoptError
+from nsopt.latency import learn
 from nsopt.latency.bisection import MOST_TIMED
 from nsopt.latency.budget import MeasuredBudget
-from nsopt.latency.learn import MacsLatency
+from nsopt.latency.learn import sample_widths
+from nsopt.latency.model import LatencyModel
 from nsopt.latency.runtime import OwnMeasure
 from nsopt.latency.timer import Timer
 from nsopt.models.registry import table_architecture
@@ -68,7 +70,7 @@ def test_a_budget_in_milliseconds_holds_as_measured(
 ) -> None:
     clock = Parameters()
     in_time = in_milliseconds(comparison, clock, place)
-    assert isinstance(in_time.subject.arch.latency, MacsLatency)
+    assert isinstance(in_time.subject.arch.latency, LatencyModel)
     run_comparison(in_time, place, Silent())
     rows = load_results(place).outcomes.to_dict("records")
     assert {row["method"] for row in rows} == {"uniform", "neuralscale"}
@@ -76,7 +78,8 @@ def test_a_budget_in_milliseconds_holds_as_measured(
         assert row["latency_ms"] == pytest.approx(1 + row["params"] / 10_000)
         assert 4.6 < row["latency_ms"] <= 5
         assert row["feasible"]
-    assert len(set(clock.timed)) <= 2 * MOST_TIMED
+    learned = len(sample_widths(comparison.subject.arch, learn._RANDOM, seed=0))
+    assert len(set(clock.timed)) <= learned + 2 * MOST_TIMED
     assert load_results(place).latency_unit == "ms per batch of 100, tests:clock"
     timed = measure_again(
         place.url, Silent(), batch_sizes=[100], device="cpu", runtime=in_time.subject.runtime

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import optuna
 import optuna_dashboard
 import pytest
@@ -19,7 +20,7 @@ import nsopt
 from nsopt.data.images import ImageData
 from nsopt.data.source import Source
 from nsopt.errors import NsoptError, unknown_name
-from nsopt.latency.learn import MacsLatency
+from nsopt.latency.model import LatencyModel
 from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Silent
 from nsopt.reports.results import read_results
@@ -178,7 +179,7 @@ def test_a_trial_that_a_user_enqueued_is_pruned_and_the_tuning_goes_on(
 
 def test_a_tuning_stores_its_latency_model(tuning: Tuning, place: Workspace) -> None:
     arch = tuning.subject.arch
-    model = MacsLatency("latency", arch.cost("macs"), 1e-6, 1.0)
+    model = LatencyModel(arch.cost("macs"), 1e-6, np.zeros(len(arch.base_widths)), 1.0)
     task = dataclasses.replace(tuning.subject, arch=arch.with_latency(model))
     run_tuning(dataclasses.replace(tuning, subject=task, trials=1), place, Silent())
     again = with_latency_if_needed(tuning.subject, True, place, Silent())
