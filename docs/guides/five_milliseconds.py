@@ -13,7 +13,7 @@ images = [split.images.expand(-1, 3, -1, -1).numpy() for split in (digits.train,
 labels = [split.labels.numpy() for split in (digits.train, digits.test)]
 data = nsopt.ImageData.from_arrays((images[0], labels[0]), (images[1], labels[1]))
 
-# A latency model of this device: kernels timed alone, corrected on whole networks.
+# A latency model of this device, fitted to a few networks that are timed in turns.
 arch = nsopt.with_latency(arch)
 latency = arch.cost("latency")  # widths -> milliseconds for a batch of 100
 narrowest = latency([1] * len(arch.base_widths))

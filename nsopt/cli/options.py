@@ -129,8 +129,8 @@ class RoundingOptions:
 
     multiple_of: str | None = None
     """Round widths down to multiples of this: 8, or by metric: latency=16,macs=8; auto: the
-    multiple that the device computes fastest, measured once, for all layers. For budgets in
-    milliseconds `nsopt compress` chooses one for each layer by itself."""
+    multiple that the device computes fastest, measured once. `nsopt compress` chooses it by itself
+    for budgets in milliseconds."""
     min_width: str | None = None
     """Smallest width of a layer: 16, or by metric: latency=16,macs=8."""
 
