@@ -31,13 +31,13 @@ from nsopt.scaling.budget import read_budgets
 from nsopt.scaling.metric import PARAMS, get_metric
 from nsopt.session.presets import StudySettings, get_preset
 from nsopt.session.subject import Subject, make_architecture, with_precision
+from nsopt.session.timing import with_latency_if_needed
 from nsopt.session.workspace import Workspace
 from nsopt.settings import BATCH_SIZE
 from nsopt.storage.studies import quiet_optuna
 from nsopt.storage.urls import sqlite_url
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import Asked, AskedRatio, Comparison, make_sizes
-from nsopt.study.latency import with_latency_if_needed
 from nsopt.tasks.imported import import_task
 from nsopt.tasks.supervise import check_task
 from nsopt.tasks.task import Task

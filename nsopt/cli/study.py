@@ -62,9 +62,9 @@ def study(options: StudyOptions = StudyOptions()) -> None:
 
     methods = get_methods(split_words(options.methods))  # a misspelt name ends here, before torch
     from nsopt.cli import preparation
+    from nsopt.session.timing import with_latency_if_needed
     from nsopt.study.compare import preview_comparison, run_comparison
     from nsopt.study.comparison import Comparison, make_sizes
-    from nsopt.study.latency import with_latency_if_needed
 
     preset = options.task.read_preset()
     asked = preparation.read_sizes(options.sizes, preset.ratios)

@@ -52,9 +52,9 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
     options = replace(options, sizes=sizes)
     from nsopt.reports.tuning import publish_tuning
     from nsopt.session.presets import override
+    from nsopt.session.timing import with_latency_if_needed
     from nsopt.storage.urls import hide_password
     from nsopt.study.comparison import make_sizes
-    from nsopt.study.latency import with_latency_if_needed
     from nsopt.tuning.settings import PRETRAIN_EPOCHS, Tuning, run_tuning
 
     preset = options.task.read_preset()

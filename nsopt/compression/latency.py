@@ -1,19 +1,19 @@
 """Budgets in milliseconds of a compression: widths as measured, rounded to suit the device."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from nsopt.compression.budgets import find_widths, limit_widths
-from nsopt.errors import NoWidthsError
 from nsopt.latency.bisection import Widths
 from nsopt.latency.budget import MeasuredBudget
 from nsopt.latency.multiples import find_multiple, suit
 from nsopt.latency.timer import Timer
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.budget import Budget
-from nsopt.scaling.law import PowerLaw, uniform_curve
+from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.metric import LATENCY
 from nsopt.session.presets import StudySettings
 
@@ -77,7 +77,7 @@ def with_fast_multiple(
     if not timed:
         return settings
     multiple = suit(arch, find_multiple(timer.compute, timer.runtime, timer.progress))
-    while multiple > 1 and not _allows(multiple, timed, arch, settings):
+    while multiple > 1 and not _allows(multiple, timed, arch):
         multiple //= 2
     if multiple > 1:
         timer.progress.message(
@@ -87,14 +87,7 @@ def with_fast_multiple(
     return settings.updated(multiple_of={LATENCY.name: multiple})
 
 
-def _allows(
-    multiple: int, budgets: Sequence[Budget], arch: Architecture, settings: StudySettings
-) -> bool:
-    """Return whether uniform widths of a multiple are predicted to fit the budgets."""
-    rounded = settings.updated(multiple_of={LATENCY.name: multiple})
-    law = uniform_curve(arch.base_widths)
-    with suppress(NoWidthsError):
-        for budget in budgets:
-            find_widths(budget, law, arch, rounded)
-        return True
-    return False
+def _allows(multiple: int, budgets: Sequence[Budget], arch: Architecture) -> bool:
+    """Return whether the narrowest widths of a multiple are predicted to fit the budgets."""
+    least = np.maximum(multiple, arch.narrowest)
+    return all(budget.metric.cost(arch)(least) <= budget.limit for budget in budgets)

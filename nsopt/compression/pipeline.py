@@ -46,8 +46,8 @@ from nsopt.session.durations import PlannedWork, plan_training, tell_duration
 from nsopt.session.searching import clear_finished
 from nsopt.session.session import Session, start_session, warn_of_batch
 from nsopt.session.start import keep_start
-from nsopt.session.subject import Subject, list_studies, with_stored_latency
-from nsopt.session.timing import find_latencies, store_timings
+from nsopt.session.subject import Subject, list_studies
+from nsopt.session.timing import find_latencies, store_timings, with_latency_if_needed
 from nsopt.session.workspace import Workspace
 from nsopt.storage import schema, trials
 from nsopt.storage.schema import DENSE
@@ -181,17 +181,17 @@ def prepare(session: Session, asked: Sequence[Budget]) -> tuple[Session, list[So
     Raises:
         NsoptError: for invalid budgets; most are found before nsopt measures anything.
     """
-    subject, timer = session.subject, session.timer
-    arch, studies = subject.arch, list_studies(subject, session.workspace)
+    timer, workspace, check = (
+        session.timer,
+        session.workspace,
+        partial(check_time, asked, session.subject.arch),
+    )
     is_timed = any(budget.is_timed for budget in asked)
-    if is_timed:  # a stored model has priority: budgets keep their meaning
-        arch = with_stored_latency(arch, studies, subject.settings.timed)
-        if arch.latency is None:
-            arch = timer.learn(arch, partial(check_time, asked, arch))
-    budgets = budgets_of(asked, arch)
-    stored = [schema.read_settings(study) for study in studies]
+    subject = with_latency_if_needed(session.subject, is_timed, workspace, session.progress, check)
+    arch, budgets = subject.arch, budgets_of(asked, subject.arch)
+    stored = [schema.read_settings(study) for study in list_studies(subject, workspace)]
     settings = with_fast_multiple(subject.settings, budgets, arch, stored, timer)
-    session = replace(session, subject=replace(subject, arch=arch, settings=settings))
+    session = replace(session, subject=replace(subject, settings=settings))
     if is_timed:
         timer = store_timings(session, session.open_study(DENSE))
     return session, [Solver(budget, arch, settings, timer) for budget in budgets]

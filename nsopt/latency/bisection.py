@@ -6,7 +6,6 @@ network fits if its measured milliseconds are within the budget.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from nsopt.errors import NoWidthsError
@@ -37,41 +36,6 @@ class Tried(NamedTuple):
     measured: float = math.nan
 
 
-@dataclass(frozen=True)
-class _Bracket:
-    """The measurements so far along a law.
-
-    Attributes:
-        fits: the largest network within the budget, or None.
-        slow: the smallest network above the budget, or None.
-        empty: a prediction at or below which the law has no widths.
-    """
-
-    fits: Tried | None = None
-    slow: Tried | None = None
-    empty: float = 0.0
-
-    @property
-    def low(self) -> float:
-        """The prediction up to which there is nothing new to propose."""
-        return self.fits.predicted if self.fits else self.empty
-
-    @property
-    def high(self) -> float:
-        return self.slow.predicted if self.slow else math.inf
-
-    def is_closed(self, budget: float) -> bool:
-        """Whether the largest network that fits fills the budget, or hardly a larger one can."""
-        if self.fits is None:
-            return False
-        return self.fits.measured >= _FULL * budget or self.high <= _CLOSE * self.low
-
-    def with_timed(self, timed: Tried, budget: float) -> "_Bracket":
-        if timed.measured > budget:
-            return replace(self, slow=timed)
-        return replace(self, fits=timed)
-
-
 def find_widest(
     propose: Callable[[float], Tried],
     measure: Callable[[Widths], float],
@@ -93,20 +57,24 @@ def find_widest(
     Raises:
         NoWidthsError: if no measured network is within the budget.
     """
-    known, aim = _Bracket(), aim or budget
+    fits, slow, low, aim = None, None, 0.0, aim or budget
     for count in range(1, MOST_TIMED + 1):
-        known, tried = _find_new(propose, known, aim)
+        low, tried = _find_new(propose, low, slow.predicted if slow else math.inf, aim, fits)
         if tried is None:
             break
-        known = known.with_timed(tried._replace(measured=measure(tried.widths)), budget)
-        if known.is_closed(budget):
+        tried = tried._replace(measured=measure(tried.widths))
+        if tried.measured > budget:
+            slow = tried
+        else:
+            fits, low = tried, tried.predicted
+        if fits and (fits.measured >= _FULL * budget or (slow and slow.predicted <= _CLOSE * low)):
             break
-        aim = _next_aim(known, budget, count)
-    if known.fits is not None:
-        return known.fits
-    if known.slow is None:
+        aim = _next_aim(fits, slow, budget, count)
+    if fits is not None:
+        return fits
+    if slow is None:
         propose(_FARTHEST * budget)  # raises the reason why there are no widths
-    fastest = known.slow.measured if known.slow else math.nan
+    fastest = slow.measured if slow else math.nan
     raise NoWidthsError(
         f"no widths fit a budget of {budget:.4g} ms per batch: the smallest measured network "
         f"takes {fastest:.4g} ms"
@@ -114,46 +82,52 @@ def find_widest(
 
 
 def _find_new(
-    propose: Callable[[float], Tried], known: _Bracket, aim: float
-) -> tuple[_Bracket, Tried | None]:
-    """Return a new size inside the bracket near the prediction `aim`, or None without one.
+    propose: Callable[[float], Tried], low: float, high: float, aim: float, fits: Tried | None
+) -> tuple[float, Tried | None]:
+    """Return a new network between two predictions, near the prediction `aim`, or None without one.
 
-    The first result is the bracket, which excludes predictions without widths.
+    The first result is the lower end, raised to where the law has widths.
+
+    Args:
+        fits: the largest network so far that is within the budget.
     """
-    low, farthest = known.low, _FARTHEST * aim
-    while low * _FINEST < known.high and low < farthest:
-        aim = min(aim, known.high / _FINEST)
+    start, farthest = low, _FARTHEST * aim
+    while start * _FINEST < high and start < farthest:
+        aim = min(aim, high / _FINEST)
         try:
             tried = propose(aim)
         except NoWidthsError:
-            known = replace(known, empty=aim)
+            low = aim
         else:
-            if known.fits is None or tried.widths != known.fits.widths:
-                return known, tried
-        low = aim
-        aim = math.sqrt(low * known.high) if known.slow else 2 * low
-    return known, None
+            if fits is None or tried.widths != fits.widths:
+                return low, tried
+        start = aim
+        aim = math.sqrt(start * high) if high < math.inf else 2 * start
+    return low, None
 
 
-def _next_aim(known: _Bracket, budget: float, timed: int) -> float:
+def _next_aim(fits: Tried | None, slow: Tried | None, budget: float, timed: int) -> float:
     """Return the prediction at which to propose the next network.
 
     With networks on both sides of the budget, this alternates between linear interpolation and the
-    middle of the bracket, both in logarithms. Otherwise the prediction changes in proportion to the
-    last measurement over the budget, by more each time.
+    middle, both in logarithms. Otherwise the prediction changes in proportion to the last
+    measurement over the budget, by more each time.
+
+    Args:
+        fits: the largest network within the budget.
+        slow: the smallest network above it.
+        timed: how many were timed.
     """
     target = _AIM * budget
-    if known.fits and known.slow:
-        low, high = known.fits, known.slow
-        width = math.log(high.predicted / low.predicted)
-        rise = math.log(high.measured / low.measured)
-        part = math.log(target / low.measured) / rise if timed % 2 == 0 and rise > 0 else 0.5
+    if fits and slow:
+        width = math.log(slow.predicted / fits.predicted)
+        rise = math.log(slow.measured / fits.measured)
+        part = math.log(target / fits.measured) / rise if timed % 2 == 0 and rise > 0 else 0.5
         part = min(max(part, _MIDDLE), 1 - _MIDDLE)
-        return low.predicted * math.exp(part * width)
-    end = known.fits or known.slow
-    if end is None:
-        return budget
+        return fits.predicted * math.exp(part * width)
+    end = fits or slow
+    assert end is not None
     step = target / end.measured
-    step = max(step, _CLOSE) if known.fits else min(step, 1 / _CLOSE)
+    step = max(step, _CLOSE) if fits else min(step, 1 / _CLOSE)
     farther = math.pow(step, 2 ** (timed - 1))
     return end.predicted * min(max(farther, 1 / _STRIDE), _STRIDE)

@@ -1,6 +1,9 @@
-"""Time the networks of a comparison, on this device or another."""
+"""Milliseconds of a subject: its latency model, budgets that hold as measured, timed networks.
 
-from collections.abc import Sequence
+`nsopt.latency.timer` does the work; what it timed is stored.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,12 +13,23 @@ from optuna.study import Study
 
 from nsopt.compute.device import resolve_compute
 from nsopt.errors import NsoptError
+from nsopt.latency.budget import MeasuredBudget
 from nsopt.latency.record import LARGEST_SPREAD, Latency
 from nsopt.latency.runtime import Runtime, stored_runtime, with_batch_size
 from nsopt.latency.timer import Timer
+from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
+from nsopt.scaling.law import ScalingLaw
+from nsopt.scaling.metric import Metric
+from nsopt.scaling.solve import Limits
 from nsopt.session.session import Session
-from nsopt.session.subject import read_architecture
+from nsopt.session.subject import (
+    Subject,
+    list_studies,
+    read_architecture,
+    with_stored_latency,
+)
+from nsopt.session.workspace import Workspace
 from nsopt.settings import BATCH_SIZE
 from nsopt.storage import schema, trials
 from nsopt.storage.opening import existing_storage
@@ -31,6 +45,48 @@ def store_timings(session: Session, study: Study) -> Timer:
     """Return a timer whose timings a study stores; it knows those of all studies."""
     store = StoredTimings(study, lambda: session.studies().values())
     return replace(session.timer, store=store)
+
+
+def with_latency_if_needed(
+    subject: Subject,
+    is_timed: bool,
+    workspace: Workspace,
+    progress: Progress,
+    check: Callable[[float], None] = lambda whole: None,
+) -> Subject:
+    """Return `subject` with a latency model, if a budget is in milliseconds.
+
+    A stored model has priority, so that budgets keep their meaning. Otherwise it is learned now.
+
+    Args:
+        check: see `Timer.learn`.
+    """
+    if not is_timed:
+        return subject
+    studies = list_studies(subject, workspace)
+    arch = with_stored_latency(subject.arch, studies, subject.settings.timed)
+    if arch.latency is None:
+        compute = resolve_compute(subject.settings.training.device, "fp32")
+        arch = Timer(compute, subject.runtime, progress, subject.inputs).learn(arch, check)
+    return replace(subject, arch=arch)
+
+
+def correct_latency(
+    session: Session, study: Study, law: ScalingLaw, metric: Metric, budget: float, limits: Limits
+) -> Architecture:
+    """Return the network with a latency model by which the solver keeps a budget as measured.
+
+    The widths at this budget are found once, by at most eight timed networks, whatever machine or
+    process needs them. No network is timed again under the same conditions.
+
+    Raises:
+        NoWidthsError: if no network that was timed is within the budget.
+    """
+    subject = session.subject
+    if not metric.is_timed:
+        return subject.arch
+    asked = MeasuredBudget(subject.arch, law, metric, budget, limits)
+    return asked.keeping(store_timings(session, study).find(asked))
 
 
 def find_latencies(session: Session, networks: Sequence[Network]) -> list[Latency]:

@@ -21,10 +21,10 @@ from nsopt.scaling.metric import Metric
 from nsopt.scaling.record import Iteration, describe_reach
 from nsopt.scaling.solve import Limits, solve_widths
 from nsopt.session.session import Session
+from nsopt.session.timing import correct_latency
 from nsopt.storage import schema, trials
 from nsopt.storage.trials import Point
 from nsopt.storage.urls import hide_password
-from nsopt.study.latency import correct_latency
 from nsopt.training.loop import identify_training
 
 

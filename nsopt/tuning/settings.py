@@ -26,11 +26,11 @@ from nsopt.session.points import PointRunner, open_tuning, run_points
 from nsopt.session.searching import hold_search, search_task
 from nsopt.session.session import Session, start_session
 from nsopt.session.subject import Subject
+from nsopt.session.timing import correct_latency
 from nsopt.session.workspace import Workspace
 from nsopt.storage import schema, trials
 from nsopt.storage.trials import TuningPoint
 from nsopt.storage.urls import hide_password
-from nsopt.study.latency import correct_latency
 from nsopt.tuning.best import best_trial
 
 Over = Literal["pretrain-epochs", "eta"]

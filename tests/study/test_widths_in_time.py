@@ -22,12 +22,11 @@ from nsopt.scaling.cost import LinearCost
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import LATENCY, MACS, PARAMS
 from nsopt.scaling.solve import solve_widths
-from nsopt.session.timing import measure_again
+from nsopt.session.timing import measure_again, with_latency_if_needed
 from nsopt.session.workspace import Workspace
 from nsopt.storage.timings import StoredTimings
 from nsopt.study.compare import preview_comparison, run_comparison
 from nsopt.study.comparison import Comparison, Size
-from nsopt.study.latency import with_latency_if_needed
 from nsopt.study.stored_law import NetworkLaw
 from nsopt.tuning.settings import Tuning, run_tuning
 from tests.study.joined import join

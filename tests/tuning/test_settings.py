@@ -31,9 +31,9 @@ from nsopt.session.presets import override
 from nsopt.session.session import Session, start_session
 from nsopt.session.stored import join_session
 from nsopt.session.subject import Subject, list_studies, with_stored_latency
+from nsopt.session.timing import with_latency_if_needed
 from nsopt.session.workspace import Workspace
 from nsopt.storage import engine, schema
-from nsopt.study.latency import with_latency_if_needed
 from nsopt.tuning import settings
 from nsopt.tuning.best import best_trial
 from nsopt.tuning.settings import Tuning, TuningRunner, best_settings, run_tuning
