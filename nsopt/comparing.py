@@ -9,8 +9,7 @@ import pandas as pd
 from torch import nn
 
 from nsopt.data.images import ImageData
-from nsopt.data.registry import load_data
-from nsopt.data.source import Source, is_folder
+from nsopt.data.source import Source
 from nsopt.deployment.artifacts import BestNetworks, best_trials
 from nsopt.deployment.export import export
 from nsopt.deployment.kept import KeptNetwork, load_network
@@ -38,8 +37,7 @@ from nsopt.storage.studies import quiet_optuna
 from nsopt.storage.urls import sqlite_url
 from nsopt.study.compare import run_comparison
 from nsopt.study.comparison import Asked, AskedRatio, Comparison, make_sizes
-from nsopt.tasks.imported import import_task
-from nsopt.tasks.supervise import check_task
+from nsopt.tasks.imported import load_task
 from nsopt.tasks.task import Task
 from nsopt.terminal import show_progress
 from nsopt.training.trainer import Trainer
@@ -203,7 +201,7 @@ def compare(
         >>> print(study.answer[0])
         >>> study.report("report")
     """
-    arch, data, source = _load(arch, task, workers)
+    network, data = _load(arch, task, workers)
     if workers > 1 and trainer is not None:
         raise NsoptError("several workers load the trainer with the task: give it to nsopt.Task")
     if workers > 1 and measure is not None:
@@ -212,7 +210,7 @@ def compare(
         raise NsoptError(f"seeds must be from 1 to {_MOST_SEEDS:,}")
     if ratios is not None and budgets is not None:
         raise NsoptError("give ratios or budgets, not both")
-    chosen = get_preset(preset, source.name)
+    chosen = get_preset(preset, (data.source or Source(data.name)).name)
     kinds, limits = get_methods(list(methods)), get_metric(metric)
     asked: Asked = [AskedRatio(limits, r) for r in (chosen.ratios if ratios is None else ratios)]
     asked = asked if budgets is None else read_budgets(budgets, limits)
@@ -227,7 +225,7 @@ def compare(
         url, deleted = storage or sqlite_url(folder / STUDY_FILE), out is None and not storage
         workspace = Workspace(url, folder, workers=workers, temporary=deleted)
         start = None if start is None else copy_model(unwrapped(start)).cpu().eval()
-        subject = Subject.of(arch, data, wanted, start, timed_in, source, trainer)
+        subject = Subject.of(network, data, wanted, start, timed_in, trainer)
         with show_progress(progress) as display, quiet_optuna():
             subject = with_precision(subject, workspace)
             timed = any(size.is_timed for size in asked)
@@ -242,7 +240,7 @@ def compare(
 
 def _load(
     arch: Architecture | str, task: Task | ImageData | str, workers: int
-) -> tuple[Architecture, Task | ImageData, Source]:
+) -> tuple[Architecture, Task | ImageData]:
     """Return the network and the task, loaded where they are names.
 
     Raises:
@@ -255,10 +253,6 @@ def _load(
             "several workers load the network and the task by their names: give "
             "arch='package.module:factory' and task='package.module:function'"
         )
-    source = Source(task if isinstance(task, str) else getattr(task, "name", ""))
-    if isinstance(task, str):
-        is_data = is_folder(task) or ":" not in task
-        task = load_data(task) if is_data else import_task(task)
-    check_task(task)
-    network = make_architecture(arch, task) if isinstance(arch, str) else arch.with_latency(None)
-    return network, task, source
+    data = load_task(task)
+    network = make_architecture(arch, data) if isinstance(arch, str) else arch.with_latency(None)
+    return network, data

@@ -36,9 +36,13 @@ from nsopt.files import written_beside
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from nsopt.compression.result import Compressed
+    from nsopt.compression.result import Compressed, Compression
+    from nsopt.data.images import ImageData
     from nsopt.deployment.kept import KeptNetwork
-    from nsopt.session.subject import Subject
+    from nsopt.models.architecture import Architecture
+    from nsopt.session.workspace import Workspace
+    from nsopt.storage.schema import NetworkRow
+    from nsopt.tasks.task import Task
 
 # Columns that a narrow terminal does not show; those with budgets go last.
 _LEFT_OUT_FIRST = "agreement %", "params", "MACs", "widths by"
@@ -74,54 +78,73 @@ def compress(options: CompressOptions) -> None:
     if options.training.epochs == 0:
         unused = {"lr", *vars(options.training)} - {"epochs"}
         refuse_unused("with --epochs 0", unused, options.sgd, options.training)
-    from nsopt.cli.export import export_command
-    from nsopt.cli.preparation import announce, prepare, with_known_multiple
-    from nsopt.compression.budgets import CURVE, check_budgets, read_words, split_budgets
+    from nsopt.cli.preparation import (
+        announce,
+        check_places,
+        choose_places,
+        load_network,
+        with_known_multiple,
+    )
+    from nsopt.compression.budgets import read_words, split_budgets
     from nsopt.compression.compress import PRESET, get_settings
-    from nsopt.compression.pipeline import run_compression
+    from nsopt.compression.compress import compress as run
+    from nsopt.deployment.trained import copy_traced, load_trained
+    from nsopt.latency.runtime import import_measure
+    from nsopt.models.registry import is_own
     from nsopt.reports.doubts import describe_fits, doubt_latencies, doubt_split
     from nsopt.reports.page import write_report
     from nsopt.session.presets import get_preset, override
-    from nsopt.storage import schema
+    from nsopt.session.workspace import Workspace
+    from nsopt.settings import BATCH_SIZE
     from nsopt.storage.networks import format_networks
+    from nsopt.storage.schema import DENSE, write_networks
 
-    budgets = read_words(split_budgets(options.budgets))
-    preset = replace(get_preset(PRESET), settings=get_settings(options.task.task is None))
-    rounding = with_known_multiple(options.rounding, options.sgd.device, options.timing).rounding
+    network, timing, file = options.task, options.timing, options.weights
+    budgets = split_budgets(options.budgets)
+    read_words(budgets)
+    if file is None and not is_own(network.arch):
+        raise NsoptError(f"give the file with the trained weights of {network.arch} as --weights")
+    rounding = with_known_multiple(options.rounding, options.sgd.device, timing).rounding
     changed = changes(PruneOptions(), options.training, options.sgd, **rounding)
-    settings = override(preset.settings, changed)
-    subject, workspace = prepare(
-        options, settings, workers=options.workers, start=options.weights, compresses=True
-    )
-    announce(subject, preset, options.place.verbose)
-    if doubt := doubt_split(options.task.split):
+    settings = override(get_settings(network.task is None), changed)
+    check_places(options.place)
+    arch, data = load_network(network, file, options.training)
+    model = copy_traced(arch) if file is None else load_trained(file, arch)
+    question, verbose = get_preset(PRESET).question, options.place.verbose
+    announce(arch, data, settings, question, verbose, parts=["training"], starts_trained=True)
+    if doubt := doubt_split(network.split):
         console.print(doubt)
-    forms = []
-    if CURVE not in budgets:
-        check_budgets(budgets, subject.arch, settings)  # before exporting, which takes seconds
-        files = [workspace.folder / f"{_name_file(budget.word)}.pt" for budget in budgets]
-        forms = _choose_forms(subject, tries=not all(map(Path.is_file, files)))
+    folder, url = choose_places(options.place, f"{arch.name}-{data.name}-{PRESET}")
+    workspace = Workspace(url, folder, network.data_dir, options.workers)
     with interruptible(), live_progress() as progress:
-        result = run_compression(subject, budgets, options.seeds or 1, workspace, progress)
-    (whole, *smaller), folder = result.rows(), workspace.folder
-    smaller = [
-        replace(row, files=_export(result[row.budget], folder, subject, forms)) for row in smaller
-    ]
-    schema.write_networks(workspace.studies(subject.name)[schema.DENSE], [whole, *smaller])
+        result = run(
+            model,
+            data,
+            budgets,
+            arch=arch,
+            epochs=settings.training.epochs,
+            seeds=options.seeds or 1,
+            settings=settings,
+            measure=import_measure(timing.measure).measure if timing.measure else None,
+            runtime=timing.runtime or "torch",
+            latency_batch_size=timing.latency_batch_size or BATCH_SIZE,
+            out=workspace,
+            progress=progress,
+        )
+    networks = _export_all(result, folder, arch, data)
+    write_networks(workspace.studies(result.name)[DENSE], networks)
     results = result.results
     page = write_report(results, folder / "report")
-    publish_if_installed(results, workspace.url)
-    study = schema.study_name(subject.name, smaller[0].widths_by)
-    chosen, network = {"study": study, "budget": smaller[0].budget}, options.task
-    rows = format_networks([whole, *smaller], subject.description.score_name)
+    publish_if_installed(results, url)
     lines = [
         *filter(None, (doubt, describe_fits(results), doubt_latencies(results))),
         f"files:   {folder}",
         f"report:  {page}",
-        describe_storage(workspace.url),
-        f"export:  {export_command(workspace, chosen, network.arch, network.task)}",
+        describe_storage(url),
+        f"export:  {_name_export(result, workspace, network)}",
     ]
-    _print_answer(f"{subject.name}; {results.latency_unit}", rows, lines)
+    rows = format_networks(networks, result.about.score_name)
+    _print_answer(f"{result.name}; {results.latency_unit}", rows, lines)
     if result.is_interrupted:
         sys.exit(INTERRUPTED)
 
@@ -130,33 +153,25 @@ def _name_file(budget: str) -> str:
     return budget.replace(" ", "").replace("=", "-").replace("%", "-percent")
 
 
-def _choose_forms(subject: "Subject", tries: bool) -> list[str]:
-    """Return the formats in which networks are exported; say now which ones fail, and why.
-
-    Args:
-        tries: whether to try, which takes seconds; a finished run has tried.
-    """
-    from nsopt.deployment.export import find_obstacles, list_batches
-    from nsopt.tasks.outputs import make_example
-    from nsopt.tasks.task import Task
-
+def _export_all(
+    result: "Compression", folder: Path, arch: "Architecture", data: "ImageData | Task"
+) -> "list[NetworkRow]":
+    """Write the files of the networks; return the rows of all, with the names of their files."""
     forms = ["onnx", "pt2"]
     if not has_extra("export"):
         console.print(f"no ONNX files: {install_command('export')}", soft_wrap=True)
         forms.remove("onnx")
-    if not tries:
-        return forms
-    assert subject.start is not None
-    data = subject.data
-    batches = list_batches(data if isinstance(data, Task) else make_example(data))
-    obstacles = find_obstacles(subject.start, batches, forms)
-    for form, reason in obstacles.items():
-        console.print(f"no {form} files: {reason}", soft_wrap=True)
-    return [form for form in forms if form not in obstacles]
+    whole, *smaller = result.rows()
+    files = [_export(result[row.budget], folder, arch, data, forms) for row in smaller]
+    return [whole, *(replace(row, files=names) for row, names in zip(smaller, files, strict=True))]
 
 
 def _export(
-    compressed: "Compressed", folder: Path, subject: "Subject", forms: "Sequence[str]"
+    compressed: "Compressed",
+    folder: Path,
+    arch: "Architecture",
+    data: "ImageData | Task",
+    forms: "Sequence[str]",
 ) -> str:
     """Write a network's weights, and what other tools run if it then computes the same.
 
@@ -169,13 +184,13 @@ def _export(
 
     name = _name_file(compressed.budget)
     weights, written = folder / f"{name}.pt", []
-    is_known, is_changed = _holds(weights, compressed, subject), False
+    is_known, is_changed = _holds(weights, compressed, arch), False
     for form in forms:
         file = folder / f"{name}.{form}"
         try:
             if not (is_known and _is_unchanged(file, weights)):
                 is_changed = True
-                _export_checked(compressed.network, file, form, subject)
+                _export_checked(compressed.network, file, form, arch, data)
             written.append(file.name)
         except NsoptError as error:
             file.unlink(missing_ok=True)
@@ -185,12 +200,12 @@ def _export(
     return ", ".join([*written, f"{name}.pt"])
 
 
-def _holds(file: Path, compressed: "Compressed", subject: "Subject") -> bool:
+def _holds(file: Path, compressed: "Compressed", arch: "Architecture") -> bool:
     from nsopt.compute.checkpoint import weights_checksum
     from nsopt.deployment.kept import load_network
 
     try:
-        stored = load_network(file, subject.arch).model
+        stored = load_network(file, arch).model
     except NsoptError:
         return False
     return weights_checksum(stored) == weights_checksum(compressed.network.model)
@@ -201,18 +216,30 @@ def _is_unchanged(file: Path, weights: Path) -> bool:
     return file.is_file() and file.stat().st_mtime_ns <= weights.stat().st_mtime_ns
 
 
-def _export_checked(network: "KeptNetwork", path: Path, form: str, subject: "Subject") -> None:
+def _export_checked(
+    network: "KeptNetwork", path: Path, form: str, arch: "Architecture", data: "ImageData | Task"
+) -> None:
     """Write a file if it then computes the same; raise NsoptError otherwise."""
-    from nsopt.data.images import ImageData
     from nsopt.deployment.check import compare_export, compare_outputs
     from nsopt.deployment.export import export
+    from nsopt.tasks.task import Task
 
     with written_beside(path) as unfinished:
-        export(network, unfinished, form, subject.data)
-        if isinstance(subject.data, ImageData):
-            compare_export(network, unfinished, form, subject.data.test)
+        export(network, unfinished, form, data)
+        if isinstance(data, Task):
+            compare_outputs(network, unfinished, form, arch, data.inputs)
         else:
-            compare_outputs(network, unfinished, form, subject.arch, subject.inputs)
+            compare_export(network, unfinished, form, data.test)
+
+
+def _name_export(result: "Compression", workspace: "Workspace", network: NetworkOptions) -> str:
+    """Return the command that exports the first of the smaller networks."""
+    from nsopt.cli.export import export_command
+    from nsopt.storage.schema import study_name
+
+    first = next(iter(result.values()))
+    chosen = {"study": study_name(result.name, first.method), "budget": first.budget}
+    return export_command(workspace, chosen, network.arch, network.task)
 
 
 def _print_answer(title: str, rows: "Sequence[Mapping[str, str]]", lines: "Sequence[str]") -> None:

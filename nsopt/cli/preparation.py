@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import optuna
 from rich.text import Text
@@ -11,6 +11,7 @@ from rich.text import Text
 from nsopt.cli.console import console, live_progress, tell_what_is_fixed
 from nsopt.cli.options import (
     NetworkOptions,
+    PlaceOptions,
     RoundingOptions,
     RuntimeOptions,
     SizeOptions,
@@ -24,18 +25,17 @@ from nsopt.compute.device import resolve_compute
 from nsopt.data.images import ImageData, Splits
 from nsopt.data.registry import load_source
 from nsopt.data.source import Source, Subset
-from nsopt.deployment.trained import copy_traced, explain_reading, load_trained
+from nsopt.deployment.trained import explain_reading, load_trained
 from nsopt.errors import NsoptError
 from nsopt.files import RUNS, STUDY_FILE, check_writable
 from nsopt.latency.multiples import find_multiple
 from nsopt.latency.runtime import TORCH, Runtime, choose_runtime, import_measure, with_batch_size
 from nsopt.models.architecture import Architecture
-from nsopt.models.registry import is_own
 from nsopt.progress import Progress
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.budget import read_budgets
 from nsopt.scaling.metric import PARAMS, get_metric
-from nsopt.session.presets import Preset, StudySettings
+from nsopt.session.presets import StudySettings
 from nsopt.session.subject import Subject, make_architecture, with_precision
 from nsopt.session.workspace import Workspace
 from nsopt.storage.opening import is_empty
@@ -44,9 +44,6 @@ from nsopt.storage.weights_file import require_file
 from nsopt.study.comparison import Asked, AskedRatio
 from nsopt.tasks.imported import import_task
 from nsopt.tasks.task import Task
-
-if TYPE_CHECKING:
-    from nsopt.cli.compress import CompressOptions
 
 _WIDEST_RATIO = 10
 Rounded = TypeVar("Rounded", bound=RoundingOptions)
@@ -72,60 +69,73 @@ def resolve_multiple(
 
 
 def prepare(
-    options: "WorkOptions | CompressOptions",
+    options: WorkOptions,
     settings: StudySettings,
     *,
     workers: int = 1,
     start: Path | None = None,
-    compresses: bool = False,
 ) -> tuple[Subject, Workspace]:
     """Check the options; load the data, and the trained network if there is one.
 
     Args:
         start: a file with its weights.
-        compresses: whether there is one even without a file: the user's function returns it.
     """
-    network, place = options.task, options.place
     resolve_compute(settings.training.device, settings.training.precision)
-    if compresses and start is None and not is_own(network.arch):
-        raise NsoptError(f"give the file with the trained weights of {network.arch} as --weights")
-    if settings.training.distillation is not None and not compresses and start is None:
+    if settings.training.distillation is not None and start is None:
         raise NsoptError(
             "--distillation needs a trained network as teacher: nsopt study --start, nsopt compress"
         )
-    if not (settings.training.epochs or compresses):
+    if not settings.training.epochs:
         raise NsoptError("--epochs must be at least 1: only nsopt compress works without training")
     runtime = choose_timing(getattr(options, "timing", TimingOptions()))
+    check_places(options.place)
+    arch, data = load_network(options.task, start, getattr(options, "training", TrainingOptions()))
+    trained = None if start is None else load_trained(start, arch)
+    subject = Subject.of(arch, data, settings, trained, runtime)
+    folder, url = choose_places(options.place, subject.name)
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    workspace = Workspace(url, folder, options.task.data_dir, workers)
+    return with_precision(subject, workspace), workspace
+
+
+def check_places(place: PlaceOptions) -> None:
+    """Raise NsoptError if results cannot be written."""
     check_writable(place.out or RUNS, "--out")
     file = storage_file(place.storage) if place.storage else None
     if file is not None:
         check_writable(file.parent, "--storage")
-    if start is not None:  # images may take minutes
-        with explain_reading(start, "torch.save"):
-            require_file(start)
-    source, data, arch = _load_data(network)
-    trained = None if start is None else load_trained(start, arch)
-    if compresses and trained is None:
-        trained = copy_traced(arch)
-    subject = Subject.of(arch, data, settings, trained, runtime, source)
-    if subject.trainer is not None:
-        given = getattr(options, "training", TrainingOptions())
-        refuse_unused("with a trainer of your own", vars(given).keys() - {"epochs"}, given)
-    folder = place.out or RUNS / subject.name
+
+
+def choose_places(place: PlaceOptions, name: str) -> tuple[Path, str]:
+    """Return the folder of the results of a study, and the URL of its storage."""
+    folder = place.out or RUNS / name
     url = place.storage or sqlite_url(folder / STUDY_FILE)
     if is_empty(url):
         created = f"{storage_file(url)} is empty: nsopt creates a new storage in it"
         console.print(created, soft_wrap=True)
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    workspace = Workspace(url, folder, network.data_dir, workers)
-    return with_precision(subject, workspace), workspace
+    return folder, url
 
 
-def _load_data(options: NetworkOptions) -> tuple[Source, ImageData | Task, Architecture]:
-    """Return images or the user's task, with their source, and the network."""
+def load_network(
+    options: NetworkOptions, weights: Path | None, training: TrainingOptions
+) -> tuple[Architecture, ImageData | Task]:
+    """Return the network, and images or the user's task.
+
+    Args:
+        weights: a file that must exist; it is looked for before images are loaded.
+    """
+    if weights is not None:
+        with explain_reading(weights, "torch.save"):
+            require_file(weights)
+    data = _load_data(options)
+    if isinstance(data, Task) and data.trainer is not None:
+        refuse_unused("with a trainer of your own", vars(training).keys() - {"epochs"}, training)
+    return make_architecture(options.arch, data), data
+
+
+def _load_data(options: NetworkOptions) -> ImageData | Task:
     if options.task is not None:
-        task = import_task(options.task)
-        return Source(options.task), task, make_architecture(options.arch, task)
+        return import_task(options.task)
     source = Source(
         options.data,
         options.image_size,
@@ -139,7 +149,7 @@ def _load_data(options: NetworkOptions) -> tuple[Source, ImageData | Task, Archi
     data = load_source(source, options.data_dir)
     if data.skipped:
         console.print(f"left out: {'; '.join(data.skipped)}", soft_wrap=True)
-    return source, data, make_architecture(options.arch, data)
+    return data
 
 
 def choose_timing(timing: TimingOptions) -> Runtime:
@@ -169,34 +179,57 @@ def _read_numbers(option: str, text: str | None) -> tuple[float, ...] | None:
 
 
 def announce(
-    subject: Subject, preset: Preset, verbose: bool = False, searches_only: bool = False
+    arch: Architecture,
+    data: ImageData | Task,
+    settings: StudySettings,
+    question: str,
+    verbose: bool = False,
+    *,
+    parts: Sequence[str] = ("search", "training"),
+    starts_trained: bool = False,
 ) -> None:
-    """Print what will run."""
-    parts = ("search",) if searches_only else ("search", "training")
-    question = "" if searches_only else f": {preset.question}"
-    console.print(Text.assemble((subject.name, "bold"), question))
-    tell_what_is_fixed(subject.arch.summary())
-    search, training = subject.settings.search, subject.settings.training
-    pretraining = 0 if subject.start is not None else search.pretrain_epochs
-    is_own = isinstance(subject.data, Task)
-    sizes = ["the task" if is_own else part.batch_size for part in (search, training)]
-    how = f"batches of {sizes[1]}, learning rate {training.lr:g}"
-    if subject.trainer is not None:
-        how = "by the trainer of the task"
-    summaries = {
-        "search": f"{_format_epochs(pretraining)}, then {_describe_pruning(search)} of {sizes[0]}",
-        "training": f"{_format_epochs(training.epochs)}, {how}",
-    }
-    if training.epochs:
-        console.print("; ".join(f"{part}: {summaries[part]}" for part in parts), style="dim")
+    """Print what will run.
+
+    Args:
+        question: that the results answer.
+        parts: `search`, `training`, or both.
+    """
+    name = f"{arch.name}-{data.name}-{settings.preset}"
+    console.print(Text.assemble((name, "bold"), f": {question}"))
+    tell_what_is_fixed(arch.summary())
+    if settings.training.epochs:
+        summaries = [_SUMMARIES[part](settings, data, starts_trained) for part in parts]
+        console.print("; ".join(summaries), style="dim")
     else:
         console.print("no training: layers are fitted to those of the trained network", style="dim")
-    if subject.start is not None and isinstance(subject.data, ImageData):
-        console.print(_describe_normalisation(subject.splits), style="dim")
+    if starts_trained and isinstance(data, ImageData):
+        splits = data.split(settings.training.val_fraction)
+        console.print(_describe_normalisation(splits), style="dim")
     for part in parts if verbose else ():
-        values = getattr(subject.settings, part).model_dump(exclude_none=True)
+        values = getattr(settings, part).model_dump(exclude_none=True)
         text = ", ".join(f"{name} {_format(value)}" for name, value in values.items())
         console.print(f"{part}: {text}", style="dim")
+
+
+def _summarise_search(settings: StudySettings, data: ImageData | Task, starts_trained: bool) -> str:
+    search = settings.search
+    first = _format_epochs(0 if starts_trained else search.pretrain_epochs)
+    size = "the task" if isinstance(data, Task) else search.batch_size
+    return f"search: {first}, then {_describe_pruning(search)} of {size}"
+
+
+def _summarise_training(
+    settings: StudySettings, data: ImageData | Task, starts_trained: bool
+) -> str:
+    training = settings.training
+    size = "the task" if isinstance(data, Task) else training.batch_size
+    how = f"batches of {size}, learning rate {training.lr:g}"
+    if isinstance(data, Task) and data.trainer is not None:
+        how = "by the trainer of the task"
+    return f"training: {_format_epochs(training.epochs)}, {how}"
+
+
+_SUMMARIES = {"search": _summarise_search, "training": _summarise_training}
 
 
 def _describe_normalisation(splits: Splits) -> str:

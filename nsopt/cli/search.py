@@ -37,7 +37,8 @@ def search(options: LawOptions = LawOptions()) -> None:
     preset = options.task.read_preset()
     settings = override(preset.settings, changes(options.search, TrainingOptions(), options.sgd))
     subject, workspace = prepare(options, settings)
-    announce(subject, preset, options.place.verbose, searches_only=True)
+    about, verbose = (subject.arch, subject.data, subject.settings), options.place.verbose
+    announce(*about, "how widths fall with the size", verbose, parts=["search"])
     search_settings = subject.settings.search
     with (
         live_progress() as progress,

@@ -74,7 +74,9 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     subject, workspace = preparation.prepare(
         options, settings, workers=options.workers, start=options.start
     )
-    preparation.announce(subject, preset, options.place.verbose)
+    about, starts = (subject.arch, subject.data, subject.settings), subject.start is not None
+    verbose = options.place.verbose
+    preparation.announce(*about, preset.question, verbose, starts_trained=starts)
     with live_progress() as progress:
         is_timed = any(size.is_timed for size in asked)
         subject = with_latency_if_needed(subject, is_timed, workspace, progress)

@@ -69,7 +69,8 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
     with live_progress() as progress:
         subject = with_latency_if_needed(subject, asked[0].is_timed, workspace, progress)
         (size,) = make_sizes(subject.arch, asked, **rounding, timed=not is_eta)
-        preparation.announce(subject, preset, options.place.verbose)
+        about = subject.arch, subject.data, subject.settings
+        preparation.announce(*about, preset.question, options.place.verbose)
         tuning = Tuning(
             subject=subject,
             metric=size.metric,

@@ -54,7 +54,7 @@ def compress(
     measure: Measure | None = None,
     runtime: str = TORCH.name,
     latency_batch_size: int = BATCH_SIZE,
-    out: Path | str | None = None,
+    out: Path | str | Workspace | None = None,
     progress: Progress | None = None,
 ) -> Compression:
     """Return smaller networks that inherit from a trained one, fine-tuned, at budgets.
@@ -87,6 +87,7 @@ def compress(
         latency_batch_size: images per batch, for budgets in milliseconds and for `.latency`.
         out: a folder for all results. The same call then continues after an interruption, and
             optuna-dashboard shows its `study.db`. By default only the returned result is kept.
+            The command line gives its workspace, with a storage and other processes.
         progress: receives steps and messages; by default bars on a terminal and nothing elsewhere;
             `nsopt.Silent()` for silence.
 
@@ -109,7 +110,7 @@ def compress(
     if epochs < 0:
         raise NsoptError("epochs must be at least 0; 0 fits networks without training")
     asked = read_words(budgets)
-    if out is not None:
+    if out is not None and not isinstance(out, Workspace):
         check_writable(out, "out=")
     timed_in = choose_runtime(runtime, measure, latency_batch_size)
     check_has_weights(model)
@@ -134,19 +135,23 @@ def compress(
     if trainer is not None and settings.training.epochs == 0:
         raise NsoptError("epochs=0 trains nothing: leave trainer= out, or give epochs=1 or more")
     subject = Subject.of(arch, task, settings, model, timed_in, trainer=trainer)
-    folder = Path(tempfile.mkdtemp(prefix="nsopt-") if out is None else out).absolute()
-    workspace = Workspace(sqlite_url(folder / STUDY_FILE), folder, temporary=out is None)
+    workspace = out if isinstance(out, Workspace) else _make_workspace(out)
     try:
         with quiet_optuna(), show_progress(progress) as display:
             subject = with_precision(subject, workspace)
             result = run_compression(subject, asked, seeds, workspace, display)
     except BaseException:
-        if out is None:
-            shutil.rmtree(folder, ignore_errors=True)
+        if workspace.temporary:
+            shutil.rmtree(workspace.folder, ignore_errors=True)
         raise
-    if out is None:  # the report of the result reads it
-        weakref.finalize(result, shutil.rmtree, folder, ignore_errors=True)
+    if workspace.temporary:  # the report of the result reads it
+        weakref.finalize(result, shutil.rmtree, workspace.folder, ignore_errors=True)
     return result
+
+
+def _make_workspace(out: Path | str | None) -> Workspace:
+    folder = Path(tempfile.mkdtemp(prefix="nsopt-") if out is None else out).absolute()
+    return Workspace(sqlite_url(folder / STUDY_FILE), folder, temporary=out is None)
 
 
 def get_settings(images: bool) -> StudySettings:

@@ -23,6 +23,7 @@ from nsopt.data.arrays import (
     read_normalisation,
 )
 from nsopt.data.checksum import checksum_of
+from nsopt.data.source import Source, Subset
 from nsopt.errors import NsoptError
 from nsopt.isolation import public
 
@@ -121,6 +122,7 @@ class ImageData:
             training images.
         std: standard deviation, likewise.
         skipped: what was left out: damaged images, each with the reason, and counts by reason.
+        source: how other processes load it again; None for images that nsopt did not load.
     """
 
     name: str
@@ -132,6 +134,7 @@ class ImageData:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     skipped: tuple[str, ...] = ()
+    source: Source | None = None
 
     def __repr__(self) -> str:
         parts = {"training": self.train, "validation": self.validation, "test": self.test}
@@ -240,9 +243,11 @@ class ImageData:
                 not of pixels from 0 to 1.
         """
         if mean is None and std is None:
-            return replace(self, mean=None, std=None)
-        own_mean, own_std = read_normalisation(mean, std, self.channels)
-        return replace(self, mean=own_mean, std=own_std)
+            own_mean, own_std = None, None
+        else:
+            own_mean, own_std = read_normalisation(mean, std, self.channels)
+        source = self.source and replace(self.source, mean=own_mean, std=own_std)
+        return replace(self, mean=own_mean, std=own_std, source=source)
 
     @public
     def subset(self, classes: int | None, per_class: int | None) -> Self:
@@ -268,6 +273,7 @@ class ImageData:
         suffix += f"-{per_class}each" if per_class else ""
         return replace(
             self,
+            source=self.source and replace(self.source, subset=Subset(classes, per_class)),
             name=self.name + suffix,
             classes=self.classes[:kept],
             train=train,

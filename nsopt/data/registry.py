@@ -74,7 +74,7 @@ def load_source(source: Source, directory: Path) -> ImageData:
         data = _load(name, directory.expanduser(), source.image_size)
     data = data.subset(source.subset.classes, source.subset.per_class)
     data = replace(data, mirror=data.mirror and source.mirror)
-    return data.normalised_by(source.mean, source.std)
+    return replace(data.normalised_by(source.mean, source.std), source=source)
 
 
 def fetch_data(name: str, directory: Path) -> None:

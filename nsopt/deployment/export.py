@@ -8,7 +8,6 @@ sizes that vary in the batches of the task, such as lengths.
 
 import io
 import json
-import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -164,24 +163,6 @@ def list_batches(inputs: Any) -> list[Any]:
     for batch in (inputs.inputs, *inputs.first_inputs):
         by_shape.setdefault(str(list_shapes(batch)), batch)
     return list(by_shape.values())
-
-
-def find_obstacles(
-    module: nn.Module, batches: Sequence[Any], forms: Sequence[str]
-) -> dict[str, str]:
-    """Return the formats that a network cannot be exported to, each with the reason.
-
-    Args:
-        batches: see `export_to_onnx`.
-    """
-    obstacles = {}
-    for form in forms:
-        with tempfile.TemporaryDirectory(prefix="nsopt-") as folder:
-            try:
-                _write(form, module, batches, {}, Path(folder) / "network")
-            except NsoptError as error:
-                obstacles[form] = str(error)
-    return obstacles
 
 
 def _write(

@@ -117,14 +117,13 @@ def load_subject(
     if (arch.layer_names, arch.base_widths) != (stored.layer_names, stored.base_widths):
         raise NsoptError(f"{stored.arch} is another network here than in {study.study_name}")
     runtime = stored_runtime(settings.runtime, measure, settings.latency_batch_size)
-    source = schema.read_source(study)
     if task is None:
-        source, images = _read_images(study, data, data_dir)
-        subject = Subject(arch, images, source, settings, runtime=runtime)
+        images = _read_images(study, data, data_dir)
+        subject = Subject(arch, images, settings, runtime=runtime)
     else:
-        task = replace(task, name=stored.data)
-        subject = Subject(arch, task, source, settings, runtime=runtime, trainer=task.trainer)
-    _check_data(study, source, subject.fingerprint)
+        task = replace(task, name=stored.data, source=schema.read_source(study))
+        subject = Subject(arch, task, settings, runtime=runtime, trainer=task.trainer)
+    _check_data(study, subject.source, subject.fingerprint)
     trainer = schema.read_settings(study)["data"].get("trainer")
     if trainer is not None and subject.trainer is None:
         raise NsoptError(
@@ -140,18 +139,18 @@ def load_images(study: Study, data: str | None, data_dir: Path) -> ImageData:
     Raises:
         NsoptError: if they differ from those of the study.
     """
-    source, images = _read_images(study, data, data_dir)
+    images = _read_images(study, data, data_dir)
     splits = images.split(_read_settings(study).training.val_fraction)
-    _check_data(study, source, splits.fingerprint)
+    _check_data(study, images.source or schema.read_source(study), splits.fingerprint)
     return images
 
 
-def _read_images(study: Study, data: str | None, data_dir: Path) -> tuple[Source, ImageData]:
+def _read_images(study: Study, data: str | None, data_dir: Path) -> ImageData:
     if schema.read_task(study).classes is None:
         raise NsoptError(f"{study.study_name} is of a task of yours: give its function as task=")
     source = schema.read_source(study)
     source = replace(source, name=data or source.name)
-    return source, replace(load_source(source, data_dir), name=schema.read_task(study).data)
+    return replace(load_source(source, data_dir), name=schema.read_task(study).data)
 
 
 def _check_data(study: Study, source: Source, fingerprint: Mapping[str, Any]) -> None:

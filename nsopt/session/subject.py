@@ -42,7 +42,6 @@ class Subject:
 
     Attributes:
         data: images with labels, or a task of the user.
-        source: where `data` came from.
         start: the trained network of base widths that all methods start from; None to train from
             scratch.
         runtime: in which its networks are timed, named by the settings.
@@ -51,7 +50,6 @@ class Subject:
 
     arch: Architecture
     data: ImageData | Task
-    source: Source
     settings: StudySettings
     start: nn.Module | None = None
     runtime: Runtime = TORCH
@@ -65,7 +63,6 @@ class Subject:
         settings: StudySettings,
         start: nn.Module | None = None,
         runtime: Runtime = TORCH,
-        source: Source | None = None,
         trainer: Trainer | None = None,
     ) -> Self:
         """Make a new one; data, trained network and runtime complete the settings.
@@ -100,13 +97,17 @@ class Subject:
         )
         if settings.training.epochs and trainer is None:
             check_training(arch, data)
-        source = source or Source(data.name)
-        return cls(arch, data, source, settings, start, runtime, trainer)
+        return cls(arch, data, settings, start, runtime, trainer)
 
     @property
     def name(self) -> str:
         """The prefix of the names of its studies."""
         return f"{self.arch.name}-{self.data.name}-{self.settings.preset}"
+
+    @property
+    def source(self) -> Source:
+        """Where the data came from."""
+        return self.data.source or Source(self.data.name)
 
     def study_name(self, method: str) -> str:
         return schema.study_name(self.name, method)

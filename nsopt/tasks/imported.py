@@ -1,7 +1,13 @@
 """A task by name: `package.module:function`, a function of the user that returns it."""
 
+from dataclasses import replace
+
+from nsopt.data.images import ImageData
+from nsopt.data.registry import load_data
+from nsopt.data.source import Source, is_folder
 from nsopt.errors import NsoptError
 from nsopt.models.imported import import_function
+from nsopt.tasks.supervise import check_task
 from nsopt.tasks.task import Task
 
 
@@ -28,7 +34,18 @@ def import_task(name: str) -> Task:
     if not isinstance(made, Task):
         kind = type(made).__name__
         raise NsoptError(f"{name} returns a {kind}, not an nsopt.Task: name a function that does")
-    return made
+    return replace(made, source=Source(name))
+
+
+def load_task(task: Task | ImageData | str) -> Task | ImageData:
+    """Return a task or images, loaded if it is a name: of a data set, or of a function.
+
+    Raises:
+        NsoptError: for a name of neither, or an object that is neither.
+    """
+    if isinstance(task, str):
+        return load_data(task) if is_folder(task) or ":" not in task else import_task(task)
+    return check_task(task)
 
 
 def import_given_task(name: str | None) -> Task | None:

@@ -19,6 +19,7 @@ from nsopt.compute.checkpoint import full_state, load_full_state
 from nsopt.compute.code import CodeReader
 from nsopt.compute.device import Compute
 from nsopt.data.checksum import checksum_of
+from nsopt.data.source import Source
 from nsopt.errors import NonFiniteLossError, NsoptError, shorten
 from nsopt.isolation import public
 from nsopt.models.inputs import tensors_in
@@ -70,6 +71,8 @@ class Task:
         version: results of different versions are never mixed. Functions are known by their code
             and what it reads, and data by lists, arrays, datasets of tensors or files' names, and
             the first batch; change the version when something else changes.
+        source: how other processes load it again, `package.module:function`; None for a task that
+            nsopt did not load.
 
     Raises:
         NsoptError: for a loader without a length or batches, or functions that are none.
@@ -90,6 +93,7 @@ class Task:
     example: Any = None
     trainer: Callable[[nn.Module, "Task", Any], nn.Module] | None = None
     version: str | int | None = None
+    source: Source | None = None
 
     def __post_init__(self) -> None:
         count_batches(self.train)

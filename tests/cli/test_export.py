@@ -13,7 +13,6 @@ from optuna.trial import FrozenTrial, create_trial
 from nsopt.cli import export
 from nsopt.cli.export import ExportOptions, _choose, _with_answer, _without_shares
 from nsopt.compute.device import Compute
-from nsopt.data.source import Source
 from nsopt.deployment.check import ExportCheck
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import TableArchitecture
@@ -99,7 +98,7 @@ def test_an_export_never_replaces_the_storage(tmp_path: Path) -> None:
 
 @pytest.fixture
 def digits_study(narrow: TableArchitecture) -> Study:
-    task = Subject(narrow, first_digits(100, 20), Source("digits"), SETTINGS)
+    task = Subject(narrow, first_digits(100, 20), SETTINGS)
     return task.open_study(InMemoryStorage(), "uniform", Compute(torch.device("cpu"), "fp32"))
 
 

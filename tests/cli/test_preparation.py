@@ -1,5 +1,6 @@
 """Budgets as the options of a command give them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,10 @@ import torch
 import nsopt
 from nsopt.cli.options import SizeOptions
 from nsopt.cli.preparation import announce, read_sizes
-from nsopt.data.source import Source
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.models.architecture import TableArchitecture
 from nsopt.scaling.cost import LinearCost
 from nsopt.scaling.metric import LATENCY, PARAMS
-from nsopt.session.presets import get_preset
-from nsopt.session.subject import Subject
 from nsopt.study.comparison import Size, make_sizes
 from tests.conftest import call_nsopt
 from tests.study.test_comparison import SETTINGS
@@ -57,10 +55,9 @@ def test_the_batches_of_a_task_are_its_own(
     narrow: TableArchitecture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task = nsopt.Task([(torch.zeros(2, 3), torch.zeros(2))], name="pitch")
-    announce(Subject(narrow, task, Source("pitch"), SETTINGS), get_preset("smoke"))
+    announce(narrow, task, SETTINGS, "why")
     assert "training: 1 epoch, batches of the task, learning rate" in capsys.readouterr().out
-    subject = Subject(narrow, task, Source("pitch"), SETTINGS, trainer=lambda model, *_: model)
-    announce(subject, get_preset("smoke"))
+    announce(narrow, replace(task, trainer=lambda model, *_: model), SETTINGS, "why")
     assert "training: 1 epoch, by the trainer of the task\n" in capsys.readouterr().out
 
 

@@ -23,9 +23,8 @@ from nsopt.models.registry import get_architecture
 from nsopt.reports.results import read_results
 from nsopt.scaling.budget import Budget, Limit
 from nsopt.scaling.metric import PARAMS
-from nsopt.session.subject import Subject
 from nsopt.session.workspace import Workspace
-from tests.conftest import call_nsopt
+from tests.conftest import call_nsopt, first_digits
 from tests.deployment.test_artifacts import make_network
 from tests.e2e.test_user_errors import assert_fails
 
@@ -76,7 +75,7 @@ def test_the_export_of_compress_replaces_a_symbolic_link(tmp_path: Path) -> None
     folder.mkdir()
     (folder / "macs-50-percent.pt").symlink_to(victim)
     compressed = SimpleNamespace(budget="macs=50%", network=make_network(50.0))
-    asked = cast(Compressed, compressed), folder, cast(Subject, SimpleNamespace(arch=None))
+    asked = cast(Compressed, compressed), folder, get_architecture("vgg11"), first_digits(2, 2)
     assert _export(*asked, []) == "macs-50-percent.pt"
     assert victim.read_text() == "precious"
     (file,) = folder.iterdir()
@@ -87,7 +86,7 @@ def test_the_export_of_compress_replaces_a_symbolic_link(tmp_path: Path) -> None
 def test_the_export_of_compress_writes_only_what_changed_beside_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write(network: KeptNetwork, path: Path, form: str, subject: Subject) -> None:
+    def write(network: KeptNetwork, path: Path, form: str, *_: object) -> None:
         written.append(form)
         if form in broken:
             raise NsoptError("why")
@@ -96,7 +95,7 @@ def test_the_export_of_compress_writes_only_what_changed_beside_the_same_weights
     written, broken, forms = list[str](), set[str](), ["onnx", "pt2"]
     monkeypatch.setattr("nsopt.cli.compress._export_checked", write)
     compressed = SimpleNamespace(budget="macs=50%", network=make_network(50.0))
-    asked = cast(Compressed, compressed), tmp_path, cast(Subject, SimpleNamespace(arch=None))
+    asked = cast(Compressed, compressed), tmp_path, get_architecture("vgg11"), first_digits(2, 2)
     file, names = tmp_path / "macs-50-percent.onnx", "macs-50-percent.pt2, macs-50-percent.pt"
     for again in (forms, ["onnx"], ["onnx"]):
         for _ in range(2):

@@ -19,7 +19,6 @@ from torch import nn
 import nsopt
 from nsopt.compute.device import Compute
 from nsopt.data.images import ImageData, ImageSet
-from nsopt.data.source import Source
 from nsopt.deployment.artifacts import BestNetworks, best_trials
 from nsopt.errors import NsoptError
 from nsopt.latency.model import LatencyModel
@@ -93,7 +92,7 @@ def sizes_of_ratios(
 
 def make_comparison(arch: TableArchitecture, data: ImageData) -> Comparison:
     return Comparison(
-        subject=Subject(arch, data, Source("digits"), SETTINGS),
+        subject=Subject(arch, data, SETTINGS),
         methods=get_methods(METHODS),
         sizes=sizes_of_ratios(arch, PARAMS, [0.5]),
         seeds=2,

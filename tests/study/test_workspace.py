@@ -74,9 +74,7 @@ def test_images_are_known_under_the_name_of_their_study(
     """A worker finds its study though the folder has another name on its machine."""
     folder = write_images(tmp_path / "photos", ("train", "val", "test"))
     source = Source(f"folder:{folder}")
-    task = dataclasses.replace(
-        comparison.subject, data=load_source(source, tmp_path), source=source
-    )
+    task = dataclasses.replace(comparison.subject, data=load_source(source, tmp_path))
     study = task.open_study(place.storage, "uniform", CPU)
     folder.rename(tmp_path / "moved")
     images = load_images(study, f"folder:{tmp_path / 'moved'}", tmp_path)

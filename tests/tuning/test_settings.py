@@ -18,7 +18,6 @@ from optuna.trial import TrialState
 
 import nsopt
 from nsopt.data.images import ImageData
-from nsopt.data.source import Source
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.latency.model import LatencyModel
 from nsopt.models.architecture import TableArchitecture
@@ -45,7 +44,7 @@ optuna.logging.set_verbosity(optuna.logging.CRITICAL)
 @pytest.fixture
 def tuning(narrow: TableArchitecture, digits: ImageData) -> Tuning:
     return Tuning(
-        subject=Subject(narrow, digits, Source("digits"), SETTINGS),
+        subject=Subject(narrow, digits, SETTINGS),
         metric=PARAMS,
         budget=sizes_of_ratios(narrow, PARAMS, [0.5])[0].budget,
         over="eta",
