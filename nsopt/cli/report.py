@@ -19,23 +19,19 @@ class ReportOptions(StoredOptions):
 
 
 def report(options: ReportOptions = ReportOptions()) -> None:
-    """Write the report of a stored study, or of its tuning, from what the storage holds.
+    """Write the report of a stored study again. Of tunings optuna-dashboard shows plots.
 
     Example: nsopt report --storage sqlite:///study.db --out report
     """
     from nsopt.reports.page import write_report
     from nsopt.reports.results import read_results
-    from nsopt.reports.tuning import is_about_tuning, write_tuning_report
     from nsopt.storage.urls import storage_file
 
-    url, name = options.find_url(), options.name
+    url = options.find_url()
     file = storage_file(url)
     out = options.out or (file.parent if file else Path()) / "report"
     check_writable(out, "--out")
-    if is_about_tuning(url, name):
-        page = write_tuning_report(url, name, out)
-    else:
-        results = read_results(url, name)
-        page = write_report(results, out)
-        tell_what_is_fixed(results.task.fixed)
+    results = read_results(url, options.name)
+    page = write_report(results, out)
+    tell_what_is_fixed(results.task.fixed)
     console.print(str(page), soft_wrap=True)

@@ -16,7 +16,7 @@ from nsopt.scaling.record import Iteration
 from nsopt.settings import BATCH_SIZE, batch_unit
 from nsopt.storage import schema, trials
 from nsopt.storage.opening import existing_storage
-from nsopt.storage.studies import comparisons, load_studies, only_comparison, tunings
+from nsopt.storage.studies import comparisons, load_studies, only_comparison
 from nsopt.storage.urls import hide_password
 
 CONDITIONS = ["device", "precision", "batch_size", "torch_version", "protocol", "runtime"]
@@ -148,9 +148,11 @@ def read_results(url: str, name: str | None = None, storage: BaseStorage | None 
     """
     storage = storage or existing_storage(url)
     name = name or only_comparison(storage)
+    if schema.is_tuning(name):
+        raise NsoptError(f"{name} is a tuning: optuna-dashboard {hide_password(url)} shows it")
     studies = load_studies(storage, name)
     if not studies:
-        raise unknown_name("study", name, comparisons(storage) + tunings(storage))
+        raise unknown_name("study", name, comparisons(storage))
     compared = {method: study for method, study in studies.items() if not schema.is_search(method)}
     points = [
         (study, trial, point)

@@ -1,6 +1,5 @@
-"""Tuning studies: a table of trials, a note and a figure for optuna-dashboard, and a report."""
+"""Tuning studies: a table of trials, and a note and a figure for optuna-dashboard."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,21 +8,15 @@ import plotly.graph_objects as go
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from nsopt.errors import NsoptError
-from nsopt.files import write_whole
 from nsopt.reports.dashboard import describe_protocol, escape_text, make_markdown_table
 from nsopt.reports.style import apply_style
-from nsopt.reports.template import flatten, fragment, render_template
 from nsopt.storage import schema, trials
-from nsopt.storage.opening import existing_storage
-from nsopt.storage.studies import comparisons, load_studies, quiet_optuna, tunings
-from nsopt.storage.urls import hide_password
+from nsopt.storage.studies import quiet_optuna
 from nsopt.tuning.best import best_trial, scores_of
 
 _QUESTIONS = {
     "pretrain-epochs": "How many epochs P should a network train before it is pruned?",
     "eta": "For which eta does Algorithm 3 end near the budget, in few steps?",
-    "scores": "Which law stays closest to the trained network at a budget?",
 }
 _PARAMETERS = {"pretrain_epochs": "P"}  # in fewer letters
 _OUTCOMES = {"params": "parameters", "test_score": "test"}
@@ -142,49 +135,3 @@ def tuning_rows(study: Study) -> list[dict[str, str]]:
         )
         rows.append({name: _format(value) for name, value in row.items()})
     return rows
-
-
-def is_about_tuning(url: str, name: str | None) -> bool:
-    """Return whether a report on `name` is about tuning: by the name, or because the storage has
-    only searches besides. Raises NsoptError if nothing is stored there."""
-    if name is not None:
-        return schema.is_tuning(name)
-    storage = existing_storage(url)
-    kinds = [kind for compared in comparisons(storage) for kind in load_studies(storage, compared)]
-    return bool(tunings(storage)) and all(map(schema.is_search, kinds))
-
-
-def write_tuning_report(url: str, name: str | None, folder: Path) -> Path:
-    """Write `index.html` about the tuning studies of a task; return its path.
-
-    Args:
-        name: ARCH-DATA-PRESET-tune; None takes the only one in the storage.
-
-    Raises:
-        NsoptError: if it is missing.
-    """
-    storage = existing_storage(url)
-    names = tunings(storage)
-    if name is None and len(names) == 1:
-        name = names[0]
-    if name not in names:
-        known = ", ".join(names) or "none"
-        raise NsoptError(f"choose a tuning with name=: at {hide_password(url)} are {known}")
-    studies = [study for study in load_studies(storage, name).values() if study.trials]
-    folder.mkdir(parents=True, exist_ok=True)
-    page = folder / "index.html"
-    described = [_describe(study, index) for index, study in enumerate(studies)]
-    write_whole(page, render_template("tuning.html", name, studies=described).encode())
-    return page
-
-
-def _describe(study: Study, index: int) -> dict[str, Any]:
-    return {
-        "name": study.study_name,
-        "question": _find_question(study),
-        "verdict": _find_verdict(study),
-        "figure": fragment(draw_tuning(study), f"tuning-{index}"),
-        "rows": tuning_rows(study),
-        "settings": flatten(schema.read_settings(study)),
-        "provenance": flatten(trials.read_all_provenance(study)),
-    }

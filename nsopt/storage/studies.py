@@ -51,11 +51,6 @@ def comparisons(storage: BaseStorage) -> list[str]:
     return [prefix for prefix in _list_prefixes(storage) if not schema.is_tuning(prefix)]
 
 
-def tunings(storage: BaseStorage) -> list[str]:
-    """Return the prefixes of the tuning studies in a storage."""
-    return [prefix for prefix in _list_prefixes(storage) if schema.is_tuning(prefix)]
-
-
 def _list_prefixes(storage: BaseStorage) -> list[str]:
     return sorted({schema.split_name(name)[0] for name in _list_ours(storage)})
 
@@ -70,7 +65,8 @@ def only_comparison(storage: BaseStorage) -> str:
     """Return the name of the only comparison. Raises NsoptError unless there is exactly one."""
     names = comparisons(storage)
     if not names:
-        raise NsoptError("the storage has no study of nsopt: run nsopt study first")
+        also = ", only tunings, which optuna-dashboard shows" if _list_prefixes(storage) else ""
+        raise NsoptError(f"the storage has no study of nsopt{also}: run nsopt study first")
     if len(names) > 1:
         raise NsoptError(f"choose a study with name=: stored are {', '.join(names)}")
     return names[0]
