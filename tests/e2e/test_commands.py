@@ -145,10 +145,10 @@ def test_study_uses_the_best_eta_of_a_named_tuning_study(tmp_path: Path) -> None
     assert " --prune-every=1 " in done.stdout
     assert f" --device=cpu --batch-size=32 {tuned}" in done.stdout
     assert call_nsopt(*tune).stdout.count("from the budget,") == 0  # nothing was left to do
-    report = call_nsopt("report", f"--storage={storage}", f"--out={tmp_path / 'report'}")
-    page = Path(report.stdout.strip()).read_text()
-    assert "vgg11-digits-12each-smoke-tune/eta" in page
-    assert page.count("<tr><td>") >= 4
+    assert_fails(call_nsopt("report", f"--storage={storage}"), "only tunings, which optuna-dash")
+    name = "--name=vgg11-digits-12each-smoke-tune"
+    shown = f"is a tuning: optuna-dashboard {storage} shows it"
+    assert_fails(call_nsopt("report", f"--storage={storage}", name), shown)
     study = call_nsopt(
         *("study", "--methods=uniform", "--ratios=0.03", "--seeds=1", "--epochs=1"),
         *("--tuned=vgg11-digits-12each-smoke-tune/eta", f"--storage={storage}"),

@@ -18,11 +18,10 @@ from optuna.trial import TrialState
 
 import nsopt
 from nsopt.data.images import ImageData
-from nsopt.errors import NsoptError, unknown_name
+from nsopt.errors import NsoptError
 from nsopt.latency.model import LatencyModel
 from nsopt.models.architecture import TableArchitecture
 from nsopt.progress import Silent
-from nsopt.reports.results import read_results
 from nsopt.reports.tuning import draw_tuning, publish_tuning
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import PARAMS
@@ -218,13 +217,6 @@ def test_a_tuning_whose_trials_all_failed_says_why(tuning: Tuning, place: Worksp
     optuna.logging.get_logger("optuna").removeHandler(handler)
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     assert logged.getvalue() == ""
-
-
-def test_a_report_of_an_unknown_study_names_the_tunings(tuning: Tuning, place: Workspace) -> None:
-    run_tuning(dataclasses.replace(tuning, trials=1), place, Silent())
-    with pytest.raises(NsoptError, match=r"known are vgg11-digits-test-tune$"):
-        read_results(place.url, "vgg11-digits-test")
-    assert str(unknown_name("study", "vgg11", [])) == "unknown study 'vgg11'"
 
 
 def test_a_worker_of_a_tuning_is_refused(tuning: Tuning, place: Workspace) -> None:
