@@ -27,7 +27,9 @@ def opened(path: Path) -> Iterator[Path]:
             raise NsoptError(f"no folder or zip at {path}: check the path")
         yield path if path.is_dir() else _unpack(path)
     except OSError as error:
-        raise NsoptError(f"{error.filename or path} cannot be read: {error.strerror}") from None
+        raise NsoptError(
+            f"{error.filename or path} cannot be read: {error.strerror}: check it"
+        ) from None
 
 
 def _unpack(path: Path) -> Path:

@@ -73,7 +73,7 @@ def load_images(
     with opened(path) as place:
         files = images_in(place, LeftOut())
         if not files:
-            raise NsoptError(f"{path}: no images")
+            raise NsoptError(f"{path}: no images: give a folder of images")
         order = np.random.default_rng(0).permutation(len(files))[:most]
         images, damaged = decode([[files[i] for i in sorted(order)]], image_size, LeftOut())
     refuse_damaged(damaged, path, "replace or remove them")
@@ -103,7 +103,8 @@ def load_folder(source: Source) -> ImageData:
     for part, images in sets.items():
         counts = images.labels.bincount(minlength=len(classes))
         if not counts.all():
-            raise NsoptError(f"{path}: no complete image in {part}/{classes[int(counts.argmin())]}")
+            empty = classes[int(counts.argmin())]
+            raise NsoptError(f"{path}: no complete image in {part}/{empty}: add some")
         if images.shape != sets["train"].shape:
             raise other_size(path / part)
     return ImageData(

@@ -395,5 +395,7 @@ def _hold_out(train: ImageSet, fraction: float, classes: int) -> tuple[ImageSet,
             stratify=train.labels.numpy(),
         )
     except ValueError as error:
-        raise NsoptError(f"the training images cannot be split by class: {error}") from None
+        raise NsoptError(
+            f"the training images cannot be split by class: {error}: add some, or give val/"
+        ) from None
     return train.take(np.sort(keep)), train.take(np.sort(hold))

@@ -129,10 +129,13 @@ def _read_annotations(val: Path, wnids: list[str], path: Path) -> dict[str, list
     for name, wnid, *_ in _read_rows(val / "val_annotations.txt", path):
         if wnid not in images:
             raise NsoptError(
-                f"{path}: val_annotations.txt names {wnid}, which train/ does not have"
+                f"{path}: val_annotations.txt names {wnid}, which train/ does not have: fetch it "
+                "again"
             )
         if Path(name).name != name:
-            raise NsoptError(f"{path}: val_annotations.txt names {name!r}: not a file in images/")
+            raise NsoptError(
+                f"{path}: val_annotations.txt names {name!r}, not a file in images/: fetch it again"
+            )
         images[wnid].append(val / "images" / name)
     return images
 
@@ -146,8 +149,8 @@ def _read_rows(file: Path, path: Path) -> list[list[str]]:
     try:
         rows = [line.split("\t") for line in file.read_text(encoding="utf-8").splitlines()]
     except ValueError as error:
-        raise NsoptError(f"{path}: {file.name} cannot be read ({error})") from None
+        raise NsoptError(f"{path}: {file.name} cannot be read ({error}): fetch it again") from None
     for number, row in enumerate(rows, start=1):
         if len(row) < 2:
-            raise NsoptError(f"{path}: line {number} of {file.name} is too short")
+            raise NsoptError(f"{path}: line {number} of {file.name} is too short: fetch it again")
     return rows

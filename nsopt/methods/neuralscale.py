@@ -52,7 +52,7 @@ class NeuralScale(Method):
         fitted = self.fitted_to(inputs.iterations)
         if fitted is None:
             done = len(inputs.iterations)
-            raise NoWidthsError(f"{self.name}: descent converged at iteration {done}")
+            raise NoWidthsError(f"{self.name}: descent converged at iteration {done}: take that")
         return fitted.law
 
     def variant(self, name: str) -> "NeuralScale | None":

@@ -322,7 +322,10 @@ def read_widths(arch: Architecture, widths: Widths) -> tuple[int, ...]:
     except (TypeError, ValueError, OverflowError):
         raise NsoptError(f"widths must be a list of integers, not {shorten(widths)}") from None
     if len(integers) != len(arch.base_widths):
-        raise NsoptError(f"{arch.name} has {len(arch.base_widths)} widths, got {len(integers)}")
+        raise NsoptError(
+            f"{arch.name} has {len(arch.base_widths)} widths, got {len(integers)}: give one for "
+            "each layer name"
+        )
     if integers != given or min(integers) < 1:
         raise NsoptError(f"widths must be integers of at least 1, got {given}")
     return integers
@@ -335,7 +338,10 @@ def read_kept(arch: Architecture, widths: Sequence[int], kept: Kept) -> list[Int
     """
     given = len(kept) if isinstance(kept, Sized) else shorten(kept)
     if given != len(arch.layer_names):
-        raise NsoptError(f"{arch.name} has {len(arch.layer_names)} groups, got {given}")
+        raise NsoptError(
+            f"{arch.name} has {len(arch.layer_names)} groups, got {given}: give one for each layer "
+            "name"
+        )
     groups = zip(arch.layer_names, widths, kept, strict=True)
     return [_read_indices(name, width, units) for name, width, units in groups]
 

@@ -155,7 +155,10 @@ class NeuralScaleSampler(BaseSampler):
         self._law, self._cost, self._solver = law, _read_cost(cost, network), solver
         names = network if isinstance(network, Sequence) else network.layer_names
         if len(names) != law.layers:
-            raise NsoptError(f"{len(names)} layer names for a law of {law.layers} layers")
+            raise NsoptError(
+                f"{len(names)} layer names for a law of {law.layers} layers: give the law of this "
+                "network"
+            )
         if not 0 <= spread < math.inf:
             raise NsoptError(f"spread must be a number of at least 0, got {spread}")
         if spread and not isinstance(law, PowerLaw):

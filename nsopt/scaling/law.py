@@ -115,7 +115,10 @@ class PowerLaw:
 
         w, t = read_numbers("widths", widths), read_numbers("tau", tau)
         if w.ndim != 2 or t.shape != w.shape[:1]:
-            raise NsoptError(f"widths (N, L) and tau (N,) do not match: {w.shape} and {t.shape}")
+            raise NsoptError(
+                f"widths and tau do not match: they must be (N, L) and (N,), not {w.shape} and "
+                f"{t.shape}"
+            )
         if not (np.isfinite(w).all() and np.isfinite(t).all() and (w > 0).all() and (t > 0).all()):
             raise NsoptError("the widths and sizes of a fit must be positive and finite")
         if np.unique(t).size < 2:
@@ -179,7 +182,10 @@ class PowerLaw:
         The product has the lower r2 and no record.
         """
         if self.layers != other.layers:
-            raise NsoptError(f"laws of {self.layers} and {other.layers} layers have no product")
+            raise NsoptError(
+                f"laws of {self.layers} and {other.layers} layers have no product: give two of "
+                "one network"
+            )
         r2 = np.minimum(self.r2, other.r2)
         return PowerLaw(self.alpha * other.alpha, self.beta + other.beta, r2)
 
@@ -228,9 +234,11 @@ def read_law(path: Path, iteration: int | None = None) -> PowerLaw:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise NsoptError(f"cannot read a law from {path}: {error.strerror}") from None
+        raise NsoptError(f"cannot read a law from {path}: {error.strerror}: check it") from None
     except ValueError as error:
-        raise NsoptError(f"{path} is not JSON: {error}") from None
+        raise NsoptError(
+            f"{path} is not JSON: {error}: write it with json.dumps(law.to_dict())"
+        ) from None
     laws = content if isinstance(content, list) else [content]
     if iteration is not None:
         laws = [law for law in laws if isinstance(law, dict) and law.get("iteration") == iteration]

@@ -257,7 +257,7 @@ def _check_growth(law: ScalingLaw) -> None:
     small, large = law.widths([1.0, 2.0])
     if (large < small).any() or not (large > small).any():
         raise NoWidthsError(
-            "the law does not grow with the network (beta < 0, or 0 in every layer)"
+            "the law does not grow with the network (beta < 0, or 0 in every layer): prune farther"
         )
 
 
@@ -313,7 +313,7 @@ def _find_scale_beyond(law: ScalingLaw, cost: CostFunction, budget: float, grid:
         high *= 2
         if high > _LARGEST_SCALE:
             raise NoWidthsError(
-                f"the law is too flat to reach {_name_budget(cost, budget)} at any size"
+                f"the law is too flat to reach {_name_budget(cost, budget)}: prune farther"
             )
     low = high / 2
     while not fits(low) and not is_narrowest(low) and low > 1 / _LARGEST_SCALE:

@@ -49,7 +49,7 @@ class AgreementScore:
         if distance is None and not differ(self._wanted):
             raise NsoptError(
                 "the trained network returns the same numbers for all inputs, so nothing tells how "
-                "closely others follow it: are these its trained weights, and usual inputs?"
+                "closely others follow it: check its weights and the inputs"
             )
         self._variances = measure_variances(self._wanted) if distance is None else []
         if distance is not None and not self.compare(model).distances.isfinite().all():

@@ -162,7 +162,9 @@ def measure_again(
     name = name or only_comparison(storage)
     trained = _find_trained(storage, name)
     if not trained:
-        raise NsoptError(f"no completed trial of {name} at {hide_password(url)}: nothing to time")
+        raise NsoptError(
+            f"no completed trial of {name} at {hide_password(url)}: run its command first"
+        )
     study = trained[0].study
     arch = read_architecture(schema.read_task(study), arch_name, task)
     inputs = None if task is None else task.inputs

@@ -81,7 +81,9 @@ def read_stored_law(
             f"no search of {name} is stored at {hide_password(workspace.url)}: run one first"
         )
     if method.needs_trained_network:
-        raise NoWidthsError(f"{method.name} has one law per trained network, so none is stored")
+        raise NoWidthsError(
+            f"{method.name} has one law per trained network, so none is stored: take another method"
+        )
     first, *_ = ours.values()
     arch = read_architecture(schema.read_task(first), arch_name, task)
     # The settings of a search by another price name that price.
@@ -97,7 +99,7 @@ def read_stored_law(
             f"no {kind} of {name} is stored at {hide_password(workspace.url)}: run one first"
         )
     if iteration is not None and iteration > len(history):
-        raise NsoptError(f"{name} has no iteration {iteration}: its last is {len(history)}")
+        raise NsoptError(f"{name} has no iteration {iteration}: take one up to {len(history)}")
     chosen = history[:iteration]
     cost = PARAMS.cost(arch)
     inputs = LawInputs(arch, cost, cost(arch.base_widths), chosen)

@@ -66,7 +66,7 @@ def count_batches(loader: Any) -> int:
             "__iter__"
         )
     if not count:
-        raise NsoptError("the loader has no batches")
+        raise NsoptError("the loader has no batches: give a DataLoader, or a list")
     return count
 
 
@@ -184,7 +184,7 @@ class LoaderBatches:
         if batch is None:
             raise NsoptError(
                 f"the loader says that it has {self.per_epoch} batches, but ends after "
-                f"{self._position}"
+                f"{self._position}: give one that restarts in each epoch, as a DataLoader does"
             )
         self._position += 1
         return batch

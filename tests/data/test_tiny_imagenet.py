@@ -136,8 +136,8 @@ def test_subsets_out_of_range_are_refused(folder: Path, subset: Subset, message:
         ("val/val_annotations.txt", b"val_00.JPEG\n", "line 1 of val_annotations.txt is too short"),
         ("words.txt", b"n01\tgoldfish\nn02\n", "line 2 of words.txt is too short"),
         ("words.txt", b"\xff\n", "words.txt cannot be read .*utf-8"),
-        ("val/val_annotations.txt", b"../x.png\tn01\n", "names '../x.png': not a file in images/"),
-        ("val/val_annotations.txt", b"/x.png\tn01\n", "names '/x.png': not a file in images/"),
+        ("val/val_annotations.txt", b"../x.png\tn01\n", "names '../x.png', not a file in images/"),
+        ("val/val_annotations.txt", b"/x.png\tn01\n", "names '/x.png', not a file in images/"),
     ],
 )
 def test_the_error_for_a_bad_line_names_its_file(

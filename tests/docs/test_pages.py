@@ -27,11 +27,8 @@ from nsopt.data.images import ImageData
 from nsopt.models.architecture import Architecture, TableArchitecture
 from nsopt.models.registry import get_architecture
 from nsopt.reports.results import Results
-from nsopt.scaling.budget import read_budgets
-from nsopt.scaling.law import PowerLaw
-from nsopt.scaling.metric import PARAMS
 from nsopt.session.presets import get_preset
-from nsopt.storage.schema import TaskDescription, width_key
+from nsopt.storage.schema import TaskDescription
 from tests.compression.test_compress import SETTINGS
 from tests.conftest import first_digits
 from tests.forked import Forked
@@ -293,20 +290,3 @@ def test_docstrings_use_a_section_that_the_site_shows_as_code() -> None:
     """The site shows a section `Example:` as a quotation, and `Examples:` as code."""
     for file in (ROOT / "nsopt").rglob("*.py"):
         assert not re.search(r"^ *Example:$", file.read_text(), re.M), file
-
-
-def test_the_table_of_joint_budgets_is_computed() -> None:
-    arch = get_architecture("vgg11")
-    *_, published = json.loads((ROOT / "tests/golden/vgg11-cifar10.laws.json").read_text())
-    laws = nsopt.uniform_curve(arch.base_widths), PowerLaw.from_dict(published)
-    page = (ROOT / "docs/budgets.md").read_text()
-    rows = re.findall(r"\| `(.*,.*)` \| ([\d-]+) .* \| (\w+) \| ([\d-]+) .* \| (\w+) \|", page)
-    assert len(rows) == 2
-    for budgets, *cells in rows:
-        budget = read_budgets(budgets, PARAMS)[0].at(arch)
-        limits = [(limit.metric.cost(arch), limit.number) for limit in budget.limits]
-        fits = [nsopt.solve_widths(law, limits) for law in laws]
-        computed = [
-            (width_key(fit.widths), budget.metric.parts[fit.binding or 0].name) for fit in fits
-        ]
-        assert tuple(cells) == (*computed[0], *computed[1])

@@ -123,7 +123,7 @@ def test_widths_uses_the_law_of_a_stored_search(tmp_path: Path) -> None:
     assert arch.cost("params")(row["widths"]) == row["params"] <= row["budget"]
     assert_fails(
         call_nsopt("widths", storage, "--iteration=5"),
-        "vgg11-digits-60each-smoke has no iteration 5: its last is 1",
+        "vgg11-digits-60each-smoke has no iteration 5: take one up to 1",
     )
     assert_fails(
         call_nsopt("widths", storage, "--arch=resnet18"),

@@ -450,7 +450,8 @@ def test_a_trial_without_a_law_fails_with_its_reason_and_the_worker_continues(
     studies = open_studies(place)
     (failed,) = studies["neuralscale-iter9"].trials
     assert failed.state == TrialState.FAIL
-    assert failed.user_attrs["error"] == "neuralscale-iter9: descent converged at iteration 1"
+    error = "neuralscale-iter9: descent converged at iteration 1: take that"
+    assert failed.user_attrs["error"] == error
     assert [trial.state for trial in studies["uniform"].trials] == [TrialState.COMPLETE]
     assert any("descent converged" in message for message in listener.messages)
 
