@@ -149,7 +149,7 @@ def read_results(url: str, name: str | None = None, storage: BaseStorage | None 
     storage = storage or existing_storage(url)
     name = name or only_comparison(storage)
     if schema.is_tuning(name):
-        raise NsoptError(f"{name} is a tuning: optuna-dashboard {hide_password(url)} shows it")
+        raise NsoptError(f"{name} is a tuning: run optuna-dashboard {hide_password(url)}")
     studies = load_studies(storage, name)
     if not studies:
         raise unknown_name("study", name, comparisons(storage))

@@ -147,7 +147,7 @@ def test_study_uses_the_best_eta_of_a_named_tuning_study(tmp_path: Path) -> None
     assert call_nsopt(*tune).stdout.count("from the budget,") == 0  # nothing was left to do
     assert_fails(call_nsopt("report", f"--storage={storage}"), "only tunings, which optuna-dash")
     name = "--name=vgg11-digits-12each-smoke-tune"
-    shown = f"is a tuning: optuna-dashboard {storage} shows it"
+    shown = f"is a tuning: run optuna-dashboard {storage}"
     assert_fails(call_nsopt("report", f"--storage={storage}", name), shown)
     study = call_nsopt(
         *("study", "--methods=uniform", "--ratios=0.03", "--seeds=1", "--epochs=1"),
