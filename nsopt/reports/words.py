@@ -6,14 +6,13 @@ seeds, or for images that of a sample of so many test images if it is wider.
 """
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from nsopt.methods.registry import get_method, is_method, method_label
-from nsopt.reports.doubts import doubt_latencies
 from nsopt.reports.results import Results
 from nsopt.reports.tables import name_binding, summary
 from nsopt.scaling.metric import LATENCY, get_metric
@@ -25,8 +24,6 @@ _COVERAGE = 0.9
 _QUANTILE = 1.645  # of the normal distribution, for this coverage
 _AS_MUCH = 1.05  # ratios of costs below this are not worth a word
 _ABOVE = 1.005  # of a budget: a latency that is not above it when rounded to a percent
-_MORE_SEEDS = 5
-_TOO_SHORT = ("smoke",)  # presets that rank nothing
 _COSTS = {"params": "parameters", "macs": "MACs", "latency_ms": "time"}
 
 
@@ -54,8 +51,7 @@ class Verdict(NamedTuple):
     """The result at one budget.
 
     Attributes:
-        method: the one to take, or several with the same widths: the best by validation accuracy,
-            or the cheaper one if no difference is shown, unless `nsopt compress` chose already.
+        method: the best by validation accuracy, or several with the same widths.
         widths: of that method; empty if they differ between seeds.
         is_certain: whether the interval of the difference excludes zero.
         row: of the summary, of that method.
@@ -116,7 +112,7 @@ def _judge_budget(results: Results, rows: pd.DataFrame) -> Verdict:
     equals = _find_equals(results, best, rows["method"])
     label = " and ".join(map(method_label, equals))
     rival = _choose_rival(rows[~rows["method"].isin(equals)], results.methods[0])
-    pick, method, difference = best, label, None
+    difference = None
     if chance := _describe_chance(results, rows):
         text = chance
     elif rival is None:
@@ -125,21 +121,13 @@ def _judge_budget(results: Results, rows: pd.DataFrame) -> Verdict:
         images = results.image_counts.get("test")
         difference = paired_difference(*_pair_scores(results, best, rival), images)
         text = _compare(results, best, equals, rival, difference)
-        decided = bool(results.networks) or results.settings.get("preset") in _TOO_SHORT
-        if not (difference is None or difference.is_certain or decided):
-            costs = ["macs"] if doubt_latencies(results) else ["latency_ms", "macs"]
-            cheaper, saves = _choose_cheaper(best, rival, costs)
-            if saves and not _is_behind(cheaper, rows, costs):
-                pick, method = cheaper, label if cheaper is best else method_label(rival["method"])
-                text += f" Take {method}: {saves}."
-            text += f" {max(_MORE_SEEDS, 2 * difference.n)} seeds would tell more."
-    widths = _find_widths(results, pick, pick["method"])
+    widths = _find_widths(results, best, best["method"])
     return Verdict(
-        text=f"{_format_budget(best)}: {text}{_describe_limits(results, rows, pick)}",
-        method=method,
+        text=f"{_format_budget(best)}: {text}{_describe_limits(results, rows, best)}",
+        method=label,
         widths=width_key(*widths) if len(widths) == 1 else "",
         is_certain=difference is not None and difference.is_certain,
-        row=pick,
+        row=best,
     )
 
 
@@ -168,15 +156,15 @@ def _describe_score(results: Results, row: pd.Series) -> str:
     return f"{results.show_score(scores.mean())} {results.final_name} ({shown})"
 
 
-def _describe_limits(results: Results, rows: pd.DataFrame, pick: pd.Series) -> str:
+def _describe_limits(results: Results, rows: pd.DataFrame, best: pd.Series) -> str:
     """Return sentences about the budget: whether its law is extrapolated there, which limit binds,
     and which networks are slower."""
     text = ""
-    if not pd.isna(pick["beyond_record"]):
-        factor = describe_reach(pick["beyond_record"])
+    if not pd.isna(best["beyond_record"]):
+        factor = describe_reach(best["beyond_record"])
         text += f" The budget is {factor}: its law is extrapolated there."
-    if name_binding(pick):
-        text += f" The budget of {name_binding(pick)} binds."
+    if name_binding(best):
+        text += f" The budget of {name_binding(best)} binds."
     if results.is_timed_as_budgets:
         text += "".join(_describe_excess(row, results.batch_unit) for _, row in rows.iterrows())
     return text
@@ -246,7 +234,7 @@ def _compare(
             f"{rival_label} ({interval}).{price}"
         )
     gain = _signed(difference.mean)
-    return f"no difference shown. {scores} ({gain}; {difference.interval})."
+    return f"no difference shown. {scores} ({gain}; {difference.interval}).{price}"
 
 
 def _signed(value: float) -> str:
@@ -266,25 +254,6 @@ def _compare_costs(row: pd.Series, rival: pd.Series) -> str:
         if max(factor, 1 / factor) >= _AS_MUCH:  # NaN where a latency is unknown
             parts.append(f"{factor:.2g}x the {unit}")
     return " and ".join((", ".join(parts[:-1]), parts[-1])) if len(parts) > 1 else "".join(parts)
-
-
-def _choose_cheaper(
-    best: pd.Series, rival: pd.Series, costs: Iterable[str]
-) -> tuple[pd.Series, str]:
-    """Return the row that is cheaper in the first cost in which they differ, and what it saves;
-    `best` and "" if neither is cheaper."""
-    for column in costs:
-        factor = best[column] / rival[column]
-        if max(factor, 1 / factor) >= _AS_MUCH:
-            row, share = (best, factor) if factor < 1 else (rival, 1 / factor)
-            return row, f"{share:.2g}x the {_COSTS[column]}"
-    return best, ""
-
-
-def _is_behind(row: pd.Series, rows: pd.DataFrame, costs: Sequence[str]) -> bool:
-    """Return whether another row has a higher score at no higher cost."""
-    better = rows[rows["final_mean"] > row["final_mean"]]
-    return bool((better[list(costs)] <= row[list(costs)]).all(axis=1).any())
 
 
 def _find_equals(results: Results, best: pd.Series, methods: Iterable[str]) -> list[str]:

@@ -152,7 +152,6 @@ def test_report_writes_a_page_into_the_given_folder(
     text = page.read_text(encoding="utf-8")
     assert "Trained network" in text
     assert ">nan<" not in text
-    assert " Take " not in text  # compress has chosen
     shown = format_networks(compressed[0].rows(), "")
     assert all(f">{row['test %']}</td>" in text for row in shown)
     assert "The widths that were compared" in text
