@@ -32,18 +32,18 @@ class MeasuredBudget:
 
     Attributes:
         arch: the network, with a latency model.
-        budget: the limit, in the unit of `metric`.
+        limit: in the unit of `metric`.
     """
 
     arch: Architecture
     law: ScalingLaw
     metric: Metric
-    budget: float
+    limit: float
     limits: Limits
 
     @property
     def milliseconds(self) -> float:
-        return dict(self.metric.limits_at(self.budget))[LATENCY]
+        return dict(self.metric.limits_at(self.limit))[LATENCY]
 
     def corrected(self, predicted: float) -> Architecture:
         """Return the network with its latency model scaled so that `predicted` milliseconds become
@@ -76,7 +76,7 @@ class MeasuredBudget:
 
     def _solve_at(self, predicted: float) -> Tried:
         cost = self.metric.cost(self.corrected(predicted))
-        fit = solve_widths(self.law, cost, self.budget, *self.limits, warn=False)
+        fit = solve_widths(self.law, cost, self.limit, *self.limits, warn=False)
         widths = tuple(fit.widths.tolist())
         return Tried(widths, float(LATENCY.cost(self.arch)(widths)))
 
@@ -92,7 +92,7 @@ class MeasuredBudget:
         multiple_of, min_width, max_width, fill = self.limits
         largest = None if max_width is None else np.asarray(max_width).tolist()
         return [
-            *(runtime.name, runtime.batch_size, self.metric.name, float(self.budget)),
+            *(runtime.name, runtime.batch_size, self.metric.name, float(self.limit)),
             *(np.asarray(multiple_of).tolist(), min_width, largest, fill),
             [[f"{width:.6e}" for width in self.law.widths(scale)] for scale in _SCALES.tolist()],
         ]

@@ -16,7 +16,7 @@ from nsopt.scaling.metric import MACS
 from nsopt.settings import BATCH_SIZE
 from nsopt.terminal import show_progress
 
-_RANDOM = 12  # networks, beside the whole one and the narrowest
+_RANDOM = 12  # networks, with the whole one and the narrowest
 _SPREAD = 0.6  # standard deviation of their log-widths
 _ROUNDS = 4
 _FLAT = 1.2  # if base widths take less than this times the narrowest, nsopt warns

@@ -51,7 +51,7 @@ class Latency:
     when: str = ""
     widths: tuple[int, ...] = ()
 
-    def beside(self, whole: "Latency") -> "Latency":
+    def relative_to(self, whole: "Latency") -> "Latency":
         """Return this record in milliseconds of the same hour as those of the whole network."""
         factor = self.ratio * whole.median_ms / self.median_ms
         names = "median_ms", "lower_quartile_ms", "upper_quartile_ms", "mean_ms"

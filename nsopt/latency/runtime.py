@@ -182,7 +182,7 @@ def choose_runtime(
 
     Raises:
         NsoptError: for an unknown name, a runtime that is not installed, a `measure` that is not
-            callable or beside a runtime, or a batch size below 1.
+            callable or given with a runtime, or a batch size below 1.
     """
     if batch_size < 1:
         raise NsoptError(f"latency of a batch of {batch_size}: give 1 or more")

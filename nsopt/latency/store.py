@@ -11,7 +11,7 @@ class Store:
 
     def __init__(self) -> None:
         self._latencies: list[Latency] = []
-        self._choices: dict[str, Widths] = {}
+        self._widths: dict[str, Widths] = {}
 
     def read(self) -> Sequence[Latency]:
         """Return the latencies of all networks, under any conditions."""
@@ -20,9 +20,9 @@ class Store:
     def write(self, latency: Latency) -> None:
         self._latencies.append(latency)
 
-    def read_choice(self, question: Sequence[object]) -> Widths | None:
+    def read_widths(self, budget: Sequence[object]) -> Widths | None:
         """Return the widths that were chosen for a key (`MeasuredBudget.identify`)."""
-        return self._choices.get(repr(question))
+        return self._widths.get(repr(budget))
 
-    def write_choice(self, question: Sequence[object], widths: Widths) -> None:
-        self._choices[repr(question)] = widths
+    def write_widths(self, budget: Sequence[object], widths: Widths) -> None:
+        self._widths[repr(budget)] = widths

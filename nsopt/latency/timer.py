@@ -58,7 +58,7 @@ class Timer:
             is_whole = tuple(widths) == tuple(arch.base_widths)
             whole = None if is_whole else self.time(arch, arch.base_widths)
             known = replace(self._measure(arch, widths, is_whole), widths=tuple(widths))
-            known = known.beside(whole) if whole else known
+            known = known.relative_to(whole) if whole else known
             self.store.write(known)
         return known
 
@@ -102,49 +102,49 @@ class Timer:
             return arch.with_latency(model.scaled(factor))
         return arch.with_latency(LinearCost(LATENCY.name, model, factor))
 
-    def find(self, asked: MeasuredBudget) -> Widths:
+    def find(self, budget: MeasuredBudget) -> Widths:
         """Return the widths that keep a budget as measured; they are found once.
 
         Raises:
             NoWidthsError: if no network that was timed is within the budget.
         """
-        key = asked.identify(self.runtime)
-        widths = self.store.read_choice(key)
+        key = budget.identify(self.runtime)
+        widths = self.store.read_widths(key)
         if widths is None:
-            found = self.solve(asked).widths
-            widths = self.store.read_choice(key) or found  # another process may have been faster
+            found = self.solve(budget).widths
+            widths = self.store.read_widths(key) or found  # another process may have been faster
             if widths is found:
-                self.store.write_choice(key, widths)
+                self.store.write_widths(key, widths)
         return widths
 
-    def solve(self, asked: MeasuredBudget) -> Tried:
+    def solve(self, budget: MeasuredBudget) -> Tried:
         """Return the largest widths that fit by measurement, see `find_widest`.
 
         Raises:
             NoWidthsError: if no network that was timed is within the budget.
         """
-        shown = asked.metric.show(asked.budget)
+        shown = budget.metric.show(budget.limit)
         self.progress.start(f"timing widths at {shown}", MOST_TIMED)
 
         def measure(widths: Widths) -> float:
-            latency = self.time(asked.arch, widths)
+            latency = self.time(budget.arch, widths)
             self.progress.advance()
-            return asked.bound(latency)
+            return budget.bound(latency)
 
-        tried = find_widest(asked.propose, measure, asked.milliseconds, self._choose_aim(asked))
+        tried = find_widest(budget.propose, measure, budget.milliseconds, self._choose_aim(budget))
         self.progress.message(
             f"{shown}: widths {'-'.join(map(str, tried.widths))} take at most "
             f"{tried.measured:.4g} ms"
         )
         return tried
 
-    def _choose_aim(self, asked: MeasuredBudget) -> float | None:
+    def _choose_aim(self, budget: MeasuredBudget) -> float | None:
         """Return the prediction at which a network fills the budget, by what was timed so far."""
-        cost, limit = LATENCY.cost(asked.arch), asked.milliseconds
+        cost, limit = LATENCY.cost(budget.arch), budget.milliseconds
         known = [
-            (float(cost(widths)), asked.bound(latency))
+            (float(cost(widths)), budget.bound(latency))
             for widths, latency in self.read().items()
-            if widths != tuple(asked.arch.base_widths)
+            if widths != tuple(budget.arch.base_widths)
         ]
         if not known:
             return None

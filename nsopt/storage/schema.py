@@ -254,18 +254,18 @@ def write_latency(study: Study, latency: Latency) -> None:
     study.set_user_attr(f"{_TIMED}{_make_digest((value['widths'], conditions))}", value)
 
 
-def write_answer(study: Study, question: Sequence[Any], answer: Sequence[int]) -> None:
-    """Store widths or budgets that were found once. `question` is everything that decides them."""
-    _answer(question).write(study, tuple(answer))
+def write_budget_widths(study: Study, budget: Sequence[Any], widths: Sequence[int]) -> None:
+    """Store widths that were found once. `budget` is everything that decides them."""
+    _widths_at(budget).write(study, tuple(widths))
 
 
-def read_answer(study: Study, question: Sequence[Any]) -> tuple[int, ...] | None:
-    """Return what `write_answer` stored; None if it did not."""
-    return _answer(question).read(study)
+def read_budget_widths(study: Study, budget: Sequence[Any]) -> tuple[int, ...] | None:
+    """Return what `write_budget_widths` stored; None if it did not."""
+    return _widths_at(budget).read(study)
 
 
-def _answer(question: Sequence[Any]) -> Attribute[tuple[int, ...]]:
-    return Attribute(f"answer:{_make_digest(list(question))}", tuple[PositiveInt, ...])
+def _widths_at(budget: Sequence[Any]) -> Attribute[tuple[int, ...]]:
+    return Attribute(f"widths:{_make_digest(list(budget))}", tuple[PositiveInt, ...])
 
 
 def write_latency_model(study: Study, model: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from nsopt.storage import schema
 
 
 class StoredTimings(Store):
-    """A `Store` that writes to one study, and also reads those beside it.
+    """A `Store` that writes to one study, and also reads the others of its task.
 
     Args:
         study: receives latencies and chosen widths.
@@ -27,9 +27,11 @@ class StoredTimings(Store):
     def write(self, latency: Latency) -> None:
         schema.write_latency(self._study, latency)
 
-    def read_choice(self, question: Sequence[object]) -> tuple[int, ...] | None:
-        choices = (schema.read_answer(study, question) for study in (self._study, *self._others()))
-        return next((widths for widths in choices if widths is not None), None)
+    def read_widths(self, budget: Sequence[object]) -> tuple[int, ...] | None:
+        known = (
+            schema.read_budget_widths(study, budget) for study in (self._study, *self._others())
+        )
+        return next((widths for widths in known if widths is not None), None)
 
-    def write_choice(self, question: Sequence[object], widths: tuple[int, ...]) -> None:
-        schema.write_answer(self._study, question, widths)
+    def write_widths(self, budget: Sequence[object], widths: tuple[int, ...]) -> None:
+        schema.write_budget_widths(self._study, budget, widths)

@@ -91,7 +91,7 @@ def test_the_solver_finds_the_widths_that_were_timed(narrow: TableArchitecture) 
     for aim in range(20, 80):
         widths, predicted, _ = asked.propose(aim)
         cost = LATENCY.cost(asked.corrected(predicted))
-        assert tuple(solve_widths(law, cost, asked.budget, *limits).widths.tolist()) == widths
+        assert tuple(solve_widths(law, cost, asked.limit, *limits).widths.tolist()) == widths
         assert predicted <= aim
 
 

@@ -106,7 +106,7 @@ def test_milliseconds_of_another_hour_are_those_of_the_whole_networks() -> None:
     clock = Drifting(0)
     whole, small = measure_latencies([WHOLE, SMALL], IMAGES, CPU, clock)
     clock.seconds = lambda model: 2 * exact(model)  # type: ignore[method-assign]
-    later = time_small(clock).beside(whole)
+    later = time_small(clock).relative_to(whole)
     assert later.median_ms == pytest.approx(small.median_ms, rel=0.06)
     assert later.lower_quartile_ms <= later.median_ms <= later.upper_quartile_ms
 

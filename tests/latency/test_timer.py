@@ -47,7 +47,7 @@ def test_widths_that_another_process_found_first_count(asked: MeasuredBudget) ->
 
         def write(self, latency: Latency) -> None:
             super().write(latency)
-            self.write_choice(asked.identify(timer.runtime), first)
+            self.write_widths(asked.identify(timer.runtime), first)
 
     first = asked.propose(0.5 * _BUDGET).widths
     as_predicted = choose_runtime("torch", lambda model, inputs: predict(asked, model))
@@ -94,7 +94,7 @@ def test_a_budget_below_the_narrowest_network_is_one_line(asked: MeasuredBudget)
     runtime = choose_runtime("torch", lambda model, inputs: 5 + predict(asked, model))
     timer = Timer(CPU, runtime, Listener())
     with pytest.raises(NoWidthsError, match="no widths fit a budget of 1 ms per batch: the smal"):
-        timer.solve(replace(asked, budget=1.0))
+        timer.solve(replace(asked, limit=1.0))
 
 
 def test_what_was_timed_before_a_function_fails_is_kept(asked: MeasuredBudget) -> None:

@@ -74,7 +74,7 @@ def stored(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> In
 def write_what_a_short_study_lacks(study: optuna.Study) -> None:
     widths = schema.read_task(study).base_widths
     schema.write_latency(study, replace(LATENCY, widths=widths))
-    schema.write_answer(study, ["latency"], widths)
+    schema.write_budget_widths(study, ["latency"], widths)
     model = {"constant": 1.0, "per_mac": 1e-6, "per_unit": [0.0] * len(widths)}
     schema.write_latency_model(study, model | {"runtime": "torch", "batch_size": 100})
 
@@ -159,7 +159,7 @@ def read_timed(storage: InMemoryStorage) -> None:
     """As widths does with budgets in milliseconds, and study."""
     study = optuna.load_study(study_name=UNIFORM, storage=storage)
     schema.read_latencies(study)
-    schema.read_answer(study, ["latency"])
+    schema.read_budget_widths(study, ["latency"])
 
 
 def read_work(storage: InMemoryStorage) -> None:
