@@ -1,1 +1,1 @@
-"""Tuning: laws by short trainings, P and eta by searches."""
+"""Tuning of P and eta."""

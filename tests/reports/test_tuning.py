@@ -83,7 +83,7 @@ def test_the_best_eta_says_on_which_side_of_the_budget_it_ends() -> None:
 
 
 def test_figures_show_all_trials() -> None:
-    one = make_study("x-tune/scores-macs-1000")
+    one = make_study("x-tune/pretrain-epochs-macs-1000")
     two = optuna.create_study(directions=["maximize", "minimize"])
     with pytest.warns(ExperimentalWarning):
         two.set_metric_names(["validation accuracy (%)", "search seconds"])

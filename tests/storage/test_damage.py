@@ -46,7 +46,7 @@ PREFIX = "vgg11-digits-30each-smoke"
 UNIFORM, SEARCH, TUNED = (
     f"{PREFIX}/uniform",
     f"{PREFIX}/search",
-    f"{PREFIX}-tune/scores-params-1000",
+    f"{PREFIX}-tune/pretrain-epochs-params-1000",
 )
 WRONG: tuple[Any, ...] = (0, -1, 2.5, math.nan, True, "x" * 300, [], [["x"]], {}, {"a": {"b": [1]}})
 MISSING = object()
