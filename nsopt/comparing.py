@@ -185,7 +185,7 @@ def compare(
         out: a folder for all results, from which the same call continues. By default only what is
             returned is kept, and networks are not.
         storage: URL of an Optuna storage; by default a file in `out`.
-        progress: receives steps and messages; by default bars on a terminal and nothing elsewhere;
+        progress: receives steps and messages; by default bars on a terminal, else lines on stderr;
             `nsopt.Silent()` for silence.
 
     Returns:

@@ -2,10 +2,12 @@
 
 import logging
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -24,7 +26,6 @@ _UNPRINTABLE = re.compile(
 )
 
 _LOG = logging.getLogger("nsopt")
-_LOG.addHandler(logging.NullHandler())  # silence unless the user turns logging on
 _PAUSE, _LOGGED_PAUSE = 5.0, 30.0  # seconds
 
 
@@ -163,8 +164,8 @@ def show_bars(console: PlainConsole, reword: Callable[[str], str] = str) -> Iter
 def show_progress(progress: Progress | None) -> Iterator[Progress]:
     """Yield `progress`, or by default bars on a terminal or in Jupyter.
 
-    Elsewhere messages, phases and a step every half minute go to the logger `nsopt`, at level INFO,
-    and warnings at level WARNING.
+    Elsewhere messages, phases and a step every half minute go to stderr; in a program that set up
+    `logging`, to the logger `nsopt`, at level INFO, and warnings at level WARNING.
     """
     console = PlainConsole()
     if progress is not None:
@@ -179,7 +180,10 @@ def show_progress(progress: Progress | None) -> Iterator[Progress]:
         bar.finish()
         return
     if not console.is_terminal:
-        lines = LineProgress(_LOG.info, pause=_LOGGED_PAUSE, warn=_LOG.warning)
+        if _LOG.hasHandlers():
+            lines = LineProgress(_LOG.info, pause=_LOGGED_PAUSE, warn=_LOG.warning)
+        else:
+            lines = LineProgress(partial(print, file=sys.stderr), pause=_LOGGED_PAUSE)
         with lines.repeating():
             yield lines
         return

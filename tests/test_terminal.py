@@ -50,7 +50,7 @@ def test_learning_milliseconds_shows_its_steps_on_a_terminal(
 ) -> None:
     learn_briefly(monkeypatch)
     nsopt.with_latency(tiny, "cpu")
-    assert "learning this device's latency" in capsys.readouterr().out
+    assert "timing 6 networks" in capsys.readouterr().out
 
 
 def test_progress_goes_to_the_log_without_a_terminal(
@@ -71,4 +71,14 @@ def test_progress_goes_to_the_log_without_a_terminal(
             now[0] += 31
             progress.advance()
         assert [record.message for record in caplog.records] == seen
-    assert not any(capsys.readouterr()), "a library call is quiet"
+    assert not any(capsys.readouterr())
+
+
+def test_progress_goes_to_stderr_without_a_terminal_and_without_logging(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.root, "handlers", [])
+    with show_progress(None) as progress:
+        progress.message("a message")
+        progress.warning("a warning")
+    assert capsys.readouterr() == ("", "a message\na warning\n")

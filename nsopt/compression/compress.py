@@ -88,7 +88,7 @@ def compress(
         out: a folder for all results. The same call then continues after an interruption, and
             optuna-dashboard shows its `study.db`. By default only the returned result is kept.
             The command line gives its workspace, with a storage and other processes.
-        progress: receives steps and messages; by default bars on a terminal and nothing elsewhere;
+        progress: receives steps and messages; by default bars on a terminal, else lines on stderr;
             `nsopt.Silent()` for silence.
 
     Returns:

@@ -41,7 +41,7 @@ def with_latency(
     Args:
         arch: an architecture, registered or traced.
         device: as torch names it, or auto.
-        progress: receives steps and warnings; by default bars on a terminal and nothing elsewhere;
+        progress: receives steps and warnings; by default bars on a terminal, else lines on stderr;
             `nsopt.Silent()` for silence.
         measure: a function that takes a network, in evaluation mode on the CPU, and a batch of
             inputs, and returns milliseconds, for example measured on a phone; by default nsopt

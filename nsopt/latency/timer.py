@@ -190,7 +190,7 @@ def solve_measured_widths(
         min_width: likewise.
         max_width: likewise.
         fill: likewise.
-        progress: receives steps and warnings; by default bars on a terminal and nothing elsewhere.
+        progress: receives steps and warnings; by default bars on a terminal, else lines on stderr.
         inputs: see `nsopt.with_latency`.
 
     Raises:

@@ -89,7 +89,7 @@ def search(
         arch: the family of networks; the search starts at its base widths.
         task: batches and loss; or images with labels.
         settings: by default those of the paper for CIFAR.
-        progress: receives steps and messages; by default bars on a terminal and nothing elsewhere;
+        progress: receives steps and messages; by default bars on a terminal, else lines on stderr;
             `nsopt.Silent()` for silence.
         checkpoint: a file from which the same call continues after an interruption. It is written
             every 30 seconds and removed at the end; after an error it keeps finished iterations.
