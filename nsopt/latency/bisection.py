@@ -73,7 +73,7 @@ def find_widest(
     if fits is not None:
         return fits
     if slow is None:
-        propose(_FARTHEST * budget)  # raises the reason why there are no widths
+        propose(budget)  # raises the reason why there are no widths
     fastest = slow.measured if slow else math.nan
     raise NoWidthsError(
         f"no widths fit a budget of {budget:.4g} ms per batch: the smallest measured network "
