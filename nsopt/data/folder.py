@@ -124,9 +124,10 @@ def _find_parts(
     if source.split is not None:
         return _divide(root, path, source.split, source.split_seed, left_out)
     if not (root / "train").is_dir():
+        also = "" if source.image_size else ", and image_size=64 if their sizes differ"
         raise NsoptError(
             f"{path} has no train/ folder: expected train/CLASS/IMAGE and test/CLASS/IMAGE, or "
-            "CLASS/IMAGE and split=0.8"
+            f"CLASS/IMAGE and split=0.8{also}"
         )
     parts = {
         part: _list_class_files(root / part, path, left_out)

@@ -474,7 +474,7 @@ def nothing(root: Path) -> str:
     ("make", "message"),
     [
         (missing, "no folder or zip"),
-        (without_train, "no train/ folder.*or CLASS/IMAGE and split=0.8"),
+        (without_train, "no train/ folder.*or CLASS/IMAGE and split=0.8, and image_size=64 if"),
         (without_test, "neither test/ nor val/ beside it: divide it with split=0.8"),
         (empty_class, "no images in train/bee: add some, or remove the class"),
         (single_class, "at least 2 class folders"),
