@@ -211,12 +211,12 @@ class Experts(nn.Module):
 
 
 class ByHand(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.first, self.weight = nn.Linear(6, 8), nn.Parameter(torch.randn(8, 8) / 3)
+        self.weight = nn.Parameter(torch.randn(inputs, outputs) / 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return (self.first(x).relu()[..., None] * self.weight).sum(-2)
+        return (x[..., None] * self.weight).sum(-2)
 
 
 class TwoReaders(nn.Module):
@@ -246,13 +246,15 @@ class Factors(nn.Linear):
 @pytest.mark.parametrize(
     ("make", "named"),
     [
-        (lambda: nn.LSTM(6, 8, 2, batch_first=True), r"inner \(a recurrent layer\)"),
-        (lambda: nn.GRU(6, 8, batch_first=True), r"inner \(a recurrent layer\)"),
         (Experts, r"inner \(no product of activations\)"),
-        (ByHand, r"inner \(no product of activations\)"),
+        (
+            lambda: nn.Sequential(nn.Linear(6, 8), ByHand(8, 8)),
+            r"inner.1 \(no product of activations\)",
+        ),
         (TwoReaders, r"inner \(used in several ways\)"),
         (Factors, r"inner \(.*\)"),
         (lambda: nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8)), None),
+        (lambda: nn.LSTM(6, 8, 2, batch_first=True), None),
     ],
 )
 def test_what_nothing_fits_is_named_in_a_warning(
@@ -274,8 +276,7 @@ def test_what_nothing_fits_is_named_in_a_warning(
 
 def test_a_network_of_which_nothing_can_be_fitted_is_refused() -> None:
     torch.manual_seed(0)
-    inner, out = nn.GRU(6, 8, batch_first=True), nn.GRU(8, 3, batch_first=True)
-    model, x = Sequence(inner, out).eval(), torch.randn(32, 5, 6)
+    model, x = Sequence(ByHand(6, 8), ByHand(8, 3)).eval(), torch.randn(32, 5, 6)
     arch = trace(model, x[:2])
     with pytest.raises(NsoptError, match=r"nothing could be fitted without training: .*inner, out"):
         nsopt.fit(model, [4], x, arch)

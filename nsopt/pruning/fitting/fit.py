@@ -31,7 +31,8 @@ from nsopt.pruning.fitting.watch import Bounds, ProductWatch, Seen
 RIDGE, ROWS = 0.03, 32768
 _MOST_TARGETS = 2**28  # numbers of the trained network in memory: 1 GB in float32
 _SMALL_FACTOR = 1e-4  # least square of a factor of outputs, relative to the mean square
-Targets = dict[tuple[int, str, int], tuple[tuple[int, int], Tensor]]  # by batch, key, call
+# By batch, key and call: the extent, outputs, and the states that they come from, if they do.
+Targets = dict[tuple[int, str, int], tuple[tuple[int, int], Tensor, Tensor | None]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +137,8 @@ class _Fitting:
         chunk: list[Planned] = []
         used = 0
         for product in products:
-            need = product.rows * product.calls * len(self.inputs) * len(product.kept)
+            numbers = len(product.kept) + (0 if product.states is None else len(product.states))
+            need = product.rows * product.calls * len(self.inputs) * numbers
             if chunk and used + need > _MOST_TARGETS:
                 yield chunk
                 chunk, used = [], 0
@@ -160,15 +162,17 @@ class _Fitting:
 
     def _record_targets(self, products: Sequence[Planned]) -> Targets:
         """Return rows of outputs of the trained network."""
-        kept = {product.key: product.kept for product in products}
-        return {
-            (batch, seen.key, seen.nth): (
-                seen.extent,
-                seen.outputs[:, kept[seen.key].to(seen.outputs.device)],
-            )
-            for batch in range(len(self.inputs))
-            for seen in self._watch(self.large, products, batch, takes_inputs=False)
-        }
+        planned, targets = {product.key: product for product in products}, Targets()
+        for batch in range(len(self.inputs)):
+            for seen in self._watch(self.large, products, batch, takes_inputs=False):
+                product, device = planned[seen.key], seen.outputs.device
+                states = product.states
+                targets[batch, seen.key, seen.nth] = (
+                    seen.extent,
+                    seen.outputs[:, product.kept.to(device)],
+                    None if states is None else seen.inputs[:, :, states.to(device)],
+                )
+        return targets
 
     def _fit(self, planned: Planned, targets: Targets) -> None:
         expected = planned.rows * planned.calls * len(self.inputs)
@@ -177,9 +181,12 @@ class _Fitting:
         rows, lost, last = 0, 0, None
         for batch in range(len(self.inputs)):
             for seen in self._watch(self.small, [planned], batch, takes_inputs=True):
-                extent, wanted = targets.pop((batch, seen.key, seen.nth), (None, None))
+                key = batch, seen.key, seen.nth
+                extent, wanted, states = targets.pop(key, (None, None, None))
                 if wanted is None or (extent, wanted.shape) != (seen.extent, seen.outputs.shape):
                     continue
+                if states is not None:
+                    seen.read_other(states)
                 known = ~wanted.isneginf()  # those that a mask makes -inf do not count
                 wanted, seen.outputs = (t.where(known, 0.0) for t in (wanted, seen.outputs))
                 finite = (wanted + seen.outputs).isfinite().all(1)

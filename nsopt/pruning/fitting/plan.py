@@ -13,7 +13,8 @@ from nsopt.pruning.fitting.computed import storage_of
 from nsopt.pruning.fitting.inputs import Inputs
 from nsopt.pruning.fitting.least_squares import most_rows
 from nsopt.pruning.fitting.products import Product
-from nsopt.pruning.fitting.units import Units, find_kept_outputs
+from nsopt.pruning.fitting.recurrent import StateProduct
+from nsopt.pruning.fitting.units import Units, find_kept
 from nsopt.pruning.fitting.watch import Bounds, ProductWatch, Seen
 
 
@@ -28,6 +29,8 @@ class Planned:
         inputs: weights of an output in the small network.
         rows: rows of each call, of all examples of a batch.
         kept: which outputs of the whole network the small one has, (O,).
+        states: which inputs of the whole network the small one has, (P,), if it is fitted to states
+            of the whole network; None for other inputs.
         constant: name of the tensor that adds a constant to the outputs, if only to these.
         bounds: see `Seen`; None if calls differ.
         free: names of what may change beside a computed weight's carrier; see `Recipe`.
@@ -39,6 +42,7 @@ class Planned:
     inputs: int
     rows: int
     kept: Tensor
+    states: Tensor | None
     constant: str | None
     bounds: Bounds | None
     free: tuple[str, ...]
@@ -92,7 +96,6 @@ def make_plan(
         for part, tensor in tensors_of(small).items()
         if uses[part] == 1 and storage_of(tensor) not in watch_small.origins.read
     }
-    reasons |= dict.fromkeys(_list_recurrent(large), "a recurrent layer")
     constants = Counter(c for calls in seen.values() for c in {call.constant for call in calls})
     views = Counter(_find_start(key, calls[0].product) for key, calls in seen.items())
     left: dict[str, str] = {}
@@ -101,7 +104,8 @@ def make_plan(
         name, first, there = key.partition("[")[0], calls[0], seen_small.get(key, [])
         if first.recipe is None and not first.is_active and uses[name] > 1:
             continue  # a part of a computed weight
-        outputs = find_kept_outputs(first.product, first.whole, units[name], kept)
+        weight, axis = first.product.weight, first.product.output_axis
+        outputs = find_kept(weight, first.whole, axis, units[name], kept)
         alike = len({(type(call.product), call.product.inputs) for call in calls}) == 1
         alike &= views[_find_start(key, first.product)] == 1  # else also transposed
         alike &= first.recipe is None or name in alone  # else another product would change, too
@@ -120,6 +124,9 @@ def make_plan(
                 inputs=there[0].product.inputs,
                 rows=-(-most // (len(inputs) * len(there))),
                 kept=outputs,
+                states=find_kept(weight, first.whole, -2, units[name], kept)
+                if isinstance(first.product, StateProduct)
+                else None,
                 constant=constant if constants[constant] == 1 else None,
                 bounds=first.bounds if len(bounds) == 1 else None,
                 free=tuple(
@@ -142,13 +149,6 @@ def make_plan(
 def _list_parts(seen: Seen) -> list[str]:
     """Return the names of what a weight is made of: parameters, or one."""
     return [seen.key.partition("[")[0]] if seen.recipe is None else list(seen.recipe.leaves)
-
-
-def _list_recurrent(model: nn.Module) -> Iterator[str]:
-    """Yield the names of the parameters of recurrent layers."""
-    for path, module in model.named_modules():
-        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
-            yield from (f"{path}.{name}".strip(".") for name, _ in module.named_parameters())
 
 
 def _list_cut(large: Mapping[str, Tensor], small: Mapping[str, Tensor]) -> Iterator[str]:

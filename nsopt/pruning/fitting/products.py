@@ -26,6 +26,11 @@ class MatrixProduct:
     bias: Tensor | None
 
     @property
+    def output_axis(self) -> int:
+        """The axis of the weight along which its outputs are."""
+        return -1
+
+    @property
     def inputs(self) -> int:
         """Number of weights of an output."""
         return self.weight.shape[-2]
@@ -71,6 +76,10 @@ class Convolution:
     @property
     def kernel(self) -> list[int]:
         return list(self.weight.shape[2:])
+
+    @property
+    def output_axis(self) -> int:
+        return int(self.transposed and self.groups == 1)
 
     @property
     def inputs(self) -> int:

@@ -45,23 +45,20 @@ def find_units(arch: Architecture, model: nn.Module) -> Units:
     return units
 
 
-def find_kept_outputs(
-    product: Product, whole: Tensor, units: Axes, kept: Sequence[Tensor]
+def find_kept(
+    view: Tensor, whole: Tensor, axis: int, units: Axes, kept: Sequence[Tensor]
 ) -> Tensor:
-    """Return which outputs of a product are left in a cut network, ascending.
+    """Return which indices of a view's axis are left in a cut network, ascending.
 
     Args:
-        product: the product in the trained network.
-        whole: the parameter of which its weight is a view.
+        view: the weight of a product in the trained network.
+        whole: the parameter of which it is a view.
         units: of its axes; see `find_units`.
         kept: per group, the units that are left.
     """
-    outputs = -1
-    if isinstance(product, Convolution):
-        outputs = int(product.transposed and product.groups == 1)
-    left = np.ones(product.weight.shape[outputs], bool)
-    for axis, index in _locate(product.weight, whole, outputs):
-        groups, numbers = (array[index] for array in units[axis])
+    left = np.ones(view.shape[axis], bool)
+    for own, index in _locate(view, whole, axis):
+        groups, numbers = (array[index] for array in units[own])
         for group in np.unique(groups[groups >= 0]).tolist():
             left &= (groups != group) | np.isin(numbers, kept[group].cpu().numpy())
     return torch.from_numpy(np.flatnonzero(left))

@@ -13,6 +13,7 @@ from nsopt.models.inputs import find_outputs, tensors_in
 from nsopt.models.tracing.run import tensors_of
 from nsopt.pruning.fitting.computed import Origins, Recipe, storage_of
 from nsopt.pruning.fitting.products import MatrixProduct, Product, read_product
+from nsopt.pruning.fitting.recurrent import RecurrentWatch, StateProduct
 
 _ADDS = "add", "add_", "sub", "sub_"
 Places = Callable[[str, int, Product, Tensor], Tensor]
@@ -31,7 +32,7 @@ class Seen:
         whole: the parameter of which the weight is a view; for a computed one the whole result.
         key: the weight's name, with a number if several parts of it are used.
         nth: how many calls of this product came before, in this run.
-        inputs: rows of its inputs, (G, N, P); empty if not wanted.
+        inputs: rows of its inputs, (G, N, P); empty if neither wanted nor states.
         outputs: rows of what its outputs become, (N, O): behind a BatchNorm, and behind an addition
             to a tensor that existed before the product ran.
         places: which rows; see `MatrixProduct`.
@@ -57,6 +58,11 @@ class Seen:
     scale: Tensor | None = None
     constant: str | None = None
     bounds: Bounds | None = None
+
+    def read_other(self, inputs: Tensor) -> None:
+        """Replace the inputs of a product of matrices, (1, N, P)."""
+        self.outputs = self.outputs + (inputs - self.inputs)[0] @ self.product.weight.detach()
+        self.inputs = inputs
 
 
 @dataclass(eq=False)
@@ -110,6 +116,7 @@ class ProductWatch(TorchDispatchMode):
         self._calls: dict[str, int] = {}
         self.idle: set[str] = set()  # products of no examples
         self._steps, self._is_done = 0, False
+        self._recurrent = RecurrentWatch(self._record_recurrent, self._note)
         self._made: dict[int, int] = {}  # when a storage was last written
         self._chains: list[_Chain] = []
         self._clipped: dict[tuple[int, int], Seen] = {}  # by storage and when it was written
@@ -120,7 +127,7 @@ class ProductWatch(TorchDispatchMode):
         fast = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)  # it hides the products of attention
         try:
-            with torch.no_grad(), self:
+            with torch.no_grad(), self, self._recurrent:
                 outputs = call()
             self._note_reads({storage_of(tensor) for tensor in find_outputs(outputs)[0]})
         except (_DoneError, Exception):  # TorchScript makes a RuntimeError of an early end
@@ -135,27 +142,41 @@ class ProductWatch(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         if kwargs and name in ("add", "add_"):
             name = f"scaled_{name}"  # by alpha
+        self._note(name, func, args, kwargs, result)
+        product = None if kwargs else read_product(name, args, result)
+        if product is not None:
+            seen = self._record(*product, result)
+            if seen is not None:
+                seen.is_active = self.origins.is_active(product[0])
+                self._chains.append(_Chain(seen, result, result.shape, self._steps))
+        self._end_if_done()
+        return result
+
+    def _end_if_done(self) -> None:
+        if not self._left and not self._chains:
+            self._is_done = True
+            raise _DoneError
+
+    def _record_recurrent(self, x: Tensor, product: Product, result: Tensor) -> None:
+        self._record(x, product, result)
+        self._end_if_done()
+
+    def _note(self, name: str, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """Note what an operation reads and makes."""
         self._follow(name, args, result)
         self._note_times(name, args, result)
         is_active = self.origins.note(func, args, kwargs, result)
         if name == "embedding" or (is_active and name.removeprefix("scaled_") in _ADDS):
             self.looked_up |= {self._name(tensor) or "" for tensor in tensors_in(list(args))}
-        product = None if kwargs else read_product(name, args, result)
-        if product is not None:
-            self._record(*product, result)
-        if not self._left and not self._chains:
-            self._is_done = True
-            raise _DoneError
-        return result
 
-    def _record(self, x: Tensor, product: Product, result: Tensor) -> None:
+    def _record(self, x: Tensor, product: Product, result: Tensor) -> Seen | None:
         if not product.weight.is_floating_point():
-            return
+            return None
         name, recipe = self._name(product.weight), None
         if name is None:
             recipe = self.origins.find(product.weight, self._tensors)
             if recipe is None:
-                return
+                return None
             name = recipe.name
         whole = self._tensors[name] if recipe is None else recipe.whole
         weight, parts = product.weight, self._parts.setdefault(name, [])
@@ -166,22 +187,22 @@ class ProductWatch(TorchDispatchMode):
         key = f"{name}[{part}]" if part else name
         nth = self._calls[key] = self._calls.get(key, -1) + 1
         if self._wanted is not None and nth >= self._wanted.get(key, 0):
-            return
+            return None
         self._left -= 1
         if not result.numel():
             self.idle.add(key)
-            return
+            return None
         places = self._places(key, nth, product, result)
-        inputs = product.rows(x, places) if self._takes_inputs else x.new_empty(0)
+        is_wanted = self._takes_inputs or isinstance(product, StateProduct)
+        inputs = product.rows(x, places) if is_wanted else x.new_empty(0)
         outputs, extent = product.select(result, places), product.count_places(result)
         seen = Seen(key, nth, product, whole, inputs, outputs, places, extent, recipe)
-        seen.is_active = self.origins.is_active(x)
         seen.constant = self._name(product.bias) if product.bias is not None else None
         if self._consume is not None:
             self._consume(seen)
-            return
+            return None
         self.seen.append(seen)
-        self._chains.append(_Chain(seen, result, result.shape, self._steps))
+        return seen
 
     def _follow(self, name: str, args: Any, result: Any) -> None:
         """Follow outputs through an operation, or stop following them."""
