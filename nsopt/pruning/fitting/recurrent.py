@@ -63,18 +63,17 @@ def _read_layers(func: Any, *args: Any) -> Iterator[Shown]:
         sizes, x = torch.full((len(x),), x.shape[1]), x.flatten(0, 1)
     else:  # packed
         x, sizes, states, weights, has_biases, layers, _, _, both_ways = args
-    options = has_biases, 1, 0.0, False, both_ways
-    ways = 1 + both_ways
+    options, ways = (has_biases, 1, 0.0, False, both_ways), 1 + both_ways
     per_cell = len(weights) // (layers * ways)
+    is_one = isinstance(states, Tensor)
     for layer in range(layers):
         part = slice(layer * ways, (layer + 1) * ways)
         own = weights[part.start * per_cell : part.stop * per_cell]
-        is_one = isinstance(states, Tensor)
-        first = states[part] if is_one else [state[part] for state in states]
-        made = func(x, sizes, first, own, *options)[0]
+        first = [state[part] for state in ([states] if is_one else states)]
+        made = func(x, sizes, first[0] if is_one else first, own, *options)[0]
         for way, outputs in enumerate(made.chunk(ways, 1)):
-            start = (first if is_one else first[0])[way]
-            before = torch.cat([start, outputs])[_find_before(sizes, bool(way)).to(x.device)]
+            places = _find_before(sizes, bool(way)).to(x.device)
+            before = torch.cat([first[0][way], outputs])[places]
             cell = own[way * per_cell :][: 4 if has_biases else 2]
             yield from _read_cell(func, x, before, *cell)
         x = made
@@ -95,17 +94,19 @@ def _find_before(sizes: Tensor, backwards: bool) -> Tensor:
 
 
 def _read_cell(
-    func: Any, x: Tensor, state: Tensor | Sequence[Tensor], *weights: Tensor | None
+    func: Any,
+    x: Tensor,
+    state: Tensor | Sequence[Tensor],
+    of_inputs: Tensor,
+    of_states: Tensor,
+    bias: Tensor | None = None,
+    state_bias: Tensor | None = None,
 ) -> Iterator[Shown]:
     """Yield both products of a cell; the arguments are those of `torch.lstm_cell` etc."""
-    of_inputs, of_states, *biases = weights
-    assert of_inputs is not None
-    assert of_states is not None
-    bias, state_bias = biases or (None, None)
     state = state if isinstance(state, Tensor) else state[0]
     made = torch.nn.functional.linear(x, of_inputs, bias)
     total = torch.nn.functional.linear(state, of_states, state_bias)
-    added = len(made.T) * 2 // 3 if func.__name__.startswith("gru") else None  # not the last gate
+    added = made.shape[1] * 2 // 3 if func.__name__.startswith("gru") else None  # not the last gate
     total[:, :added] += made[:, :added]
     yield x, MatrixProduct(of_inputs.T, bias), made
     yield state, StateProduct(of_states.T, state_bias), total
