@@ -43,7 +43,6 @@ class Work:
     """Runs a trial in a moment. Its value depends on the sampler's seed, which is its point."""
 
     compute = Compute(torch.device("cpu"), bf16=False)
-    in_order = False
 
     def point(self, trial: FrozenTrial) -> int:
         return int(trial.user_attrs["point"])

@@ -30,13 +30,12 @@ from nsopt.scaling.budget import read_budgets
 from nsopt.scaling.metric import PARAMS, get_metric
 from nsopt.session.presets import StudySettings, get_preset
 from nsopt.session.subject import Subject, make_architecture, with_precision
-from nsopt.session.timing import with_latency_if_needed
 from nsopt.session.workspace import Workspace
 from nsopt.settings import BATCH_SIZE
 from nsopt.storage.studies import quiet_optuna
 from nsopt.storage.urls import sqlite_url
 from nsopt.study.compare import run_comparison
-from nsopt.study.comparison import Asked, AskedRatio, Comparison, make_sizes
+from nsopt.study.comparison import Asked, AskedRatio, Comparison, settle_sizes
 from nsopt.tasks.imported import load_task
 from nsopt.tasks.task import Task
 from nsopt.terminal import show_progress
@@ -228,10 +227,7 @@ def compare(
         subject = Subject.of(network, data, wanted, start, timed_in, trainer)
         with show_progress(progress) as display, quiet_optuna():
             subject = with_precision(subject, workspace)
-            timed = any(size.is_timed for size in asked)
-            subject = with_latency_if_needed(subject, timed, workspace, display)
-            rounding = subject.settings.multiple_of, subject.settings.min_width
-            sizes = make_sizes(subject.arch, asked, *rounding)
+            subject, sizes = settle_sizes(subject, asked, workspace, display)
             comparison = Comparison(subject, kinds, sizes, seeds or chosen.seeds)
             run_comparison(comparison, workspace, display)
             results = read_results(workspace.url, subject.name, workspace.storage)

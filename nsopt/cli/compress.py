@@ -81,8 +81,9 @@ def compress(options: CompressOptions) -> None:
     from nsopt.cli.preparation import (
         announce,
         check_places,
-        choose_places,
+        choose_timing,
         load_network,
+        make_workspace,
         with_known_multiple,
     )
     from nsopt.compression.budgets import read_words, split_budgets
@@ -94,7 +95,6 @@ def compress(options: CompressOptions) -> None:
     from nsopt.reports.doubts import describe_fits, doubt_latencies, doubt_split
     from nsopt.reports.page import write_report
     from nsopt.session.presets import get_preset, override
-    from nsopt.session.workspace import Workspace
     from nsopt.settings import BATCH_SIZE
     from nsopt.storage.networks import format_networks
     from nsopt.storage.schema import DENSE, write_networks
@@ -104,7 +104,9 @@ def compress(options: CompressOptions) -> None:
     read_words(budgets)
     if file is None and not is_own(network.arch):
         raise NsoptError(f"give the file with the trained weights of {network.arch} as --weights")
-    rounding = with_known_multiple(options.rounding, options.sgd.device, timing).rounding
+    rounding = with_known_multiple(
+        options.rounding, options.sgd.device, choose_timing(timing)
+    ).rounding
     changed = changes(PruneOptions(), options.training, options.sgd, **rounding)
     settings = override(get_settings(network.task is None), changed)
     check_places(options.place)
@@ -114,8 +116,9 @@ def compress(options: CompressOptions) -> None:
     announce(arch, data, settings, question, verbose, parts=["training"], starts_trained=True)
     if doubt := doubt_split(network.split):
         console.print(doubt)
-    folder, url = choose_places(options.place, f"{arch.name}-{data.name}-{PRESET}")
-    workspace = Workspace(url, folder, network.data_dir, options.workers)
+    name = f"{arch.name}-{data.name}-{PRESET}"
+    workspace = make_workspace(options.place, name, network.data_dir, options.workers)
+    folder, url = workspace.folder, workspace.url
     with interruptible(), live_progress() as progress:
         result = run(
             model,

@@ -29,22 +29,11 @@ _UNLIMITED = 10_000
 console = PlainConsole()
 # Arguments that messages of the library name, as words of their own; not in what a user wrote.
 _NAMED = (
-    *(
-        "arch",
-        "artifacts",
-        "batch_size",
-        "classes",
-        "data",
-        "device",
-        "epochs",
-        "filters_per_step",
-        "format",
-    ),
-    *("host", "image_size", "iterations", "lr", "mean", "measure", "metric", "name", "out"),
-    *("per_class", "port", "pretrain_epochs", "skip_corrupt", "split", "start", "std", "storage"),
-    "task",
+    "arch|artifacts|batch_size|classes|data|device|epochs|filters_per_step|format|host|image_size|"
+    "iterations|lr|mean|measure|metric|name|out|per_class|port|pretrain_epochs|skip_corrupt|split|"
+    "start|std|storage|task"
 )
-_ARGUMENT = re.compile(rf"(?<![^\s(])({'|'.join(_NAMED)})=('?[\w.]*'?)")
+_ARGUMENT = re.compile(rf"(?<![^\s(])({_NAMED})=('?[\w.]*'?)")
 
 
 def make_table(

@@ -19,10 +19,7 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
-    from nsopt.data.images import ImageData
     from nsopt.deployment.check import ExportCheck
-    from nsopt.deployment.kept import KeptNetwork
-    from nsopt.models.architecture import Architecture
     from nsopt.reports.results import Results
     from nsopt.session.workspace import Workspace
     from nsopt.tasks.task import Task
@@ -61,6 +58,11 @@ def export(options: ExportOptions = ExportOptions()) -> None:
     from nsopt.deployment.check import check_export, compare_outputs
     from nsopt.deployment.export import choose_format
     from nsopt.deployment.export import export as write
+    from nsopt.deployment.kept import load_network
+    from nsopt.session.stored import load_images
+    from nsopt.session.subject import read_architecture
+    from nsopt.storage.schema import read_settings, read_task
+    from nsopt.tasks.imported import import_given_task
 
     form = choose_format(options.out or Path(), options.format)
     if options.task is not None:
@@ -71,29 +73,36 @@ def export(options: ExportOptions = ExportOptions()) -> None:
     check_writable(out.parent, "--out")
     if out.is_dir():
         raise NsoptError(f"--out {out} is a folder: name a file")
-    chosen = _load(options)
-    tell_what_is_fixed(chosen.fixed)
+    task = import_given_task(options.task)
+    study, file = _find(options, task)
+    described, arch, images = read_task(study), None, None
+    if task is not None:
+        arch = read_architecture(described, options.arch, task)
+    elif not options.unchecked:
+        images = load_images(study, options.data, options.data_dir)
+    network = load_network(file, arch or options.arch)
+    tell_what_is_fixed(described.fixed)
     with written_beside(out) as unfinished:
-        write(chosen.network, unfinished, form, chosen.task)
-        if chosen.arch is not None and chosen.task is not None and not options.unchecked:
-            inputs = chosen.task.inputs
-            apart = compare_outputs(chosen.network, unfinished, form, chosen.arch, inputs)
+        write(network, unfinished, form, task)
+        if arch is not None and task is not None and not options.unchecked:
+            apart = compare_outputs(network, unfinished, form, arch, task.inputs)
             console.print(f"the outputs of the file differ from PyTorch's by {apart:.0e}")
-        if chosen.data is not None:
-            check = check_export(chosen.network, unfinished, form, chosen.data.test)
+        if images is not None:
+            check = check_export(network, unfinished, form, images.test)
+            precision = read_settings(study)["training"]["precision"]
             console.print(
                 f"test accuracy: {check.exported:.2f} % with the file, {check.stored:.2f} % in the "
-                f"study{_explain(chosen, check)}; the logits differ from PyTorch's by "
+                f"study{_explain(precision, check)}; the logits differ from PyTorch's by "
                 f"{check.difference:.0e}"
             )
     console.print(str(out), soft_wrap=True)
 
 
-def _explain(chosen: "_Chosen", check: "ExportCheck") -> str:
+def _explain(precision: str, check: "ExportCheck") -> str:
     """Return why the accuracy of a file differs a little from that in the study, or ""."""
-    if check.exported == check.stored or chosen.precision == "fp32":
+    if check.exported == check.stored or precision == "fp32":
         return ""
-    return f", which computed in {chosen.precision} where the file computes in fp32"
+    return f", which computed in {precision} where the file computes in fp32"
 
 
 def export_command(
@@ -133,37 +142,13 @@ def name_answer(results: "Results") -> dict[str, Any]:
     return {**study, "ratio": float(best["ratio"]), **metrics}
 
 
-@dataclass(frozen=True)
-class _Chosen:
-    """The network that the options name.
-
-    Attributes:
-        fixed: its summary of fixed layers.
-        precision: in which the study evaluated the network.
-        data: None if the user wants no check, or if they are not images.
-        arch: of the network of a task; None for images.
-        task: None for images.
-    """
-
-    network: "KeptNetwork"
-    fixed: str
-    precision: str
-    data: "ImageData | None"
-    arch: "Architecture | None"
-    task: "Task | None"
-
-
-def _load(options: ExportOptions) -> _Chosen:
+def _find(options: ExportOptions, task: "Task | None") -> "tuple[Study, Path]":
+    """Return the study, and the file of the network, that the options name."""
     import optuna
 
     from nsopt.deployment.artifacts import BestNetworks, best_trials, describe_network
-    from nsopt.deployment.kept import load_network
-    from nsopt.session.stored import load_images
-    from nsopt.session.subject import read_architecture
-    from nsopt.storage import schema
     from nsopt.storage.opening import artifacts_beside, existing_storage
     from nsopt.storage.urls import storage_file
-    from nsopt.tasks.imported import import_given_task
 
     url = options.find_url()
     results = storage_file(url)
@@ -180,25 +165,11 @@ def _load(options: ExportOptions) -> _Chosen:
     best = list(best_trials(study).values())
     if not best:
         raise NsoptError(f"no network of {name} is stored: run the study first")
-    task = import_given_task(options.task)
     trial = _choose(best, _without_shares(options, study, task))
     folder = artifacts_beside(url, options.artifacts)
     if folder is None:
         raise NsoptError(f"give the folder with {describe_network(study, trial)} as --artifacts")
-    file, settings = BestNetworks(folder).file(study, trial), schema.read_settings(study)
-    described, data, arch = schema.read_task(study), None, None
-    if task is not None:
-        arch = read_architecture(described, options.arch, task)
-    elif not options.unchecked:
-        data = load_images(study, options.data, options.data_dir)
-    return _Chosen(
-        network=load_network(file, arch or options.arch),
-        fixed=described.fixed,
-        precision=settings["training"]["precision"],
-        data=data,
-        arch=arch,
-        task=task,
-    )
+    return study, BestNetworks(folder).file(study, trial)
 
 
 def _with_answer(options: ExportOptions, url: str) -> ExportOptions:
@@ -251,22 +222,19 @@ def _without_shares(
 def _choose(best: "Sequence[FrozenTrial]", options: ExportOptions) -> "FrozenTrial":
     """Return the trial of the network that the options name."""
     from nsopt.scaling.budget import Limit, read_budgets
-    from nsopt.scaling.metric import Metric
     from nsopt.storage.trials import Point, read_point
 
     def fits(point: Point) -> bool:
-        return (
-            (options.metric is None or options.metric == point.metric.name)
-            and (options.ratio is None or options.ratio == point.ratio)
-            and (options.budget is None or is_of_budget(point.metric, point.budget, options.budget))
-        )
-
-    def is_of_budget(metric: Metric, budget: float, text: str) -> bool:
+        if options.metric not in (None, point.metric.name):
+            return False
+        if options.ratio not in (None, point.ratio):
+            return False
         try:
-            named = [set(asked.limits) for asked in read_budgets(text, metric)]
+            named = [set(b.limits) for b in read_budgets(options.budget or "", point.metric)]
         except NsoptError:  # the text of a budget in another metric
             return False
-        return named == [{Limit(*limit) for limit in metric.limits_at(budget)}]
+        limits = {Limit(*limit) for limit in point.metric.limits_at(point.budget)}
+        return options.budget is None or named == [limits]
 
     points = [(trial, point) for trial in best if (point := read_point(trial))]
     matches = [trial for trial, point in points if fits(point)]

@@ -32,7 +32,14 @@ def latency(options: LatencyOptions = LatencyOptions()) -> None:
     from nsopt.session.timing import measure_again
     from nsopt.tasks.imported import import_given_task
 
-    sizes, runtime = _read_batch_sizes(options.batch_size), read_runtime(options.timing)
+    sizes, runtime = None, read_runtime(options.timing)
+    if options.batch_size is not None:
+        words = [word.strip() for word in options.batch_size.split(",")]
+        if not all(word.isdecimal() and 0 < int(word) <= _LARGEST for word in words):
+            raise NsoptError(
+                f"--batch-size {options.batch_size!r:.200}: write numbers such as 1,100"
+            )
+        sizes = list(map(int, words))
     url = options.find_url()
     with live_progress() as progress:
         measured = measure_again(
@@ -47,15 +54,6 @@ def latency(options: LatencyOptions = LatencyOptions()) -> None:
             task=import_given_task(options.task),
         )
     _print(measured)
-
-
-def _read_batch_sizes(text: str | None) -> list[int] | None:
-    if text is None:
-        return None
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() and 0 < int(word) <= _LARGEST for word in words):
-        raise NsoptError(f"--batch-size {text!r:.200}: write numbers such as 1,100")
-    return [int(word) for word in words]
 
 
 def _print(measured: "list[tuple[Trained, Latency]]") -> None:

@@ -1,6 +1,7 @@
 """Turn the options of a command into a task, its budgets and its workspace."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -22,7 +23,7 @@ from nsopt.cli.options import (
     split_words,
 )
 from nsopt.compute.device import resolve_compute
-from nsopt.data.images import ImageData, Splits
+from nsopt.data.images import ImageData
 from nsopt.data.registry import load_source
 from nsopt.data.source import Source, Subset
 from nsopt.deployment.trained import explain_reading, load_trained
@@ -44,27 +45,25 @@ from nsopt.storage.weights_file import require_file
 from nsopt.study.comparison import Asked, AskedRatio
 from nsopt.tasks.imported import import_task
 from nsopt.tasks.task import Task
+from nsopt.training.settings import TrainSettings
 
 _WIDEST_RATIO = 10
 Rounded = TypeVar("Rounded", bound=RoundingOptions)
 
 
-def with_known_multiple(options: Rounded, device: str, timing: TimingOptions) -> Rounded:
-    """Return the options with a number in place of `--multiple-of auto`."""
-    runtime = choose_timing(timing)
-    if options.multiple_of != "auto":
-        return options
-    with live_progress() as progress:
-        return resolve_multiple(options, device, runtime, progress)
-
-
-def resolve_multiple(
-    options: Rounded, device: str, runtime: Runtime, progress: Progress
+def with_known_multiple(
+    options: Rounded, device: str, runtime: Runtime, shown: Progress | None = None
 ) -> Rounded:
+    """Return the options with a number in place of `--multiple-of auto`.
+
+    Args:
+        shown: the progress that the command shows already, if any.
+    """
     if options.multiple_of != "auto":
         return options
-    multiple = find_multiple(resolve_compute(device, "fp32"), runtime, progress)
-    progress.message(f"--multiple-of auto is {multiple} here")
+    with live_progress() if shown is None else nullcontext(shown) as progress:
+        multiple = find_multiple(resolve_compute(device, "fp32"), runtime, progress)
+        progress.message(f"--multiple-of auto is {multiple} here")
     return replace(options, multiple_of=str(multiple))
 
 
@@ -92,9 +91,8 @@ def prepare(
     arch, data = load_network(options.task, start, getattr(options, "training", TrainingOptions()))
     trained = None if start is None else load_trained(start, arch)
     subject = Subject.of(arch, data, settings, trained, runtime)
-    folder, url = choose_places(options.place, subject.name)
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    workspace = Workspace(url, folder, options.task.data_dir, workers)
+    workspace = make_workspace(options.place, subject.name, options.task.data_dir, workers)
     return with_precision(subject, workspace), workspace
 
 
@@ -106,14 +104,14 @@ def check_places(place: PlaceOptions) -> None:
         check_writable(file.parent, "--storage")
 
 
-def choose_places(place: PlaceOptions, name: str) -> tuple[Path, str]:
-    """Return the folder of the results of a study, and the URL of its storage."""
+def make_workspace(place: PlaceOptions, name: str, data_dir: Path, workers: int) -> Workspace:
+    """Return the workspace of the study `name`, by default a folder in `runs`."""
     folder = place.out or RUNS / name
     url = place.storage or sqlite_url(folder / STUDY_FILE)
     if is_empty(url):
         created = f"{storage_file(url)} is empty: nsopt creates a new storage in it"
         console.print(created, soft_wrap=True)
-    return folder, url
+    return Workspace(url, folder, data_dir, workers)
 
 
 def load_network(
@@ -198,52 +196,38 @@ def announce(
     console.print(Text.assemble((name, "bold"), f": {question}"))
     tell_what_is_fixed(arch.summary())
     if settings.training.epochs:
-        summaries = [_SUMMARIES[part](settings, data, starts_trained) for part in parts]
-        console.print("; ".join(summaries), style="dim")
+        summaries = {
+            "search": _summarise_search(settings.search, data, starts_trained),
+            "training": _summarise_training(settings.training, data),
+        }
+        console.print("; ".join(summaries[part] for part in parts), style="dim")
     else:
         console.print("no training: layers are fitted to those of the trained network", style="dim")
-    if starts_trained and isinstance(data, ImageData):
+    if starts_trained and isinstance(data, ImageData):  # normalised as in its training
         splits = data.split(settings.training.val_fraction)
-        console.print(_describe_normalisation(splits), style="dim")
+        mean, std = (",".join(f"{value:.3g}" for value in part) for part in splits.normalisation)
+        given = splits.is_normalised_by_user
+        of = "as given" if given else "of the training images, or give your own"
+        console.print(f"images normalised by --mean {mean} --std {std}, {of}", style="dim")
     for part in parts if verbose else ():
         values = getattr(settings, part).model_dump(exclude_none=True)
         text = ", ".join(f"{name} {_format(value)}" for name, value in values.items())
         console.print(f"{part}: {text}", style="dim")
 
 
-def _summarise_search(settings: StudySettings, data: ImageData | Task, starts_trained: bool) -> str:
-    search = settings.search
+def _summarise_search(search: SearchSettings, data: ImageData | Task, starts_trained: bool) -> str:
     first = _format_epochs(0 if starts_trained else search.pretrain_epochs)
+    every = "batch" if search.prune_every == 1 else f"{search.prune_every} batches"
     size = "the task" if isinstance(data, Task) else search.batch_size
-    return f"search: {first}, then {_describe_pruning(search)} of {size}"
+    return f"search: {first}, then a prune step every {every} of {size}"
 
 
-def _summarise_training(
-    settings: StudySettings, data: ImageData | Task, starts_trained: bool
-) -> str:
-    training = settings.training
+def _summarise_training(training: TrainSettings, data: ImageData | Task) -> str:
     size = "the task" if isinstance(data, Task) else training.batch_size
     how = f"batches of {size}, learning rate {training.lr:g}"
     if isinstance(data, Task) and data.trainer is not None:
         how = "by the trainer of the task"
     return f"training: {_format_epochs(training.epochs)}, {how}"
-
-
-_SUMMARIES = {"search": _summarise_search, "training": _summarise_training}
-
-
-def _describe_normalisation(splits: Splits) -> str:
-    """Say how images are normalised, which must be as in the training of the network."""
-    mean, std = (",".join(f"{value:.3g}" for value in part) for part in splits.normalisation)
-    of = "as given" if splits.is_normalised_by_user else "of the training images, or give your own"
-    return f"images normalised by --mean {mean} --std {std}, {of}"
-
-
-def _describe_pruning(search: SearchSettings) -> str:
-    if search.prune_every is None:
-        return "prune steps in about ten epochs, batches"
-    every = "batch" if search.prune_every == 1 else f"{search.prune_every} batches"
-    return f"a prune step every {every}"
 
 
 def _format_epochs(count: int) -> str:

@@ -62,13 +62,13 @@ def study(options: StudyOptions = StudyOptions()) -> None:
 
     methods = get_methods(split_words(options.methods))  # a misspelt name ends here, before torch
     from nsopt.cli import preparation
-    from nsopt.session.timing import with_latency_if_needed
     from nsopt.study.compare import preview_comparison, run_comparison
-    from nsopt.study.comparison import Comparison, make_sizes
+    from nsopt.study.comparison import Comparison, settle_sizes
 
     preset = options.task.read_preset()
     asked = preparation.read_sizes(options.sizes, preset.ratios)
-    sizes = preparation.with_known_multiple(options.sizes, options.sgd.device, options.timing)
+    runtime = preparation.choose_timing(options.timing)
+    sizes = preparation.with_known_multiple(options.sizes, options.sgd.device, runtime)
     options = replace(options, sizes=sizes)
     settings = _make_settings(options, preset, methods, asked)
     subject, workspace = preparation.prepare(
@@ -78,23 +78,17 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     verbose = options.place.verbose
     preparation.announce(*about, preset.question, verbose, starts_trained=starts)
     with live_progress() as progress:
-        is_timed = any(size.is_timed for size in asked)
-        subject = with_latency_if_needed(subject, is_timed, workspace, progress)
-        timed = subject.settings.eta is None and not options.dry_run
-        comparison = Comparison(
-            subject,
-            methods,
-            make_sizes(subject.arch, asked, **options.sizes.rounding, timed=timed),
-            options.seeds or preset.seeds,
-        )
-        known = {}
+        timed = not options.dry_run
+        subject, found = settle_sizes(subject, asked, workspace, progress, timed)
+        comparison = Comparison(subject, methods, found, options.seeds or preset.seeds)
         if options.dry_run:
             known = preview_comparison(comparison, workspace, progress)
         else:
             run_comparison(comparison, workspace, progress)
-    for label, widths in known.items():
-        console.print(f"{label}: {'-'.join(map(str, widths))}", soft_wrap=True)
-    if not options.dry_run:
+    if options.dry_run:
+        for label, widths in known.items():
+            console.print(f"{label}: {'-'.join(map(str, widths))}", soft_wrap=True)
+    else:
         _report(subject.name, workspace, options.task.task)
 
 
@@ -103,17 +97,18 @@ def _make_settings(
 ) -> "StudySettings":
     """Return the settings of a study. Raises NsoptError if they do not suit methods or budgets."""
     from nsopt.session.presets import override
+    from nsopt.session.workspace import Workspace
+    from nsopt.tuning.settings import best_settings
 
-    changed = changes(
-        options.search,
-        options.training,
-        options.sgd,
-        eta=options.eta,
-        **options.sizes.rounding,
-    )
+    given = options.search, options.training, options.sgd
+    changed = changes(*given, eta=options.eta, **options.sizes.rounding)
     if options.start is not None:
         refuse_unused("with --start", ["pretrain_epochs"], options.search)
-    tuned = _read_tuned_settings(options)
+    tuned = dict[str, dict[str, object]]()
+    if options.tuned is not None:
+        if options.place.storage is None:
+            raise NsoptError("--tuned needs the storage of that study: give --storage")
+        tuned = best_settings(Workspace(options.place.storage, Path()), options.tuned)
     if options.start is not None and "search" in tuned:
         raise NsoptError("--start leaves out the pre-training that --tuned sets: leave one out")
     settings = override(override(preset.settings, tuned), changed)
@@ -137,18 +132,6 @@ def _report(name: str, workspace: "Workspace", task: str | None) -> None:
     command = export_command(workspace, name_answer(results), results.task.arch, task)
     console.print(f"export:  {command}", soft_wrap=True)
     console.print(f"report:  {page}", soft_wrap=True)
-
-
-def _read_tuned_settings(options: StudyOptions) -> dict[str, dict[str, object]]:
-    """Return the best settings of the study --tuned, as changes of the preset."""
-    from nsopt.session.workspace import Workspace
-    from nsopt.tuning.settings import best_settings
-
-    if options.tuned is None:
-        return {}
-    if options.place.storage is None:
-        raise NsoptError("--tuned needs the storage of that study: give --storage")
-    return best_settings(Workspace(options.place.storage, Path()), options.tuned)
 
 
 def _print_summary(results: "Results") -> None:

@@ -48,13 +48,13 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
         raise NsoptError("tune takes a single budget: give one --ratios or one --budgets")
     if asked[0].is_joint:
         raise NsoptError("tune takes a budget in one metric: write --budgets 20M --metric macs")
-    sizes = preparation.with_known_multiple(options.sizes, options.sgd.device, options.timing)
+    runtime = preparation.choose_timing(options.timing)
+    sizes = preparation.with_known_multiple(options.sizes, options.sgd.device, runtime)
     options = replace(options, sizes=sizes)
     from nsopt.reports.tuning import publish_tuning
     from nsopt.session.presets import override
-    from nsopt.session.timing import with_latency_if_needed
     from nsopt.storage.urls import hide_password
-    from nsopt.study.comparison import make_sizes
+    from nsopt.study.comparison import settle_sizes
     from nsopt.tuning.settings import PRETRAIN_EPOCHS, Tuning, run_tuning
 
     preset = options.task.read_preset()
@@ -67,8 +67,7 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
     settings = override(preset.settings, changed)
     subject, workspace = preparation.prepare(options, settings)
     with live_progress() as progress:
-        subject = with_latency_if_needed(subject, asked[0].is_timed, workspace, progress)
-        (size,) = make_sizes(subject.arch, asked, **rounding, timed=not is_eta)
+        subject, (size,) = settle_sizes(subject, asked, workspace, progress, timed=not is_eta)
         about = subject.arch, subject.data, subject.settings
         preparation.announce(*about, preset.question, options.place.verbose)
         tuning = Tuning(

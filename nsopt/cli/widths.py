@@ -61,7 +61,7 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
 
     Example: nsopt widths --storage sqlite:///study.db --budgets 600k,2M
     """
-    from nsopt.cli.preparation import read_sizes, resolve_multiple
+    from nsopt.cli.preparation import read_sizes, with_known_multiple
     from nsopt.compute.device import resolve_compute
     from nsopt.latency.runtime import TORCH
     from nsopt.latency.store import Store
@@ -81,7 +81,7 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
     with ExitStack() as stack:
         silent = nullcontext(Silent())
         progress = stack.enter_context(silent if options.as_json else live_progress())
-        sizes = resolve_multiple(options.sizes, options.device, runtime, progress)
+        sizes = with_known_multiple(options.sizes, options.device, runtime, progress)
         timed = Timed(runtime.name, runtime.batch_size)
         arch = with_stored_latency(network_law.arch, network_law.studies, timed)
         timer, studies = None, network_law.studies

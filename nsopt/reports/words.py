@@ -6,7 +6,7 @@ seeds, or for images that of a sample of so many test images if it is wider.
 """
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -108,27 +108,42 @@ def paired_difference(
 
 def _judge_budget(results: Results, rows: pd.DataFrame) -> Verdict:
     """Return the verdict at one budget, whose rows of the summary these are."""
-    best = _find_best(results, rows)
-    equals = _find_equals(results, best, rows["method"])
+    best = rows.loc[rows["val_mean"].idxmax()]
+    here = results.outcomes.query("budget == @best.budget and metric == @best.metric")
+    trained = {name: here[here["method"] == name].set_index("seed") for name in rows["method"]}
+    equals = _find_equals(best["method"], trained)
     label = " and ".join(map(method_label, equals))
-    rival = _choose_rival(rows[~rows["method"].isin(equals)], results.methods[0])
-    difference = None
+    others, is_certain = rows[~rows["method"].isin(equals)], False
     if chance := _describe_chance(results, rows):
         text = chance
-    elif rival is None:
-        text = f"{label} {_has(equals)} {_describe_score(results, best)}."
-    else:
-        images = results.image_counts.get("test")
-        difference = paired_difference(*_pair_scores(results, best, rival), images)
-        text = _compare(results, best, equals, rival, difference)
-    widths = _find_widths(results, best, best["method"])
+    elif others.empty:
+        score = _describe_score(results, trained[best["method"]][results.final])
+        text = f"{label} {_has(equals)} {score}."
+    else:  # the reference, or else the next best
+        reference = others[others["method"] == results.methods[0]]
+        rival = (others.nlargest(1, "val_mean") if reference.empty else reference).iloc[0]
+        text, is_certain = _compare(results, trained, best, equals, rival)
+    budget = get_metric(best["metric"]).show(best["budget"])
+    size = budget if pd.isna(best["ratio"]) else f"{best['ratio']:g}x ({budget})"
+    widths = set(trained[best["method"]]["widths"])
     return Verdict(
-        text=f"{_format_budget(best)}: {text}{_describe_limits(results, rows, best)}",
+        text=f"{size}: {text}{_describe_limits(results, rows, best)}",
         method=label,
         widths=width_key(*widths) if len(widths) == 1 else "",
-        is_certain=difference is not None and difference.is_certain,
+        is_certain=is_certain,
         row=best,
     )
+
+
+def _find_equals(best: str, trained: Mapping[str, pd.DataFrame]) -> list[str]:
+    """Return the best method and those that train networks of its widths, all from scratch."""
+    widths = {
+        method: set(trainings["widths"])
+        for method, trainings in trained.items()
+        if not (is_method(method) and get_method(method).inherits_weights)
+    }
+    same = [method for method, found in widths.items() if found == widths.get(best)]
+    return [best, *(method for method in same if method != best)]
 
 
 def _describe_chance(results: Results, rows: pd.DataFrame) -> str:
@@ -146,9 +161,8 @@ def _describe_chance(results: Results, rows: pd.DataFrame) -> str:
     )
 
 
-def _describe_score(results: Results, row: pd.Series) -> str:
-    """Return the score of a row and its standard error."""
-    scores = _select_outcomes(results, row, row["method"])[results.final]
+def _describe_score(results: Results, scores: pd.Series) -> str:
+    """Return the mean score of all seeds and its standard error."""
     errors = [] if len(scores) == 1 else [scores.sem()]
     if "test" in results.image_counts:
         errors.append(find_error(scores.mean(), results.image_counts["test"]))
@@ -156,85 +170,56 @@ def _describe_score(results: Results, row: pd.Series) -> str:
     return f"{results.show_score(scores.mean())} {results.final_name} ({shown})"
 
 
-def _describe_limits(results: Results, rows: pd.DataFrame, best: pd.Series) -> str:
-    """Return sentences about the budget: whether its law is extrapolated there, which limit binds,
-    and which networks are slower."""
-    text = ""
-    if not pd.isna(best["beyond_record"]):
-        factor = describe_reach(best["beyond_record"])
-        text += f" The budget is {factor}: its law is extrapolated there."
-    if name_binding(best):
-        text += f" The budget of {name_binding(best)} binds."
-    if results.is_timed_as_budgets:
-        text += "".join(_describe_excess(row, results.batch_unit) for _, row in rows.iterrows())
-    return text
-
-
-def _pair_scores(
-    results: Results, best: pd.Series, rival: pd.Series
-) -> tuple[pd.Series, pd.Series]:
-    """Return the scores of both by seed: of the seeds that both have, or if none is, of all."""
-    scores, others = (
-        _select_outcomes(results, best, row["method"]).set_index("seed")[results.final]
-        for row in (best, rival)
-    )
-    shared = scores.index.intersection(others.index)
-    return (scores[shared], others[shared]) if len(shared) else (scores, others)
-
-
-def _find_best(results: Results, rows: pd.DataFrame) -> pd.Series:
-    """Return the row with the best mean score of the validation."""
-    return rows.loc[rows["val_mean"].idxmax()]
-
-
-def _describe_excess(row: pd.Series, unit: str) -> str:
-    """Return a sentence if a network was measured to be slower than its budget, else ""."""
-    budget = dict(get_metric(row["metric"]).limits_at(row["budget"])).get(LATENCY, np.nan)
-    if row["feasible"] or not row["latency_ms"] > _ABOVE * budget:  # NaN where there is none
-        return ""
-    excess = 100 * (row["latency_ms"] / budget - 1)
-    return (
-        f" {method_label(row['method'])} measured {row['latency_ms']:.4g} {unit}, "
-        f"{excess:.0f} % above the budget of {budget:.4g} ms."
-    )
-
-
-def _format_budget(row: pd.Series) -> str:
-    budget = get_metric(row["metric"]).show(row["budget"])
-    return budget if pd.isna(row["ratio"]) else f"{row['ratio']:g}x ({budget})"
-
-
 def _compare(
     results: Results,
+    trained: Mapping[str, pd.DataFrame],
     best: pd.Series,
     equals: list[str],
     rival: pd.Series,
-    difference: Difference | None,
-) -> str:
+) -> tuple[str, bool]:
     """Say how the best by the validation, the methods `equals`, differs from its rival in the score
-    and in cost."""
+    and in cost; return also whether the difference in the score is certain."""
     label, rival_label = (" and ".join(map(method_label, m)) for m in (equals, [rival["method"]]))
-    score, name = results.show_score, results.final_name
-    mean, mean_of_rival = (score(by_seed.mean()) for by_seed in _pair_scores(results, best, rival))
-    scores = f"{label} {mean}, {rival_label} {mean_of_rival}"
+    one, other = (trained[row["method"]][results.final] for row in (best, rival))
+    shared = one.index.intersection(other.index)
+    if len(shared):
+        one, other = one[shared], other[shared]
+    difference = paired_difference(one, other, results.image_counts.get("test"))
+    name, is_own = results.final_name, bool(results.task.score_name)
+    scores = ", ".join(
+        f"{of} {results.show_score(part.mean())}"
+        for of, part in ((label, one), (rival_label, other))
+    )
     if difference is None:
-        return f"{label} and {rival_label} have no seed in common. {scores} {name}."
+        return f"{label} and {rival_label} have no seed in common. {scores} {name}.", False
     interval = f"90 %: {difference.interval}, {difference.n} seeds"
     costs = _compare_costs(best, rival)
     price = f" {'They cost' if len(equals) > 1 else 'It costs'} {costs}." if costs else ""
-    is_own = bool(results.task.score_name)
     points = f"{abs(difference.mean):.3g}" if is_own else f"{abs(difference.mean):.1f} points"
     if difference.low > 0:
         verb = "win" if len(equals) > 1 else "wins"
-        return f"{label} {verb} by {points} of {name} over {rival_label} ({interval}).{price}"
-    if difference.high < 0:
+        text = f"{label} {verb} by {points} of {name} over {rival_label} ({interval})"
+    elif difference.high < 0:
         best_of = "score of the validation" if is_own else "validation accuracy"
-        return (
+        text = (
             f"{label} {_has(equals)} the best {best_of}, but {points} less {name} than "
-            f"{rival_label} ({interval}).{price}"
+            f"{rival_label} ({interval})"
         )
-    gain = _signed(difference.mean)
-    return f"no difference shown. {scores} ({gain}; {difference.interval}).{price}"
+    else:
+        gain = f"{_signed(difference.mean)}; {difference.interval}"
+        text = f"no difference shown. {scores} ({gain})"
+    return f"{text}.{price}", difference.is_certain
+
+
+def _compare_costs(row: pd.Series, rival: pd.Series) -> str:
+    """Return the costs of `row` in those of `rival`, as far as they differ."""
+    factors = {unit: row[column] / rival[column] for column, unit in _COSTS.items()}
+    parts = [
+        f"{factor:.2g}x the {unit}"
+        for unit, factor in factors.items()
+        if max(factor, 1 / factor) >= _AS_MUCH  # NaN where a latency is unknown
+    ]
+    return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
 
 
 def _signed(value: float) -> str:
@@ -246,42 +231,23 @@ def _has(methods: list[str]) -> str:
     return "have" if len(methods) > 1 else "has"
 
 
-def _compare_costs(row: pd.Series, rival: pd.Series) -> str:
-    """Return the costs of `row` in those of `rival`, as far as they differ."""
-    parts = []
-    for column, unit in _COSTS.items():
-        factor = row[column] / rival[column]
-        if max(factor, 1 / factor) >= _AS_MUCH:  # NaN where a latency is unknown
-            parts.append(f"{factor:.2g}x the {unit}")
-    return " and ".join((", ".join(parts[:-1]), parts[-1])) if len(parts) > 1 else "".join(parts)
-
-
-def _find_equals(results: Results, best: pd.Series, methods: Iterable[str]) -> list[str]:
-    """Return the best method and those that train networks of its widths, all from scratch."""
-
-    def find(method: str) -> set[tuple[int, ...]] | None:
-        inherits = is_method(method) and get_method(method).inherits_weights
-        return None if inherits else _find_widths(results, best, method)
-
-    widths = find(best["method"])
-    others = [m for m in methods if m != best["method"] and widths and find(m) == widths]
-    return [best["method"], *others]
-
-
-def _choose_rival(rows: pd.DataFrame, reference: str) -> pd.Series | None:
-    """Return the row with which to compare the best: the reference, or else the next best."""
-    if rows.empty:
-        return None
-    of_reference = rows[rows["method"] == reference]
-    return (rows.nlargest(1, "val_mean") if of_reference.empty else of_reference).iloc[0]
-
-
-def _select_outcomes(results: Results, at: pd.Series, method: str) -> pd.DataFrame:
-    """Return the trainings of a method at the budget of a row."""
-    return results.outcomes.query(
-        "method == @method and budget == @at.budget and metric == @at.metric"
-    )
-
-
-def _find_widths(results: Results, at: pd.Series, method: str) -> set[tuple[int, ...]]:
-    return set(_select_outcomes(results, at, method)["widths"])
+def _describe_limits(results: Results, rows: pd.DataFrame, best: pd.Series) -> str:
+    """Return sentences about the budget: whether its law is extrapolated there, which limit binds,
+    and which networks were measured to be slower."""
+    text = ""
+    if not pd.isna(best["beyond_record"]):
+        factor = describe_reach(best["beyond_record"])
+        text += f" The budget is {factor}: its law is extrapolated there."
+    if name_binding(best):
+        text += f" The budget of {name_binding(best)} binds."
+    limits = dict(get_metric(best["metric"]).limits_at(best["budget"]))
+    if LATENCY not in limits or not results.is_timed_as_budgets:
+        return text
+    slow = rows[~rows["feasible"] & (rows["latency_ms"] > _ABOVE * limits[LATENCY])]
+    for method, milliseconds in zip(slow["method"], slow["latency_ms"], strict=True):
+        text += (
+            f" {method_label(method)} measured {milliseconds:.4g} {results.batch_unit}, "
+            f"{100 * (milliseconds / limits[LATENCY] - 1):.0f} % above the budget of "
+            f"{limits[LATENCY]:.4g} ms."
+        )
+    return text

@@ -92,15 +92,11 @@ def clear_finished(session: Session) -> None:
         BestNetworks(workspace.artifacts).clear(studies[method])
     if not busy:
         workspace.clear(subject.study_name(schema.BASE))
-    if not _is_searching(session):  # a search may still need the network that several share
+    kinds = {subject.search_kind(price) for price in get_args(Price)}
+    searching = map(is_being_done, (workspace.checkpoints(subject.study_name(k)) for k in kinds))
+    if not any(searching):  # a search may still need the network that several share
         Checkpoint(find_pretrained_file(session), {}).remove()
         workspace.tidy()
-
-
-def _is_searching(session: Session) -> bool:
-    kinds = {session.subject.search_kind(price) for price in get_args(Price)}
-    folders = [session.workspace.checkpoints(session.subject.study_name(kind)) for kind in kinds]
-    return any(is_being_done(folder) for folder in folders)
 
 
 def _continue_search(
@@ -114,24 +110,17 @@ def _continue_search(
         history = trials.read_iterations(subject.stored_studies(workspace, kind).get(kind))
         settings = subject.settings.search.updated(price=price, iterations=iterations)
         missing = search_task(session, settings, history, folder / "search.pt", pretrained)
+        layers = subject.arch.layer_names
         for number, iteration in enumerate(missing, start=len(history) + 1):
-            history = _store_iteration(session, kind, number, iteration)
+            study = session.open_study(kind)
+            trial = trials.search_trial(iteration, number, layers, provenance(session.compute))
+            study.add_trial(trial)
+            how = ", fitted layer by layer" if iteration.record.by_layer else ""
+            session.progress.message(
+                f"{kind} iteration {number}: {len(iteration.record.tau)} rows{how}, "
+                f"r2 {iteration.law.r2.min():.3f} at least, {iteration.seconds:.0f} s"
+            )
+            if doubts := iteration.doubts(layers):
+                session.progress.warning(f"{kind} iteration {number}: {doubts}")
+            history = trials.read_iterations(study)
         return history[:iterations]
-
-
-def _store_iteration(
-    session: Session, kind: str, number: int, iteration: Iteration
-) -> list[Iteration]:
-    """Store a finished iteration; return all stored ones."""
-    layers = session.subject.arch.layer_names
-    study = session.open_study(kind)
-    study.add_trial(trials.search_trial(iteration, number, layers, provenance(session.compute)))
-    how = ", fitted layer by layer" if iteration.record.by_layer else ""
-    session.progress.message(
-        f"{kind} iteration {number}: {len(iteration.record.tau)} rows{how}, "
-        f"r2 {iteration.law.r2.min():.3f} at least, {iteration.seconds:.0f} s"
-    )
-    doubts = iteration.doubts(layers)
-    if doubts:
-        session.progress.warning(f"{kind} iteration {number}: {doubts}")
-    return trials.read_iterations(study)

@@ -38,13 +38,7 @@ _RUNNING = "waiting for another process to finish its trial, a few seconds if it
 
 
 class Work(Protocol):
-    """Runs the trials of a study.
-
-    Attributes:
-        in_order: whether a trial waits for all earlier ones, because it uses their results.
-    """
-
-    in_order: bool = False
+    """Runs the trials of a study."""
 
     @property
     def compute(self) -> Compute:
@@ -189,8 +183,6 @@ def run_next(study: Study, work: Work, stored: Sequence[FrozenTrial] | None = No
 def _ask(study: Study, work: Work, stored: Sequence[FrozenTrial]) -> FrozenTrial | None:
     """Take a waiting trial. If an earlier one has the same point, fail it and take the next."""
     first = dict[Hashable, FrozenTrial]()
-    if work.in_order and any(trial.state == TrialState.RUNNING for trial in stored):
-        return None
     for trial in filter(trials.is_settled, stored):
         original = first.setdefault(work.point(trial), trial)
         if trial.state != TrialState.WAITING:
@@ -201,9 +193,6 @@ def _ask(study: Study, work: Work, stored: Sequence[FrozenTrial]) -> FrozenTrial
                     return trial
                 trials.write_duplicate(study, trial, original)
                 study.tell(trial.number, state=TrialState.FAIL)
-                continue
-        if work.in_order:  # another process was faster
-            return None
     return None
 
 

@@ -86,22 +86,18 @@ class Plan:
         missing = {method: points for method, points in self.find_missing().items() if points}
         if not missing:
             return False
-        studies = self.session.open_studies(
-            method.name for method in (*missing, *self._methods_with_law)
-        )
-        networks = self._propose_networks(self._methods_with_law, studies)
-        find_latencies(self.session, networks)
+        methods = *missing, *self._methods_with_law
+        studies = self.session.open_studies(method.name for method in methods)
+        find_latencies(self.session, self._propose_networks(studies))
         for method, points in missing.items():
             for point in points:
                 trials.enqueue_point(studies[method.name], point)
         return True
 
-    def _propose_networks(
-        self, methods: Sequence[Method], studies: Mapping[str, Study]
-    ) -> list[Network]:
-        """Return the networks of those methods whose law is known, each with its study."""
-        networks = []
-        for method in filter(self.laws.is_ready, methods):
+    def _propose_networks(self, studies: Mapping[str, Study]) -> list[Network]:
+        """Return the networks of the methods whose law is known, each with its study."""
+        networks = list[Network]()
+        for method in filter(self.laws.is_ready, self._methods_with_law):
             with suppress(NoWidthsError):  # its trials fail, and say why
                 proposed = dict.fromkeys(
                     self.laws.propose_widths(method, point) for point in self.points[method]

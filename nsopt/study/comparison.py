@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from nsopt.errors import NsoptError
 from nsopt.methods.base import Method
 from nsopt.models.architecture import Architecture
+from nsopt.progress import Progress
 from nsopt.scaling.budget import Budget
 from nsopt.scaling.law import floor_widths, uniform_curve
 from nsopt.scaling.metric import Metric
 from nsopt.scaling.solve import solve_widths
 from nsopt.session.presets import MinWidth, Multiple, rounding_for
 from nsopt.session.subject import Subject
+from nsopt.session.timing import with_latency_if_needed
+from nsopt.session.workspace import Workspace
 from nsopt.settings import Price
 from nsopt.storage.trials import Point
 
@@ -84,6 +87,20 @@ class Comparison:
             for size in self.sizes
             for seed in range(first, first + self.seeds)
         ]
+
+
+def settle_sizes(
+    subject: Subject, asked: Asked, workspace: Workspace, progress: Progress, timed: bool = True
+) -> tuple[Subject, tuple[Size, ...]]:
+    """Return a subject, with a latency model if a budget is in milliseconds, and its sizes.
+
+    Arguments and errors are those of `make_sizes`. Algorithm 3 times no networks.
+    """
+    is_timed = any(size.is_timed for size in asked)
+    subject = with_latency_if_needed(subject, is_timed, workspace, progress)
+    rounding = subject.settings.multiple_of, subject.settings.min_width
+    timed = timed and subject.settings.eta is None
+    return subject, make_sizes(subject.arch, asked, *rounding, timed)
 
 
 def make_sizes(

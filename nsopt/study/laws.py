@@ -16,7 +16,6 @@ from nsopt.methods.base import LawInputs, Method
 from nsopt.pruning.search import is_complete
 from nsopt.samplers.neuralscale import NeuralScaleSampler, Solver
 from nsopt.scaling.algorithm3 import solve_widths_sgd
-from nsopt.scaling.law import ScalingLaw
 from nsopt.scaling.metric import Metric
 from nsopt.scaling.record import Iteration, describe_reach
 from nsopt.scaling.solve import Limits, solve_widths
@@ -131,8 +130,11 @@ class Laws:
     def _make_sampler(self, method: Method, point: Point) -> NeuralScaleSampler:
         session = self._session
         arch, settings = session.subject.arch, session.subject.settings
-        law, cost = self._make_law(method, point), point.metric.cost(arch)
-        fitted = method.fitted_to(self.find_history(method))
+        cost, history, trained = point.metric.cost(arch), self.find_history(method), None
+        if method.needs_trained_network:
+            trained = train_base_network(session, point.seed)
+        law = method.law(LawInputs(arch, cost, point.budget, history, trained))
+        fitted = method.fitted_to(history)
         eta = None if fitted is None else settings.eta
         rounding = (1, 1) if method.keeps_weights else settings.rounding(point.metric)
         inherits = session.subject.start is not None
@@ -148,15 +150,6 @@ class Laws:
         return NeuralScaleSampler(
             law, cost, arch.layer_names, budgets=[point.budget], solver=solver
         )
-
-    def _make_law(self, method: Method, point: Point) -> ScalingLaw:
-        session, trained = self._session, None
-        arch = session.subject.arch
-        cost, history = point.metric.cost(arch), self.find_history(method)
-        if method.needs_trained_network:
-            trained = train_base_network(session, point.seed)
-        inputs = LawInputs(arch, cost, point.budget, history, trained)
-        return method.law(inputs)
 
 
 def train_base_network(session: Session, seed: int) -> nn.Module:

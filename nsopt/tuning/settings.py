@@ -8,6 +8,7 @@ of steps.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from optuna.exceptions import TrialPruned
@@ -15,6 +16,7 @@ from optuna.samplers import TPESampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial
 
+from nsopt.compute.device import Compute
 from nsopt.errors import DeterministicError, NsoptError
 from nsopt.progress import Progress
 from nsopt.scaling.algorithm3 import SgdFit, solve_widths_sgd
@@ -22,13 +24,13 @@ from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.metric import Metric, counted_costs
 from nsopt.scaling.record import Iteration
 from nsopt.scaling.solve import Limits, solve_widths
-from nsopt.session.points import PointRunner, open_tuning, run_points
 from nsopt.session.searching import hold_search, search_task
 from nsopt.session.session import Session, start_session
 from nsopt.session.subject import Subject
 from nsopt.session.timing import correct_latency
 from nsopt.session.workspace import Workspace
 from nsopt.storage import schema, trials
+from nsopt.storage.engine import Work, run_trials
 from nsopt.storage.trials import TuningPoint
 from nsopt.storage.urls import hide_password
 from nsopt.tuning.best import best_trial
@@ -97,10 +99,13 @@ def run_tuning(tuning: Tuning, workspace: Workspace, progress: Progress) -> Stud
     """
     with start_session(tuning.subject, workspace, progress) as session:
         tuned = {"budget": tuning.budget, "metric": tuning.metric.name}
-        study = open_tuning(session, tuning.study_name, tuned, tuning.objectives)
+        identity, name = session.subject.identity | {"tuning": tuned}, tuning.study_name
+        study = session.subject.open_as(
+            workspace.storage, name, identity, tuning.objectives, session.compute
+        )
         law = None if tuning.trains else _find_law(tuning, session, study)
         runner = TuningRunner(session, tuning, law)
-        run_points(study, {point: {} for point in tuning.points}, runner)
+        run_trials(study, tuning.points, partial(trials.enqueue_point, study), runner, progress)
     workspace.clear(tuning.study_name)
     return study
 
@@ -138,14 +143,29 @@ def best_settings(workspace: Workspace, name: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, eq=False)
-class TuningRunner(PointRunner):
-    """Runs the trials of a tuning study: with a law they tune eta, without one P."""
+class TuningRunner(Work):
+    """Runs the trials of a tuning study: with a law they tune eta, without one P.
 
+    The proposals of their samplers depend on the results so far and on the trial's index.
+    """
+
+    session: Session
     tuning: Tuning
     law: PowerLaw | None
 
+    @property
+    def compute(self) -> Compute:
+        return self.session.compute
+
+    def point(self, trial: FrozenTrial) -> TuningPoint | None:
+        """Return the point of a trial; None if a user enqueued the trial."""
+        return trials.read_tuning_point(trial) if trials.is_of_tuning(trial) else None
+
     def sampler(self, trial: FrozenTrial) -> TPESampler:
-        seed = self.sampler_seed(trial)
+        point = self.point(trial)
+        if point is None:
+            raise TrialPruned("the trial has no seed")
+        seed = trial.number if point.index is None else point.index
         return TPESampler(seed=seed, multivariate=True, n_startup_trials=_STARTUP_TRIALS)
 
     def handle_failure(self, trial: FrozenTrial, error: DeterministicError) -> None:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -109,7 +108,6 @@ def digits_study(narrow: TableArchitecture) -> Study:
 def test_an_accuracy_in_another_precision_is_explained(
     precision: str, accuracy: float, why: str
 ) -> None:
-    chosen: Any = SimpleNamespace(precision=precision)
-    found = export._explain(chosen, ExportCheck(accuracy, 27.61, 0.0))
+    found = export._explain(precision, ExportCheck(accuracy, 27.61, 0.0))
     assert why in found
     assert bool(found) == bool(why)

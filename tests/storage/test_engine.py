@@ -53,7 +53,6 @@ class Job:
     """Work that runs every trial with one function; the attribute `point` names its point."""
 
     compute = Compute(torch.device("cpu"), bf16=False)
-    in_order = False
 
     def __init__(self, function: Callable[[Trial], Sequence[float]] = lambda trial: [1.0]) -> None:
         self.run = function
@@ -251,30 +250,6 @@ def test_the_trial_of_a_dead_process_is_run_again(any_url: str) -> None:
     assert run_next(other, Job(lambda trial: [trial.suggest_int("width", 1, 9)]))
     assert states(study) == ["COMPLETE"]
     assert study.trials[0].params == {"width": 3}
-
-
-@pytest.mark.usefixtures("impatient")
-def test_trials_that_use_earlier_results_wait_for_that_of_a_dead_process(
-    url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine, "POLL_SECONDS", 0.01)
-    study, ran = open_study(url), list[int]()
-
-    def run(trial: Trial) -> list[float]:
-        ran.append(trial.number)
-        return [1.0]
-
-    job = Job(run)
-    job.in_order = True
-    take(study)
-    study.enqueue_trial({})
-    run_trials(study, [0, 1], lambda point: None, job, Silent())
-    assert ran == [0, 1]
-    for _ in range(2):
-        study.enqueue_trial({})
-    seen = study.get_trials()
-    assert internals.set_state(study, seen[2], TrialState.RUNNING)  # by a faster process
-    assert not run_next(study, job, seen)
 
 
 @pytest.mark.usefixtures("impatient")
