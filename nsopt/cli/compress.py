@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from nsopt.data.images import ImageData
     from nsopt.deployment.kept import KeptNetwork
     from nsopt.models.architecture import Architecture
-    from nsopt.session.workspace import Workspace
     from nsopt.storage.schema import NetworkRow
     from nsopt.tasks.task import Task
 
@@ -78,6 +77,7 @@ def compress(options: CompressOptions) -> None:
     if options.training.epochs == 0:
         unused = {"lr", *vars(options.training)} - {"epochs"}
         refuse_unused("with --epochs 0", unused, options.sgd, options.training)
+    from nsopt.cli.export import export_command
     from nsopt.cli.preparation import (
         announce,
         check_places,
@@ -97,7 +97,7 @@ def compress(options: CompressOptions) -> None:
     from nsopt.session.presets import get_preset, override
     from nsopt.settings import BATCH_SIZE
     from nsopt.storage.networks import format_networks
-    from nsopt.storage.schema import DENSE, write_networks
+    from nsopt.storage.schema import DENSE, study_name, write_networks
 
     network, timing, file = options.task, options.timing, options.weights
     budgets = split_budgets(options.budgets)
@@ -118,7 +118,6 @@ def compress(options: CompressOptions) -> None:
         console.print(doubt)
     name = f"{arch.name}-{data.name}-{PRESET}"
     workspace = make_workspace(options.place, name, network.data_dir, options.workers)
-    folder, url = workspace.folder, workspace.url
     with interruptible(), live_progress() as progress:
         result = run(
             model,
@@ -134,26 +133,24 @@ def compress(options: CompressOptions) -> None:
             out=workspace,
             progress=progress,
         )
-    networks = _export_all(result, folder, arch, data)
+    networks = _export_all(result, workspace.folder, arch, data)
     write_networks(workspace.studies(result.name)[DENSE], networks)
     results = result.results
-    page = write_report(results, folder / "report")
-    publish_if_installed(results, url)
+    page = write_report(results, workspace.folder / "report")
+    publish_if_installed(results, workspace.url)
+    first = next(iter(result.values()))  # of the smaller networks
+    chosen = {"study": study_name(result.name, first.method), "budget": first.budget}
     lines = [
         *filter(None, (doubt, describe_fits(results), doubt_latencies(results))),
-        f"files:   {folder}",
+        f"files:   {workspace.folder}",
         f"report:  {page}",
-        describe_storage(url),
-        f"export:  {_name_export(result, workspace, network)}",
+        describe_storage(workspace.url),
+        f"export:  {export_command(workspace, chosen, network.arch, network.task)}",
     ]
     rows = format_networks(networks, result.about.score_name)
     _print_answer(f"{result.name}; {results.latency_unit}", rows, lines)
     if result.is_interrupted:
         sys.exit(INTERRUPTED)
-
-
-def _name_file(budget: str) -> str:
-    return budget.replace(" ", "").replace("=", "-").replace("%", "-percent")
 
 
 def _export_all(
@@ -185,13 +182,15 @@ def _export(
     """
     from nsopt.deployment.export import export
 
-    name = _name_file(compressed.budget)
+    name = compressed.budget.replace(" ", "").replace("=", "-").replace("%", "-percent")
     weights, written = folder / f"{name}.pt", []
     is_known, is_changed = _holds(weights, compressed, arch), False
     for form in forms:
         file = folder / f"{name}.{form}"
         try:
-            if not (is_known and _is_unchanged(file, weights)):
+            # it may be as it was when the weights beside it were written
+            is_old = file.is_file() and file.stat().st_mtime_ns <= weights.stat().st_mtime_ns
+            if not (is_known and is_old):
                 is_changed = True
                 _export_checked(compressed.network, file, form, arch, data)
             written.append(file.name)
@@ -214,11 +213,6 @@ def _holds(file: Path, compressed: "Compressed", arch: "Architecture") -> bool:
     return weights_checksum(stored) == weights_checksum(compressed.network.model)
 
 
-def _is_unchanged(file: Path, weights: Path) -> bool:
-    """Return whether a file is as it was when the weights beside it were written."""
-    return file.is_file() and file.stat().st_mtime_ns <= weights.stat().st_mtime_ns
-
-
 def _export_checked(
     network: "KeptNetwork", path: Path, form: str, arch: "Architecture", data: "ImageData | Task"
 ) -> None:
@@ -233,16 +227,6 @@ def _export_checked(
             compare_outputs(network, unfinished, form, arch, data.inputs)
         else:
             compare_export(network, unfinished, form, data.test)
-
-
-def _name_export(result: "Compression", workspace: "Workspace", network: NetworkOptions) -> str:
-    """Return the command that exports the first of the smaller networks."""
-    from nsopt.cli.export import export_command
-    from nsopt.storage.schema import study_name
-
-    first = next(iter(result.values()))
-    chosen = {"study": study_name(result.name, first.method), "budget": first.budget}
-    return export_command(workspace, chosen, network.arch, network.task)
 
 
 def _print_answer(title: str, rows: "Sequence[Mapping[str, str]]", lines: "Sequence[str]") -> None:

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 from cyclopts import Parameter
 
-from nsopt.cli.extras import need_extra
+from nsopt.cli.extras import has_extra, install_command
 from nsopt.cli.stored import ArtifactOptions
 from nsopt.cli.values import Whole
+from nsopt.errors import NsoptError
 
 
 @Parameter(name="*")
@@ -21,7 +22,9 @@ class DashboardOptions(ArtifactOptions):
 
 def dashboard(options: DashboardOptions = DashboardOptions()) -> None:
     """Browse a storage with optuna-dashboard, with nsopt's notes and figures for each study."""
-    need_extra("dashboard")
+    if not has_extra("dashboard"):
+        command = install_command("dashboard")
+        raise NsoptError(f"this command needs packages that are not installed: {command}")
     from nsopt.reports.dashboard import serve
 
     serve(options.find_url(), options.host, options.port, options.artifacts)

@@ -11,10 +11,15 @@ def doctor() -> None:
     from rich.table import Table
 
     from nsopt.compute.device import float32_precision, resolve_compute
+    from nsopt.storage.opening import newest_storage
     from nsopt.storage.provenance import provenance
     from nsopt.torchvision_import import describe_torchvision
 
     compute = resolve_compute("auto", "auto")
+    try:
+        newest = newest_storage()
+    except NsoptError as error:
+        newest = name_options(str(error))
     facts = provenance(compute) | {
         "float32": float32_precision(compute.device),
         "torchvision loads": describe_torchvision(),
@@ -23,18 +28,9 @@ def doctor() -> None:
             for extra in EXTRAS
         },
         "cache": str(cache_folder()),
-        "newest study": _find_newest_study(),
+        "newest study": newest,
     }
     table = Table.grid(padding=(0, 2))
     for name, value in facts.items():
         table.add_row(name, value)
     console.print(table)
-
-
-def _find_newest_study() -> str:
-    from nsopt.storage.opening import newest_storage
-
-    try:
-        return newest_storage()
-    except NsoptError as error:
-        return name_options(str(error))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from nsopt.deployment.check import ExportCheck
+    from nsopt.models.architecture import Architecture
     from nsopt.reports.results import Results
     from nsopt.session.workspace import Workspace
     from nsopt.tasks.task import Task
@@ -147,7 +148,10 @@ def _find(options: ExportOptions, task: "Task | None") -> "tuple[Study, Path]":
     import optuna
 
     from nsopt.deployment.artifacts import BestNetworks, best_trials, describe_network
+    from nsopt.session.subject import read_architecture, with_stored_latency
+    from nsopt.settings import Timed
     from nsopt.storage.opening import artifacts_beside, existing_storage
+    from nsopt.storage.schema import read_settings, read_task
     from nsopt.storage.urls import storage_file
 
     url = options.find_url()
@@ -165,7 +169,13 @@ def _find(options: ExportOptions, task: "Task | None") -> "tuple[Study, Path]":
     best = list(best_trials(study).values())
     if not best:
         raise NsoptError(f"no network of {name} is stored: run the study first")
-    trial = _choose(best, _without_shares(options, study, task))
+    arch = None
+    if "%" in (options.budget or ""):
+        settings = read_settings(study)
+        timed = Timed(settings["runtime"], settings["latency_batch_size"])
+        arch = read_architecture(read_task(study), options.arch, task)
+        arch = with_stored_latency(arch, [study], timed)
+    trial = _choose(best, options, arch)
     folder = artifacts_beside(url, options.artifacts)
     if folder is None:
         raise NsoptError(f"give the folder with {describe_network(study, trial)} as --artifacts")
@@ -195,32 +205,14 @@ def _with_answer(options: ExportOptions, url: str) -> ExportOptions:
     return replace(options, **named)
 
 
-def _without_shares(
-    options: ExportOptions, study: "Study", task: "Task | None" = None
-) -> ExportOptions:
-    """Return the options with numbers in place of percentages of what the base network costs."""
-    from nsopt.scaling.budget import read_budgets
-    from nsopt.scaling.metric import PARAMS, get_metric
-    from nsopt.session.subject import read_architecture, with_stored_latency
-    from nsopt.settings import Timed
-    from nsopt.storage.schema import read_settings, read_task
+def _choose(
+    best: "Sequence[FrozenTrial]", options: ExportOptions, arch: "Architecture | None" = None
+) -> "FrozenTrial":
+    """Return the trial of the network that the options name.
 
-    if "%" not in (options.budget or ""):
-        return options
-    asked = read_budgets(str(options.budget), get_metric(options.metric or PARAMS.name))
-    if len(asked) > 1:
-        return options
-    settings = read_settings(study)
-    timed = Timed(settings["runtime"], settings["latency_batch_size"])
-    arch = read_architecture(read_task(study), options.arch, task)
-    arch = with_stored_latency(arch, [study], timed)
-    budget = asked[0].at(arch)
-    name = budget.metric.name
-    return replace(options, budget=name if budget.is_joint else f"{name}={budget.limit!r}")
-
-
-def _choose(best: "Sequence[FrozenTrial]", options: ExportOptions) -> "FrozenTrial":
-    """Return the trial of the network that the options name."""
+    Args:
+        arch: with which shares of what the base network costs are compared.
+    """
     from nsopt.scaling.budget import Limit, read_budgets
     from nsopt.storage.trials import Point, read_point
 
@@ -230,11 +222,12 @@ def _choose(best: "Sequence[FrozenTrial]", options: ExportOptions) -> "FrozenTri
         if options.ratio not in (None, point.ratio):
             return False
         try:
-            named = [set(b.limits) for b in read_budgets(options.budget or "", point.metric)]
+            named = read_budgets(options.budget or "", point.metric)
+            named = named if arch is None else [budget.at(arch) for budget in named]
         except NsoptError:  # the text of a budget in another metric
             return False
         limits = {Limit(*limit) for limit in point.metric.limits_at(point.budget)}
-        return options.budget is None or named == [limits]
+        return options.budget is None or [set(budget.limits) for budget in named] == [limits]
 
     points = [(trial, point) for trial in best if (point := read_point(trial))]
     matches = [trial for trial, point in points if fits(point)]

@@ -3,8 +3,6 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from nsopt.errors import NsoptError
-
 if TYPE_CHECKING:
     from nsopt.reports.results import Results
 
@@ -22,14 +20,6 @@ def has_extra(extra: str) -> bool:
     except ImportError:
         return False
     return True
-
-
-def need_extra(extra: str) -> None:
-    """Raise NsoptError, which names the pip command, if an extra is not installed."""
-    if not has_extra(extra):
-        raise NsoptError(
-            f"this command needs packages that are not installed: {install_command(extra)}"
-        )
 
 
 def install_command(extra: str) -> str:

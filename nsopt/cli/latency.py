@@ -1,7 +1,6 @@
 """`nsopt latency`: time the networks of a stored study again."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from cyclopts import Parameter
 
@@ -9,11 +8,6 @@ from nsopt.cli.console import console, live_progress, make_table
 from nsopt.cli.options import ComputeOptions, RuntimeOptions
 from nsopt.cli.stored import StoredNetworkOptions, StoredOptions
 from nsopt.errors import NsoptError
-
-if TYPE_CHECKING:
-    from nsopt.latency.record import Latency
-    from nsopt.session.timing import Trained
-
 
 _LARGEST = 1_000_000  # images in a batch
 
@@ -29,6 +23,10 @@ class LatencyOptions(ComputeOptions, StoredNetworkOptions, StoredOptions):
 def latency(options: LatencyOptions = LatencyOptions()) -> None:
     """Time the trained networks of a study again; `nsopt report` shows all timings."""
     from nsopt.cli.preparation import read_runtime
+    from nsopt.latency.record import distrust
+    from nsopt.methods.registry import method_label
+    from nsopt.reports.tables import name_runtime, share
+    from nsopt.scaling.metric import format_ms
     from nsopt.session.timing import measure_again
     from nsopt.tasks.imported import import_given_task
 
@@ -53,15 +51,6 @@ def latency(options: LatencyOptions = LatencyOptions()) -> None:
             runtime=runtime,
             task=import_given_task(options.task),
         )
-    _print(measured)
-
-
-def _print(measured: "list[tuple[Trained, Latency]]") -> None:
-    from nsopt.latency.record import distrust
-    from nsopt.methods.registry import method_label
-    from nsopt.reports.tables import name_runtime, share
-    from nsopt.scaling.metric import format_ms
-
     latencies = [latency for _, latency in measured]
     first = latencies[0]
     runtime = name_runtime(first.runtime, first.torch_version)

@@ -68,11 +68,7 @@ def with_known_multiple(
 
 
 def prepare(
-    options: WorkOptions,
-    settings: StudySettings,
-    *,
-    workers: int = 1,
-    start: Path | None = None,
+    options: WorkOptions, settings: StudySettings, *, workers: int = 1, start: Path | None = None
 ) -> tuple[Subject, Workspace]:
     """Check the options; load the data, and the trained network if there is one.
 

@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from cyclopts import Parameter
 
@@ -12,9 +12,6 @@ from nsopt.cli.extras import has_extra
 from nsopt.cli.options import BudgetOptions, DescentOptions, RepeatOptions, changes, refuse_unused
 from nsopt.cli.values import Repeats
 from nsopt.errors import NsoptError
-
-if TYPE_CHECKING:
-    from optuna.study import Study
 
 _TRIALS = 30
 _RATIOS = (0.25,)
@@ -51,7 +48,7 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
     runtime = preparation.choose_timing(options.timing)
     sizes = preparation.with_known_multiple(options.sizes, options.sgd.device, runtime)
     options = replace(options, sizes=sizes)
-    from nsopt.reports.tuning import publish_tuning
+    from nsopt.reports.tuning import describe_best, publish_tuning, tuning_rows
     from nsopt.session.presets import override
     from nsopt.storage.urls import hide_password
     from nsopt.study.comparison import settle_sizes
@@ -83,7 +80,11 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
     if has_extra("dashboard"):
         publish_tuning(study)
     groups = options.task, options.sizes, options.timing, options.search, options.training
-    _print_trials(study, (*groups, options.sgd), hide_password(workspace.url))
+    console.print(make_table(tuning_rows(study), study.study_name))
+    console.print(f"best: {describe_best(study)}", soft_wrap=True)
+    url = hide_password(workspace.url)
+    command = study_command((*groups, options.sgd), url, study.study_name)
+    console.print(f"to use it: {command}", soft_wrap=True)
     console.print(describe_storage(workspace.url), soft_wrap=True)
 
 
@@ -95,15 +96,6 @@ def _parse_epochs(text: str) -> tuple[int, ...]:
     if min(epochs) < 0:
         raise NsoptError("--pretrain-epochs must be 0 or more")
     return epochs
-
-
-def _print_trials(study: "Study", groups: Iterable[Any], url: str) -> None:
-    from nsopt.reports.tuning import describe_best, tuning_rows
-
-    console.print(make_table(tuning_rows(study), study.study_name))
-    console.print(f"best: {describe_best(study)}", soft_wrap=True)
-    command = study_command(groups, url, study.study_name)
-    console.print(f"to use it: {command}", soft_wrap=True)
 
 
 def study_command(groups: Iterable[Any], url: str, name: str) -> str:

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -78,9 +78,7 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
     times = is_timed or options.sizes.multiple_of == "auto"
     is_chosen = times or options.timing.runtime or options.timing.measure
     runtime = _choose_runtime(options, network_law.studies) if is_chosen else TORCH
-    with ExitStack() as stack:
-        silent = nullcontext(Silent())
-        progress = stack.enter_context(silent if options.as_json else live_progress())
+    with nullcontext(Silent()) if options.as_json else live_progress() as progress:
         sizes = with_known_multiple(options.sizes, options.device, runtime, progress)
         timed = Timed(runtime.name, runtime.batch_size)
         arch = with_stored_latency(network_law.arch, network_law.studies, timed)
@@ -120,10 +118,7 @@ def _choose_runtime(options: WidthsOptions, studies: "Sequence[Study]") -> "Runt
 
 
 def _propose_widths(
-    network_law: "NetworkLaw",
-    asked: "Asked",
-    rounding: dict[str, Any],
-    timer: "Timer | None",
+    network_law: "NetworkLaw", asked: "Asked", rounding: dict[str, Any], timer: "Timer | None"
 ) -> list[dict[str, Any]]:
     """Return one row per budget.
 

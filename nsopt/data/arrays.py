@@ -70,7 +70,10 @@ def read_dataset(part: str, data: Any) -> tuple[NDArray[np.uint8], NDArray[Any]]
     images, labels = [], []
     for image, label in _read_items(part, data):
         images.append(_convert_pixels(part, image))
-        labels.append(_convert_label(part, label))
+        try:
+            labels.append(operator.index(label))
+        except (TypeError, RuntimeError):
+            raise NsoptError(f"{part} labels must be integers, not {shorten(label)}") from None
     if not images or len({image.shape for image in images}) > 1:
         shapes = ", ".join(sorted({format_shape(image.shape) for image in images})[:3]) or "none"
         raise NsoptError(f"{part} images must be of one size: found {shapes}")
@@ -117,37 +120,26 @@ def _read_items(part: str, data: Any) -> Iterator[tuple[Any, Any]]:
         yield item[0], item[1]
 
 
-def _convert_label(part: str, label: Any) -> int:
-    try:
-        return operator.index(label)
-    except (TypeError, RuntimeError):
-        raise NsoptError(f"{part} labels must be integers, not {shorten(label)}") from None
-
-
 def _convert_pixels(part: str, image: Any) -> NDArray[np.uint8]:
     """Convert an image to uint8, (H, W, C) or (C, H, W)."""
     if isinstance(image, Tensor) and image.is_floating_point():
         if not image.numel():
             raise NsoptError(f"{part} has an image without pixels: leave it out")
-        _check_floats(part, float(image.min()), float(image.max()))
+        lowest, highest = float(image.min()), float(image.max())
+        if not math.isfinite(highest - lowest):
+            raise NsoptError(f"{part} images have NaN or infinite pixels: leave these images out")
+        if lowest < 0:
+            raise NsoptError(f"{part} images are floats outside 0 to 1: remove their normalisation")
+        if highest > 1:
+            raise NsoptError(
+                f"{part} images are floats up to {highest:g}, not 1: divide by 255, or remove "
+                "their normalisation"
+            )
         image = (image * 255).round().to(torch.uint8)
     if getattr(image, "mode", "") == "P":  # its pixels are indices into a palette
         image = image.convert("RGB")
     pixels = _convert_array(part, image)
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
-
-
-def _check_floats(part: str, lowest: float, highest: float) -> None:
-    """Raise NsoptError unless the pixels of a float image are from 0 to 1."""
-    if not math.isfinite(highest - lowest):
-        raise NsoptError(f"{part} images have NaN or infinite pixels: leave these images out")
-    if lowest < 0:
-        raise NsoptError(f"{part} images are floats outside 0 to 1: remove their normalisation")
-    if highest > 1:
-        raise NsoptError(
-            f"{part} images are floats up to {highest:g}, not 1: divide by 255, or remove their "
-            "normalisation"
-        )
 
 
 def _describe_conversion(pixels: NDArray[Any]) -> str:

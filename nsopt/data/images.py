@@ -181,10 +181,9 @@ class ImageData:
             >>> nsopt.ImageData.from_arrays((images, labels), (images, labels)).classes
         """
         check_name("data set", name)
-        parts = {"train": train, "test": test}
-        if validation is not None:
-            parts["validation"] = validation
-        sets = {part: ImageSet(*read_arrays(part, pair)) for part, pair in parts.items()}
+        parts = {"train": train, "test": test, "validation": validation}
+        given = {part: pair for part, pair in parts.items() if pair is not None}
+        sets = {part: ImageSet(*read_arrays(part, pair)) for part, pair in given.items()}
         shape = sets["train"].shape
         for part, images in sets.items():
             if images.shape != shape:
@@ -294,15 +293,8 @@ class ImageData:
         else:
             mean, std = _compute_pixel_statistics(train)
             std = std.clamp(min=1.0)
-        return Splits(
-            train=train,
-            validation=validation,
-            test=self.test,
-            mean=mean,
-            std=std,
-            mirror=self.mirror,
-            is_normalised_by_user=self.mean is not None,
-        )
+        is_given = self.mean is not None
+        return Splits(train, validation, self.test, mean, std, self.mirror, is_given)
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,10 +29,7 @@ def load_cifar(name: str, directory: Path) -> ImageData:
     """Load `cifar10` or `cifar100`: 50,000 training and 10,000 test images, 32x32.
 
     torchvision unpacks the published archive in `directory`, or downloads it, and checks all
-    checksums.
-
-    Raises:
-        NsoptError: if that fails; the message says what to do.
+    checksums. Raises NsoptError if that fails; the message says what to do.
     """
     reader = getattr(import_torchvision("datasets"), _CIFAR[name])
     if (directory / reader.filename).is_file():

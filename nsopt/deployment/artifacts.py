@@ -61,8 +61,6 @@ class BestNetworks:
 
     def keep_if_best(self, trial: Trial, content: Mapping[str, Any]) -> None:
         """Store the network of a running trial, unless a finished trial has a better one."""
-        point = trials.read_point(trial)
-        content = {**content, **point.attributes} if point else content
         best = best_trials(trial.study).get((content["metric"], content["budget"]))
         if best is not None and _rank(best) > (content["score"], -content["seed"]):
             return
@@ -72,7 +70,8 @@ class BestNetworks:
             write_weights(self._path(announced[-1]), content)
             return
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / _name_file(trial.study, content["metric"], content["budget"])
+            name = limit_name(trial.study.study_name.replace("/", "-").replace(":", "-"))
+            path = Path(folder) / f"{name}-{content['budget']:g}-{content['metric']}.pt"
             path.write_bytes(serialise(content))
             upload_artifact(
                 artifact_store=_WholeFiles(self.folder),
@@ -170,8 +169,3 @@ def _read(path: Path) -> dict[str, Any] | None:
         return read_weights(path)
     except Exception:  # torch raises anything for a damaged file
         return None
-
-
-def _name_file(study: Study, metric: str, budget: float) -> str:
-    name = study.study_name.replace("/", "-").replace(":", "-")
-    return f"{limit_name(name)}-{budget:g}-{metric}.pt"

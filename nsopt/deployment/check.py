@@ -1,6 +1,5 @@
 """Check that an exported file computes the same as the network."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,7 @@ from nsopt.deployment.export import load_exported, make_whole
 from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
-from nsopt.models.inputs import (
-    count_examples,
-    lists_examples,
-    resize_batch,
-)
+from nsopt.models.inputs import count_examples, lists_examples, resize_batch
 from nsopt.models.tracing.outside import borrow
 from nsopt.tasks.classification import count_right
 
@@ -62,7 +57,8 @@ def compare_export(network: KeptNetwork, path: Path, form: str, test: ImageSet) 
     exported = load_exported(path, form, network.arch)
     right, pairs = 0, list[tuple[Tensor, Tensor]]()
     with borrow(make_whole(network)) as original:
-        for pixels, labels in _split_batches(test):
+        for part, labels in zip(test.parts(_BATCH), test.labels.split(_BATCH), strict=True):
+            pixels = part.to(torch.float32) / PIXEL_RANGE
             pairs.append((run_exported(exported, pixels), original(pixels)))
             right += int(count_right(pairs[-1][0], labels))
     difference = check_close(pairs)
@@ -83,9 +79,3 @@ def compare_outputs(
     batches = [resize_batch(inputs, size) for size in sizes]
     with borrow(make_whole(network)) as original:
         return compare_runs(load_exported(path, form, arch), original, batches)
-
-
-def _split_batches(images: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield images from 0 to 1, and their labels."""
-    scaled = (part.to(torch.float32) / PIXEL_RANGE for part in images.parts(_BATCH))
-    return zip(scaled, images.labels.split(_BATCH), strict=True)

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from nsopt.deployment.closeness import Predict, compare_runs
 from nsopt.deployment.kept import KeptNetwork, load_network
-from nsopt.deployment.trained import explain_exported
-from nsopt.errors import NsoptError, unknown_name
+from nsopt.errors import NsoptError, short_reason, unknown_name
 from nsopt.files import written_beside
 from nsopt.isolation import public
 from nsopt.models.architecture import Architecture
@@ -137,8 +136,16 @@ def load_exported(
     form = choose_format(Path(path), None) if format is None else format
     if form not in _READERS:
         raise unknown_name("format", form, _READERS)
-    with explain_exported(Path(path)):
+    if not Path(path).is_file():
+        raise NsoptError(f"there is no file {path}: write one with nsopt.export")
+    try:
         return _READERS[form](Path(path), arch)
+    except NsoptError:
+        raise
+    except Exception as error:  # onnxruntime and torch raise anything for a foreign file
+        raise NsoptError(
+            f"nsopt.export did not write {path} ({short_reason(error)}): write it again"
+        ) from None
 
 
 def make_whole(network: KeptNetwork) -> nn.Module:
@@ -147,16 +154,14 @@ def make_whole(network: KeptNetwork) -> nn.Module:
 
 
 def _choose_batches(network: KeptNetwork, inputs: Any) -> list[Any]:
-    """Return the batches with which a network is exported. Raises NsoptError without `inputs`."""
+    """Return the batches with which a network is exported: of a task one for each shape of inputs.
+
+    Raises NsoptError if it needs `inputs`.
+    """
     if network.input_shape:
         return [torch.rand(_EXAMPLES, *network.input_shape)]
     if inputs is None:
         raise NsoptError(f"{network.arch} takes no images: give the task as inputs=task")
-    return list_batches(inputs)
-
-
-def list_batches(inputs: Any) -> list[Any]:
-    """Return a batch alone; or that of a task, and one for each other shape of its inputs."""
     if not isinstance(inputs, Task):
         return [inputs]
     by_shape: dict[str, Any] = {}

@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from nsopt.errors import NsoptError, short_reason, shorten
+from nsopt.errors import NsoptError, shorten
 from nsopt.models.architecture import Architecture, build_to_fill, check_finite, shapes_of
 from nsopt.storage.weights_file import read_weights
 
@@ -98,21 +98,6 @@ def explain_reading(path: Path | str, writer: str) -> Iterator[None]:
     except Exception as error:  # torch raises anything for a foreign file
         reason = f"{writer} did not write this file ({type(error).__name__})"
     raise NsoptError(f"cannot read weights from {path}: {reason}") from None
-
-
-@contextmanager
-def explain_exported(path: Path) -> Iterator[None]:
-    """Turn any error while an exported file is read into an NsoptError of one line."""
-    if not path.is_file():
-        raise NsoptError(f"there is no file {path}: write one with nsopt.export")
-    try:
-        yield
-    except NsoptError:
-        raise
-    except Exception as error:  # onnxruntime and torch raise anything for a foreign file
-        raise NsoptError(
-            f"nsopt.export did not write {path} ({short_reason(error)}): write it again"
-        ) from None
 
 
 def _find_state(content: Mapping[Any, Any]) -> dict[str, Tensor]:

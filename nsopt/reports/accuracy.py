@@ -43,20 +43,13 @@ def collect_points(results: Results, x: str, y: str) -> list[MethodPoints]:
         text = [_describe(results, trials.iloc[[row]]) for row in range(len(trials))]
         trials = trials.assign(x=trials[x], y=trials[y], text=text)
         sizes = trials.astype(dict.fromkeys(_QUARTILES, float)).groupby(["metric", "budget"])
-        means = sizes.agg(
-            x=("x", "mean"),
-            y=("y", "mean"),
-            deviation=("y", "std"),
-            low=("y", "min"),
-            high=("y", "max"),
-            lower=(_QUARTILES[0], "mean"),
-            upper=(_QUARTILES[1], "mean"),
-        ).fillna({"deviation": 0.0})
+        spread = {"deviation": ("y", "std"), "low": ("y", "min"), "high": ("y", "max")}
+        means = sizes.agg(x=("x", "mean"), y=("y", "mean"), **spread).fillna({"deviation": 0.0})
         means["text"] = [_describe(results, group) for _, group in sizes]
         if x == "latency_ms":
-            means["below"] = means["x"] - means["lower"]
-            means["above"] = means["upper"] - means["x"]
-        means = means.drop(columns=["lower", "upper"]).sort_values("x", kind="stable")
+            lower, upper = (sizes[name].mean() for name in _QUARTILES)
+            means = means.assign(below=means["x"] - lower, above=upper - means["x"])
+        means = means.sort_values("x", kind="stable")
         points.append(MethodPoints(method, styles[method], trials, means))
     return points
 
@@ -113,10 +106,8 @@ def draw_accuracy(
         score: by default the column that reports compare.
     """
     methods = collect_points(results, cost, score or results.final)
-    figure = new_figure(
-        xaxis=_make_axis(methods, title),
-        yaxis={"title": {"text": results.final_axis}},
-    )
+    vertical = {"title": {"text": results.final_axis}}
+    figure = new_figure(xaxis=_make_axis(methods, title), yaxis=vertical)
     for points in methods:
         figure.add_scatter(
             x=[*points.means["x"], *points.means["x"][::-1]],

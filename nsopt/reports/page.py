@@ -26,7 +26,7 @@ from nsopt.reports.widths import draw_widths
 from nsopt.reports.words import answer
 from nsopt.scaling.metric import MACS, PARAMS
 from nsopt.storage.networks import format_networks
-from nsopt.storage.schema import DENSE, StoredCandidate, width_key
+from nsopt.storage.schema import DENSE, width_key
 
 
 def write_report(results: Results, folder: Path) -> Path:
@@ -37,8 +37,7 @@ def write_report(results: Results, folder: Path) -> Path:
     """
     check_writable(folder, "folder=")
     folder.mkdir(parents=True, exist_ok=True)
-    files = [path.name for path in write_csv(results, folder)]
-    page = folder / "index.html"
+    page, files = folder / "index.html", write_csv(results, folder)
     write_whole(page, render(results, files).encode())
     return page
 
@@ -54,7 +53,16 @@ def render(results: Results, csv_files: list[str]) -> str:
         results.name,
         results=results,
         networks=results.networks and format_networks(results.networks, results.task.score_name),
-        candidates=[_describe_candidate(*candidate) for candidate in results.candidates],
+        candidates=[
+            {
+                "budget": budget,
+                "widths by": method_label(candidate.name),
+                "agreement %": f"{candidate.agreement:.1f}",
+                "taken": "yes" if candidate.trained else "",
+                "widths": width_key(candidate.widths),
+            }
+            for budget, candidate in results.candidates
+        ],
         data=results.task.data.removeprefix(FOLDER_PREFIX),
         order=list(scores),
         figures={key: fragment(figure, key) for key, figure in figures.items()},
@@ -79,16 +87,6 @@ def render(results: Results, csv_files: list[str]) -> str:
         provenance=flatten(results.provenance),
         csv_files=csv_files,
     )
-
-
-def _describe_candidate(budget: str, candidate: StoredCandidate) -> dict[str, str]:
-    return {
-        "budget": budget,
-        "widths by": method_label(candidate.name),
-        "agreement %": f"{candidate.agreement:.1f}",
-        "taken": "yes" if candidate.trained else "",
-        "widths": width_key(candidate.widths),
-    }
 
 
 def _list_settings(results: Results) -> list[tuple[str, Any]]:

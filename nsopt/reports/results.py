@@ -168,8 +168,14 @@ def read_results(url: str, name: str | None = None, storage: BaseStorage | None 
     ]
     if not compared:
         raise NsoptError(f"{name} is a search alone: use nsopt widths, or nsopt study for its law")
+    if not done and failures:
+        first = failures[0]
+        raise NsoptError(f"every training of {name} failed: {first['label']}: {first['reason']}")
     if not done:
-        raise _explain_missing(name, url, failures)
+        raise NsoptError(
+            f"{name} at {hide_password(url)} has no completed trial yet: run its command again, or "
+            "name another storage="
+        )
     task, settings = schema.read_task(done[0][0]), schema.read_settings(done[0][0])
     needed = ("params", "macs", "score", *(["test_score"] if task.has_test else ()))
     outcomes = pd.DataFrame(
@@ -179,6 +185,8 @@ def read_results(url: str, name: str | None = None, storage: BaseStorage | None 
             for _, trial in done
         ]
     ).astype({"ratio": float, "beyond_record": float})  # None where there is none
+    sizes = {(point.metric.name, point.budget): point.size for _, _, point in points}
+    compressions = [study for method, study in compared.items() if method == schema.DENSE]
     latencies = _read_latencies(compared, zip(outcomes["method"], outcomes["widths"], strict=True))
     return Results(
         name=name,
@@ -194,34 +202,14 @@ def read_results(url: str, name: str | None = None, storage: BaseStorage | None 
             for kind, study in studies.items()
             if schema.is_search(kind) and (iterations := trials.read_iterations(study))
         },
-        networks=schema.read_networks(studies[schema.DENSE]) if schema.DENSE in studies else (),
-        candidates=_read_candidates(studies, points),
+        networks=[row for study in compressions for row in schema.read_networks(study)],
+        candidates=[
+            (size, candidate)
+            for study in compressions
+            for key, size in sizes.items()
+            for candidate in schema.read_candidates(study, *key)
+        ],
         split=schema.read_source(done[0][0]).split,
-    )
-
-
-def _read_candidates(
-    studies: Mapping[str, Study], points: Sequence[tuple[Study, FrozenTrial, trials.Point]]
-) -> list[tuple[str, schema.StoredCandidate]]:
-    """Return the candidates of a compression by its budgets in words, which `points` have."""
-    sizes = {(point.metric.name, point.budget): point.size for _, _, point in points}
-    if schema.DENSE not in studies:
-        return []
-    return [
-        (size, candidate)
-        for key, size in sizes.items()
-        for candidate in schema.read_candidates(studies[schema.DENSE], *key)
-    ]
-
-
-def _explain_missing(name: str, url: str, failures: Sequence[Mapping[str, str]]) -> NsoptError:
-    """Return the error for a comparison without a completed trial."""
-    if failures:
-        first = failures[0]
-        return NsoptError(f"every training of {name} failed: {first['label']}: {first['reason']}")
-    return NsoptError(
-        f"{name} at {hide_password(url)} has no completed trial yet: run its command again, or "
-        "name another storage="
     )
 
 

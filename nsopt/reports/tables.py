@@ -1,6 +1,6 @@
 """The report's tables and CSV files."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +9,7 @@ import pandas as pd
 from nsopt.files import write_whole
 from nsopt.methods.registry import method_label
 from nsopt.reports.results import Results
-from nsopt.scaling.metric import (
-    LATENCY,
-    METRICS,
-    Joint,
-    format_ms,
-    get_metric,
-    short_number,
-)
+from nsopt.scaling.metric import LATENCY, METRICS, Joint, format_ms, get_metric, short_number
 from nsopt.scaling.record import Iteration, describe_reach
 from nsopt.storage.schema import DENSE, price_of_search, width_key
 from nsopt.storage.trials import size_label
@@ -191,20 +184,17 @@ def list_descent(iterations: Sequence[Iteration]) -> list[dict[str, str]]:
     ]
 
 
-def write_csv(results: Results, folder: Path) -> list[Path]:
-    """Write the report's numbers, one file per table; return the files."""
+def write_csv(results: Results, folder: Path) -> list[str]:
+    """Write the report's numbers, one file per table; return the names of the files."""
     outcomes = results.outcomes.assign(widths=results.outcomes["widths"].map(width_key))
     tables = {"outcomes": outcomes, "summary": summary(results), "epochs": results.curves}
     if not results.latencies.empty:
         tables["latencies"] = results.latencies
     if results.searches:
-        tables["record"] = _join_iterations(results, _list_record)
-        tables["laws"] = _join_iterations(results, _list_law)
-    paths = []
+        tables |= _list_iterations(results)
     for name, table in tables.items():
-        paths.append(folder / f"{name}.csv")
-        write_table(without_tests(table, results), paths[-1])
-    return paths
+        write_table(without_tests(table, results), folder / f"{name}.csv")
+    return [f"{name}.csv" for name in tables]
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
@@ -220,24 +210,17 @@ def _quote_formula(cell: Any) -> Any:
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULAS) else cell
 
 
-def _join_iterations(
-    results: Results, tabulate: Callable[[Iteration, Sequence[str]], pd.DataFrame]
-) -> pd.DataFrame:
-    """Return the tables of all iterations of all searches, one below the other."""
-    frames = {
-        (search, number): tabulate(iteration, results.task.layer_names)
-        for search, iterations in results.searches.items()
-        for number, iteration in enumerate(iterations, start=1)
-    }
-    return pd.concat(frames, names=["search", "iteration"]).reset_index(["search", "iteration"])
-
-
-def _list_record(iteration: Iteration, layers: Sequence[str]) -> pd.DataFrame:
-    frame = pd.DataFrame(iteration.record.widths, columns=list(layers))
-    frame.insert(0, "tau", iteration.record.tau)
-    return frame
-
-
-def _list_law(iteration: Iteration, layers: Sequence[str]) -> pd.DataFrame:
-    law = iteration.law
-    return pd.DataFrame({"layer": layers, "alpha": law.alpha, "beta": law.beta, "r2": law.r2})
+def _list_iterations(results: Results) -> dict[str, pd.DataFrame]:
+    """Return the records and the laws of all iterations of all searches."""
+    layers, keys = list(results.task.layer_names), ["search", "iteration"]
+    records, laws = {}, {}
+    for search, iterations in results.searches.items():
+        for number, iteration in enumerate(iterations, start=1):
+            record, law = iteration.record, iteration.law
+            frame = pd.DataFrame(record.widths, columns=layers)
+            frame.insert(0, "tau", record.tau)
+            records[search, number] = frame
+            columns = {"layer": layers, "alpha": law.alpha, "beta": law.beta, "r2": law.r2}
+            laws[search, number] = pd.DataFrame(columns)
+    named = {"record": records, "laws": laws}
+    return {k: pd.concat(frames, names=keys).reset_index(keys) for k, frames in named.items()}

@@ -42,23 +42,14 @@ def draw_tuning(study: Study) -> go.Figure:
     return apply_style(figure).update_layout(title=None)
 
 
-def _find_question(study: Study) -> str:
-    _, kind = schema.split_name(study.study_name)
-    return next(text for over, text in _QUESTIONS.items() if kind.startswith(over))
-
-
-def _find_verdict(study: Study) -> str:
-    """Return which trial is best; "" if no trial completed."""
-    return f"Best: {describe_best(study)}" if trials.read_completed(study) else ""
-
-
 def tuning_note(study: Study) -> str:
     """Return a note in Markdown: question, protocol, one row per trial."""
-    settings, verdict = schema.read_settings(study), _find_verdict(study)
+    settings, (_, kind) = schema.read_settings(study), schema.split_name(study.study_name)
+    has_best = bool(trials.read_completed(study))
     parts = [
         f"# {escape_text(study.study_name)}",
-        _find_question(study),
-        f"**{escape_text(verdict)}**" if verdict else "",
+        next(text for over, text in _QUESTIONS.items() if kind.startswith(over)),
+        f"**{escape_text(f'Best: {describe_best(study)}')}**" if has_best else "",
         describe_protocol(settings, "search"),
         describe_protocol(settings, "training"),
         make_markdown_table(tuning_rows(study)),

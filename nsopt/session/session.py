@@ -133,16 +133,8 @@ class Session:
         teacher = None if subject.start is None else copy_model(subject.start).cpu().eval()
         context = TrainerContext(settings.seed, settings.epochs, compute.device, teacher, folder)
         try:
-            outcome = train_by(
-                subject.trainer,
-                arch,
-                widths,
-                model,
-                subject.training_data,
-                self.supervision,
-                compute,
-                context,
-            )
+            about = arch, widths, model, subject.training_data, self.supervision, compute
+            outcome = train_by(subject.trainer, *about, context)
         except NsoptError:  # its end, unlike an interruption
             shutil.rmtree(folder, ignore_errors=True)  # the trainer may have removed it
             raise

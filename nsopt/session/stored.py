@@ -40,16 +40,9 @@ def join_session(
     device: str = "auto",
     threads: int | None = None,
 ) -> Iterator[Session]:
-    """Yield the session of a stored subject.
+    """Yield the session of the stored subject `name`. Arguments are the options of `nsopt worker`.
 
-    Args:
-        name: ARCH-DATA-PRESET.
-        data, arch_name, measure: see `load_subject`.
-        task: the name of the function that returns its task, if it is not of images.
-        threads: number of CPU threads; None for torch's own.
-
-    Raises:
-        NsoptError: if there is nothing to join.
+    Raises NsoptError if there is nothing to join.
     """
     study = _choose_study(name, workspace)
     given = import_given_task(task)
@@ -96,8 +89,8 @@ def load_subject(
 
     Args:
         data: where its images are on this machine; None for where the study was started.
-        arch_name: the name of its architecture, if the user gave one (`stored_architecture`).
-        measure: the name of its function that measures latency, if the user gave one.
+        arch_name, measure: the names of its architecture and of what times it, if the user gave
+            them (`stored_architecture`, `stored_runtime`).
         task: its task, if it is not of images. A storage keeps only what identifies a task.
 
     Raises:

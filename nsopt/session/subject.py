@@ -85,7 +85,13 @@ class Subject:
         if isinstance(data, Task):
             settings = settings.updated(search=settings.search.updated(search_images=None))
             if not are_images(data.inputs):
-                runtime = _with_batch_of(data, runtime)
+                batch_size = count_examples(data.inputs)
+                if runtime.batch_size not in (BATCH_SIZE, batch_size):
+                    raise NsoptError(
+                        f"latency_batch_size is of images: networks of {data.name} are timed with "
+                        f"its own batch of {batch_size}; give Task the batch to time as example="
+                    )
+                runtime = with_batch_size(runtime, batch_size)
             if start is not None and data.loss is None:  # the teacher alone says what is right
                 settings = settings.updated(training=settings.training.updated(distillation=1.0))
             trainer = trainer or data.trainer
@@ -176,8 +182,8 @@ class Subject:
         price = schema.price_of_search(kind) or self.settings.search.price
         search = self.identity["search"] | {"price": price}
         identity = {"preset": self.settings.preset, "search": search, "data": self.identity["data"]}
-        also = ["start"] if self.settings.start is not None else []
-        return identity | {name: self.identity[name] for name in also}
+        start = self.identity["start"]
+        return identity if start is None else identity | {"start": start}
 
     @property
     def description(self) -> schema.TaskDescription:
@@ -212,19 +218,15 @@ class Subject:
         studies = {kind: study for kind, study in stored.items() if not wanted or kind in wanted}
         for kind, study in studies.items():
             check_settings(study, self._find_identity(kind))
-            self._check_network(study)
+            old, new = schema.read_task(study), self.description
+            for name in ("layer_names", "base_widths", "base_params", "base_macs", "code"):
+                if getattr(old, name) != getattr(new, name):
+                    what = name.replace("_", " ").replace("code", "code or attributes")
+                    raise NsoptError(
+                        f"{study.study_name} is of another {self.arch.name}, with other {what}: "
+                        "give another out= or storage="
+                    )
         return studies
-
-    def _check_network(self, study: Study) -> None:
-        """Raise NsoptError if a study is of another network of the same name."""
-        old, new = schema.read_task(study), self.description
-        for name in ("layer_names", "base_widths", "base_params", "base_macs", "code"):
-            if getattr(old, name) != getattr(new, name):
-                what = name.replace("_", " ").replace("code", "code or attributes")
-                raise NsoptError(
-                    f"{study.study_name} is of another {self.arch.name}, with other {what}: give "
-                    "another out= or storage="
-                )
 
     def open_study(self, storage: BaseStorage, kind: str, compute: Compute) -> Study:
         """Open or create the study of a method, or of a search."""
@@ -252,28 +254,10 @@ class Subject:
         Raises:
             NsoptError: if other settings wrote the study.
         """
-        study = open_study(
-            storage,
-            name,
-            self.description,
-            self.source,
-            identity,
-            provenance(compute),
-            list(objectives),
-            list(objectives.values()),
-        )
+        about = self.description, self.source, identity, provenance(compute)
+        study = open_study(storage, name, *about, list(objectives), list(objectives.values()))
         write_latency_once(study, self.arch.latency, self.settings.timed)
         return study
-
-
-def _with_batch_of(task: Task, runtime: Runtime) -> Runtime:
-    batch_size = count_examples(task.inputs)
-    if runtime.batch_size not in (BATCH_SIZE, batch_size):
-        raise NsoptError(
-            f"latency_batch_size is of images: networks of {task.name} are timed with its own "
-            f"batch of {batch_size}; give Task the batch to time as example="
-        )
-    return with_batch_size(runtime, batch_size)
 
 
 def with_precision(subject: Subject, workspace: Workspace) -> Subject:

@@ -23,12 +23,7 @@ from nsopt.scaling.law import ScalingLaw
 from nsopt.scaling.metric import Metric
 from nsopt.scaling.solve import Limits
 from nsopt.session.session import Session
-from nsopt.session.subject import (
-    Subject,
-    list_studies,
-    read_architecture,
-    with_stored_latency,
-)
+from nsopt.session.subject import Subject, list_studies, read_architecture, with_stored_latency
 from nsopt.session.workspace import Workspace
 from nsopt.settings import BATCH_SIZE
 from nsopt.storage import schema, trials
@@ -144,19 +139,7 @@ def measure_again(
     """Time all trained networks of a comparison again, and store the latencies.
 
     They replace those under the same conditions (device, threads, precision, batch size, version of
-    torch).
-
-    Args:
-        batch_sizes: images per pass; each size is measured. By default 1, 100 and that of the
-            study.
-        name: ARCH-DATA-PRESET; None for the only one in the storage.
-        arch_name: the name of the architecture, if the user gave one (`stored_architecture`).
-        threads: number of CPU threads; None for torch's own.
-        runtime: what times them; by default that of the study.
-        task: the task, if it is not of images.
-
-    Raises:
-        NsoptError: if nothing is stored.
+    torch). Arguments are the options of `nsopt latency`. Raises NsoptError if nothing is stored.
     """
     storage = existing_storage(url)
     name = name or only_comparison(storage)

@@ -116,10 +116,7 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
 
     Every result is stored at once, so that the same call continues after an interruption. If there
     are other workers, points are enqueued before the search begins, which gives the workers
-    something to do.
-
-    Raises:
-        NsoptError: for invalid requests, before anything is written.
+    something to do. Raises NsoptError for invalid requests, before anything is written.
     """
     searches = comparison.searches
     with start_session(comparison.subject, workspace, progress) as session:
@@ -128,8 +125,7 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
         left, total = (sum(map(len, points.values())) for points in (missing, plan.points))
         progress.overall(total - left, total)
         if left:
-            asked = [point.metric for points in plan.points.values() for point in points]
-            warn_of_batch(session, asked)
+            warn_of_batch(session, [size.metric for size in comparison.sizes])
             tell_duration(session, list_work(plan, missing))
         keep_start(comparison.subject, workspace)
         if workspace.shared:

@@ -63,23 +63,14 @@ def read_stored_law(
     arch_name: str | None = None,
     task: Task | None = None,
 ) -> NetworkLaw:
-    """Return a method's law.
+    """Return a method's law in the comparison `name`: of an iteration, or of its own choice.
 
-    Args:
-        name: ARCH-DATA-PRESET.
-        iteration: number of the iteration; None for the method's own choice.
-        arch_name: the name of the architecture, if the user gave one (`stored_architecture`).
-        task: the task, if it is not of images.
-
-    Raises:
-        NsoptError: if the storage has no such law.
+    For `arch_name` and `task` see `read_architecture`. Raises NsoptError if there is no such law.
     """
-    studies = workspace.studies(name)
+    studies, at = workspace.studies(name), hide_password(workspace.url)
     ours = {kind: study for kind, study in studies.items() if schema.read_settings(study)}
     if not ours:
-        raise NsoptError(
-            f"no search of {name} is stored at {hide_password(workspace.url)}: run one first"
-        )
+        raise NsoptError(f"no search of {name} is stored at {at}: run one first")
     if method.needs_trained_network:
         raise NoWidthsError(
             f"{method.name} has one law per trained network, so none is stored: take another method"
@@ -95,17 +86,11 @@ def read_stored_law(
     kind = schema.search_kind(method.price or settings.price, settings.price)
     history = trials.read_iterations(studies.get(kind))
     if method.search_iterations(settings) and not history:
-        raise NsoptError(
-            f"no {kind} of {name} is stored at {hide_password(workspace.url)}: run one first"
-        )
+        raise NsoptError(f"no {kind} of {name} is stored at {at}: run one first")
     if iteration is not None and iteration > len(history):
         raise NsoptError(f"{name} has no iteration {iteration}: take one up to {len(history)}")
     chosen = history[:iteration]
     cost = PARAMS.cost(arch)
-    inputs = LawInputs(arch, cost, cost(arch.base_widths), chosen)
-    return NetworkLaw(
-        method.law(inputs),
-        arch,
-        method.fitted_to(chosen),
-        [ours[k] for k in sorted(ours, key=lambda k: k != method.name)],
-    )
+    law = method.law(LawInputs(arch, cost, cost(arch.base_widths), chosen))
+    own_first = [ours[kind] for kind in sorted(ours, key=lambda kind: kind != method.name)]
+    return NetworkLaw(law, arch, method.fitted_to(chosen), own_first)

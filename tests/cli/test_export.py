@@ -4,24 +4,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
-from optuna.storages import InMemoryStorage
-from optuna.study import Study
 from optuna.trial import FrozenTrial, create_trial
 
 from nsopt.cli import export
-from nsopt.cli.export import ExportOptions, _choose, _with_answer, _without_shares
-from nsopt.compute.device import Compute
+from nsopt.cli.export import ExportOptions, _choose, _with_answer
 from nsopt.deployment.check import ExportCheck
 from nsopt.errors import NsoptError
-from nsopt.models.architecture import TableArchitecture
 from nsopt.models.registry import get_architecture
 from nsopt.reports import results
 from nsopt.scaling.metric import get_metric
-from nsopt.session.subject import Subject
 from nsopt.storage.trials import Point
-from tests.conftest import first_digits
-from tests.study.test_comparison import SETTINGS
 
 
 def make_trial(metric: str, budget: float) -> FrozenTrial:
@@ -72,18 +64,14 @@ def test_the_name_chooses_among_several_comparisons(monkeypatch: pytest.MonkeyPa
     assert chosen.study == "net-compress/taylor-halfway"
 
 
-@pytest.mark.parametrize(
-    ("share", "number"),
-    [("macs=50%", "macs={macs}"), ("macs=50%,params=40k", "params=40000,macs={macs}")],
-)
+@pytest.mark.parametrize(("share", "number"), [("macs=50%", 0), ("macs=50%,params=40k", 1)])
 def test_a_share_of_the_base_network_names_a_budget_as_for_compress(
-    digits_study: Study, share: str, number: str
+    share: str, number: int
 ) -> None:
     base = get_architecture("vgg11", 10, 32, 1)
     macs = int(base.cost("macs")(base.base_widths)) // 2
-    found = _without_shares(ExportOptions(budget=share), digits_study)
-    assert found.budget == number.format(macs=macs)
-    assert _without_shares(found, digits_study) is found
+    trials = [make_trial("macs", macs), make_trial(f"params=40000,macs={macs}", 1.0)]
+    assert _choose(trials, ExportOptions(budget=share), base) is trials[number]
 
 
 def test_an_export_never_replaces_the_storage(tmp_path: Path) -> None:
@@ -93,12 +81,6 @@ def test_an_export_never_replaces_the_storage(tmp_path: Path) -> None:
         storage, out = f"{kind}:///{tmp_path}/study.db", tmp_path / "link/study.db"
         with pytest.raises(NsoptError, match="is the storage of the study: name another file"):
             export.export(ExportOptions(storage=storage, out=out, format="onnx"))
-
-
-@pytest.fixture
-def digits_study(narrow: TableArchitecture) -> Study:
-    task = Subject(narrow, first_digits(100, 20), SETTINGS)
-    return task.open_study(InMemoryStorage(), "uniform", Compute(torch.device("cpu"), "fp32"))
 
 
 @pytest.mark.parametrize(

@@ -315,7 +315,7 @@ def test_the_page_lists_the_settings_that_took_part(results: Results) -> None:
 
 
 def test_csv_files_contain_the_numbers(results: Results, tmp_path: Path) -> None:
-    names = [path.name for path in write_csv(results, tmp_path)]
+    names = write_csv(results, tmp_path)
     assert names == ["outcomes.csv", "summary.csv", "epochs.csv", "record.csv", "laws.csv"]
     assert pd.read_csv(tmp_path / "outcomes.csv")["widths"].iloc[0] == "2-4"
     record = pd.read_csv(tmp_path / "record.csv")
