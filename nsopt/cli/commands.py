@@ -30,10 +30,9 @@ app = App(
     default_parameter=Parameter(negative=()),
     result_action="return_value",
 )
-for command in (study, compress, search, widths, tune, report):
+for command in (study, compress, search, widths, tune, report, latency, export, dashboard, worker):
     app.command(command)
-for command in (latency, export, dashboard, worker, doctor):
-    app.command(command)
+app.command(doctor)
 app.command(data.app)
 app.register_install_completion_command(add_to_startup=False)
 

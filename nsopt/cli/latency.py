@@ -53,8 +53,8 @@ def latency(options: LatencyOptions = LatencyOptions()) -> None:
         )
     latencies = [latency for _, latency in measured]
     first = latencies[0]
-    runtime = name_runtime(first.runtime, first.torch_version)
-    title = f"{first.device}, {first.precision}, {runtime}: milliseconds per batch"
+    timed_in = name_runtime(first.runtime, first.torch_version)
+    title = f"{first.device}, {first.precision}, {timed_in}: milliseconds per batch"
     rows = [
         {
             "method": method_label(network.method),
