@@ -101,10 +101,7 @@ def _parse_epochs(text: str) -> tuple[int, ...]:
 def study_command(groups: Iterable[Any], url: str, name: str) -> str:
     """Return the command of a study of what was tuned, with the best settings.
 
-    Args:
-        groups: the options of the tuning.
-        url: the storage of the tuning, without its password.
-        name: the tuning study.
+    `groups` are the options of the tuning study `name`, and `url` its storage without a password.
     """
     words = ["nsopt", "study"]
     for group in groups:

@@ -123,10 +123,8 @@ def _propose_widths(
     """Return one row per budget.
 
     It has the costs, the widths, and the factor by which the budget is outside the record of the
-    search. `timer` is needed for milliseconds, which hold as measured.
-
-    Raises:
-        NsoptError: for a law of another network.
+    search. `timer` is needed for milliseconds, which hold as measured. Raises NsoptError for a law
+    of another network.
     """
     from nsopt.latency.budget import MeasuredBudget
     from nsopt.scaling.law import PowerLaw

@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -67,13 +67,23 @@ def read_dataset(part: str, data: Any) -> tuple[NDArray[np.uint8], NDArray[Any]]
     An item is an image and its label. An image is a PIL image, a uint8 array or tensor, or a float
     tensor from 0 to 1, as from torchvision's ToTensor.
     """
+    if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+        raise NsoptError(
+            f"{part} must be a dataset with a length, whose items are an image and its label, not "
+            f"{type(data).__name__}"
+        )
     images, labels = [], []
-    for image, label in _read_items(part, data):
-        images.append(_convert_pixels(part, image))
+    for index in range(len(data)):
+        item = data[index]
+        if not isinstance(item, tuple | list) or len(item) != 2:
+            raise NsoptError(
+                f"item {index} of {part} must be an image and its label, not {type(item).__name__}"
+            )
+        images.append(_convert_pixels(part, item[0]))
         try:
-            labels.append(operator.index(label))
+            labels.append(operator.index(item[1]))
         except (TypeError, RuntimeError):
-            raise NsoptError(f"{part} labels must be integers, not {shorten(label)}") from None
+            raise NsoptError(f"{part} labels must be integers, not {shorten(item[1])}") from None
     if not images or len({image.shape for image in images}) > 1:
         shapes = ", ".join(sorted({format_shape(image.shape) for image in images})[:3]) or "none"
         raise NsoptError(f"{part} images must be of one size: found {shapes}")
@@ -103,21 +113,6 @@ def name_classes(labels: Sequence[Tensor], classes: Sequence[str] | None) -> tup
             f"labels go up to {highest}: give {highest + 1} class names, not {len(names)}"
         )
     return names
-
-
-def _read_items(part: str, data: Any) -> Iterator[tuple[Any, Any]]:
-    if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
-        raise NsoptError(
-            f"{part} must be a dataset with a length, whose items are an image and its label, not "
-            f"{type(data).__name__}"
-        )
-    for index in range(len(data)):
-        item = data[index]
-        if not isinstance(item, tuple | list) or len(item) != 2:
-            raise NsoptError(
-                f"item {index} of {part} must be an image and its label, not {type(item).__name__}"
-            )
-        yield item[0], item[1]
 
 
 def _convert_pixels(part: str, image: Any) -> NDArray[np.uint8]:

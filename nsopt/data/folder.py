@@ -107,8 +107,10 @@ def load_folder(source: Source) -> ImageData:
             raise NsoptError(f"{path}: no complete image in {part}/{empty}: add some")
         if images.shape != sets["train"].shape:
             raise other_size(path / part)
+    named = path.resolve() if path.name in ("", "..") else path
+    name = named.stem if named.suffix.lower() == ".zip" else named.name
     return ImageData(
-        name=f"{FOLDER_PREFIX}{_name_place(path)}",
+        name=FOLDER_PREFIX + name.encode("utf-8", "replace").decode(),  # as UTF-8 can hold it
         classes=classes,
         train=sets["train"],
         test=sets["test"] if "test" in sets else sets["val"],
@@ -143,13 +145,6 @@ def _find_parts(
         for odd in sorted(set(files) ^ set(parts["train"])):
             raise NsoptError(f"{path}: class folder {odd!r} is not both in train/ and in {part}/")
     return parts
-
-
-def _name_place(path: Path) -> str:
-    """Return the name of a folder or of a zip file, as UTF-8 can hold it."""
-    named = path.resolve() if path.name in ("", "..") else path
-    name = named.stem if named.suffix.lower() == ".zip" else named.name
-    return name.encode("utf-8", "replace").decode()
 
 
 def _divide(

@@ -28,10 +28,8 @@ _MENU = "#3b82c4"  # readable on a pale pressed button and on a dark page
 def draw_law(results: Results, search: str) -> go.Figure:
     """Draw record, fit and extrapolation of every layer, over tau.
 
-    Buttons choose between widths and widths relative to uniform networks of about the same size.
-
-    Args:
-        search: the kind of a search, whose last iteration is drawn.
+    Buttons choose between widths and widths relative to uniform networks of about the same size. Of
+    a search, by its kind, the last iteration is drawn.
     """
     names, last = results.task.layer_names, results.searches[search][-1]
     unit = get_metric(last.metric).unit

@@ -136,15 +136,10 @@ class Results:
 
 
 def read_results(url: str, name: str | None = None, storage: BaseStorage | None = None) -> Results:
-    """Read a comparison.
+    """Read the comparison `name` at a URL, by default the only one there.
 
-    Args:
-        url: where it is stored.
-        name: ARCH-DATA-PRESET; None for the only one in the storage.
-        storage: that of this URL, if it is open.
-
-    Raises:
-        NsoptError: if it is missing or has no completed trial.
+    `storage` is that of the URL, if it is open. Raises NsoptError if the comparison is missing or
+    has no completed trial.
     """
     storage = storage or existing_storage(url)
     name = name or only_comparison(storage)

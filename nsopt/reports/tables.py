@@ -39,23 +39,15 @@ def summary(results: Results) -> pd.DataFrame:
     table = grouped.agg(
         ratio=("ratio", "first"),
         n=("seed", "count"),
-        params=("params", "mean"),
-        macs=("macs", "mean"),
-        cost=("cost", "mean"),
-        latency_ms=("latency_ms", "mean"),
+        **{name: (name, "mean") for name in ("params", "macs", "cost", "latency_ms")},
         val_mean=("score", "mean"),
         val_std=("score", "std"),
         final_mean=("final", "mean"),
-        test_mean=("test_score", "mean"),
-        test_std=("test_score", "std"),
-        test_min=("test_score", "min"),
-        test_max=("test_score", "max"),
+        **{f"test_{how}": ("test_score", how) for how in ("mean", "std", "min", "max")},
         test_best_epoch_mean=("test_score_best_epoch", "mean"),
         seconds=("seconds", "mean"),
         feasible=("feasible", "all"),
-        beyond_record=("beyond_record", "first"),
-        binding=("binding", "first"),
-        cost_latency=("cost_latency", "first"),
+        **{name: (name, "first") for name in ("beyond_record", "binding", "cost_latency")},
     )
     return table.reset_index().astype({"metric": str})
 

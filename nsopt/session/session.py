@@ -82,8 +82,7 @@ class Session:
     def open_studies(self, methods: Iterable[str]) -> dict[str, Study]:
         """Open or create the studies of methods by their names, with their attributes as of now.
 
-        Raises:
-            NsoptError: if other settings wrote studies of the subject.
+        Raises NsoptError if other settings wrote studies of the subject.
         """
         subject, opened = self.subject, dict[str, Study]()
         stored = subject.stored_studies(self.workspace)
@@ -192,13 +191,8 @@ def start_session(
 ) -> Iterator[Session]:
     """Yield a session whose device other processes of this machine may share.
 
-    A task without a score gets one, if networks are fitted without training.
-
-    Args:
-        device: by default that of the subject's settings.
-
-    Raises:
-        NsoptError: if the device is not available.
+    A task without a score gets one, if networks are fitted without training. Without `device` it is
+    that of the subject's settings; NsoptError is raised if it is not available.
     """
     training = subject.settings.training
     compute = resolve_compute(device or training.device, training.precision)

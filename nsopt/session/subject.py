@@ -211,8 +211,7 @@ class Subject:
     def stored_studies(self, workspace: Workspace, *wanted: str) -> dict[str, Study]:
         """Return the stored studies by kind: of methods and searches, or those that are wanted.
 
-        Raises:
-            NsoptError: if other settings wrote them.
+        Raises NsoptError if other settings wrote them, or another network.
         """
         stored = workspace.studies(self.name)
         studies = {kind: study for kind, study in stored.items() if not wanted or kind in wanted}

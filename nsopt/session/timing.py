@@ -51,10 +51,8 @@ def with_latency_if_needed(
 ) -> Subject:
     """Return `subject` with a latency model, if a budget is in milliseconds.
 
-    A stored model has priority, so that budgets keep their meaning. Otherwise it is learned now.
-
-    Args:
-        check: see `Timer.learn`.
+    A stored model has priority, so that budgets keep their meaning. Otherwise it is learned now,
+    with `check` as in `Timer.learn`.
     """
     if not is_timed:
         return subject
@@ -72,10 +70,8 @@ def correct_latency(
     """Return the network with a latency model by which the solver keeps a budget as measured.
 
     The widths at this budget are found once, by at most eight timed networks, whatever machine or
-    process needs them. No network is timed again under the same conditions.
-
-    Raises:
-        NoWidthsError: if no network that was timed is within the budget.
+    process needs them. No network is timed again under the same conditions. Raises NoWidthsError if
+    no network that was timed is within the budget.
     """
     subject = session.subject
     if not metric.is_timed:

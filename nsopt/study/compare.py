@@ -166,13 +166,8 @@ def preview_comparison(
 def make_plan(comparison: Comparison, session: Session, timed: bool = True) -> Plan:
     """Return the plan of a comparison without budgets that a method does not support.
 
-    Messages name the budgets that are left out.
-
-    Args:
-        timed: see `Laws`.
-
-    Raises:
-        NsoptError: for a method that lacks what it starts from.
+    Messages name the budgets that are left out. `timed` is that of `Laws`. Raises NsoptError for a
+    method that lacks what it starts from.
     """
     points = {method: _select_points(comparison, method, session) for method in comparison.methods}
     return Plan(session, comparison, Laws(session, timed), points)
