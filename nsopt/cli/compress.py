@@ -188,7 +188,7 @@ def _export(
     for form in forms:
         file = folder / f"{name}.{form}"
         try:
-            # it may be as it was when the weights beside it were written
+            # as it was when the weights beside it were written
             is_old = file.is_file() and file.stat().st_mtime_ns <= weights.stat().st_mtime_ns
             if not (is_known and is_old):
                 is_changed = True

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from nsopt.deployment.check import ExportCheck
-    from nsopt.models.architecture import Architecture
     from nsopt.reports.results import Results
+    from nsopt.scaling.budget import Budget
     from nsopt.session.workspace import Workspace
     from nsopt.tasks.task import Task
 
@@ -148,6 +148,8 @@ def _find(options: ExportOptions, task: "Task | None") -> "tuple[Study, Path]":
     import optuna
 
     from nsopt.deployment.artifacts import BestNetworks, best_trials, describe_network
+    from nsopt.scaling.budget import Budget, read_budgets
+    from nsopt.scaling.metric import PARAMS, get_metric
     from nsopt.session.subject import read_architecture, with_stored_latency
     from nsopt.settings import Timed
     from nsopt.storage.opening import artifacts_beside, existing_storage
@@ -169,13 +171,15 @@ def _find(options: ExportOptions, task: "Task | None") -> "tuple[Study, Path]":
     best = list(best_trials(study).values())
     if not best:
         raise NsoptError(f"no network of {name} is stored: run the study first")
-    arch = None
-    if "%" in (options.budget or ""):
+    shares = list[Budget]()
+    if options.budget is not None and "%" in options.budget:
         settings = read_settings(study)
         timed = Timed(settings["runtime"], settings["latency_batch_size"])
         arch = read_architecture(read_task(study), options.arch, task)
         arch = with_stored_latency(arch, [study], timed)
-    trial = _choose(best, options, arch)
+        asked = read_budgets(options.budget, get_metric(options.metric or PARAMS.name))
+        shares = [budget.at(arch) for budget in asked]
+    trial = _choose(best, options, shares)
     folder = artifacts_beside(url, options.artifacts)
     if folder is None:
         raise NsoptError(f"give the folder with {describe_network(study, trial)} as --artifacts")
@@ -206,12 +210,12 @@ def _with_answer(options: ExportOptions, url: str) -> ExportOptions:
 
 
 def _choose(
-    best: "Sequence[FrozenTrial]", options: ExportOptions, arch: "Architecture | None" = None
+    best: "Sequence[FrozenTrial]", options: ExportOptions, shares: "Sequence[Budget]" = ()
 ) -> "FrozenTrial":
     """Return the trial of the network that the options name.
 
     Args:
-        arch: with which shares of what the base network costs are compared.
+        shares: budgets that the user gave as shares of what the base network costs, as numbers.
     """
     from nsopt.scaling.budget import Limit, read_budgets
     from nsopt.storage.trials import Point, read_point
@@ -222,8 +226,7 @@ def _choose(
         if options.ratio not in (None, point.ratio):
             return False
         try:
-            named = read_budgets(options.budget or "", point.metric)
-            named = named if arch is None else [budget.at(arch) for budget in named]
+            named = shares or read_budgets(options.budget or "", point.metric)
         except NsoptError:  # the text of a budget in another metric
             return False
         limits = {Limit(*limit) for limit in point.metric.limits_at(point.budget)}

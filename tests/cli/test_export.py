@@ -12,7 +12,8 @@ from nsopt.deployment.check import ExportCheck
 from nsopt.errors import NsoptError
 from nsopt.models.registry import get_architecture
 from nsopt.reports import results
-from nsopt.scaling.metric import get_metric
+from nsopt.scaling.budget import read_budgets
+from nsopt.scaling.metric import PARAMS, get_metric
 from nsopt.storage.trials import Point
 
 
@@ -71,7 +72,8 @@ def test_a_share_of_the_base_network_names_a_budget_as_for_compress(
     base = get_architecture("vgg11", 10, 32, 1)
     macs = int(base.cost("macs")(base.base_widths)) // 2
     trials = [make_trial("macs", macs), make_trial(f"params=40000,macs={macs}", 1.0)]
-    assert _choose(trials, ExportOptions(budget=share), base) is trials[number]
+    shares = [budget.at(base) for budget in read_budgets(share, PARAMS)]
+    assert _choose(trials, ExportOptions(budget=share), shares) is trials[number]
 
 
 def test_an_export_never_replaces_the_storage(tmp_path: Path) -> None:
