@@ -181,9 +181,10 @@ class ImageData:
             >>> nsopt.ImageData.from_arrays((images, labels), (images, labels)).classes
         """
         check_name("data set", name)
-        parts = {"train": train, "test": test, "validation": validation}
-        given = {part: pair for part, pair in parts.items() if pair is not None}
-        sets = {part: ImageSet(*read_arrays(part, pair)) for part, pair in given.items()}
+        parts = {"train": train, "test": test}
+        if validation is not None:
+            parts["validation"] = validation
+        sets = {part: ImageSet(*read_arrays(part, pair)) for part, pair in parts.items()}
         shape = sets["train"].shape
         for part, images in sets.items():
             if images.shape != shape:
