@@ -249,7 +249,7 @@ def test_crop_windows_stay_inside_the_image_and_keep_the_smallest_area(
         assert 0 <= top <= height - high < height
         assert 0 <= left <= width - wide < width
         clamped = high == height or wide == width
-        rounding = (high + wide) / (2 * height * width) + 1e-6
+        rounding = ((high + wide) / 2 + 1 / 4) / (height * width) + 1e-6  # half a pixel a side
         assert high * wide / (height * width) >= smallest - rounding or clamped
 
 
