@@ -33,8 +33,8 @@ def compare() -> None:
     data = nsopt.load_data("digits").subset(None, 10)
     settings = nsopt.get_preset("smoke").settings
     settings = settings.updated(training=settings.training.updated(epochs=1))
-    sizes = {"ratios": [0.05], "seeds": 1, "settings": settings, "progress": nsopt.Silent()}
-    nsopt.compare("vgg11", data, ["uniform"], **sizes)
+    silent = nsopt.Silent()
+    nsopt.compare("vgg11", data, ["uniform"], [0.05], seeds=1, settings=settings, progress=silent)
 
 
 def count_files(call: Callable[[], None]) -> int:
