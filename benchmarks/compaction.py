@@ -18,7 +18,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
 from benchmarks.common import filters_per_step, in_new_process, random_images, show
 from nsopt.compute.device import describe_device, resolve_compute, wait_for
-from nsopt.models.registry import table_architecture
+from nsopt.models.registry import get_architecture
 from nsopt.pruning.engine import PruneSchedule, ShrinkingNetwork
 from nsopt.pruning.rules import make_rule
 from nsopt.pruning.settings import SearchSettings
@@ -31,7 +31,7 @@ _INTERVALS = (1, 2, 4, 8, 12)
 
 def time_pieces(name: str, batch: int, steps: int, batches: int, device: str) -> dict[str, Any]:
     """Seconds of a mini-batch at every size, and of every prune step."""
-    arch = table_architecture(name)
+    arch = get_architecture(name)
     settings = SearchSettings(
         pretrain_epochs=0,
         prune_every=batches,

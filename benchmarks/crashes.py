@@ -42,7 +42,7 @@ from nsopt.compute import checkpoint
 from nsopt.deployment.artifacts import BestNetworks, best_trials
 from nsopt.latency import measure as timed
 from nsopt.models import vgg
-from nsopt.models.architecture import TableArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.models.vgg import vgg11
 from nsopt.reports.results import read_results
 from nsopt.session import presets
@@ -51,6 +51,7 @@ from nsopt.storage.schema import is_search
 from nsopt.storage.studies import load_studies
 from nsopt.storage.trials import is_settled
 from nsopt.storage.weights_file import read_weights
+from tests.rescaled import with_base_widths
 
 _TASK = (
     *("--preset=smoke", "--per-class=12", "--batch-size=32", "--epochs=1", "--pretrain-epochs=1"),
@@ -73,10 +74,10 @@ _SLOWEST = 900.0  # seconds
 _MOST = {"artifacts": 8, "checkpoints": 60}  # writes of a process there, about
 
 
-def narrow(num_classes: int, image_size: int, in_channels: int) -> TableArchitecture:
+def narrow(num_classes: int, image_size: int, in_channels: int) -> Architecture:
     """VGG11 with a sixteenth of the filters."""
     arch = vgg11(num_classes, image_size, in_channels)
-    return replace(arch, base_widths=tuple(width // _NARROWER for width in arch.base_widths))
+    return with_base_widths(arch, tuple(width // _NARROWER for width in arch.base_widths))
 
 
 def make_quick() -> None:

@@ -40,8 +40,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 import nsopt
 from benchmarks.package_networks import NETWORKS
 from benchmarks.unseen_networks import share_that_changes
+from nsopt.models.architecture import Architecture
 from nsopt.models.inputs import call_network
-from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.originals import copy_model
 from tests.models.tracing.checks import choose_units, randomise, with_zeros
 from tests.models.tracing.test_networks_detectors import DETECTORS
@@ -74,7 +74,7 @@ def compute(model: nn.Module, inputs: Any) -> list[Tensor]:
     return [t for t in leaves if isinstance(t, Tensor) and t.is_floating_point()]
 
 
-def check_exact(arch: TracedArchitecture, model: nn.Module, inputs: Any) -> None:
+def check_exact(arch: Architecture, model: nn.Module, inputs: Any) -> None:
     kept = choose_units(arch, seed=0, inexact=False)
     smaller = arch.prune(model, [indices.tolist() for indices in kept])
     doubles = convert(inputs, Tensor.double)

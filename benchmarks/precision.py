@@ -21,7 +21,7 @@ from benchmarks.common import filters_per_step, in_new_process, random_images, s
 from nsopt.compute.device import describe_device, resolve_compute
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
-from nsopt.models.registry import table_architecture
+from nsopt.models.registry import get_architecture
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.law import floor_widths
 from nsopt.scaling.solve import solve_widths
@@ -31,7 +31,7 @@ _RATIO = 0.25
 
 def log_widths(name: str, data: ImageData, settings: SearchSettings) -> NDArray[np.float64]:
     """Logarithms of the widths that the law of a search proposes, (L,)."""
-    arch = table_architecture(name, len(data.classes), data.image_size, data.channels)
+    arch = get_architecture(name, len(data.classes), data.image_size, data.channels)
     law = nsopt.search(arch, data, settings).law
     cost = arch.cost("params")
     budget = cost(floor_widths(_RATIO, arch.base_widths))
@@ -61,7 +61,7 @@ def main() -> None:
     settings = SearchSettings(
         pretrain_epochs=2,
         prune_every=2 if options.quick else 5,
-        filters_per_step=filters_per_step(table_architecture(options.arch), steps),
+        filters_per_step=filters_per_step(get_architecture(options.arch), steps),
         iterations=1,
         batch_size=batch,
         lr=0.05,

@@ -6,7 +6,6 @@ networks would take as long per mini-batch at the last step as at the first.
 """
 
 import argparse
-import dataclasses
 import resource
 import sys
 import time
@@ -17,21 +16,22 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
 from benchmarks.common import filters_per_step, in_new_process, random_images, show
 from nsopt.compute.device import describe_device, resolve_compute, wait_for
-from nsopt.models.registry import table_architecture
+from nsopt.models.registry import get_architecture
 from nsopt.progress import Silent
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.law import floor_widths
 from nsopt.tasks.classification import Classification
 from nsopt.tasks.supervise import place_images
+from tests.rescaled import with_base_widths
 
 
 def run_search(
     name: str, factor: float, steps: int, batch: int, prune_every: int, device: str
 ) -> dict[str, float]:
     """A search that prunes to 5 % in `steps` steps, without pre-training."""
-    arch = table_architecture(name)
-    arch = dataclasses.replace(arch, base_widths=tuple(floor_widths(factor, arch.base_widths)))
+    arch = get_architecture(name)
+    arch = with_base_widths(arch, tuple(floor_widths(factor, arch.base_widths)))
     settings = SearchSettings(
         pretrain_epochs=0,
         prune_every=prune_every,

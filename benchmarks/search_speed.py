@@ -26,7 +26,7 @@ from nsopt.compute.device import describe_device, resolve_compute, wait_for
 from nsopt.compute.random_state import use_seed
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
-from nsopt.models.registry import table_architecture
+from nsopt.models.registry import get_architecture
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.settings import SearchSettings
 from nsopt.tasks.classification import Classification
@@ -60,7 +60,7 @@ class Protocol:
         return SearchSettings(
             pretrain_epochs=1,
             prune_every=self.prune_every,
-            filters_per_step=filters_per_step(table_architecture(self.arch), self.steps),
+            filters_per_step=filters_per_step(get_architecture(self.arch), self.steps),
             batch_size=self.batch,
             lr=0.05,
             device=self.device,
@@ -81,7 +81,7 @@ def run_reference(protocol: Protocol, profiled: bool = False) -> dict[str, Any]:
     compute = resolve_compute(settings.device, "fp32")
     data = protocol.images()
     splits = place_images(data.split(settings.val_fraction), compute)
-    arch = table_architecture(protocol.arch, len(data.classes))
+    arch = get_architecture(protocol.arch, len(data.classes))
     with use_seed(settings.seed, compute.device):
         search = masked_search.gated(arch, arch.base_widths, device=compute.device)
         with profile(enabled=profiled) as profiler:
@@ -102,7 +102,7 @@ def run_engine(protocol: Protocol, profiled: bool = False) -> dict[str, Any]:
     compute = resolve_compute(settings.device, settings.precision)
     data = protocol.images()
     splits = place_images(data.split(settings.val_fraction), compute)
-    arch = table_architecture(protocol.arch, len(data.classes))
+    arch = get_architecture(protocol.arch, len(data.classes))
     clock = StageTimes()
     with profile(enabled=profiled) as profiler:
         start = time.perf_counter()

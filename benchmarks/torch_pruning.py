@@ -28,8 +28,9 @@ from nsopt.compute.random_state import use_seed
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
-from nsopt.models.architecture import Architecture, TableArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.models.registry import get_architecture
+from nsopt.models.shortcuts import leaders
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.rules import get_size_metric, make_rule
 from nsopt.pruning.settings import SearchSettings
@@ -130,9 +131,7 @@ def prune_with_torch_pruning(
 
 def made_by(arch: Architecture, group: int) -> str:
     """The path of a module that makes the channels of a group."""
-    if isinstance(arch, TableArchitecture):
-        return arch.filters[group][0]
-    return arch.layer_names[group]
+    return (leaders(arch.design.group_of, arch.design.filters) or arch.layer_names)[group]
 
 
 def retrain(word: str, data: ImageData, widths: list[int], epochs: int, seeds: int) -> list[float]:

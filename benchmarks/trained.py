@@ -18,10 +18,11 @@ from nsopt.compute.device import Compute, resolve_compute
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
 from nsopt.models.architecture import Architecture
-from nsopt.models.registry import table_architecture
+from nsopt.models.registry import get_architecture
 from nsopt.pruning.inherited import TrainedStart, rank_by_importance
 from nsopt.tasks.classification import Classification
 from nsopt.tasks.supervise import place_images
+from tests.rescaled import with_base_widths
 
 # Base widths are divided by these, so that a dense network costs about ten million MACs.
 DIVISORS = {"vgg11": 4, "resnet18-tied": 8, "mobilenetv2-tied": 2}
@@ -63,9 +64,9 @@ def read_images(options: argparse.Namespace) -> ImageData:
 
 def train_dense(name: str, data: ImageData, folder: Path, epochs: int = DENSE.epochs) -> Dense:
     """Return a trained network; the first call trains it, and keeps its weights in `folder`."""
-    whole = table_architecture(name, len(data.classes), data.image_size, data.channels)
+    whole = get_architecture(name, len(data.classes), data.image_size, data.channels)
     narrow = tuple(width // DIVISORS[name] for width in whole.base_widths)
-    arch = replace(whole, base_widths=narrow)
+    arch = with_base_widths(whole, narrow)
     model, file = arch.build(narrow), folder / f"{name}-{epochs}.pt"
     if not file.is_file():
         folder.mkdir(parents=True, exist_ok=True)

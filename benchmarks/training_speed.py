@@ -22,8 +22,8 @@ import nsopt
 from benchmarks.common import in_new_process, random_images, show
 from nsopt.compute.device import describe_device, resolve_compute
 from nsopt.data.images import ImageSet
-from nsopt.models.architecture import TableArchitecture
-from nsopt.models.registry import table_architecture
+from nsopt.models.architecture import Architecture
+from nsopt.models.registry import get_architecture
 from nsopt.scaling.law import floor_widths
 from nsopt.settings import Precision
 from nsopt.torchvision_import import import_torchvision
@@ -74,7 +74,7 @@ def run_plain(images: int, epochs: int, ratio: float, device: str) -> float:
         persistent_workers=True,
         multiprocessing_context="fork",  # torchvision is imported already
     )
-    arch = table_architecture("vgg11")
+    arch = get_architecture("vgg11")
     model = arch.build(_widths(arch, ratio)).to(where).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.5, weight_decay=5e-4)
     start = time.perf_counter()
@@ -100,12 +100,12 @@ def run_nsopt(images: int, epochs: int, ratio: float, device: str, precision: Pr
         device=device,
         precision=precision,
     )
-    arch = table_architecture("vgg11")
+    arch = get_architecture("vgg11")
     outcome = nsopt.train(arch, _widths(arch, ratio), data, settings)
     return epochs * len(data.split(_VALIDATION).train) / outcome.seconds
 
 
-def _widths(arch: TableArchitecture, ratio: float) -> tuple[int, ...]:
+def _widths(arch: Architecture, ratio: float) -> tuple[int, ...]:
     return tuple(floor_widths(ratio, arch.base_widths))
 
 

@@ -38,9 +38,9 @@ from torch.utils._pytree import tree_leaves
 import nsopt
 from benchmarks.networks import outcome
 from nsopt.errors import NsoptError
+from nsopt.models.architecture import Architecture
 from nsopt.models.imported import network_factory
 from nsopt.models.onnx import export_to_onnx
-from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.torchvision_import import import_torchvision
 from tests.models.tracing.checks import (
     OtherProcess,
@@ -155,7 +155,7 @@ def make_row(word: str, size: int, other: OtherProcess) -> dict[str, Any]:
     return row
 
 
-def share_that_changes(arch: TracedArchitecture) -> float:
+def share_that_changes(arch: Architecture) -> float:
     """Return the share of the parameters that have a width that can change."""
     family, named = arch.network.family, dict(arch.network.template.named_parameters())
     changing = {d.tensor for d, f in zip(family.dimensions, family.factors, strict=True) if f.any()}

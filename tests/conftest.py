@@ -22,12 +22,13 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
-from nsopt.models.registry import table_architecture
+from nsopt.models.registry import get_architecture
 from tests.forked import read_files_once, start_nsopt
+from tests.rescaled import with_base_widths
 
 if TYPE_CHECKING:
     from nsopt.data.images import ImageData
-    from nsopt.models.architecture import TableArchitecture
+    from nsopt.models.architecture import Architecture
 
 # Containers often set this. Then each of the processes here would compile all of torch again.
 sys.dont_write_bytecode = False
@@ -111,16 +112,16 @@ def first_digits(train: int, test: int) -> "ImageData":
 
 
 @pytest.fixture(scope="session")
-def vgg11() -> "TableArchitecture":
+def vgg11() -> "Architecture":
     """VGG11 for CIFAR-10."""
-    return table_architecture("vgg11")
+    return get_architecture("vgg11")
 
 
 @pytest.fixture(scope="session")
-def narrow() -> "TableArchitecture":
+def narrow() -> "Architecture":
     """VGG11 for digits, a sixteenth as wide: trains in seconds."""
-    arch = table_architecture("vgg11", num_classes=10, in_channels=1)
-    return dataclasses.replace(arch, base_widths=tuple(w // 16 for w in arch.base_widths))
+    arch = get_architecture("vgg11", num_classes=10, in_channels=1)
+    return with_base_widths(arch, tuple(w // 16 for w in arch.base_widths))
 
 
 @pytest.fixture

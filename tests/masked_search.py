@@ -14,7 +14,7 @@ from torch.profiler import record_function
 
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.data.images import Splits
-from nsopt.models.architecture import TableArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.pruning.settings import SearchSettings
 
 _CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ class MaskedSearch:
 
 
 def gated(
-    arch: TableArchitecture,
+    arch: Architecture,
     widths: Sequence[int],
     follow: bool = False,
     device: torch.device = _CPU,
@@ -42,7 +42,7 @@ def gated(
     ones) are masked together with the channel they belong to. The paper's code does not do that.
     """
     model = arch.build(widths).to(device)
-    gated_modules = arch.gate_modules(model)
+    gated_modules = arch.design.find_gates(model)
     search = MaskedSearch(
         model,
         [
@@ -55,19 +55,17 @@ def gated(
         for module, z in zip(modules, search.z[group], strict=True):
             module.register_forward_hook(_gate(search, group, z))
     if follow:
-        for path, group, factor in followers(arch):
-            model.get_submodule(path).register_forward_hook(_mask(search, group, factor))
+        for path, group in followers(arch):
+            model.get_submodule(path).register_forward_hook(_mask(search, group))
     return search
 
 
-def followers(arch: TableArchitecture) -> list[tuple[str, int, int]]:
-    """Return the paths of norms whose channels follow a group, with the group and the factor."""
+def followers(arch: Architecture) -> list[tuple[str, int]]:
+    """Return the paths of norms whose channels follow a group, with the group."""
     return [
-        (op.name, op.outputs.layer, op.outputs.factor)
-        for op in arch.operations
-        if op.kind == "norm"
-        and op.name.endswith(("_expand_bn", "_depthwise_bn"))
-        and op.outputs.layer is not None
+        (f"{path.removesuffix('expand')}{kind}_bn", arch.design.group_of[block])
+        for block, path in enumerate(arch.design.followers)
+        for kind in ("expand", "depthwise")
     ]
 
 
@@ -78,9 +76,10 @@ def _gate(search: MaskedSearch, group: int, z: Tensor) -> Callable[..., Tensor]:
     return hook
 
 
-def _mask(search: MaskedSearch, group: int, factor: int) -> Callable[..., Tensor]:
+def _mask(search: MaskedSearch, group: int) -> Callable[..., Tensor]:
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output * search.masks[group].repeat_interleave(factor)[:, None, None]
+        mask = search.masks[group]
+        return output * mask.repeat_interleave(output.shape[1] // len(mask))[:, None, None]
 
     return hook
 

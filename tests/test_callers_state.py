@@ -1,6 +1,5 @@
 """Public functions leave the caller's random numbers alone, and its settings outside."""
 
-import dataclasses
 import random
 import subprocess
 import sys
@@ -18,8 +17,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import nsopt
-from nsopt.models.architecture import TableArchitecture
+from nsopt.models.architecture import Architecture
 from tests.latency.brief import learn_briefly
+from tests.rescaled import with_base_widths
 
 CALLERS = torch.float16  # which nsopt's own autocast never has
 PROPERTIES = "inputs", "fingerprint", "first_inputs", "first_batch"
@@ -56,8 +56,8 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Callable[[], An
     model = Dropping().eval()
     arch = nsopt.trace(model, torch.rand(2, 1, 8, 8))
     table = nsopt.get_architecture("vgg11", in_channels=1)
-    assert isinstance(table, TableArchitecture)
-    table = dataclasses.replace(table, base_widths=(4,) * 8)
+    assert isinstance(table, Architecture)
+    table = with_base_widths(table, (4,) * 8)
     whole = table.build(table.base_widths)
     params, base = arch.cost("params"), arch.base_widths
     training = nsopt.TrainSettings(epochs=1, batch_size=16)

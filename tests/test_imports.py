@@ -111,6 +111,15 @@ def test_no_files_import_each_other() -> None:
     list(TopologicalSorter(graph).static_order())  # raises CycleError
 
 
+def test_there_is_one_kind_of_architecture() -> None:
+    """Other rooms than models/ do not ask either whether it is one of nsopt's own."""
+    classes = [node for path in MODULES for node in nodes(path) if isinstance(node, ast.ClassDef)]
+    named = [name for node in classes for name in (node.name, *map(ast.unparse, node.bases))]
+    assert [name for name in named if "Architecture" in name] == ["Architecture"]
+    others = [path for path in MODULES if "models" not in path.parts]
+    assert not [path for path in others if "design.make" in path.read_text()]
+
+
 def test_files_have_at_most_400_lines() -> None:
     lines = {path: len(path.read_text().splitlines()) for path in MODULES}
     assert max(lines.values()) <= LONGEST_FILE, max(lines, key=lines.__getitem__)

@@ -23,8 +23,8 @@ sys.path[0] = str(_HERE.parents[1])  # it also runs as a file
 import nsopt
 from benchmarks.sampler_efficiency import BUDGET, DATA, law, perturbed
 from nsopt.data.registry import load_data
-from nsopt.models.architecture import TableArchitecture
-from nsopt.models.registry import table_architecture
+from nsopt.models.architecture import Architecture
+from nsopt.models.registry import get_architecture
 from nsopt.scaling.law import uniform_curve
 
 _SETTINGS = nsopt.TrainSettings(epochs=8, batch_size=64, lr=0.05, val_fraction=0.5)
@@ -33,7 +33,7 @@ _SEEDS = 3
 _TEST_IMAGES = 500  # it is not used
 
 
-def configurations(arch: TableArchitecture) -> list[tuple[str, int, list[int]]]:
+def configurations(arch: Architecture) -> list[tuple[str, int, list[int]]]:
     """Kind, seed and widths of each training."""
     cost, generator = arch.cost("params"), np.random.default_rng(0)
     uniform = uniform_curve(arch.base_widths)
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--data", default="cifar10", help="CIFAR-10, as `--data` takes it")
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     options = parser.parse_args()
-    arch = table_architecture("vgg11")
+    arch = get_architecture("vgg11")
     data = load_data(options.data, options.data_dir).subset(None, _PER_CLASS)
     data = dataclasses.replace(data, test=data.test.take(range(_TEST_IMAGES)))
     done = len(pd.read_csv(DATA)) if DATA.is_file() else 0

@@ -19,7 +19,8 @@ from nsopt.errors import NsoptError, shorten
 from nsopt.files import STUDY_FILE, check_writable
 from nsopt.isolation import public
 from nsopt.latency.runtime import TORCH, Measure, choose_runtime
-from nsopt.models.architecture import Architecture, check_finite, check_has_weights
+from nsopt.models.architecture import Architecture
+from nsopt.models.checks import check_finite, check_has_weights
 from nsopt.models.tracing.originals import copy_model, set_mode, unwrapped
 from nsopt.models.tracing.trace import trace
 from nsopt.models.tracing.weights import adopt_weights, check_weights

@@ -36,7 +36,7 @@ from nsopt.deployment.kept import load_network
 from nsopt.deployment.trained import describe_differences
 from nsopt.errors import NsoptError
 from nsopt.latency.bisection import Widths
-from nsopt.models.tracing.architecture import keep_rigid
+from nsopt.models.architecture import keep_rigid
 from nsopt.models.tracing.originals import copy_model
 from nsopt.progress import Progress
 from nsopt.scaling.budget import Budget, Limit

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from nsopt.errors import NsoptError, shorten
-from nsopt.models.architecture import Architecture, build_to_fill, check_finite, shapes_of
+from nsopt.models.architecture import Architecture, build_to_fill
+from nsopt.models.checks import check_finite, shapes_of
 from nsopt.storage.weights_file import read_weights
 
 _NESTED = ("state_dict", "model", "state")  # where files keep the weights, as nsopt does last

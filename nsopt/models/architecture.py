@@ -1,148 +1,178 @@
 """Architectures: families of networks indexed by widths, with their costs."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence, Sized
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Protocol, Self
+from typing import Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
-from nsopt.arguments import checked
-from nsopt.errors import NsoptError, shorten
-from nsopt.models.layers import build_operation, copy_channels
-from nsopt.models.shortcuts import leaders, tie
-from nsopt.models.tracing.originals import unwrapped
-from nsopt.scaling.cost import (
-    Channels,
-    CostModel,
-    CountedCost,
-    IntArray,
-    Operation,
-    Widths,
-)
+from nsopt.errors import NsoptError
+from nsopt.isolation import public
+from nsopt.models.checks import Kept, check_room, read_kept, read_widths, shapes_of
+from nsopt.models.design import Design
+from nsopt.models.inputs import tensors_in
+from nsopt.models.layout import best_layout
+from nsopt.models.sizes import LimitedCost, SizeCost, sum_products
+from nsopt.models.tracing import probe
+from nsopt.models.tracing.buffers import fill_buffers
+from nsopt.models.tracing.fixed import find_fixed
+from nsopt.models.tracing.initialise import draw_parameters
+from nsopt.models.tracing.labels import Atoms, Labels, Product, Trace, TraceError, UnknownError
+from nsopt.models.tracing.makers import relative_norms, unit_norms
+from nsopt.models.tracing.network import TracedNetwork
+from nsopt.models.tracing.originals import start_norms, unwrapped
+from nsopt.models.tracing.resize import copy_with_tensors
+from nsopt.models.tracing.run import tensors_of
+from nsopt.scaling.cost import CostModel, Widths, unknown_metric
 
-Kept = Sequence[Sequence[int] | NDArray[Any] | Tensor]  # per group
+_ALIKE = 0.05  # difference of shares of MACs that needs no word
 
 
-class Architecture(Protocol):
+@dataclass(frozen=True, eq=False)
+class Architecture:
     """A family of networks, indexed by the widths of its L groups of layers.
 
     Attributes:
-        name: the name that `get_architecture` takes.
-        layer_names: names of the groups, in forward order.
-        base_widths: widths of the original network, L integers.
-        channels_per_unit: channels per unit of width; several if they can only change together.
-        input_shape: shape of one example, (C, H, W) for images.
-        num_classes: number of outputs.
+        name: the name in messages and studies, which `get_architecture` takes.
+        network: a traced network of the family.
+        layer_names: names of the groups, in forward order, after the first modules that make their
+            channels.
+        capped: by name, why a group cannot grow.
+        refused: by name, why a group cannot change at all.
+        trained: names of the parameters that a new network initialises. It copies all others.
         latency: cost model in milliseconds, or None before `nsopt.with_latency`.
+        design: what the author of one of nsopt's own networks knows of it.
     """
 
+    name: str
+    network: TracedNetwork
+    layer_names: tuple[str, ...]
+    capped: dict[str, str]
+    refused: dict[str, str]
+    trained: tuple[str, ...]
+    latency: CostModel | None = None
+    design: Design = field(default_factory=Design)
+
+    def __repr__(self) -> str:
+        return f"Architecture(name={self.name!r}, base_widths={self.base_widths})"
+
     @property
-    def name(self) -> str: ...
+    def base_widths(self) -> tuple[int, ...]:
+        """Widths of the original network, in units."""
+        return self.network.family.widths
+
     @property
-    def layer_names(self) -> tuple[str, ...]: ...
-    @property
-    def base_widths(self) -> tuple[int, ...]: ...
-    @property
-    def channels_per_unit(self) -> tuple[int, ...]: ...
-    @property
-    def input_shape(self) -> tuple[int, ...]: ...
-    @property
-    def num_classes(self) -> int: ...
-    @property
-    def latency(self) -> CostModel | None: ...
-    @property
+    def channels_per_unit(self) -> tuple[int, ...]:
+        """Channels per unit of width; several if they can only change together."""
+        return tuple(g.per_dimension[min(g.per_dimension)] for g in self.network.family.groups)
+
+    @cached_property
+    @public
     def narrowest(self) -> tuple[int, ...]:
-        """The smallest widths that its networks can have."""
+        """The smallest widths at which its networks run, found by trying."""
+        if self.design.make:
+            return (1,) * len(self.base_widths)
+        return tuple(probe.find_narrowest(self.network).tolist())
 
     @property
     def rigid(self) -> tuple[bool, ...]:
         """Per group, whether pruning cannot remove its units one by one."""
+        return tuple(group.rigid for group in self.network.family.groups)
 
-    @property
-    def layout(self) -> torch.memory_format:
-        """Memory layout of its networks and their inputs."""
-
-    @property
-    def streams(self) -> tuple[int, ...]:
-        """Per group, the first group whose channels are added to its own at base widths."""
-
-    @property
-    def conditional(self) -> Mapping[str, tuple[Channels, Channels]]:
-        """By path, modules that exist only if two numbers of channels differ; and these two."""
-
-    @property
+    @cached_property
     def template(self) -> nn.Module:
-        """The network of base widths from which others are made. It never changes."""
+        """A network of base widths. It never changes."""
+        return build_to_fill(self, self.base_widths) if self.design.make else self.network.template
 
     @property
     def written(self) -> Collection[tuple[str, str]]:
         """Paths of modules and names of attributes that its networks set as they run."""
+        return self.network.trace.written
 
     @property
     def evaluates_only(self) -> bool:
         """Whether its networks are known to run in evaluation mode alone."""
+        return self.network.trace.failed is not None
+
+    @cached_property
+    def layout(self) -> torch.memory_format:
+        """Memory layout of its networks and their inputs."""
+        return best_layout(self.network.template, self.network.run.inputs)
 
     @property
-    def batch_doubt(self) -> str:
-        """One line if the first dimension of the inputs may be no batch, else an empty string."""
+    def streams(self) -> tuple[int, ...]:
+        """Per group, the first group whose channels are added to its own at base widths."""
+        return self.design.find_streams(self.base_widths)
 
-    def build(self, widths: Widths) -> nn.Module:
-        """Return a newly initialised network. Raises NsoptError for invalid widths."""
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one example, (C, H, W) for images."""
+        return tuple(tensors_in(self.network.run.inputs)[0].shape[1:])
+
+    @property
+    def num_classes(self) -> int:
+        """The last size of the first output; 1 if that is a single number, such as a loss."""
+        return (1, *self.network.outputs[0])[-1]
 
     def check_widths(self, widths: Widths) -> tuple[int, ...]:
         """Return `widths` as a tuple of ints. Raises NsoptError for invalid ones."""
+        checked = read_widths(self.name, len(self.base_widths), widths)
+        for name, width, base in zip(self.layer_names, checked, self.base_widths, strict=True):
+            if width > base and name in self.capped:
+                raise NsoptError(f"the width of {name} cannot exceed {base}: {self.capped[name]}")
+        tried = map(probe.shrink_width, self.base_widths)
+        if all(width >= least for width, least in zip(checked, tried, strict=True)):
+            return checked
+        for name, width, least in zip(self.layer_names, checked, self.narrowest, strict=True):
+            if width < least:
+                raise NsoptError(
+                    f"the width of {name} cannot be below {least}: with fewer units the network "
+                    "does not run, or combines its channels in another way"
+                )
+        return checked
+
+    def build(self, widths: Widths) -> nn.Module:
+        """Return a newly initialised network. Raises NsoptError for invalid widths."""
+        w = np.array(self.check_widths(widths), np.int64)
+        if self.design.make:
+            return self.design.build(w)
+        model = self.network.build_empty(w)
+        fill_buffers(model, self.network, w.tolist(), self.trained)
+        draw_parameters(model, self.network.template, self.trained)
+        start_norms(model)
+        return model
 
     def shapes(self, widths: Widths) -> dict[str, tuple[int, ...]]:
         """Return the shapes of all tensors in the state of a network, without building it."""
+        w = np.array(self.check_widths(widths), np.int64)
+        with torch.device("meta"):
+            new = self.design.build(w) if self.design.make else self.network.build_empty(w, "meta")
+        return shapes_of(new.state_dict())
 
-    def cost(self, metric: str) -> CostModel:
-        """Return the cost model for a metric.
+    def retrace(self, model: nn.Module) -> TracedNetwork:
+        """Return the trace of a network of this family. Raises NsoptError for any other.
 
-        Args:
-            metric: `params` or `macs` (of one example), both exact; or `latency` (milliseconds), as
-                `nsopt.with_latency` learned it.
-
-        Raises:
-            NsoptError: for an unknown metric, or for `latency` without a latency model.
+        It has the tensors of all shortcuts, of which `model` may have fewer.
         """
+        if not self.design.make:
+            return self.network.retrace(model)
+        widths = [len(first) for first, *_ in self.design.find_filters(model, self.name)]
+        with torch.device("meta"):
+            whole = self.design.build(widths, whole=True)
+        if all(width <= base for width, base in zip(widths, self.base_widths, strict=True)):
+            return self.network.narrow(whole, np.array(widths))
+        return self.network.retrace(whole, np.array(widths))
 
-    def with_latency(self, latency: CostModel | None) -> Self:
-        """Return a copy with a cost model for `latency`, or without one."""
-
-    def summary(self) -> str:
-        """Return one line about layers that keep their widths, or an empty string."""
-
-    def filter_norms(self, model: nn.Module) -> list[Tensor]:
-        """Return the L1 norms of each group's units in `model`, float64 (w_l,).
-
-        Norms are divided by the layer's mean, and averaged over layers that share a width.
-
-        Examples:
-            >>> norms = arch.filter_norms(model)
-            >>> kept = [norm.topk(len(norm) // 2).indices.sort().values for norm in norms]
-        """
-
-    def inherit(self, model: nn.Module, kept: Kept, widths: Widths) -> nn.Module:
-        """Return a network of `widths` with the kept units of a trained `model`.
-
-        Args:
-            model: a trained network of this family.
-            kept: per group, ascending indices of at most `widths[l]` units, or a boolean mask. All
-                others are newly initialised.
-            widths: the widths of the new network.
-
-        Examples:
-            >>> kept = [torch.arange(width // 2) for width in arch.base_widths]
-            >>> half = arch.inherit(model, kept, [len(units) for units in kept])
-        """
-
+    @public
     def prune(self, model: nn.Module, kept: Kept) -> nn.Module:
         """Return a copy of `model` that has only some units of each group.
+
+        It computes the same as `model` with the other units set to zero, except in groups for which
+        `explain` says otherwise.
 
         Args:
             model: a network of this family.
@@ -150,162 +180,208 @@ class Architecture(Protocol):
                 Rigid groups keep all.
 
         Raises:
-            NsoptError: for invalid indices, or a network of another family.
+            NsoptError: for invalid indices, a network of another family, or widths at which the
+                network combines channels in another way.
 
         Examples:
             >>> arch = nsopt.trace(model, torch.zeros(2, 1, 32, 32))
             >>> smaller = arch.prune(model, [range(width // 2) for width in arch.base_widths])
         """
-
-
-@dataclass(frozen=True)
-class TableArchitecture:
-    """An `Architecture` made from one table of operations.
-
-    A searched width controls one layer, or in tied networks all layers that identity shortcuts
-    join.
-
-    Attributes:
-        operations: all operations with weights, in forward order.
-        gates: per group, the paths of the modules after which its channels are scored and masked (a
-            BatchNorm, or an Identity that marks an activation).
-        filters: per group, the paths of the convolutions that make its channels.
-        assemble: makes the network from the built operations, by path.
-        identities: paths of the nn.Identity modules that replace projections on shortcuts, with the
-            groups before and after them.
-        stream_reads: paths of the nn.Identity modules through which layers read channels from a
-            residual stream, with the groups of these channels. Gates do not change the stream.
-    """
-
-    name: str
-    layer_names: tuple[str, ...]
-    base_widths: tuple[int, ...]
-    input_shape: tuple[int, int, int]
-    num_classes: int
-    operations: tuple[Operation, ...]
-    gates: tuple[tuple[str, ...], ...]
-    filters: tuple[tuple[str, ...], ...]
-    assemble: Callable[[dict[str, nn.Module]], nn.Module]
-    identities: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    stream_reads: Mapping[str, int] = field(default_factory=dict)
-    latency: CostModel | None = None
-
-    def __repr__(self) -> str:
-        return f"TableArchitecture(name={self.name!r}, base_widths={self.base_widths})"
-
-    @property
-    def channels_per_unit(self) -> tuple[int, ...]:
-        return (1,) * len(self.base_widths)
-
-    narrowest = channels_per_unit
-
-    @property
-    def rigid(self) -> tuple[bool, ...]:
-        return (False,) * len(self.base_widths)
-
-    @property
-    def conditional(self) -> Mapping[str, tuple[Channels, Channels]]:
-        return {o.name: o.unless_equal for o in self.operations if o.unless_equal is not None}
-
-    @cached_property
-    def template(self) -> nn.Module:
-        return build_to_fill(self, self.base_widths)
-
-    written = frozenset[tuple[str, str]]()
-    evaluates_only = False
-    batch_doubt = ""
-
-    @property
-    def layout(self) -> torch.memory_format:
-        return torch.channels_last
-
-    @property
-    def streams(self) -> tuple[int, ...]:
-        base = self.base_widths
-        equal = [(a, b) for a, b in self.identities.values() if base[a] == base[b]]
-        group_of = tie(len(base), equal).tolist()
-        first = leaders(group_of, range(len(base)))
-        return tuple(first[group] for group in group_of)
-
-    def build(self, widths: Widths) -> nn.Module:
-        w = np.array(self.check_widths(widths), dtype=np.int64)
-        return self.assemble(
-            {op.name: build_operation(op, w) for op in self.operations if op.exists(w)}
-        )
-
-    def check_widths(self, widths: Widths) -> tuple[int, ...]:
-        return read_widths(self, widths)
-
-    def shapes(self, widths: Widths) -> dict[str, tuple[int, ...]]:
-        with torch.device("meta"):
-            return shapes_of(self.build(widths).state_dict())
-
-    @checked
-    def cost(self, metric: str) -> CostModel:
-        if metric == "latency":
-            return require_latency(self.name, self.latency)
-        return CountedCost(metric, self.operations, len(self.base_widths))
-
-    def with_latency(self, latency: CostModel | None) -> Self:
-        return replace(self, latency=latency)
-
-    def summary(self) -> str:
-        return ""
-
-    def gate_modules(self, model: nn.Module) -> list[list[nn.Module]]:
-        """Return the modules after which each group's channels are scored and masked."""
-        return [[model.get_submodule(path) for path in paths] for paths in self.gates]
-
-    def filter_weights(self, model: nn.Module) -> list[list[Tensor]]:
-        """Return the weights that make each group's channels, shapes (w_l, inputs, k, k)."""
-        return [[model.get_parameter(f"{path}.weight") for path in paths] for paths in self.filters]
-
-    def filter_norms(self, model: nn.Module) -> list[Tensor]:
-        return [
-            torch.stack([relative_norms(weight, 0) for weight in weights]).mean(dim=0)
-            for weights in self.filter_weights(self._read_model(model))
-        ]
-
-    def inherit(self, model: nn.Module, kept: Kept, widths: Widths) -> nn.Module:
-        """See `Architecture`. Projections that `model` does not have are newly initialised.
-
-        Raises NsoptError if `model` is of another family, or for invalid indices or widths.
-        """
-        model = self._read_model(model)
-        chosen = read_kept(self, [len(first) for first, *_ in self.filter_weights(model)], kept)
-        check_room(self, chosen, self.check_widths(widths))
-        smaller = build_to_fill(self, widths).to(next(model.parameters()).device)
-        indices = [torch.from_numpy(units) for units in chosen]
-        modules, sources = dict(smaller.named_modules()), dict(model.named_modules())
-        for operation in self.operations:
-            if operation.name in modules and operation.name in sources:
-                copy_channels(operation, sources[operation.name], modules[operation.name], indices)
+        network = self.retrace(model := unwrapped(model))
+        chosen = read_kept(self.name, self.layer_names, network.family.widths, kept)
+        if self.design.shortcuts:  # which may be other ones in the copy
+            return self.inherit(model, chosen, [len(units) for units in chosen])
+        if 1 in map(len, chosen):  # a trace does not follow single units
+            with suppress(UnknownError):  # the code may decide by values that are not known
+                network.check_widths(np.array([len(units) for units in chosen]))
+        self._check_copy(model)
+        smaller = network.cut(model, chosen)
+        self.network.retrace(smaller)
         return smaller
 
-    def prune(self, model: nn.Module, kept: Kept) -> nn.Module:
-        widths = [len(first) for first, *_ in self.filter_weights(self._read_model(model))]
-        chosen = read_kept(self, widths, kept)
-        return self.inherit(model, chosen, [len(units) for units in chosen])
+    def _check_copy(self, model: nn.Module) -> None:
+        """Raise NsoptError if a copy of `model` computes with its tensors."""
+        copied = copy_with_tensors(model, lambda _, t: torch.empty_like(t, device="cpu"))
+        unlabelled: dict[str, Labels] = {n: (None,) * t.ndim for n, t in tensors_of(copied).items()}
+        with suppress(TraceError):
+            run = replace(self.network.run, modes=(False,))
+            run(copied, Trace(), unlabelled, same=lambda *_: True)
 
-    def _read_model(self, model: nn.Module) -> nn.Module:
-        """Return the network that `model` is or wraps. Raises NsoptError for another family."""
-        model = unwrapped(model)
-        names = dict(model.named_modules())
-        for operation in self.operations:
-            if operation.name not in names and operation.name not in self.conditional:
-                raise NsoptError(f"the model is no {self.name}: it has no module {operation.name}")
-        return model
+    def filter_norms(self, model: nn.Module) -> list[Tensor]:
+        """Return the L1 norms of each group's units in `model`, float64 (w_l,).
+
+        Norms are divided by the layer's mean, and averaged over all slices that make a unit.
+
+        Examples:
+            >>> norms = arch.filter_norms(model)
+            >>> kept = [norm.topk(len(norm) // 2).indices.sort().values for norm in norms]
+        """
+        if self.design.filters:
+            filters = self.design.find_filters(unwrapped(model), self.name)
+            return [torch.stack([relative_norms(w, 0) for w in some]).mean(0) for some in filters]
+        return unit_norms(self.network.retrace(model := unwrapped(model)), model)
+
+    @public
+    def inherit(self, model: nn.Module, kept: Kept, widths: Widths) -> nn.Module:
+        """Return a network of `widths` with the kept units of a trained `model`.
+
+        Tensors of rigid groups whose widths change are newly initialised, and so are projections on
+        shortcuts that `model` does not have.
+
+        Args:
+            model: a trained network of this family.
+            kept: per group, ascending indices of at most `widths[l]` units, or a boolean mask. All
+                others are newly initialised.
+            widths: the widths of the new network.
+
+        Raises:
+            NsoptError: for invalid indices or widths, or a network of another family.
+
+        Examples:
+            >>> kept = [torch.arange(width // 2) for width in arch.base_widths]
+            >>> half = arch.inherit(model, kept, [len(units) for units in kept])
+        """
+        network = self.retrace(model := unwrapped(model))
+        chosen = read_kept(self.name, self.layer_names, network.family.widths, kept)
+        check_room(self.layer_names, chosen, self.check_widths(widths))
+        started = build_to_fill(self, widths).to(next(model.parameters()).device)
+        source = network.indices(chosen)
+        target = self.retrace(started).indices([np.arange(len(k)) for k in chosen])
+        tensors, values = tensors_of(started), tensors_of(model)
+        with torch.no_grad():
+            for name in tensors.keys() & values.keys():
+                picked = source[name]
+                if values[name].ndim == 0:
+                    tensors[name].copy_(values[name])
+                elif [len(axis) for axis in picked] == [len(axis) for axis in target[name]]:
+                    tensors[name][_make_grid(target[name])] = values[name][_make_grid(picked)]
+        return started
+
+    def with_latency(self, latency: CostModel | None) -> Self:
+        """Return a copy with a cost model for `latency`. It keeps the `narrowest` already found."""
+        copy = replace(self, latency=latency)
+        vars(copy).update({**vars(self), "narrowest": self.narrowest, "latency": latency})
+        return copy
+
+    @public
+    def cost(self, metric: str) -> LimitedCost:
+        """Return the cost model for a metric, with the limits of the widths.
+
+        Args:
+            metric: `params` or `macs` (of one example), both exact; or `latency` (milliseconds), as
+                `nsopt.with_latency` learned it.
+
+        Raises:
+            NsoptError: for an unknown metric, for `latency` without a latency model, or if nsopt
+                cannot count it for this network.
+        """
+        if metric == "latency":
+            return self._limit(require_latency(self.name, self.latency))
+        if metric not in ("params", "macs"):
+            raise unknown_metric(metric)
+        return self._limit(self._params if metric == "params" else self._macs)
+
+    @cached_property
+    def _params(self) -> SizeCost:
+        family, terms = self.network.family, []
+        index = family.dimension_indices
+        for name, parameter in self.network.template.named_parameters():
+            axes = [index[name, axis] for axis, n in enumerate(parameter.shape) if n > 1]
+            sizes = [(family.factors[i], int(family.constants[i])) for i in axes]
+            terms.append((int(parameter.numel() > 0), sizes, self.design.find_pair(name)))
+        return sum_products("params", terms, len(self.base_widths))
+
+    @cached_property
+    def _macs(self) -> SizeCost:
+        return self._count_macs(*self.network.products)
+
+    def _count_macs(self, products: Sequence[Product], examples: int = 1) -> SizeCost:
+        count, pair = self.network.family.count, self.design.find_pair
+        terms = ((p.factor, [count(d) for d in p.dimensions], pair(p.module)) for p in products)
+        return sum_products("macs", terms, len(self.base_widths), examples)
+
+    @cached_property
+    @public
+    def batch_doubt(self) -> str:
+        """One line if the example input takes other MACs than its number of examples times those
+        of one, else "": the first dimension of the inputs may be no batch."""
+        count, (one, examples) = self.network.run.count, self.network.products
+        base, runs = self.base_widths, (self.network.trace.products, one)
+        several, single = (int(self._count_macs(products)(base)) for products in runs)
+        share = several * examples / (count * single) if single else 1.0
+        if abs(share - 1) < _ALIKE:
+            return ""
+        return (
+            f"{count} examples take {share:.0%} of {count} times the MACs of one, which budgets "
+            "count: is the first dimension of each input the batch, and does all work grow with it?"
+        )
+
+    def channels(self, widths: Widths) -> dict[str, int]:
+        """Return how many channels each layer makes in a network of `widths`, by layer name."""
+        w = np.array(self.check_widths(widths), np.int64)
+        sizes = self.network.family.sizes(w)
+        return {
+            name: int(sizes[min(group.per_dimension)])
+            for name, group in zip(self.layer_names, self.network.family.groups, strict=True)
+        }
+
+    def summary(self) -> str:
+        """Return one line: how many widths can change, and which modules are fixed.
+
+        It is empty for nsopt's own networks, of which nothing is fixed but the outputs.
+        """
+        if self.design.make:
+            return ""
+        fixed = find_fixed(self.network, self.refused)
+        kept = f"fixed: {', '.join(fixed)}" if fixed else "nothing is fixed"
+        return f"{self.name}: {len(self.base_widths)} widths can change, {kept}"
+
+    def explain(self) -> str:
+        """Return lines that say which widths can change, which cannot, and why.
+
+        Examples:
+            >>> print(nsopt.trace(model, torch.zeros(2, 1, 32, 32)).explain())
+        """
+        lines = [f"{self.name}: {len(self.base_widths)} widths"]
+        for name, group in zip(self.layer_names, self.network.family.groups, strict=True):
+            limit = f", cannot grow: {self.capped[name]}" if name in self.capped else ""
+            lines.append(f"  {name}: {group.describe()}{limit}")
+        fixed = find_fixed(self.network, self.refused)
+        lines += [f"  fixed: {name}: {reason}" for name, reason in fixed.items()]
+        for note, places in self.network.trace.notes.items():
+            lines.append(f"  note: {note}" + (f", in {', '.join(places)}" if places else ""))
+        lines += [f"  note: {self.batch_doubt}"] * bool(self.batch_doubt)
+        return "\n".join(lines)
+
+    def _limit(self, cost: CostModel) -> LimitedCost:
+        """Return a cost model with the limits of the widths."""
+        named = zip(self.layer_names, self.base_widths, strict=True)
+        widest = np.array([base if name in self.capped else np.inf for name, base in named])
+        return LimitedCost(cost, widest, lambda: self.narrowest)
+
+
+def keep_rigid(arch: Architecture) -> Architecture:
+    """Return an architecture whose rigid groups keep their widths: other ones inherit nothing.
+
+    Raises NsoptError if all of its groups are rigid.
+    """
+    if all(arch.rigid):
+        raise NsoptError(
+            f"{arch.name} has no unit that can be removed by itself: train other widths of it with "
+            "nsopt.compare"
+        )
+    if not any(arch.rigid):
+        return arch
+    least = np.where(arch.rigid, arch.base_widths, arch.narrowest)
+    copy = replace(arch)
+    vars(copy).update(vars(arch) | {"narrowest": tuple(least.tolist())})
+    return copy
 
 
 def build_to_fill(arch: Architecture, widths: Widths) -> nn.Module:
     """Build a network into which weights are copied, without changing torch's random numbers."""
     with torch.random.fork_rng(devices=[]):
         return arch.build(widths)
-
-
-def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the tensors in a state, which may hold other objects, too."""
-    return {n: tuple(tensor.shape) for n, tensor in state.items() if isinstance(tensor, Tensor)}
 
 
 def require_latency(name: str, latency: CostModel | None) -> CostModel:
@@ -315,82 +391,6 @@ def require_latency(name: str, latency: CostModel | None) -> CostModel:
     return latency
 
 
-def read_widths(arch: Architecture, widths: Widths) -> tuple[int, ...]:
-    """Return `widths` as a tuple of ints. Raises NsoptError for a wrong length or width."""
-    try:
-        integers, given = tuple(map(int, widths)), tuple(widths)
-    except (TypeError, ValueError, OverflowError):
-        raise NsoptError(f"widths must be a list of integers, not {shorten(widths)}") from None
-    if len(integers) != len(arch.base_widths):
-        raise NsoptError(
-            f"{arch.name} has {len(arch.base_widths)} widths, got {len(integers)}: give one for "
-            "each layer name"
-        )
-    if integers != given or min(integers) < 1:
-        raise NsoptError(f"widths must be integers of at least 1, got {given}")
-    return integers
-
-
-def read_kept(arch: Architecture, widths: Sequence[int], kept: Kept) -> list[IntArray]:
-    """Return the units to keep of a network of `widths` as indices.
-
-    Raises NsoptError for invalid ones.
-    """
-    given = len(kept) if isinstance(kept, Sized) else shorten(kept)
-    if given != len(arch.layer_names):
-        raise NsoptError(
-            f"{arch.name} has {len(arch.layer_names)} groups, got {given}: give one for each layer "
-            "name"
-        )
-    groups = zip(arch.layer_names, widths, kept, strict=True)
-    return [_read_indices(name, width, units) for name, width, units in groups]
-
-
-def _read_indices(name: str, width: int, units: Sequence[int] | NDArray[Any] | Tensor) -> IntArray:
-    array = np.asarray(units.cpu() if isinstance(units, Tensor) else units)
-    if array.dtype == np.bool_ and array.shape == (width,):
-        array = np.flatnonzero(array)
-    if not array.size:
-        raise NsoptError(f"give at least one unit of {name}")
-    if array.ndim == 1 and np.issubdtype(array.dtype, np.integer):
-        indices: IntArray = array.astype(np.int64)
-        if indices[0] >= 0 and indices[-1] < width and (np.diff(indices) > 0).all():
-            return indices
-    raise NsoptError(
-        f"the units to keep of {name} must be ascending integers below {width}, or a mask of "
-        f"{width} booleans"
-    )
-
-
-def check_room(arch: Architecture, chosen: Sequence[IntArray], widths: Sequence[int]) -> None:
-    """Raise NsoptError if a network of `widths` has no room for the chosen units."""
-    for name, indices, width in zip(arch.layer_names, chosen, widths, strict=True):
-        if len(indices) > width:
-            raise NsoptError(f"give at most {width} units of {name}, got {len(indices)}")
-
-
-def check_has_weights(model: nn.Module) -> None:
-    """Raise NsoptError if tensors have no values: lazy modules, or the meta device."""
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if is_lazy(tensor) or tensor.is_meta:
-            raise NsoptError(f"{name} of the model has no values: give a network with its weights")
-
-
-def check_finite(model: nn.Module, origin: str) -> None:
-    """Raise NsoptError if a weight is NaN or infinite, or a buffer NaN; masks may be infinite."""
-    weights = dict(model.named_parameters())
-    for name, tensor in model.state_dict().items():
-        if not isinstance(tensor, Tensor):  # a module may add anything
-            continue
-        if tensor.isnan().any() or (name in weights and tensor.isinf().any()):
-            raise NsoptError(
-                f"{name} of {origin} has values that are NaN or infinite: give weights of a "
-                "training that ended well"
-            )
-
-
-def relative_norms(weight: Tensor, axis: int) -> Tensor:
-    """Return L1 norms of a weight's slices along `axis`, divided by their mean: float64 (n,)."""
-    slices = weight.detach().abs().movedim(axis, 0).reshape(weight.shape[axis], -1)
-    norms = slices.sum(dim=1).cpu().double()
-    return norms / norms.mean()
+def _make_grid(indices: Sequence[Atoms]) -> tuple[Tensor, ...]:
+    """Return an index that selects the product of the indices of all dimensions."""
+    return tuple(torch.from_numpy(axis) for axis in np.ix_(*indices))

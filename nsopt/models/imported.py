@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nsopt.errors import NsoptError, unknown_name
-from nsopt.models.tracing.architecture import TracedArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.labels import TraceError
 from nsopt.models.tracing.trace import trace
 from nsopt.torchvision_import import import_torchvision
@@ -24,7 +24,7 @@ _SEED = 0  # of the template, whose weights have the spread that new networks ge
 
 def import_architecture(
     name: str, num_classes: int, image_size: int, in_channels: int
-) -> TracedArchitecture:
+) -> Architecture:
     """Import and trace a network for images of this shape.
 
     A factory gets `num_classes` if it has a parameter of this name.
@@ -35,7 +35,7 @@ def import_architecture(
     return _trace(name, _make_module(name, num_classes, nullcontext()), image_size, in_channels)
 
 
-def import_for_inputs(name: str, example: Any) -> TracedArchitecture:
+def import_for_inputs(name: str, example: Any) -> Architecture:
     """Import a user's network, `package.module:factory`, and trace it on inputs of a task.
 
     Raises NsoptError if it cannot be traced.
@@ -48,7 +48,7 @@ def import_for_inputs(name: str, example: Any) -> TracedArchitecture:
 
 def import_large_shapes(
     name: str, num_classes: int, image_size: int, in_channels: int
-) -> TracedArchitecture | None:
+) -> Architecture | None:
     """Import and trace a large network on the meta device, which needs no memory.
 
     Returns:
@@ -71,7 +71,7 @@ def _make_module(name: str, num_classes: int, device: AbstractContextManager[obj
         return factory(num_classes)
 
 
-def _trace(name: str, module: nn.Module, image_size: int, in_channels: int) -> TracedArchitecture:
+def _trace(name: str, module: nn.Module, image_size: int, in_channels: int) -> Architecture:
     example = torch.empty(2, in_channels, image_size, image_size)  # its values do not matter
     try:
         return trace(module, example, name)

@@ -4,46 +4,72 @@ Every bottleneck has a shortcut: the identity if stride is 1 and the widths are 
 convolution with BatchNorm. The expanded width is 6 times the input width.
 """
 
+from collections.abc import Collection, Sequence
+from functools import partial
+
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nsopt.models.architecture import TableArchitecture
-from nsopt.models.layers import OperationNetwork
-from nsopt.models.shortcuts import (
-    Shortcuts,
-    leaders,
-    members,
-    projection_condition,
-    tie,
-    variant_name,
-)
-from nsopt.scaling.cost import Channels, Operation
+from nsopt.models.architecture import Architecture
+from nsopt.models.design import Design
+from nsopt.models.families import trace_design
+from nsopt.models.layers import NamedNetwork, make_conv
+from nsopt.models.shortcuts import Shortcuts, group_layers, leaders, variant_name
 
 _STAGES = ((16, 1), (24, 2), (32, 3), (64, 4), (96, 3), (160, 3), (320, 1))  # width, blocks
 _STRIDES = (1, 2, 2, 2, 1, 2, 1)
 _STRIDES_64 = (1, 2, 2, 2, 2, 2, 1)  # for sides of at least 64 pixels
 _STEM, _LAST, _EXPANSION = 32, 1280, 6
-_BLOCKS = sum(blocks for _, blocks in _STAGES)
 
 
-class MobileNetV2(OperationNetwork):
-    """Stem, 17 bottlenecks, a last 1x1 convolution, global average pool, classifier.
+class MobileNetV2(NamedNetwork):
+    """Stem, bottlenecks, a last 1x1 convolution, global average pool, classifier.
 
     The Identity modules `blockN_sum` and `blockN_identity` mark the sum and the identity shortcut
     of a bottleneck.
+
+    Args:
+        strides: of the bottlenecks.
+        widths: of the stem, the bottlenecks and the last convolution.
+        identities: names of the bottlenecks with identity shortcuts.
     """
 
-    def __init__(self, operations: dict[str, nn.Module]) -> None:
-        super().__init__(operations)
-        for block in range(1, _BLOCKS + 1):
-            self.add_module(f"block{block}_sum", nn.Identity())
-            if not self.has(f"block{block}_shortcut"):
-                self.add_module(f"block{block}_identity", nn.Identity())
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int,
+        strides: Sequence[int],
+        widths: Sequence[int],
+        identities: Collection[str],
+    ) -> None:
+        modules: dict[str, nn.Module] = {}
+
+        def add(
+            name: str, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1
+        ) -> None:
+            modules[name] = make_conv(inputs, outputs, kernel, stride, groups=groups)
+            modules[f"{name}_bn"] = nn.BatchNorm2d(outputs)
+
+        add("stem", in_channels, widths[0], 3)
+        for block, stride in enumerate(strides):
+            name, (inputs, outputs) = f"block{block + 1}", widths[block : block + 2]
+            expanded = (1 if block == 0 else _EXPANSION) * inputs
+            add(f"{name}_expand", inputs, expanded)
+            add(f"{name}_depthwise", expanded, expanded, 3, stride, groups=expanded)
+            add(f"{name}_project", expanded, outputs)
+            if name in identities:
+                modules[f"{name}_identity"] = nn.Identity()
+            else:
+                add(f"{name}_shortcut", inputs, outputs, 1, stride)
+            modules[f"{name}_sum"] = nn.Identity()
+        add("last", widths[-2], widths[-1])
+        super().__init__(modules | {"classifier": nn.Linear(widths[-1], num_classes)})
+        self.blocks = len(strides)
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits (B, classes) of images (B, C, H, W)."""
         x = functional.relu6(self._run_with_norm("stem", images))
-        for block in range(1, _BLOCKS + 1):
+        for block in range(1, self.blocks + 1):
             x = self._run_bottleneck(f"block{block}", x)
         x = functional.relu6(self._run_with_norm("last", x))
         return self.run("classifier", x.mean(dim=(2, 3)))
@@ -66,95 +92,26 @@ class MobileNetV2(OperationNetwork):
 
 def mobilenetv2(
     shortcuts: Shortcuts, num_classes: int, image_size: int, in_channels: int
-) -> TableArchitecture:
+) -> Architecture:
     """Return MobileNetV2 with 19 searched widths (stem, 17 bottlenecks, last), or fewer if tied."""
     base = [_STEM] + [width for width, blocks in _STAGES for _ in range(blocks)] + [_LAST]
-    strides = [
-        stride if block == 0 else 1
-        for stride, (_, blocks) in zip(
-            _STRIDES_64 if image_size >= 64 else _STRIDES, _STAGES, strict=True
-        )
-        for block in range(blocks)
-    ]
-    joined = [(b, b + 1) for b in range(_BLOCKS) if strides[b] == 1 and base[b] == base[b + 1]]
-    group_of = tie(len(base), joined if shortcuts == "tied" else []).tolist()
-    width = [Channels(group) for group in group_of]
-    blocks = [f"block{block + 1}" for block in range(_BLOCKS)]
-
-    operations = _make_conv("stem", Channels(None, in_channels), width[0], image_size, kernel=3)
-    resolution = image_size
-    for block, name in enumerate(blocks):
-        operations += _make_bottleneck(
-            name,
-            (width[block], width[block + 1]),
-            expansion=1 if block == 0 else _EXPANSION,
-            stride=strides[block],
-            resolution=resolution,
-            shortcuts=shortcuts,
-        )
-        resolution = -(-resolution // strides[block])
-    operations += _make_conv("last", width[-2], width[-1], resolution)
-    operations.append(Operation("classifier", "linear", width[-1], Channels(None, num_classes)))
-
-    names = ["stem", *blocks, "last"]
-    gates = ["stem_bn", *(f"{block}_sum" for block in blocks), "last_bn"]
-    filters = ["stem", *(f"{block}_project" for block in blocks), "last"]
-    return TableArchitecture(
-        name=variant_name("mobilenetv2", shortcuts),
-        layer_names=leaders(group_of, names),
-        base_widths=leaders(group_of, base),
-        input_shape=(in_channels, image_size, image_size),
-        num_classes=num_classes,
-        operations=tuple(operations),
-        gates=members(group_of, gates),
-        filters=members(group_of, filters),
-        identities={f"{b}_identity": (group_of[i], group_of[i + 1]) for i, b in enumerate(blocks)},
-        assemble=MobileNetV2,
+    stages = zip(_STRIDES_64 if image_size >= 64 else _STRIDES, _STAGES, strict=True)
+    strides = [s for stride, (_, blocks) in stages for s in (stride, *[1] * (blocks - 1))]
+    blocks = [f"block{block + 1}" for block in range(len(strides))]
+    ends = {block: (i, i + 1) for i, block in enumerate(blocks) if strides[i] == 1}
+    group_of = group_layers(shortcuts, base, ends)
+    design = Design(
+        partial(MobileNetV2, num_classes, in_channels, strides),
+        ["stem", *blocks, "last"],
+        gates=["stem_bn", *(f"{block}_sum" for block in blocks), "last_bn"],
+        filters=["stem", *(f"{block}_project" for block in blocks), "last"],
+        group_of=group_of,
+        shortcuts={} if shortcuts == "convcut" else ends,
+        followers=[f"{block}_expand" for block in blocks],
     )
-
-
-def _make_bottleneck(
-    name: str,
-    ends: tuple[Channels, Channels],
-    expansion: int,
-    stride: int,
-    resolution: int,
-    shortcuts: Shortcuts,
-) -> list[Operation]:
-    """Return expansion, depthwise convolution, projection and shortcut of a bottleneck."""
-    inputs, outputs = ends
-    expanded = Channels(inputs.layer, expansion)
-    after = -(-resolution // stride)
-    unless = projection_condition(shortcuts, stride, inputs, outputs)
-    return [
-        *_make_conv(f"{name}_expand", inputs, expanded, resolution),
-        *_make_conv(f"{name}_depthwise", expanded, expanded, after, 3, stride, depthwise=True),
-        *_make_conv(f"{name}_project", expanded, outputs, after),
-        *_make_conv(f"{name}_shortcut", inputs, outputs, after, 1, stride, unless_equal=unless),
-    ]
-
-
-def _make_conv(
-    name: str,
-    inputs: Channels,
-    outputs: Channels,
-    resolution: int,
-    kernel: int = 1,
-    stride: int = 1,
-    depthwise: bool = False,
-    unless_equal: tuple[Channels, Channels] | None = None,
-) -> list[Operation]:
-    """Return a convolution with bias and its BatchNorm. `resolution`: side of the output map."""
-    return [
-        Operation(
-            name,
-            "depthwise" if depthwise else "conv",
-            inputs,
-            outputs,
-            kernel,
-            stride,
-            resolution=resolution,
-            unless_equal=unless_equal,
-        ),
-        Operation(f"{name}_bn", "norm", outputs, outputs, unless_equal=unless_equal),
-    ]
+    return trace_design(
+        variant_name("mobilenetv2", shortcuts),
+        design,
+        leaders(group_of, base),
+        (in_channels, image_size, image_size),
+    )

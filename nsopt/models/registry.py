@@ -9,7 +9,7 @@ from nsopt.arguments import checked
 from nsopt.errors import NsoptError, unknown_name
 
 if TYPE_CHECKING:
-    from nsopt.models.architecture import Architecture, TableArchitecture
+    from nsopt.models.architecture import Architecture
 
 _CATALOGUES = ("torchvision", "timm")
 # A module of nsopt.models, the function that makes the architecture, and its first arguments.
@@ -75,7 +75,7 @@ def get_architecture(
         from nsopt.models.imported import import_architecture  # noqa: PLC0415
 
         return import_architecture(name, num_classes, image_size, in_channels)
-    return table_architecture(name, num_classes, image_size, in_channels)
+    return _make_own(name, num_classes, image_size, in_channels)
 
 
 def stored_architecture(
@@ -141,14 +141,12 @@ def stored_architectures(
     yield stored_architecture(stored, given, num_classes, image_size, in_channels)
 
 
-def table_architecture(
-    name: str, num_classes: int = 10, image_size: int = 32, in_channels: int = 3
-) -> "TableArchitecture":
+def _make_own(name: str, num_classes: int, image_size: int, in_channels: int) -> "Architecture":
     if name not in _FACTORIES:
         raise unknown_name("architecture", name, _FACTORIES)
     if num_classes < 2 or in_channels < 1:
         raise NsoptError("a network needs at least 2 classes and 1 input channel")
     module, function, *options = _FACTORIES[name]
-    factory: Callable[..., TableArchitecture]
+    factory: Callable[..., Architecture]
     factory = getattr(import_module(f"nsopt.models.{module}"), function)
     return factory(*options, num_classes, image_size, in_channels)

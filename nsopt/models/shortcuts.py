@@ -1,6 +1,6 @@
-"""Networks with shortcuts: which layers are tied, and when a projection exists."""
+"""Networks with shortcuts: which layers are tied."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from nsopt.scaling.cost import Channels, IntArray
+from nsopt.scaling.cost import IntArray
 
 Shortcuts = Literal["identity", "convcut", "tied"]
 T = TypeVar("T")
@@ -28,7 +28,7 @@ def tie(count: int, pairs: ArrayLike) -> IntArray:
 
 def members(group_of: Sequence[int], values: Sequence[T]) -> tuple[tuple[T, ...], ...]:
     """Group `values`, one per layer, by the groups of the layers."""
-    groups: list[list[T]] = [[] for _ in range(max(group_of) + 1)]
+    groups: list[list[T]] = [[] for _ in range(max(group_of, default=-1) + 1)]
     for group, value in zip(group_of, values, strict=True):
         groups[group].append(value)
     return tuple(tuple(group) for group in groups)
@@ -44,14 +44,15 @@ def variant_name(family: str, shortcuts: Shortcuts) -> str:
     return family if shortcuts == "identity" else f"{family}-{shortcuts}"
 
 
-def projection_condition(
-    shortcuts: Shortcuts, stride: int, inputs: Channels, outputs: Channels
-) -> tuple[Channels, Channels] | None:
-    """Return `Operation.unless_equal` of the projection on a block's shortcut.
+def group_layers(
+    shortcuts: Shortcuts, widths: Sequence[int], ends: Mapping[str, tuple[int, int]]
+) -> list[int]:
+    """Return the group of each layer: in tied networks identity shortcuts join layers.
 
-    If input and output have equal shapes, an identity replaces the projection. The result is None
-    if the projection always exists: if stride is not 1, and in ConvCut (supplement, section 6.4).
+    Args:
+        widths: of the layers in the original network.
+        ends: the layers before and after each shortcut of stride 1.
     """
-    if stride != 1 or shortcuts == "convcut":
-        return None
-    return inputs, outputs
+    joined = [(a, b) for a, b in ends.values() if widths[a] == widths[b]]
+    groups: list[int] = tie(len(widths), joined if shortcuts == "tied" else []).tolist()
+    return groups

@@ -19,14 +19,12 @@ from nsopt.compute.device import Compute, place
 from nsopt.compute.out_of_memory import explain_out_of_memory
 from nsopt.compute.random_state import OwnRandomState
 from nsopt.errors import NonFiniteLossError, NsoptError
-from nsopt.models.architecture import Architecture, TableArchitecture
-from nsopt.models.tracing.architecture import TracedArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
-from nsopt.pruning.compaction import PrunableTable
 from nsopt.pruning.gates import ImportanceScores
 from nsopt.pruning.rules import PruneRule, get_size_metric, make_rule
 from nsopt.pruning.settings import SearchSettings
-from nsopt.pruning.traced import PrunableTrace
+from nsopt.pruning.shrinking import ShrinkingModel
 from nsopt.scaling.record import Trajectory, gives_a_law
 from nsopt.tasks.supervision import Supervision
 from nsopt.training.kernels import fast_kernels
@@ -154,16 +152,6 @@ def _copy_weights(start: nn.Module, model: nn.Module) -> None:
             buffer.data = hidden[name].to(buffer, copy=True)
 
 
-def make_prunable(
-    arch: Architecture, model: nn.Module, widths: Sequence[int]
-) -> PrunableTable | PrunableTrace:
-    """Return `model`, an unpruned network of `arch` with these widths, as one that shrinks."""
-    if isinstance(arch, TracedArchitecture):
-        return PrunableTrace(arch.network.retrace(model), model)
-    assert isinstance(arch, TableArchitecture)
-    return PrunableTable(arch, model, widths)
-
-
 class ShrinkingNetwork:
     """A network in training that loses its least important channels.
 
@@ -191,7 +179,7 @@ class ShrinkingNetwork:
             model = arch.build(widths)
         if start is not None:
             _copy_weights(start, model)
-        self._prunable = make_prunable(arch, model, widths)
+        self._prunable = ShrinkingModel(arch, model)
         self.model = place(model, compute.device, arch.layout).train()
         self._optimizer = sgd(self.model, settings.lr, settings.momentum, settings.weight_decay)
         self.scores = ImportanceScores(self._prunable.gates)

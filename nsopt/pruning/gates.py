@@ -42,7 +42,7 @@ class ActivationGate:
 
 
 def make_gate(module: nn.Module) -> Gate:
-    """Return the gate behind a module of `TableArchitecture.gate_modules`."""
+    """Return the gate behind a BatchNorm, or behind an Identity that marks an activation."""
     if isinstance(module, nn.BatchNorm2d):
         return partial(_score_norm, module)
     if isinstance(module, nn.Identity):

@@ -27,7 +27,8 @@ from nsopt.data.images import ImageData
 from nsopt.errors import NonFiniteLossError, NsoptError
 from nsopt.files import check_writable
 from nsopt.isolation import public
-from nsopt.models.architecture import Architecture, shapes_of
+from nsopt.models.architecture import Architecture
+from nsopt.models.checks import shapes_of
 from nsopt.models.inputs import call_network, count_examples
 from nsopt.models.layout import inputs_for
 from nsopt.models.tracing.originals import copy_model, unwrapped

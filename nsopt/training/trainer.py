@@ -14,7 +14,8 @@ from nsopt.compute.checkpoint import full_state, load_full_state
 from nsopt.compute.device import Compute, place
 from nsopt.compute.random_state import use_seed
 from nsopt.errors import NonFiniteLossError, NsoptError
-from nsopt.models.architecture import Architecture, build_to_fill, shapes_of
+from nsopt.models.architecture import Architecture, build_to_fill
+from nsopt.models.checks import shapes_of
 from nsopt.models.tracing.originals import unwrapped
 from nsopt.tasks.supervision import Supervision, evaluate, evaluations_of
 from nsopt.training.outcome import Epoch, Outcome

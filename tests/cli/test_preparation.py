@@ -10,7 +10,7 @@ import nsopt
 from nsopt.cli.options import SizeOptions
 from nsopt.cli.preparation import announce, read_sizes
 from nsopt.errors import NoWidthsError, NsoptError
-from nsopt.models.architecture import TableArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.scaling.cost import LinearCost
 from nsopt.scaling.metric import LATENCY, PARAMS
 from nsopt.study.comparison import Size, make_sizes
@@ -29,7 +29,7 @@ from tests.study.test_comparison import SETTINGS
     ],
 )
 def test_a_budget_that_is_given_twice_counts_once(
-    narrow: TableArchitecture, options: SizeOptions, count: int
+    narrow: Architecture, options: SizeOptions, count: int
 ) -> None:
     sizes = make_sizes(narrow, read_sizes(options, (0.25, 0.5, 0.25)), **options.rounding)
     assert len(sizes) == count
@@ -52,7 +52,7 @@ def test_invalid_and_missing_budgets_are_refused_before_any_work(
 
 
 def test_the_batches_of_a_task_are_its_own(
-    narrow: TableArchitecture, capsys: pytest.CaptureFixture[str]
+    narrow: Architecture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task = nsopt.Task([(torch.zeros(2, 3), torch.zeros(2))], name="pitch")
     announce(narrow, task, SETTINGS, "why")
@@ -90,7 +90,7 @@ def test_a_trainer_refuses_options_of_the_fine_tuning(
 
 
 def test_predicted_milliseconds_refuse_no_budget_for_which_networks_are_timed(
-    narrow: TableArchitecture,
+    narrow: Architecture,
 ) -> None:
     arch = narrow.with_latency(LinearCost("latency", narrow.cost("macs"), 1.0))
     short = SizeOptions(budgets="1ms", metric="latency")
@@ -105,7 +105,7 @@ def test_predicted_milliseconds_refuse_no_budget_for_which_networks_are_timed(
         make_sizes(arch, asked, None, None)
 
 
-def test_a_percentage_is_a_share_of_what_the_base_network_costs(narrow: TableArchitecture) -> None:
+def test_a_percentage_is_a_share_of_what_the_base_network_costs(narrow: Architecture) -> None:
     arch = narrow.with_latency(LinearCost("latency", narrow.cost("macs"), 1e-6))
     params, milliseconds = (arch.cost(name)(arch.base_widths) for name in ("params", "latency"))
     asked = read_sizes(SizeOptions(budgets="50%,12.5%"), ())

@@ -14,7 +14,7 @@ from nsopt.compression.budgets import budgets_of, read_words, split_budgets
 from nsopt.compression.pipeline import read_score
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
-from nsopt.models.architecture import TableArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
 from nsopt.reports.page import render
 from nsopt.session.presets import StudySettings, get_preset, override
@@ -36,7 +36,7 @@ SETTINGS = SETTINGS.updated(search=SETTINGS.search.updated(precision="fp32", dev
 
 
 @pytest.fixture(scope="module")
-def trained(narrow: TableArchitecture, digits: ImageData) -> nn.Module:
+def trained(narrow: Architecture, digits: ImageData) -> nn.Module:
     settings = TrainSettings(epochs=6, batch_size=32, lr=0.05, device="cpu", precision="fp32")
     return train(narrow, narrow.base_widths, digits, settings).model.eval()
 
@@ -44,7 +44,7 @@ def trained(narrow: TableArchitecture, digits: ImageData) -> nn.Module:
 @pytest.fixture(scope="module")
 def compressed(
     trained: nn.Module,
-    narrow: TableArchitecture,
+    narrow: Architecture,
     digits: ImageData,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[nsopt.Compression, Path]:
@@ -54,7 +54,7 @@ def compressed(
 
 def run(
     model: nn.Module,
-    arch: TableArchitecture,
+    arch: Architecture,
     data: ImageData,
     out: Path,
     progress: Progress | None = None,
@@ -72,7 +72,7 @@ def run(
 
 
 def test_every_budget_yields_a_working_network_within_it(
-    compressed: tuple[nsopt.Compression, Path], narrow: TableArchitecture, digits: ImageData
+    compressed: tuple[nsopt.Compression, Path], narrow: Architecture, digits: ImageData
 ) -> None:
     result, _ = compressed
     params = narrow.cost("params")
@@ -114,9 +114,7 @@ def test_every_budget_trains_the_chosen_candidates_and_returns_the_best_by_valid
         assert chosen.widths == rows["widths"][chosen.method]
 
 
-def test_a_trainer_gets_no_images_that_validate(
-    narrow: TableArchitecture, digits: ImageData
-) -> None:
+def test_a_trainer_gets_no_images_that_validate(narrow: Architecture, digits: ImageData) -> None:
     subject = Subject.of(narrow, digits, SETTINGS, trainer=lambda model, *_: model)
     given = subject.training_data
     assert isinstance(given, ImageData)
@@ -130,7 +128,7 @@ def test_a_trainer_gets_no_images_that_validate(
 def test_the_stored_accuracy_is_that_of_the_same_weights_and_normalisation(
     compressed: tuple[nsopt.Compression, Path],
     trained: nn.Module,
-    narrow: TableArchitecture,
+    narrow: Architecture,
     digits: ImageData,
 ) -> None:
     result, out = compressed
@@ -246,7 +244,7 @@ class Interrupting(Listener):
 
 
 def test_a_network_that_guesses_is_reported(
-    narrow: TableArchitecture, digits: ImageData, tmp_path: Path
+    narrow: Architecture, digits: ImageData, tmp_path: Path
 ) -> None:
     """So that a user sees before the fits that the normalisation is not that of the training."""
     hearer = Interrupting()
@@ -257,7 +255,7 @@ def test_a_network_that_guesses_is_reported(
 
 
 def test_the_duration_is_estimated_before_anything_is_ranked(
-    trained: nn.Module, narrow: TableArchitecture, digits: ImageData
+    trained: nn.Module, narrow: Architecture, digits: ImageData
 ) -> None:
     hearer = Interrupting("takes about")
     asked = {"arch": narrow, "settings": SETTINGS, "progress": hearer}
@@ -329,7 +327,7 @@ def test_an_architecture_of_another_image_size_is_refused(
 def test_the_same_call_again_trains_nothing(
     compressed: tuple[nsopt.Compression, Path],
     trained: nn.Module,
-    narrow: TableArchitecture,
+    narrow: Architecture,
     digits: ImageData,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -344,7 +342,7 @@ def test_the_same_call_again_trains_nothing(
 
 
 def test_a_latency_budget_of_50_percent_holds_as_measured(
-    trained: nn.Module, narrow: TableArchitecture, digits: ImageData, tmp_path: Path
+    trained: nn.Module, narrow: Architecture, digits: ImageData, tmp_path: Path
 ) -> None:
     """The clock measures less than twice the time for a network twice as large."""
     timed: list[int] = []
@@ -377,7 +375,7 @@ def test_a_latency_budget_of_50_percent_holds_as_measured(
 
 
 def test_a_budget_above_the_time_of_the_network_is_refused_before_its_latency_is_learned(
-    trained: nn.Module, narrow: TableArchitecture, digits: ImageData, tmp_path: Path
+    trained: nn.Module, narrow: Architecture, digits: ImageData, tmp_path: Path
 ) -> None:
     timed: list[nn.Module] = []
 
@@ -393,7 +391,7 @@ def test_a_budget_above_the_time_of_the_network_is_refused_before_its_latency_is
 
 
 def test_a_budget_in_milliseconds_without_widths_ends_all_before_a_fit(
-    trained: nn.Module, narrow: TableArchitecture, digits: ImageData
+    trained: nn.Module, narrow: Architecture, digits: ImageData
 ) -> None:
     def clock(module: nn.Module, images: torch.Tensor) -> float:
         return 9.0 + sum(parameter.numel() for parameter in module.parameters()) / 1e6
@@ -405,7 +403,7 @@ def test_a_budget_in_milliseconds_without_widths_ends_all_before_a_fit(
     assert "units ranked" not in hearer.tasks
 
 
-def test_budgets_are_read_from_strings(narrow: TableArchitecture) -> None:
+def test_budgets_are_read_from_strings(narrow: Architecture) -> None:
     half, plain = budgets_of(read_words(["macs=50%", "params=20k"]), narrow)
     macs = narrow.cost("macs")(narrow.base_widths)
     assert (half.metric.name, half.limit) == ("macs", macs // 2)
@@ -442,7 +440,7 @@ def test_budgets_are_read_from_strings(narrow: TableArchitecture) -> None:
 )
 def test_invalid_budgets_fail_before_anything_runs(
     trained: nn.Module,
-    narrow: TableArchitecture,
+    narrow: Architecture,
     digits: ImageData,
     tmp_path: Path,
     word: str,
@@ -455,7 +453,7 @@ def test_invalid_budgets_fail_before_anything_runs(
 
 
 def test_widths_are_multiples_and_the_trained_network_stays_whole(
-    trained: nn.Module, narrow: TableArchitecture, digits: ImageData
+    trained: nn.Module, narrow: Architecture, digits: ImageData
 ) -> None:
     settings = SETTINGS.updated(multiple_of=3)
     result = nsopt.compress(trained, digits, ["macs=50%"], arch=narrow, epochs=1, settings=settings)
@@ -474,7 +472,7 @@ def test_widths_are_multiples_and_the_trained_network_stays_whole(
 )
 def test_infeasible_widths_fail_before_anything_runs(
     trained: nn.Module,
-    narrow: TableArchitecture,
+    narrow: Architecture,
     digits: ImageData,
     tmp_path: Path,
     budget: str,

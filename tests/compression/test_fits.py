@@ -20,7 +20,7 @@ from nsopt.compression.fits import Fits
 from nsopt.compression.latency import Solver
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
-from nsopt.models.architecture import TableArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.reports.doubts import describe_fits
 from nsopt.reports.results import Results
 from nsopt.scaling.metric import MACS
@@ -261,7 +261,7 @@ def test_real_parts_of_complex_weights_are_fitted() -> None:
     assert small.score > 95
 
 
-def test_a_classifier_of_images_is_fitted(narrow: TableArchitecture, digits: ImageData) -> None:
+def test_a_classifier_of_images_is_fitted(narrow: Architecture, digits: ImageData) -> None:
     settings = TrainSettings(epochs=4, batch_size=32, lr=0.05, device="cpu", precision="fp32")
     model = train(narrow, narrow.base_widths, digits, settings).model.eval()
     asked: dict[str, Any] = {"epochs": 0, "settings": exact(images=True)}
@@ -335,7 +335,7 @@ def test_training_begins_with_the_fit_and_ends_no_worse(
 
 
 def test_a_fit_is_the_same_before_and_after_a_training(
-    narrow: TableArchitecture, digits: ImageData, tmp_path: Path
+    narrow: Architecture, digits: ImageData, tmp_path: Path
 ) -> None:
     """Training lays its teacher out for convolutions; sums in another layout end a little apart."""
     settings = exact(images=True, epochs=1, device="cpu", least_steps=None)

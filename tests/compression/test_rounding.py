@@ -1,6 +1,5 @@
 """Rounding of widths at budgets in milliseconds."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +16,22 @@ from nsopt.latency.model import LatencyModel
 from nsopt.latency.multiples import suit
 from nsopt.latency.runtime import TORCH, Runtime, choose_runtime
 from nsopt.latency.timer import Timer
-from nsopt.models.architecture import Architecture, TableArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.progress import Silent
 from nsopt.scaling.metric import LATENCY, MACS
 from nsopt.session.presets import StudySettings
 from nsopt.session.session import start_session
 from nsopt.session.subject import Subject
 from tests.compression.test_compress import SETTINGS
+from tests.rescaled import with_base_widths
 from tests.study.test_comparison import Listener, make_workspace
 
 PHONE = choose_runtime("torch", measure=lambda model, images: 1.0)
 
 
-def with_linear_latency(narrow: TableArchitecture, constant: float) -> Architecture:
+def with_linear_latency(narrow: Architecture, constant: float) -> Architecture:
     """VGG11, a quarter as wide as usual: 10 ms, of which a constant does not depend on MACs."""
-    arch = replace(narrow, base_widths=tuple(4 * width for width in narrow.base_widths))
+    arch = with_base_widths(narrow, tuple(4 * width for width in narrow.base_widths))
     macs = MACS.cost(arch)
     slope = (10 - constant) / float(macs(arch.base_widths))
     none = np.zeros(len(arch.base_widths))
@@ -39,7 +39,7 @@ def with_linear_latency(narrow: TableArchitecture, constant: float) -> Architect
 
 
 @pytest.fixture
-def arch(narrow: TableArchitecture) -> Architecture:
+def arch(narrow: Architecture) -> Architecture:
     return with_linear_latency(narrow, constant=0.5)
 
 
@@ -70,25 +70,23 @@ def test_only_budgets_in_milliseconds_are_rounded(arch: Architecture) -> None:
     assert choose(arch, "macs=50%") == SETTINGS
 
 
-def test_every_layer_can_be_halved(narrow: TableArchitecture) -> None:
+def test_every_layer_can_be_halved(narrow: Architecture) -> None:
     for narrowest, multiple in ((1, 1), (3, 1), (4, 2), (15, 4), (16, 8), (31, 8), (32, 16)):
-        arch = replace(narrow, base_widths=(64, narrowest, *[64] * 6))
+        arch = with_base_widths(narrow, (64, narrowest, *[64] * 6))
         assert suit(arch, 16) == multiple
         assert suit(arch, 1) == 1
 
 
 def test_units_of_several_channels_are_rounded_to_multiples_of_channels(
-    narrow: TableArchitecture, monkeypatch: pytest.MonkeyPatch
+    narrow: Architecture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arch = replace(narrow, base_widths=(64,) * 8)
+    arch = with_base_widths(narrow, (64,) * 8)
     for channels, multiple in ((2, 8), (3, 16), (8, 2), (12, 4), (64, 1)):
-        monkeypatch.setattr(TableArchitecture, "channels_per_unit", (channels,) * 8)
+        monkeypatch.setattr(Architecture, "channels_per_unit", (channels,) * 8)
         assert suit(arch, 16) == multiple
 
 
-def test_no_multiple_makes_a_budget_infeasible(
-    arch: Architecture, narrow: TableArchitecture
-) -> None:
+def test_no_multiple_makes_a_budget_infeasible(arch: Architecture, narrow: Architecture) -> None:
     found = [choose(arch, f"latency={part}%").rounding(LATENCY)[0] for part in (50, 8, 6)]
     assert found[0] == 8
     assert found[-1] in {1, 2, 4}

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 import nsopt
 from nsopt.errors import NsoptError
-from nsopt.models.tracing.architecture import TracedArchitecture
+from nsopt.models.architecture import Architecture
 from tests.compression.test_own_task import SETTINGS
 
 
@@ -99,7 +99,7 @@ def test_units_of_a_wrapped_network_are_those_of_the_network(
     kept, widths = [torch.arange(4)] * 8, [4] * 8
     plain, found = (arch.inherit(each, kept, widths) for each in (model, wrap(model)))
     torch.testing.assert_close(found.state_dict(), plain.state_dict(), rtol=0, atol=0)
-    if isinstance(arch, TracedArchitecture):
+    if isinstance(arch, Architecture):
         pruned = arch.prune(wrap(model), kept)
         torch.testing.assert_close(pruned.state_dict(), plain.state_dict(), rtol=0, atol=0)
         fitted = [nsopt.fit(each, widths, inputs).state_dict() for each in (model, wrap(model))]

@@ -29,7 +29,7 @@ from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.errors import NsoptError
 from nsopt.latency.runtime import OnnxRuntime
 from nsopt.models import onnx
-from nsopt.models.architecture import TableArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.models.onnx import explain_export, export_to_onnx
 from nsopt.scaling.metric import PARAMS
 from nsopt.storage.trials import Point
@@ -39,7 +39,7 @@ FORMATS = ("onnx", "pt2", "state_dict")
 
 
 @pytest.fixture(scope="module")
-def kept(narrow: TableArchitecture, digits: ImageData) -> KeptNetwork:
+def kept(narrow: Architecture, digits: ImageData) -> KeptNetwork:
     settings = TrainSettings(epochs=1, batch_size=32, lr=0.02, precision="fp32", device="cpu")
     outcome = nsopt.train(narrow, narrow.base_widths, digits, settings)
     point = Point("uniform", PARAMS, 1000, 0, 0.25)

@@ -11,15 +11,16 @@ from torch import nn
 
 from nsopt.deployment.trained import load_trained
 from nsopt.errors import NsoptError
-from nsopt.models.architecture import TableArchitecture, check_finite
-from nsopt.models.registry import table_architecture
+from nsopt.models.architecture import Architecture
+from nsopt.models.checks import check_finite
+from nsopt.models.registry import get_architecture
 from nsopt.models.tracing.trace import trace
 
 
 @pytest.mark.parametrize("name", [None, "state_dict", "model"])
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
 def test_weights_are_read_from_all_common_layouts_of_a_file(
-    narrow: TableArchitecture, tmp_path: Path, name: str | None, prefix: str
+    narrow: Architecture, tmp_path: Path, name: str | None, prefix: str
 ) -> None:
     model, file = narrow.build(narrow.base_widths), tmp_path / "weights.pt"
     state = {prefix + key: tensor for key, tensor in model.state_dict().items()}
@@ -31,7 +32,7 @@ def test_weights_are_read_from_all_common_layouts_of_a_file(
 
 
 def test_weights_of_a_network_with_compiled_parts_are_read(
-    narrow: TableArchitecture, tmp_path: Path
+    narrow: Architecture, tmp_path: Path
 ) -> None:
     """`torch.compile` of a part writes its names with `_orig_mod` in the middle."""
     model, file = narrow.build(narrow.base_widths), tmp_path / "weights.pt"
@@ -45,7 +46,7 @@ def test_weights_of_a_network_with_compiled_parts_are_read(
 
 @pytest.mark.parametrize("name", ["ema", "net", 3])
 def test_the_error_for_another_layout_names_the_keys_of_the_file(
-    narrow: TableArchitecture, tmp_path: Path, name: object
+    narrow: Architecture, tmp_path: Path, name: object
 ) -> None:
     state, file = narrow.build(narrow.base_widths).state_dict(), tmp_path / "weights.pt"
     torch.save({"epoch": 3, name: state}, file)
@@ -64,9 +65,7 @@ def test_a_module_of_the_network_may_be_called_module(tmp_path: Path) -> None:
         torch.testing.assert_close(load_trained(file, arch).state_dict(), model.state_dict())
 
 
-def test_a_file_cannot_ask_for_memory_by_its_settings(
-    narrow: TableArchitecture, tmp_path: Path
-) -> None:
+def test_a_file_cannot_ask_for_memory_by_its_settings(narrow: Architecture, tmp_path: Path) -> None:
     """A path joined with itself is twice as long, and so on."""
     path = PurePosixPath("ab")
     for _ in range(3):
@@ -76,7 +75,7 @@ def test_a_file_cannot_ask_for_memory_by_its_settings(
         load_trained(tmp_path / "weights.pt", narrow)
 
 
-def test_weights_are_read_from_safetensors(narrow: TableArchitecture, tmp_path: Path) -> None:
+def test_weights_are_read_from_safetensors(narrow: Architecture, tmp_path: Path) -> None:
     model, file = narrow.build(narrow.base_widths), tmp_path / "weights.safetensors"
     save_file(model.state_dict(), file)
     found = load_trained(file, narrow).state_dict()
@@ -87,10 +86,10 @@ def test_weights_are_read_from_safetensors(narrow: TableArchitecture, tmp_path: 
 
 
 def test_the_error_for_weights_of_another_network_names_a_difference(
-    narrow: TableArchitecture, tmp_path: Path
+    narrow: Architecture, tmp_path: Path
 ) -> None:
     file = tmp_path / "weights.pt"
-    other = table_architecture("vgg11", num_classes=8, in_channels=1)
+    other = get_architecture("vgg11", num_classes=8, in_channels=1)
     torch.save(other.build([8, *narrow.base_widths[1:]]).state_dict(), file)
     name = next(iter(narrow.build(narrow.base_widths).state_dict()))
     message = f"network than vgg11 with 10 outputs: {name} is 8x1x3x3 there and 4x1x3x3 here; "
@@ -104,7 +103,7 @@ def test_the_error_for_weights_of_another_network_names_a_difference(
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"not a file of weights"])
 def test_files_without_weights_raise_a_one_line_error(
-    narrow: TableArchitecture, tmp_path: Path, content: bytes
+    narrow: Architecture, tmp_path: Path, content: bytes
 ) -> None:
     file = tmp_path / "weights.pt"
     file.write_bytes(content)
@@ -118,7 +117,7 @@ def test_files_without_weights_raise_a_one_line_error(
         load_trained(file, narrow)
 
 
-def test_a_whole_module_in_a_file_is_named(tmp_path: Path, narrow: TableArchitecture) -> None:
+def test_a_whole_module_in_a_file_is_named(tmp_path: Path, narrow: Architecture) -> None:
     torch.save(narrow.build(narrow.base_widths), tmp_path / "whole.pt")
     message = (
         r"than weights \(nsopt.models.vgg.VGG, torch.nn.*\), .* again with torch.save\(model.state"
@@ -127,14 +126,14 @@ def test_a_whole_module_in_a_file_is_named(tmp_path: Path, narrow: TableArchitec
         load_trained(tmp_path / "whole.pt", narrow)
 
 
-def test_a_folder_in_place_of_weights_is_named(tmp_path: Path, narrow: TableArchitecture) -> None:
+def test_a_folder_in_place_of_weights_is_named(tmp_path: Path, narrow: Architecture) -> None:
     with pytest.raises(NsoptError, match=f"cannot read weights from {tmp_path}: it is a folder"):
         load_trained(tmp_path, narrow)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_weights_that_are_not_numbers_are_refused(
-    narrow: TableArchitecture, tmp_path: Path, value: float
+    narrow: Architecture, tmp_path: Path, value: float
 ) -> None:
     model, file = narrow.build(narrow.base_widths), tmp_path / "weights.pt"
     name, weight = next(iter(model.named_parameters()))

@@ -1,6 +1,5 @@
 """The guides run, and the site builds."""
 
-import dataclasses
 import html
 import os
 import re
@@ -15,11 +14,12 @@ import torch
 
 import nsopt
 from nsopt.models.architecture import Architecture
-from nsopt.models.registry import table_architecture
+from nsopt.models.registry import get_architecture
 from nsopt.torchvision_import import import_torchvision
 from tests.conftest import first_digits
 from tests.forked import Forked
 from tests.latency.brief import learn_briefly, time_by_processor
+from tests.rescaled import with_base_widths
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,8 +53,8 @@ def run_guide(file: Path) -> None:
 def small_architecture(name: str, num_classes: int = 10, in_channels: int = 3) -> Architecture:
     """VGG11 a quarter as wide, or torchvision's ResNet18 half as wide and deep."""
     if name == "vgg11":
-        arch = table_architecture(name, num_classes=num_classes, in_channels=in_channels)
-        return dataclasses.replace(arch, base_widths=tuple(w // 4 for w in arch.base_widths))
+        arch = get_architecture(name, num_classes=num_classes, in_channels=in_channels)
+        return with_base_widths(arch, tuple(w // 4 for w in arch.base_widths))
     assert name == "torchvision:resnet18"
     resnet = import_torchvision("models").resnet
     example = torch.randn(2, in_channels, 32, 32)

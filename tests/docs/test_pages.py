@@ -24,7 +24,7 @@ from nsopt.cli.study import _print_summary
 from nsopt.compression import compress, pipeline
 from nsopt.compression.budgets import expand_curve
 from nsopt.data.images import ImageData
-from nsopt.models.architecture import Architecture, TableArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.models.registry import get_architecture
 from nsopt.reports.results import Results
 from nsopt.session.presets import get_preset
@@ -34,6 +34,7 @@ from tests.conftest import first_digits
 from tests.forked import Forked
 from tests.latency.brief import measure_briefly
 from tests.models.tracing.operators import install_operators
+from tests.rescaled import with_base_widths
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -152,9 +153,8 @@ def compress_briefly(patch: pytest.MonkeyPatch) -> None:
 
 def narrow_architecture(name: str, **shape: int) -> Architecture:
     arch = get_architecture(name, **shape)
-    if not isinstance(arch, TableArchitecture):
-        return arch
-    return dataclasses.replace(arch, base_widths=tuple(w // 8 for w in arch.base_widths))
+    is_own = name in nsopt.architectures()
+    return with_base_widths(arch, [w // 8 for w in arch.base_widths]) if is_own else arch
 
 
 def coloured(data: ImageData) -> ImageData:

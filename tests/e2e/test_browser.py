@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nsopt.data.images import ImageData
-from nsopt.models.architecture import TableArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.progress import Silent
 from nsopt.reports.dashboard import publish
 from nsopt.reports.page import write_report
@@ -36,7 +36,7 @@ Browser = Any  # selenium need not be there
 
 @pytest.fixture(scope="module")
 def place(
-    narrow: TableArchitecture, digits: ImageData, tmp_path_factory: pytest.TempPathFactory
+    narrow: Architecture, digits: ImageData, tmp_path_factory: pytest.TempPathFactory
 ) -> Workspace:
     """Two methods, stored, reported and published."""
     place = make_workspace(tmp_path_factory.mktemp("browser"))

@@ -1,6 +1,6 @@
 """Budgets in milliseconds hold as measured, also while the speed of the machine changes."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,22 +12,23 @@ from nsopt.errors import NsoptError
 from nsopt.latency import timer
 from nsopt.latency.budget import MeasuredBudget
 from nsopt.latency.runtime import Runtime
-from nsopt.models.architecture import TableArchitecture
-from nsopt.models.registry import table_architecture
+from nsopt.models.architecture import Architecture
+from nsopt.models.registry import get_architecture
 from nsopt.scaling.cost import LinearCost, unwrap
 from nsopt.scaling.metric import LATENCY, get_metric
 from nsopt.scaling.solve import Limits, solve_widths
 from tests.latency.test_measure import Drifting, exact
+from tests.rescaled import with_base_widths
 
 
 @pytest.fixture
-def narrow() -> TableArchitecture:
-    whole = table_architecture("vgg11", 10, 32, 3)
-    return replace(whole, base_widths=tuple(width // 16 for width in whole.base_widths))
+def narrow() -> Architecture:
+    whole = get_architecture("vgg11", 10, 32, 3)
+    return with_base_widths(whole, tuple(width // 16 for width in whole.base_widths))
 
 
 def solve(
-    arch: TableArchitecture, clock: Runtime, budget: float | str, patch: pytest.MonkeyPatch
+    arch: Architecture, clock: Runtime, budget: float | str, patch: pytest.MonkeyPatch
 ) -> float:
     """Return the share of the milliseconds of the whole network that the widths found take."""
     patch.setattr(timer, "choose_runtime", lambda *_: clock)
@@ -39,12 +40,12 @@ def solve(
 
 @pytest.mark.parametrize("drift", [-0.3, 0.0, 0.5])
 def test_a_percentage_holds_while_the_machine_becomes_slower_or_faster(
-    narrow: TableArchitecture, drift: float, monkeypatch: pytest.MonkeyPatch
+    narrow: Architecture, drift: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert 0.45 < solve(narrow, Drifting(drift), "50%", monkeypatch) <= 0.5
 
 
-def test_a_percentage_is_one_of_the_clock_that_measures(narrow: TableArchitecture) -> None:
+def test_a_percentage_is_one_of_the_clock_that_measures(narrow: Architecture) -> None:
     elsewhere = narrow.with_latency(LinearCost("latency", narrow.cost("macs"), 1e-3))
     law, base = nsopt.uniform_curve(narrow.base_widths), narrow.build(narrow.base_widths)
     found = nsopt.solve_measured_widths(
@@ -54,14 +55,14 @@ def test_a_percentage_is_one_of_the_clock_that_measures(narrow: TableArchitectur
 
 
 def test_milliseconds_are_a_share_of_those_of_the_whole_network(
-    narrow: TableArchitecture, monkeypatch: pytest.MonkeyPatch
+    narrow: Architecture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     half = 500 * exact(narrow.build(narrow.base_widths))
     assert 0.44 < solve(narrow, Drifting(0.5), half, monkeypatch) <= 0.5
 
 
 @pytest.mark.parametrize("budget", ["50", "0%", "100%", "half", 0.0, float("nan")])
-def test_an_invalid_budget_is_refused(narrow: TableArchitecture, budget: float | str) -> None:
+def test_an_invalid_budget_is_refused(narrow: Architecture, budget: float | str) -> None:
     with pytest.raises(NsoptError, match=r"a percentage must be|a number of milliseconds above 0"):
         nsopt.solve_measured_widths(narrow, nsopt.uniform_curve(narrow.base_widths), budget)
 
@@ -81,7 +82,7 @@ class FasterInBlocks:
         return unwrap(np.asarray(widths).sum(axis=-1) / 2)
 
 
-def test_the_solver_finds_the_widths_that_were_timed(narrow: TableArchitecture) -> None:
+def test_the_solver_finds_the_widths_that_were_timed(narrow: Architecture) -> None:
     arch = narrow.with_latency(FasterInBlocks())
     law, limits = (
         nsopt.uniform_curve(arch.base_widths),
@@ -97,7 +98,7 @@ def test_the_solver_finds_the_widths_that_were_timed(narrow: TableArchitecture) 
 
 @pytest.mark.parametrize("predicted", [0.1, 1.0, 10.0], ids=["below", "same", "above"])
 def test_only_the_budget_that_stops_the_network_binds(
-    narrow: TableArchitecture, predicted: float
+    narrow: Architecture, predicted: float
 ) -> None:
     """Whatever is predicted in place of the milliseconds that were measured."""
     macs, params = (cost(narrow.base_widths) for cost in map(narrow.cost, ("macs", "params")))

@@ -13,7 +13,7 @@ from nsopt.latency import measure
 from nsopt.latency.measure import CPU, Clock, measure_latencies
 from nsopt.latency.record import Latency, distrust
 from nsopt.latency.runtime import Runtime, Torch, draw_images
-from nsopt.models.architecture import TableArchitecture
+from nsopt.models.architecture import Architecture
 
 IMAGES = torch.zeros(100, 3, 32, 32)
 SMALL, WHOLE = nn.Linear(100, 100), nn.Linear(100, 500)
@@ -111,9 +111,7 @@ def test_milliseconds_of_another_hour_are_those_of_the_whole_networks() -> None:
     assert later.lower_quartile_ms <= later.median_ms <= later.upper_quartile_ms
 
 
-def test_networks_are_timed_in_turns(
-    narrow: TableArchitecture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_networks_are_timed_in_turns(narrow: Architecture, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[nn.Module] = []
 
     def timed(model: nn.Module, images: torch.Tensor, device: torch.device) -> float:

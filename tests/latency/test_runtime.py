@@ -20,7 +20,7 @@ from nsopt.latency.runtime import (
     stored_runtime,
 )
 from nsopt.models import onnx
-from nsopt.models.architecture import TableArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.models.inputs import call_network, count_examples, resize_batch
 from tests.conftest import call_nsopt
 
@@ -234,7 +234,7 @@ def test_a_missing_onnxruntime_causes_an_error(monkeypatch: pytest.MonkeyPatch) 
     assert "onnxruntime is not installed: pip install 'nsopt[export]'" in done.stderr
 
 
-def test_a_measuring_function_gives_a_latency(narrow: TableArchitecture) -> None:
+def test_a_measuring_function_gives_a_latency(narrow: Architecture) -> None:
     arch = nsopt.with_latency(narrow, "cpu", measure=count)
     whole = count(narrow.build(narrow.base_widths).eval(), torch.empty(0))
     assert arch.cost("latency")(narrow.base_widths) == pytest.approx(whole)

@@ -15,19 +15,20 @@ from nsopt.latency.record import Latency
 from nsopt.latency.runtime import choose_runtime
 from nsopt.latency.store import Store
 from nsopt.latency.timer import Timer
-from nsopt.models.architecture import TableArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import LATENCY, MACS
 from nsopt.scaling.solve import Limits
 from tests.latency.test_measure import IMAGES, Drifting
+from tests.rescaled import with_base_widths
 from tests.study.test_comparison import Listener
 
 _BUDGET = 4.0  # of 10 ms
 
 
 @pytest.fixture
-def asked(narrow: TableArchitecture) -> MeasuredBudget:
-    arch = replace(narrow, base_widths=tuple(4 * width for width in narrow.base_widths))
+def asked(narrow: Architecture) -> MeasuredBudget:
+    arch = with_base_widths(narrow, tuple(4 * width for width in narrow.base_widths))
     macs = MACS.cost(arch)
     none = np.zeros(len(arch.base_widths))
     model = LatencyModel(macs, 10 / float(macs(arch.base_widths)), none, 0.0)

@@ -18,7 +18,7 @@ from nsopt.methods.registry import (
     method_order,
     methods,
 )
-from nsopt.models.architecture import TableArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.law import PowerLaw, uniform_curve
 from nsopt.scaling.record import Iteration, Trajectory
@@ -27,20 +27,20 @@ BUILT_IN = ["uniform", "magnitude", "morphnet", "neuralscale", "dense"]
 
 
 def test_morphnet_prunes_to_half_the_filters_not_half_the_units(
-    narrow: TableArchitecture, history: list[Iteration], monkeypatch: pytest.MonkeyPatch
+    narrow: Architecture, history: list[Iteration], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = np.array([[40, 4], [5, 3], [4, 3], [3, 2], [2, 2], [2, 1], [1, 1]])
     layers = len(narrow.base_widths)
     widths = np.hstack([rows[:, :1], np.repeat(rows[:, 1:], layers - 1, axis=1)])
     pruned = dataclasses.replace(history[0], trajectory=Trajectory(widths, np.arange(7)))
     monkeypatch.setattr(
-        TableArchitecture, "channels_per_unit", property(lambda _: (1, *[64] * (layers - 1)))
+        Architecture, "channels_per_unit", property(lambda _: (1, *[64] * (layers - 1)))
     )
     assert law_of("morphnet", narrow, [pruned]).alpha.tolist() == [3, *[2] * (layers - 1)]
 
 
 @pytest.fixture
-def history(narrow: TableArchitecture) -> list[Iteration]:
+def history(narrow: Architecture) -> list[Iteration]:
     """Two iterations with laws of their own, from a network that lost filters evenly."""
     base = np.array(narrow.base_widths)
     rows = np.array([np.ceil(base * fraction) for fraction in np.linspace(1, 0.1, 12)], dtype=int)
@@ -49,7 +49,7 @@ def history(narrow: TableArchitecture) -> list[Iteration]:
     return [Iteration(trajectory, law**power, narrow.base_widths, 1.0) for power in (1, 2)]
 
 
-def law_of(name: str, arch: TableArchitecture, history: list[Iteration]) -> PowerLaw:
+def law_of(name: str, arch: Architecture, history: list[Iteration]) -> PowerLaw:
     law = get_method(name).law(LawInputs(arch, arch.cost("params"), 10_000, history))
     assert isinstance(law, PowerLaw)
     return law
@@ -84,7 +84,7 @@ def test_a_method_returns_the_record_that_its_law_is_fitted_to(history: list[Ite
 
 
 def test_each_iteration_of_neuralscale_is_a_method(
-    narrow: TableArchitecture, history: list[Iteration]
+    narrow: Architecture, history: list[Iteration]
 ) -> None:
     second = get_method("neuralscale-iter2")
     assert (second.name, second.label) == ("neuralscale-iter2", "NeuralScale, iteration 2")
@@ -100,7 +100,7 @@ def test_each_iteration_of_neuralscale_is_a_method(
 
 
 def test_uniform_and_morphnet_scale_a_configuration(
-    narrow: TableArchitecture, history: list[Iteration]
+    narrow: Architecture, history: list[Iteration]
 ) -> None:
     assert law_of("uniform", narrow, []).alpha.tolist() == list(narrow.base_widths)
     half = law_of("morphnet", narrow, history)
@@ -108,7 +108,7 @@ def test_uniform_and_morphnet_scale_a_configuration(
     assert 0.4 * sum(narrow.base_widths) < half.alpha.sum() <= 0.5 * sum(narrow.base_widths)
 
 
-def test_magnitude_prunes_a_trained_network_to_smaller_budgets(narrow: TableArchitecture) -> None:
+def test_magnitude_prunes_a_trained_network_to_smaller_budgets(narrow: Architecture) -> None:
     magnitude, cost = get_method("magnitude"), narrow.cost("params")
     base = cost(narrow.base_widths)
     assert magnitude.supports(base - 1, base)

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import pytest
@@ -8,20 +9,18 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from nsopt.errors import NsoptError
-from nsopt.models.architecture import TableArchitecture
-from nsopt.models.registry import architectures, table_architecture
+from nsopt.models.architecture import Architecture
+from nsopt.models.registry import architectures, get_architecture
 from nsopt.scaling.law import floor_widths
+
+get_once = cache(get_architecture)
 
 
 @st.composite
 def networks(draw: st.DrawFn) -> tuple:
     """An architecture and widths with many ties, so that projections come and go."""
-    arch = table_architecture(
-        draw(st.sampled_from(architectures())),
-        num_classes=draw(st.integers(2, 30)),
-        image_size=draw(st.sampled_from([32, 64])),
-        in_channels=draw(st.integers(1, 4)),
-    )
+    shape = draw(st.sampled_from([(2, 32, 1), (30, 64, 4)]))  # classes, side, channels
+    arch = get_once(draw(st.sampled_from(architectures())), *shape)
     count = len(arch.base_widths)
     sizes = draw(st.sampled_from([st.integers(1, 24), st.sampled_from([4, 6])]))
     return arch, draw(st.lists(sizes, min_size=count, max_size=count))
@@ -92,7 +91,7 @@ IRREGULAR = [  # with 100 classes
 def test_networks_have_their_published_numbers_of_parameters(
     name: str, classes: int, image_size: int, counts: tuple[int, int, int]
 ) -> None:
-    arch = table_architecture(name, classes, image_size)
+    arch = get_once(name, classes, image_size)
     params = arch.cost("params")
     assert tuple(params(floor_widths(r, arch.base_widths)) for r in (1, 0.25, 2)) == counts
 
@@ -101,7 +100,7 @@ def test_networks_have_their_published_numbers_of_parameters(
 def test_irregular_widths_have_their_published_number_of_parameters(
     name: str, widths: str, count: int
 ) -> None:
-    arch = table_architecture(name, 100)
+    arch = get_once(name, 100)
     assert arch.cost("params")([int(width) for width in widths.split("-")]) == count
 
 
@@ -111,7 +110,7 @@ def test_irregular_widths_have_their_published_number_of_parameters(
 def test_convcut_networks_have_the_size_in_the_papers_supplement(
     name: str, millions: float
 ) -> None:
-    arch = table_architecture(name, 200, 64)
+    arch = get_once(name, 200, 64)
     assert round(arch.cost("params")(arch.base_widths) / 1e6, 2) == millions
 
 
@@ -120,8 +119,8 @@ def test_convcut_networks_have_the_size_in_the_papers_supplement(
 def test_tied_networks_cost_as_much_as_the_original_at_base_widths(
     name: str, image_size: int
 ) -> None:
-    tied = table_architecture(name, 100, image_size)
-    original = table_architecture(name.removesuffix("-tied"), 100, image_size)
+    tied = get_once(name, 100, image_size)
+    original = get_once(name.removesuffix("-tied"), 100, image_size)
     assert len(tied.base_widths) < len(original.base_widths)
     for metric in ("params", "macs"):
         assert tied.cost(metric)(tied.base_widths) == original.cost(metric)(original.base_widths)
@@ -129,7 +128,7 @@ def test_tied_networks_cost_as_much_as_the_original_at_base_widths(
 
 @pytest.mark.parametrize("name", ["mobilenetv2-tied", "resnet18-tied"])
 def test_no_shortcut_of_a_tied_network_becomes_a_convolution(name: str) -> None:
-    arch = table_architecture(name)
+    arch = get_once(name)
     irregular = [10 + 3 * group for group in range(len(arch.base_widths))]
     at_base = dict(arch.build(arch.base_widths).named_modules())
     assert dict(arch.build(irregular).named_modules()).keys() == at_base.keys()
@@ -158,24 +157,26 @@ def test_the_marginal_cost_equals_the_growth_of_the_network(network: tuple) -> N
         marginal = cost.marginal(widths)
         assert (marginal > 0).all()
         for layer, grown in enumerate(wider):
-            if list_operations(arch, grown) == list_operations(arch, widths):
+            if list_identities(arch, grown) == list_identities(arch, widths):
                 assert marginal[layer] == cost(grown) - cost(widths)
         np.testing.assert_array_equal(cost.marginal(np.array([widths, widths]))[1], marginal)
 
 
-def list_operations(arch: TableArchitecture, widths: Sequence[int]) -> list[str]:
-    w = np.asarray(widths)
-    return [operation.name for operation in arch.operations if operation.exists(w)]
+def list_identities(arch: Architecture, widths: Sequence[int]) -> list[bool]:
+    return [widths[one] == widths[other] for one, other in arch.design.pairs.values()]
 
 
 @pytest.mark.parametrize("name", architectures())
 def test_every_group_has_a_name_gates_and_filters(name: str) -> None:
-    arch = table_architecture(name)
+    arch = get_once(name)
     widths = [3 + i for i in range(len(arch.base_widths))]
     model = arch.build(widths)
-    assert len(set(arch.layer_names)) == len(widths) == len(arch.gate_modules(model))
+    assert len(set(arch.layer_names)) == len(widths) == len(arch.design.find_gates(model))
     for width, gates, filters in zip(
-        widths, arch.gate_modules(model), arch.filter_weights(model), strict=True
+        widths,
+        arch.design.find_gates(model),
+        arch.design.find_filters(model, arch.name),
+        strict=True,
     ):
         assert len(gates) == len(filters) >= 1
         assert {weight.shape[0] for weight in filters} == {width}
@@ -186,7 +187,7 @@ def test_every_group_has_a_name_gates_and_filters(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["vgg11", "resnet18-tied"])
 def test_an_inherited_network_computes_with_the_kept_channels(name: str) -> None:
-    arch = table_architecture(name)
+    arch = get_once(name)
     widths = tuple(6 + i for i in range(len(arch.base_widths)))
     model = arch.build(widths)
     for module in model.modules():
@@ -196,7 +197,7 @@ def test_an_inherited_network_computes_with_the_kept_channels(name: str) -> None
             module.running_mean.normal_()
     kept = [torch.arange(0, width, 2) for width in widths]
     smaller = arch.inherit(model, kept, [len(indices) for indices in kept])
-    for norms, width, indices in zip(arch.gate_modules(model), widths, kept, strict=True):
+    for norms, width, indices in zip(arch.design.find_gates(model), widths, kept, strict=True):
         dropped = torch.ones(width, dtype=torch.bool)
         dropped[indices] = False
         for norm in norms:
@@ -211,7 +212,7 @@ def test_an_inherited_network_computes_with_the_kept_channels(name: str) -> None
 
 
 def test_expanded_channels_follow_their_input_channel() -> None:
-    arch = table_architecture("mobilenetv2")
+    arch = get_once("mobilenetv2")
     widths = tuple(4 for _ in arch.base_widths)
     model = arch.build(widths)
     kept = [torch.tensor([1, 3]) for _ in widths]
@@ -230,28 +231,28 @@ def test_expanded_channels_follow_their_input_channel() -> None:
 @pytest.mark.parametrize("widths", [[8] * 7, [8] * 9, [8] * 7 + [0], [8] * 7 + [1.5]])
 def test_build_refuses_invalid_widths(widths: list) -> None:
     with pytest.raises(NsoptError, match="widths"):
-        table_architecture("vgg11").build(widths)
+        get_once("vgg11").build(widths)
 
 
 def test_cost_refuses_a_wrong_number_of_widths() -> None:
     with pytest.raises(NsoptError, match="8 widths expected"):
-        table_architecture("vgg11").cost("params")([1, 2])
+        get_once("vgg11").cost("params")([1, 2])
 
 
 def test_unknown_names_suggest_the_nearest() -> None:
     with pytest.raises(NsoptError, match="did you mean 'vgg11'"):
-        table_architecture("vgg12")
+        get_architecture("vgg12")
     with pytest.raises(NsoptError, match="did you mean 'params'"):
-        table_architecture("vgg11").cost("param")
+        get_once("vgg11").cost("param")
 
 
 def test_images_too_small_for_the_network_are_refused() -> None:
     with pytest.raises(NsoptError, match="image_size=32"):
-        table_architecture("vgg11", image_size=28)
+        get_architecture("vgg11", image_size=28)
 
 
 def test_units_to_inherit_are_checked_and_may_be_a_mask() -> None:
-    arch = table_architecture("vgg11", num_classes=10, in_channels=1)
+    arch = get_once("vgg11", num_classes=10, in_channels=1)
     model, widths = arch.build([8] * 8), [4] * 8
     mask = torch.arange(8) % 2 == 1
     states = [

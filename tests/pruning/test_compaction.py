@@ -1,6 +1,5 @@
 """Networks that shrink while they train against networks whose channels are only masked."""
 
-import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,16 +9,18 @@ import torch
 from nsopt.compute.device import Compute, place
 from nsopt.compute.random_state import use_seed
 from nsopt.data.images import ImageData, ImageSet, Splits
-from nsopt.models.architecture import TableArchitecture
-from nsopt.models.registry import architectures, table_architecture
+from nsopt.models.architecture import Architecture
+from nsopt.models.registry import architectures, get_architecture
 from nsopt.progress import Silent
-from nsopt.pruning.compaction import Layout, PrunableTable, find_positions
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.settings import SearchSettings
+from nsopt.pruning.shrinking import ShrinkingModel
+from nsopt.pruning.streams import Streams, find_positions
 from nsopt.scaling.record import gives_a_law
 from nsopt.tasks.classification import Classification
 from nsopt.training.kernels import fast_kernels
 from tests import masked_search
+from tests.rescaled import with_base_widths
 
 CPU = Compute(torch.device("cpu"), bf16=False)
 
@@ -31,9 +32,9 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
-def make_small(name: str) -> TableArchitecture:
-    arch = table_architecture(name, image_size=32 if name == "vgg11" else 16)
-    return dataclasses.replace(arch, base_widths=tuple(max(6, w // 16) for w in arch.base_widths))
+def make_small(name: str) -> Architecture:
+    arch = get_architecture(name, image_size=32 if name == "vgg11" else 16)
+    return with_base_widths(arch, tuple(max(6, w // 16) for w in arch.base_widths))
 
 
 def make_noise(size: int) -> Splits:
@@ -45,7 +46,7 @@ def make_noise(size: int) -> Splits:
     return ImageData("noise", tuple("0123456789"), images, images).split(0.2)
 
 
-def make_settings(arch: TableArchitecture) -> SearchSettings:
+def make_settings(arch: Architecture) -> SearchSettings:
     return SearchSettings(
         pretrain_epochs=1,
         prune_every=1 if arch.name.startswith("mobilenet") else 2,  # which has many layers
@@ -95,7 +96,7 @@ def test_a_compacted_network_trains_like_a_masked_one(name: str) -> None:
             if step == 3 and cut:
                 for hooks in (m._forward_hooks for m in model.modules()):
                     hooks.clear()
-                PrunableTable(arch, model, arch.base_widths).shrink(kept, optimizer)
+                ShrinkingModel(arch, model).shrink(kept, optimizer)
             elif step == 3:
                 for mask, channels in zip(search.masks, kept, strict=True):
                     mask.fill_(0)[channels] = 1
@@ -115,7 +116,7 @@ def test_a_compacted_network_has_the_shapes_of_one_built_at_its_widths(name: str
     model = arch.build(arch.base_widths)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
     kept = [np.arange(0, width, 2) for width in arch.base_widths]
-    PrunableTable(arch, model, arch.base_widths).shrink(kept, optimizer)
+    ShrinkingModel(arch, model).shrink(kept, optimizer)
     built = arch.build([len(channels) for channels in kept])
     for module, expected in zip(model.modules(), built.modules(), strict=True):
         assert module.extra_repr() == expected.extra_repr()
@@ -124,16 +125,17 @@ def test_a_compacted_network_has_the_shapes_of_one_built_at_its_widths(name: str
 
 
 def test_a_residual_stream_keeps_channels_that_later_blocks_read() -> None:
-    arch = table_architecture("resnet18")
+    arch = get_architecture("resnet18")
     model = arch.build(arch.base_widths)
     kept = [np.arange(width) for width in arch.base_widths]
     kept[0], kept[2], kept[4] = np.array([1]), np.array([2, 3]), np.array([5])
-    written = Layout.of(arch, model, kept).written
+    written = Streams(arch.design, model).find_written(kept)
     assert written[0].tolist() == [1, 2, 3, 5]  # blocks 1 and 2 carry it on to block 3
     assert written[2].tolist() == [2, 3, 5]
     assert written[4].tolist() == [5]  # block 3 has a stride, and so a projection
-    convcut = table_architecture("resnet18-convcut")
-    assert Layout.of(convcut, convcut.build(arch.base_widths), kept).written[0].tolist() == [1]
+    convcut = get_architecture("resnet18-convcut")
+    streams = Streams(convcut.design, convcut.build(arch.base_widths))
+    assert streams.find_written(kept)[0].tolist() == [1]
 
 
 def test_find_positions_returns_minus_one_for_missing_values() -> None:

@@ -1,5 +1,3 @@
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -7,8 +5,8 @@ import torch
 from nsopt.compute.device import resolve_compute
 from nsopt.data.images import ImageData
 from nsopt.errors import NonFiniteLossError, NsoptError, ShortRecordError
-from nsopt.models.architecture import TableArchitecture
-from nsopt.models.registry import table_architecture
+from nsopt.models.architecture import Architecture
+from nsopt.models.registry import get_architecture
 from nsopt.progress import Silent
 from nsopt.pruning.engine import PruneSchedule, ShrinkingNetwork, iterative_prune
 from nsopt.pruning.search import Descent, search
@@ -20,6 +18,7 @@ from nsopt.tasks.classification import Classification
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
 from nsopt.training.step import batch_loss
+from tests.rescaled import with_base_widths
 
 SHORT = SearchSettings(
     pretrain_epochs=1,
@@ -33,7 +32,7 @@ SHORT = SearchSettings(
 )
 
 
-def prune(arch: TableArchitecture, data: ImageData, **changes: object) -> Trajectory:
+def prune(arch: Architecture, data: ImageData, **changes: object) -> Trajectory:
     settings = SHORT.updated(**changes)
     compute = resolve_compute("cpu", "fp32")
     splits = data.split(settings.val_fraction)
@@ -43,7 +42,7 @@ def prune(arch: TableArchitecture, data: ImageData, **changes: object) -> Trajec
 
 
 def test_every_step_prunes_as_many_filters_as_asked(
-    narrow: TableArchitecture, digits: ImageData
+    narrow: Architecture, digits: ImageData
 ) -> None:
     widths = prune(narrow, digits, keep_fraction=0.6).widths
     filters = widths.sum(axis=1)
@@ -63,7 +62,7 @@ def test_pruning_that_follows_its_data_takes_about_ten_epochs(per_epoch: int, ev
 
 
 def test_tau_is_the_size_of_the_network_with_these_widths(
-    narrow: TableArchitecture, digits: ImageData
+    narrow: Architecture, digits: ImageData
 ) -> None:
     trajectory = prune(narrow, digits)
     built = [
@@ -73,7 +72,7 @@ def test_tau_is_the_size_of_the_network_with_these_widths(
     assert trajectory.tau[::4].tolist() == built
 
 
-def test_pruning_ends_before_a_layer_is_empty(narrow: TableArchitecture, digits: ImageData) -> None:
+def test_pruning_ends_before_a_layer_is_empty(narrow: Architecture, digits: ImageData) -> None:
     trajectory = prune(narrow, digits, keep_fraction=0.001, filters_per_step=9)
     assert trajectory.widths.min() >= 1
 
@@ -126,8 +125,8 @@ def test_a_record_with_enough_rows_is_fitted_as_published() -> None:
 
 def test_pruning_continues_until_the_record_gives_a_law(digits: ImageData) -> None:
     """A layer of two filters loses one of them at once, or none."""
-    arch = table_architecture("vgg11", in_channels=1)
-    arch = dataclasses.replace(arch, base_widths=(2, 40, 2, 40, 2, 40, 2, 40))
+    arch = get_architecture("vgg11", in_channels=1)
+    arch = with_base_widths(arch, (2, 40, 2, 40, 2, 40, 2, 40))
     trajectory = prune(arch, digits, filters_per_step=12, keep_fraction=0.1)
     assert trajectory.widths.min() == 1
     assert trajectory.record().by_layer
@@ -150,15 +149,15 @@ def test_records_of_fewer_than_six_rows_have_no_law() -> None:
         PruneRecord(widths, widths.sum(axis=1)).law()
 
 
-def test_a_non_finite_loss_ends_the_search(narrow: TableArchitecture, digits: ImageData) -> None:
+def test_a_non_finite_loss_ends_the_search(narrow: Architecture, digits: ImageData) -> None:
     with pytest.raises(NonFiniteLossError, match="during the search"):
         prune(narrow, digits, lr=1e9)
 
 
 @pytest.mark.parametrize("name", ["mobilenetv2", "mobilenetv2-tied", "resnet18", "resnet18-tied"])
 def test_every_network_is_pruned_step_by_step(few: ImageData, name: str) -> None:
-    arch = table_architecture(name, in_channels=1)
-    arch = dataclasses.replace(arch, base_widths=tuple(w // 8 for w in arch.base_widths))
+    arch = get_architecture(name, in_channels=1)
+    arch = with_base_widths(arch, tuple(w // 8 for w in arch.base_widths))
     total = sum(arch.base_widths)
     trajectory = prune(arch, few, keep_fraction=0.8, batch_size=32)
     filters = trajectory.widths.sum(axis=1)
@@ -172,7 +171,7 @@ def are_equal(one: Iteration, two: Iteration) -> bool:
 
 
 def test_search_images_limits_the_images_of_a_search(
-    narrow: TableArchitecture, digits: ImageData
+    narrow: Architecture, digits: ImageData
 ) -> None:
     def record(images: int | None) -> list:
         settings = SHORT.updated(iterations=1, search_images=images)
@@ -182,9 +181,7 @@ def test_search_images_limits_the_images_of_a_search(
     assert record(10**6) == record(None) != record(60)
 
 
-def test_descent_rescales_to_the_original_size(
-    narrow: TableArchitecture, digits: ImageData
-) -> None:
+def test_descent_rescales_to_the_original_size(narrow: Architecture, digits: ImageData) -> None:
     result = search(narrow, digits, SHORT)
     first, second = result.iterations
     params = narrow.cost("params")
@@ -199,7 +196,7 @@ def test_descent_rescales_to_the_original_size(
 
 
 def test_a_continued_descent_equals_an_uninterrupted_one(
-    narrow: TableArchitecture, digits: ImageData
+    narrow: Architecture, digits: ImageData
 ) -> None:
     whole = search(narrow, digits, SHORT).iterations
     stored = Iteration.from_dict(whole[0].to_dict())
@@ -212,15 +209,13 @@ def test_a_continued_descent_equals_an_uninterrupted_one(
     assert are_equal(continued[0], whole[1])
 
 
-def test_descent_ends_when_widths_stop_changing(
-    narrow: TableArchitecture, digits: ImageData
-) -> None:
+def test_descent_ends_when_widths_stop_changing(narrow: Architecture, digits: ImageData) -> None:
     settings = SHORT.updated(iterations=9, convergence=1e9)
     assert len(search(narrow, digits, settings).iterations) == 1
 
 
 def test_channels_are_scored_with_the_weights_before_the_step(
-    narrow: TableArchitecture, digits: ImageData
+    narrow: Architecture, digits: ImageData
 ) -> None:
     """After a large step the weights are very different."""
     compute, splits = resolve_compute("cpu", "fp32"), digits.split(0.1)
@@ -237,9 +232,7 @@ def test_channels_are_scored_with_the_weights_before_the_step(
         torch.testing.assert_close(score, expected, rtol=0, atol=0)
 
 
-def test_a_search_can_start_from_a_trained_network(
-    narrow: TableArchitecture, digits: ImageData
-) -> None:
+def test_a_search_can_start_from_a_trained_network(narrow: Architecture, digits: ImageData) -> None:
     settings = SHORT.updated(iterations=1)
     trained = train(
         narrow,

@@ -15,7 +15,7 @@ from torch.nn import functional
 import nsopt
 from nsopt.compute import checkpoint
 from nsopt.errors import NsoptError
-from nsopt.models.tracing.architecture import TracedArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.trace import trace
 from nsopt.progress import Silent
 from nsopt.pruning.fitting import fit
@@ -170,7 +170,7 @@ def randomise(model: nn.Module) -> nn.Module:
     return model
 
 
-def repeat_units(arch: TracedArchitecture, model: nn.Module) -> nn.Module:
+def repeat_units(arch: Architecture, model: nn.Module) -> nn.Module:
     """Make the second half of each group's units copies of the first, where they are made."""
     halves = [torch.arange(width // 2) for width in arch.base_widths]
     others = [torch.arange(width // 2, width) for width in arch.base_widths]
@@ -193,7 +193,7 @@ def repeat_units(arch: TracedArchitecture, model: nn.Module) -> nn.Module:
 
 def fit_halves(
     model: nn.Module, x: Any, ridge: float = 1e-6, **options: Any
-) -> tuple[TracedArchitecture, nn.Module, Fitted]:
+) -> tuple[Architecture, nn.Module, Fitted]:
     """Return the architecture, the network with inherited weights, and the fitted one."""
     arch = trace(model, x[:2])
     repeat_units(arch, model)
@@ -523,7 +523,7 @@ def test_layers_that_get_no_examples_stay_as_inherited() -> None:
     torch.manual_seed(0)
     model, x = FindsNothing().eval(), torch.rand(32, 3, 12, 12)
     arch = trace(model, x[:2])
-    assert isinstance(arch, TracedArchitecture)
+    assert isinstance(arch, Architecture)
     kept = [torch.arange(width - 1) for width in arch.base_widths]
     fitted = fit_network(arch, model, kept, Inputs(x))
     assert fitted.left == dict.fromkeys(("c.weight", "d.weight"), "no examples in the first batch")

@@ -6,16 +6,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nsopt.models.architecture import TableArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.models.registry import architectures, get_architecture
 from nsopt.pruning.gates import Gate, ImportanceScores, make_gate
 
 
-def choose_widths(arch: TableArchitecture) -> list[int]:
+def choose_widths(arch: Architecture) -> list[int]:
     return [4 + i % 5 for i in range(len(arch.base_widths))]
 
 
-def build_randomised(arch: TableArchitecture) -> nn.Module:
+def build_randomised(arch: Architecture) -> nn.Module:
     """Build a small float64 network whose BatchNorms are not at their initial values."""
     model = arch.build(choose_widths(arch)).double()
     for module in model.modules():
@@ -32,13 +32,11 @@ def compute_loss(model: nn.Module, seed: int) -> Tensor:
     return functional.cross_entropy(model(images), labels)
 
 
-def compute_gate_gradients(
-    arch: TableArchitecture, model: nn.Module, seed: int
-) -> list[list[Tensor]]:
+def compute_gate_gradients(arch: Architecture, model: nn.Module, seed: int) -> list[list[Tensor]]:
     """Return dE/dz of every gate of every group."""
     z: list[list[Tensor]] = []
     hooks = []
-    for modules, width in zip(arch.gate_modules(model), choose_widths(arch), strict=True):
+    for modules, width in zip(arch.design.find_gates(model), choose_widths(arch), strict=True):
         z.append([torch.ones(width, dtype=torch.float64, requires_grad=True) for _ in modules])
         for module, own in zip(modules, z[-1], strict=True):
             hooks.append(module.register_forward_hook(lambda _, __, y, z=own: y * z[:, None, None]))
@@ -48,8 +46,8 @@ def compute_gate_gradients(
     return [[next(gradients) for _ in group] for group in z]
 
 
-def find_gates(arch: TableArchitecture, model: nn.Module) -> list[list[Gate]]:
-    return [[make_gate(module) for module in group] for group in arch.gate_modules(model)]
+def find_gates(arch: Architecture, model: nn.Module) -> list[list[Gate]]:
+    return [[make_gate(module) for module in group] for group in arch.design.find_gates(model)]
 
 
 @pytest.mark.parametrize("name", architectures())

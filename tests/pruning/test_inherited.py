@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import nsopt
 from nsopt.compute.device import resolve_compute
 from nsopt.data.images import ImageData, Splits
-from nsopt.models.architecture import TableArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.pruning import engine
 from nsopt.pruning.inherited import (
     TrainedStart,
@@ -27,6 +27,7 @@ from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
 from nsopt.training.step import train_step
 from tests.conftest import first_digits
+from tests.rescaled import with_base_widths
 
 CPU = resolve_compute("cpu", "fp32")
 SETTINGS = SearchSettings(batch_size=32, device="cpu")
@@ -39,9 +40,9 @@ def digits() -> ImageData:
 
 
 @pytest.fixture(scope="module")
-def narrow(narrow: TableArchitecture) -> TableArchitecture:
+def narrow(narrow: Architecture) -> Architecture:
     """Wide enough to learn well."""
-    return replace(narrow, base_widths=tuple(2 * width for width in narrow.base_widths))
+    return with_base_widths(narrow, tuple(2 * width for width in narrow.base_widths))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def splits(digits: ImageData) -> Splits:
 
 
 @pytest.fixture(scope="module")
-def start(narrow: TableArchitecture, digits: ImageData, splits: Splits) -> TrainedStart:
+def start(narrow: Architecture, digits: ImageData, splits: Splits) -> TrainedStart:
     exact = {"device": "cpu", "precision": "fp32", "seed": 1}
     settings = TrainSettings(epochs=6, batch_size=32, lr=0.05, val_fraction=0.2, **exact)
     model = train(narrow, narrow.base_widths, digits, settings).model

@@ -1,4 +1,3 @@
-import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -7,15 +6,16 @@ import torch
 from torch import nn
 
 from nsopt.errors import NsoptError
-from nsopt.models.architecture import TableArchitecture
-from nsopt.models.registry import table_architecture
+from nsopt.models.architecture import Architecture
+from nsopt.models.registry import get_architecture
 from nsopt.pruning.ranking import UnitRanking, rank_filters
+from tests.rescaled import with_base_widths
 
 
-def test_the_weakest_filters_of_any_layer_are_pruned_first(narrow: TableArchitecture) -> None:
+def test_the_weakest_filters_of_any_layer_are_pruned_first(narrow: Architecture) -> None:
     model = narrow.build(narrow.base_widths)
     with torch.no_grad():
-        for layer, (weight,) in enumerate(narrow.filter_weights(model)):
+        for layer, (weight,) in enumerate(narrow.design.find_filters(model, narrow.name)):
             weight.fill_(0.5 + layer)  # absolute size of a layer must not matter
             weight[0] *= 0.1 * (layer + 1)
     ranking = rank_filters(narrow, model)
@@ -30,7 +30,7 @@ def test_the_weakest_filters_of_any_layer_are_pruned_first(narrow: TableArchitec
 
 @pytest.mark.parametrize("fraction", [0.9, 0.5, 0.1])
 def test_a_pruned_network_fits_the_budget_and_no_larger_one_does(
-    narrow: TableArchitecture, fraction: float
+    narrow: Architecture, fraction: float
 ) -> None:
     ranking = rank_filters(narrow, narrow.build(narrow.base_widths))
     cost = narrow.cost("params")
@@ -48,7 +48,7 @@ def test_a_pruned_network_fits_the_budget_and_no_larger_one_does(
     assert cost(one_more) > budget
 
 
-def test_an_infeasible_budget_raises_an_error(narrow: TableArchitecture) -> None:
+def test_an_infeasible_budget_raises_an_error(narrow: Architecture) -> None:
     ranking = rank_filters(narrow, narrow.build(narrow.base_widths))
     cost = narrow.cost("params")
     with pytest.raises(NsoptError, match=f"smallest feasible one is {cost([1] * 8)}"):
@@ -57,7 +57,7 @@ def test_an_infeasible_budget_raises_an_error(narrow: TableArchitecture) -> None
 
 @pytest.mark.parametrize("metric", ["params", "macs"])
 def test_units_of_low_score_for_what_they_save_are_removed_as_if_one_by_one(
-    narrow: TableArchitecture, metric: str
+    narrow: Architecture, metric: str
 ) -> None:
     torch.manual_seed(0)
     scores = tuple(torch.rand(width) ** 2 for width in narrow.base_widths)
@@ -78,13 +78,13 @@ def test_units_of_low_score_for_what_they_save_are_removed_as_if_one_by_one(
 
 
 def test_weak_units_that_cannot_be_removed_end_no_ranking_per_cost(
-    narrow: TableArchitecture,
+    narrow: Architecture,
 ) -> None:
-    arch = dataclasses.replace(narrow, base_widths=(1, 1, 1, 8, 8, 8, 8, 8))
     torch.manual_seed(0)
-    scores = tuple(torch.rand(width) * (1e-9 if width == 1 else 1) for width in arch.base_widths)
-    cost = arch.cost("params")
-    budget = 0.5 * cost(arch.base_widths)
+    widths = (1, 1, 1, 8, 8, 8, 8, 8)
+    scores = tuple(torch.rand(width) * (1e-9 if width == 1 else 1) for width in widths)
+    cost = narrow.cost("params")
+    budget = 0.5 * cost(widths)
     found = UnitRanking(scores, tuple(range(8))).widths_per_cost(cost, budget)
     assert 0.8 * budget < cost(found) <= budget
 
@@ -92,8 +92,8 @@ def test_weak_units_that_cannot_be_removed_end_no_ranking_per_cost(
 @pytest.mark.parametrize("name", ["vgg11", "resnet18", "resnet18-tied", "resnet18-convcut"])
 def test_a_pruned_network_computes_like_one_with_the_pruned_channels_at_zero(name: str) -> None:
     """Channels that are added together are pruned together, so shortcuts keep their weights."""
-    arch = table_architecture(name)
-    arch = dataclasses.replace(arch, base_widths=tuple(max(4, w // 8) for w in arch.base_widths))
+    arch = get_architecture(name)
+    arch = with_base_widths(arch, tuple(max(4, w // 8) for w in arch.base_widths))
     torch.manual_seed(0)
     model = arch.build(arch.base_widths).double().eval()
     ranking = rank_filters(arch, model)
@@ -102,7 +102,7 @@ def test_a_pruned_network_computes_like_one_with_the_pruned_channels_at_zero(nam
     kept = ranking.pick_strongest(widths)
     smaller = arch.inherit(model.float(), kept, widths).double().eval()
     with torch.no_grad():
-        for gates, left in zip(arch.gate_modules(model.double()), kept, strict=True):
+        for gates, left in zip(arch.design.find_gates(model.double()), kept, strict=True):
             for gate in gates:
                 gate.register_forward_hook(only(left))
     x = torch.randn(4, *arch.input_shape, dtype=torch.float64)

@@ -24,7 +24,7 @@ from torch.utils.data import (
 import nsopt
 from nsopt.compute import checkpoint
 from nsopt.errors import NonFiniteLossError, NsoptError
-from nsopt.models.tracing.architecture import TracedArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.tasks.batches import LoaderBatches
 from tests.conftest import REPOSITORY
 from tests.models.tracing.awkward import UpAndDown
@@ -37,7 +37,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def segmentation() -> TracedArchitecture:
+def segmentation() -> Architecture:
     torch.manual_seed(0)
     return nsopt.trace(UpAndDown(), torch.randn(2, 3, 16, 16))
 
@@ -78,14 +78,14 @@ def pixel_loss(outputs: Any, targets: Tensor) -> Tensor:
     return functional.cross_entropy(outputs["out"][:, :, ::2, ::2], targets)
 
 
-def run_search(arch: TracedArchitecture, loss: Any = pixel_loss, **more: Any) -> dict[str, Any]:
+def run_search(arch: Architecture, loss: Any = pixel_loss, **more: Any) -> dict[str, Any]:
     result = nsopt.search(arch, nsopt.Task(make_loader(), loss), SETTINGS, **more)
     (iteration,) = result.iterations
     return {**iteration.to_dict(), "seconds": 0}
 
 
 def test_a_network_that_returns_a_dictionary_can_be_searched(
-    segmentation: TracedArchitecture,
+    segmentation: Architecture,
 ) -> None:
     law = nsopt.search(segmentation, nsopt.Task(make_loader(), pixel_loss), SETTINGS).law
     fit = nsopt.solve_widths(law, segmentation.cost("params"), 2000, warn=False)
@@ -95,7 +95,7 @@ def test_a_network_that_returns_a_dictionary_can_be_searched(
 
 
 def test_the_order_of_a_shuffled_loader_depends_on_the_seed_alone(
-    segmentation: TracedArchitecture,
+    segmentation: Architecture,
 ) -> None:
     torch.manual_seed(1)
     one = run_search(segmentation)
@@ -164,7 +164,7 @@ class StopError(Exception):
 
 
 def test_a_search_with_a_loader_continues_where_it_was_interrupted(
-    segmentation: TracedArchitecture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    segmentation: Architecture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
     whole, calls, file = run_search(segmentation), 0, tmp_path / "search.pt"
@@ -239,19 +239,19 @@ BATCH = (torch.randn(4, 3, 16, 16), torch.zeros(4, 16, 16, dtype=torch.int64))
     ],
 )
 def test_an_invalid_loader_or_loss_raises_an_error(
-    segmentation: TracedArchitecture, own: Any, loss: Any, message: str
+    segmentation: Architecture, own: Any, loss: Any, message: str
 ) -> None:
     with pytest.raises(NsoptError, match=message):
         nsopt.search(segmentation, nsopt.Task(own, loss), SETTINGS)
 
 
-def test_search_images_is_refused_with_a_loader(segmentation: TracedArchitecture) -> None:
+def test_search_images_is_refused_with_a_loader(segmentation: Architecture) -> None:
     some = SETTINGS.updated(search_images=10)
     with pytest.raises(NsoptError, match="search_images chooses images with labels"):
         nsopt.search(segmentation, nsopt.Task([BATCH], pixel_loss), some)
 
 
-def test_a_nan_loss_raises_an_error(segmentation: TracedArchitecture) -> None:
+def test_a_nan_loss_raises_an_error(segmentation: Architecture) -> None:
     task = nsopt.Task(
         make_loader(), lambda outputs, targets: pixel_loss(outputs, targets) * math.nan
     )

@@ -24,8 +24,8 @@ from nsopt.compute.device import Compute
 from nsopt.compute.random_state import use_seed
 from nsopt.data.images import ImageData, ImageSet
 from nsopt.errors import NonFiniteLossError, NsoptError, ShortRecordError
-from nsopt.models.architecture import TableArchitecture
-from nsopt.models.registry import table_architecture
+from nsopt.models.architecture import Architecture
+from nsopt.models.registry import get_architecture
 from nsopt.progress import Silent
 from nsopt.pruning import search as pruning_search
 from nsopt.pruning.engine import ShrinkingNetwork, iterative_prune
@@ -37,6 +37,7 @@ from nsopt.tasks.supervise import supervise
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
 from tests.forked import Forked
+from tests.rescaled import with_base_widths
 
 SEARCH = SearchSettings(
     pretrain_epochs=1,
@@ -94,14 +95,14 @@ def describe_search(result: Any) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def whole_search(narrow: TableArchitecture, few: ImageData) -> list[dict]:
+def whole_search(narrow: Architecture, few: ImageData) -> list[dict]:
     return describe_search(search(narrow, few, SEARCH))
 
 
 @settings(max_examples=2, phases=DEAR)
 @given(first=st.integers(1, SEARCH_BATCHES), second=st.integers(1, SEARCH_BATCHES))
 def test_a_resumed_search_equals_an_uninterrupted_one(
-    narrow: TableArchitecture,
+    narrow: Architecture,
     few: ImageData,
     whole_search: list[dict],
     tmp_path_factory: pytest.TempPathFactory,
@@ -122,8 +123,8 @@ def test_a_resumed_search_equals_an_uninterrupted_one(
 
 @pytest.mark.parametrize("name", ["mobilenetv2", "resnet18", "resnet18-tied"])
 def test_a_resumed_network_has_exactly_the_same_weights(few: ImageData, name: str) -> None:
-    arch = table_architecture(name, image_size=16, in_channels=1)
-    arch = dataclasses.replace(arch, base_widths=tuple(max(4, w // 16) for w in arch.base_widths))
+    arch = get_architecture(name, image_size=16, in_channels=1)
+    arch = with_base_widths(arch, tuple(max(4, w // 16) for w in arch.base_widths))
     each = SEARCH.updated(filters_per_step=sum(arch.base_widths) // 8)
     coarse = ImageSet(few.train.images[..., ::2, ::2], few.train.labels)
     splits = dataclasses.replace(few, train=coarse).split(0.1)
@@ -212,7 +213,7 @@ def uninterrupted() -> dict[tuple[str, bool], tuple]:
     tuned=st.booleans(),
 )
 def test_a_resumed_training_equals_an_uninterrupted_one(
-    narrow: TableArchitecture,
+    narrow: Architecture,
     few: ImageData,
     uninterrupted: dict[tuple[str, bool], tuple],
     tmp_path_factory: pytest.TempPathFactory,
@@ -244,7 +245,7 @@ def read_checkpoint(checkpoint: Path) -> dict:
 
 
 def test_seconds_continue_from_the_checkpoint(
-    narrow: TableArchitecture, few: ImageData, tmp_path: Path
+    narrow: Architecture, few: ImageData, tmp_path: Path
 ) -> None:
     file = tmp_path / "training.pt"
 
@@ -257,13 +258,13 @@ def test_seconds_continue_from_the_checkpoint(
 
 
 def test_a_changed_search_is_refused_and_named(
-    narrow: TableArchitecture, digits: ImageData, few: ImageData, tmp_path: Path
+    narrow: Architecture, digits: ImageData, few: ImageData, tmp_path: Path
 ) -> None:
     file = tmp_path / "search.pt"
     interrupt_after(5, lambda: search(narrow, few, SEARCH, checkpoint=file))
     with pytest.raises(NsoptError, match=r"search.prune_lr: 0.02 now, 0.01 there"):
         search(narrow, few, SEARCH.updated(prune_lr=0.02), checkpoint=file)
-    wider = dataclasses.replace(narrow, base_widths=(9, *narrow.base_widths[1:]))
+    wider = with_base_widths(narrow, (9, *narrow.base_widths[1:]))
     with pytest.raises(NsoptError, match=r"widths: \[9, 8"):
         search(wider, few, SEARCH, checkpoint=file)
     more = dataclasses.replace(few, train=digits.train.take(range(120)))
@@ -273,7 +274,7 @@ def test_a_changed_search_is_refused_and_named(
 
 
 def test_the_number_of_iterations_can_be_raised_later(
-    narrow: TableArchitecture, few: ImageData, whole_search: list[dict], tmp_path: Path
+    narrow: Architecture, few: ImageData, whole_search: list[dict], tmp_path: Path
 ) -> None:
     file = tmp_path / "search.pt"
     one = SEARCH.updated(iterations=1)
@@ -282,7 +283,7 @@ def test_the_number_of_iterations_can_be_raised_later(
 
 
 def test_a_checkpoint_with_more_iterations_gives_those_that_are_asked_for(
-    narrow: TableArchitecture, few: ImageData, whole_search: list[dict], tmp_path: Path
+    narrow: Architecture, few: ImageData, whole_search: list[dict], tmp_path: Path
 ) -> None:
     file = tmp_path / "search.pt"
     three = SEARCH.updated(iterations=len(whole_search) + 1)
@@ -296,7 +297,7 @@ def test_a_checkpoint_with_more_iterations_gives_those_that_are_asked_for(
 
 
 def test_a_training_from_other_weights_is_refused(
-    narrow: TableArchitecture, few: ImageData, tmp_path: Path
+    narrow: Architecture, few: ImageData, tmp_path: Path
 ) -> None:
     one, other = (narrow.build(narrow.base_widths) for _ in range(2))
     file, widths = tmp_path / "training.pt", narrow.base_widths
@@ -306,7 +307,7 @@ def test_a_training_from_other_weights_is_refused(
 
 
 def test_a_changed_training_is_refused_and_named(
-    narrow: TableArchitecture, few: ImageData, tmp_path: Path
+    narrow: Architecture, few: ImageData, tmp_path: Path
 ) -> None:
     file = tmp_path / "training.pt"
     widths = narrow.base_widths
@@ -316,7 +317,7 @@ def test_a_changed_training_is_refused_and_named(
 
 
 def test_a_training_that_an_older_version_began_is_refused(
-    narrow: TableArchitecture, few: ImageData, tmp_path: Path
+    narrow: Architecture, few: ImageData, tmp_path: Path
 ) -> None:
     file = tmp_path / "training.pt"
     widths = narrow.base_widths
@@ -329,7 +330,7 @@ def test_a_training_that_an_older_version_began_is_refused(
 
 
 def test_a_run_that_cannot_succeed_leaves_no_checkpoint(
-    narrow: TableArchitecture, few: ImageData, tmp_path: Path
+    narrow: Architecture, few: ImageData, tmp_path: Path
 ) -> None:
     file = tmp_path / "run.pt"
     with pytest.raises(NonFiniteLossError):
@@ -344,8 +345,8 @@ def test_a_run_that_cannot_succeed_leaves_no_checkpoint(
 def print_search(settings: SearchSettings, data: ImageData, file: Path) -> None:
     """Search with a checkpoint after every batch, and print the result."""
     checkpoint.SECONDS_BETWEEN = 0.0
-    arch = table_architecture("vgg11", num_classes=10, in_channels=1)
-    arch = dataclasses.replace(arch, base_widths=tuple(w // 16 for w in arch.base_widths))
+    arch = get_architecture("vgg11", num_classes=10, in_channels=1)
+    arch = with_base_widths(arch, tuple(w // 16 for w in arch.base_widths))
     print(json.dumps(describe_search(search(arch, data, settings, checkpoint=file))))
 
 

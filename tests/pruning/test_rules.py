@@ -12,15 +12,15 @@ from torch import nn
 import nsopt
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
-from nsopt.models.architecture import TableArchitecture
-from nsopt.models.registry import table_architecture
+from nsopt.models.architecture import Architecture
+from nsopt.models.registry import get_architecture
 from nsopt.pruning.rules import CostRule, make_rule
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.law import floor_widths
 from nsopt.settings import Price
 from tests.pruning.test_engine import prune
 
-ARCH = table_architecture("vgg11")
+ARCH = get_architecture("vgg11")
 NARROW = tuple(width // 8 for width in ARCH.base_widths)
 
 
@@ -78,7 +78,7 @@ def test_every_step_prunes_the_given_number_or_fraction(
 
 @pytest.mark.parametrize("price", ["params", "macs"])
 def test_priced_records_are_evenly_spaced_and_reach_the_final_size(
-    price: Price, narrow: TableArchitecture, digits: ImageData
+    price: Price, narrow: Architecture, digits: ImageData
 ) -> None:
     keep = 0.5  # with less, some processors prune a layer to its last filter
     trajectory = prune(narrow, digits, price=price, keep_fraction=keep)
@@ -91,7 +91,7 @@ def test_priced_records_are_evenly_spaced_and_reach_the_final_size(
     assert trajectory.tau[-1] <= end < trajectory.tau[-2]  # one filter may cost a tenth
 
 
-def test_all_prices_take_the_same_number_of_steps(narrow: TableArchitecture) -> None:
+def test_all_prices_take_the_same_number_of_steps(narrow: Architecture) -> None:
     settings = SearchSettings(filters_per_step=16)
     rules = [
         make_rule(narrow, narrow.base_widths, settings.updated(price=price))

@@ -12,7 +12,7 @@ import nsopt
 from nsopt.compute import checkpoint
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError, OutOfMemoryError, ShortRecordError
-from nsopt.models.architecture import TableArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.progress import Silent
 from nsopt.pruning import search as pruning_search
 from nsopt.pruning.engine import iterative_prune
@@ -39,7 +39,7 @@ def test_no_two_iterations_of_any_searches_share_a_seed() -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(narrow: TableArchitecture, few: ImageData) -> list[dict]:
+def whole(narrow: Architecture, few: ImageData) -> list[dict]:
     result = search(narrow, few, SETTINGS)
     return [{**iteration.to_dict(), "seconds": 0} for iteration in result.iterations]
 
@@ -75,7 +75,7 @@ def test_a_network_with_too_few_filters_for_a_law_is_refused(few: ImageData) -> 
 
 @pytest.mark.parametrize("error", [OutOfMemoryError("no room"), ShortRecordError("5 rows")])
 def test_an_error_in_a_late_iteration_keeps_the_earlier_ones(
-    narrow: TableArchitecture,
+    narrow: Architecture,
     few: ImageData,
     whole: list[dict],
     tmp_path: Path,
@@ -101,7 +101,7 @@ def test_an_error_in_a_late_iteration_keeps_the_earlier_ones(
 
 
 def test_running_out_of_memory_within_an_iteration_keeps_its_state(
-    narrow: TableArchitecture, few: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    narrow: Architecture, few: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
     file, one = tmp_path / "search.pt", SETTINGS.updated(iterations=1)

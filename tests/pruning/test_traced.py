@@ -14,14 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import nsopt
 from nsopt.compute.device import Compute
 from nsopt.data.images import ImageData
-from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.trace import trace
-from nsopt.progress import Silent
-from nsopt.pruning.engine import ShrinkingNetwork, iterative_prune, make_prunable
+from nsopt.pruning.engine import ShrinkingNetwork
 from nsopt.pruning.search import _choose_widths
 from nsopt.pruning.settings import SearchSettings
-from nsopt.pruning.traced import PrunableTrace, TracedGate, find_gate_slices
-from nsopt.scaling.cost import Widths
+from nsopt.pruning.shrinking import ShrinkingModel, TracedGate, find_gate_slices
 from nsopt.scaling.record import Iteration
 from nsopt.tasks.classification import Classification
 from tests.models.tracing import awkward
@@ -37,34 +34,6 @@ SETTINGS = SearchSettings(
     device="cpu",
     precision="fp32",
 )
-
-
-def trace_like(arch: nsopt.Architecture) -> TracedArchitecture:
-    """Return the same architecture, traced; its networks start from the same weights."""
-
-    class Alike(TracedArchitecture):
-        def build(self, widths: Widths) -> nn.Module:
-            with torch.random.fork_rng():
-                model = super().build(widths)
-            model.load_state_dict(arch.build(widths).state_dict())
-            return model
-
-    template = arch.build(arch.base_widths)
-    return Alike(**vars(trace(template, torch.randn(2, *arch.input_shape), "vgg11")))
-
-
-def test_a_traced_network_is_pruned_like_the_one_written_by_hand(
-    narrow: nsopt.Architecture, digits: ImageData
-) -> None:
-    traced, splits = trace_like(narrow), digits.split(0.1)
-    assert traced.base_widths == narrow.base_widths
-    by_hand, by_trace = (
-        iterative_prune(arch, narrow.base_widths, Classification(splits), SETTINGS, CPU, Silent())
-        for arch in (narrow, traced)
-    )
-    assert len(by_hand.widths) > 10
-    assert by_trace.widths.tolist() == by_hand.widths.tolist()
-    assert by_trace.tau.tolist() == by_hand.tau.tolist()
 
 
 @pytest.mark.parametrize(
@@ -136,7 +105,7 @@ def test_gradients_of_gates_equal_those_of_explicit_factors() -> None:
     expected = torch.autograd.grad(model(x).square().mean(), list(z.values()))
     for hook in hooks:
         hook.remove()
-    pruned = make_prunable(arch, model, arch.base_widths)
+    pruned = ShrinkingModel(arch, model)
     model(x).square().mean().backward()
     for group, gradient in zip(pruned.gates, expected, strict=True):
         (gate,) = group
@@ -153,7 +122,7 @@ def test_the_factors_of_a_weight_norm_and_the_bias_are_one_gate(
     x = torch.randn(6, 4)
 
     def score() -> list[Tensor]:
-        pruned = make_prunable(trace(model, x), model, [8])
+        pruned = ShrinkingModel(trace(model, x), model)
         model.zero_grad()
         model(x).square().mean().backward()
         return [gate() for gate in pruned.gates[0]]
@@ -180,7 +149,7 @@ def test_units_behind_a_norm_without_a_scale_are_scored_where_they_are_read(
     )
     arch = trace(model, x := torch.randn(4, 3, 10, 10))
     z = torch.ones(8, requires_grad=True)
-    pruned = make_prunable(arch, model, arch.base_widths)
+    pruned = ShrinkingModel(arch, model)
     factor = model[2].register_forward_hook(lambda _, __, y: y * z.view(1, -1, 1, 1))
     (expected,) = torch.autograd.grad(model(x).square().mean(), z)
     factor.remove()
@@ -216,8 +185,7 @@ def test_units_of_several_channels_are_scored_by_deterministic_sums(kind: type[n
     torch.manual_seed(0)
     arch, recorder = trace(kind(), torch.randn(2, 3, 32, 32)), Recorder()
     model = arch.build(arch.base_widths).double()
-    pruned = make_prunable(arch, model, arch.base_widths)
-    assert isinstance(pruned, PrunableTrace)
+    pruned = ShrinkingModel(arch, model)
     model(torch.randn(6, 3, 32, 32, dtype=torch.float64)).square().mean().backward()
     several = 0
     for group, gates in enumerate(pruned.gates):
@@ -243,7 +211,7 @@ def test_the_importance_of_a_group_that_stays_is_on_the_device_of_the_network() 
     arch = nsopt.trace(
         nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)), torch.zeros(2, 3, 8, 8)
     )
-    pruned = PrunableTrace(arch.network, arch.build(arch.base_widths).to("meta"))
+    pruned = ShrinkingModel(arch, arch.build(arch.base_widths).to("meta"))
     assert pruned.score_rigid(4).device.type == "meta"
 
 

@@ -19,7 +19,7 @@ from optuna.samplers import (
 )
 
 from nsopt.errors import NsoptError
-from nsopt.models.architecture import TableArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.models.registry import get_architecture
 from nsopt.models.tracing.trace import trace
 from nsopt.samplers.neuralscale import NeuralScaleSampler, suggest_widths
@@ -382,7 +382,7 @@ def test_uniform_curve_makes_a_uniform_sampler() -> None:
     assert own.propose(579_786) == tuple(w // 4 for w in ARCH.base_widths)
 
 
-def test_budgets_can_be_written_as_in_commands(vgg11: TableArchitecture) -> None:
+def test_budgets_can_be_written_as_in_commands(vgg11: Architecture) -> None:
     law, cost, names = uniform_curve(vgg11.base_widths), vgg11.cost("params"), vgg11.layer_names
     words = NeuralScaleSampler(law, cost, names, "600k, 1M")
     numbers = NeuralScaleSampler(law, cost, names, [600_000, 1_000_000])
@@ -395,7 +395,7 @@ def test_budgets_can_be_written_as_in_commands(vgg11: TableArchitecture) -> None
         NeuralScaleSampler(law, np.sum, names, "600k")
 
 
-def test_a_metric_and_a_network_replace_cost_and_layer_names(vgg11: TableArchitecture) -> None:
+def test_a_metric_and_a_network_replace_cost_and_layer_names(vgg11: Architecture) -> None:
     law = uniform_curve(vgg11.base_widths)
     short = NeuralScaleSampler(law, "macs", vgg11, "10M")
     long = NeuralScaleSampler(law, vgg11.cost("macs"), vgg11.layer_names, [10_000_000])

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import ArrayLike, NDArray
 
 from nsopt.errors import NsoptError
-from nsopt.models.architecture import TableArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.models.registry import get_architecture
 from nsopt.scaling.cost import WIDEST
 from nsopt.scaling.law import PowerLaw, floor_widths, uniform_curve
@@ -266,7 +266,7 @@ def test_the_unit_of_a_law_does_not_change_the_solution(alpha: float) -> None:
     )
 
 
-def test_rounding_arguments_are_checked(vgg11: TableArchitecture) -> None:
+def test_rounding_arguments_are_checked(vgg11: Architecture) -> None:
     with pytest.raises(NsoptError, match="at least 1"):
         solve_widths(uniform_curve(vgg11.base_widths), PARAMS, 10**6, multiple_of=0)
     with pytest.raises(NsoptError, match="min_width must be at most the smallest max_width"):

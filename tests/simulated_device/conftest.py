@@ -5,7 +5,6 @@ its reports; they are shown as if the tests had run here. A test asks for the de
 by the fixtures `cuda` (one), `two_cuda` and `mps`.
 """
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -20,7 +19,8 @@ import torch
 
 import nsopt
 from nsopt.data.images import ImageData
-from nsopt.models.architecture import TableArchitecture
+from nsopt.models.architecture import Architecture
+from tests.rescaled import with_base_widths
 from tests.simulated_device.guard import LIBRARY, build, compiler
 from tests.simulated_device.networks import small
 from tests.simulated_device.simulation import SimulatedDevices, simulated
@@ -63,11 +63,11 @@ def images() -> ImageData:
     return ImageData.from_arrays(some(64), some(32), some(16))
 
 
-@pytest.fixture(params=["table", "traced"])
-def arch(request: pytest.FixtureRequest, narrow: TableArchitecture) -> nsopt.Architecture:
+@pytest.fixture(params=["built-in", "traced"])
+def arch(request: pytest.FixtureRequest, narrow: Architecture) -> nsopt.Architecture:
     """A built-in network, and a traced one."""
-    if request.param == "table":
-        return dataclasses.replace(narrow, base_widths=(6, 8, 8, 8, 8, 8, 8, 8), num_classes=2)
+    if request.param == "built-in":
+        return with_base_widths(narrow, (6, 8, 8, 8, 8, 8, 8, 8))
     torch.manual_seed(0)
     return nsopt.trace(small(), torch.randn(2, 1, 32, 32), "traced")
 

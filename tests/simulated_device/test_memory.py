@@ -1,6 +1,5 @@
 """The memory of a GPU, and when a process waits for the device."""
 
-import dataclasses
 import itertools
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +17,7 @@ from nsopt.compute.out_of_memory import is_out_of_memory
 from nsopt.data.images import ImageData
 from nsopt.errors import OutOfMemoryError
 from nsopt.latency.measure import measure_latency
-from nsopt.models.architecture import TableArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.progress import Silent
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.settings import SearchSettings
@@ -27,14 +26,15 @@ from nsopt.tasks.supervise import place_images
 from nsopt.tasks.task import Task, TaskSupervision
 from nsopt.training.loop import train_configuration
 from nsopt.training.settings import TrainSettings
+from tests.rescaled import with_base_widths
 from tests.simulated_device.simulation import SimulatedDevices
 
 SHORT = TrainSettings(epochs=2, batch_size=128, lr=0.05, device="cuda", precision="fp32")
 
 
 @pytest.fixture
-def tiny(narrow: TableArchitecture) -> TableArchitecture:
-    return dataclasses.replace(narrow, base_widths=(4,) * len(narrow.base_widths))
+def tiny(narrow: Architecture) -> Architecture:
+    return with_base_widths(narrow, (4,) * len(narrow.base_widths))
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def compute(cuda: SimulatedDevices) -> Compute:
 
 
 def test_a_process_does_not_wait_for_the_device_after_every_batch(
-    tiny: TableArchitecture, digits: ImageData, cuda: SimulatedDevices, compute: Compute
+    tiny: Architecture, digits: ImageData, cuda: SimulatedDevices, compute: Compute
 ) -> None:
     splits = place_images(digits.split(0.1), compute)
     cuda.events.clear()
@@ -68,7 +68,7 @@ def test_a_process_does_not_wait_for_the_device_after_every_batch(
 
 
 def test_an_evaluation_uses_batches_that_fit(
-    tiny: TableArchitecture, digits: ImageData, cuda: SimulatedDevices, compute: Compute
+    tiny: Architecture, digits: ImageData, cuda: SimulatedDevices, compute: Compute
 ) -> None:
     """25 of the 40 images fit; a training with batches of 16 gives the same result."""
     few = Classification(place_images(digits.split(0.1).with_train_images(40), compute))
@@ -80,7 +80,7 @@ def test_an_evaluation_uses_batches_that_fit(
 
 
 def test_no_batch_size_is_suggested_if_a_single_image_does_not_fit(
-    tiny: TableArchitecture, digits: ImageData, cuda: SimulatedDevices, compute: Compute
+    tiny: Architecture, digits: ImageData, cuda: SimulatedDevices, compute: Compute
 ) -> None:
     splits = place_images(digits.split(0.1), compute)
     model = place(tiny.build(tiny.base_widths), compute.device, torch.channels_last)
@@ -92,7 +92,7 @@ def test_no_batch_size_is_suggested_if_a_single_image_does_not_fit(
 
 @pytest.mark.parametrize("resized_crop", [None, 0.4])
 def test_results_do_not_depend_on_where_the_images_are(
-    tiny: TableArchitecture,
+    tiny: Architecture,
     digits: ImageData,
     cuda: SimulatedDevices,
     compute: Compute,
@@ -128,7 +128,7 @@ def test_a_full_device_is_not_reported_as_missing(cuda: SimulatedDevices) -> Non
 
 
 def test_the_error_of_a_full_device_names_what_was_moved(
-    tiny: TableArchitecture,
+    tiny: Architecture,
     digits: ImageData,
     cuda: SimulatedDevices,
     compute: Compute,
@@ -151,7 +151,7 @@ def test_the_error_of_a_full_device_names_what_was_moved(
 
 
 def test_a_search_that_does_not_fit_suggests_a_smaller_batch(
-    tiny: TableArchitecture, digits: ImageData, cuda: SimulatedDevices, compute: Compute
+    tiny: Architecture, digits: ImageData, cuda: SimulatedDevices, compute: Compute
 ) -> None:
     splits, settings = place_images(digits.split(0.1), compute), SearchSettings(batch_size=128)
     loader = [(torch.zeros(128, *tiny.input_shape), torch.zeros(128, dtype=torch.int64))]

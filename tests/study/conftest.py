@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from nsopt.data.images import ImageData
-from nsopt.models.architecture import TableArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.session.workspace import Workspace
 from nsopt.study.comparison import Comparison
 from tests.conftest import first_digits
@@ -19,7 +19,7 @@ def digits() -> ImageData:
 
 
 @pytest.fixture
-def comparison(narrow: TableArchitecture, digits: ImageData) -> Comparison:
+def comparison(narrow: Architecture, digits: ImageData) -> Comparison:
     return make_comparison(narrow, digits)
 
 

@@ -26,7 +26,7 @@ from nsopt.latency.runtime import OwnMeasure
 from nsopt.methods import registry
 from nsopt.methods.base import LawInputs, Method
 from nsopt.methods.registry import get_method, get_methods, methods
-from nsopt.models.architecture import Architecture, TableArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.progress import Silent
 from nsopt.pruning.settings import SearchSettings
 from nsopt.reports.results import Results, read_results
@@ -90,7 +90,7 @@ def sizes_of_ratios(
     return tuple(AskedRatio(metric, ratio).at(arch) for ratio in ratios)
 
 
-def make_comparison(arch: TableArchitecture, data: ImageData) -> Comparison:
+def make_comparison(arch: Architecture, data: ImageData) -> Comparison:
     return Comparison(
         subject=Subject(arch, data, SETTINGS),
         methods=get_methods(METHODS),
@@ -131,7 +131,7 @@ def select_outcomes(results: Results) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def storage_of_a_whole_run(
-    narrow: TableArchitecture, digits: ImageData, tmp_path_factory: pytest.TempPathFactory
+    narrow: Architecture, digits: ImageData, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     run_comparison(make_comparison(narrow, digits), make_workspace(folder), Silent())

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 import nsopt
-from nsopt.models.architecture import TableArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.progress import Silent
 from nsopt.pruning import engine
 from nsopt.scaling.cost import LinearCost
@@ -95,7 +95,7 @@ class Remembering(nn.Module):
         return functional.cross_entropy(outputs, targets)
 
 
-def test_a_timed_step_leaves_the_loss_of_a_task_as_it_is(narrow: TableArchitecture) -> None:
+def test_a_timed_step_leaves_the_loss_of_a_task_as_it_is(narrow: Architecture) -> None:
     loss = Remembering()
     batch = torch.rand(4, *narrow.input_shape), torch.zeros(4, dtype=torch.int64)
     assert time_training_step(narrow, narrow.base_widths, 4, nsopt.Task([batch], loss), CPU) > 0
@@ -111,7 +111,7 @@ def test_a_duration_has_one_unit(seconds: float, words: str) -> None:
 
 
 def test_a_preview_knows_the_widths_that_need_no_search(
-    comparison: Comparison, place: Workspace, narrow: TableArchitecture
+    comparison: Comparison, place: Workspace, narrow: Architecture
 ) -> None:
     listener = Listener()
     known = preview_comparison(comparison, place, listener)

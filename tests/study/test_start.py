@@ -11,7 +11,7 @@ from nsopt.compute.checkpoint import weights_checksum
 from nsopt.compute.device import resolve_compute
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
-from nsopt.models.architecture import TableArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.progress import Silent
 from nsopt.scaling.metric import PARAMS
 from nsopt.session.session import Session
@@ -23,6 +23,7 @@ from nsopt.tasks.classification import Classification
 from nsopt.tasks.supervision import evaluate
 from nsopt.training.loop import train
 from tests.conftest import first_digits
+from tests.rescaled import with_base_widths
 from tests.study.test_comparison import SETTINGS, load_results, only, open_studies, sizes_of_ratios
 
 CPU = resolve_compute("cpu", "fp32")
@@ -35,13 +36,13 @@ def digits() -> ImageData:
 
 
 @pytest.fixture(scope="module")
-def narrow(narrow: TableArchitecture) -> TableArchitecture:
+def narrow(narrow: Architecture) -> Architecture:
     """Wide enough to learn well."""
-    return replace(narrow, base_widths=tuple(2 * width for width in narrow.base_widths))
+    return with_base_widths(narrow, tuple(2 * width for width in narrow.base_widths))
 
 
 @pytest.fixture(scope="module")
-def trained(narrow: TableArchitecture, digits: ImageData) -> nn.Module:
+def trained(narrow: Architecture, digits: ImageData) -> nn.Module:
     settings = SETTINGS.training.updated(epochs=6, batch_size=32)
     return train(narrow, narrow.base_widths, digits, settings).model.eval()
 

@@ -16,7 +16,7 @@ from nsopt.latency.learn import sample_widths
 from nsopt.latency.model import LatencyModel
 from nsopt.latency.runtime import OwnMeasure
 from nsopt.latency.timer import Timer
-from nsopt.models.registry import table_architecture
+from nsopt.models.registry import get_architecture
 from nsopt.progress import Silent
 from nsopt.scaling.cost import LinearCost
 from nsopt.scaling.law import uniform_curve
@@ -172,7 +172,7 @@ def test_a_worker_does_not_import_the_function_that_a_storage_names(
     comparison: Comparison, place: Workspace
 ) -> None:
     settings = comparison.subject.settings.updated(runtime="tests:clock")
-    arch = table_architecture("vgg11", in_channels=1)
+    arch = get_architecture("vgg11", in_channels=1)
     task = dataclasses.replace(comparison.subject, arch=arch, settings=settings)
     task.open_study(place.storage, "uniform", Compute(torch.device("cpu"), bf16=False))
     with pytest.raises(NsoptError, match="give measure=tests:clock"):

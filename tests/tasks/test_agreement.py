@@ -7,7 +7,7 @@ import torch
 
 from nsopt.compute.device import resolve_compute
 from nsopt.data.images import ImageData
-from nsopt.models.architecture import TableArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.tasks.agreement import Agreement, is_closer
 from nsopt.tasks.classification import Classification, outputs_on
 
@@ -34,7 +34,7 @@ def test_one_network_is_closer_only_beyond_the_error_of_the_images() -> None:
 
 
 def test_networks_are_compared_on_the_validation_images(
-    narrow: TableArchitecture, digits: ImageData
+    narrow: Architecture, digits: ImageData
 ) -> None:
     """The divergence is that of the small network from the trained one, KL(trained || small)."""
     splits, compute = digits.split(0.2), resolve_compute("cpu", "fp32")

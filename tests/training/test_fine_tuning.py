@@ -11,7 +11,7 @@ import nsopt
 from nsopt.compute.checkpoint import full_state, load_full_state
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
-from nsopt.models.architecture import TableArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.training.fine_tuning import RunningAverage, make_schedule
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
@@ -59,7 +59,7 @@ def test_only_adamw_learns_as_much_from_a_loss_in_other_units(optimizer: str, lr
 
 
 def test_distillation_brings_a_student_close_to_its_teacher(
-    narrow: TableArchitecture, digits: ImageData
+    narrow: Architecture, digits: ImageData
 ) -> None:
     """Even to an untrained teacher, to which labels would not lead."""
     torch.manual_seed(1)
@@ -103,7 +103,7 @@ def test_the_distance_of_a_user_gets_equal_types_in_bf16() -> None:
 
 
 def test_the_average_of_the_weights_is_evaluated_and_returned(
-    narrow: TableArchitecture, digits: ImageData
+    narrow: Architecture, digits: ImageData
 ) -> None:
     def trained(averaging: float | None) -> dict[str, torch.Tensor]:
         outcome = train(narrow, narrow.base_widths, digits, SHORT.updated(averaging=averaging))
@@ -218,7 +218,7 @@ def test_invalid_fine_tuning_settings_raise_an_error(changes: dict, message: str
 
 
 def test_few_images_are_trained_for_the_least_number_of_steps(
-    narrow: TableArchitecture, digits: ImageData
+    narrow: Architecture, digits: ImageData
 ) -> None:
     """An epoch of 360 images has 12 batches of 32."""
     for least, epochs in ((None, 2), (20, 2), (30, 3)):
@@ -227,7 +227,7 @@ def test_few_images_are_trained_for_the_least_number_of_steps(
 
 
 def test_the_best_weights_are_kept_the_first_ones_included(
-    narrow: TableArchitecture, digits: ImageData
+    narrow: Architecture, digits: ImageData
 ) -> None:
     begun = train(narrow, narrow.base_widths, digits, SHORT.updated(epochs=4))
     ruinous = SHORT.updated(lr=3.0, keep_best=True)
@@ -239,9 +239,7 @@ def test_the_best_weights_are_kept_the_first_ones_included(
     assert better.score == max(epoch.score for epoch in better.epochs)
 
 
-def test_statistics_of_momentum_0_follow_the_data(
-    narrow: TableArchitecture, digits: ImageData
-) -> None:
+def test_statistics_of_momentum_0_follow_the_data(narrow: Architecture, digits: ImageData) -> None:
     """As in networks that were never trained in PyTorch."""
     usual, stuck = (narrow.build(narrow.base_widths) for _ in range(2))
     stuck.load_state_dict(usual.state_dict())

@@ -17,7 +17,7 @@ from nsopt.compute.random_state import use_seed
 from nsopt.data.images import ImageData
 from nsopt.errors import NonFiniteLossError, NsoptError, OutOfMemoryError
 from nsopt.latency.measure import latency_conditions, measure_latency
-from nsopt.models.architecture import TableArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.tasks.classification import AccuracyEvaluation
 from nsopt.training.loop import train
 from nsopt.training.outcome import Epoch
@@ -26,9 +26,7 @@ from nsopt.training.settings import TrainSettings
 SHORT = TrainSettings(epochs=4, batch_size=32, lr=0.05, device="cpu", precision="fp32")
 
 
-def test_training_learns_and_records_its_curves(
-    narrow: TableArchitecture, digits: ImageData
-) -> None:
+def test_training_learns_and_records_its_curves(narrow: Architecture, digits: ImageData) -> None:
     widths = tuple(2 * width for width in narrow.base_widths)
     outcome = train(narrow, widths, digits, SHORT)
     assert len(outcome.epochs) == 4
@@ -40,7 +38,7 @@ def test_training_learns_and_records_its_curves(
     assert outcome.seconds > 0
 
 
-def test_same_seed_gives_the_same_numbers(narrow: TableArchitecture, digits: ImageData) -> None:
+def test_same_seed_gives_the_same_numbers(narrow: Architecture, digits: ImageData) -> None:
     settings = SHORT.updated(epochs=2)
     one, two = (train(narrow, narrow.base_widths, digits, settings) for _ in range(2))
     assert one.epochs == two.epochs
@@ -49,14 +47,14 @@ def test_same_seed_gives_the_same_numbers(narrow: TableArchitecture, digits: Ima
 
 
 def test_training_leaves_the_callers_random_state_alone(
-    narrow: TableArchitecture, digits: ImageData
+    narrow: Architecture, digits: ImageData
 ) -> None:
     before = torch.get_rng_state()
     train(narrow, narrow.base_widths, digits, SHORT.updated(epochs=1))
     torch.testing.assert_close(torch.get_rng_state(), before)
 
 
-def test_a_non_finite_loss_raises_an_error(narrow: TableArchitecture, digits: ImageData) -> None:
+def test_a_non_finite_loss_raises_an_error(narrow: Architecture, digits: ImageData) -> None:
     with pytest.raises(NonFiniteLossError, match=r"epoch 1: try a learning rate below 1e\+06"):
         train(narrow, narrow.base_widths, digits, SHORT.updated(lr=1e6))
 
@@ -83,7 +81,7 @@ def test_weights_of_the_last_step_of_an_epoch_may_diverge(lr: float, message: st
         train(arch, [16], task, SHORT.updated(lr=lr, epochs=1), start=model)
 
 
-def test_bf16_trains_as_well(narrow: TableArchitecture, digits: ImageData) -> None:
+def test_bf16_trains_as_well(narrow: Architecture, digits: ImageData) -> None:
     outcome = train(narrow, narrow.base_widths, digits, SHORT.updated(precision="bf16"))
     assert outcome.val_accuracy > 60
 
@@ -93,9 +91,7 @@ def test_milestones_scale_with_the_number_of_epochs() -> None:
     assert TrainSettings(epochs=12).milestones == [4, 8, 10]
 
 
-def test_the_learning_rate_falls_at_a_milestone(
-    narrow: TableArchitecture, digits: ImageData
-) -> None:
+def test_the_learning_rate_falls_at_a_milestone(narrow: Architecture, digits: ImageData) -> None:
     weights = {}
     for epochs, decay in ((1, 1.0), (3, 1e-9), (3, 1.0)):
         settings = SHORT.updated(epochs=epochs, decay_after=(1 / 3,), decay=decay)
@@ -175,7 +171,7 @@ def test_use_seed_restores_the_random_state() -> None:
     torch.testing.assert_close(torch.get_rng_state(), before)
 
 
-def test_latency_is_the_median_of_timed_passes(narrow: TableArchitecture) -> None:
+def test_latency_is_the_median_of_timed_passes(narrow: Architecture) -> None:
     model = narrow.build(narrow.base_widths).train()
     calls: list[int] = []
     model.register_forward_hook(lambda _, images, __: calls.append(len(images[0])))
@@ -194,7 +190,7 @@ def test_latency_is_the_median_of_timed_passes(narrow: TableArchitecture) -> Non
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
 def test_latencies_record_the_rounding_of_float32(
-    narrow: TableArchitecture, monkeypatch: pytest.MonkeyPatch, precision: str
+    narrow: Architecture, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     """So latencies with TF32 do not count for exact products."""
     model, cpu = narrow.build(narrow.base_widths), torch.device("cpu")
@@ -207,13 +203,13 @@ def test_latencies_record_the_rounding_of_float32(
     assert exact["precision"] == "fp32"
 
 
-def test_latency_arguments_are_checked(narrow: TableArchitecture) -> None:
+def test_latency_arguments_are_checked(narrow: Architecture) -> None:
     with pytest.raises(NsoptError, match="repeats"):
         measure_latency(narrow.build(narrow.base_widths), narrow.input_shape, repeats=0)
 
 
 def test_trainings_in_threads_give_the_same_results_as_alone(
-    narrow: TableArchitecture, digits: ImageData
+    narrow: Architecture, digits: ImageData
 ) -> None:
     """Dropout draws from torch's single generator."""
     arch = nsopt.trace(build_dropping(), torch.randn(2, 1, 32, 32))
@@ -241,7 +237,7 @@ def build_dropping() -> nn.Module:
 
 
 def test_the_callback_gets_every_epoch_and_may_end_the_training(
-    narrow: TableArchitecture, digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    narrow: Architecture, digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
     seen: list[tuple[int, float]] = []
@@ -260,7 +256,7 @@ def test_the_callback_gets_every_epoch_and_may_end_the_training(
 
 
 def test_a_training_can_start_from_an_inherited_network(
-    narrow: TableArchitecture, digits: ImageData
+    narrow: Architecture, digits: ImageData
 ) -> None:
     trained = train(narrow, narrow.base_widths, digits, SHORT).model
     before = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
@@ -292,7 +288,7 @@ def test_a_training_can_start_from_a_network_that_has_run(digits: ImageData) -> 
 
 
 def test_a_network_that_does_not_fit_is_one_line_before_anything_is_trained(
-    narrow: TableArchitecture, digits: ImageData, tmp_path: Path
+    narrow: Architecture, digits: ImageData, tmp_path: Path
 ) -> None:
     double = narrow.build([2 * width for width in narrow.base_widths])
     with pytest.raises(NsoptError, match="start is no network of these widths"):
@@ -351,7 +347,7 @@ def test_a_checkpoint_of_other_modules_is_another_training(
             train(arch, [4], digits, SHORT, checkpoint=tmp_path / "c", on_epoch=stop)
 
 
-def test_train_returns_the_trained_network(narrow: TableArchitecture, digits: ImageData) -> None:
+def test_train_returns_the_trained_network(narrow: Architecture, digits: ImageData) -> None:
     outcome = train(narrow, narrow.base_widths, digits, SHORT.updated(epochs=1))
     splits, compute = digits.split(SHORT.val_fraction), resolve_compute("cpu", "fp32")
     evaluation = AccuracyEvaluation(splits.test, splits, compute)

@@ -12,7 +12,7 @@ import nsopt
 from nsopt.compute import device
 from nsopt.compute.device import Compute
 from nsopt.data.images import ImageData
-from nsopt.models.architecture import TableArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.training import precision
 from nsopt.training.precision import choose_compute, faster
 from nsopt.training.settings import TrainSettings
@@ -48,7 +48,7 @@ def test_auto_takes_the_faster_precision(
 
 
 def test_nothing_is_timed_for_a_given_precision_or_without_native_bf16(
-    narrow: TableArchitecture, digits: ImageData, monkeypatch: pytest.MonkeyPatch
+    narrow: Architecture, digits: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(precision, "time_training_step", None)
     widths = narrow.base_widths
@@ -65,7 +65,7 @@ def test_nothing_is_timed_for_a_given_precision_or_without_native_bf16(
 
 @pytest.mark.usefixtures("native")
 def test_steps_of_real_networks_are_timed_in_both(
-    narrow: TableArchitecture, digits: ImageData, monkeypatch: pytest.MonkeyPatch
+    narrow: Architecture, digits: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of images, and of any task with its own batches and loss."""
     batches = [(digits.train.images[:8] / 255, digits.train.labels[:8])]
@@ -88,7 +88,7 @@ def test_steps_of_real_networks_are_timed_in_both(
 
 @pytest.mark.usefixtures("native")
 def test_the_same_training_has_the_same_precision_though_times_vary(
-    narrow: TableArchitecture, digits: ImageData, monkeypatch: pytest.MonkeyPatch
+    narrow: Architecture, digits: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No batch is larger than the data, and another batch size is another question."""
     fast, sizes = ["bf16"], list[int]()

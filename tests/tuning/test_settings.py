@@ -20,7 +20,7 @@ import nsopt
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
 from nsopt.latency.model import LatencyModel
-from nsopt.models.architecture import TableArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.progress import Silent
 from nsopt.reports.tuning import draw_tuning, publish_tuning
 from nsopt.scaling.law import uniform_curve
@@ -41,7 +41,7 @@ optuna.logging.set_verbosity(optuna.logging.CRITICAL)
 
 
 @pytest.fixture
-def tuning(narrow: TableArchitecture, digits: ImageData) -> Tuning:
+def tuning(narrow: Architecture, digits: ImageData) -> Tuning:
     return Tuning(
         subject=Subject(narrow, digits, SETTINGS),
         metric=PARAMS,

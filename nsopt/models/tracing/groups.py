@@ -49,6 +49,16 @@ class Group:
     rigid: bool
     width: int
 
+    def describe(self) -> str:
+        """Return how many units there are, and what limits their removal."""
+        channels = next(iter(self.per_dimension.values()))
+        parts = [f"{self.width} units" + (f" of {channels} channels" if channels > 1 else "")]
+        if self.rigid:
+            parts.append("cannot be removed one by one")
+        if not self.exact:
+            parts.append("removing one may differ from setting it to zero")
+        return ", ".join(parts)
+
 
 @dataclass(frozen=True, eq=False)
 class Units:

@@ -84,10 +84,15 @@ class Frozen:
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """The multiply-accumulates of one operation: `factor` times the sizes of `dimensions`."""
+    """The multiply-accumulates of one operation: `factor` times the sizes of `dimensions`.
+
+    Attributes:
+        module: path of the module that ran it.
+    """
 
     factor: int
     dimensions: tuple[Atoms, ...]
+    module: str
 
 
 Split = tuple[str, tuple[int, ...]]  # the path of a module, and the sizes

@@ -14,6 +14,7 @@ A *lift* frees a width that the code of the network would otherwise fix:
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -91,6 +92,7 @@ class Lifts:
         numbers: attributes that may have any meaning.
         ties: pairs of dimensions that must belong to the same units, index by index.
         parts: indices of the splits whose parts are such rows (`Trace.parts`).
+        followers: ties whose second side has several indices in a row for each of the first.
         unread: sizes of norms without parameters, which `forward` does not read.
         alike: other sizes that `forward` does not read, and layers that store the same. Other code
             may, as `reset_classifier` of timm reads `num_features`.
@@ -99,19 +101,31 @@ class Lifts:
     numbers: tuple[Number, ...] = ()
     ties: tuple[Tie, ...] = ()
     parts: frozenset[int] = frozenset()
+    followers: tuple[Tie, ...] = ()
     unread: tuple[Number, ...] = ()
     alike: tuple[Alike, ...] = ()
 
     def __add__(self, other: "Lifts") -> "Lifts":
         numbers = tuple(dict.fromkeys((*self.numbers, *other.numbers)))
         ties = tuple(dict.fromkeys((*self.ties, *other.ties)))
-        return replace(self, numbers=numbers, ties=ties, parts=self.parts | other.parts)
+        followers = tuple(dict.fromkeys((*self.followers, *other.followers)))
+        parts = self.parts | other.parts
+        return replace(self, numbers=numbers, ties=ties, parts=parts, followers=followers)
+
+    @property
+    def joins(self) -> tuple[Any, ...]:
+        """All that joins units."""
+        return self.ties, self.parts, self.followers
 
     def join_ties(self, trace: Trace, labels: dict[str, Labels]) -> Trace:
         """Return a copy of the trace in which both sides of every tie, and rows, are joined."""
-        sides = [select_atoms(labels[name][axis] for name, axis in tie) for tie in self.ties]
-        pairs = [sorted(pair, key=len) for pair in sides if len(pair) == 2]
+        ties, followers = (
+            [p for p in (select_atoms(labels[n][a] for n, a in tie) for tie in ties) if len(p) == 2]
+            for ties in (self.ties, self.followers)
+        )
+        pairs = [sorted(pair, key=len) for pair in ties]
         edges = [(np.resize(few, len(many)), many) for few, many in pairs]
+        edges += [(np.repeat(one, len(many) // len(one)), many) for one, many in followers]
         edges += [(trace.parts[i][0], row) for i in sorted(self.parts) for row in trace.parts[i]]
         return replace(trace, edges=[*trace.edges, *edges])
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from nsopt.models.tracing.groups import Group
 from nsopt.models.tracing.labels import Atoms
@@ -81,3 +83,33 @@ class Makers:
             for channels, dimensions in operations
             for index in sorted(dimensions & group.per_dimension.keys() & self.holders.keys())
         ]
+
+
+def unit_norms(network: TracedNetwork, model: nn.Module) -> list[Tensor]:
+    """Return the L1 norms of each group's units, averaged over all slices that make a unit.
+
+    Args:
+        network: the trace of `model`.
+
+    Returns:
+        Per group, norms relative to the mean of their layer, float64 (w_l,).
+    """
+    makers, result = Makers.of(network), []
+    for group in network.family.groups:
+        of_unit, counted = torch.zeros(2, len(network.family.units.fixed), dtype=torch.float64)
+        for name, axis in makers.find_first(group):
+            label = network.labels[name][axis]
+            assert isinstance(label, np.ndarray)
+            units = torch.from_numpy(network.family.units.of_atom[label])
+            norms = relative_norms(model.get_parameter(name), axis)
+            of_unit.index_add_(0, units, norms)
+            counted.index_add_(0, units, torch.ones_like(norms))
+        result.append((of_unit / counted.clamp(min=1))[torch.from_numpy(group.units)])
+    return result
+
+
+def relative_norms(weight: Tensor, axis: int) -> Tensor:
+    """Return L1 norms of a weight's slices along `axis`, divided by their mean: float64 (n,)."""
+    slices = weight.detach().abs().movedim(axis, 0).reshape(weight.shape[axis], -1)
+    norms = slices.sum(dim=1).cpu().double()
+    return norms / norms.mean()

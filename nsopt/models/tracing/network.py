@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import nn
 
-from nsopt.models.architecture import shapes_of
+from nsopt.models.checks import shapes_of
 from nsopt.models.tracing.groups import Dimension, Family, Units
 from nsopt.models.tracing.labels import Atoms, Labels, Product, Reading, Trace, TraceError
 from nsopt.models.tracing.lifts import Lifts
@@ -106,7 +106,7 @@ class TracedNetwork:
     def with_lifts(self, lifts: Lifts) -> "TracedNetwork":
         """Return a copy with these lifts beside its own. Fixed units stay fixed."""
         lifts = self.lifts + lifts
-        if (lifts.ties, lifts.parts) == (self.lifts.ties, self.lifts.parts):
+        if lifts.joins == self.lifts.joins:
             return replace(self, lifts=lifts)
         before = self.family.units
         joined = Units.of(lifts.join_ties(self.trace, self.labels))
@@ -135,7 +135,7 @@ class TracedNetwork:
         # A single unit, as a query that all values share, has nothing to differ from.
         seen = np.maximum(widths, np.minimum(FEWEST_SEEN, self.family.widths))
         traced = self._trace_alike(self.build_empty(seen))
-        return traced if (seen == widths).all() else traced._narrow(model, widths)
+        return traced if (seen == widths).all() else traced.narrow(model, widths)
 
     def _find_widths(self, model: nn.Module) -> Atoms:
         family, shapes = self.family, shapes_of(tensors_of(model))
@@ -176,7 +176,7 @@ class TracedNetwork:
             )
         return traced
 
-    def _narrow(self, model: nn.Module, widths: Atoms) -> "TracedNetwork":
+    def narrow(self, model: nn.Module, widths: Atoms) -> "TracedNetwork":
         """Return a copy for `model`, which has only the first units of each group."""
         left = self.indices([np.arange(width) for width in widths])
         labels = self._change_labels(left, lambda label, picked: label[picked])

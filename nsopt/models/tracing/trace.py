@@ -12,9 +12,9 @@ from torch.utils._pytree import tree_map_only
 
 from nsopt.errors import NsoptError
 from nsopt.isolation import public
+from nsopt.models.architecture import Architecture
 from nsopt.models.inputs import check_numbers, tensors_in
 from nsopt.models.tracing import buffers, probe
-from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.assume import trace_network
 from nsopt.models.tracing.fixed import find_fixed
 from nsopt.models.tracing.labels import TraceError
@@ -40,7 +40,7 @@ def trace(
     name: str | None = None,
     fixed: Sequence[str] = (),
     training: bool = True,
-) -> TracedArchitecture:
+) -> Architecture:
     """Return the architecture of any module: a family of networks, indexed by widths.
 
     Args:
@@ -87,7 +87,7 @@ def trace(
     grow = probe.find_capped(network) | buffers.find_capped(network, trained)
     capped = {names[i]: reason for i, reason in grow.items()}
     name = name or type(module).__name__.lower()
-    return TracedArchitecture(name, network, names, capped, refused, trained)
+    return Architecture(name, network, names, capped, refused, trained)
 
 
 def _copy_to_cpu(module: nn.Module, run: LabelledRun) -> nn.Module:

@@ -198,25 +198,24 @@ class Tracer(TorchDispatchMode):
             self.trace.numbers.append(sizes)
 
     def multiply(self, factor: int, *dimensions: tuple[Label, int]) -> None:
-        """Count multiply-accumulates: `factor` times the size of every dimension.
+        """Count multiply-accumulates: a constant times the sizes of dimensions.
 
-        Args:
-            factor: a constant.
-            dimensions: pairs of a label and a size.
+        `dimensions` are pairs of a label and a size.
         """
         for label, size in dimensions:
             factor *= 1 if isinstance(label, np.ndarray) else size
             if isinstance(label, Filled):
                 self._filled.append((len(self.trace.products), label))
-        self.trace.products.append(Product(factor, tuple(select_atoms(d for d, _ in dimensions))))
+        atoms = tuple(select_atoms(label for label, _ in dimensions))
+        self.trace.products.append(Product(factor, atoms, self.where))
 
     def settle_products(self) -> None:
         """Let products have the sizes that filled tensors met after them."""
         for place, label in self._filled:
             if label.met is not None:
-                product = self.trace.products[place]
-                dimensions = *product.dimensions, label.met
-                self.trace.products[place] = Product(product.factor // label.size, dimensions)
+                old = self.trace.products[place]
+                sizes = old.factor // label.size, (*old.dimensions, label.met)
+                self.trace.products[place] = Product(*sizes, old.module)
         self._filled.clear()
 
     def note(self, what: str) -> None:

@@ -6,7 +6,8 @@ from torch import nn
 
 from nsopt.errors import NsoptError
 from nsopt.isolation import public
-from nsopt.models.architecture import Architecture, check_finite, check_has_weights
+from nsopt.models.architecture import Architecture
+from nsopt.models.checks import check_finite, check_has_weights
 from nsopt.models.inputs import count_examples, resize_batch
 from nsopt.models.tracing.originals import unwrapped
 from nsopt.models.tracing.trace import trace

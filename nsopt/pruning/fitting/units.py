@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nsopt.models.architecture import Architecture, TableArchitecture
-from nsopt.models.tracing.architecture import TracedArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.run import tensors_of
 from nsopt.pruning.fitting.products import Convolution, Product
 from nsopt.scaling.cost import IntArray
@@ -27,21 +26,14 @@ def find_units(arch: Architecture, model: nn.Module) -> Units:
         name: [(np.full(size, -1), np.zeros(size, np.int64)) for size in tensor.shape]
         for name, tensor in tensors_of(model).items()
     }
-    if isinstance(arch, TracedArchitecture):
-        family = arch.network.retrace(model).family
-        place = np.zeros(len(family.units.fixed), np.int64)
-        for group in family.groups:
-            place[group.units] = np.arange(len(group.units))
-        for dimension in family.dimensions:
+    family = arch.retrace(model).family
+    place = np.zeros(len(family.units.fixed), np.int64)
+    for group in family.groups:
+        place[group.units] = np.arange(len(group.units))
+    for dimension in family.dimensions:
+        if dimension.tensor in units:
             numbers = family.units.of_atom[dimension.atoms]
             units[dimension.tensor][dimension.axis] = family.group_of_unit[numbers], place[numbers]
-    elif isinstance(arch, TableArchitecture):
-        for operation in arch.operations:
-            axes = units.get(f"{operation.name}.weight", [])
-            for axis, channels in enumerate((operation.outputs, operation.inputs)[: len(axes)]):
-                index = np.arange(len(axes[axis][0]))
-                if channels.layer is not None and not (axis and operation.kind == "depthwise"):
-                    axes[axis] = np.full_like(index, channels.layer), index // channels.factor
     return units
 
 

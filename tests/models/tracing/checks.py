@@ -23,9 +23,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import nsopt
 from nsopt.errors import NoWidthsError
+from nsopt.models.architecture import Architecture
 from nsopt.models.imported import network_factory
 from nsopt.models.onnx import export_to_onnx
-from nsopt.models.tracing.architecture import TracedArchitecture
 from nsopt.models.tracing.labels import Atoms
 from nsopt.models.tracing.originals import copy_model
 from nsopt.models.tracing.run import tensors_of
@@ -103,7 +103,7 @@ def describe_state(value: Any, seen: dict[int, int] | None = None) -> Any:
     return parts
 
 
-def trace_unchanged(model: nn.Module, x: Any, **options: Any) -> TracedArchitecture:
+def trace_unchanged(model: nn.Module, x: Any, **options: Any) -> Architecture:
     """Trace a module, which must stay as it is, to the byte."""
     before = describe_state(model)
     arch = trace(model, x, **options)
@@ -111,7 +111,7 @@ def trace_unchanged(model: nn.Module, x: Any, **options: Any) -> TracedArchitect
     return arch
 
 
-def choose_units(arch: TracedArchitecture, seed: int, inexact: bool) -> list[Atoms]:
+def choose_units(arch: Architecture, seed: int, inexact: bool) -> list[Atoms]:
     """Choose some units of every group; all units of groups where removing differs from zeroing."""
     generator = np.random.default_rng(seed)
     kept = []
@@ -124,12 +124,12 @@ def choose_units(arch: TracedArchitecture, seed: int, inexact: bool) -> list[Ato
     return kept
 
 
-def count_units(arch: TracedArchitecture, kept: Sequence[Atoms]) -> list[int]:
+def count_units(arch: Architecture, kept: Sequence[Atoms]) -> list[int]:
     groups = arch.network.family.groups
     return [g.width if g.rigid else len(k) for g, k in zip(groups, kept, strict=True)]
 
 
-def with_zeros(arch: TracedArchitecture, model: nn.Module, kept: Sequence[Atoms]) -> nn.Module:
+def with_zeros(arch: Architecture, model: nn.Module, kept: Sequence[Atoms]) -> nn.Module:
     """Return a copy of `model` in which all values of the removed units are zero."""
     masked, family = copy_model(model), arch.network.family
     alive, tensors = family.find_alive(list(kept)), tensors_of(masked)
@@ -141,7 +141,7 @@ def with_zeros(arch: TracedArchitecture, model: nn.Module, kept: Sequence[Atoms]
     return masked
 
 
-def check_pruning(arch: TracedArchitecture, model: nn.Module, x: Inputs) -> None:
+def check_pruning(arch: Architecture, model: nn.Module, x: Inputs) -> None:
     """A pruned network computes what the masked one does, in float64, and can be trained."""
     kept = choose_units(arch, seed=0, inexact=False)
     smaller = arch.prune(model, [indices.tolist() for indices in kept])
@@ -158,7 +158,7 @@ def check_pruning(arch: TracedArchitecture, model: nn.Module, x: Inputs) -> None
 
 
 def check_network_of(
-    arch: TracedArchitecture, model: nn.Module, x: Inputs, widths: list[int], searches: bool
+    arch: Architecture, model: nn.Module, x: Inputs, widths: list[int], searches: bool
 ) -> None:
     """All checks but exports, for a network of these widths."""
     assert list(arch.base_widths) == widths
@@ -170,7 +170,7 @@ def check_network_of(
     check_pruning(arch, model, x)
 
 
-def keeps_all(arch: TracedArchitecture, kept: Sequence[Atoms]) -> bool:
+def keeps_all(arch: Architecture, kept: Sequence[Atoms]) -> bool:
     return count_units(arch, kept) == list(arch.base_widths)
 
 
@@ -182,9 +182,7 @@ def _unfused() -> Iterator[None]:
         yield
 
 
-def check_costs(
-    arch: TracedArchitecture, model: nn.Module, widths: Sequence[int], x: Inputs
-) -> None:
+def check_costs(arch: Architecture, model: nn.Module, widths: Sequence[int], x: Inputs) -> None:
     """Predicted parameters and multiply-accumulates equal those counted."""
     assert arch.cost("params")(widths) == sum(p.numel() for p in model.parameters())
     model.eval()
@@ -194,7 +192,7 @@ def check_costs(
     assert arch.cost("macs")(widths) == counter.get_total_flops() // 2
 
 
-def check_building(arch: TracedArchitecture, x: Inputs) -> None:
+def check_building(arch: Architecture, x: Inputs) -> None:
     """Networks of other widths have the predicted costs, train, and load each other's states."""
     generator = np.random.default_rng(1)
     base = np.array(arch.base_widths)
@@ -224,7 +222,7 @@ def check_building(arch: TracedArchitecture, x: Inputs) -> None:
         )
 
 
-def check_search(arch: TracedArchitecture, x: Inputs) -> None:
+def check_search(arch: Architecture, x: Inputs) -> None:
     """A search gives a law, also in an iteration from narrow widths; its networks can be trained.
 
     After few batches a law may be too flat for smaller sizes, and raises NoWidthsError.
@@ -249,7 +247,7 @@ def distance_from_one(outputs_: Any, target: Tensor) -> Tensor:
     return (flatten_outputs(outputs_) - 1 - target).square().mean()
 
 
-def check_exports(arch: TracedArchitecture, model: nn.Module, x: Tensor, folder: Path) -> None:
+def check_exports(arch: Architecture, model: nn.Module, x: Tensor, folder: Path) -> None:
     """A pruned network is exported, by PyTorch and to ONNX, to the same numbers."""
     kept = choose_units(arch, seed=2, inexact=True)
     smaller = arch.prune(model, [indices.tolist() for indices in kept]).eval()
@@ -292,7 +290,7 @@ class OtherProcess:
         self._process = Forked(reload_networks, its_end)
         its_end.close()
 
-    def check_reload(self, arch: TracedArchitecture, x: Tensor, folder: Path) -> None:
+    def check_reload(self, arch: Architecture, x: Tensor, folder: Path) -> None:
         """There, a network of the same name, widths and state computes the same."""
         widths = np.maximum(arch.narrowest, np.array(arch.base_widths) // 3).tolist()
         model = arch.build(widths).eval()
@@ -322,7 +320,7 @@ def selected_first(in_suite: Iterable[str], others: Iterable[str]) -> list[Any]:
     return [*in_suite, *(pytest.param(word, marks=pytest.mark.networks) for word in others)]
 
 
-def trace_network(word: str, size: int) -> tuple[TracedArchitecture, nn.Module, Tensor]:
+def trace_network(word: str, size: int) -> tuple[Architecture, nn.Module, Tensor]:
     """Return a traced network by name, its module, and two images."""
     torch.manual_seed(0)
     model, x = network_factory(word)(10), torch.randn(2, 3, size, size)

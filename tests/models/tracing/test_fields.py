@@ -10,11 +10,10 @@ from torch import nn
 
 import nsopt
 from nsopt.errors import NoWidthsError, NsoptError
-from nsopt.models.tracing.architecture import TracedArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.trace import trace
-from nsopt.pruning.engine import make_prunable
 from nsopt.pruning.ranking import rank_filters
-from nsopt.pruning.traced import find_gate_slices
+from nsopt.pruning.shrinking import ShrinkingModel, find_gate_slices
 from tests.models.tracing import fields
 from tests.models.tracing.checks import (
     SEARCH,
@@ -56,7 +55,7 @@ NETWORKS: dict[type[nn.Module], tuple[Any, list[int]]] = {  # inputs, widths in 
 }
 
 
-def trace_network(kind: type[nn.Module]) -> tuple[TracedArchitecture, nn.Module, Inputs]:
+def trace_network(kind: type[nn.Module]) -> tuple[Architecture, nn.Module, Inputs]:
     torch.manual_seed(0)
     model, (x, _) = kind(), NETWORKS[kind]
     return trace_unchanged(model, x), model, x
@@ -164,7 +163,7 @@ def test_scores_in_a_graph_network_equal_those_of_explicit_factors() -> None:
     hook = layer.register_forward_hook(lambda _, __, y: y * z)
     (expected,) = torch.autograd.grad(model(x, adjacency).square().mean(), z)
     hook.remove()
-    ((gate,), _) = make_prunable(arch, model, arch.base_widths).gates
+    ((gate,), _) = ShrinkingModel(arch, model).gates
     model(x, adjacency).square().mean().backward()
     torch.testing.assert_close(gate(), expected)
 
@@ -173,7 +172,7 @@ def test_units_that_cannot_be_removed_one_by_one_all_stay() -> None:
     arch, _, _ = trace_network(fields.Mixed)
     assert "a: 6 units of 2 channels, cannot be removed one by one" in arch.explain()
     model = arch.build(arch.base_widths)
-    pruned = make_prunable(arch, model, arch.base_widths)
+    pruned = ShrinkingModel(arch, model)
     assert pruned.gates[0][0]().isposinf().all()
     pruned.shrink([np.arange(6), np.arange(4)], torch.optim.SGD(model.parameters()))
     assert model.get_parameter("a.weight").shape[0] == 12

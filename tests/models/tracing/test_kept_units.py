@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 import nsopt
 from nsopt.errors import NsoptError
-from nsopt.models.tracing.architecture import TracedArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.trace import trace
 from tests.models.tracing import awkward
 from tests.models.tracing.checks import randomise
 
 
-def trace_chunks() -> tuple[TracedArchitecture, nn.Module, torch.Tensor]:
+def trace_chunks() -> tuple[Architecture, nn.Module, torch.Tensor]:
     torch.manual_seed(0)
     model, x = awkward.Chunks(), torch.randn(2, 3, 32, 32)
     return trace(model, x), model, x

@@ -13,13 +13,13 @@ from torch.nn import functional
 
 import nsopt
 from nsopt.errors import NsoptError
-from nsopt.models.tracing.architecture import TracedArchitecture
+from nsopt.models.architecture import Architecture
 from tests.models.tracing.checks import check_network_of, with_zeros
 
 IMAGES = torch.rand(2, 3, 12, 12)
 
 
-def check_costs(arch: TracedArchitecture, widths: tuple[int, ...], examples: Any = IMAGES) -> None:
+def check_costs(arch: Architecture, widths: tuple[int, ...], examples: Any = IMAGES) -> None:
     """Check that a network of other widths runs, and costs what its own trace says."""
     own = nsopt.trace(arch.build(widths), examples)
     for metric in ("params", "macs"):

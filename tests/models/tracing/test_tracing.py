@@ -12,7 +12,7 @@ from torch.testing._internal.two_tensor import TwoTensor
 
 import nsopt
 from nsopt.errors import NsoptError
-from nsopt.models.tracing.architecture import TracedArchitecture
+from nsopt.models.architecture import Architecture
 from nsopt.models.tracing.labels import TraceError
 from nsopt.models.tracing.trace import trace
 from tests.models.tracing import awkward, fields, parts
@@ -47,7 +47,7 @@ GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
 }
 
 
-def trace_network(kind: type[nn.Module]) -> tuple[TracedArchitecture, nn.Module, torch.Tensor]:
+def trace_network(kind: type[nn.Module]) -> tuple[Architecture, nn.Module, torch.Tensor]:
     torch.manual_seed(0)
     model, x = kind(), torch.randn(2, 3, 32, 32)
     return trace_unchanged(model, x), model, x
@@ -97,7 +97,7 @@ def test_the_solver_meets_a_budget_for_a_traced_network() -> None:
 def test_an_architecture_prints_as_one_line() -> None:
     layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
     traced = trace(layers, torch.rand(2, 3, 4, 4), name="net")
-    assert repr(traced) == "TracedArchitecture(name='net', base_widths=(4,))"
+    assert repr(traced) == "Architecture(name='net', base_widths=(4,))"
     assert len(repr(nsopt.get_architecture("vgg11"))) < 100
 
 

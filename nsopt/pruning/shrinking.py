@@ -1,10 +1,12 @@
-"""Cut units out of a traced network while it trains.
+"""Cut units out of a network while it trains.
 
-A trace says which indices of every tensor belong to a unit. Parameters, buffers and momentum are
-sliced by these indices.
+A pruned unit is zero. It costs as much as any other unit and changes nothing: its readers get zeros
+and send back no gradient. Without it the network computes the same numbers faster. A trace says
+which indices of every tensor belong to a unit. Parameters, buffers and momentum are sliced by these
+indices. Parameters become new objects, because autograd remembers the shapes of old ones.
 """
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from functools import partial
 
 import numpy as np
@@ -12,14 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nsopt.models.architecture import Architecture
 from nsopt.models.layout import layout_of
 from nsopt.models.tracing.groups import Group
 from nsopt.models.tracing.makers import Makers, Slices
 from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
-from nsopt.models.tracing.resize import select_indices
+from nsopt.models.tracing.resize import replace_tensors, select_indices
 from nsopt.models.tracing.run import tensors_of
-from nsopt.pruning.compaction import cut_tensors, find_positions
-from nsopt.pruning.gates import Gate, dot_gradients
+from nsopt.pruning.gates import Gate, dot_gradients, make_gate
+from nsopt.pruning.streams import Streams, find_positions
 from nsopt.scaling.cost import IntArray
 
 _FACTORS = {  # of weights, by the end of their names, with and without a weight or spectral norm
@@ -31,18 +34,23 @@ _FACTORS = {  # of weights, by the end of their names, with and without a weight
 }
 
 
-class PrunableTrace:
-    """A traced network that shrinks, with the attributes and methods of `PrunableTable`.
+class ShrinkingModel:
+    """A model whose units are scored and cut while it trains.
 
     Rigid groups, whose units cannot be removed one by one, keep them all. The record gets widths
     for them as if they shrank like the other groups, by the geometric mean of what is left there.
 
     Args:
-        network: the trace of `model` before pruning.
+        model: an unpruned network of `arch`.
+
+    Attributes:
+        kept: per group, the original units that are left, ascending.
+        gates: per group, where units are scored.
     """
 
-    def __init__(self, network: TracedNetwork, model: nn.Module) -> None:
-        self._network = network
+    def __init__(self, arch: Architecture, model: nn.Module) -> None:
+        self._network = network = arch.retrace(model)
+        self._streams = Streams(arch.design, model)
         self.model = model
         self.kept: tuple[IntArray, ...] = tuple(
             np.arange(group.width) for group in network.family.groups
@@ -50,6 +58,8 @@ class PrunableTrace:
         self._left = network.indices(list(self.kept))
         self._units = network.family.units
         self.gates: list[list[Gate]] = [
+            [make_gate(module) for module in group] for group in arch.design.find_gates(model)
+        ] or [
             [partial(self.score_rigid, group.width)]
             if group.rigid
             else [TracedGate(self, slices, index) for slices in gates]
@@ -60,6 +70,7 @@ class PrunableTrace:
 
     @property
     def widths(self) -> Sequence[int]:
+        """The widths that the record gets."""
         groups = self._network.family.groups
         left = [len(units) for units in self.kept]
         share = [n / g.width for n, g in zip(left, groups, strict=True) if not g.rigid]
@@ -84,7 +95,8 @@ class PrunableTrace:
         return torch.full((width,), torch.inf, device=next(self.model.parameters()).device)
 
     def shrink(self, kept: Sequence[IntArray], optimizer: torch.optim.SGD) -> None:
-        before, after = self._left, self._network.indices(list(kept))
+        """Cut the model and the optimizer's momentum down to the units `kept`."""
+        before, after = self._left, self._find_left(kept)
         layout = layout_of(self.model)
 
         def shrink(name: str, tensor: Tensor) -> Tensor:
@@ -93,23 +105,54 @@ class PrunableTrace:
             memory_format = layout if tensor.ndim == 4 else torch.contiguous_format
             return select_indices(tensor, indices).clone(memory_format=memory_format)
 
+        self._streams.open()
         _forget_tables(self.model, self._network.template, after)
         cut_tensors(self.model, optimizer, shrink)
         self._network.describe(self.model)
+        self._streams.select(kept)
         self.kept, self._left = tuple(kept), after
+
+    def _find_left(self, kept: Sequence[IntArray]) -> dict[str, list[IntArray]]:
+        """Return which indices of every tensor remain: of convolutions all that they write."""
+        left = self._network.indices(list(kept))
+        written = self._network.indices(self._streams.find_written(kept))
+        for path, module in self.model.named_modules():
+            if isinstance(module, nn.Conv2d):
+                for name, _ in module.named_parameters(path):
+                    left[name][0] = written[name][0]
+        return left
 
 
 def _forget_tables(model: nn.Module, template: nn.Module, known: Container[str]) -> None:
     """Remove the tables that `forward` made, and will make again."""
     names = {id(tensor): name for name, tensor in tensors_of(model).items()}
+    known_modules = dict(template.named_modules())
     for path, module in model.named_modules():
-        before = template.get_submodule(path)._buffers
+        before = known_modules[path]._buffers if path in known_modules else {}
         for name, buffer in list(module._buffers.items()):
             if buffer is not None and names[id(buffer)] not in known:
                 if name in before:
                     module._buffers[name] = None
                 else:
                     delattr(module, name)
+
+
+def cut_tensors(
+    model: nn.Module, optimizer: torch.optim.SGD, cut: Callable[[str, Tensor], Tensor]
+) -> None:
+    """Replace buffers, parameters and their momentum by what `cut` leaves of them, by name."""
+
+    def shrink(name: str, tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            return cut(name, tensor)
+        smaller = nn.Parameter(cut(name, tensor.detach()), tensor.requires_grad)
+        momentum = optimizer.state.pop(tensor, {}).get("momentum_buffer")
+        if momentum is not None:
+            optimizer.state[smaller] = {"momentum_buffer": cut(name, momentum)}
+        return smaller
+
+    replace_tensors(model, shrink)
+    optimizer.param_groups[0]["params"] = list(model.parameters())
 
 
 class TracedGate:
@@ -122,7 +165,7 @@ class TracedGate:
         slices: of the weight, and of the bias if there is one.
     """
 
-    def __init__(self, pruned: PrunableTrace, slices: Sequence[Slices], group: int) -> None:
+    def __init__(self, pruned: ShrinkingModel, slices: Sequence[Slices], group: int) -> None:
         self._pruned = pruned
         self._slices = slices
         self._group = group
