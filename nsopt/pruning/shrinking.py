@@ -114,12 +114,14 @@ class ShrinkingModel:
 
     def _find_left(self, kept: Sequence[IntArray]) -> dict[str, list[IntArray]]:
         """Return which indices of every tensor remain: of convolutions all that they write."""
-        left = self._network.indices(list(kept))
-        written = self._network.indices(self._streams.find_written(kept))
+        left, written = self._network.indices(list(kept)), self._streams.find_written(kept)
+        if all(one is other for one, other in zip(written, kept, strict=True)):
+            return left
+        of_written = self._network.indices(written)
         for path, module in self.model.named_modules():
             if isinstance(module, nn.Conv2d):
                 for name, _ in module.named_parameters(path):
-                    left[name][0] = written[name][0]
+                    left[name][0] = of_written[name][0]
         return left
 
 
