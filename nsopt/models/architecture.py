@@ -16,7 +16,7 @@ from nsopt.models.checks import Kept, check_room, read_kept, read_widths, shapes
 from nsopt.models.design import Design
 from nsopt.models.inputs import tensors_in
 from nsopt.models.layout import best_layout
-from nsopt.models.sizes import LimitedCost, SizeCost, sum_products
+from nsopt.models.sizes import ALWAYS, LimitedCost, SizeCost, sum_products
 from nsopt.models.tracing import probe
 from nsopt.models.tracing.buffers import fill_buffers
 from nsopt.models.tracing.fixed import find_fixed
@@ -160,12 +160,15 @@ class Architecture:
         """
         if not self.design.make:
             return self.network.retrace(model)
-        widths = [len(first) for first, *_ in self.design.find_filters(model, self.name)]
+        present = dict(model.named_modules()).keys()
+        for path, module in self.network.template.named_modules():
+            if path not in present and module._parameters and self.design.find_pair(path) == ALWAYS:
+                raise NsoptError(f"the model is no {self.name}: it has no module {path}")
+        widths = np.array([len(first) for first, *_ in self.design.find_filters(model)])
         with torch.device("meta"):
             whole = self.design.build(widths, whole=True)
-        if all(width <= base for width, base in zip(widths, self.base_widths, strict=True)):
-            return self.network.narrow(whole, np.array(widths))
-        return self.network.retrace(whole, np.array(widths))
+        is_narrow = (widths <= self.base_widths).all()
+        return (self.network.narrow if is_narrow else self.network.retrace)(whole, widths)
 
     @public
     def prune(self, model: nn.Module, kept: Kept) -> nn.Module:
@@ -189,7 +192,7 @@ class Architecture:
         """
         network = self.retrace(model := unwrapped(model))
         chosen = read_kept(self.name, self.layer_names, network.family.widths, kept)
-        if self.design.shortcuts:  # which may be other ones in the copy
+        if self.design.make:  # the copy may have other shortcuts
             return self.inherit(model, chosen, [len(units) for units in chosen])
         if 1 in map(len, chosen):  # a trace does not follow single units
             with suppress(UnknownError):  # the code may decide by values that are not known
@@ -216,10 +219,11 @@ class Architecture:
             >>> norms = arch.filter_norms(model)
             >>> kept = [norm.topk(len(norm) // 2).indices.sort().values for norm in norms]
         """
+        network = self.retrace(model := unwrapped(model))
         if self.design.filters:
-            filters = self.design.find_filters(unwrapped(model), self.name)
+            filters = self.design.find_filters(model)
             return [torch.stack([relative_norms(w, 0) for w in some]).mean(0) for some in filters]
-        return unit_norms(self.network.retrace(model := unwrapped(model)), model)
+        return unit_norms(network, model)
 
     @public
     def inherit(self, model: nn.Module, kept: Kept, widths: Widths) -> nn.Module:

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from nsopt.errors import NsoptError
 from nsopt.models.shortcuts import leaders, members, tie
 from nsopt.models.sizes import ALWAYS
 from nsopt.scaling.cost import Widths
@@ -70,17 +69,10 @@ class Design:
         """Return the modules after which each group's channels are scored and masked."""
         return list(map(list, members(self.group_of, [*map(model.get_submodule, self.gates)])))
 
-    def find_filters(self, model: nn.Module, name: str) -> list[list[Tensor]]:
-        """Return the weights that make each group's channels, shapes (w_l, inputs, k, k).
-
-        Raises NsoptError if `model` is of another family than `name`.
-        """
-        parameters = dict(model.named_parameters())
-        paths = [f"{path}.weight" for path in self.filters]
-        for missing in (path for path in paths if path not in parameters):
-            module = missing.removesuffix(".weight")
-            raise NsoptError(f"the model is no {name}: it has no module {module}")
-        return list(map(list, members(self.group_of, [parameters[path] for path in paths])))
+    def find_filters(self, model: nn.Module) -> list[list[Tensor]]:
+        """Return the weights that make each group's channels, shapes (w_l, inputs, k, k)."""
+        weights = [model.get_parameter(f"{path}.weight") for path in self.filters]
+        return list(map(list, members(self.group_of, weights)))
 
     def find_streams(self, widths: Sequence[int]) -> tuple[int, ...]:
         """Return per group the first one whose channels identity shortcuts add to its own."""

@@ -175,7 +175,7 @@ def test_every_group_has_a_name_gates_and_filters(name: str) -> None:
     for width, gates, filters in zip(
         widths,
         arch.design.find_gates(model),
-        arch.design.find_filters(model, arch.name),
+        arch.design.find_filters(model),
         strict=True,
     ):
         assert len(gates) == len(filters) >= 1

@@ -15,7 +15,7 @@ from tests.rescaled import with_base_widths
 def test_the_weakest_filters_of_any_layer_are_pruned_first(narrow: Architecture) -> None:
     model = narrow.build(narrow.base_widths)
     with torch.no_grad():
-        for layer, (weight,) in enumerate(narrow.design.find_filters(model, narrow.name)):
+        for layer, (weight,) in enumerate(narrow.design.find_filters(model)):
             weight.fill_(0.5 + layer)  # absolute size of a layer must not matter
             weight[0] *= 0.1 * (layer + 1)
     ranking = rank_filters(narrow, model)
