@@ -19,7 +19,7 @@ def trace_design(
     """Return the architecture of a design. Every width can change, and no code is probed for that.
 
     Args:
-        widths: of each group.
+        widths: of each group, at least 2: a trace does not follow single channels.
         input_shape: of one example.
     """
     with torch.random.fork_rng(devices=[]):
@@ -28,6 +28,7 @@ def trace_design(
     weights = (f"{path}.weight" for path in design.followers)
     ties = tuple(((weight, 1), (weight, 0)) for weight in weights)
     network = network.with_lifts(Lifts(followers=ties))
+    assert network.family.widths == tuple(widths)
     names = leaders(design.group_of, design.names)
     trained = name_trained(template)
     return Architecture(name, network, names, {}, {}, trained, design=design)

@@ -71,7 +71,7 @@ def test_only_budgets_in_milliseconds_are_rounded(arch: Architecture) -> None:
 
 
 def test_every_layer_can_be_halved(narrow: Architecture) -> None:
-    for narrowest, multiple in ((1, 1), (3, 1), (4, 2), (15, 4), (16, 8), (31, 8), (32, 16)):
+    for narrowest, multiple in ((2, 1), (3, 1), (4, 2), (15, 4), (16, 8), (31, 8), (32, 16)):
         arch = with_base_widths(narrow, (64, narrowest, *[64] * 6))
         assert suit(arch, 16) == multiple
         assert suit(arch, 1) == 1
