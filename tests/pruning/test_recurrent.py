@@ -128,13 +128,33 @@ def test_units_that_do_nothing_are_removed_exactly(kind: type[nn.RNNBase]) -> No
         torch.testing.assert_close(small(x), model(x), atol=1e-4, rtol=0)
 
 
+def next_state(x: Tensor, state: Tensor, total: Tensor) -> Tensor:
+    """What a cell makes of its products: of its inputs, and with those of its states (N, gates)."""
+    if x.shape == state.shape:
+        return total.tanh()
+    reset, update = total[:, :-5].sigmoid().chunk(2, 1)
+    return (1 - update) * (x[:, -5:] + reset * total[:, -5:]).tanh() + update * state
+
+
 @pytest.mark.parametrize("is_packed", [False, True])
-def test_the_states_of_each_step_are_those_of_the_step_before(is_packed: bool) -> None:
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU])
+def test_the_products_of_each_step_make_the_states_of_the_next(
+    kind: type[nn.RNNBase], is_packed: bool
+) -> None:
     torch.manual_seed(0)
-    layer, x = nn.RNN(3, 5, 2, bidirectional=True), torch.randn(STEPS, 4, 3)
+    layer, x = kind(3, 5, 2, bidirectional=True), torch.randn(STEPS, 4, 3)
     sequences = pack_padded_sequence(x, torch.tensor([7, 5, 5, 1])) if is_packed else x
-    totals: list[Tensor] = []
-    with torch.no_grad(), RecurrentWatch(lambda *shown: totals.append(shown[2]), lambda *_: None):
+    shown: list[tuple[Tensor, Tensor]] = []
+    with torch.no_grad(), RecurrentWatch(lambda *s: shown.append(s[::2]), lambda *_: None):
         result = layer(sequences, torch.randn(4, 4, 5))[0]
     wanted = result.data if isinstance(result, PackedSequence) else result.flatten(0, 1)
-    torch.testing.assert_close(torch.cat(totals[5::2], 1).tanh(), wanted)
+    found = [
+        next_state(of_x, *rest) for (_, of_x), rest in zip(shown[4::2], shown[5::2], strict=True)
+    ]
+    torch.testing.assert_close(torch.cat(found, 1), wanted)
+
+
+def test_no_steps_are_refused_as_by_pytorch() -> None:
+    layer = nn.LSTM(3, 4)
+    with pytest.raises(RuntimeError), RecurrentWatch(lambda *_: None, lambda *_: None):
+        layer(torch.randn(0, 2, 3))

@@ -60,6 +60,8 @@ def _read_layers(func: Any, *args: Any) -> Iterator[Shown]:
     if isinstance(args[3], bool):
         x, states, weights, has_biases, layers, _, _, both_ways, batch_first = args
         x = x.transpose(0, 1) if batch_first else x
+        if not len(x):
+            return  # PyTorch refuses no steps if they are padded, and crashes if they are packed
         sizes, x = torch.full((len(x),), x.shape[1]), x.flatten(0, 1)
     else:  # packed
         x, sizes, states, weights, has_biases, layers, _, _, both_ways = args
