@@ -123,7 +123,8 @@ def test_units_that_do_nothing_are_removed_exactly(kind: type[nn.RNNBase]) -> No
             tensor.unflatten(0, (-1, HIDDEN))[:, [0, 4, 5, 9]] = 0
     arch = trace(model.eval(), x[:2])
     widths = [width if width == 6 else HIDDEN - 4 for width in arch.base_widths]
-    small = nsopt.fit(model, widths, x, arch)
+    with pytest.warns(UserWarning, match="^layer: fitted step by step to the states"):
+        small = nsopt.fit(model, widths, x, arch)
     with torch.no_grad():
         torch.testing.assert_close(small(x), model(x), atol=1e-4, rtol=0)
 

@@ -51,7 +51,15 @@ class Fitted:
     left: dict[str, str]
 
     def check(self) -> None:
-        """Warn of layers that stay as inherited. Raises NsoptError if all do."""
+        """Warn of recurrent layers, and of layers that stay as inherited. Raises NsoptError if all
+        do."""
+        recurrent = {key.rpartition(".")[0] for key in self.errors if "weight_hh" in key}
+        if recurrent:
+            warnings.warn(
+                f"{', '.join(sorted(recurrent))}: fitted step by step to the states of the trained "
+                "network, so that errors may add up over many steps: measure the smaller network",
+                stacklevel=5,
+            )
         if not self.left:
             return
         words = f"not fitted, only cut: {describe_left(self.left)}"
