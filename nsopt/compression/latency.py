@@ -17,6 +17,8 @@ from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.metric import LATENCY
 from nsopt.session.presets import StudySettings
 
+_ROOM = 0.8  # of a budget: predictions are off by a tenth
+
 
 @dataclass(frozen=True, eq=False)
 class Solver:
@@ -88,6 +90,6 @@ def with_fast_multiple(
 
 
 def _allows(multiple: int, budgets: Sequence[Budget], arch: Architecture) -> bool:
-    """Return whether the narrowest widths of a multiple are predicted to fit the budgets."""
+    """Return whether the narrowest widths of a multiple are predicted to leave room in budgets."""
     least = np.maximum(multiple, arch.narrowest)
-    return all(budget.metric.cost(arch)(least) <= budget.limit for budget in budgets)
+    return all(budget.metric.cost(arch)(least) <= _ROOM * budget.limit for budget in budgets)
