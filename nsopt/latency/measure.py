@@ -31,10 +31,10 @@ from nsopt.models.layout import change_layout
 # network, and Python's garbage collection is off. 4: fewer passes of networks that take long. 5: in
 # turns with the network of base widths.
 _PROTOCOL = 5
-_WARMUP = 3  # passes of each network before the first round
+_WARMUP = 2  # passes of each network before the first round
 _PASSES = 10  # of a network in a round
 _ROUND = 0.02  # seconds of its passes, unless one takes longer
-_FEWEST, _USUAL, _MOST = 5, 10, 40  # rounds
+_FEWEST, _USUAL, _MOST = 5, 8, 40  # rounds
 _SURE = 1.02  # bound over median of a ratio at which the usual rounds are enough
 _ERRORS = 2  # standard errors of the bound
 _SECONDS = 3.0  # of each network, after which the fewest rounds are enough
