@@ -90,23 +90,20 @@ def compress(options: CompressOptions) -> None:
     from nsopt.compression.compress import PRESET, get_settings
     from nsopt.compression.compress import compress as run
     from nsopt.deployment.trained import copy_traced, load_trained
-    from nsopt.latency.runtime import import_measure
     from nsopt.models.registry import is_own
     from nsopt.reports.doubts import describe_fits, doubt_latencies, doubt_split
     from nsopt.reports.page import write_report
     from nsopt.session.presets import get_preset, override
-    from nsopt.settings import BATCH_SIZE
     from nsopt.storage.networks import format_networks
     from nsopt.storage.schema import DENSE, study_name, write_networks
 
-    network, timing, file = options.task, options.timing, options.weights
+    network, file = options.task, options.weights
     budgets = split_budgets(options.budgets)
     read_words(budgets)
     if file is None and not is_own(network.arch):
         raise NsoptError(f"give the file with the trained weights of {network.arch} as --weights")
-    rounding = with_known_multiple(
-        options.rounding, options.sgd.device, choose_timing(timing)
-    ).rounding
+    runtime = choose_timing(options.timing)
+    rounding = with_known_multiple(options.rounding, options.sgd.device, runtime).rounding
     changed = changes(PruneOptions(), options.training, options.sgd, **rounding)
     settings = override(get_settings(network.task is None), changed)
     check_places(options.place)
@@ -127,9 +124,7 @@ def compress(options: CompressOptions) -> None:
             epochs=settings.training.epochs,
             seeds=options.seeds or 1,
             settings=settings,
-            measure=import_measure(timing.measure).measure if timing.measure else None,
-            runtime=timing.runtime or "torch",
-            latency_batch_size=timing.latency_batch_size or BATCH_SIZE,
+            runtime=runtime,
             out=workspace,
             progress=progress,
         )

@@ -18,7 +18,7 @@ from nsopt.deployment.trained import describe_differences
 from nsopt.errors import NsoptError, shorten
 from nsopt.files import STUDY_FILE, check_writable
 from nsopt.isolation import public
-from nsopt.latency.runtime import TORCH, Measure, choose_runtime
+from nsopt.latency.runtime import TORCH, Measure, Runtime, choose_runtime
 from nsopt.models.architecture import Architecture
 from nsopt.models.checks import check_finite, check_has_weights
 from nsopt.models.tracing.originals import copy_model, set_mode, unwrapped
@@ -53,7 +53,7 @@ def compress(
     seeds: int = 1,
     settings: StudySettings | None = None,
     measure: Measure | None = None,
-    runtime: str = TORCH.name,
+    runtime: str | Runtime = TORCH.name,
     latency_batch_size: int = BATCH_SIZE,
     out: Path | str | Workspace | None = None,
     progress: Progress | None = None,
@@ -84,7 +84,8 @@ def compress(
             their number of epochs. Without settings, only images are distilled.
         measure: a function that takes a network and a batch of images and returns milliseconds;
             see `nsopt.with_latency`.
-        runtime: runs the networks that nsopt times: torch or onnxruntime.
+        runtime: runs the networks that nsopt times: torch or onnxruntime. The command line gives
+            its own, with what measures and the batch size.
         latency_batch_size: images per batch, for budgets in milliseconds and for `.latency`.
         out: a folder for all results. The same call then continues after an interruption, and
             optuna-dashboard shows its `study.db`. By default only the returned result is kept.

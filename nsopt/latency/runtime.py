@@ -172,18 +172,20 @@ RUNTIMES: dict[str, Runtime] = {runtime.name: runtime for runtime in _BUILT_IN}
 
 
 def choose_runtime(
-    name: str, measure: Measure | None = None, batch_size: int = BATCH_SIZE
+    name: str | Runtime, measure: Measure | None = None, batch_size: int = BATCH_SIZE
 ) -> Runtime:
     """Return the runtime for a user's choice.
 
     Args:
-        name: name of a built-in runtime.
+        name: name of a built-in runtime; or one that is chosen already.
         measure: a user's function, which replaces the built-in runtime if given.
 
     Raises:
         NsoptError: for an unknown name, a runtime that is not installed, a `measure` that is not
             callable or given with a runtime, or a batch size below 1.
     """
+    if isinstance(name, Runtime):
+        return name
     if batch_size < 1:
         raise NsoptError(f"latency of a batch of {batch_size}: give 1 or more")
     if measure is None:

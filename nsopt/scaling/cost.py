@@ -43,7 +43,7 @@ class CostModel(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class LinearCost:
-    """A `CostModel` that is linear in another one: `constant + slope * cost`.
+    """A `CostModel` in proportion to another one: `slope * cost`.
 
     Attributes:
         metric: what it counts or predicts, such as `latency`.
@@ -52,13 +52,12 @@ class LinearCost:
     metric: str
     cost: CostModel
     slope: float
-    constant: float = 0
 
     def __call__(self, widths: ArrayLike) -> Any:
-        return self.constant + self.slope * self.cost(widths)
+        return self.slope * self.cost(widths)
 
     def lower_bound(self, widths: ArrayLike) -> Any:
-        return self.constant + self.slope * self.cost.lower_bound(widths)
+        return self.slope * self.cost.lower_bound(widths)
 
     def marginal(self, widths: ArrayLike) -> Numbers:
         return np.asarray(self.slope * self.cost.marginal(widths))

@@ -5,16 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
 import nsopt
+from nsopt.latency.model import LatencyModel
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Silent
 from nsopt.pruning import engine
-from nsopt.scaling.cost import LinearCost
 from nsopt.scaling.metric import LATENCY
 from nsopt.session import durations
 from nsopt.session.searching import continue_searches
@@ -68,7 +69,9 @@ def test_a_budget_that_only_measurements_can_keep_is_not_estimated(
     comparison: Comparison, place: Workspace
 ) -> None:
     arch = comparison.subject.arch
-    slow = arch.with_latency(LinearCost("latency", arch.cost("macs"), 0.0, 9.0))
+    slow = arch.with_latency(
+        LatencyModel(arch.cost("macs"), 0.0, np.zeros(len(arch.base_widths)), 9.0)
+    )
     task = replace(comparison.subject, arch=slow)
     in_time = only(comparison, "uniform", subject=task, sizes=(Size(LATENCY, 5.0),))
     plan = plan_of(in_time, place)

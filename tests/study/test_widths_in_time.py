@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -18,7 +19,6 @@ from nsopt.latency.runtime import OwnMeasure
 from nsopt.latency.timer import Timer
 from nsopt.models.registry import get_architecture
 from nsopt.progress import Silent
-from nsopt.scaling.cost import LinearCost
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import LATENCY, MACS, PARAMS
 from nsopt.scaling.solve import solve_widths
@@ -146,7 +146,9 @@ def test_stored_widths_hold_with_another_latency_model(
     run_comparison(in_time, place, Silent())
     (widths,) = load_results(place).outcomes["widths"]
     arch, studies = in_time.subject.arch, open_studies(place)
-    other = arch.with_latency(LinearCost(LATENCY.name, MACS.cost(arch), 1.0, 7.0))
+    other = arch.with_latency(
+        LatencyModel(MACS.cost(arch), 1.0, np.zeros(len(arch.base_widths)), 7.0)
+    )
     law = uniform_curve(arch.base_widths)
     asked = MeasuredBudget(other, law, LATENCY, 5.0, NetworkLaw(law, other).limits(LATENCY))
     store = StoredTimings(studies["uniform"], studies.values)

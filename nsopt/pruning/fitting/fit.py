@@ -44,19 +44,20 @@ class Fitted:
         errors: by weight, the error of its outputs before it was fitted: the mean square of what
             was missing, relative to that of the outputs of the trained network.
         left: by weight, why it stays as inherited.
+        recurrent: names of the layers that are fitted step by step.
     """
 
     model: nn.Module
     errors: dict[str, float]
     left: dict[str, str]
+    recurrent: tuple[str, ...]
 
     def check(self) -> None:
         """Warn of recurrent layers, and of layers that stay as inherited. Raises NsoptError if all
         do."""
-        recurrent = {key.rpartition(".")[0] for key in self.errors if "weight_hh" in key}
-        if recurrent:
+        if self.recurrent:
             warnings.warn(
-                f"{', '.join(sorted(recurrent))}: fitted step by step to the states of the trained "
+                f"{', '.join(self.recurrent)}: fitted step by step to the states of the trained "
                 "network, so that errors may add up over many steps: measure the smaller network",
                 stacklevel=5,
             )
@@ -106,7 +107,8 @@ def fit_network(
     products, left = make_plan(large, small, find_units(arch, large), kept, inputs, rows)
     fitting = _Fitting(large, small, inputs, ridge, seed, left)
     fitting.run(products, progress or Silent(), Checkpoint(checkpoint, identity))
-    return Fitted(small, fitting.errors, left)
+    stepwise = {each.key.rpartition(".")[0] for each in products if each.states is not None}
+    return Fitted(small, fitting.errors, left, tuple(sorted(stepwise)))
 
 
 @dataclass(eq=False)

@@ -55,10 +55,10 @@ def fit(
     """
     if not 0 <= seed < 2**32:
         raise NsoptError(f"seed must be from 0 to {2**32 - 1:,}")
-    model, network = unwrapped(model), getattr(arch, "network", None)
+    model = unwrapped(model)
     check_has_weights(model)
     check_finite(model, "the model")
-    given = Inputs(inputs, count_arguments(model) if network is None else len(network.run.inputs))
+    given = Inputs(inputs, count_arguments(model) if arch is None else len(arch.network.run.inputs))
     first = given.batches[0]
     few = resize_batch(first, min(2, count_examples(first)))
     model = adopt_weights(model, few)
