@@ -45,7 +45,7 @@ from benchmarks.trained import (
 from nsopt.compute.device import resolve_compute
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.models.architecture import Architecture
-from nsopt.models.tracing.trace import trace
+from nsopt.models.trace import trace
 from nsopt.session.presets import get_preset
 from nsopt.tasks.supervise import place_images
 from nsopt.tasks.supervision import evaluate

@@ -1,7 +1,7 @@
 """Check nsopt on networks of torchvision and timm, beside Torch-Pruning.
 
 A line for every network: its widths, the groups that have to stay, the seconds of a trace, and
-whether each check of tests/models/tracing/checks.py holds: networks of other widths cost what nsopt
+whether each check of tests/tracing/checks.py holds: networks of other widths cost what nsopt
 predicts; a search ends in a law; a pruned network computes what the masked one does, in float64;
 exports by PyTorch and to ONNX compute the same; another process loads its state. Torch-Pruning
 prunes 40 % of the channels of the same network at random: does the rest run, and can it be trained?
@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from nsopt.models.imported import network_factory
-from nsopt.models.tracing.trace import trace
-from tests.models.tracing.checks import (
+from nsopt.models.trace import trace
+from tests.tracing.checks import (
     OtherProcess,
     check_building,
     check_exports,
@@ -36,9 +36,9 @@ from tests.models.tracing.checks import (
     check_search,
     randomise,
 )
-from tests.models.tracing.test_networks import NETWORKS as FAST
-from tests.models.tracing.test_networks_timm import NETWORKS as TIMM
-from tests.models.tracing.test_networks_torchvision import NETWORKS as SLOW
+from tests.tracing.test_networks import NETWORKS as FAST
+from tests.tracing.test_networks_timm import NETWORKS as TIMM
+from tests.tracing.test_networks_torchvision import NETWORKS as SLOW
 
 _CLASSES = 10
 _PRUNED = 0.4

@@ -42,9 +42,9 @@ from benchmarks.package_networks import NETWORKS
 from benchmarks.unseen_networks import share_that_changes
 from nsopt.models.architecture import Architecture
 from nsopt.models.inputs import call_network
-from nsopt.models.tracing.originals import copy_model
-from tests.models.tracing.checks import choose_units, randomise, with_zeros
-from tests.models.tracing.test_networks_detectors import DETECTORS
+from nsopt.tracing.originals import copy_model
+from tests.tracing.checks import choose_units, randomise, with_zeros
+from tests.tracing.test_networks_detectors import DETECTORS
 
 TABLE = Path(__file__).with_suffix(".csv")
 COLUMNS = ("network", "widths", "share", "exact", "trains", "exports", "torch_pruning", "trace_s")

@@ -6,7 +6,7 @@ has a network. The smallest network stands for its family, if it has fewer than 
 parameters and runs on two images (of 64 pixels a side, or else of the size of its pretrained form).
 
 Each network runs in a process of its own, on one thread: a copy of a process that has imported
-everything. Its row of `unseen_networks.csv` has what the checks of tests/models/tracing/checks.py
+everything. Its row of `unseen_networks.csv` has what the checks of tests/tracing/checks.py
 say: `ok`, or the error. If torch.onnx does not export the pruned network, the row also says whether
 it exports the original. Networks with results are not run again; delete the results to run one.
 
@@ -42,7 +42,7 @@ from nsopt.models.architecture import Architecture
 from nsopt.models.imported import network_factory
 from nsopt.models.onnx import export_to_onnx
 from nsopt.torchvision_import import import_torchvision
-from tests.models.tracing.checks import (
+from tests.tracing.checks import (
     OtherProcess,
     check_building,
     check_costs,
@@ -51,7 +51,7 @@ from tests.models.tracing.checks import (
     check_search,
     randomise,
 )
-from tests.models.tracing.test_networks_exported import NETWORKS
+from tests.tracing.test_networks_exported import NETWORKS
 
 _TABLE = Path(__file__).with_suffix(".csv")
 _COLUMNS = (

@@ -38,7 +38,7 @@ from benchmarks.trained import (
 )
 from nsopt.data.augmentation import normalise
 from nsopt.data.images import ImageSet, Splits
-from nsopt.models.tracing.trace import trace
+from nsopt.models.trace import trace
 from nsopt.progress import Silent
 from nsopt.pruning.fitting.fit import fit_network
 from nsopt.pruning.fitting.inputs import Inputs

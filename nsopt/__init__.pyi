@@ -21,7 +21,7 @@ from .methods.registry import register_method as register_method
 from .models.architecture import Architecture as Architecture
 from .models.registry import architectures as architectures
 from .models.registry import get_architecture as get_architecture
-from .models.tracing.trace import trace as trace
+from .models.trace import trace as trace
 from .progress import Silent as Silent
 from .pruning.fitting.smaller import fit as fit
 from .pruning.search import SearchResult as SearchResult

@@ -19,7 +19,6 @@ from nsopt.isolation import public
 from nsopt.latency.runtime import TORCH, Measure, choose_runtime
 from nsopt.methods.registry import COMPARED, get_methods
 from nsopt.models.architecture import Architecture
-from nsopt.models.tracing.originals import copy_model, unwrapped
 from nsopt.notebook import make_html_table
 from nsopt.progress import Progress
 from nsopt.reports.page import write_report
@@ -39,6 +38,7 @@ from nsopt.study.comparison import Asked, AskedRatio, Comparison, settle_sizes
 from nsopt.tasks.imported import load_task
 from nsopt.tasks.task import Task
 from nsopt.terminal import show_progress
+from nsopt.tracing.originals import copy_model, unwrapped
 from nsopt.training.trainer import Trainer
 
 _MOST_SEEDS = 1_000

@@ -26,6 +26,7 @@ FLOORS = [
     "torchvision_import",
     "isolation",
     "scaling",
+    "tracing",
     "models",
     "data",
     "compute",

@@ -21,9 +21,7 @@ from nsopt.isolation import public
 from nsopt.latency.runtime import TORCH, Measure, Runtime, choose_runtime
 from nsopt.models.architecture import Architecture
 from nsopt.models.checks import check_finite, check_has_weights
-from nsopt.models.tracing.originals import copy_model, set_mode, unwrapped
-from nsopt.models.tracing.trace import trace
-from nsopt.models.tracing.weights import adopt_weights, check_weights
+from nsopt.models.trace import trace
 from nsopt.progress import Progress
 from nsopt.session.presets import StudySettings, get_preset, override
 from nsopt.session.subject import Subject, with_precision
@@ -35,6 +33,8 @@ from nsopt.tasks.outputs import make_example
 from nsopt.tasks.supervise import check_task
 from nsopt.tasks.task import Task
 from nsopt.terminal import show_progress
+from nsopt.tracing.originals import copy_model, set_mode, unwrapped
+from nsopt.tracing.weights import adopt_weights, check_weights
 from nsopt.training.trainer import Trainer
 
 PRESET = "compress"

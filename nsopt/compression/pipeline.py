@@ -37,7 +37,6 @@ from nsopt.deployment.trained import describe_differences
 from nsopt.errors import NsoptError
 from nsopt.latency.bisection import Widths
 from nsopt.models.architecture import keep_rigid
-from nsopt.models.tracing.originals import copy_model
 from nsopt.progress import Progress
 from nsopt.scaling.budget import Budget, Limit
 from nsopt.scaling.law import uniform_curve
@@ -56,6 +55,7 @@ from nsopt.storage.urls import hide_password
 from nsopt.tasks.accuracy import find_error, is_near_chance
 from nsopt.tasks.classification import are_squashed, outputs_on
 from nsopt.tasks.supervise import has_loss
+from nsopt.tracing.originals import copy_model
 
 _CALLER = 6  # frames up from a warning to who called nsopt.compress
 _FEW = 100  # images that show what kind of numbers a network returns

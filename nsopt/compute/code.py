@@ -26,7 +26,7 @@ from nsopt.data.checksum import checksum_of
 from nsopt.files import is_installed
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import architectures
-from nsopt.models.tracing.user_code import is_of_user
+from nsopt.tracing.user_code import is_of_user
 
 _PLAIN = {bool, int, float, complex, str, bytes, range, slice, type(None), type(...), torch.dtype}
 _PARTS: dict[type, tuple[str, ...]] = {

@@ -14,8 +14,8 @@ from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
 from nsopt.models.inputs import count_examples, lists_examples, resize_batch
-from nsopt.models.tracing.outside import borrow
 from nsopt.tasks.classification import count_right
+from nsopt.tracing.outside import borrow
 
 _BATCH = 100
 _POINTS_APART = 1.0  # trainings may have evaluated in bfloat16,

@@ -32,8 +32,8 @@ from nsopt.models.onnx import (
     quiet_exporters,
     try_strictly,
 )
-from nsopt.models.tracing.outside import borrow
 from nsopt.tasks.task import Task
+from nsopt.tracing.outside import borrow
 
 _FACTS = "nsopt.json"
 _EXAMPLES = 2

@@ -24,9 +24,9 @@ from nsopt.models.imported import import_function
 from nsopt.models.inputs import call_network, lists_examples, resize_batch
 from nsopt.models.layout import best_layout, change_layout, inputs_for
 from nsopt.models.onnx import Arrays, OnnxNetwork, export_to_onnx, import_for_export
-from nsopt.models.tracing.originals import copy_model
-from nsopt.models.tracing.outside import borrow
 from nsopt.settings import BATCH_SIZE
+from nsopt.tracing.originals import copy_model
+from nsopt.tracing.outside import borrow
 
 Measure = Callable[[nn.Module, Any], Any]
 Pass = Callable[[], float]  # runs a network once and returns its seconds

@@ -17,17 +17,17 @@ from nsopt.models.design import Design
 from nsopt.models.inputs import tensors_in
 from nsopt.models.layout import best_layout
 from nsopt.models.sizes import ALWAYS, LimitedCost, SizeCost, sum_products
-from nsopt.models.tracing import probe
-from nsopt.models.tracing.buffers import fill_buffers
-from nsopt.models.tracing.fixed import find_fixed
-from nsopt.models.tracing.initialise import draw_parameters
-from nsopt.models.tracing.labels import Atoms, Labels, Product, Trace, TraceError, UnknownError
-from nsopt.models.tracing.makers import relative_norms, unit_norms
-from nsopt.models.tracing.network import TracedNetwork
-from nsopt.models.tracing.originals import start_norms, unwrapped
-from nsopt.models.tracing.resize import copy_with_tensors
-from nsopt.models.tracing.run import tensors_of
 from nsopt.scaling.cost import CostModel, Widths, unknown_metric
+from nsopt.tracing.buffers import fill_buffers
+from nsopt.tracing.fixed import find_fixed
+from nsopt.tracing.initialise import draw_parameters
+from nsopt.tracing.labels import Atoms, Labels, Product, Trace, TraceError, UnknownError
+from nsopt.tracing.makers import relative_norms, unit_norms
+from nsopt.tracing.network import TracedNetwork
+from nsopt.tracing.originals import start_norms, unwrapped
+from nsopt.tracing.resize import copy_with_tensors
+from nsopt.tracing.run import tensors_of
+from nsopt.tracing.search import probe
 
 _ALIKE = 0.05  # difference of shares of MACs that needs no word
 

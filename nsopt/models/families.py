@@ -7,10 +7,10 @@ import torch
 from nsopt.models.architecture import Architecture
 from nsopt.models.design import Design
 from nsopt.models.shortcuts import leaders
-from nsopt.models.tracing.buffers import name_trained
-from nsopt.models.tracing.lifts import Lifts
-from nsopt.models.tracing.network import TracedNetwork
-from nsopt.models.tracing.run import LabelledRun
+from nsopt.tracing.buffers import name_trained
+from nsopt.tracing.network import TracedNetwork
+from nsopt.tracing.run import LabelledRun
+from nsopt.tracing.search.lifts import Lifts
 
 
 def trace_design(

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.models.architecture import Architecture
-from nsopt.models.tracing.labels import TraceError
-from nsopt.models.tracing.trace import trace
+from nsopt.models.trace import trace
 from nsopt.torchvision_import import import_torchvision
+from nsopt.tracing.labels import TraceError
 
 _MUCH_BYTES = 2**28
 _SEED = 0  # of the template, whose weights have the spread that new networks get

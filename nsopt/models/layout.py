@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from nsopt.models.inputs import call_network, tensors_in
-from nsopt.models.tracing.originals import copy_model
-from nsopt.models.tracing.states import keep_random_numbers
+from nsopt.tracing.originals import copy_model
+from nsopt.tracing.states import keep_random_numbers
 
 LONGEST_KERNEL = 7  # longer sides of kernels are not trusted to oneDNN; from 16 on it was wrong
 _IMAGES = 4  # dimensions of images and of convolution weights

@@ -21,7 +21,6 @@ from nsopt.data.images import ImageData
 from nsopt.errors import DeterministicError, NsoptError
 from nsopt.isolation import public
 from nsopt.models.architecture import Architecture
-from nsopt.models.tracing.originals import unwrapped
 from nsopt.notebook import make_html_table
 from nsopt.progress import Progress
 from nsopt.pruning.engine import iterative_prune
@@ -36,6 +35,7 @@ from nsopt.tasks.supervise import supervise
 from nsopt.tasks.supervision import Supervision
 from nsopt.tasks.task import Task
 from nsopt.terminal import show_progress
+from nsopt.tracing.originals import unwrapped
 from nsopt.training.precision import choose_compute
 
 

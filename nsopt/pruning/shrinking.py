@@ -16,14 +16,14 @@ from torch.nn import functional
 
 from nsopt.models.architecture import Architecture
 from nsopt.models.layout import layout_of
-from nsopt.models.tracing.groups import Group
-from nsopt.models.tracing.makers import Makers, Slices
-from nsopt.models.tracing.network import FEWEST_SEEN, TracedNetwork
-from nsopt.models.tracing.resize import replace_tensors, select_indices
-from nsopt.models.tracing.run import tensors_of
 from nsopt.pruning.gates import Gate, dot_gradients, make_gate
 from nsopt.pruning.streams import Streams, find_positions
 from nsopt.scaling.cost import IntArray
+from nsopt.tracing.groups import Group
+from nsopt.tracing.makers import Makers, Slices
+from nsopt.tracing.network import FEWEST_SEEN, TracedNetwork
+from nsopt.tracing.resize import replace_tensors, select_indices
+from nsopt.tracing.run import tensors_of
 
 _FACTORS = {  # of weights, by the end of their names, with and without a weight or spectral norm
     "weight": [],

@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from nsopt.errors import NsoptError
 from nsopt.models.inputs import count_examples
-from nsopt.models.tracing.originals import copy_model
 from nsopt.pruning.fitting.inputs import FEWEST, Inputs
 from nsopt.session.subject import Subject
 from nsopt.tasks.agreement import Agreement, differ, measure_variances, relative_distance
 from nsopt.tasks.supervision import Batches
 from nsopt.tasks.task import Distance, Task, TaskSupervision
+from nsopt.tracing.originals import copy_model
 
 AGREEMENT = "agreement with the trained network (%)"
 MOST = 1024  # examples to fit to, and to compare on

@@ -16,7 +16,6 @@ from nsopt.compute.device import Compute, place, resolve_compute
 from nsopt.compute.random_state import use_seed
 from nsopt.errors import NsoptError
 from nsopt.latency.timer import Timer
-from nsopt.models.tracing.originals import copy_model
 from nsopt.progress import Progress
 from nsopt.pruning.inherited import TrainedStart, inherit_network, rank_by_importance
 from nsopt.scaling.metric import MACS, Metric
@@ -27,6 +26,7 @@ from nsopt.storage.trials import Point
 from nsopt.tasks.classification import Classification
 from nsopt.tasks.supervise import supervise
 from nsopt.tasks.supervision import Supervision, evaluate
+from nsopt.tracing.originals import copy_model
 from nsopt.training.loop import train_configuration
 from nsopt.training.outcome import Epoch, Outcome
 from nsopt.training.settings import TrainSettings

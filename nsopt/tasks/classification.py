@@ -15,9 +15,9 @@ from nsopt.data.augmentation import TrainingBatches, normalise
 from nsopt.data.images import ImageSet, Splits
 from nsopt.errors import OutOfMemoryError
 from nsopt.models.layout import inputs_for, layout_of
-from nsopt.models.tracing.originals import copy_model
 from nsopt.tasks.agreement import Agreement, class_divergence, mask_impossible
 from nsopt.tasks.supervision import Loss, Supervision
+from nsopt.tracing.originals import copy_model
 
 _BATCH = 500  # of an evaluation
 _SUM = 1e-2  # how far from 1 the sum of probabilities may be

@@ -23,10 +23,10 @@ from nsopt.data.source import Source
 from nsopt.errors import NonFiniteLossError, NsoptError, shorten
 from nsopt.isolation import public
 from nsopt.models.inputs import tensors_in
-from nsopt.models.tracing.originals import copy_model
 from nsopt.tasks.agreement import measure_variances, relative_distance
 from nsopt.tasks.batches import LoaderBatches, count_batches
 from nsopt.tasks.supervision import Loss
+from nsopt.tracing.originals import copy_model
 
 Score = Callable[[nn.Module], Any]
 Distance = Callable[[Any, Any], Tensor]

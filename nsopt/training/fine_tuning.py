@@ -10,8 +10,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR
 
 from nsopt.compute.checkpoint import full_state, match_buffers
-from nsopt.models.tracing.originals import copy_model
-from nsopt.models.tracing.run import tensors_of
+from nsopt.tracing.originals import copy_model
+from nsopt.tracing.run import tensors_of
 from nsopt.training.settings import TrainSettings
 from nsopt.training.step import sgd
 

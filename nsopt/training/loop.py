@@ -31,13 +31,13 @@ from nsopt.models.architecture import Architecture
 from nsopt.models.checks import shapes_of
 from nsopt.models.inputs import call_network, count_examples
 from nsopt.models.layout import inputs_for
-from nsopt.models.tracing.originals import copy_model, unwrapped
 from nsopt.progress import Progress, Silent
 from nsopt.scaling.cost import Widths
 from nsopt.tasks.outputs import check_outputs, check_training
 from nsopt.tasks.supervise import supervise
 from nsopt.tasks.supervision import Evaluation, Loss, Supervision, evaluate, evaluations_of
 from nsopt.tasks.task import Task
+from nsopt.tracing.originals import copy_model, unwrapped
 from nsopt.training.fine_tuning import (
     RunningAverage,
     free_statistics,

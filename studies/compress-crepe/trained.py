@@ -39,7 +39,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import nsopt
 from benchmarks.trained import Results
-from nsopt.models.tracing.trace import trace
+from nsopt.models.trace import trace
 from nsopt.session.presets import override
 
 SHARES = 0.5, 0.25, 0.1

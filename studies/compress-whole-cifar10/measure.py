@@ -43,7 +43,7 @@ from nsopt.compute.device import Compute, resolve_compute
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.data.images import ImageData, Splits
 from nsopt.models.architecture import Architecture
-from nsopt.models.tracing.trace import trace
+from nsopt.models.trace import trace
 from nsopt.pruning.inherited import TrainedStart, rank_by_importance
 from nsopt.scaling.cost import CostModel, width_limits
 from nsopt.session.presets import StudySettings, get_preset, override

@@ -23,8 +23,8 @@ from nsopt.session.workspace import Workspace
 from nsopt.storage.networks import format_networks
 from nsopt.storage.urls import sqlite_url
 from tests.forked import Forked
-from tests.models.tracing.awkward import UpAndDown
 from tests.study.test_comparison import Listener
+from tests.tracing.awkward import UpAndDown
 
 SETTINGS: StudySettings = override(
     get_preset("compress").settings,

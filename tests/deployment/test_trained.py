@@ -14,7 +14,7 @@ from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
 from nsopt.models.checks import check_finite
 from nsopt.models.registry import get_architecture
-from nsopt.models.tracing.trace import trace
+from nsopt.models.trace import trace
 
 
 @pytest.mark.parametrize("name", [None, "state_dict", "model"])

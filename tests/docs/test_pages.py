@@ -33,8 +33,8 @@ from tests.compression.test_compress import SETTINGS
 from tests.conftest import first_digits
 from tests.forked import Forked
 from tests.latency.brief import measure_briefly
-from tests.models.tracing.operators import install_operators
 from tests.rescaled import with_base_widths
+from tests.tracing.operators import install_operators
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"

@@ -9,7 +9,7 @@ import nsopt
 from nsopt.data.images import ImageData, ImageSet
 from nsopt.models.layout import best_layout, inputs_for, lay_out, layout_of
 from nsopt.training.settings import TrainSettings
-from tests.models.tracing.fields import Viewed, Volumes
+from tests.tracing.fields import Viewed, Volumes
 
 LAST, FIRST = torch.channels_last, torch.contiguous_format
 IMAGES = torch.randn(2, 3, 32, 32)

@@ -14,7 +14,7 @@ from torch.nn.utils import weight_norm as old_weight_norm
 
 import nsopt
 from nsopt.errors import NsoptError
-from nsopt.models.tracing.trace import trace
+from nsopt.models.trace import trace
 from nsopt.pruning.fitting.fit import fit_network
 from nsopt.pruning.fitting.inputs import Inputs
 

@@ -16,7 +16,7 @@ import nsopt
 from nsopt.compute import checkpoint
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
-from nsopt.models.tracing.trace import trace
+from nsopt.models.trace import trace
 from nsopt.progress import Silent
 from nsopt.pruning.fitting import fit
 from nsopt.pruning.fitting.fit import Fitted, fit_network

@@ -27,7 +27,7 @@ from nsopt.errors import NonFiniteLossError, NsoptError
 from nsopt.models.architecture import Architecture
 from nsopt.tasks.batches import LoaderBatches
 from tests.conftest import REPOSITORY
-from tests.models.tracing.awkward import UpAndDown
+from tests.tracing.awkward import UpAndDown
 
 SETTINGS = nsopt.SearchSettings(
     iterations=1, pretrain_epochs=1, prune_every=1, filters_per_step=4, lr=0.01,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import nsopt
-from nsopt.models.tracing.trace import trace
+from nsopt.models.trace import trace
 from nsopt.pruning.fitting.fit import fit_network
 from nsopt.pruning.fitting.inputs import Inputs
 from nsopt.pruning.fitting.recurrent import RecurrentWatch

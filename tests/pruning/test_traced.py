@@ -14,14 +14,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import nsopt
 from nsopt.compute.device import Compute
 from nsopt.data.images import ImageData
-from nsopt.models.tracing.trace import trace
+from nsopt.models.trace import trace
 from nsopt.pruning.engine import ShrinkingNetwork
 from nsopt.pruning.search import _choose_widths
 from nsopt.pruning.settings import SearchSettings
 from nsopt.pruning.shrinking import ShrinkingModel, TracedGate, find_gate_slices
 from nsopt.scaling.record import Iteration
 from nsopt.tasks.classification import Classification
-from tests.models.tracing import awkward
+from tests.tracing import awkward
 
 CPU = Compute(torch.device("cpu"), bf16=False)
 SETTINGS = SearchSettings(

@@ -21,13 +21,13 @@ from optuna.samplers import (
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import get_architecture
-from nsopt.models.tracing.trace import trace
+from nsopt.models.trace import trace
 from nsopt.samplers.neuralscale import NeuralScaleSampler, suggest_widths
 from nsopt.scaling.algorithm3 import solve_widths_sgd
 from nsopt.scaling.law import PowerLaw, uniform_curve
 from nsopt.scaling.solve import solve_widths
 from tests.forked import Forked
-from tests.models.tracing.awkward import Cropped
+from tests.tracing.awkward import Cropped
 
 ARCH = get_architecture("vgg11")
 PARAMS = ARCH.cost("params")

@@ -17,8 +17,6 @@ from nsopt.data.checksum import checksum_of
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
 from nsopt.models.inputs import tensors_in
-from nsopt.models.tracing.originals import copy_model
-from nsopt.models.tracing.run import tensors_of
 from nsopt.progress import Progress, Silent
 from nsopt.pruning.fitting.computed import fit_parts
 from nsopt.pruning.fitting.inputs import Inputs
@@ -27,6 +25,8 @@ from nsopt.pruning.fitting.plan import Planned, make_plan
 from nsopt.pruning.fitting.products import Product
 from nsopt.pruning.fitting.units import find_units
 from nsopt.pruning.fitting.watch import Bounds, ProductWatch, Seen
+from nsopt.tracing.originals import copy_model
+from nsopt.tracing.run import tensors_of
 
 RIDGE, ROWS = 0.03, 32768
 _MOST_TARGETS = 2**28  # numbers of the trained network in memory: 1 GB in float32

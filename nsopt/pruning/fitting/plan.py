@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from nsopt.errors import NsoptError
-from nsopt.models.tracing.run import tensors_of
 from nsopt.pruning.fitting.computed import storage_of
 from nsopt.pruning.fitting.inputs import Inputs
 from nsopt.pruning.fitting.least_squares import most_rows
@@ -16,6 +15,7 @@ from nsopt.pruning.fitting.products import Product
 from nsopt.pruning.fitting.recurrent import StateProduct
 from nsopt.pruning.fitting.units import Units, find_kept
 from nsopt.pruning.fitting.watch import Bounds, ProductWatch, Seen
+from nsopt.tracing.run import tensors_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from nsopt.models.architecture import Architecture
-from nsopt.models.tracing.originals import copy_model
 from nsopt.progress import Progress
 from nsopt.pruning.fitting.inputs import Inputs
 from nsopt.pruning.fitting.least_squares import widen
@@ -22,6 +21,7 @@ from nsopt.pruning.fitting.products import Convolution, Product
 from nsopt.pruning.fitting.units import find_units, find_units_read
 from nsopt.pruning.fitting.watch import ProductWatch, Seen
 from nsopt.pruning.ranking import UnitRanking, join_streams
+from nsopt.tracing.originals import copy_model
 
 _RIDGE = 1e-4
 _NO_VARIANCE = torch.finfo(torch.float32).tiny

@@ -9,14 +9,14 @@ from nsopt.isolation import public
 from nsopt.models.architecture import Architecture
 from nsopt.models.checks import check_finite, check_has_weights
 from nsopt.models.inputs import count_examples, resize_batch
-from nsopt.models.tracing.originals import unwrapped
-from nsopt.models.tracing.trace import trace
-from nsopt.models.tracing.weights import adopt_weights
+from nsopt.models.trace import trace
 from nsopt.progress import Progress, Silent
 from nsopt.pruning.fitting.fit import fit_network
 from nsopt.pruning.fitting.inputs import Inputs, count_arguments
 from nsopt.pruning.fitting.rank import rank_by_fit
 from nsopt.scaling.cost import Widths
+from nsopt.tracing.originals import unwrapped
+from nsopt.tracing.weights import adopt_weights
 
 
 @public

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nsopt.models.inputs import find_outputs, tensors_in
-from nsopt.models.tracing.run import tensors_of
 from nsopt.pruning.fitting.computed import Origins, Recipe, storage_of
 from nsopt.pruning.fitting.products import MatrixProduct, Product, read_product
 from nsopt.pruning.fitting.recurrent import RecurrentWatch, StateProduct
+from nsopt.tracing.run import tensors_of
 
 _ADDS = "add", "add_", "sub", "sub_"
 Places = Callable[[str, int, Product, Tensor], Tensor]

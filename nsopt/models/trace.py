@@ -1,0 +1,217 @@
+"""`nsopt.trace`: turn a module into an architecture, a family of networks with other widths."""
+
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+from torch.utils._pytree import tree_map_only
+
+from nsopt.errors import NsoptError
+from nsopt.isolation import public
+from nsopt.models.architecture import Architecture
+from nsopt.models.inputs import check_numbers, tensors_in
+from nsopt.tracing import buffers
+from nsopt.tracing.assume import trace_network
+from nsopt.tracing.fixed import find_fixed
+from nsopt.tracing.labels import TraceError
+from nsopt.tracing.network import TracedNetwork
+from nsopt.tracing.originals import copy_model, set_mode, unwrapped
+from nsopt.tracing.run import LabelledRun, tensors_of
+from nsopt.tracing.search import probe
+from nsopt.tracing.search.proposals import find_alike
+from nsopt.tracing.search.settle import name_layers, settle
+from nsopt.tracing.states import restore_tensors, spare_collector
+from nsopt.tracing.tracer import ADVICE
+from nsopt.tracing.user_code import tell_when_long
+from nsopt.tracing.weights import adopt_weights
+
+_MOST_REASONS = 5
+
+
+@public
+@spare_collector()
+@tell_when_long("nsopt.trace runs the network at other widths, to see which can change")
+def trace(
+    module: nn.Module,
+    example: Any,
+    name: str | None = None,
+    fixed: Sequence[str] = (),
+    training: bool = True,
+) -> Architecture:
+    """Return the architecture of any module: a family of networks, indexed by widths.
+
+    Args:
+        module: a network; it does not change. New networks draw their weights with the spread that
+            those of `module` have, so that it should be untrained where any are trained anew.
+        example: a batch of at least two examples, along the first dimension; or a tuple of
+            arguments of `module`; or a dictionary of its keyword arguments. Arguments may be None,
+            numbers, and tuples, lists or dictionaries of tensors.
+        name: its name in messages and studies; by default the name of the class.
+        fixed: paths of modules whose widths must not change, as in `named_modules`.
+        training: whether to run the network in training mode, too, where `forward` may differ. If
+            it fails there, nsopt warns and uses evaluation mode alone.
+
+    Raises:
+        NsoptError: if no width can change, if values of tensors decide which layers run, or if
+            `forward` fails on tensors without values.
+
+    Examples:
+        >>> arch = nsopt.trace(torchvision.models.resnet18(), torch.rand(2, 3, 64, 64))
+        >>> arch.build([width // 2 for width in arch.base_widths])
+    """
+    module = unwrapped(module)
+    inputs = example if isinstance(example, tuple | Mapping) else (example,)
+    run = LabelledRun(_read_inputs(inputs), (False, True) if training else (False,))
+    _check_module(module, is_double=any(t.dtype == torch.float64 for t in tensors_in(run.inputs)))
+    with restore_tensors(module):
+        set_mode(module, training=False)  # of an exported program: its copy would change it
+    network = trace_network(_copy_to_cpu(module, run), run)
+    if network.trace.failed:
+        network = _note_failure(network)
+    _check_batch(network)
+    network, refused, numbers = settle(network, fixed)
+    counted = probe.find_counted(network, numbers)
+    network = network.marked(inexact=[network.family.groups[i].units for i in counted])
+    alike = tuple(find_alike(network.template, network.read))
+    network = replace(network, lifts=replace(network.lifts, alike=alike))
+    if not network.family.groups:
+        fixed_layers = find_fixed(network, refused).items()
+        held = [f"{path or 'the network'}: {reason}" for path, reason in fixed_layers]
+        reasons = "; ".join(held[:_MOST_REASONS]) or "no layer lies between two others"
+        raise NsoptError(f"no width of this network can change: {reasons}")
+    names = name_layers(network)
+    trained = buffers.name_trained(network.template)
+    grow = probe.find_capped(network) | buffers.find_capped(network, trained)
+    capped = {names[i]: reason for i, reason in grow.items()}
+    name = name or type(module).__name__.lower()
+    return Architecture(name, network, names, capped, refused, trained)
+
+
+def _copy_to_cpu(module: nn.Module, run: LabelledRun) -> nn.Module:
+    """Return a copy on the CPU, or on the meta device: the caller may train `module` on.
+
+    If none of its parameters is trained, as in a network that only infers, all are in the copy, and
+    so are buffers that are weights.
+    """
+    is_meta = {tensor.device.type for tensor in tensors_of(module).values()} == {"meta"}
+    copy = copy_model(module) if is_meta else copy_model(module).cpu()
+    if not any(parameter.requires_grad for parameter in copy.parameters()):
+        for parameter in copy.parameters():
+            parameter.requires_grad = parameter.is_floating_point() or parameter.is_complex()
+        return copy if is_meta else adopt_weights(copy, run.inputs)
+    return copy
+
+
+def _note_failure(network: TracedNetwork) -> TracedNetwork:
+    """Warn that a network was traced in evaluation mode only; return it with a note of that."""
+    kind, failed = type(network.template).__name__, network.trace.failed
+    sized = {name for name, tensor in tensors_of(network.template).items() if tensor.ndim}
+    unread = {name.rpartition(".")[0] for name in sized - network.order.keys()}
+    only = f"; layers that run only in training keep their sizes: {', '.join(sorted(unread))}"
+    reason = str(failed).removesuffix(ADVICE) + (only if unread else "")
+    note = f"traced in evaluation mode only, because of training mode: {reason}"
+    network.trace.notes[note] = {}
+    warnings.warn(
+        f"{kind} is {note}. Pass training=False to trace() if it is only used in evaluation mode",
+        stacklevel=7,  # of four decorators, too
+    )
+    return replace(network, run=replace(network.run, modes=(False,)))
+
+
+def _read_inputs(inputs: tuple[Any, ...] | Mapping[str, Any]) -> Any:
+    """Return inputs on the CPU, without gradients.
+
+    Raises NsoptError unless they contain a tensor, and the first is a batch of two or more.
+    """
+    check_numbers(tensors_in(inputs), "the example input")
+    read = tree_map_only(Tensor, lambda tensor: tensor.detach().cpu(), inputs)
+    read = dict(read) if isinstance(inputs, Mapping) else read
+    if not tensors_in(read):
+        raise NsoptError(
+            "pass a tensor as the example input, or a tuple of the arguments that `forward` takes, "
+            "or a dictionary of its keyword arguments: got no tensor"
+        )
+    first = tensors_in(read)[0]
+    if not first.ndim or LabelledRun(read).count < 2:
+        raise NsoptError(
+            "pass at least two examples, along the first dimension: the trace does not follow "
+            "dimensions of size 1; a list is one argument with an item for each example, and a "
+            "task of single examples takes two as example="
+        )
+    return read
+
+
+def _check_batch(network: TracedNetwork) -> None:
+    """Note an input that only happens to have as many rows as there are examples.
+
+    Such as a mask of as many steps: the network runs on twice as many examples only if it stays.
+    """
+    count = network.run.count
+    dense = [t for t in tensors_in(network.run.inputs) if t.layout == torch.strided and t.ndim]
+    rows = {id(tensor): tensor for tensor in dense if len(tensor) == count}
+    if len(rows) < 2 or _run_twice(network, rows) is not None:
+        return
+    for tensor in [*rows.values()][1:]:
+        shapes = _run_twice(network, rows.keys() - {id(tensor)}) or []
+        pairs = zip(shapes, network.outputs, strict=False)  # of evaluation mode, the first
+        grown = [new == (2 * old[0], *old[1:]) for new, old in pairs if old]
+        if grown and all(grown):
+            network.trace.notes[
+                f"the input of shape {tuple(tensor.shape)} has as many rows as there are examples, "
+                "and does not grow with them: to export and time other batches, give another "
+                f"number of examples than {count}"
+            ] = {}
+
+
+def _run_twice(network: TracedNetwork, grown: Collection[int]) -> list[tuple[int, ...]] | None:
+    """Return the shapes of outputs if inputs of these ids have twice as many rows.
+
+    None if the network does not run on them.
+    """
+    twice = tree_map_only(
+        Tensor, lambda t: torch.cat([t, t]) if id(t) in grown else t, network.run.inputs
+    )
+    try:
+        return network.repeat(replace(network.run, inputs=twice, modes=(False,)))[1]
+    except TraceError:
+        return None
+
+
+def _check_module(module: nn.Module, is_double: bool) -> None:
+    """Raise NsoptError for a network that cannot be traced.
+
+    TorchScript hides operations, sparse buffers cannot be cut, lazy modules do not know their
+    inputs yet, tensors of other tensors (distributed, quantised) may crash the process, and
+    complex64 parameters do not fit inputs in float64, as after `double()`.
+    """
+    for path, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise NsoptError(
+                f"{path or 'the network'} is compiled by TorchScript, which hides its operations: "
+                "trace the module from which it was compiled"
+            )
+    for name, tensor in tensors_of(module).items():
+        if hasattr(tensor, "__tensor_flatten__"):
+            raise NsoptError(
+                f"{name} is a {type(tensor).__name__}: give a network of plain tensors, as "
+                "full_tensor() or dequantize() return them"
+            )
+    for name, buffer in module.named_buffers():
+        if buffer.layout != torch.strided:
+            path, _, key = name.rpartition(".")
+            raise NsoptError(
+                f"{name} is sparse, and cannot be cut: make it dense first, as in "
+                f"part = model.get_submodule({path!r}); part.{key} = part.{key}.to_dense()"
+            )
+    for name, parameter in module.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise NsoptError(f"{name} has no shape yet: call the network once before it is traced")
+        if is_double and parameter.dtype == torch.complex64:
+            raise NsoptError(
+                f"the input is float64, but {name} is complex64, because double() does not "
+                "convert complex parameters: trace the network in float32"
+            )

@@ -1,0 +1,511 @@
+"""Tracing of networks whose channels are hard to follow."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import prune
+from torch.testing._internal.two_tensor import TwoTensor
+
+import nsopt
+from nsopt.errors import NsoptError
+from nsopt.models.architecture import Architecture
+from nsopt.models.trace import trace
+from nsopt.tracing.labels import TraceError
+from tests.tracing import awkward, fields, parts
+from tests.tracing.checks import check_network_of, trace_unchanged
+
+GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
+    awkward.Chunks: [8, 16, 24],
+    awkward.CrossStaged: [8, 16, 16, 24],
+    awkward.CountedChannels: [16, 24],
+    awkward.MixedKernels: [8, 24],
+    awkward.Cropped: [16, 16, 24],
+    awkward.PaddedShortcut: [16],
+    awkward.Norms: [8, 64, 24],
+    awkward.UpAndDown: [16, 32, 16, 16],
+    awkward.Shuffled: [16, 24],
+    awkward.Attentive: [16, 24],
+    awkward.UnequalParts: [6, 24, 24],
+    awkward.WrittenSize: [16, 32],
+    awkward.Flattened: [16, 8, 32],
+    awkward.UsedTwice: [16],
+    awkward.RawParameter: [16, 24, 16],
+    awkward.Unused: [16],
+    awkward.Features: [24],
+    awkward.Transformer: [4, 64],
+    awkward.Pieces: [8, 8, 24],
+    awkward.SumOfJoined: [16, 24, 8],
+    awkward.JoinedWithItself: [16, 24],
+    awkward.Assigned: [24, 12],
+    awkward.Grouped: [8, 16, 16],
+    awkward.Unruled: [16, 12],
+    awkward.OneDimensional: [16, 24],
+}
+
+
+def trace_network(kind: type[nn.Module]) -> tuple[Architecture, nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    model, x = kind(), torch.randn(2, 3, 32, 32)
+    return trace_unchanged(model, x), model, x
+
+
+@pytest.mark.parametrize("kind", GROUPS, ids=lambda kind: kind.__name__)
+def test_an_awkward_network_can_be_traced_pruned_and_resized(kind: type[nn.Module]) -> None:
+    check_network_of(*trace_network(kind), GROUPS[kind], searches=False)
+
+
+def test_one_run_finds_the_code_that_stops_a_width_from_growing() -> None:
+    """The error names the groups in the failing operation, so the other groups need no run."""
+    arch, _, _ = trace_network(awkward.Cropped)
+    assert arch.capped.keys() == {"b.0"}
+    network, widths = arch.network, np.array([20, 20, 30])
+    with pytest.raises(TraceError) as caught:
+        network.check_widths(widths)
+    found = network.family.dimensions_of(caught.value.atoms)
+    involved = [bool(found & group.per_dimension.keys()) for group in network.family.groups]
+    assert involved == [False, True, False]
+
+
+def test_tracing_building_and_pruning_never_change_the_template() -> None:
+    torch.manual_seed(0)
+    model, x = awkward.Chunks().train(), torch.randn(2, 3, 32, 32)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    arch = trace(model, x)
+    arch.build([2 * width for width in arch.base_widths])
+    arch.prune(model, [[0] for _ in arch.base_widths])
+    assert model.training
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+
+
+def test_the_solver_meets_a_budget_for_a_traced_network() -> None:
+    arch, _, _ = trace_network(awkward.Chunks)
+    cost = arch.cost("macs")
+    fit = nsopt.solve_widths(
+        nsopt.uniform_curve(arch.base_widths), cost, cost(arch.base_widths) // 3
+    )
+    assert fit.cost <= cost(arch.base_widths) // 3
+    wider = fit.widths + np.eye(len(fit.widths), dtype=int)
+    np.testing.assert_array_equal(cost.marginal(fit.widths), cost(wider) - fit.cost)
+    np.testing.assert_array_equal(cost(np.array([fit.widths] * 2)), [fit.cost] * 2)
+
+
+def test_an_architecture_prints_as_one_line() -> None:
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
+    traced = trace(layers, torch.rand(2, 3, 4, 4), name="net")
+    assert repr(traced) == "Architecture(name='net', base_widths=(4,))"
+    assert len(repr(nsopt.get_architecture("vgg11"))) < 100
+
+
+def test_explain_gives_the_reasons_for_fixed_widths() -> None:
+    arch, _, _ = trace_network(awkward.Unruled)
+    text = arch.explain()
+    assert text.startswith("unruled: 2 widths\n  a.0: 16 units\n")
+    assert "no rule for the operation aten::linalg_matrix_exp in the network" in text
+    assert "fixed: head.linear: determines the shape of the output in the network" in text
+    arch, _, _ = trace_network(awkward.WrittenSize)
+    fixed = [line for line in arch.explain().splitlines() if line.startswith("  fixed: b.0: ")]
+    assert len(fixed) == 1
+    assert "shape '[-1, 512]' is invalid" in fixed[0]
+    arch = trace(awkward.Chunks(), torch.randn(2, 3, 32, 32), fixed=["halves"])
+    assert "fixed: blocks.0.0: belongs to a fixed group" in arch.explain()
+    arch, _, _ = trace_network(awkward.Unused)
+    assert "fixed: dead.0: is never used" in arch.explain()
+
+
+def test_widths_that_a_user_fixes_are_not_searched() -> None:
+    torch.manual_seed(0)
+    model, x = awkward.Chunks(), torch.randn(2, 3, 32, 32)
+    arch = trace(model, x, name="mine", fixed=["halves"])
+    assert arch.name == "mine"
+    assert arch.layer_names == ("stem.0", "joined.0")
+    with pytest.raises(NsoptError, match="unknown module 'halvs': did you mean 'halves'"):
+        trace(model, x, fixed=["halvs"])
+
+
+def test_a_user_fixes_the_outputs_of_transposed_convolutions_and_embeddings() -> None:
+    arch = trace(awkward.UpAndDown(), torch.randn(2, 3, 32, 32), fixed=["up"])
+    assert arch.layer_names == ("a.0", "b.0", "c.0")
+    arch = trace(fields.Text(), torch.randint(50, (2, 12)), fixed=["embedding"])
+    assert arch.layer_names == ("each.0", "each.1")
+    model = awkward.UpAndDown()
+    nn.utils.parametrizations.weight_norm(model.up)
+    arch = trace(model, torch.randn(2, 3, 32, 32), fixed=["up"])
+    assert arch.layer_names == ("a.0", "b.0", "c.0")
+
+
+def test_channels_are_listed_by_module() -> None:
+    arch, _, _ = trace_network(awkward.Chunks)
+    assert arch.channels([8, 10, 24]) == {"stem.0": 8, "halves.0": 20, "joined.0": 24}
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (awkward.Deciding, "depends on the values of tensors, in the network"),
+        (parts.OneValue, "a norm in training mode has only one value per channel, in the network"),
+        (
+            awkward.LinearOnly,
+            "no width of this network can change: .*determines the shape of the output",
+        ),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_network_that_cannot_be_traced_is_refused_in_one_line(
+    kind: type[nn.Module], message: str
+) -> None:
+    with pytest.raises(NsoptError, match=message) as caught:
+        trace_network(kind)
+    assert "\n" not in str(caught.value)
+
+
+X = torch.zeros(2, 3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("examples", "message"),
+    [
+        ((), "or a tuple of the arguments that `forward` takes, or .*: got no tensor"),
+        ({"x": None}, "got no tensor"),
+        (torch.tensor(1.0), "at least two examples, along the first dimension"),
+        (([X[0]],), "at least two examples.*; a list is one argument with an item for each"),
+        (X.to("meta"), "the example input is on the meta device, without values: pass numbers"),
+    ],
+    ids=["empty", "none", "scalar", "one image in a list", "meta"],
+)
+def test_example_inputs_that_are_no_tensors_are_refused(examples: Any, message: str) -> None:
+    with pytest.raises(NsoptError, match=message):
+        nsopt.trace(awkward.Chunks(), examples)
+
+
+class Graph(nn.Module):
+    """Its neighbours, or a mask of the places that see each other, come with each batch."""
+
+    def __init__(self, masks: bool) -> None:
+        super().__init__()
+        self.first, self.last, self.masks = nn.Linear(6, 16), nn.Linear(16, 3), masks
+
+    def forward(self, x: torch.Tensor, places: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
+        y = self.first(x + more[:, None])
+        if self.masks:
+            return self.last((y @ y.mT).masked_fill(places > 0, -9.0).softmax(-1) @ y)
+        return self.last(places @ y)
+
+
+def test_an_input_with_as_many_rows_as_examples_is_no_batch_unless_it_grows() -> None:
+    x, places, more = torch.randn(8, 8, 6), torch.randn(8, 8), torch.randn(8, 6)
+    noted = nsopt.trace(Graph(masks=True), (x, places, more)).explain()
+    assert "shape (8, 8) has as many rows as there are examples, and does not grow with" in noted
+    doubted = nsopt.trace(Graph(masks=False), (x, places, more))  # as two batches in pairs
+    assert "8 examples take" in doubted.batch_doubt
+    for masks in (False, True):
+        arch = nsopt.trace(Graph(masks), (x[:7], places, more[:7]))
+        assert arch.base_widths == (16,)
+        assert not arch.batch_doubt
+        assert "note" not in arch.explain()
+
+
+class LastStep(nn.Module):
+    """Steps come first, as PyTorch's recurrent layers want by default; the last one decides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru, self.head = nn.GRU(8, 16), nn.Sequential(nn.Linear(16, 32), nn.Linear(32, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.gru(x)[0][-1])
+
+
+def test_inputs_whose_first_dimension_is_no_batch_are_doubted() -> None:
+    arch = nsopt.trace(LastStep(), torch.randn(10, 4, 8))
+    doubt = "10 examples take 70% of 10 times the MACs of one, which budgets count: is the first"
+    assert arch.batch_doubt.startswith(doubt)
+    assert doubt in arch.explain()
+
+
+class Reassigning(nn.Module):
+    """Writes a table anew, with a row for each input; and limits the norms of a weight (EEGNet)."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
+        self.table = nn.Parameter(torch.ones(rows, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.table.data = self.table.data[:1].repeat(len(x), 1)
+        self.first.weight.data = torch.renorm(self.first.weight.data, p=2, dim=0, maxnorm=0.5)
+        out: torch.Tensor = self.last(self.first(x) + self.table[:1])
+        return out
+
+
+class Maps(nn.Module):
+    """Takes a list of feature maps of several sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
+        large, small = self.a(maps[0]), self.b(maps[1])
+        y: torch.Tensor = self.c((large + nn.functional.interpolate(small, scale_factor=2)).relu())
+        return y
+
+
+@pytest.mark.parametrize("examples", [2, 4])
+def test_a_list_of_maps_is_no_list_of_examples(examples: int) -> None:
+    maps = [torch.randn(examples, 3, 8, 8), torch.randn(examples, 3, 4, 4)]
+    arch = trace(Maps(), (maps,))
+    assert arch.cost("macs")(arch.base_widths) == 8 * (3 * 64 + 3 * 16 + 4 * 64)
+
+
+class Branches(nn.Module):
+    """Takes a list of vectors of several sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(5, 8), nn.Linear(9, 8), nn.Linear(8, 4)
+
+    def forward(self, parts: list[torch.Tensor]) -> torch.Tensor:
+        y: torch.Tensor = self.c((self.a(parts[0]) + self.b(parts[1])).relu())
+        return y
+
+
+def test_a_list_of_batches_of_vectors_is_no_list_of_examples() -> None:
+    arch = trace(Branches(), ([torch.randn(6, 5), torch.randn(6, 9)],))
+    assert arch.cost("macs")(arch.base_widths) == 8 * (5 + 9 + 4)
+
+
+class Clips(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv3d(4, 8, 1), nn.Linear(8, 4)
+
+    def forward(self, clips: list[torch.Tensor]) -> torch.Tensor:
+        return torch.stack([self.b(self.a(clip).mean((1, 2, 3))) for clip in clips])
+
+
+def test_a_list_of_volumes_of_one_size_is_a_list_of_examples() -> None:
+    arch = trace(Clips(), ([torch.randn(4, 2, 3, 5) for _ in range(3)],))
+    assert arch.cost("macs")(arch.base_widths) == 8 * (4 * 2 * 3 * 5 + 4)
+
+
+class PrunedNorm(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
+        prune.l1_unstructured(self[1], "weight", 0.3)
+
+
+def test_norms_whose_scale_is_computed_can_be_built() -> None:
+    arch = trace(PrunedNorm(), torch.randn(2, 8))
+    assert arch.build([4])(torch.randn(2, 8)).shape == (2, 4)
+
+
+class HalfInPlace(nn.Module):
+    """Changes eight channels, whatever the width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 16), nn.Linear(16, 24), nn.Linear(24, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.a(x)
+        x[:, :8].relu_()
+        y: torch.Tensor = self.c(self.b(x).relu())
+        return y
+
+
+def test_a_cut_at_a_fixed_place_fixes_the_width() -> None:
+    arch = trace(HalfInPlace(), torch.randn(2, 4))
+    assert list(arch.base_widths) == [24]
+    assert "a: the code cuts a dimension at another place" in str(arch.explain())
+
+
+def test_a_weight_that_forward_replaces_is_named() -> None:
+    with pytest.raises(NsoptError, match=r"a tensor of another shape or type to \.data"):
+        nsopt.trace(Reassigning(rows=3), torch.randn(2, 4))
+
+
+def test_a_weight_that_forward_replaces_by_one_of_its_shape_can_be_pruned() -> None:
+    model, x = Reassigning(rows=2), torch.randn(2, 4)
+    arch = nsopt.trace(model, x)
+    assert arch.base_widths == (8,)
+    smaller = arch.prune(model, [[0, 2, 5]])
+    assert smaller(x).shape == (2, 2)
+    assert (smaller.get_parameter("first.weight").norm(dim=1) <= 0.5 + 1e-6).all()
+
+
+def test_a_network_that_torchscript_compiled_is_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(288, 2))
+    with warnings.catch_warnings(action="ignore"):  # torch.jit is deprecated
+        model[0] = torch.jit.trace(model[0], torch.zeros(2, 1, 8, 8))
+    with pytest.raises(NsoptError, match=r"^0 is compiled by TorchScript"):
+        nsopt.trace(model, torch.zeros(2, 1, 8, 8))
+
+
+def test_weights_that_consist_of_other_tensors_are_refused() -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+    model[0].weight = nn.Parameter(TwoTensor(torch.ones(16, 8), torch.ones(16, 8)))
+    with pytest.raises(NsoptError, match=r"^0\.weight is a TwoTensor: give a network of plain"):
+        nsopt.trace(model, torch.zeros(2, 8))
+
+
+def test_an_exported_program_is_refused() -> None:
+    exported = torch.export.export(nn.Linear(8, 2), (torch.zeros(2, 8),)).module()
+    with pytest.raises(NsoptError, match="give the module from which it was exported"):
+        nsopt.trace(exported, torch.zeros(2, 8))
+
+
+def test_numbers_of_another_type_are_named_where_linear_layers_read_them() -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+    with pytest.raises(NsoptError, match=r"weights and inputs have different number types in 0 "):
+        nsopt.trace(model, torch.zeros(2, 8, dtype=torch.float64))
+
+
+def test_weights_that_are_not_finite_show_no_initialisation() -> None:
+    model = awkward.Chunks()
+    model.get_parameter("stem.0.weight").data[0] = torch.nan
+    arch = trace(model, X)
+    assert "widths" in arch.explain()
+    with pytest.raises(NsoptError, match=r"stem\.0\.weight of .* are NaN or infinite: trace one"):
+        arch.build(arch.base_widths)
+
+
+class _Keeping(awkward.Chunks):
+    """Keeps its last map in a list in a dictionary, as networks do to show their attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[str, list[torch.Tensor]] = {"maps": []}
+
+    def forward(self, x: torch.Tensor) -> Any:
+        self.kept = {"maps": [super().forward(x)]}
+        return self.kept["maps"][0]
+
+
+def test_a_network_that_keeps_activations_can_be_pruned_and_built() -> None:
+    model = _Keeping()
+    arch = trace(model, X)
+    model(X).sum().backward()
+    arch.prune(model, [[0, 1]] * 3)
+    arch.build([2, 2, 2])
+    assert model.kept["maps"][0].grad_fn is not None
+
+
+def test_norms_alone_can_be_trained_and_scored() -> None:
+    model = awkward.Chunks().requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.requires_grad_(True)
+    norms = trace(model, X).filter_norms(model)
+    assert [len(norm) for norm in norms] == [8, 16, 24]
+
+
+def test_a_network_with_lazy_modules_is_refused_in_one_line() -> None:
+    lazy = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.LazyLinear(10))
+    with pytest.raises(NsoptError, match=r"2\.weight has no shape yet: call the network once"):
+        nsopt.trace(lazy, torch.zeros(2, 1, 8, 8))
+
+
+def test_a_network_without_inner_layers_is_refused_with_a_reason() -> None:
+    alone = nn.Sequential(nn.Conv2d(1, 1, 3), nn.Flatten())
+    with pytest.raises(NsoptError, match=r"can change: no layer lies between two others$"):
+        nsopt.trace(alone, torch.zeros(2, 1, 8, 8))
+
+
+def test_invalid_arguments_raise_errors() -> None:
+    arch, model, x = trace_network(awkward.Chunks)
+    with pytest.raises(NsoptError, match="at least two examples"):
+        trace(model, x[:1])
+    with pytest.raises(NsoptError, match="chunks has 3 widths, got 2"):
+        arch.build([1, 2])
+    with pytest.raises(NsoptError, match="at least 1"):
+        arch.build([1, 0, 1])
+    with pytest.raises(NsoptError, match=r"unknown metric.*latency, macs, params"):
+        arch.cost("flops")
+    with pytest.raises(NsoptError, match="chunks has 3 groups, got 1"):
+        arch.prune(model, [[0]])
+    with pytest.raises(NsoptError, match="chunks has 3 groups, got None"):
+        arch.prune(model, None)
+    with pytest.raises(NsoptError, match=r"family.*: stem\.0\.weight is missing"):
+        arch.prune(nn.Sequential(model), [[0]] * 3)
+    other = awkward.Chunks()
+    other.register_buffer("table", torch.zeros(3))
+    with pytest.raises(NsoptError, match="has no table: trace this model instead"):
+        arch.prune(other, [[0]] * 3)
+
+
+def test_new_networks_have_the_spread_of_the_original() -> None:
+    """A weight of half the inputs is drawn sqrt(2) times as wide; constants and biases stay."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), nn.ReLU(), nn.Conv2d(64, 96, 5), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 1)),
+    )
+    spreads = {"0.weight": 0.3, "1.weight": 0.02, "3.weight": 0.05, "3.bias": 0.1, "7.weight": 0.2}
+    for name, spread in spreads.items():
+        nn.init.normal_(model.get_parameter(name), float(name == "1.weight"), spread)
+    nn.init.constant_(model.get_parameter("0.bias"), 0.1)
+    model.eval()
+    built = trace(model, torch.randn(2, 3, 16, 16)).build([32, 192])
+    expected = spreads | {"3.weight": 0.05 * 2**0.5, "7.weight": 0.2 / 2**0.5}
+    for name, spread in expected.items():
+        new = built.get_parameter(name).detach()
+        assert float(new.std()) == pytest.approx(spread, rel=0.4 if len(new) == 32 else 0.25), name
+        assert float(new.mean()) == pytest.approx(float(name == "1.weight"), abs=spread / 2)
+    assert (built.get_parameter("0.bias") == 0.1).all()
+    assert not built.get_parameter("1.bias").any()
+
+
+def test_new_networks_keep_values_that_were_not_drawn() -> None:
+    """A spatial transformer starts at the identity, an embedding with zeros for the padding."""
+    torch.manual_seed(0)
+    model = fields.Text()
+    model.embedding, model.out = nn.Embedding(50, 16, padding_idx=3), nn.Linear(16, 6)
+    identity = torch.tensor([1.0, 0, 0, 0, 1, 0])
+    model.out.bias = nn.Parameter(identity.clone())
+    model.out.weight = nn.Parameter(torch.eye(6, 16))
+    arch = trace(model, torch.randint(50, (2, 12)))
+    same, smaller, narrow = (arch.build(widths) for widths in ([16, 8, 8], [16, 8, 4], [4, 8, 8]))
+    assert torch.equal(same.get_parameter("out.weight"), torch.eye(6, 16))
+    assert smaller.get_parameter("out.weight").any(dim=0).all()
+    assert narrow.get_parameter("embedding.weight").std().item() == pytest.approx(1, rel=0.3)
+    for built in (same, smaller):
+        assert torch.equal(built.get_parameter("out.bias"), identity)
+        assert not built.get_parameter("embedding.weight")[3].any()
+
+
+class FrozenStem(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16, affine=False))
+        self.head = nn.Sequential(nn.BatchNorm1d(16, affine=False), nn.Linear(16, 12), nn.ReLU())
+        self.out = nn.Linear(12, 5)
+        self.stem.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.out(self.head(self.stem(x).relu()))
+        return y
+
+
+def test_norms_without_a_scale_are_frozen_with_the_layers_around_them() -> None:
+    model = FrozenStem()
+    model(torch.randn(64, 8))
+    built = trace(model, torch.randn(2, 8)).build([16, 12])
+    mean = "stem.1.running_mean"
+    torch.testing.assert_close(built.get_buffer(mean), model.get_buffer(mean), rtol=0, atol=0)
+    assert not built.get_buffer("head.0.running_mean").any()
+
+
+def test_inference_mode_of_the_caller_does_not_matter() -> None:
+    """The network may even have been made there."""
+    outside = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3))
+    with torch.inference_mode():
+        inside = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3))
+        found = [nsopt.trace(each, torch.zeros(2, 1, 8, 8)) for each in (outside, inside)]
+    assert [arch.base_widths for arch in found] == [(4,), (4,)]
+    weights = [each.state_dict()["0.weight"] for each in (inside, found[1].network.template)]
+    assert torch.equal(*weights)

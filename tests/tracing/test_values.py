@@ -1,0 +1,396 @@
+"""Code that reads values: constants are computed, boxes are picked, decisions are refused."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import nsopt
+from nsopt.errors import NsoptError
+from nsopt.tracing import tracer
+from tests.tracing.checks import check_pruning, randomise
+
+IMAGES = torch.randn(2, 3, 16, 16)
+
+
+class Strides(nn.Module):
+    """Reads numbers from constants of several kinds, as the heads of YOLO do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stride, self.counts = torch.tensor([8.0, 2.0]), torch.tensor([1, 2])
+        self.register_buffer("steps", torch.tensor([1, 2]))
+        self.body, self.boxes = nn.Conv2d(3, 32, 3, 2, 1), nn.Conv2d(32, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.boxes(torch.relu(self.body(x)))
+        for i, stride in enumerate(self.stride):
+            if y.shape[-1] * int(stride) == x.shape[-1]:
+                y = y * self.stride[i].item()
+        steps = torch.zeros(3)
+        steps[1:] += torch.arange(2) + 1
+        steps.mul_(2)
+        assert steps.tolist() == [0, 2, 4]
+        for count in (*self.counts.tolist(), *self.get_buffer("steps").tolist()):
+            y = y + torch.full((count, 1, 1, 1), self.stride.max()).sum()  # type: ignore[call-overload]
+        return y[:, torch.tensor([True, False, True, True])]
+
+
+class Detector(nn.Module):
+    """Dense layers, then boxes of a high score are picked, and refined by layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1))
+        self.scores, self.boxes = nn.Conv2d(64, 1, 1), nn.Conv2d(64, 4, 1)
+        self.refine = nn.Sequential(nn.Linear(4, 24), nn.ReLU(), nn.Linear(24, 4))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        y = self.body(x).relu()
+        found = []
+        for scores, boxes in zip(self.scores(y).flatten(1), self.boxes(y).flatten(2), strict=True):
+            picked = torch.where(scores > scores.mean())[0]
+            picked = picked[scores[picked].argsort()][:5]
+            refined = self.refine(boxes.T[picked])
+            found.append(refined[refined[:, 0] > -1e9])
+        if int(found[0][0, 0]) < 0:  # decides about the output alone
+            found = [boxes.abs() for boxes in found]
+        return found
+
+
+class Masked(nn.Module):
+    """Reads a mask in its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(8, 32), nn.Linear(32, 32), nn.Linear(32, 4)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, scale: float = 1.0) -> Tensor:
+        y = torch.relu(self.a(x)) * scale
+        if mask is not None and not mask.all():
+            y = self.b(y) * mask[..., None]
+        return self.c(y)
+
+
+def test_constants_that_code_reads_are_computed() -> None:
+    torch.manual_seed(0)
+    model = Strides()
+    arch = nsopt.trace(model, IMAGES)
+    assert (arch.layer_names, arch.base_widths) == (("body",), (32,))
+    randomise(model)
+    check_pruning(arch, model, IMAGES)
+    assert arch.build([7])(IMAGES).shape == (2, 3, 8, 8)
+
+
+class ReadsArrays(nn.Module):
+    """Reads tensors as NumPy arrays, before its last layer."""
+
+    def __init__(self, read: Callable[["ReadsArrays", Tensor], Any]) -> None:
+        super().__init__()
+        self.a, self.b, self.read = nn.Linear(8, 32), nn.Linear(32, 4), read
+        self.scales = nn.Parameter(torch.tensor([2.0, 30.0, 4.0]))
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.a(x).relu()
+        scale = float(self.read(self, y))
+        return self.b(y * scale) * self.scales.sum()
+
+
+@pytest.mark.parametrize(
+    ("read", "layers"),
+    [
+        (lambda net, _: net.scales.detach().cpu().numpy()[0], ("a",)),
+        (lambda net, _: np.asarray(net.scales.detach())[2], ("a",)),
+        (lambda _, y: torch.tensor([2.0, 3.0]).numpy().max(), ("a", "scales")),
+        (lambda _, y: torch.from_numpy(np.arange(len(y))).numpy().sum(), ("a", "scales")),
+    ],
+    ids=["parameter", "asarray", "constant", "array"],
+)
+def test_a_tensor_that_is_read_as_an_array_keeps_its_size(
+    read: Callable[[ReadsArrays, Tensor], Any], layers: tuple[str, ...]
+) -> None:
+    model, x = ReadsArrays(read), torch.randn(2, 8)
+    arch = nsopt.trace(model, x)
+    assert arch.layer_names == layers
+    check_pruning(arch, model, x)
+
+
+def test_activations_become_arrays_only_after_the_last_layer() -> None:
+    class Finds(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 32), nn.Linear(32, 4)
+
+        def forward(self, x: Tensor) -> Any:
+            found = self.b(self.a(x).relu())
+            return found if self.training else found.detach().cpu().numpy()
+
+    assert nsopt.trace(Finds(), torch.randn(2, 8)).base_widths == (32,)
+    with pytest.raises(
+        NsoptError, match=r"depends on the values of tensors, in the network \(test"
+    ):
+        nsopt.trace(ReadsArrays(lambda _, y: y.detach().numpy().max()), torch.randn(2, 8))
+
+
+def test_a_whole_detector_comes_back_smaller() -> None:
+    torch.manual_seed(0)
+    model = Detector()
+    arch = nsopt.trace(model, IMAGES)
+    assert arch.layer_names == ("body.0", "body.2", "boxes", "refine.0")
+    assert "note: picks by values, traced as if everything were picked" in arch.explain()
+    randomise(model)
+    kept = [range(0, width, 2) for width in arch.base_widths]
+    smaller = arch.prune(model, kept)
+    assert len(smaller.get_parameter("body.0.weight")) == 16
+    assert smaller.get_submodule("refine.2").in_features == 12
+    smaller(IMAGES)[0].sum().backward()
+    assert len(arch.inherit(model, kept, [20, 40, 4, 30])(IMAGES)) == 2
+    dense = 64 * 32 * 27 + 16 * 64 * 32 * 9 + 16 * 64 * 5
+    assert arch.cost("macs")(arch.base_widths) == dense + 5 * (4 * 24 + 24 * 4)  # of five boxes
+
+
+class Accumulating(nn.Module):
+    """Writes into zeros before it looks at them."""
+
+    def __init__(self, write: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 16)
+        self.write = write
+
+    def forward(self, x: Tensor) -> Tensor:
+        sums, y = torch.zeros_like(x), self.a(x).relu()
+        self.write(sums, x)
+        if bool((sums > 0).any()):
+            y = self.b(y)
+        return y
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda sums, x: torch.add(sums, x, out=sums),
+        lambda sums, x: torch._foreach_add_([sums], [x]),
+    ],
+)
+def test_zeros_that_are_written_are_unknown(write: Callable[[Tensor, Tensor], Any]) -> None:
+    with pytest.raises(NsoptError, match="depends on the values of tensors"):
+        nsopt.trace(Accumulating(write), torch.randn(2, 8))
+
+
+def test_the_picked_boxes_of_a_pruned_detector_are_those_of_the_masked_one() -> None:
+    torch.manual_seed(0)
+    model = Detector().double().eval()
+    arch = nsopt.trace(model, IMAGES.double())
+    kept = [np.arange(3, width) for width in arch.base_widths]
+    smaller = arch.prune(model, kept)
+    with torch.no_grad():
+        for name in arch.layer_names:
+            for part in ("weight", "bias"):
+                model.get_parameter(f"{name}.{part}")[:3] = 0
+        for found, expected in zip(smaller(IMAGES.double()), model(IMAGES.double()), strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+            assert len(found) > 1
+
+
+@pytest.mark.parametrize(
+    ("inputs", "widths"),
+    [
+        (torch.randn(2, 5, 8), ["a"]),
+        ((torch.randn(2, 5, 8), None), ["a"]),
+        ((torch.randn(2, 5, 8), torch.ones(2, 5, dtype=torch.bool)), ["a"]),
+        ((torch.randn(2, 5, 8), torch.eye(2, 5).bool(), 2.0), ["a", "b"]),
+        ({"mask": torch.eye(2, 5).bool(), "x": torch.randn(2, 5, 8)}, ["a", "b"]),
+        ({"x": torch.randn(2, 5, 8), "mask": None, "scale": 0.5}, ["a"]),
+    ],
+    ids=["alone", "None", "all", "some", "keywords", "keyword None"],
+)
+def test_masks_among_the_inputs_decide_as_in_the_example(inputs: Any, widths: list[str]) -> None:
+    model = Masked()
+    arch = nsopt.trace(model, inputs)
+    assert list(arch.layer_names) == widths
+    smaller = arch.prune(model, [range(9)] * len(widths))
+    arguments = {"x": inputs} if isinstance(inputs, Tensor) else inputs
+    if isinstance(arguments, tuple):
+        arguments = dict(zip(("x", "mask", "scale"), arguments, strict=False))
+    assert smaller(**arguments).shape == (2, 5, 4)
+    masked = arguments.get("mask") is not None
+    assert ("note: reads values of the input" in arch.explain()) == masked
+    assert arch.cost("macs")(arch.base_widths) == 5 * 32 * (8 + 4 + 32 * ("b" in widths))
+
+
+class Deciding(nn.Module):
+    """Values decide which layers run; `where` says at which point."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where, self.a, self.b, self.c = where, *(nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.a(x)
+        if self.where == "between" and y.max() > 0:
+            y = self.b(y)
+        if self.where == "parameter" and self.b.bias[0] > 0:
+            y = self.b(y)
+        y = self.c(y)
+        if self.where == "after" and y.max() > 0:
+            return y, y
+        if self.where == "unread" and y.max() < 0:
+            return self.b(y)
+        if self.where == "training" and self.training and not y.isfinite().all():
+            return self.b(self.c(y))
+        if self.where == "targets" and self.training:
+            raise ValueError("targets should not be None in training")
+        return self.b(y)[:, :8] if self.where in ("training", "targets") else y
+
+
+@pytest.mark.parametrize("where", ["between", "parameter", "unread"])
+def test_values_that_decide_which_layers_run_are_refused(where: str) -> None:
+    message = (
+        r"depends on the values of tensors, in the network \(test_values.py, line \d+\): decide"
+    )
+    with pytest.raises(NsoptError, match=message):
+        nsopt.trace(Deciding(where), torch.randn(2, 8))
+
+
+class Checking(nn.Module):
+    """Checks and logs values between its layers."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.log = how, list[float]()
+        self.a, self.b, self.c = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).relu()
+        if self.how == "raise" and x.isnan().any():
+            raise ValueError("nan")
+        assert self.how != "assert" or (x >= 0).all()
+        assert self.how != "training" or not self.training or not x.isnan().any()
+        if self.how == "repair" and not x.isfinite().all():
+            x = x.nan_to_num()
+        if self.how == "log":
+            self.log.append(x.mean().item())
+        if self.how == "sample":
+            x = torch.distributions.Normal(x, x.exp()).rsample()
+        while self.how == "loop" and x.norm() > 1:
+            x = x / 2
+        y: Tensor = self.c(self.b(x))
+        if self.how == "output" and y.isnan().any():
+            raise ValueError("nan")
+        return y
+
+
+@pytest.mark.parametrize(
+    "how", ["raise", "assert", "training", "repair", "output", "log", "sample"]
+)
+def test_values_that_are_only_checked_or_logged_decide_nothing(how: str) -> None:
+    model, x = Checking(how), torch.randn(2, 8)
+    arch = nsopt.trace(model, x)
+    assert arch.base_widths == (16, 16)
+    assert model.log == []
+    if how != "sample":  # it checks nothing in a trace, and its noise has the sizes of the example
+        assert "note: reads values of tensors, which decide nothing, in the" in arch.explain()
+    assert arch.build([5, 3])(x).shape == (2, 4)
+
+
+def test_a_loop_until_values_are_small_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracer, "_MOST_GUESSES", 100)  # more take seconds
+    with pytest.raises(NsoptError, match="depends on the values of tensors, in the network"):
+        nsopt.trace(Checking("loop"), torch.randn(2, 8))
+
+
+class Packed(nn.Module):
+    """A recurrent layer that skips the padding, which is where the signal is zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.rnn, self.last = nn.Linear(4, 8), nn.GRU(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        lengths = x.any(2).sum(1)
+        packed = nn.utils.rnn.pack_padded_sequence(self.first(x), lengths, batch_first=True)
+        last: Tensor = self.last(self.rnn(packed)[1][-1])
+        return last
+
+
+def test_lengths_that_are_unknown_are_refused_with_the_way_out() -> None:
+    with pytest.raises(NsoptError, match="give the lengths of the sequences to forward, as an"):
+        nsopt.trace(Packed(), torch.randn(2, 5, 4))
+
+
+class Conditional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.b(torch.cond(y.sum() > 0, torch.sin, torch.cos, (y,)))
+
+
+def test_the_operator_cond_is_refused() -> None:
+    message = (
+        r"^nsopt cannot follow torch's operator cond: write torch\.where or others \(in the net"
+    )
+    with pytest.raises(NsoptError, match=message):
+        nsopt.trace(Conditional(), torch.randn(2, 8))
+
+
+def test_values_that_decide_only_about_the_output_are_accepted() -> None:
+    model = Deciding("after")
+    model.add_module("b", nn.Identity())
+    assert nsopt.trace(model, torch.randn(2, 8)).layer_names == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("where", "reason"),
+    [("training", "depends on the values of tensors"), ("targets", "targets should not be None")],
+)
+def test_a_network_whose_training_mode_fails_is_traced_in_evaluation_mode(
+    where: str, reason: str
+) -> None:
+    model, x = Deciding(where), torch.randn(2, 8)
+    with pytest.warns(UserWarning, match=f"traced in evaluation mode only, .*{reason}") as caught:
+        arch = nsopt.trace(model, x)
+    assert caught[0].filename == __file__
+    assert "note: traced in evaluation mode only, because of training mode: " in arch.explain()
+    quiet = nsopt.trace(model, x, training=False)
+    assert quiet.base_widths == arch.base_widths == (8, 8)
+    assert "note" not in quiet.explain()
+    randomise(model)
+    assert arch.prune(model, [range(4)] * 2).eval()(x).shape == (2, 8)
+
+
+def test_norms_that_count_batches_only_in_training_do_not_keep_their_sizes() -> None:
+    model = Deciding("training")
+    model.add_module("a", nn.Sequential(model.a, nn.BatchNorm1d(8)))
+    with pytest.warns(UserWarning, match="traced in evaluation mode only") as caught:
+        nsopt.trace(model, torch.randn(2, 8))
+    assert "keep their sizes" not in str(caught[0].message)
+
+
+class Cache:
+    def __init__(self, keys: Tensor) -> None:
+        self.keys = keys
+
+
+class Caching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 32), nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        y = torch.relu(self.a(x))
+        logits = self.b(y)
+        return {"logits": logits, "cache": Cache(y), "of": torch.distributions.Normal(logits, 1.0)}
+
+
+def test_an_object_in_the_output_is_ignored() -> None:
+    model = Caching()
+    arch = nsopt.trace(model, torch.randn(2, 8))
+    assert arch.layer_names == ("a",)
+    assert "note: returns a Cache, whose tensors may change their sizes" in arch.explain()
+    assert arch.prune(model, [range(7)])(torch.randn(2, 8))["logits"].shape == (2, 4)
