@@ -40,8 +40,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 import nsopt
 from benchmarks.package_networks import NETWORKS
 from benchmarks.unseen_networks import share_that_changes
+from nsopt.inputs import call_network
 from nsopt.models.architecture import Architecture
-from nsopt.models.inputs import call_network
 from nsopt.tracing.originals import copy_model
 from tests.tracing.checks import choose_units, randomise, with_zeros
 from tests.tracing.test_networks_detectors import DETECTORS

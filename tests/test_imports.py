@@ -25,6 +25,7 @@ FLOORS = [
     "settings",
     "torchvision_import",
     "isolation",
+    "inputs",
     "scaling",
     "tracing",
     "models",

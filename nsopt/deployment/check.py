@@ -12,8 +12,8 @@ from nsopt.deployment.closeness import check_close, compare_runs, run_exported
 from nsopt.deployment.export import load_exported, make_whole
 from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import NsoptError
+from nsopt.inputs import count_examples, lists_examples, resize_batch
 from nsopt.models.architecture import Architecture
-from nsopt.models.inputs import count_examples, lists_examples, resize_batch
 from nsopt.tasks.classification import count_right
 from nsopt.tracing.outside import borrow
 

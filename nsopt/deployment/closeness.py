@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from nsopt.errors import NsoptError, short_reason
-from nsopt.models.inputs import call_network, count_examples, list_shapes, tensors_in
+from nsopt.inputs import call_network, count_examples, list_shapes, tensors_in
 
 Predict = Callable[[Any], Any]
 _LOGITS_APART = 1e-3  # of the largest output

@@ -21,9 +21,9 @@ from nsopt.deployment.closeness import Predict, compare_runs
 from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.errors import NsoptError, short_reason, unknown_name
 from nsopt.files import written_beside
+from nsopt.inputs import call_network, list_shapes
 from nsopt.isolation import public
 from nsopt.models.architecture import Architecture
-from nsopt.models.inputs import call_network, list_shapes
 from nsopt.models.onnx import (
     OnnxNetwork,
     explain_export,

@@ -12,8 +12,9 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from nsopt.errors import NsoptError, shorten
 from nsopt.models.architecture import Architecture, build_to_fill
-from nsopt.models.checks import check_finite, shapes_of
+from nsopt.models.checks import check_finite
 from nsopt.storage.weights_file import read_weights
+from nsopt.tracing.resize import shapes_of
 
 _NESTED = ("state_dict", "model", "state")  # where files keep the weights, as nsopt does last
 _PARALLEL, _COMPILED = "module.", "_orig_mod."  # what wrappers write into names of tensors

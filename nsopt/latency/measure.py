@@ -21,10 +21,10 @@ from nsopt.compute.device import Compute, describe_device, float32_precision, re
 from nsopt.compute.out_of_memory import memory_for
 from nsopt.compute.random_state import keep_random_state
 from nsopt.errors import NsoptError, short_reason
+from nsopt.inputs import count_examples, resize_batch
 from nsopt.isolation import public
 from nsopt.latency.record import Latency
 from nsopt.latency.runtime import TORCH, Feed, Pass, Runtime, Torch, draw_images, move
-from nsopt.models.inputs import count_examples, resize_batch
 from nsopt.models.layout import change_layout
 
 # 2: in rounds, with the memory of tensors kept between passes. 3: that memory is one block per

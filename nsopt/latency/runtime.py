@@ -19,9 +19,9 @@ from torch.utils._pytree import tree_map_only
 from nsopt.compute.device import place, wait_for
 from nsopt.compute.out_of_memory import explain_out_of_memory
 from nsopt.errors import NsoptError, shorten, unknown_name
+from nsopt.inputs import call_network, lists_examples, resize_batch
 from nsopt.models.architecture import Architecture
 from nsopt.models.imported import import_function
-from nsopt.models.inputs import call_network, lists_examples, resize_batch
 from nsopt.models.layout import best_layout, change_layout, inputs_for
 from nsopt.models.onnx import Arrays, OnnxNetwork, export_to_onnx, import_for_export
 from nsopt.settings import BATCH_SIZE

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from nsopt.errors import NsoptError
+from nsopt.inputs import tensors_in
 from nsopt.isolation import public
-from nsopt.models.checks import Kept, check_room, read_kept, read_widths, shapes_of
+from nsopt.models.checks import Kept, check_room, read_kept, read_widths
 from nsopt.models.design import Design
-from nsopt.models.inputs import tensors_in
 from nsopt.models.layout import best_layout
 from nsopt.models.sizes import ALWAYS, LimitedCost, SizeCost, sum_products
 from nsopt.scaling.cost import CostModel, Widths, unknown_metric
@@ -25,7 +25,7 @@ from nsopt.tracing.labels import Atoms, Labels, Product, Trace, TraceError, Unkn
 from nsopt.tracing.makers import relative_norms, unit_norms
 from nsopt.tracing.network import TracedNetwork
 from nsopt.tracing.originals import start_norms, unwrapped
-from nsopt.tracing.resize import copy_with_tensors
+from nsopt.tracing.resize import copy_with_tensors, shapes_of
 from nsopt.tracing.run import tensors_of
 from nsopt.tracing.search import probe
 

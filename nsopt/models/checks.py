@@ -1,6 +1,6 @@
 """Check what users give: widths, units to keep, and weights."""
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -88,8 +88,3 @@ def check_finite(model: nn.Module, origin: str) -> None:
                 f"{name} of {origin} has values that are NaN or infinite: give weights of a "
                 "training that ended well"
             )
-
-
-def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the tensors in a state, which may hold other objects, too."""
-    return {n: tuple(tensor.shape) for n, tensor in state.items() if isinstance(tensor, Tensor)}

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from nsopt.models.shortcuts import leaders, members, tie
+from nsopt.models.shortcuts import leaders, members
 from nsopt.models.sizes import ALWAYS
 from nsopt.scaling.cost import Widths
+from nsopt.tracing.groups import tie
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from nsopt.models.inputs import call_network, tensors_in
+from nsopt.inputs import call_network, tensors_in
 from nsopt.tracing.originals import copy_model
 from nsopt.tracing.states import keep_random_numbers
 

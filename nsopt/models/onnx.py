@@ -17,8 +17,8 @@ from torch.onnx.errors import OnnxExporterError
 from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten
 
 from nsopt.errors import NsoptError, short_reason
-from nsopt.models.inputs import count_examples, lists_examples, split_arguments, tensors_in
-from nsopt.models.quiet import silence_logger, trust_distributions
+from nsopt.inputs import count_examples, lists_examples, split_arguments, tensors_in
+from nsopt.tracing.quiet import silence_logger, trust_distributions
 
 T = TypeVar("T")
 _CONSTANT = "its code makes a size a constant, as a loop over examples or steps does"

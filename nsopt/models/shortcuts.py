@@ -3,27 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypeVar
 
-import numpy as np
-from numpy.typing import ArrayLike
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
-
-from nsopt.scaling.cost import IntArray
+from nsopt.tracing.groups import tie
 
 Shortcuts = Literal["identity", "convcut", "tied"]
 T = TypeVar("T")
-
-
-def tie(count: int, pairs: ArrayLike) -> IntArray:
-    """Return the groups of `count` layers, (count,): the layers of each of P pairs are in one.
-
-    Args:
-        count: number of layers.
-        pairs: indices of layers that share a width, (P, 2).
-    """
-    one, other = np.array(pairs, np.int64).reshape(-1, 2).T
-    graph = coo_matrix((np.ones(len(one), np.int8), (one, other)), (count, count))
-    return np.asarray(connected_components(graph, directed=False)[1], np.int64)
 
 
 def members(group_of: Sequence[int], values: Sequence[T]) -> tuple[tuple[T, ...], ...]:

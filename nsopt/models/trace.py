@@ -11,9 +11,9 @@ from torch.nn.parameter import UninitializedParameter
 from torch.utils._pytree import tree_map_only
 
 from nsopt.errors import NsoptError
+from nsopt.inputs import check_numbers, tensors_in
 from nsopt.isolation import public
 from nsopt.models.architecture import Architecture
-from nsopt.models.inputs import check_numbers, tensors_in
 from nsopt.tracing import buffers
 from nsopt.tracing.assume import trace_network
 from nsopt.tracing.fixed import find_fixed

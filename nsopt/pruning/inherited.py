@@ -14,8 +14,8 @@ from torch.optim.swa_utils import update_bn
 from nsopt.compute.device import Compute, place
 from nsopt.compute.out_of_memory import explain_out_of_memory
 from nsopt.compute.random_state import use_seed
+from nsopt.inputs import call_network
 from nsopt.models.architecture import Architecture
-from nsopt.models.inputs import call_network
 from nsopt.models.layout import inputs_for
 from nsopt.pruning.engine import ShrinkingNetwork
 from nsopt.pruning.ranking import UnitRanking, join_streams

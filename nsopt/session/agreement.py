@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from nsopt.errors import NsoptError
-from nsopt.models.inputs import count_examples
+from nsopt.inputs import count_examples
 from nsopt.pruning.fitting.inputs import FEWEST, Inputs
 from nsopt.session.subject import Subject
 from nsopt.tasks.agreement import Agreement, differ, measure_variances, relative_distance

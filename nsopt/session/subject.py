@@ -16,11 +16,11 @@ from nsopt.compute.device import Compute
 from nsopt.data.images import ImageData, Splits
 from nsopt.data.source import Source
 from nsopt.errors import NsoptError, shorten
+from nsopt.inputs import count_examples
 from nsopt.latency.model import LatencyModel
 from nsopt.latency.runtime import TORCH, Runtime, are_images, with_batch_size
 from nsopt.models.architecture import Architecture
 from nsopt.models.imported import import_for_inputs
-from nsopt.models.inputs import count_examples
 from nsopt.models.registry import get_architecture, is_own, own_architecture, stored_architecture
 from nsopt.scaling.cost import CostModel
 from nsopt.scaling.metric import MACS, PARAMS

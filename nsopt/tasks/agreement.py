@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 
 from nsopt.errors import NsoptError
-from nsopt.models.inputs import find_outputs
+from nsopt.inputs import find_outputs
 
 _CERTAIN = 1.64  # standard errors of a difference: 5 % of chance differences are larger
 _ROUNDING = 1e-10  # of the mean square at a place

@@ -8,8 +8,8 @@ from torch import Tensor
 from nsopt.compute.random_state import keep_random_state
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError, short_reason
+from nsopt.inputs import call_network
 from nsopt.models.architecture import Architecture
-from nsopt.models.inputs import call_network
 from nsopt.models.layout import inputs_for
 from nsopt.tasks.supervise import check_task
 from nsopt.tasks.task import Task

@@ -21,8 +21,8 @@ from nsopt.compute.device import Compute
 from nsopt.data.checksum import checksum_of
 from nsopt.data.source import Source
 from nsopt.errors import NonFiniteLossError, NsoptError, shorten
+from nsopt.inputs import tensors_in
 from nsopt.isolation import public
-from nsopt.models.inputs import tensors_in
 from nsopt.tasks.agreement import measure_variances, relative_distance
 from nsopt.tasks.batches import LoaderBatches, count_batches
 from nsopt.tasks.supervision import Loss

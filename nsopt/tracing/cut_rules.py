@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from nsopt.models.inputs import tensors_in
+from nsopt.inputs import tensors_in
 from nsopt.tracing.labels import Atoms, Filled, Label, select_atoms
 from nsopt.tracing.rules import rule
 from nsopt.tracing.shape_rules import pointwise

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._mode_utils import no_dispatch
 
-from nsopt.models.inputs import tensors_in
+from nsopt.inputs import tensors_in
 from nsopt.tracing.labels import Label, TraceError
 from nsopt.tracing.shape_rules import settle_size
 from nsopt.tracing.tracer import Tracer

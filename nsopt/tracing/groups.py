@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
-from nsopt.models.shortcuts import tie
+from nsopt.scaling.cost import IntArray
 from nsopt.tracing.labels import Atoms, Frozen, Labels, Trace
 
 _LATE = np.iinfo(np.int64).max
@@ -283,3 +284,15 @@ def _make_group(per_dimension: dict[int, int], members: Atoms, units: Units) -> 
         rigid=rigid,
         width=parts if rigid else len(members),
     )
+
+
+def tie(count: int, pairs: ArrayLike) -> IntArray:
+    """Return the groups of `count` layers, (count,): the layers of each of P pairs are in one.
+
+    Args:
+        count: number of layers.
+        pairs: indices of layers that share a width, (P, 2).
+    """
+    one, other = np.array(pairs, np.int64).reshape(-1, 2).T
+    graph = coo_matrix((np.ones(len(one), np.int8), (one, other)), (count, count))
+    return np.asarray(connected_components(graph, directed=False)[1], np.int64)

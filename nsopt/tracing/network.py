@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import nn
 
-from nsopt.models.checks import shapes_of
 from nsopt.tracing.groups import Dimension, Family, Units
 from nsopt.tracing.labels import Atoms, Labels, Product, Reading, Trace, TraceError
 from nsopt.tracing.resize import (
@@ -20,6 +19,7 @@ from nsopt.tracing.resize import (
     make_new,
     replace_tensors,
     select_indices,
+    shapes_of,
 )
 from nsopt.tracing.run import LabelledRun, tensors_of
 from nsopt.tracing.search.lifts import Lifts

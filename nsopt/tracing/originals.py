@@ -24,7 +24,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from torch.optim.swa_utils import AveragedModel
 
 from nsopt.errors import NsoptError, short_reason
-from nsopt.models.inputs import identify_memory, tensors_in
+from nsopt.inputs import identify_memory, tensors_in
 
 _ROUNDS = 15  # iterations of the power method, as in PyTorch
 _copied: WeakKeyDictionary[nn.Module, list[ref[nn.Module]]] = WeakKeyDictionary()  # by their copies

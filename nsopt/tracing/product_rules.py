@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._mode_utils import no_dispatch
 
-from nsopt.models.inputs import tensors_in
+from nsopt.inputs import tensors_in
 from nsopt.tracing.labels import Atoms, Filled, Label, Labels
 from nsopt.tracing.rules import rule
 from nsopt.tracing.shape_rules import (

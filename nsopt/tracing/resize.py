@@ -1,6 +1,6 @@
 """Replace the tensors of a network, and adapt the sizes that its modules store."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -129,3 +129,8 @@ def _describe_attention(module: nn.MultiheadAttention) -> None:
     if module.in_proj_weight is None:
         module.kdim, module.vdim = module.k_proj_weight.shape[1], module.v_proj_weight.shape[1]
     module.head_dim = module.embed_dim // module.num_heads
+
+
+def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors in a state, which may hold other objects, too."""
+    return {n: tuple(tensor.shape) for n, tensor in state.items() if isinstance(tensor, Tensor)}

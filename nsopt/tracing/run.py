@@ -13,14 +13,13 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from nsopt.models.inputs import (
+from nsopt.inputs import (
     call_network,
     count_examples,
     find_outputs,
     resize_batch,
     tensors_in,
 )
-from nsopt.models.quiet import silence_fakes, trust_distributions
 from nsopt.tracing import (  # noqa: F401  (they register their rules)
     cut_rules,
     product_rules,
@@ -30,6 +29,7 @@ from nsopt.tracing import (  # noqa: F401  (they register their rules)
 from nsopt.tracing.function_rules import FunctionRules
 from nsopt.tracing.labels import Atoms, Labels, Trace, TraceError, select_atoms
 from nsopt.tracing.originals import refuse_borrowed, set_mode
+from nsopt.tracing.quiet import silence_fakes, trust_distributions
 from nsopt.tracing.states import (
     follow_modules,
     restore_modules,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nsopt.models.inputs import tensors_in
+from nsopt.inputs import tensors_in
 from nsopt.tracing.labels import Filled, Label
 from nsopt.tracing.rules import rule
 from nsopt.tracing.tracer import Tracer

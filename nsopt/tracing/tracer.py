@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nsopt.models.inputs import identify_memory, tensors_in
+from nsopt.inputs import identify_memory, tensors_in
 from nsopt.tracing.labels import (
     Atoms,
     Filled,

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nsopt.errors import NsoptError
-from nsopt.models.inputs import call_network, identify_memory, tensors_in
+from nsopt.inputs import call_network, identify_memory, tensors_in
 from nsopt.tracing.originals import copy_model
 from nsopt.tracing.outside import borrow
 

@@ -26,10 +26,9 @@ from nsopt.compute.random_state import OwnRandomState, use_seed
 from nsopt.data.images import ImageData
 from nsopt.errors import NonFiniteLossError, NsoptError
 from nsopt.files import check_writable
+from nsopt.inputs import call_network, count_examples
 from nsopt.isolation import public
 from nsopt.models.architecture import Architecture
-from nsopt.models.checks import shapes_of
-from nsopt.models.inputs import call_network, count_examples
 from nsopt.models.layout import inputs_for
 from nsopt.progress import Progress, Silent
 from nsopt.scaling.cost import Widths
@@ -38,6 +37,7 @@ from nsopt.tasks.supervise import supervise
 from nsopt.tasks.supervision import Evaluation, Loss, Supervision, evaluate, evaluations_of
 from nsopt.tasks.task import Task
 from nsopt.tracing.originals import copy_model, unwrapped
+from nsopt.tracing.resize import shapes_of
 from nsopt.training.fine_tuning import (
     RunningAverage,
     free_statistics,

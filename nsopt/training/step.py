@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 
 from nsopt.compute.device import Compute
 from nsopt.errors import NonFiniteLossError, NsoptError, short_reason
-from nsopt.models.inputs import call_network, tensors_in
+from nsopt.inputs import call_network, tensors_in
 from nsopt.models.layout import inputs_for
 from nsopt.tasks.supervision import Loss
 

@@ -15,9 +15,9 @@ from nsopt.compute.device import Compute, place
 from nsopt.compute.random_state import use_seed
 from nsopt.errors import NonFiniteLossError, NsoptError
 from nsopt.models.architecture import Architecture, build_to_fill
-from nsopt.models.checks import shapes_of
 from nsopt.tasks.supervision import Supervision, evaluate, evaluations_of
 from nsopt.tracing.originals import unwrapped
+from nsopt.tracing.resize import shapes_of
 from nsopt.training.outcome import Epoch, Outcome
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 import nsopt
 from nsopt.errors import NsoptError
+from nsopt.inputs import call_network, count_examples, resize_batch
 from nsopt.latency.measure import latency_conditions, measure_latencies
 from nsopt.latency.runtime import (
     OnnxRuntime,
@@ -21,7 +22,6 @@ from nsopt.latency.runtime import (
 )
 from nsopt.models import onnx
 from nsopt.models.architecture import Architecture
-from nsopt.models.inputs import call_network, count_examples, resize_batch
 from tests.conftest import call_nsopt
 
 IMAGES = torch.zeros(2, 3, 8, 8)

@@ -9,7 +9,7 @@ from benchmarks.packages import format_summary, make_row, read_table
 
 ROWS = read_table()
 PACKAGES = {"smp": "segmentation_models_pytorch"}  # names of modules, where they differ
-PAGE = Path(__file__).parents[3] / "docs" / "packages.md"
+PAGE = Path(__file__).parents[2] / "docs" / "packages.md"
 
 
 def test_the_page_sums_the_table_up() -> None:

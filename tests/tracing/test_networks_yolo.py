@@ -78,7 +78,7 @@ def write_images(folder: Path) -> Path:
 
 def read_fine_tune(ultralytics: Any) -> Any:
     """Return the function that docs/yolo.md gives its readers."""
-    page = Path(__file__).parents[3] / "docs" / "yolo.md"
+    page = Path(__file__).parents[2] / "docs" / "yolo.md"
     (code,) = re.findall(r"^```python\n(def fine_tune.*?)^```", page.read_text(), re.M | re.S)
     defined: dict[str, Any] = {"torch": torch, "YOLO": ultralytics.YOLO}
     exec(code, defined)

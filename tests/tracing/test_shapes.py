@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import nsopt
-from nsopt.models.inputs import tensors_in
+from nsopt.inputs import tensors_in
 from nsopt.tracing.labels import Trace
 from nsopt.tracing.shapes import RESULTS
 

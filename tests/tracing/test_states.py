@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 import nsopt
 from nsopt.errors import NsoptError
-from nsopt.models.quiet import silence_fakes
 from nsopt.torchvision_import import import_torchvision
 from nsopt.tracing import user_code
 from nsopt.tracing.labels import TraceError
 from nsopt.tracing.network import TracedNetwork
+from nsopt.tracing.quiet import silence_fakes
 from nsopt.tracing.run import LabelledRun
 from nsopt.tracing.states import spare_collector, watch_attributes
 from tests.tracing import awkward, fields, parts

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from nsopt.models.inputs import tensors_in
+from nsopt.inputs import tensors_in
 from nsopt.pruning.fitting.least_squares import LeastSquares
 from nsopt.pruning.fitting.products import Product
 

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_map_only
 
 from nsopt.compute.out_of_memory import explain_out_of_memory
 from nsopt.errors import NsoptError, short_reason
-from nsopt.models.inputs import call_network, check_numbers, count_examples, tensors_in
+from nsopt.inputs import call_network, check_numbers, count_examples, tensors_in
 from nsopt.models.layout import inputs_for
 
 FEWEST, _MOST = 16, 1024  # examples

@@ -5,10 +5,10 @@ from typing import Any
 from torch import nn
 
 from nsopt.errors import NsoptError
+from nsopt.inputs import count_examples, resize_batch
 from nsopt.isolation import public
 from nsopt.models.architecture import Architecture
 from nsopt.models.checks import check_finite, check_has_weights
-from nsopt.models.inputs import count_examples, resize_batch
 from nsopt.models.trace import trace
 from nsopt.progress import Progress, Silent
 from nsopt.pruning.fitting.fit import fit_network

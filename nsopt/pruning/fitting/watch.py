@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nsopt.models.inputs import find_outputs, tensors_in
+from nsopt.inputs import find_outputs, tensors_in
 from nsopt.pruning.fitting.computed import Origins, Recipe, storage_of
 from nsopt.pruning.fitting.products import MatrixProduct, Product, read_product
 from nsopt.pruning.fitting.recurrent import RecurrentWatch, StateProduct
