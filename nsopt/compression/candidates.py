@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nsopt.compression.fits import Fits
-from nsopt.compression.latency import Solver
+from nsopt.compression.solver import Solver
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.latency.bisection import Widths
 from nsopt.scaling.law import uniform_curve
@@ -65,7 +65,7 @@ def _list_candidates(fits: Fits, solver: Solver, uniform: Widths) -> Iterator[tu
             halfway = uniform_curve(np.sqrt(np.multiply(least, uniform)))
             yield solver.solve(halfway), f"{name}{HALFWAY}"
         except NoWidthsError as error:
-            fits.session.progress.message(f"{solver.budget.word}: no widths by {name}: {error}")
+            fits.session.progress.message(f"no widths by {name}: {error}")
     yield uniform, UNIFORM
 
 

@@ -11,24 +11,17 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from nsopt.compression.budgets import (
-    budgets_of,
-    check_budgets,
-    check_time,
-    expand_curve,
-    naming,
-)
+from nsopt.compression.budgets import budgets_of, check_budgets, expand_curve
 from nsopt.compression.candidates import choose_widths
 from nsopt.compression.fine_tuning import KINDS, FineTuning, fine_tune
 from nsopt.compression.fits import Fits
-from nsopt.compression.latency import Solver, with_fast_multiple
 from nsopt.compression.result import Compressed, Compression
+from nsopt.compression.solver import Solver, with_fast_multiple
 from nsopt.compute.device import place
 from nsopt.data.images import ImageData
 from nsopt.deployment.artifacts import BestNetworks, best_trials
@@ -179,15 +172,11 @@ def prepare(session: Session, asked: Sequence[Budget]) -> tuple[Session, list[So
     each budget.
 
     Raises:
-        NsoptError: for invalid budgets; most are found before nsopt measures anything.
+        NsoptError: for a budget that the base network meets.
     """
-    timer, workspace, check = (
-        session.timer,
-        session.workspace,
-        partial(check_time, asked, session.subject.arch),
-    )
+    timer, workspace = session.timer, session.workspace
     is_timed = any(budget.is_timed for budget in asked)
-    subject = with_latency_if_needed(session.subject, is_timed, workspace, session.progress, check)
+    subject = with_latency_if_needed(session.subject, is_timed, workspace, session.progress)
     arch, budgets = subject.arch, budgets_of(asked, subject.arch)
     stored = [schema.read_settings(study) for study in list_studies(subject, workspace)]
     settings = with_fast_multiple(subject.settings, budgets, arch, stored, timer)
@@ -204,7 +193,7 @@ def _choose_networks(fits: Fits, solvers: Sequence[Solver], seeds: int) -> dict[
         NoWidthsError: if no widths meet a budget. Uniform ones are solved for all, first.
     """
     session = fits.session
-    arch, settings, first = session.subject.arch, session.subject.settings, _first_seed(session)
+    arch, first = session.subject.arch, _first_seed(session)
     stored = session.studies().get(DENSE)
     known = {
         solver: [] if stored is None else _read_candidates(stored, solver.budget)
@@ -213,10 +202,8 @@ def _choose_networks(fits: Fits, solvers: Sequence[Solver], seeds: int) -> dict[
     if not all(known.values()):
         _ = fits.compare  # inputs and distances that nothing can use end here, before the storage
     dense = session.open_study(DENSE)
-    uniform = dict[Solver, Widths]()
-    for solver in [solver for solver in solvers if not known[solver]]:
-        with naming(solver.budget, settings):
-            uniform[solver] = solver.solve(uniform_curve(arch.base_widths))
+    law = uniform_curve(arch.base_widths)
+    uniform = {solver: solver.solve(law) for solver in solvers if not known[solver]}
     if uniform:
         tell_duration(session, _list_work(session, list(uniform.values()), seeds))
     for solver, widths in uniform.items():

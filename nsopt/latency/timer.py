@@ -1,7 +1,6 @@
 """Time networks for budgets in milliseconds, remember them, and choose widths with them."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -81,19 +80,13 @@ class Timer:
         ]
         return {latency.widths: latency for latency in sorted(known, key=lambda each: each.when)}
 
-    def learn(
-        self, arch: Architecture, check: Callable[[float], None] = lambda whole: None
-    ) -> Architecture:
+    def learn(self, arch: Architecture) -> Architecture:
         """Return `arch` with a latency model that is exact for the network of base widths.
 
         That network is timed first. nsopt learns a model unless `arch` has one.
-
-        Args:
-            check: gets the milliseconds of that network. It can raise an error before nsopt learns.
         """
         self.progress.start("timing the whole network", 1)
         whole = self.time(arch, arch.base_widths).median_ms
-        check(whole)
         model = arch.latency
         if model is None:
             model = learn_latency(arch, self.compute, self.progress, self.runtime, self.inputs)

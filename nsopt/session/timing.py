@@ -3,7 +3,7 @@
 `nsopt.latency.timer` does the work; what it timed is stored.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from optuna.study import Study
 from nsopt.compute.device import resolve_compute
 from nsopt.errors import NsoptError
 from nsopt.latency.budget import MeasuredBudget
-from nsopt.latency.record import LARGEST_SPREAD, Latency
+from nsopt.latency.record import Latency
 from nsopt.latency.runtime import Runtime, stored_runtime, with_batch_size
 from nsopt.latency.timer import Timer
 from nsopt.models.architecture import Architecture
@@ -43,16 +43,11 @@ def store_timings(session: Session, study: Study) -> Timer:
 
 
 def with_latency_if_needed(
-    subject: Subject,
-    is_timed: bool,
-    workspace: Workspace,
-    progress: Progress,
-    check: Callable[[float], None] = lambda whole: None,
+    subject: Subject, is_timed: bool, workspace: Workspace, progress: Progress
 ) -> Subject:
     """Return `subject` with a latency model, if a budget is in milliseconds.
 
-    A stored model has priority, so that budgets keep their meaning. Otherwise it is learned now,
-    with `check` as in `Timer.learn`.
+    A stored model has priority, so that budgets keep their meaning. Otherwise it is learned now.
     """
     if not is_timed:
         return subject
@@ -60,7 +55,7 @@ def with_latency_if_needed(
     arch = with_stored_latency(subject.arch, studies, subject.settings.timed)
     if arch.latency is None:
         compute = resolve_compute(subject.settings.training.device, "fp32")
-        arch = Timer(compute, subject.runtime, progress, subject.inputs).learn(arch, check)
+        arch = Timer(compute, subject.runtime, progress, subject.inputs).learn(arch)
     return replace(subject, arch=arch)
 
 
@@ -92,18 +87,6 @@ def find_latencies(session: Session, networks: Sequence[Network]) -> list[Latenc
         known.get(tuple(widths)) or store_timings(session, study).time(arch, widths)
         for study, widths in networks
     ]
-
-
-def time_unsure(session: Session) -> None:
-    """Time networks of a comparison again whose rounds differed much while workers computed."""
-    arch, again = session.subject.arch, set[tuple[int, ...]]()
-    for trained in _find_trained(session.workspace.storage, session.subject.name):
-        timer = store_timings(session, trained.study)
-        known = timer.read().get(trained.widths)
-        is_wide = known is not None and (known.spread or 0.0) > LARGEST_SPREAD
-        if is_wide and trained.widths not in {*again, arch.base_widths}:
-            again.add(trained.widths)
-            timer.time(arch, trained.widths, again=True)
 
 
 class Trained(NamedTuple):

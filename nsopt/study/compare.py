@@ -16,7 +16,7 @@ from nsopt.session.other_workers import run_other_workers
 from nsopt.session.searching import clear_finished, continue_searches
 from nsopt.session.session import Session, start_session, warn_of_batch
 from nsopt.session.start import keep_start
-from nsopt.session.timing import Network, find_latencies, time_unsure
+from nsopt.session.timing import Network, find_latencies
 from nsopt.session.workspace import Workspace
 from nsopt.storage import trials
 from nsopt.storage.engine import missing_points
@@ -137,8 +137,6 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
             if not workspace.shared:
                 plan.check_widths(missing)
             Worker(session, plan.laws).run_missing(plan.enqueue_missing)
-        if left and workspace.workers > 1:
-            time_unsure(session)
         clear_finished(session)
 
 

@@ -17,7 +17,7 @@ from nsopt.compression.budgets import budgets_of, read_words
 from nsopt.compression.candidates import choose_widths
 from nsopt.compression.compress import get_settings
 from nsopt.compression.fits import Fits
-from nsopt.compression.latency import Solver
+from nsopt.compression.solver import Solver
 from nsopt.compute.device import resolve_compute
 from nsopt.errors import NsoptError
 from nsopt.latency.bisection import Widths

@@ -17,7 +17,7 @@ from torch.nn import functional
 import nsopt
 from nsopt.compression.compress import get_settings
 from nsopt.compression.fits import Fits
-from nsopt.compression.latency import Solver
+from nsopt.compression.solver import Solver
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture

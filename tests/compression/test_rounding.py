@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nsopt.compression import latency
+from nsopt.compression import solver
 from nsopt.compression.budgets import budgets_of, read_words
-from nsopt.compression.latency import with_fast_multiple
 from nsopt.compression.pipeline import prepare
+from nsopt.compression.solver import with_fast_multiple
 from nsopt.data.images import ImageData
 from nsopt.latency.measure import CPU
 from nsopt.latency.model import LatencyModel
@@ -47,7 +47,7 @@ def arch(narrow: Architecture) -> Architecture:
 def block(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The multiple of the device; it can be replaced."""
     found = [16]
-    monkeypatch.setattr(latency, "find_multiple", lambda *_: found[0])
+    monkeypatch.setattr(solver, "find_multiple", lambda *_: found[0])
     return found
 
 

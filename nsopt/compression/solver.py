@@ -1,12 +1,13 @@
-"""Budgets in milliseconds of a compression: widths as measured, rounded to suit the device."""
+"""The widths at a budget; milliseconds hold as measured, with widths that suit the device."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from nsopt.compression.budgets import find_widths, limit_widths
+from nsopt.errors import NoWidthsError
 from nsopt.latency.bisection import Widths
 from nsopt.latency.budget import MeasuredBudget
 from nsopt.latency.multiples import find_multiple, suit
@@ -15,24 +16,27 @@ from nsopt.models.architecture import Architecture
 from nsopt.scaling.budget import Budget
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.metric import LATENCY
+from nsopt.scaling.solve import Limits, solve_widths
 from nsopt.session.presets import StudySettings
 
 _ROOM = 0.8  # of a budget: predictions are off by a tenth
+_WITHOUT_UNIT = re.compile(r"=(\d\d?)(?=,|$)")
 
 
 @dataclass(frozen=True, eq=False)
 class Solver:
-    """Finds the widths along laws at a budget; milliseconds hold as measured.
+    """Finds the widths along laws at a budget, rounded, filled, no wider than the trained network.
 
     Attributes:
-        arch: the trained network, with a latency model if a budget limits milliseconds.
+        arch: the trained network, with a latency model if the budget limits milliseconds.
         settings: they round widths.
+        timer: needed if the budget limits milliseconds.
     """
 
     budget: Budget
     arch: Architecture
     settings: StudySettings
-    timer: Timer
+    timer: Timer | None = None
 
     def solve(self, law: PowerLaw) -> Widths:
         """Return the widths along a law at the budget.
@@ -40,11 +44,21 @@ class Solver:
         Raises:
             NoWidthsError: if no widths meet the budget.
         """
-        arch, budget, settings = self.arch, self.budget, self.settings
-        if not budget.metric.is_timed:
-            return find_widths(budget, law, arch, settings)
-        limits = limit_widths(budget, arch, settings)
-        return self.timer.find(MeasuredBudget(arch, law, budget.metric, budget.limit, limits))
+        metric, limit = self.budget.metric, self.budget.limit
+        rounding = self.settings.rounding(metric)
+        limits = Limits(*rounding, max_width=self.arch.base_widths, fill=True)
+        try:
+            if metric.is_timed:
+                assert self.timer is not None
+                return self.timer.find(MeasuredBudget(self.arch, law, metric, limit, limits))
+            fit = solve_widths(law, metric.cost(self.arch), limit, *limits, warn=False)
+        except NoWidthsError as error:
+            word, multiple = self.budget.word, np.max(limits.multiple_of)
+            rounded = "" if multiple == 1 else f" of multiples of {multiple}"
+            share = _WITHOUT_UNIT.sub(r"=\1%", word)
+            meant = "" if share == word else f"; a share is {share}"
+            raise NoWidthsError(f"{word}{rounded}: {error}{meant}") from None
+        return tuple(fit.widths.tolist())
 
 
 def with_fast_multiple(
@@ -65,17 +79,10 @@ def with_fast_multiple(
     """
     if settings.multiple_of is not None or not timer.runtime.is_here:
         return settings
+    for known in (old["multiple_of"] for old in stored if "multiple_of" in old):
+        is_fast = isinstance(known, dict) and list(known) == [LATENCY.name]
+        return settings.updated(multiple_of=known) if is_fast else settings
     timed = [budget for budget in budgets if budget.metric.is_timed]
-    known = [old["multiple_of"] for old in stored if "multiple_of" in old]
-    if known:
-        if isinstance(known[0], dict) and list(known[0]) == [LATENCY.name]:
-            return settings.updated(multiple_of=known[0])
-        if timed and known[0] is None:
-            timer.progress.message(
-                "the results so far in this folder have widths that are not rounded, and so will "
-                "these: another folder rounds them"
-            )
-        return settings
     if not timed:
         return settings
     multiple = suit(arch, find_multiple(timer.compute, timer.runtime, timer.progress))
