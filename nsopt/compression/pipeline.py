@@ -29,7 +29,6 @@ from nsopt.deployment.kept import load_network
 from nsopt.deployment.trained import describe_differences
 from nsopt.errors import NsoptError
 from nsopt.latency.bisection import Widths
-from nsopt.models.architecture import keep_rigid
 from nsopt.progress import Progress
 from nsopt.scaling.budget import Budget, Limit
 from nsopt.scaling.law import uniform_curve
@@ -72,7 +71,7 @@ def run_compression(
     """
     if not subject.settings.training.epochs:
         _warn_of_unused(subject, seeds)
-    subject = replace(subject, arch=keep_rigid(subject.arch))
+    subject = replace(subject, arch=subject.arch.with_rigid_kept())
     asked = expand_curve(asked, subject.arch, subject.settings)
     check_budgets(asked, subject.arch, subject.settings)
     with start_session(subject, workspace, progress) as begun:

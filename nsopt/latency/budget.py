@@ -12,7 +12,7 @@ import numpy as np
 from nsopt.latency.bisection import Tried
 from nsopt.latency.record import Latency
 from nsopt.latency.runtime import Runtime
-from nsopt.models.architecture import Architecture, require_latency
+from nsopt.models.architecture import Architecture
 from nsopt.scaling.cost import LinearCost
 from nsopt.scaling.law import ScalingLaw
 from nsopt.scaling.metric import LATENCY, Metric
@@ -48,7 +48,7 @@ class MeasuredBudget:
     def corrected(self, predicted: float) -> Architecture:
         """Return the network with its latency model scaled so that `predicted` milliseconds become
         the milliseconds of the budget."""
-        latency = require_latency(self.arch.name, self.arch.latency)
+        latency = self.arch.cost(LATENCY.name).cost
         factor = self.milliseconds / predicted * _BELOW
         return self.arch.with_latency(LinearCost(LATENCY.name, latency, factor))
 

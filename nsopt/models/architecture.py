@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -101,6 +101,8 @@ class Architecture:
     @cached_property
     def layout(self) -> torch.memory_format:
         """Memory layout of its networks and their inputs."""
+        if self.design.make:
+            return torch.channels_last
         return best_layout(self.network.template, self.network.run.inputs)
 
     @property
@@ -193,7 +195,7 @@ class Architecture:
         network = self.retrace(model := unwrapped(model))
         chosen = read_kept(self.name, self.layer_names, network.family.widths, kept)
         if self.design.make:  # the copy may have other shortcuts
-            return self.inherit(model, chosen, [len(units) for units in chosen])
+            return self._inherit(network, model, chosen, [len(units) for units in chosen])
         if 1 in map(len, chosen):  # a trace does not follow single units
             with suppress(UnknownError):  # the code may decide by values that are not known
                 network.check_widths(np.array([len(units) for units in chosen]))
@@ -220,22 +222,21 @@ class Architecture:
             >>> kept = [norm.topk(len(norm) // 2).indices.sort().values for norm in norms]
         """
         network = self.retrace(model := unwrapped(model))
-        if self.design.filters:
-            filters = self.design.find_filters(model)
-            return [torch.stack([relative_norms(w, 0) for w in some]).mean(0) for some in filters]
-        return unit_norms(network, model)
+        if not self.design.make:
+            return unit_norms(network, model)
+        filters = self.design.find_filters(model)
+        return [torch.stack([relative_norms(w, 0) for w in some]).mean(0) for some in filters]
 
     @public
     def inherit(self, model: nn.Module, kept: Kept, widths: Widths) -> nn.Module:
         """Return a network of `widths` with the kept units of a trained `model`.
 
-        Tensors of rigid groups whose widths change are newly initialised, and so are projections on
-        shortcuts that `model` does not have.
+        All else is newly initialised: also tensors of rigid groups whose widths change, and
+        projections on shortcuts that `model` does not have.
 
         Args:
             model: a trained network of this family.
-            kept: per group, ascending indices of at most `widths[l]` units, or a boolean mask. All
-                others are newly initialised.
+            kept: per group, ascending indices of at most `widths[l]` units, or a boolean mask.
             widths: the widths of the new network.
 
         Raises:
@@ -248,6 +249,12 @@ class Architecture:
         network = self.retrace(model := unwrapped(model))
         chosen = read_kept(self.name, self.layer_names, network.family.widths, kept)
         check_room(self.layer_names, chosen, self.check_widths(widths))
+        return self._inherit(network, model, chosen, widths)
+
+    def _inherit(
+        self, network: TracedNetwork, model: nn.Module, chosen: Sequence[Atoms], widths: Widths
+    ) -> nn.Module:
+        """Return what `inherit` does; `network` is the trace of `model`."""
         started = build_to_fill(self, widths).to(next(model.parameters()).device)
         source = network.indices(chosen)
         target = self.retrace(started).indices([np.arange(len(k)) for k in chosen])
@@ -262,10 +269,29 @@ class Architecture:
         return started
 
     def with_latency(self, latency: CostModel | None) -> Self:
-        """Return a copy with a cost model for `latency`. It keeps the `narrowest` already found."""
-        copy = replace(self, latency=latency)
-        vars(copy).update({**vars(self), "narrowest": self.narrowest, "latency": latency})
+        """Return a copy with a cost model for `latency`."""
+        return self._changed(latency=latency, narrowest=self.narrowest)
+
+    def _changed(self, **attributes: Any) -> Self:
+        """Return a copy with other attributes, which keeps all that has been found already."""
+        copy = replace(self)
+        vars(copy).update(vars(self) | attributes)
         return copy
+
+    def with_rigid_kept(self) -> Self:
+        """Return a copy whose rigid groups keep their widths: other ones inherit nothing.
+
+        Raises NsoptError if all of its groups are rigid.
+        """
+        if all(self.rigid):
+            raise NsoptError(
+                f"{self.name} has no unit that can be removed by itself: train other widths of it "
+                "with nsopt.compare"
+            )
+        if not any(self.rigid):
+            return self
+        least = np.where(self.rigid, self.base_widths, self.narrowest)
+        return self._changed(narrowest=tuple(least.tolist()))
 
     @public
     def cost(self, metric: str) -> LimitedCost:
@@ -279,11 +305,16 @@ class Architecture:
             NsoptError: for an unknown metric, for `latency` without a latency model, or if nsopt
                 cannot count it for this network.
         """
-        if metric == "latency":
-            return self._limit(require_latency(self.name, self.latency))
-        if metric not in ("params", "macs"):
+        costs = {"params": "_params", "macs": "_macs", "latency": "latency"}
+        if metric not in costs:
             raise unknown_metric(metric)
-        return self._limit(self._params if metric == "params" else self._macs)
+        if (cost := getattr(self, costs[metric])) is None:
+            raise NsoptError(
+                f"{self.name} has no latency model: call nsopt.with_latency(arch) first"
+            )
+        named = zip(self.layer_names, self.base_widths, strict=True)
+        widest = np.array([base if name in self.capped else np.inf for name, base in named])
+        return LimitedCost(cost, widest, lambda: self.narrowest)
 
     @cached_property
     def _params(self) -> SizeCost:
@@ -306,7 +337,7 @@ class Architecture:
 
     @cached_property
     @public
-    def batch_doubt(self) -> str:
+    def batch_warning(self) -> str:
         """One line if the example input takes other MACs than its number of examples times those
         of one, else "": the first dimension of the inputs may be no batch."""
         count, (one, examples) = self.network.run.count, self.network.products
@@ -354,45 +385,14 @@ class Architecture:
         lines += [f"  fixed: {name}: {reason}" for name, reason in fixed.items()]
         for note, places in self.network.trace.notes.items():
             lines.append(f"  note: {note}" + (f", in {', '.join(places)}" if places else ""))
-        lines += [f"  note: {self.batch_doubt}"] * bool(self.batch_doubt)
+        lines += [f"  note: {self.batch_warning}"] * bool(self.batch_warning)
         return "\n".join(lines)
-
-    def _limit(self, cost: CostModel) -> LimitedCost:
-        """Return a cost model with the limits of the widths."""
-        named = zip(self.layer_names, self.base_widths, strict=True)
-        widest = np.array([base if name in self.capped else np.inf for name, base in named])
-        return LimitedCost(cost, widest, lambda: self.narrowest)
-
-
-def keep_rigid(arch: Architecture) -> Architecture:
-    """Return an architecture whose rigid groups keep their widths: other ones inherit nothing.
-
-    Raises NsoptError if all of its groups are rigid.
-    """
-    if all(arch.rigid):
-        raise NsoptError(
-            f"{arch.name} has no unit that can be removed by itself: train other widths of it with "
-            "nsopt.compare"
-        )
-    if not any(arch.rigid):
-        return arch
-    least = np.where(arch.rigid, arch.base_widths, arch.narrowest)
-    copy = replace(arch)
-    vars(copy).update(vars(arch) | {"narrowest": tuple(least.tolist())})
-    return copy
 
 
 def build_to_fill(arch: Architecture, widths: Widths) -> nn.Module:
     """Build a network into which weights are copied, without changing torch's random numbers."""
     with torch.random.fork_rng(devices=[]):
         return arch.build(widths)
-
-
-def require_latency(name: str, latency: CostModel | None) -> CostModel:
-    """Return the latency model of an architecture. Raises NsoptError if it has none."""
-    if latency is None:
-        raise NsoptError(f"{name} has no latency model: call nsopt.with_latency(arch) first")
-    return latency
 
 
 def _make_grid(indices: Sequence[Atoms]) -> tuple[Tensor, ...]:

@@ -1,14 +1,16 @@
 """How nsopt's own networks are built, and what a trace of them does not tell."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from torch import Tensor, nn
 
-from nsopt.models.shortcuts import leaders, members
 from nsopt.models.sizes import ALWAYS
 from nsopt.scaling.cost import Widths
 from nsopt.tracing.groups import tie
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,16 +70,23 @@ class Design:
 
     def find_gates(self, model: nn.Module) -> list[list[nn.Module]]:
         """Return the modules after which each group's channels are scored and masked."""
-        return list(map(list, members(self.group_of, [*map(model.get_submodule, self.gates)])))
+        return list_members(self.group_of, map(model.get_submodule, self.gates))
 
     def find_filters(self, model: nn.Module) -> list[list[Tensor]]:
         """Return the weights that make each group's channels, shapes (w_l, inputs, k, k)."""
-        weights = [model.get_parameter(f"{path}.weight") for path in self.filters]
-        return list(map(list, members(self.group_of, weights)))
+        weights = (model.get_parameter(f"{path}.weight") for path in self.filters)
+        return list_members(self.group_of, weights)
 
     def find_streams(self, widths: Sequence[int]) -> tuple[int, ...]:
         """Return per group the first one whose channels identity shortcuts add to its own."""
         equal = [(a, b) for a, b in self.pairs.values() if widths[a] == widths[b]]
         stream_of = tie(len(widths), equal).tolist()
-        first = leaders(stream_of, range(len(widths)))
-        return tuple(first[stream] for stream in stream_of)
+        return tuple(map(stream_of.index, stream_of))
+
+
+def list_members(group_of: Sequence[int], values: Iterable[T]) -> list[list[T]]:
+    """Group `values`, one per layer, by the groups of the layers."""
+    groups: list[list[T]] = [[] for _ in range(max(group_of, default=-1) + 1)]
+    for group, value in zip(group_of, values, strict=True):
+        groups[group].append(value)
+    return groups

@@ -1,16 +1,71 @@
-"""Trace nsopt's own networks."""
+"""Trace nsopt's own networks, also those of blocks with shortcuts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from nsopt.models.architecture import Architecture
-from nsopt.models.design import Design
-from nsopt.models.shortcuts import leaders
+from nsopt.models.design import Design, list_members
 from nsopt.tracing.buffers import name_trained
+from nsopt.tracing.groups import tie
 from nsopt.tracing.network import TracedNetwork
 from nsopt.tracing.run import LabelledRun
 from nsopt.tracing.search.lifts import Lifts
+
+Shortcuts = Literal["identity", "convcut", "tied"]
+_LARGE = 64  # pixels on a side, from which on networks halve their maps once more
+
+
+def repeat_strides(
+    image_size: int, small: Sequence[int], large: Sequence[int], blocks: Sequence[int]
+) -> list[int]:
+    """Return the stride of each block: the first of a stage has that of the stage.
+
+    Args:
+        small: strides of the stages.
+        large: those for images of at least 64 pixels on a side.
+        blocks: of each stage.
+    """
+    stages = zip(large if image_size >= _LARGE else small, blocks, strict=True)
+    return [s for stride, count in stages for s in (stride, *[1] * (count - 1))]
+
+
+def trace_blocks(
+    name: str,
+    shortcuts: Shortcuts,
+    make: Callable[..., nn.Module],
+    strides: Sequence[int],
+    widths: Sequence[int],
+    input_shape: tuple[int, ...],
+    **known: Any,
+) -> Architecture:
+    """Return the architecture of blocks, `block1` to `blockN`, each with a shortcut.
+
+    Args:
+        name: of the family.
+        shortcuts: of stride 1: the identity if widths are equal, always a convolution ("convcut"),
+            or the identity between layers that share a width ("tied").
+        make: makes a network from strides, and what `Design.make` gets.
+        strides: of the blocks.
+        widths: of a stem, equally many of each block, and perhaps further layers.
+        known: attributes of the design.
+    """
+    step = len(widths) // len(strides)
+    blocks = enumerate(strides)
+    ends = {f"block{i + 1}": (step * i, step * i + step) for i, stride in blocks if stride == 1}
+    joined = [(a, b) for a, b in ends.values() if shortcuts == "tied" and widths[a] == widths[b]]
+    design = Design(
+        partial(make, strides),
+        group_of=tie(len(widths), joined).tolist(),
+        shortcuts={} if shortcuts == "convcut" else ends,
+        **known,
+    )
+    name = name if shortcuts == "identity" else f"{name}-{shortcuts}"
+    base = [members[0] for members in list_members(design.group_of, widths)]
+    return trace_design(name, design, base, input_shape)
 
 
 def trace_design(
@@ -22,13 +77,12 @@ def trace_design(
         widths: of each group, at least 2: a trace does not follow single channels.
         input_shape: of one example.
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.device("meta"):
         template = design.build(widths, whole=True)
     network = TracedNetwork.of(template, LabelledRun((torch.zeros(2, *input_shape),), (False,)))
     weights = (f"{path}.weight" for path in design.followers)
     ties = tuple(((weight, 1), (weight, 0)) for weight in weights)
     network = network.with_lifts(Lifts(followers=ties))
     assert network.family.widths == tuple(widths)
-    names = leaders(design.group_of, design.names)
-    trained = name_trained(template)
-    return Architecture(name, network, names, {}, {}, trained, design=design)
+    names = tuple(layers[0] for layers in list_members(design.group_of, design.names))
+    return Architecture(name, network, names, {}, {}, name_trained(template), design=design)

@@ -11,10 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nsopt.models.architecture import Architecture
-from nsopt.models.design import Design
-from nsopt.models.families import trace_design
+from nsopt.models.families import Shortcuts, repeat_strides, trace_blocks
 from nsopt.models.layers import NamedNetwork, make_conv
-from nsopt.models.shortcuts import Shortcuts, group_layers, leaders, variant_name
 
 _STAGES = ((16, 1), (24, 2), (32, 3), (64, 4), (96, 3), (160, 3), (320, 1))  # width, blocks
 _STRIDES = (1, 2, 2, 2, 1, 2, 1)
@@ -79,11 +77,8 @@ class MobileNetV2(NamedNetwork):
         branch = functional.relu6(self._run_with_norm(f"{block}_depthwise", branch))
         branch = self._run_with_norm(f"{block}_project", branch)
         shortcut = f"{block}_shortcut"
-        kept = (
-            self._run_with_norm(shortcut, x)
-            if self.has(shortcut)
-            else self.run(f"{block}_identity", x)
-        )
+        has_layer, identity = self.has(shortcut), f"{block}_identity"
+        kept = self._run_with_norm(shortcut, x) if has_layer else self.run(identity, x)
         return self.run(f"{block}_sum", branch + kept)
 
     def _run_with_norm(self, name: str, x: Tensor) -> Tensor:
@@ -95,23 +90,18 @@ def mobilenetv2(
 ) -> Architecture:
     """Return MobileNetV2 with 19 searched widths (stem, 17 bottlenecks, last), or fewer if tied."""
     base = [_STEM] + [width for width, blocks in _STAGES for _ in range(blocks)] + [_LAST]
-    stages = zip(_STRIDES_64 if image_size >= 64 else _STRIDES, _STAGES, strict=True)
-    strides = [s for stride, (_, blocks) in stages for s in (stride, *[1] * (blocks - 1))]
+    counts = [blocks for _, blocks in _STAGES]
+    strides = repeat_strides(image_size, _STRIDES, _STRIDES_64, counts)
     blocks = [f"block{block + 1}" for block in range(len(strides))]
-    ends = {block: (i, i + 1) for i, block in enumerate(blocks) if strides[i] == 1}
-    group_of = group_layers(shortcuts, base, ends)
-    design = Design(
-        partial(MobileNetV2, num_classes, in_channels, strides),
-        ["stem", *blocks, "last"],
+    return trace_blocks(
+        "mobilenetv2",
+        shortcuts,
+        partial(MobileNetV2, num_classes, in_channels),
+        strides,
+        base,
+        (in_channels, image_size, image_size),
+        names=["stem", *blocks, "last"],
         gates=["stem_bn", *(f"{block}_sum" for block in blocks), "last_bn"],
         filters=["stem", *(f"{block}_project" for block in blocks), "last"],
-        group_of=group_of,
-        shortcuts={} if shortcuts == "convcut" else ends,
         followers=[f"{block}_expand" for block in blocks],
-    )
-    return trace_design(
-        variant_name("mobilenetv2", shortcuts),
-        design,
-        leaders(group_of, base),
-        (in_channels, image_size, image_size),
     )

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from nsopt.errors import NsoptError, unknown_name
 if TYPE_CHECKING:
     from nsopt.models.architecture import Architecture
 
+_KEPT = 4  # architectures that are not made again
 _CATALOGUES = ("torchvision", "timm")
 # A module of nsopt.models, the function that makes the architecture, and its first arguments.
 _FACTORIES: dict[str, tuple[str, str, *tuple[str, ...]]] = {
@@ -141,6 +143,7 @@ def stored_architectures(
     yield stored_architecture(stored, given, num_classes, image_size, in_channels)
 
 
+@lru_cache(_KEPT)
 def _make_own(name: str, num_classes: int, image_size: int, in_channels: int) -> "Architecture":
     if name not in _FACTORIES:
         raise unknown_name("architecture", name, _FACTORIES)

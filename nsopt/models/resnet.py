@@ -12,10 +12,8 @@ from functools import partial
 from torch import Tensor, nn
 
 from nsopt.models.architecture import Architecture
-from nsopt.models.design import Design
-from nsopt.models.families import trace_design
+from nsopt.models.families import Shortcuts, repeat_strides, trace_blocks
 from nsopt.models.layers import NamedNetwork, make_conv
-from nsopt.models.shortcuts import Shortcuts, group_layers, leaders, variant_name
 
 _STAGE_WIDTHS = (64, 128, 256, 512)
 _BLOCKS_PER_STAGE = 2
@@ -80,26 +78,20 @@ def resnet18(
     shortcuts: Shortcuts, num_classes: int, image_size: int, in_channels: int
 ) -> Architecture:
     """Return ResNet18 with 17 searched widths (stem, two per block), or fewer if tied."""
-    stage_strides = _STRIDES_64 if image_size >= 64 else _STRIDES
-    strides = [s for stride in stage_strides for s in (stride, *[1] * (_BLOCKS_PER_STAGE - 1))]
+    strides = repeat_strides(image_size, _STRIDES, _STRIDES_64, [_BLOCKS_PER_STAGE] * 4)
     base = [_STAGE_WIDTHS[0]]
     base += [width for width in _STAGE_WIDTHS for _ in range(2 * _BLOCKS_PER_STAGE)]
     blocks = [f"block{block + 1}" for block in range(len(strides))]
-    ends = {block: (2 * i, 2 * i + 2) for i, block in enumerate(blocks) if strides[i] == 1}
-    group_of = group_layers(shortcuts, base, ends)
     names = ["stem", *(f"{block}_conv{i}" for block in blocks for i in (1, 2))]
-    design = Design(
-        partial(ResNet, num_classes, in_channels, strides),
-        names,
+    return trace_blocks(
+        "resnet18",
+        shortcuts,
+        partial(ResNet, num_classes, in_channels),
+        strides,
+        base,
+        (in_channels, image_size, image_size),
+        names=names,
         gates=[*(f"{block}_bn{i}" for block in blocks for i in (1, 2)), "bn"],
         filters=names,
-        group_of=group_of,
-        shortcuts={} if shortcuts == "convcut" else ends,
         reads={**{f"{b}_read": 2 * i for i, b in enumerate(blocks)}, "read": len(base) - 1},
-    )
-    return trace_design(
-        variant_name("resnet18", shortcuts),
-        design,
-        leaders(group_of, base),
-        (in_channels, image_size, image_size),
     )

@@ -181,8 +181,8 @@ class Session:
 def warn_of_batch(session: Session, metrics: Iterable[Metric]) -> None:
     """Warn at budgets in MACs if inputs seem to have another first dimension than the batch."""
     arch, limits_macs = session.subject.arch, any(MACS in metric.parts for metric in metrics)
-    if limits_macs and arch.batch_doubt:
-        session.progress.warning(f"{arch.name}: {arch.batch_doubt}")
+    if limits_macs and arch.batch_warning:
+        session.progress.warning(f"{arch.name}: {arch.batch_warning}")
 
 
 @contextmanager

@@ -200,12 +200,12 @@ def test_an_input_with_as_many_rows_as_examples_is_no_batch_unless_it_grows() ->
     x, places, more = torch.randn(8, 8, 6), torch.randn(8, 8), torch.randn(8, 6)
     noted = nsopt.trace(Graph(masks=True), (x, places, more)).explain()
     assert "shape (8, 8) has as many rows as there are examples, and does not grow with" in noted
-    doubted = nsopt.trace(Graph(masks=False), (x, places, more))  # as two batches in pairs
-    assert "8 examples take" in doubted.batch_doubt
+    warned = nsopt.trace(Graph(masks=False), (x, places, more))  # as two batches in pairs
+    assert "8 examples take" in warned.batch_warning
     for masks in (False, True):
         arch = nsopt.trace(Graph(masks), (x[:7], places, more[:7]))
         assert arch.base_widths == (16,)
-        assert not arch.batch_doubt
+        assert not arch.batch_warning
         assert "note" not in arch.explain()
 
 
@@ -220,11 +220,11 @@ class LastStep(nn.Module):
         return self.head(self.gru(x)[0][-1])
 
 
-def test_inputs_whose_first_dimension_is_no_batch_are_doubted() -> None:
+def test_inputs_whose_first_dimension_is_no_batch_get_a_warning() -> None:
     arch = nsopt.trace(LastStep(), torch.randn(10, 4, 8))
-    doubt = "10 examples take 70% of 10 times the MACs of one, which budgets count: is the first"
-    assert arch.batch_doubt.startswith(doubt)
-    assert doubt in arch.explain()
+    warning = "10 examples take 70% of 10 times the MACs of one, which budgets count: is the first"
+    assert arch.batch_warning.startswith(warning)
+    assert warning in arch.explain()
 
 
 class Reassigning(nn.Module):
