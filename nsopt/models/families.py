@@ -9,11 +9,11 @@ from torch import nn
 
 from nsopt.models.architecture import Architecture
 from nsopt.models.design import Design, list_members
+from nsopt.tracing.adaptation import Adaptation
 from nsopt.tracing.buffers import name_trained
 from nsopt.tracing.groups import tie
 from nsopt.tracing.network import TracedNetwork
 from nsopt.tracing.run import LabelledRun
-from nsopt.tracing.search.lifts import Lifts
 
 Shortcuts = Literal["identity", "convcut", "tied"]
 _LARGE = 64  # pixels on a side, from which on networks halve their maps once more
@@ -82,7 +82,7 @@ def trace_design(
     network = TracedNetwork.of(template, LabelledRun((torch.zeros(2, *input_shape),), (False,)))
     weights = (f"{path}.weight" for path in design.followers)
     ties = tuple(((weight, 1), (weight, 0)) for weight in weights)
-    network = network.with_lifts(Lifts(followers=ties))
+    network = network.adapted(Adaptation(followers=ties))
     assert network.family.widths == tuple(widths)
     names = tuple(layers[0] for layers in list_members(design.group_of, design.names))
     return Architecture(name, network, names, {}, {}, name_trained(template), design=design)

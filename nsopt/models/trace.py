@@ -15,15 +15,15 @@ from nsopt.inputs import check_numbers, tensors_in
 from nsopt.isolation import public
 from nsopt.models.architecture import Architecture
 from nsopt.tracing import buffers
-from nsopt.tracing.assume import trace_network
-from nsopt.tracing.fixed import find_fixed
+from nsopt.tracing.adaptation import find_alike
+from nsopt.tracing.fixed import find_fixed, name_layers
 from nsopt.tracing.labels import TraceError
 from nsopt.tracing.network import TracedNetwork
 from nsopt.tracing.originals import copy_model, set_mode, unwrapped
 from nsopt.tracing.run import LabelledRun, tensors_of
 from nsopt.tracing.search import probe
-from nsopt.tracing.search.proposals import find_alike
-from nsopt.tracing.search.settle import name_layers, settle
+from nsopt.tracing.search.readings import trace_network
+from nsopt.tracing.search.search import search
 from nsopt.tracing.states import restore_tensors, spare_collector
 from nsopt.tracing.tracer import ADVICE
 from nsopt.tracing.user_code import tell_when_long
@@ -73,11 +73,11 @@ def trace(
     if network.trace.failed:
         network = _note_failure(network)
     _check_batch(network)
-    network, refused, numbers = settle(network, fixed)
+    network, refused, numbers = search(network, fixed)
     counted = probe.find_counted(network, numbers)
     network = network.marked(inexact=[network.family.groups[i].units for i in counted])
     alike = tuple(find_alike(network.template, network.read))
-    network = replace(network, lifts=replace(network.lifts, alike=alike))
+    network = replace(network, adaptation=replace(network.adaptation, alike=alike))
     if not network.family.groups:
         fixed_layers = find_fixed(network, refused).items()
         held = [f"{path or 'the network'}: {reason}" for path, reason in fixed_layers]

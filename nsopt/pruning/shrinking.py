@@ -21,7 +21,7 @@ from nsopt.pruning.streams import Streams, find_positions
 from nsopt.scaling.cost import IntArray
 from nsopt.tracing.groups import Group
 from nsopt.tracing.makers import Makers, Slices
-from nsopt.tracing.network import FEWEST_SEEN, TracedNetwork
+from nsopt.tracing.network import FEWEST_TRACED, TracedNetwork
 from nsopt.tracing.resize import replace_tensors, select_indices
 from nsopt.tracing.run import tensors_of
 
@@ -76,7 +76,7 @@ class ShrinkingModel:
         share = [n / g.width for n, g in zip(left, groups, strict=True) if not g.rigid]
         mean = float(np.exp(np.mean(np.log(share)))) if share else 1.0
         return [
-            max(FEWEST_SEEN, round(g.width * mean)) if g.rigid else n
+            max(FEWEST_TRACED, round(g.width * mean)) if g.rigid else n
             for n, g in zip(left, groups, strict=True)
         ]
 

@@ -1,4 +1,4 @@
-"""Which layers keep their sizes, and why."""
+"""Which layers keep their sizes, and why; the names of groups of layers."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,12 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from torch import nn
 
-from nsopt.tracing.labels import select_atoms
+from nsopt.errors import unknown_name
+from nsopt.tracing.groups import Dimension
+from nsopt.tracing.labels import Atoms, select_atoms
+from nsopt.tracing.makers import Makers
 from nsopt.tracing.network import TracedNetwork
 from nsopt.tracing.originals import original_weight
 from nsopt.tracing.run import tensors_of
+from nsopt.tracing.weights import describe_cure
 
-PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, nn.RNNBase, nn.RNNCellBase)
+Reasons = dict[int, str]  # by the index of a group
+_PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, nn.RNNBase, nn.RNNCellBase)
 
 
 def find_fixed(network: TracedNetwork, refused: Mapping[str, str]) -> dict[str, str]:
@@ -37,7 +42,7 @@ def _list_outputs(template: nn.Module) -> Iterator[tuple[str, str, Sequence[int]
 
     Yield the names and all axes of the user's parameters of two or more dimensions, too.
     """
-    layers = *PRODUCERS, nn.Embedding, nn.EmbeddingBag
+    layers = *_PRODUCERS, nn.Embedding, nn.EmbeddingBag
     names = {id(tensor): name for name, tensor in tensors_of(template).items()}
     for path, module in template.named_modules():
         weight = original_weight(module)
@@ -65,3 +70,90 @@ def output_axis(module: nn.Module) -> int:
         module, nn.Embedding | nn.EmbeddingBag
     )
     return 1 if is_second else 0
+
+
+def name_layers(network: TracedNetwork) -> tuple[str, ...]:
+    """Name each group after the first module that makes its channels, or else after a tensor."""
+    of_tensor = {id(tensor): name for name, tensor in tensors_of(network.template).items()}
+    makers = {
+        (of_tensor[id(weight)], output_axis(module)): path
+        for path, module in reversed([*network.template.named_modules()])
+        if isinstance(module, _PRODUCERS) and (weight := original_weight(module)) is not None
+    }
+    names = []
+    for group in network.family.groups:
+        dimensions = [network.family.dimensions[d] for d in group.per_dimension]
+        made = [makers.get((dimension.tensor, dimension.axis)) for dimension in dimensions]
+        owners = [path for path in made if path]
+        first = network.family.dimensions[min(group.per_dimension)].tensor
+        names.append(owners[0] if owners else first)
+    return tuple(
+        f"{name}#{names[:i].count(name) + 1}" if names[:i].count(name) else name
+        for i, name in enumerate(names)
+    )
+
+
+def find_unscorable(network: TracedNetwork) -> Reasons:
+    """Return the groups without trainable parameters, with the reason."""
+    makers = Makers.of(network)
+    unscored = [i for i, g in enumerate(network.family.groups) if not makers.find_holders(g)]
+    reason = "no trainable parameters: pruning cannot score its units"
+    if not all(parameter.requires_grad for parameter in network.template.parameters()):
+        reason += ", unless you call model.requires_grad_(True) first"
+    reasons, buffers = dict.fromkeys(unscored, reason), dict(network.template.named_buffers())
+    for i in unscored:
+        held = [network.family.dimensions[d].tensor for d in network.family.groups[i].per_dimension]
+        if stored := [name for name in held if name in buffers]:
+            reasons[i] = f"{reason.partition(':')[0]}; {describe_cure(stored[0])}"
+    return reasons
+
+
+def find_divided(network: TracedNetwork) -> Reasons:
+    """Return the groups of which only some units are in a part that the code cuts, with the reason.
+
+    The code would take other channels for them if any other one is removed.
+    """
+    cuts = [network.family.units.of_atom[cut] for cut in network.trace.cuts]
+    return {
+        i: "is cut into parts that no weight tells apart"
+        for i, group in enumerate(network.family.groups)
+        if any(0 < np.isin(group.units, cut).sum() < len(group.units) for cut in cuts)
+    }
+
+
+def find_hidden(network: TracedNetwork) -> Reasons:
+    """Return the groups whose widths the shapes of tensors do not tell, with the reason.
+
+    Each has only a share in dimensions, and shares them with others that have none alone, either.
+    """
+    family, told = network.family, list[int]()
+    alone = family.factors[family.single].any(axis=0)
+    mixed = np.flatnonzero(~alone).tolist()
+    for i in sorted(mixed, key=lambda i: (family.groups[i].rigid, -family.widths[i])):
+        if np.linalg.matrix_rank(family.factors[:, [*told, i]]) > len(told):
+            told.append(i)
+    reason = "no shape of a weight tells how many of them there are"
+    return dict.fromkeys([i for i in mixed if i not in told], reason)
+
+
+def find_units(network: TracedNetwork, paths: Sequence[str]) -> list[Atoms]:
+    """Return the units that the modules at `paths` make. Raises NsoptError for a wrong path."""
+    modules = dict(network.template.named_modules())
+    units = []
+    for path in paths:
+        if path not in modules:
+            raise unknown_name("module", path, [*filter(None, modules)])
+        units += [
+            network.family.units.of_atom[dimension.atoms]
+            for dimension in network.family.dimensions
+            if dimension.tensor.startswith(f"{path}.") and _is_output(network, dimension)
+        ]
+    return units
+
+
+def _is_output(network: TracedNetwork, dimension: Dimension) -> bool:
+    """Return whether a dimension belongs to the outputs of the module with this tensor."""
+    owner = dimension.tensor.rpartition(".")[0].partition(".parametrizations.")[0]
+    is_vector = len(network.labels[dimension.tensor]) == 1
+    axis = 0 if is_vector else output_axis(network.template.get_submodule(owner))
+    return dimension.axis == axis

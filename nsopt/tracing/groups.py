@@ -224,7 +224,7 @@ class Family:
         atoms = np.unique(np.concatenate([np.zeros(0, np.int64), *(a.ravel() for a in labels)]))
         return set(self.group_of_unit[self.units.of_atom[atoms]].tolist())
 
-    def find_places(self, dimension: int, group: int) -> NDArray[np.bool_]:
+    def find_indices(self, dimension: int, group: int) -> NDArray[np.bool_]:
         """Return which indices of a dimension belong to a group."""
         atoms = self.dimensions[dimension].atoms
         return np.asarray(self.group_of_unit[self.units.of_atom[atoms]] == group)

@@ -50,7 +50,7 @@ class TraceError(NsoptError):
 
     Attributes:
         step: number of operations that ran before the failure.
-        asked: see `Trace`.
+        guessed: see `Trace`.
         sizes: all integers, and sizes of tensors, among the arguments of the failing function.
         optional: whether training mode may be left out; a larger example might help instead.
     """
@@ -60,7 +60,7 @@ class TraceError(NsoptError):
         self.atoms = np.zeros(0, np.int64) if atoms is None else atoms
         self.step = step
         self.sizes: set[int] = set()
-        self.asked: Sequence[str] = ()
+        self.guessed: Sequence[str] = ()
         self.optional = True
 
 
@@ -150,7 +150,7 @@ class Trace:
         norms: pairs of the atoms of normalised channels and the atoms of the norm's scale.
         plain_norms: atoms of normalised channels, by the path of a norm without a scale.
         notes: what users should know, with the paths of the modules.
-        asked: lines of code that asked for unknown values; see assume.py.
+        guessed: lines of code whose unknown conditions were guessed; see search/readings.py.
         failed: why the network does not run in training mode, if it runs in evaluation mode only.
     """
 
@@ -176,7 +176,7 @@ class Trace:
     norms: list[tuple[Atoms, Atoms]] = field(default_factory=list)
     plain_norms: dict[str, Atoms] = field(default_factory=dict)
     notes: dict[str, dict[str, None]] = field(default_factory=dict)
-    asked: dict[str, None] = field(default_factory=dict)
+    guessed: dict[str, None] = field(default_factory=dict)
     failed: TraceError | None = None
 
     @property

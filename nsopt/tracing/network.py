@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import nn
 
+from nsopt.tracing.adaptation import Adaptation, find_norms
 from nsopt.tracing.groups import Dimension, Family, Units
 from nsopt.tracing.labels import Atoms, Labels, Product, Reading, Trace, TraceError
 from nsopt.tracing.resize import (
@@ -22,12 +23,11 @@ from nsopt.tracing.resize import (
     shapes_of,
 )
 from nsopt.tracing.run import LabelledRun, tensors_of
-from nsopt.tracing.search.lifts import Lifts
-from nsopt.tracing.search.proposals import find_norms, list_sizes
 from nsopt.tracing.states import restore_tensors, watch_attributes, watch_writes
+from nsopt.tracing.stored import list_sizes
 
 T = TypeVar("T")
-FEWEST_SEEN = 2  # units of a group that a trace can follow: it does not label a size of 1
+FEWEST_TRACED = 2  # units of a group that a trace can follow: it does not label a size of 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +41,8 @@ class TracedNetwork:
         labels: the labels of parameters and buffers, by name.
         outputs: shapes of the outputs in all modes.
         family: the groups, and the sizes of tensors as functions of the widths.
-        order: the place of each tensor's first use, by its name.
-        lifts: attributes and square weights that change with the widths (lifts.py).
+        order: when each tensor is first used, by its name.
+        adaptation: what else changes with the widths.
         read: paths and names of the sizes in attributes that `forward` reads.
     """
 
@@ -53,7 +53,7 @@ class TracedNetwork:
     outputs: list[tuple[int, ...]]
     family: Family
     order: dict[str, int]
-    lifts: Lifts
+    adaptation: Adaptation
     read: frozenset[tuple[str, str]]
 
     @classmethod
@@ -68,7 +68,7 @@ class TracedNetwork:
 
         Args:
             run: runs a network on labels.
-            like: a network of the same family, whose choices and lifts it gets.
+            like: a network of the same family, whose choices and adaptation it gets.
             reading: how to read its code.
         """
         trace = Trace(reading or Reading())
@@ -90,28 +90,28 @@ class TracedNetwork:
         with watch_attributes(template, stored) as read, writes:
             outputs = run(template, trace, labels, like.trace.choices if like else None)
         names = {id(tensor): name for name, tensor in tensors.items()}
-        order = {names[key]: place for place, key in enumerate(trace.read) if key in names}
+        order = {names[key]: i for i, key in enumerate(trace.read) if key in names}
         norms = () if like else tuple(find_norms(template, trace, dimensions))
-        lifts = like.lifts if like else Lifts(unread=norms)
-        units = Units.of(lifts.join_ties(trace, labels))
+        adaptation = like.adaptation if like else Adaptation(unread=norms)
+        units = Units.of(adaptation.join_ties(trace, labels))
         units = units.marked(units.of_atom[d.atoms] for d in dimensions if d.tensor not in order)
         family = Family.of(tuple(dimensions), units, order)
-        seen = like.read if like else frozenset(read)
-        return cls(template, run, trace, labels, outputs, family, order, lifts, seen)
+        known = like.read if like else frozenset(read)
+        return cls(template, run, trace, labels, outputs, family, order, adaptation, known)
 
     def read_as(self, reading: Reading) -> "TracedNetwork":
         """Return another trace of the network, of such a reading of its code."""
         return TracedNetwork.of(self.template, self.run, reading=reading)
 
-    def with_lifts(self, lifts: Lifts) -> "TracedNetwork":
-        """Return a copy with these lifts beside its own. Fixed units stay fixed."""
-        lifts = self.lifts + lifts
-        if lifts.joins == self.lifts.joins:
-            return replace(self, lifts=lifts)
+    def adapted(self, more: Adaptation) -> "TracedNetwork":
+        """Return a copy that is adapted to other widths in more ways. Fixed units stay fixed."""
+        adaptation = self.adaptation + more
+        if adaptation.joins == self.adaptation.joins:
+            return replace(self, adaptation=adaptation)
         before = self.family.units
-        joined = Units.of(lifts.join_ties(self.trace, self.labels))
+        joined = Units.of(adaptation.join_ties(self.trace, self.labels))
         units = joined.marked([joined.of_atom[before.fixed[before.of_atom]]])
-        return replace(self._with_units(units), lifts=lifts)
+        return replace(self._with_units(units), adaptation=adaptation)
 
     def marked(self, fixed: Sequence[Atoms] = (), inexact: Sequence[Atoms] = ()) -> "TracedNetwork":
         """Return a copy in which these units are fixed, or inexact, too."""
@@ -133,9 +133,9 @@ class TracedNetwork:
             return self
         widths = self._find_widths(model) if widths is None else widths
         # A single unit, as a query that all values share, has nothing to differ from.
-        seen = np.maximum(widths, np.minimum(FEWEST_SEEN, self.family.widths))
-        traced = self._trace_alike(self.build_empty(seen))
-        return traced if (seen == widths).all() else traced.narrow(model, widths)
+        traceable = np.maximum(widths, np.minimum(FEWEST_TRACED, self.family.widths))
+        traced = self._trace_alike(self.build_empty(traceable))
+        return traced if (traceable == widths).all() else traced.narrow(model, widths)
 
     def _find_widths(self, model: nn.Module) -> Atoms:
         family, shapes = self.family, shapes_of(tensors_of(model))
@@ -258,10 +258,10 @@ class TracedNetwork:
 
     def describe(self, model: nn.Module) -> None:
         """Set the sizes that modules store, such as `in_channels`, to those of their tensors."""
-        self.lifts.describe(model)
+        self.adaptation.describe(model)
         for path, module in model.named_modules():
             describe_module(module, self.trace.group_sizes.get(path))
-        for path, name, layer, source in self.lifts.alike:
+        for path, name, layer, source in self.adaptation.alike:
             vars(model.get_submodule(path))[name] = getattr(model.get_submodule(layer), source)
 
     @cached_property

@@ -178,7 +178,7 @@ class LabelledRun:
                     return outputs
                 explained = error if isinstance(error, TraceError) else _explain(error, tracer)
                 explained.step = tracer.trace.steps
-                explained.asked = tuple(tracer.trace.asked)
+                explained.guessed = tuple(tracer.trace.guessed)
                 explained.sizes = _list_sizes(functions.called)
                 raise explained from error
         return outputs

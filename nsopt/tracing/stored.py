@@ -12,16 +12,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nsopt.tracing.labels import TraceError
-from nsopt.tracing.originals import copy_shallow
+from nsopt.tracing.originals import copy_shallow, original_weight
+from nsopt.tracing.run import tensors_of
 
-# length of a list of equal sizes, places in a list of others, or the key of a pair
+# length of a list of equal sizes, indices in a list of others, or the key of a pair
 Inside = int | tuple[int, ...] | str | None
 Keys = tuple[str | int, ...]  # of containers inside of each other, the outermost first
 _MOST = 16  # items of a list that are looked at
 _TABLE = 1000  # entries of a mapping that is no configuration, such as a vocabulary
+Size = tuple[str, int, Inside, Keys]  # an attribute, a size in it, and where
 _DEPTH = 2  # containers inside of the one that an attribute stores
 
 
@@ -78,11 +80,11 @@ def walk_containers(value: Any, depth: int = _DEPTH) -> Iterator[tuple[Keys, Any
 
 
 def replace_size(value: Any, keys: Keys, inside: Inside, size: int) -> Any:
-    """Return a copy of what an attribute stores, with another size at a place.
+    """Return a copy of what an attribute stores, with another size.
 
     Args:
         keys: lead to the container of the size.
-        inside: the place in that container; see `Number`.
+        inside: where in that container; see `Number`.
 
     Raises:
         TraceError: if a class refuses that.
@@ -111,7 +113,7 @@ def read_fields(value: Any) -> dict[str, Any]:
 
 
 def _read_items(value: Any) -> dict[Any, Any]:
-    """Return what a container holds by names, and by places if it is a list or tuple."""
+    """Return what a container holds by names, and by indices if it is a list or tuple."""
     listed = value[:_MOST] if type(value) in (list, tuple) else ()
     items: dict[Any, Any] = dict(enumerate(listed))
     return items | read_fields(value)
@@ -141,9 +143,9 @@ def _replace(value: Any, keys: Keys, inside: Inside, size: int) -> Any:
         return _replace_item(value, keys[0], _replace(items[keys[0]], keys[1:], inside, size))
     if inside is None:
         return type(value)(size) if isinstance(value, np.integer) else size
-    places = range(inside) if isinstance(inside, int) else inside
+    indices = range(inside) if isinstance(inside, int) else inside
     return type(value)(
-        _replace(n, (), None, size) if i in places else n for i, n in enumerate(value)
+        _replace(n, (), None, size) if i in indices else n for i, n in enumerate(value)
     )
 
 
@@ -168,3 +170,56 @@ def _copy(value: Any) -> Any:
     if made is value or getattr(made, "__dict__", made) is getattr(value, "__dict__", value):
         raise TypeError("its copy is the object itself")
     return made
+
+
+def list_sizes(template: nn.Module, in_objects: bool = True) -> dict[str, list[Size]]:
+    """Return the sizes above 1 that modules store, by path, but not of layers with one weight.
+
+    Args:
+        in_objects: whether to look into objects of configuration, and into containers in each
+            other, too.
+    """
+    holders = find_holders(template)
+    by_path = {
+        path: list(_list_sizes(module, path in holders, in_objects))
+        for path, module in template.named_modules()
+    }
+    return {path: sizes for path, sizes in by_path.items() if sizes}
+
+
+def read_own_sizes(module: nn.Module) -> dict[str, int]:
+    """Return the integers above 1 that a module stores itself, by name."""
+    return {name: n for name, n in vars(module).items() if is_size(n) and n > 1}
+
+
+def _list_sizes(module: nn.Module, holds_tensors: bool, in_objects: bool) -> Iterator[Size]:
+    """Yield the sizes above 1 in a module; of a layer of PyTorch those that its subclass adds."""
+    is_free = isinstance(module, nn.Unflatten) or not is_layer(module)
+    names = set(vars(module))
+    if not is_free and not (holds_tensors and original_weight(module) is None):
+        if type(module).__module__.startswith("torch."):
+            return
+        layers = [c for c in type(module).__mro__ if c.__module__.startswith("torch.")]
+        names -= {name for layer in layers for name in getattr(layer, "__constants__", ())}
+        names = {name for name in names if not name.startswith("_")}
+    for name, value in vars(module).items():
+        if name in names and (in_objects or not is_configuration(value)):
+            for keys, held in [((), value), *(walk_containers(value) if in_objects else ())]:
+                yield from ((name, n, inside, keys) for n, inside in read_sizes(held) if n > 1)
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Return whether a module is a layer of PyTorch, or a subclass of one."""
+    classes = type(module).__mro__
+    return any(c.__module__.startswith("torch.") and c is not nn.Module for c in classes)
+
+
+def find_holders(template: nn.Module) -> set[str]:
+    """Return the paths of modules that hold tensors, also in modules inside of them."""
+    return {path for name in tensors_of(template) for path in list_holders(name)}
+
+
+def list_holders(tensor: str) -> list[str]:
+    """Return the paths of the module that holds a tensor and of all modules around it."""
+    names = tensor.split(".")
+    return [".".join(names[:i]) for i in range(len(names))]

@@ -393,7 +393,7 @@ class Tracer(TorchDispatchMode):
             if self._guesses > _MOST_GUESSES:
                 raise self.refuse_guess()
             return True if kind == torch.bool else 1.0 if kind.is_floating_point else 1
-        self.trace.asked[line] = None
+        self.trace.guessed[line] = None
         self.note("reads values of tensors, which decide nothing")
         answer = line not in self._denied
         return answer if kind == torch.bool else float(answer)

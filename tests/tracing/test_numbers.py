@@ -407,7 +407,7 @@ def test_a_configuration_of_which_no_copy_can_be_made_keeps_its_sizes(sizes: Siz
 def test_of_an_object_of_configuration_only_the_sizes_count_that_code_reads() -> None:
     model, x = Stateful(SimpleNamespace(size=12, vocabulary=12, rate=0.5)), torch.randn(2, 6)
     arch = trace(model, x)
-    numbers = arch.network.lifts.numbers
+    numbers = arch.network.adaptation.numbers
     assert [(number.name, number.inside) for number in numbers] == [("sizes", "size")]
     smaller = arch.build([5])
     assert isinstance(smaller, Stateful)
@@ -449,7 +449,7 @@ def test_sizes_count_as_read_if_a_wrong_one_fails(model: Few | Squared) -> None:
     arch = trace(model, x)
     assert arch.base_widths == (model.first.out_features,)
     check_building(arch, x)
-    assert {number.inside for number in arch.network.lifts.numbers} == {
+    assert {number.inside for number in arch.network.adaptation.numbers} == {
         key for key in vars(model.sizes) if key != "vocabulary"
     }
 

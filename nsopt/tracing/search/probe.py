@@ -12,12 +12,12 @@ from functools import partial
 
 import numpy as np
 
+from nsopt.tracing.fixed import Reasons
 from nsopt.tracing.labels import Atoms, Numbers, Trace, TraceError
-from nsopt.tracing.network import FEWEST_SEEN, TracedNetwork
+from nsopt.tracing.network import FEWEST_TRACED, TracedNetwork
 from nsopt.tracing.originals import copy_model
 
 _FEW = 5  # a third of which is one unit
-Reasons = dict[int, str]  # by the index of a group
 Attempt = Callable[[Sequence[int]], object]  # runs with some groups changed, or raises TraceError
 
 
@@ -45,11 +45,11 @@ def find_indivisible(network: TracedNetwork) -> tuple[Reasons, list[Numbers]]:
             network.check_cut([np.arange(n - (i in some)) for i, n in enumerate(units)])
         numbers[:] = trace.numbers
 
-    wide = [i for i, width in enumerate(network.family.widths) if width > FEWEST_SEEN]
+    wide = [i for i, width in enumerate(network.family.widths) if width > FEWEST_TRACED]
     together, apart = find_culprits(network, wide, attempt), Reasons()
     one_less = partial(resize, network, lambda width: width - 1)
     for digit in (1, 2):
-        some = [i for place, i in enumerate(wide, 1) if place & digit and i not in together | apart]
+        some = [i for n, i in enumerate(wide, 1) if n & digit and i not in together | apart]
         apart |= find_culprits(network, some, one_less)
     if apart:
         left = [i for i in wide if i not in together | apart]
@@ -77,8 +77,8 @@ def find_counted(network: TracedNetwork, after: list[Numbers]) -> list[int]:
     before = network.trace.numbers
     if after != before:  # the first run may have filled a cache, and joined other labels
         before = resize(network, lambda width: width, []).numbers
-    narrow = any(network.family.widths[i] <= FEWEST_SEEN for i in exact)
-    changes = [lambda width: max(FEWEST_SEEN, width // 3)]
+    narrow = any(network.family.widths[i] <= FEWEST_TRACED for i in exact)
+    changes = [lambda width: max(FEWEST_TRACED, width // 3)]
     if after != before or narrow:
         changes.insert(0, lambda width: width - 1)
     counted: set[int] = set()
@@ -139,7 +139,7 @@ def find_narrowest(network: TracedNetwork) -> Atoms:
     network = replace(network, template=copy_model(network.template))
     base = np.array(network.family.widths, np.int64)
     rigid = np.array([group.rigid for group in network.family.groups])
-    result = np.where(rigid, np.minimum(FEWEST_SEEN, base), 1)
+    result = np.where(rigid, np.minimum(FEWEST_TRACED, base), 1)
     suspects = np.flatnonzero(result < base).tolist()
     while suspects:
         narrow = partial(_narrow, network, result, suspects)
@@ -157,12 +157,13 @@ def list_shrinkable(network: TracedNetwork) -> list[int]:
 def shrink(network: TracedNetwork, some: Sequence[int]) -> None:
     """Run a network in which some groups have fewer units. Raises TraceError if it fails.
 
-    Of two units one is left, with which any lift agrees: there a network with more units shows
-    which lift is right.
+    Of two units one is left, with which any adaptation agrees: there a network with more units
+    shows which one is right.
     """
     network.check_cut([np.arange(count) for count in count_fewer(network, some)])
     few = [i for i in some if len(network.family.groups[i].units) <= _FEW]
-    if few and (network.lifts.numbers or network.lifts.ties or network.lifts.parts):
+    adaptation = network.adaptation
+    if few and (adaptation.numbers or adaptation.ties or adaptation.parts):
         _check_few(network, few)
 
 
@@ -175,13 +176,13 @@ def count_fewer(network: TracedNetwork, some: Sequence[int]) -> list[int]:
     group. Few units lose only one, and come first: they have no choice.
     """
     counts = [len(group.units) for group in network.family.groups]
-    places, taken = dict[int, int](), set[tuple[int, int]]()
+    turns, taken = dict[int, int](), set[tuple[int, int]]()
     for i in sorted(some, key=lambda i: counts[i] > _FEW):
         count, factors = counts[i], {*network.family.groups[i].per_dimension.values()}
         least = shrink_width(count)
-        place = places.setdefault(count, len(places))
-        places[count] += 1
-        fewer = [least + (place + k) % (count - least) for k in range(count - least)]
+        turn = turns.setdefault(count, len(turns))
+        turns[count] += 1
+        fewer = [least + (turn + k) % (count - least) for k in range(count - least)]
         fewer += range(least - 1, count // 2, -1)
         free = (n for n in fewer if taken.isdisjoint(_pair_sizes(factors, count, n)))
         counts[i] = next(free, fewer[0])
@@ -201,7 +202,7 @@ def _check_few(network: TracedNetwork, few: Sequence[int]) -> None:
     widths[list(few)] += 1
     if catch_error(lambda _: network.check_widths(widths), few) is not None:
         return  # it cannot grow, which shows nothing
-    widths[list(few)] += [counts[:place].count(count) for place, count in enumerate(counts)]
+    widths[list(few)] += [counts[:i].count(count) for i, count in enumerate(counts)]
     _try_widths(network, widths)
 
 

@@ -1,29 +1,42 @@
-"""Further changes of a network with which more of its widths can change.
+"""What else changes in a network with its widths: sizes that modules store, and tied dimensions.
 
-A *lift* frees a width that the code of the network would otherwise fix:
+An *adaptation* frees widths that the code of the network would otherwise fix:
 - A *number* is an attribute in which a module stores a size (`self.head_dim`), also inside of a
   dictionary (`self.config["heads"]`), of an object (`self.config.heads`), of a list
-  (`self.shape[0]`) or of these in each other. The lift sets it to the new size.
-- A *tie* joins two dimensions that must shrink together. They are the rows and columns of a weight
-  of one square, or of more beside each other, if code computes the size of a head from the number
-  of input channels, so that a projection must have as many outputs as inputs. Or one attribute
-  stores the size of both, as that of the heads of keys and values. A tie may also join all rows of
-  a dimension that is split into parts of different sizes, such as fewer heads of keys than of
-  queries.
+  (`self.shape[0]`) or of these in each other. It gets the new size.
+- A *tie* joins two dimensions that must shrink together, such as the rows and columns of a square
+  weight, or what one attribute stores the size of. It may also join all rows of a dimension that is
+  split into parts of different sizes.
+
+search/kinds.py says which code needs them.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
+from nsopt.tracing.groups import Dimension
 from nsopt.tracing.labels import Labels, Trace, select_atoms
 from nsopt.tracing.run import tensors_of
-from nsopt.tracing.stored import Inside, Keys, read_fields, replace_size
+from nsopt.tracing.stored import (
+    Inside,
+    Keys,
+    is_layer,
+    read_fields,
+    read_own_sizes,
+    read_size,
+    replace_size,
+)
 
-Place = tuple[str, Keys, Inside]  # an attribute, and the keys in it
+_SIZES = re.compile(
+    "(features|channels|planes|filters|hidden|hidden_size|embed|chs|chans|dims?|d_model|width|^c)$"
+)
+
+Slot = tuple[str, Keys, Inside]  # an attribute, and the keys in it
 Side = tuple[str, int]  # a tensor and an axis
 Tie = tuple[Side, Side]
 Alike = tuple[str, str, str, str]  # path and name of an attribute, and of one of a layer
@@ -44,7 +57,7 @@ class Number:
         divisor: the attribute is the rest divided by this.
         change: added to it, to see what a wrong size does.
         inside: length of the attribute if it is a list or tuple of equal sizes, as for `split`; the
-            places of the size if the others differ, as in a shape; the key of the size if it is a
+            indices of the size if the others differ, as in a shape; the key of the size if it is a
             dictionary, an object, or a tuple of pairs, as in layers of einops; else None.
         keys: if the attribute stores containers in each other, those that lead to the one with the
             size.
@@ -61,14 +74,14 @@ class Number:
     keys: Keys = ()
 
     @property
-    def place(self) -> Place:
-        """Where the size is: modules of a type use the same place alike."""
+    def slot(self) -> Slot:
+        """Where the size is: modules of a type use the same slot alike."""
         return self.name, self.keys, self.inside if isinstance(self.inside, str | tuple) else None
 
     @property
-    def site(self) -> tuple[str, Place]:
-        """Its module and place."""
-        return self.path, self.place
+    def site(self) -> tuple[str, Slot]:
+        """Its module and slot."""
+        return self.path, self.slot
 
     def read(self, tensors: Mapping[str, Tensor]) -> int:
         """Return the size in a network with these tensors."""
@@ -85,7 +98,7 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Lifts:
+class Adaptation:
     """All numbers and ties of a network.
 
     Attributes:
@@ -105,7 +118,7 @@ class Lifts:
     unread: tuple[Number, ...] = ()
     alike: tuple[Alike, ...] = ()
 
-    def __add__(self, other: "Lifts") -> "Lifts":
+    def __add__(self, other: "Adaptation") -> "Adaptation":
         numbers = tuple(dict.fromkeys((*self.numbers, *other.numbers)))
         ties = tuple(dict.fromkeys((*self.ties, *other.ties)))
         followers = tuple(dict.fromkeys((*self.followers, *other.followers)))
@@ -134,3 +147,54 @@ class Lifts:
         tensors = tensors_of(model) if self.numbers or self.unread else {}
         for number in (*self.unread, *self.numbers):
             number.write(model, number.read(tensors))
+
+
+def find_norms(
+    template: nn.Module, trace: Trace, dimensions: Iterable[Dimension]
+) -> Iterator[Number]:
+    """Yield the sizes that norms without parameters store, if they belong to one dimension."""
+    for path, label in trace.plain_norms.items():
+        store = vars(template.get_submodule(path))
+        for d in dimensions:
+            if np.isin(label, d.atoms).all():
+                for name in ("num_features", "num_channels", "normalized_shape", "num_groups"):
+                    size, inside = read_size(store.get(name))
+                    follows = name != "num_groups" or path in trace.group_sizes
+                    if size and follows and len(d.atoms) % size == 0:
+                        yield Number(path, name, d.tensor, d.axis, len(d.atoms) // size, inside)
+                break
+
+
+def find_alike(template: nn.Module, excluded: Container[tuple[str, str]]) -> list[Alike]:
+    """Return attributes of modules that equal an attribute of a layer of theirs.
+
+    Both have the same name, or are equal in all modules of the type, which have several sizes, or
+    the attribute has the name of a size. Of several layers, inputs follow the first and others the
+    last: `num_features` is the input of the classifier.
+
+    Args:
+        excluded: paths and names of attributes that are none of these.
+    """
+    kinds: dict[type[nn.Module], dict[str, dict[tuple[str, str], int]]] = {}
+    stored: dict[str, dict[str, int]] = {}
+    for path, module in template.named_modules():
+        if not is_layer(module) and (sizes := read_own_sizes(module)):
+            layers = [m for m in module.named_modules(prefix=path) if is_layer(m[1])]
+            inner = {p.removeprefix(path): read_own_sizes(layer) for p, layer in layers}
+            within = {(p, name): n for p, held in inner.items() for name, n in held.items()}
+            kinds.setdefault(type(module), {})[path] = within
+            stored[path] = sizes
+    found = []
+    for members in kinds.values():
+        for path, name in [(p, name) for p in members for name in stored[p]]:
+            held = {other: stored[other].get(name) for other in members}
+            equal = [key for key, size in members[path].items() if size == held[path]]
+            named = [key for key in equal if key[1] == name]
+            shared = [k for k in equal if all(members[p].get(k) == held[p] for p in members)]
+            several = shared if len(set(held.values())) > 1 else []
+            keys = [key for key in named if key in several] or named or several
+            keys = keys or (equal if _SIZES.search(name) else [])
+            if keys and (path, name) not in excluded:
+                layer, source = keys[0 if name.startswith("in") else -1]
+                found.append((path, name, f"{path}{layer}".lstrip("."), source))
+    return found
