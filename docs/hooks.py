@@ -11,7 +11,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from nsopt.reports.template import fragment
+from nsopt.reports.page import fragment
 
 ROOT = Path(__file__).resolve().parents[1]
 BESIDE = ("studies", "benchmarks")

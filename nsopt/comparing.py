@@ -23,7 +23,7 @@ from nsopt.notebook import make_html_table
 from nsopt.progress import Progress
 from nsopt.reports.page import write_report
 from nsopt.reports.results import Results, read_results
-from nsopt.reports.tables import summary, titled_rows, without_tests
+from nsopt.reports.tables import short_rows, summary, without_tests
 from nsopt.reports.words import Verdict, answer
 from nsopt.scaling.budget import read_budgets
 from nsopt.scaling.metric import PARAMS, get_metric
@@ -76,7 +76,7 @@ class ComparisonResult:
 
     def _repr_html_(self) -> str:
         """Return the table, with the verdicts above it, for a notebook."""
-        return make_html_table(titled_rows(self.results), repr(self))
+        return make_html_table(short_rows(self.results), repr(self))
 
     @public
     def report(self, folder: Path | str) -> Path:

@@ -91,8 +91,8 @@ def compress(options: CompressOptions) -> None:
     from nsopt.compression.compress import compress as run
     from nsopt.deployment.trained import copy_traced, load_trained
     from nsopt.models.registry import is_own
-    from nsopt.reports.doubts import describe_fits, doubt_latencies, doubt_split
     from nsopt.reports.page import write_report
+    from nsopt.reports.words import describe_fits, warn_of_latencies, warn_of_split
     from nsopt.session.presets import get_preset, override
     from nsopt.storage.networks import format_networks
     from nsopt.storage.schema import DENSE, study_name, write_networks
@@ -111,8 +111,8 @@ def compress(options: CompressOptions) -> None:
     model = copy_traced(arch) if file is None else load_trained(file, arch)
     question, verbose = get_preset(PRESET).question, options.place.verbose
     announce(arch, data, settings, question, verbose, parts=["training"], starts_trained=True)
-    if doubt := doubt_split(network.split):
-        console.print(doubt)
+    if warning := warn_of_split(network.split):
+        console.print(warning)
     name = f"{arch.name}-{data.name}-{PRESET}"
     workspace = make_workspace(options.place, name, network.data_dir, options.workers)
     with interruptible(), live_progress() as progress:
@@ -136,7 +136,7 @@ def compress(options: CompressOptions) -> None:
     first = next(iter(result.values()))  # of the smaller networks
     chosen = {"study": study_name(result.name, first.method), "budget": first.budget}
     lines = [
-        *filter(None, (doubt, describe_fits(results), doubt_latencies(results))),
+        *filter(None, (warning, describe_fits(results), warn_of_latencies(results))),
         f"files:   {workspace.folder}",
         f"report:  {page}",
         describe_storage(workspace.url),

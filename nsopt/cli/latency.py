@@ -25,7 +25,6 @@ def latency(options: LatencyOptions = LatencyOptions()) -> None:
     from nsopt.cli.preparation import read_runtime
     from nsopt.latency.record import distrust
     from nsopt.methods.registry import method_label
-    from nsopt.reports.tables import name_runtime, share
     from nsopt.scaling.metric import format_ms
     from nsopt.session.timing import measure_again
     from nsopt.tasks.imported import import_given_task
@@ -53,7 +52,7 @@ def latency(options: LatencyOptions = LatencyOptions()) -> None:
         )
     latencies = [latency for _, latency in measured]
     first = latencies[0]
-    timed_in = name_runtime(first.runtime, first.torch_version)
+    timed_in = first.runtime if first.runtime != "torch" else f"torch {first.torch_version}"
     title = f"{first.device}, {first.precision}, {timed_in}: milliseconds per batch"
     rows = [
         {
@@ -64,10 +63,10 @@ def latency(options: LatencyOptions = LatencyOptions()) -> None:
             "quartiles": f"{format_ms(latency.lower_quartile_ms)} to "
             f"{format_ms(latency.upper_quartile_ms)}",
             "ratio": f"{latency.ratio:.3f}",
-            "spread": share(latency.spread),
+            "spread": "" if latency.spread is None else f"{latency.spread:.0%}",
         }
         for network, latency in measured
     ]
     console.print(make_table(rows, title, left=("method", "size")))
-    if doubt := distrust([latency.spread for latency in latencies]):
-        console.print(doubt)
+    if warning := distrust([latency.spread for latency in latencies]):
+        console.print(warning)

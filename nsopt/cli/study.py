@@ -29,7 +29,14 @@ if TYPE_CHECKING:
     from nsopt.session.workspace import Workspace
     from nsopt.study.comparison import Asked
 
-_LEFT_OUT_FIRST = ("MACs", "predicted", "n", "params", "val %")  # columns, on a narrow terminal
+_LEFT_OUT_FIRST = (
+    "MACs",
+    "predicted",
+    "n",
+    "note",
+    "params",
+    "val %",
+)  # columns, on a narrow terminal
 
 
 @Parameter(name="*")
@@ -135,9 +142,8 @@ def _report(name: str, workspace: "Workspace", task: str | None) -> None:
 
 
 def _print_summary(results: "Results") -> None:
-    from nsopt.reports.doubts import doubt_latencies
     from nsopt.reports.tables import short_rows
-    from nsopt.reports.words import answer
+    from nsopt.reports.words import answer, warn_of_latencies
 
     rows = short_rows(results)
     title = f"{results.name}: mean ± std over n seeds, {results.latency_unit}"
@@ -146,6 +152,5 @@ def _print_summary(results: "Results") -> None:
         console.print(str(verdict))
     for failure in results.failures.to_dict("records"):
         console.print(f"failed: {failure['label']}: {failure['reason']}")
-    doubt = doubt_latencies(results)
-    if doubt:
-        console.print(doubt)
+    if warning := warn_of_latencies(results):
+        console.print(warning)

@@ -8,7 +8,6 @@ from typing import Any, Literal
 from cyclopts import Parameter
 
 from nsopt.cli.console import console, describe_storage, live_progress, make_table
-from nsopt.cli.extras import has_extra
 from nsopt.cli.options import BudgetOptions, DescentOptions, RepeatOptions, changes, refuse_unused
 from nsopt.cli.values import Repeats
 from nsopt.errors import NsoptError
@@ -48,7 +47,7 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
     runtime = preparation.choose_timing(options.timing)
     sizes = preparation.with_known_multiple(options.sizes, options.sgd.device, runtime)
     options = replace(options, sizes=sizes)
-    from nsopt.reports.tuning import describe_best, publish_tuning, tuning_rows
+    from nsopt.reports.tuning import describe_best, tuning_rows
     from nsopt.session.presets import override
     from nsopt.storage.urls import hide_password
     from nsopt.study.comparison import settle_sizes
@@ -77,8 +76,6 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
             pretrain_epochs=tried,
         )
         study = run_tuning(tuning, workspace, progress)
-    if has_extra("dashboard"):
-        publish_tuning(study)
     groups = options.task, options.sizes, options.timing, options.search, options.training
     console.print(make_table(tuning_rows(study), study.study_name))
     console.print(f"best: {describe_best(study)}", soft_wrap=True)

@@ -1,29 +1,24 @@
-"""The report: a self-contained HTML page, with its numbers in CSV files beside it."""
+"""The report: a self-contained HTML page, with its numbers in CSV files beside it.
 
-from dataclasses import replace
+`plotly-basic.min.js` is Plotly's own small bundle (MIT license), a quarter of the full one.
+"""
+
+import re
+from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
+from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader
 
 from nsopt.data.source import FOLDER_PREFIX
 from nsopt.files import check_writable, write_whole
 from nsopt.methods.registry import method_label
-from nsopt.reports.accuracy import draw_accuracy, draw_dots, draw_pareto, find_front
-from nsopt.reports.doubts import describe_fits, doubt_latencies, doubt_split
-from nsopt.reports.law import draw_law
+from nsopt.reports.figures import draw_accuracy, draw_pareto, draw_widths
 from nsopt.reports.results import Results
-from nsopt.reports.tables import (
-    list_descent,
-    name_runtime,
-    search_label,
-    share,
-    summary_rows,
-    write_csv,
-)
-from nsopt.reports.template import flatten, fragment, render_template
-from nsopt.reports.widths import draw_widths
-from nsopt.reports.words import answer
+from nsopt.reports.tables import list_descent, search_label, short_rows, write_csv
+from nsopt.reports.words import answer, describe_fits, warn_of_latencies, warn_of_split
 from nsopt.scaling.metric import MACS, PARAMS
 from nsopt.storage.networks import format_networks
 from nsopt.storage.schema import DENSE, width_key
@@ -37,17 +32,15 @@ def write_report(results: Results, folder: Path) -> Path:
     """
     check_writable(folder, "folder=")
     folder.mkdir(parents=True, exist_ok=True)
-    page, files = folder / "index.html", write_csv(results, folder)
-    write_whole(page, render(results, files).encode())
+    page, csv_files = folder / "index.html", write_csv(results, folder)
+    write_whole(page, render(results, csv_files).encode())
     return page
 
 
 def render(results: Results, csv_files: list[str]) -> str:
     """Return the page as HTML; the template engine escapes all text from users."""
-    verdicts = answer(results)
     scores = _draw_scores(results)
     figures = scores | {"widths": draw_widths(results)}
-    figures |= {search: draw_law(results, search) for search in results.searches}
     return render_template(
         "page.html",
         results.name,
@@ -66,22 +59,18 @@ def render(results: Results, csv_files: list[str]) -> str:
         data=results.task.data.removeprefix(FOLDER_PREFIX),
         order=list(scores),
         figures={key: fragment(figure, key) for key, figure in figures.items()},
-        answer=verdicts,
-        is_ahead=any(verdict.is_certain for verdict in verdicts),
+        answer=answer(results),
         trainings=int((results.outcomes["method"] != DENSE).sum()),
-        doubts=[doubt_split(results.split if results.networks else None), doubt_latencies(results)],
+        warnings=[
+            warn_of_split(results.split if results.networks else None),
+            warn_of_latencies(results),
+        ],
         fits=describe_fits(results),
-        rows=summary_rows(results),
-        unit=results.latency_unit,
-        is_front_a_point=len(find_front(results)) == 1,
-        shows_base=results.task.base_params
-        and results.task.base_widths not in set(results.outcomes["widths"]),
-        latencies=results.latencies.to_dict("records"),
-        method_label=method_label,
-        name_runtime=name_runtime,
-        share=share,
-        search_label=search_label,
-        descents={search: list_descent(history) for search, history in results.searches.items()},
+        rows=short_rows(results),
+        descents={
+            search_label(search): list_descent(history)
+            for search, history in results.searches.items()
+        },
         failures=results.failures.to_dict("records"),
         settings=_list_settings(results),
         provenance=flatten(results.provenance),
@@ -99,21 +88,53 @@ def _list_settings(results: Results) -> list[tuple[str, Any]]:
 
 
 def _draw_scores(results: Results) -> dict[str, go.Figure]:
-    """Draw scores against costs, first as the question of the study asks.
-
-    There is a row per method if all methods share a single budget, and curves of several sizes.
-    """
-    outcomes, compared = results.outcomes, results.compared
-    metric, budget = compared[0]
-    figures = {}
-    if len(compared) == 1:
-        at = outcomes[(outcomes["metric"] == metric) & (outcomes["budget"] == budget)]
-        figures["dots"] = draw_dots(replace(results, outcomes=at))
-    figures["pareto"] = draw_pareto(results)
-    sizes = outcomes[["metric", "budget"]].drop_duplicates()
-    if len(sizes) > 1 and MACS.name in outcomes["metric"].unique():
+    """Draw scores against latency and over budgets, first as the question of the study asks."""
+    metrics = results.outcomes["metric"].unique()
+    figures = {"pareto": draw_pareto(results)}
+    if MACS.name in metrics:
         figures[MACS.name] = draw_accuracy(results, MACS.name, "MACs")
-    if len(compared) > 1:
+    if PARAMS.name in metrics or len(metrics) > 1:
         figures[PARAMS.name] = draw_accuracy(results)
-    order = dict.fromkeys(("dots", metric, *figures))
+    order = dict.fromkeys((results.compared[0][0], *figures))
     return {key: figures[key] for key in order if key in figures}
+
+
+def render_template(name: str, title: str, folder: Path | None = None, **values: Any) -> str:
+    """Return a page as HTML; the template engine escapes all text from users.
+
+    Args:
+        folder: of the template, if it is not one of nsopt.
+    """
+    loaders = [] if folder is None else [FileSystemLoader(folder)]
+    loader = ChoiceLoader([*loaders, PackageLoader("nsopt.reports", ".")])
+    environment = Environment(loader=loader, autoescape=True)
+    plotly = (files("nsopt.reports") / "plotly-basic.min.js").read_text(encoding="utf-8")
+    return environment.get_template(name).render(title=title, plotly=plotly, **values)
+
+
+def fragment(figure: go.Figure, key: str) -> str:
+    """Return a figure as HTML for a page; any text `key` becomes its id."""
+    word = re.sub(r"[^\w-]", "_", key)
+    html: str = figure.to_html(
+        full_html=False,
+        include_plotlyjs=False,
+        div_id=f"figure-{word}",
+        config={
+            "displaylogo": False,
+            "displayModeBar": "hover",
+            "responsive": True,
+            "modeBarButtonsToRemove": ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d"],
+        },
+    )
+    return html
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Flatten nested settings to (dotted name, value)."""
+    pairs: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            pairs += flatten(value, f"{prefix}{name}.")
+        else:
+            pairs.append((f"{prefix}{name}", value))
+    return pairs

@@ -79,8 +79,7 @@ class Results:
     @property
     def final_axis(self) -> str:
         """Its name on axes."""
-        name = self.final_name if self.task.score_name else f"{self.final_name} (%)"
-        return name.replace(" (%)", f" (%), {self.final_epoch}")
+        return self.final_name if self.task.score_name else f"{self.final_name} (%)"
 
     def show_score(self, score: float) -> str:
         return f"{score:.4g}" if self.task.score_name else f"{score:.1f} %"

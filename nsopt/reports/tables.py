@@ -7,10 +7,9 @@ from typing import Any
 import pandas as pd
 
 from nsopt.files import write_whole
-from nsopt.methods.registry import method_label
 from nsopt.reports.results import Results
 from nsopt.scaling.metric import LATENCY, METRICS, Joint, format_ms, get_metric, short_number
-from nsopt.scaling.record import Iteration, describe_reach
+from nsopt.scaling.record import Iteration
 from nsopt.storage.schema import DENSE, price_of_search, width_key
 from nsopt.storage.trials import size_label
 
@@ -57,62 +56,42 @@ def without_tests(table: pd.DataFrame, results: Results) -> pd.DataFrame:
     return table if results.task.has_test else table.filter(regex="^(?!test_)")
 
 
-def summary_rows(results: Results) -> list[dict[str, Any]]:
-    """Return the rows of `summary`, each with its cells as text.
-
-    These are its size, the name of its method, its latency as measured and with the predicted one,
-    which budget binds, how far it is outside the record, and its scores of validation and test.
-    """
-    rows: list[dict[str, Any]] = summary(results).to_dict("records")
-    for row in rows:
-        row["size"] = size_of(row)
-        row["name"] = method_label(row["method"])
-        measured, predicted = format_measured(row), predicted_latency(row)
-        row["latency"] = f"{measured} ({predicted} predicted)" if predicted else measured
-        row["binds"] = name_binding(row)
-        factor = row["beyond_record"]
-        row["beyond"] = "" if pd.isna(factor) else f"at {describe_reach(factor)}"
-        for part in ("val", "test"):
-            row[part] = with_deviation(row[f"{part}_mean"], row[f"{part}_std"])
-    return rows
-
-
-_SHORT = ("size", "method", "n", "params", "MACs", "ms", "predicted", "binds", "test")
+_SHORT = ("size", "method", "n", "params", "MACs", "ms", "predicted", "note", "test")
 
 
 def short_rows(results: Results) -> list[dict[str, str]]:
-    """Return the rows of `summary` as text for a narrow table, without empty columns."""
+    """Return the rows of `summary` as text, without empty columns.
+
+    *note* says that the budget is exceeded, or which of several budgets binds.
+    """
     task = results.task
     validation, test = (task.score_name, "test") if task.score_name else ("val %", "test %")
     if validation in _SHORT:
         validation += " (validation)"
     rows = [
         {
-            "size": row["size"],
+            "size": size_of(row),
             "method": row["method"],
             "n": str(row["n"]),
             "params": short_number(row["params"]),
             "MACs": short_number(row["macs"]),
             "ms": format_measured(row),
             "predicted": predicted_latency(row),
-            "binds": row["binds"],
-            **({test: row["test"]} if task.has_test else {}),
-            validation: row["val"],
+            "note": _describe_limits(row),
+            **({test: with_deviation(row["test_mean"], row["test_std"])} if task.has_test else {}),
+            validation: with_deviation(row["val_mean"], row["val_std"]),
         }
-        for row in summary_rows(results)
+        for row in summary(results).to_dict("records")
     ]
     filled = {name for row in rows for name, text in row.items() if text}
     return [{name: text for name, text in row.items() if name in filled} for row in rows]
 
 
-def titled_rows(results: Results) -> list[dict[str, str]]:
-    """Return `short_rows` for pages: with labels of methods, and the unit of latencies."""
-    titles = {"ms": results.latency_unit}
-    return [
-        {titles.get(name, name): text for name, text in row.items()}
-        | {"method": method_label(row["method"])}
-        for row in short_rows(results)
-    ]
+def _describe_limits(row: Mapping[str, Any]) -> str:
+    parts = [] if row["feasible"] else ["above budget"]
+    if not pd.isna(row["binding"]):
+        parts.append(f"bound by {get_metric(row['binding']).noun}")
+    return ", ".join(parts)
 
 
 def size_of(row: Mapping[str, Any]) -> str:
@@ -121,10 +100,10 @@ def size_of(row: Mapping[str, Any]) -> str:
     return size_label(row["budget"], get_metric(row["metric"]), ratio)
 
 
-def format_measured(row: Mapping[str, Any], unit: str = "") -> str:
-    """Format the measured latency of a row, in milliseconds, with its unit if one is given."""
+def format_measured(row: Mapping[str, Any]) -> str:
+    """Format the measured latency of a row, in milliseconds."""
     measured = row["latency_ms"]
-    return "not timed" if pd.isna(measured) else f"{format_ms(measured)} {unit}".rstrip()
+    return "not timed" if pd.isna(measured) else format_ms(measured)
 
 
 def predicted_latency(row: Mapping[str, Any]) -> str:
@@ -135,24 +114,9 @@ def predicted_latency(row: Mapping[str, Any]) -> str:
     return "" if predicted is None or pd.isna(predicted) else format_ms(predicted)
 
 
-def name_binding(row: Mapping[str, Any]) -> str:
-    """Return what the budget limits that stops a row's network; "" for a single budget."""
-    return "" if pd.isna(row["binding"]) else get_metric(row["binding"]).noun
-
-
 def with_deviation(mean: float, deviation: float) -> str:
     """Format `79.63 ± 0.04`, or only the mean if there is no deviation."""
     return f"{mean:.2f}" if pd.isna(deviation) else f"{mean:.2f} ± {deviation:.2f}"
-
-
-def name_runtime(runtime: str, torch_version: str) -> str:
-    """Name what ran networks: `torch 2.13.0`, `onnxruntime 1.31.1` or `module:function`."""
-    return f"torch {torch_version}" if runtime == "torch" else runtime
-
-
-def share(part: float | None) -> str:
-    """Format `3%`, or "" if unknown."""
-    return "" if pd.isna(part) else f"{part:.0%}"
 
 
 def search_label(kind: str) -> str:
@@ -167,6 +131,7 @@ def list_descent(iterations: Sequence[Iteration]) -> list[dict[str, str]]:
             "iteration": str(number),
             "pruned from": width_key(iteration.start_widths),
             "record rows": str(len(iteration.record.tau)),
+            "exponents": ", ".join(f"{beta:.2g}" for beta in iteration.law.beta),
             "lowest r2": f"{iteration.law.r2.min():.3g}",
             "proposed at the original size": width_key(iteration.widths),
             "largest change": f"{iteration.change:.0%}",

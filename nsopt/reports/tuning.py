@@ -1,60 +1,16 @@
-"""Tuning studies: a table of trials, and a note and a figure for optuna-dashboard."""
+"""Tuning studies: a table of trials, and the best one in words."""
 
 from typing import Any
 
 import numpy as np
-import optuna
-import plotly.graph_objects as go
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from nsopt.reports.dashboard import describe_protocol, escape_text, make_markdown_table
-from nsopt.reports.style import apply_style
-from nsopt.storage import schema, trials
-from nsopt.storage.studies import quiet_optuna
+from nsopt.storage import trials
 from nsopt.tuning.best import best_trial, scores_of
 
-_QUESTIONS = {
-    "pretrain-epochs": "How many epochs P should a network train before it is pruned?",
-    "eta": "For which eta does Algorithm 3 end near the budget, in few steps?",
-}
 _PARAMETERS = {"pretrain_epochs": "P"}  # in fewer letters
 _OUTCOMES = {"params": "parameters", "test_score": "test"}
-
-
-def publish_tuning(study: Study) -> None:
-    """Save a note and a figure in the study, replacing older ones."""
-    from optuna_dashboard import save_note, save_plotly_graph_object  # noqa: PLC0415
-
-    save_note(study, tuning_note(study))
-    figure = draw_tuning(study)
-    save_plotly_graph_object(study, figure, graph_object_id="tuning")
-
-
-def draw_tuning(study: Study) -> go.Figure:
-    """Draw the front of two objectives, or scores over the parameters of a law."""
-    names = study.metric_names or []
-    with quiet_optuna():  # it warns of a study without completed trials
-        if len(study.directions) > 1:
-            figure = optuna.visualization.plot_pareto_front(study, target_names=names)
-        else:
-            figure = optuna.visualization.plot_slice(study, target_name=names[0])
-    return apply_style(figure).update_layout(title=None)
-
-
-def tuning_note(study: Study) -> str:
-    """Return a note in Markdown: question, protocol, one row per trial."""
-    settings, (_, kind) = schema.read_settings(study), schema.split_name(study.study_name)
-    has_best = bool(trials.read_completed(study))
-    parts = [
-        f"# {escape_text(study.study_name)}",
-        next(text for over, text in _QUESTIONS.items() if kind.startswith(over)),
-        f"**{escape_text(f'Best: {describe_best(study)}')}**" if has_best else "",
-        describe_protocol(settings, "search"),
-        describe_protocol(settings, "training"),
-        make_markdown_table(tuning_rows(study)),
-    ]
-    return "\n\n".join(filter(None, parts))
 
 
 def _format(value: object) -> str:

@@ -1,20 +1,22 @@
-"""The answer of a comparison in sentences: which method wins at a budget, and how surely.
+"""What a report says in sentences: verdicts at each budget, and warnings.
 
 The score of the validation selects the method; that of the test is compared, or of the validation
 if there is no test. Differences are paired by seed, with an interval at 90 %: Student's over the
 seeds, or for images that of a sample of so many test images if it is wider.
 """
 
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from nsopt.methods.registry import get_method, is_method, method_label
+from nsopt.latency.record import distrust
+from nsopt.methods.registry import DENSE, get_method, is_method, method_label
 from nsopt.reports.results import Results
-from nsopt.reports.tables import name_binding, summary
+from nsopt.reports.tables import summary
 from nsopt.scaling.metric import LATENCY, get_metric
 from nsopt.scaling.record import describe_reach
 from nsopt.storage.schema import width_key
@@ -25,6 +27,7 @@ _QUANTILE = 1.645  # of the normal distribution, for this coverage
 _AS_MUCH = 1.05  # ratios of costs below this are not worth a word
 _ABOVE = 1.005  # of a budget: a latency that is not above it when rounded to a percent
 _COSTS = {"params": "parameters", "macs": "MACs", "latency_ms": "time"}
+_LITTLE = 0.01  # of the accuracy: a network that loses less is still good without training
 
 
 class Difference(NamedTuple):
@@ -44,14 +47,14 @@ class Difference(NamedTuple):
         """The bounds with their sign, or why there are none."""
         if np.isinf(self.high):
             return "one seed, no interval" if self.n == 1 else "equal in all seeds, no interval"
-        return f"{_signed(self.low)} to {_signed(self.high)}"
+        return f"90 %: {_signed(self.low)} to {_signed(self.high)}, {self.n} seeds"
 
 
 class Verdict(NamedTuple):
     """The result at one budget.
 
     Attributes:
-        method: the best by validation accuracy, or several with the same widths.
+        method: the best by validation score, or several with the same widths.
         widths: of that method; empty if they differ between seeds.
         is_certain: whether the interval of the difference excludes zero.
         row: of the summary, of that method.
@@ -117,12 +120,12 @@ def _judge_budget(results: Results, rows: pd.DataFrame) -> Verdict:
     if chance := _describe_chance(results, rows):
         text = chance
     elif others.empty:
-        score = _describe_score(results, trained[best["method"]][results.final])
-        text = f"{label} {_has(equals)} {score}."
+        text = f"{label}: {_describe_score(results, trained[best['method']][results.final])}."
     else:  # the reference, or else the next best
         reference = others[others["method"] == results.methods[0]]
         rival = (others.nlargest(1, "val_mean") if reference.empty else reference).iloc[0]
-        text, is_certain = _compare(results, trained, best, equals, rival)
+        scores = [trained[row["method"]][results.final] for row in (best, rival)]
+        text, is_certain = _compare(results, label, (best, rival), scores)
     budget = get_metric(best["metric"]).show(best["budget"])
     size = budget if pd.isna(best["ratio"]) else f"{best['ratio']:g}x ({budget})"
     widths = set(trained[best["method"]]["widths"])
@@ -153,11 +156,10 @@ def _describe_chance(results: Results, rows: pd.DataFrame) -> str:
         return ""
     if not is_near_chance(float(rows["test_mean"].max()), classes, images):
         return ""
-    advice = "Train longer, or test on more images"
+    advice = "train longer" if results.is_trained else "give trained weights"
     return (
-        f"nothing is proved. On {images:,} test images no network is surely better than a "
-        f"guess ({100 / classes:.3g} % for {classes} classes). "
-        f"{advice if results.is_trained else 'Give trained weights'}."
+        f"on {images:,} test images no network is surely better than a guess "
+        f"({100 / classes:.3g} % for {classes} classes): {advice}."
     )
 
 
@@ -166,60 +168,41 @@ def _describe_score(results: Results, scores: pd.Series) -> str:
     errors = [] if len(scores) == 1 else [scores.sem()]
     if "test" in results.image_counts:
         errors.append(find_error(scores.mean(), results.image_counts["test"]))
-    shown = f"standard error {max(errors):.2g}" if errors else "one seed, no error known"
-    return f"{results.show_score(scores.mean())} {results.final_name} ({shown})"
+    error = f"standard error {max(errors):.2g}" if errors else "one seed, no error known"
+    return f"{results.show_score(scores.mean())} {results.final_name} ({error})"
 
 
 def _compare(
-    results: Results,
-    trained: Mapping[str, pd.DataFrame],
-    best: pd.Series,
-    equals: list[str],
-    rival: pd.Series,
+    results: Results, label: str, rows: Sequence[pd.Series], scores: Sequence[pd.Series]
 ) -> tuple[str, bool]:
-    """Say how the best by the validation, the methods `equals`, differs from its rival in the score
-    and in cost; return also whether the difference in the score is certain."""
-    label, rival_label = (" and ".join(map(method_label, m)) for m in (equals, [rival["method"]]))
-    one, other = (trained[row["method"]][results.final] for row in (best, rival))
-    shared = one.index.intersection(other.index)
-    if len(shared):
-        one, other = one[shared], other[shared]
-    difference = paired_difference(one, other, results.image_counts.get("test"))
-    name, is_own = results.final_name, bool(results.task.score_name)
-    scores = ", ".join(
-        f"{of} {results.show_score(part.mean())}"
-        for of, part in ((label, one), (rival_label, other))
-    )
+    """Compare the best by the validation with a rival; return also whether the result is certain.
+
+    Args:
+        label: of the best method, or of several with its widths.
+        rows: the best and the rival in the summary.
+        scores: of both, by seed.
+    """
+    rival, own = method_label(rows[1]["method"]), bool(results.task.score_name)
+    difference = paired_difference(*scores, results.image_counts.get("test"))
     if difference is None:
-        return f"{label} and {rival_label} have no seed in common. {scores} {name}.", False
-    interval = f"90 %: {difference.interval}, {difference.n} seeds"
-    costs = _compare_costs(best, rival)
-    price = f" {'They cost' if len(equals) > 1 else 'It costs'} {costs}." if costs else ""
-    points = f"{abs(difference.mean):.3g}" if is_own else f"{abs(difference.mean):.1f} points"
+        return f"{label} and {rival} have no seed in common.", False
+    gap = f"{abs(difference.mean):.3g}" if own else f"{abs(difference.mean):.1f} points"
     if difference.low > 0:
-        verb = "win" if len(equals) > 1 else "wins"
-        text = f"{label} {verb} by {points} of {name} over {rival_label} ({interval})"
+        text = f"{label} ahead of {rival} by {gap} of {results.final_name}"
     elif difference.high < 0:
-        best_of = "score of the validation" if is_own else "validation accuracy"
-        text = (
-            f"{label} {_has(equals)} the best {best_of}, but {points} less {name} than "
-            f"{rival_label} ({interval})"
-        )
+        text = f"{label} ahead of {rival} in validation, but {gap} behind in {results.final_name}"
     else:
-        gain = f"{_signed(difference.mean)}; {difference.interval}"
-        text = f"no difference shown. {scores} ({gain})"
-    return f"{text}.{price}", difference.is_certain
-
-
-def _compare_costs(row: pd.Series, rival: pd.Series) -> str:
-    """Return the costs of `row` in those of `rival`, as far as they differ."""
-    factors = {unit: row[column] / rival[column] for column, unit in _COSTS.items()}
-    parts = [
+        shared = scores[0].index.intersection(scores[1].index)
+        one, other = (results.show_score(part[shared].mean()) for part in scores)
+        text = f"no difference shown: {label} {one}, {rival} {other}"
+    factors = {unit: rows[0][column] / rows[1][column] for column, unit in _COSTS.items()}
+    costs = [
         f"{factor:.2g}x the {unit}"
         for unit, factor in factors.items()
         if max(factor, 1 / factor) >= _AS_MUCH  # NaN where a latency is unknown
     ]
-    return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
+    price = f", at {' and '.join(costs)}" if costs else ""
+    return f"{text} ({difference.interval}){price}.", difference.is_certain
 
 
 def _signed(value: float) -> str:
@@ -227,27 +210,66 @@ def _signed(value: float) -> str:
     return f"{value:+.2g}" if 0 < abs(value) < 0.05 else f"{value:+.1f}"
 
 
-def _has(methods: list[str]) -> str:
-    return "have" if len(methods) > 1 else "has"
-
-
 def _describe_limits(results: Results, rows: pd.DataFrame, best: pd.Series) -> str:
-    """Return sentences about the budget: whether its law is extrapolated there, which limit binds,
-    and which networks were measured to be slower."""
+    """Return whether the law is extrapolated at a budget, and which networks are too slow for it.
+
+    Latencies count if the runtime and the device are those that the budgets mean.
+    """
     text = ""
     if not pd.isna(best["beyond_record"]):
-        factor = describe_reach(best["beyond_record"])
-        text += f" The budget is {factor}: its law is extrapolated there."
-    if name_binding(best):
-        text += f" The budget of {name_binding(best)} binds."
+        text += f" Extrapolated: {describe_reach(best['beyond_record'])}."
     limits = dict(get_metric(best["metric"]).limits_at(best["budget"]))
     if LATENCY not in limits or not results.is_timed_as_budgets:
         return text
     slow = rows[~rows["feasible"] & (rows["latency_ms"] > _ABOVE * limits[LATENCY])]
     for method, milliseconds in zip(slow["method"], slow["latency_ms"], strict=True):
+        excess = 100 * (milliseconds / limits[LATENCY] - 1)
         text += (
-            f" {method_label(method)} measured {milliseconds:.4g} {results.batch_unit}, "
-            f"{100 * (milliseconds / limits[LATENCY] - 1):.0f} % above the budget of "
-            f"{limits[LATENCY]:.4g} ms."
+            f" {method_label(method)} takes {milliseconds:.4g} ms, {excess:.0f} % above the budget."
         )
     return text
+
+
+def warn_of_split(split: float | None) -> str:
+    """Return a warning if nsopt divides a folder on which a network was trained before, else ""."""
+    if split is None:
+        return ""
+    return (
+        "nsopt chose the test images of this folder. Those with which the network was trained make "
+        "its own accuracy too high: put your test images into test/ of the folder instead"
+    )
+
+
+def warn_of_latencies(results: Results) -> str:
+    """Return a warning if the machine was busy while latencies were measured, else ""."""
+    networks = results.outcomes.drop_duplicates("widths")
+    return distrust(networks["latency_spread"].tolist())
+
+
+def describe_fits(results: Results) -> str:
+    """Say what the smallest network that is still good without training loses, with its standard
+    error; else "".
+
+    The error is that of a difference on independent images, which is larger than on the same ones.
+    Scores that are no accuracies of images have no error that is known.
+    """
+    rows, images = results.outcomes.set_index("method"), results.image_counts.get("test")
+    rest = rows.drop(index=DENSE.name, errors="ignore")
+    if results.is_trained or len(rest) in (0, len(rows)) or images is None:
+        return ""
+    whole = rows.loc[[DENSE.name]].iloc[0]
+    accuracy = whole["test_score"]
+    if is_near_chance(accuracy, results.task.classes or 1, images):
+        return "The network before it was made smaller may only guess: give trained weights."
+    best = rest.sort_values("score").groupby(["metric", "budget"])[["macs", "test_score"]].last()
+    best = best.sort_values("macs", ascending=False)
+    is_good = best["test_score"] >= (1 - _LITTLE) * accuracy
+    good = best[is_good.cummin()]
+    chosen = best.nlargest(1, "test_score").iloc[0] if good.empty else good.iloc[-1]
+    error = math.hypot(*(find_error(each, images) for each in (accuracy, chosen["test_score"])))
+    advice = "train them" if good.empty else "" if is_good.all() else "train smaller ones"
+    return (
+        f"Without training, the network with {chosen['macs'] / whole['macs']:.0%} of the MACs is "
+        f"{chosen['test_score'] - accuracy:+.1f} ± {error:.1f} points of test accuracy from the "
+        f"whole one (standard error, {images:,} images){advice and f': {advice}'}."
+    )

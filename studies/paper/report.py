@@ -24,12 +24,15 @@ from plotly.colors import sample_colorscale
 
 from nsopt.errors import NsoptError
 from nsopt.methods.registry import LAW_OF_SEARCH
-from nsopt.reports.accuracy import collect_points, draw_accuracy
-from nsopt.reports.law import draw_law
+from nsopt.reports.figures import (
+    collect_points,
+    draw_accuracy,
+    method_styles,
+    new_figure,
+)
+from nsopt.reports.page import fragment, render_template
 from nsopt.reports.results import Results, read_results
-from nsopt.reports.style import log_axis, method_styles, new_figure
 from nsopt.reports.tables import format_measured, with_deviation
-from nsopt.reports.template import fragment, render_template
 from nsopt.scaling.metric import PARAMS
 from nsopt.session.presets import get_preset
 from nsopt.storage.schema import SEARCH
@@ -106,9 +109,6 @@ def render_paper(results: Results, data: str) -> str:
             }
         )
     epochs = get_preset(_PRESET, data).settings.training.epochs
-    law = None
-    if SEARCH in results.searches:
-        law = fragment(draw_law(results, SEARCH), "paper-law")
     descents = {"here": _list_own_widths(results), "published": published_widths(arch, data)}
     return render_template(
         _PAGE,
@@ -119,12 +119,12 @@ def render_paper(results: Results, data: str) -> str:
         published_epochs=epochs,
         is_full=results.settings["training"]["epochs"] >= epochs,
         parts=parts,
+        law=SEARCH in results.searches and fragment(draw_law(results), "paper-law"),
         descents={
             name: fragment(draw_descent(widths), f"descent-{name}")
             for name, widths in descents.items()
             if not widths.empty
         },
-        law=law,
     )
 
 
@@ -149,6 +149,21 @@ def table_rows(
                 {"ratio": ratio, "name": name} | _format_published(there) | _format_own(here)
             )
     return rows
+
+
+def draw_law(results: Results) -> go.Figure:
+    """Draw the record of the last iteration, and its law as lines, by layer (Figure 2)."""
+    last, layers = results.searches[SEARCH][-1], results.task.layer_names
+    axes = [{"title": {"text": f"{name}, log scale"}, "type": "log"} for name in ("tau", "width")]
+    figure = new_figure(xaxis=axes[0], yaxis=axes[1])
+    tau, fitted = last.record.tau, last.law.widths(last.record.tau.astype(float))
+    places = [index / max(1, len(layers) - 1) for index in range(len(layers))]
+    for index, colour in enumerate(sample_colorscale("Viridis", places)):
+        shared = {"x": tau, "legendgroup": layers[index], "name": layers[index]}
+        marker, recorded = {"color": colour, "size": 5}, last.record.widths[:, index]
+        figure.add_scatter(y=recorded, mode="markers", marker=marker, showlegend=False, **shared)
+        figure.add_scatter(y=fitted[:, index], mode="lines", line={"color": colour}, **shared)
+    return figure
 
 
 def draw_descent(widths: pd.DataFrame) -> go.Figure:
@@ -214,14 +229,9 @@ def _draw_accuracies(results: Results, part: PublishedTable, data: str) -> dict[
         line._replace(label=f"{part.methods[line.method]}, published")
         for line in published_lines(results.task.arch, data, tuple(part.methods))
     ]
-    points = collect_points(results, PARAMS.name, _BEST)
-    if not points:
+    if not collect_points(results, PARAMS.name, _BEST):
         return {}
     figures = {part.by_size: _add_lines(draw_accuracy(results, score=_BEST), lines)}
-    sizes = [size for each in points for size in each.trials["x"]] + [
-        p for line in lines for p in line.params
-    ]
-    figures[part.by_size].update_xaxes(log_axis(sizes, "parameters"))
     if results.outcomes["latency_ms"].notna().any():
         title = f"latency ({results.batch_unit})"
         figures[part.by_latency] = draw_accuracy(results, "latency_ms", title, _BEST)

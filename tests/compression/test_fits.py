@@ -21,8 +21,8 @@ from nsopt.compression.solver import Solver
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
-from nsopt.reports.doubts import describe_fits
 from nsopt.reports.results import Results
+from nsopt.reports.words import describe_fits
 from nsopt.scaling.metric import MACS
 from nsopt.session.agreement import AGREEMENT, AgreementScore, hold_out
 from nsopt.session.presets import StudySettings, override

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nsopt.methods.registry import report_order
-from nsopt.reports.style import method_styles
+from nsopt.reports.figures import method_styles
 from nsopt.storage.schema import RANKED
 
 # What is seen of linear RGB without one kind of cones (Machado, Oliveira & Fernandes, 2009).

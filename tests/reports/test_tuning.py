@@ -4,7 +4,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState, create_trial
 
-from nsopt.reports.tuning import describe_best, draw_tuning, tuning_rows
+from nsopt.reports.tuning import describe_best, tuning_rows
 
 
 def make_study(name: str | None = None) -> optuna.Study:
@@ -80,23 +80,6 @@ def test_the_best_eta_says_on_which_side_of_the_budget_it_ends() -> None:
     assert describe_best(study) == "eta 2.5: -1.30% from the budget after 40 steps"
     rows = [list(row.values()) for row in tuning_rows(study)]
     assert rows == [["1", "0", "+0.20%", "40"], ["2.5", "0", "-1.30%", "40"]]
-
-
-def test_figures_show_all_trials() -> None:
-    one = make_study("x-tune/pretrain-epochs-macs-1000")
-    two = optuna.create_study(directions=["maximize", "minimize"])
-    with pytest.warns(ExperimentalWarning):
-        two.set_metric_names(["validation accuracy (%)", "search seconds"])
-    epochs = {"pretrain_epochs": IntDistribution(0, 60)}
-    for value, values in ((0, [60.0, 10.0]), (5, [70.0, 20.0]), (9, [65.0, 30.0])):
-        params = {"pretrain_epochs": value}
-        one.add_trial(create_trial(params=params, distributions=epochs, value=values[0]))
-        two.add_trial(create_trial(params=params, distributions=epochs, values=values))
-    figure = draw_tuning(one)
-    assert figure.layout.yaxis.title.text == "validation accuracy (%)"
-    assert sorted(figure.data[0].y) == [60, 65, 70]
-    behind, front = draw_tuning(two).data
-    assert (list(behind.x), sorted(front.x)) == ([65.0], [60.0, 70.0])
 
 
 def test_the_score_of_a_task_and_that_of_its_test_have_columns_of_their_own() -> None:

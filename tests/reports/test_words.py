@@ -9,10 +9,9 @@ import pandas as pd
 import pytest
 
 from nsopt.cli.export import export_command, name_answer
-from nsopt.reports.doubts import doubt_latencies
 from nsopt.reports.page import render
 from nsopt.reports.results import Results
-from nsopt.reports.words import Verdict, answer, paired_difference
+from nsopt.reports.words import Verdict, answer, paired_difference, warn_of_latencies
 from nsopt.session.workspace import Workspace
 from nsopt.storage.schema import NetworkRow
 
@@ -62,8 +61,8 @@ def test_equal_differences_still_have_the_error_of_the_test_images() -> None:
 def test_the_answer_names_the_winner_at_every_budget(results: Results) -> None:
     certain = answer_for(results, beyond_record=np.nan)
     assert str(certain[0]) == (
-        "0.25x (1,000 params): NeuralScale wins by 3.0 points of test accuracy over Uniform "
-        "(90 %: +3.0 to +3.0, 2 seeds). It costs 2x the time. Widths of NeuralScale: 2-7."
+        "0.25x (1,000 params): NeuralScale ahead of Uniform by 3.0 points of test accuracy "
+        "(90 %: +3.0 to +3.0, 2 seeds), at 2x the time. Widths of NeuralScale: 2-7."
     )
     assert all(verdict.is_certain for verdict in certain)
 
@@ -72,7 +71,7 @@ def test_a_winner_on_validation_may_lose_on_the_test_images(results: Results) ->
     frame = results.outcomes
     behind = frame["test_score"] - 4 * frame["method"].eq("neuralscale")
     first, _ = answer_for(results, test_score=behind)
-    assert "NeuralScale has the best validation accuracy, but 1.0 points less" in first.text
+    assert "ahead of Uniform in validation, but 1.0 points behind in test" in first.text
     assert first.is_certain
 
 
@@ -102,7 +101,7 @@ def test_the_trained_network_is_not_merged_with_networks_of_its_widths(results: 
 def test_no_method_wins_if_nothing_was_learned(results: Results) -> None:
     few = dataclasses.replace(results, settings=results.settings | {"data": {"test": 100}})
     for verdict in answer_for(few, test_score=52.0):
-        expected = "no network is surely better than a guess (50 % for 2 classes). Train longer"
+        expected = "no network is surely better than a guess (50 % for 2 classes): train longer"
         assert expected in verdict.text
         assert not verdict.is_certain
 
@@ -119,20 +118,19 @@ def test_methods_are_compared_by_the_seeds_that_both_have(results: Results) -> N
     best = frame[(frame["method"] == "neuralscale") & (frame["seed"] == 1)]
     more = pd.concat([frame, best.assign(seed=2, test_score=99.0)], ignore_index=True)
     for verdict in answer(dataclasses.replace(results, outcomes=more)):
-        assert "no difference shown. NeuralScale 60.0 %, Uniform 60.0 % (+0.0" in verdict.text
+        assert "no difference shown: NeuralScale 60.0 %, Uniform 60.0 % (" in verdict.text
 
 
 def test_the_answer_warns_of_a_budget_beyond_the_record(results: Results) -> None:
     for verdict in answer_for(results, beyond_record=1.83):
-        assert "The budget is 1.8 times the largest recorded network" in str(verdict)
+        assert "Extrapolated: 1.8 times the largest recorded network." in str(verdict)
 
 
-def test_the_answer_names_costs_if_no_difference_is_shown(results: Results) -> None:
+def test_the_answer_says_that_no_difference_is_shown(results: Results) -> None:
     frame = results.outcomes
     lead = frame["method"].eq("neuralscale") * np.where(frame["seed"] == 0, 5.0, -4.0)
     for verdict in answer_for(results, test_score=50 + lead):
-        assert "no difference shown. NeuralScale 50.5 %, Uniform 50.0 % (+0.5; " in verdict.text
-        assert "It costs 2x the time." in verdict.text
+        assert "no difference shown: NeuralScale 50.5 %, Uniform 50.0 % (90 %: " in verdict.text
         assert not verdict.is_certain
     apart = dataclasses.replace(results, outcomes=frame.assign(test_score=50 + lead))
     assert f"--study={results.name}/neuralscale" in export_command(
@@ -162,7 +160,7 @@ def test_the_answer_names_methods_with_the_same_widths_together(results: Results
     by_budget = frame[frame["method"] == "uniform"].drop_duplicates("budget")
     same = frame["budget"].map(dict(zip(by_budget["budget"], by_budget["widths"], strict=True)))
     for sentence in map(str, answer_for(results, widths=same)):
-        assert "): NeuralScale and Uniform have 5" in sentence
+        assert "): NeuralScale and Uniform: 5" in sentence
         assert " % test accuracy (standard error 0.5)." in sentence
         assert "Widths of NeuralScale and Uniform: " in sentence
 
@@ -184,8 +182,7 @@ def test_methods_that_share_the_best_widths_win_together(results: Results) -> No
     fit = behind[behind["method"] == "uniform"].assign(method="fit")
     three = dataclasses.replace(results, outcomes=pd.concat([behind, fit], ignore_index=True))
     for sentence in map(str, answer_for(three)):
-        assert "Uniform and Fit win by 2.0 points of test accuracy over NeuralScale" in sentence
-        assert "They cost 0.5x the time." in sentence
+        assert "Uniform and Fit ahead of NeuralScale by 2.0 points of test accuracy" in sentence
         assert "Widths of Uniform and Fit: " in sentence
 
 
@@ -195,9 +192,9 @@ def test_the_answer_reports_a_latency_above_its_budget(results: Results) -> None
         feasible = frame["method"] == "uniform"
         timed = frame.assign(metric=metric, budget=budget, feasible=feasible)
         (verdict,) = answer(dataclasses.replace(results, outcomes=timed))
-        above = "NeuralScale measured 8 ms per batch of 100, 43 % above the budget of 5.59 ms."
+        above = "NeuralScale takes 8 ms, 43 % above the budget."
         assert above in verdict.text
-        assert "Uniform measured" not in verdict.text
+        assert "Uniform takes" not in verdict.text
         elsewhere = timed.assign(latency_runtime="onnxruntime 1.31.1")
         (verdict,) = answer(dataclasses.replace(results, outcomes=elsewhere))
         assert "above the budget" not in verdict.text
@@ -211,9 +208,9 @@ def test_the_answer_reports_a_latency_above_its_budget(results: Results) -> None
 
 
 def test_unreliable_milliseconds_cause_a_warning(results: Results) -> None:
-    assert doubt_latencies(results) == ""
+    assert warn_of_latencies(results) == ""
     busy = results.outcomes.assign(latency_spread=0.71)
-    warning = doubt_latencies(dataclasses.replace(results, outcomes=busy))
+    warning = warn_of_latencies(dataclasses.replace(results, outcomes=busy))
     assert warning.startswith("Milliseconds of 4 of 4 networks are unreliable")
     assert "run nsopt latency to measure again" in warning
     assert warning in render(dataclasses.replace(results, outcomes=busy), [])

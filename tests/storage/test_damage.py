@@ -25,7 +25,7 @@ from nsopt.latency.record import Latency
 from nsopt.progress import Silent
 from nsopt.reports.page import write_report
 from nsopt.reports.results import read_results
-from nsopt.reports.tuning import tuning_note
+from nsopt.reports.tuning import tuning_rows
 from nsopt.scaling.law import uniform_curve
 from nsopt.session import stored as stored_subject
 from nsopt.session import timing, workspace
@@ -139,7 +139,7 @@ def read_search(storage: InMemoryStorage) -> None:
 def read_tuning(storage: InMemoryStorage) -> None:
     """As compress and report do."""
     schema.read_law(optuna.load_study(study_name=TUNED, storage=storage))
-    tuning_note(optuna.load_study(study_name=TUNED, storage=storage))
+    tuning_rows(optuna.load_study(study_name=TUNED, storage=storage))
 
 
 def read_outcomes(storage: InMemoryStorage) -> None:

@@ -1,15 +1,12 @@
 """Tuning studies of narrow networks, in this process."""
 
 import dataclasses
-import io
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import optuna
-import optuna_dashboard
 import pytest
 import torch
 from optuna import create_study
@@ -22,7 +19,6 @@ from nsopt.errors import NsoptError
 from nsopt.latency.model import LatencyModel
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Silent
-from nsopt.reports.tuning import draw_tuning, publish_tuning
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import PARAMS
 from nsopt.session.presets import override
@@ -128,8 +124,6 @@ def test_every_value_of_pretrain_epochs_is_tried_with_every_seed(
         {"pretrain_epochs": 2}
     ]
     assert run_tuning(both, place, Silent()).trials[:4] == study.trials[:4]
-    publish_tuning(study)
-    assert "How many epochs P" in optuna_dashboard.get_note(study)
     assert not (place.folder / "checkpoints").exists()
 
 
@@ -209,14 +203,6 @@ def test_a_tuning_whose_trials_all_failed_says_why(tuning: Tuning, place: Worksp
     study = run_tuning(both, place, Silent())
     with pytest.raises(NsoptError, match=r"completed \(pruning ends after .*: give other settings"):
         best_trial(study)
-    logged = io.StringIO()
-    handler = logging.StreamHandler(logged)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    optuna.logging.get_logger("optuna").addHandler(handler)
-    draw_tuning(study)
-    optuna.logging.get_logger("optuna").removeHandler(handler)
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    assert logged.getvalue() == ""
 
 
 def test_a_worker_of_a_tuning_is_refused(tuning: Tuning, place: Workspace) -> None:
