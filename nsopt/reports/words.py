@@ -7,7 +7,7 @@ seeds, or for images that of a sample of so many test images if it is wider.
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -124,7 +124,7 @@ def _judge_budget(results: Results, rows: pd.DataFrame) -> Verdict:
     else:  # the reference, or else the next best
         reference = others[others["method"] == results.methods[0]]
         rival = (others.nlargest(1, "val_mean") if reference.empty else reference).iloc[0]
-        scores = [trained[row["method"]][results.final] for row in (best, rival)]
+        scores = trained[best["method"]][results.final], trained[rival["method"]][results.final]
         text, is_certain = _compare(results, label, (best, rival), scores)
     budget = get_metric(best["metric"]).show(best["budget"])
     size = budget if pd.isna(best["ratio"]) else f"{best['ratio']:g}x ({budget})"
@@ -173,7 +173,10 @@ def _describe_score(results: Results, scores: pd.Series) -> str:
 
 
 def _compare(
-    results: Results, label: str, rows: Sequence[pd.Series], scores: Sequence[pd.Series]
+    results: Results,
+    label: str,
+    rows: tuple[pd.Series, pd.Series],
+    scores: tuple[pd.Series, pd.Series],
 ) -> tuple[str, bool]:
     """Compare the best by the validation with a rival; return also whether the result is certain.
 
