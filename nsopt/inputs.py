@@ -1,5 +1,10 @@
-"""Inputs of a network: a tensor, a tuple of arguments, or keyword arguments; and its outputs."""
+"""Inputs of a network: a tensor, a tuple of arguments, or keyword arguments; and its outputs.
 
+Also checksums of their tensors.
+"""
+
+import io
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from types import NoneType
@@ -157,3 +162,16 @@ def find_outputs(result: Any) -> tuple[list[Tensor], list[str]]:
             contents = find_outputs(inner)
             tensors, ignored = tensors + contents[0], ignored + contents[1]
     return tensors, ignored
+
+
+def checksum_of(tensors: Iterable[Tensor]) -> int:
+    """Return a checksum (CRC-32) of the numbers in tensors, in this order."""
+    content = 0
+    for tensor in tensors:
+        if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized:
+            torch.save(tensor.detach().cpu(), file := io.BytesIO())
+            content = zlib.crc32(file.getvalue(), content)
+            continue
+        values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        content = zlib.crc32(values.numpy().data, content)
+    return content

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from nsopt.compute.out_of_memory import memory_for
-from nsopt.data.checksum import checksum_of
 from nsopt.errors import NsoptError
 from nsopt.files import remove_unfinished, write_whole
+from nsopt.inputs import checksum_of
 from nsopt.settings import differences
 
 State = dict[str, Any]

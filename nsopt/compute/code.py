@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from nsopt.compute.checkpoint import full_state, hidden_buffers
-from nsopt.data.checksum import checksum_of
 from nsopt.files import is_installed
+from nsopt.inputs import checksum_of
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import architectures
 from nsopt.tracing.user_code import is_of_user

@@ -31,8 +31,8 @@ def read_arrays(part: str, pair: Any) -> tuple[Tensor, Tensor]:
     pixels, classes = _convert_array(part, pair[0]), _convert_array(part, pair[1])
     if pixels.dtype != np.uint8:
         raise NsoptError(
-            f"{part} images must be uint8, from 0 to 255, not {pixels.dtype}: "
-            f"{_describe_conversion(pixels)}"
+            f"{part} images must be uint8, from 0 to 255, not {pixels.dtype}: scale numbers from 0 "
+            "to 1 with (255 * images).round().astype('uint8')"
         )
     if pixels.ndim == 4 and pixels.shape[1] not in _CHANNELS and pixels.shape[3] in _CHANNELS:
         pixels = pixels.transpose(0, 3, 1, 2)
@@ -98,11 +98,7 @@ def name_classes(labels: Sequence[Tensor], classes: Sequence[str] | None) -> tup
     highest = max(int(part.max()) for part in labels)
     different = len(torch.cat(list(labels)).unique())
     from_one = different == highest and all(part.min() > 0 for part in labels)
-    if not classes and from_one:
-        raise NsoptError(
-            f"labels go from 1 to {highest}: number the classes from 0, or give names as classes="
-        )
-    if not classes and highest >= max(_FEW_CLASSES, _MOST_GAPS * different):
+    if not classes and (from_one or highest >= max(_FEW_CLASSES, _MOST_GAPS * different)):
         raise NsoptError(
             f"labels go up to {highest}, but only {different} different ones occur: number the "
             "classes from 0, or give their names as classes="
@@ -118,36 +114,16 @@ def name_classes(labels: Sequence[Tensor], classes: Sequence[str] | None) -> tup
 def _convert_pixels(part: str, image: Any) -> NDArray[np.uint8]:
     """Convert an image to uint8, (H, W, C) or (C, H, W)."""
     if isinstance(image, Tensor) and image.is_floating_point():
-        if not image.numel():
-            raise NsoptError(f"{part} has an image without pixels: leave it out")
-        lowest, highest = float(image.min()), float(image.max())
-        if not math.isfinite(highest - lowest):
-            raise NsoptError(f"{part} images have NaN or infinite pixels: leave these images out")
-        if lowest < 0:
-            raise NsoptError(f"{part} images are floats outside 0 to 1: remove their normalisation")
-        if highest > 1:
+        if not ((image >= 0) & (image <= 1)).all():
             raise NsoptError(
-                f"{part} images are floats up to {highest:g}, not 1: divide by 255, or remove "
-                "their normalisation"
+                f"{part} images have floats outside 0 to 1, or NaN: divide by 255, or remove their "
+                "normalisation"
             )
         image = (image * 255).round().to(torch.uint8)
     if getattr(image, "mode", "") == "P":  # its pixels are indices into a palette
         image = image.convert("RGB")
     pixels = _convert_array(part, image)
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
-
-
-def _describe_conversion(pixels: NDArray[Any]) -> str:
-    """Return how to convert pixels of another type to uint8."""
-    if not np.issubdtype(pixels.dtype, np.integer):
-        return "of numbers from 0 to 1 write (255 * images).round().astype('uint8')"
-    lowest, highest = (int(pixels.min()), int(pixels.max())) if pixels.size else (0, 0)
-    if lowest < 0:
-        return f"their values go from {lowest} to {highest}: shift and scale them"
-    if highest > np.iinfo(np.uint8).max:
-        white = 2 ** highest.bit_length() - 1  # such as 4095 for 12 bits
-        return f"scale them, as with (255 / {white} * images).round().astype('uint8')"
-    return "write images.astype('uint8')"
 
 
 def _convert_array(part: str, values: Any) -> NDArray[Any]:

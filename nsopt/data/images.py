@@ -22,9 +22,9 @@ from nsopt.data.arrays import (
     read_dataset,
     read_normalisation,
 )
-from nsopt.data.checksum import checksum_of
 from nsopt.data.source import Source, Subset
 from nsopt.errors import NsoptError
+from nsopt.inputs import checksum_of
 from nsopt.isolation import public
 
 PIXEL_RANGE = 255.0

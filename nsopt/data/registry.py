@@ -4,10 +4,14 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-from nsopt.data.digits import load_digits
 from nsopt.data.folder import load_folder
 from nsopt.data.images import ImageData
-from nsopt.data.published import fetch_tiny_imagenet, load_cifar, load_tiny_imagenet
+from nsopt.data.published import (
+    fetch_tiny_imagenet,
+    load_cifar,
+    load_digits,
+    load_tiny_imagenet,
+)
 from nsopt.data.source import DATA_SETS, STAND_IN, Source, Subset, check_name, is_folder
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.isolation import public

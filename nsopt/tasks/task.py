@@ -18,10 +18,9 @@ from nsopt.arguments import check_name
 from nsopt.compute.checkpoint import full_state, load_full_state
 from nsopt.compute.code import CodeReader
 from nsopt.compute.device import Compute
-from nsopt.data.checksum import checksum_of
 from nsopt.data.source import Source
 from nsopt.errors import NonFiniteLossError, NsoptError, shorten
-from nsopt.inputs import tensors_in
+from nsopt.inputs import checksum_of, tensors_in
 from nsopt.isolation import public
 from nsopt.tasks.agreement import measure_variances, relative_distance
 from nsopt.tasks.batches import LoaderBatches, count_batches

@@ -43,11 +43,6 @@ GOOD = (draw_pixels(10, 3, 8, 8), np.arange(10) % 2)
     ("train", "options", "message"),
     [
         ((GOOD[0] / 255, GOOD[1]), {}, "train images must be uint8, from 0 to 255, not float64"),
-        ((GOOD[0].astype(int), GOOD[1]), {}, r"not int64: write images.astype\('uint8'\)"),
-        ((GOOD[0].astype("uint16") * 257, GOOD[1]), {}, r"scale them, as with \(255 / 65535 \* im"),
-        ((GOOD[0].astype(int) * 16, GOOD[1]), {}, r"int64: scale them, as with \(255 / 4095 \* im"),
-        ((GOOD[0].astype(int) - 255, GOOD[1]), {}, "values go from -255 to 0: shift and scale"),
-        ((GOOD[0][:0].astype(int), GOOD[1]), {}, r"write images.astype\('uint8'\)"),
         ((GOOD[0][:, :2], GOOD[1]), {}, "of 1 or 3 channels, not 10x2x8x8"),
         ((GOOD[0][:, :, :5], GOOD[1]), {}, "square, of 1 or 3 channels, not 10x3x5x8"),
         ((GOOD[0][0], GOOD[1]), {}, "not 3x8x8"),
@@ -131,7 +126,7 @@ def test_names_of_classes_may_be_an_array() -> None:
 
 def test_invalid_datasets_raise_an_error() -> None:
     normalised = TensorDataset(torch.randn(4, 3, 8, 8), torch.arange(4))
-    with pytest.raises(NsoptError, match="train images are floats outside 0 to 1"):
+    with pytest.raises(NsoptError, match="train images have floats outside 0 to 1"):
         ImageData.from_dataset(normalised, normalised)
     with pytest.raises(NsoptError, match="train images must be of one size: found none"):
         ImageData.from_dataset(TensorDataset(torch.zeros(0, 3, 8, 8), torch.zeros(0)), normalised)
@@ -145,9 +140,11 @@ def test_invalid_datasets_raise_an_error() -> None:
         ([(GOOD[0][0], 2**200)], "train labels must be integers"),
         ([(GOOD[0][0], 2**64 - 1)], f"train labels go up to {2**64 - 1}: number"),
         ([GOOD[0][0]], "item 0 of train must be an image and its label, not ndarray"),
-        ([(torch.zeros(3, 0, 0), 0)], "train has an image without pixels"),
-        ([(torch.full((3, 8, 8), 200.0), 0)], "floats up to 200, not 1: divide by 255, or remove"),
-        ([(torch.full((3, 8, 8), torch.nan), 0)], "train images have NaN or infinite pixels"),
+        ([(torch.full((3, 8, 8), 200.0), 0)], "floats outside 0 to 1, or NaN: divide by 255"),
+        (
+            [(torch.full((3, 8, 8), torch.nan), 0)],
+            "train images have floats outside 0 to 1, or NaN",
+        ),
         (5, "train must be a dataset with a length, .* not int"),
         (iter([]), "train must be a dataset with a length"),
     ],
@@ -159,7 +156,9 @@ def test_invalid_items_of_datasets_raise_an_error(items: Any, message: str) -> N
 
 def test_classes_that_are_numbered_from_1_are_refused() -> None:
     part = GOOD[0], GOOD[1] + 1
-    with pytest.raises(NsoptError, match="labels go from 1 to 2: number the classes from 0"):
+    with pytest.raises(
+        NsoptError, match="labels go up to 2, but only 2 different ones occur: number"
+    ):
         ImageData.from_arrays(part, part)
     named = ImageData.from_arrays(part, part, classes=["none", "ant", "bee"])
     assert len(named.classes) == 3

@@ -32,11 +32,6 @@ def large_bomb(bad: Path) -> None:
     Image.new("1", (20_000, 10_000)).save(bad)
 
 
-def small_bomb(bad: Path) -> None:
-    """Write an image for which Pillow only warns."""
-    Image.new("1", (10_000, 10_000)).save(bad)
-
-
 def text_bomb(bad: Path) -> None:
     notes = PngImagePlugin.PngInfo()
     notes.add_text("note", "x" * 2**21, zip=True)
@@ -55,7 +50,6 @@ def program(bad: Path) -> None:
         (looping_link, "a broken link, or no file"),
         (pipe, "a broken link, or no file"),
         (large_bomb, "exceeds limit of"),
-        (small_bomb, "exceeds limit of"),
         (text_bomb, "too large"),
         (program, r"cannot identify image file\)"),
     ],
@@ -79,7 +73,7 @@ def test_broken_links_beside_the_images_are_ignored(tmp_path: Path) -> None:
     (root / "train/ant/again").symlink_to("..")
     (root / os.fsdecode(b"not-utf8-\xff.txt")).touch()
     os.mkfifo(root / "train/ant/pipe")
-    with pytest.warns(UserWarning, match=r"other files in which Pillow finds no image: 1$"):
+    with pytest.warns(UserWarning, match=r"other files, which Pillow does not read: 1$"):
         assert len(load_data(f"folder:{root}").train) == 6
 
 
@@ -125,38 +119,10 @@ def with_damaged_bytes(tmp_path: Path) -> Path:
     return path
 
 
-def with_a_bomb(tmp_path: Path) -> Path:
-    path = packed(tmp_path)
-    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(BAD, bytes(2**25))
-    return path
-
-
-def with_shared_bytes(tmp_path: Path) -> Path:
-    path = packed(tmp_path)
-    with zipfile.ZipFile(path, "a") as archive:
-        first = archive.infolist()[0]
-        for number in range(200):
-            shared = zipfile.ZipInfo(f"train/ant/more{number}.png")
-            shared.header_offset, shared.CRC = first.header_offset, first.CRC
-            shared.file_size = shared.compress_size = first.file_size
-            archive.filelist.append(shared)
-        archive._didModify = True  # type: ignore[attr-defined]
-    return path
-
-
 def add(path: Path, name: str) -> Path:
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(name, b"content")
     return path
-
-
-def with_a_path_outside(tmp_path: Path) -> Path:
-    return add(packed(tmp_path), "../../bad.png")
-
-
-def with_an_absolute_path(tmp_path: Path) -> Path:
-    return add(packed(tmp_path), "/tmp/bad.png")
 
 
 def with_a_file_for_a_folder(tmp_path: Path) -> Path:
@@ -166,14 +132,10 @@ def with_a_file_for_a_folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (encrypted, r"x\.zip: test/ant/0\.png is encrypted: unpack the zip"),
+        (encrypted, r"x\.zip cannot be unpacked .*is encrypted"),
         (of_an_unknown_method, r"x\.zip cannot be unpacked .*\(That compression method"),
         (with_damaged_bytes, r"x\.zip cannot be unpacked into .*\(Error -3.*: copy it again"),
-        (with_a_bomb, r"x\.zip would unpack to 33,55\d,\d+ bytes, too many"),
-        (with_a_path_outside, r"x\.zip: \.\./\.\./bad\.png lies outside the zip"),
-        (with_an_absolute_path, r"x\.zip: /tmp/bad\.png lies outside the zip"),
         (with_a_file_for_a_folder, r"x\.zip cannot be unpacked into .*unpack it yourself"),
-        (with_shared_bytes, r"x\.zip is not a complete zip \(its files overlap\)"),
     ],
 )
 def test_a_bad_zip_causes_a_one_line_error(

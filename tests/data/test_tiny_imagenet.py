@@ -107,7 +107,7 @@ def test_a_class_without_test_images_is_named(folder: Path) -> None:
 def test_unknown_annotations_are_refused(folder: Path) -> None:
     annotations = folder / "tiny-imagenet-200/val/val_annotations.txt"
     annotations.write_text(annotations.read_text().replace("n03", "n77"))
-    with pytest.raises(NsoptError, match="names n77, which train/ does not have"):
+    with pytest.raises(NsoptError, match=r"val_annotations.txt .* is damaged .*n77"):
         load_data("tiny-imagenet", folder)
 
 
@@ -133,11 +133,9 @@ def test_subsets_out_of_range_are_refused(folder: Path, subset: Subset, message:
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("val/val_annotations.txt", b"val_00.JPEG\n", "line 1 of val_annotations.txt is too short"),
-        ("words.txt", b"n01\tgoldfish\nn02\n", "line 2 of words.txt is too short"),
-        ("words.txt", b"\xff\n", "words.txt cannot be read .*utf-8"),
-        ("val/val_annotations.txt", b"../x.png\tn01\n", "names '../x.png', not a file in images/"),
-        ("val/val_annotations.txt", b"/x.png\tn01\n", "names '/x.png', not a file in images/"),
+        ("val/val_annotations.txt", b"val_00.JPEG\n", "val_annotations.txt .* is damaged"),
+        ("words.txt", b"n01\tgoldfish\nn02\n", "words.txt is damaged"),
+        ("words.txt", b"\xff\n", "words.txt is damaged .*byte"),
     ],
 )
 def test_the_error_for_a_bad_line_names_its_file(

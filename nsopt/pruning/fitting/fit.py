@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from nsopt.compute.checkpoint import Checkpoint, weights_checksum
 from nsopt.compute.random_state import use_seed
-from nsopt.data.checksum import checksum_of
 from nsopt.errors import NsoptError
-from nsopt.inputs import tensors_in
+from nsopt.inputs import checksum_of, tensors_in
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress, Silent
 from nsopt.pruning.fitting.computed import fit_parts
