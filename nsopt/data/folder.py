@@ -204,6 +204,7 @@ def images_in(folder: Path, left_out: Counter[str]) -> list[Path]:
         left_out: counts all other files, by suffix.
     """
     suffixes = Image.registered_extensions()
+    formats = {*Image.OPEN, "MPO"} - _REFUSED  # the reader of JPEG opens MPO
     start, images, walked = Path(os.path.realpath(folder)), [], set[str]()
     for parent, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
         inside = os.path.realpath(parent)
@@ -215,7 +216,7 @@ def images_in(folder: Path, left_out: Counter[str]) -> list[Path]:
         walked.add(inside)
         folders[:] = [name for name in folders if not _is_metadata(name)]
         for file in (Path(parent, name) for name in names if not _is_metadata(name)):
-            if suffixes.get(file.suffix.lower()) in Image.OPEN.keys() - _REFUSED:
+            if suffixes.get(file.suffix.lower()) in formats:
                 images.append(file)
             else:
                 left_out[f"{file.suffix.lower() or 'other'} files, which Pillow does not read"] += 1
