@@ -50,7 +50,7 @@ from nsopt.storage import engine, opening
 from nsopt.storage.schema import is_search
 from nsopt.storage.studies import load_studies
 from nsopt.storage.trials import is_settled
-from nsopt.storage.weights_file import read_weights
+from nsopt.deployment.trained import read_weights
 from tests.rescaled import with_base_widths
 
 _TASK = (

@@ -26,7 +26,7 @@ from nsopt.compute.device import resolve_compute
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_source
 from nsopt.data.source import Source, Subset
-from nsopt.deployment.trained import explain_reading, load_trained
+from nsopt.deployment.trained import explain_reading, load_trained, require_file
 from nsopt.errors import NsoptError
 from nsopt.files import RUNS, STUDY_FILE, check_writable
 from nsopt.latency.multiples import find_multiple
@@ -41,7 +41,6 @@ from nsopt.session.subject import Subject, make_architecture, with_precision
 from nsopt.session.workspace import Workspace
 from nsopt.storage.opening import is_empty
 from nsopt.storage.urls import sqlite_url, storage_file
-from nsopt.storage.weights_file import require_file
 from nsopt.study.comparison import Asked, AskedRatio
 from nsopt.tasks.imported import import_task
 from nsopt.tasks.task import Task

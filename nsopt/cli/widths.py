@@ -68,7 +68,7 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
     from nsopt.latency.timer import Timer
     from nsopt.session.subject import with_stored_latency, write_latency_once
     from nsopt.settings import Timed, batch_unit
-    from nsopt.storage.timings import StoredTimings
+    from nsopt.storage.studies import StoredTimings
     from nsopt.tasks.imported import import_given_task
 
     asked = read_sizes(options.sizes, _RATIOS)

@@ -12,13 +12,12 @@ from torch.utils._pytree import tree_map_only
 
 from nsopt.compute.checkpoint import hidden_buffers, load_full_state
 from nsopt.data.images import Splits
-from nsopt.deployment.trained import describe_differences, explain_reading
+from nsopt.deployment.trained import describe_differences, explain_reading, read_weights
 from nsopt.errors import NsoptError
 from nsopt.isolation import public
 from nsopt.models.architecture import Architecture, build_to_fill
 from nsopt.models.registry import stored_architectures
 from nsopt.storage.trials import LARGEST_WIDTH, Point
-from nsopt.storage.weights_file import read_weights
 from nsopt.training.outcome import Outcome
 
 

@@ -1,19 +1,21 @@
-"""A trained network that smaller ones start from, read from a file of weights."""
+"""Files of weights, as `torch.save` or safetensors writes them, and trained networks from them."""
 
+import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
+import torch
 from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from nsopt.errors import NsoptError, shorten
+from nsopt.files import write_whole
 from nsopt.models.architecture import Architecture, build_to_fill
 from nsopt.models.checks import check_finite
-from nsopt.storage.weights_file import read_weights
 from nsopt.tracing.resize import shapes_of
 
 _NESTED = ("state_dict", "model", "state")  # where files keep the weights, as nsopt does last
@@ -140,3 +142,49 @@ def describe_differences(
 
 def _format_shape(shape: tuple[int, ...] | None) -> str:
     return "missing" if shape is None else "x".join(map(str, shape)) or "a number"
+
+
+def read_weights(path: Path) -> dict[str, Any]:
+    """Read a dict that `torch.save` or safetensors wrote, with its tensors on the CPU.
+
+    Raises:
+        NsoptError: for a missing file, or content that is not a dict.
+        Exception: OSError or one of torch's errors, for any other invalid file.
+    """
+    require_file(path)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if is_zipfile(path):
+        with ZipFile(path) as archive:
+            if archive.testzip() is not None:  # torch.load does not compare checksums
+                raise BadZipFile
+    content = torch.load(path, "cpu", weights_only=True)
+    if not isinstance(content, dict):
+        raise NsoptError("it contains no named tensors")
+    return content
+
+
+def require_file(path: Path) -> None:
+    """Raise NsoptError if there is no such file."""
+    if not path.is_file():
+        raise NsoptError("it is a folder" if path.is_dir() else "the file does not exist")
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        from safetensors.torch import load_file  # noqa: PLC0415
+    except ImportError:
+        raise NsoptError("it needs a package: pip install safetensors") from None
+    return dict(load_file(path))
+
+
+def write_weights(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a dict with `torch.save`; after a crash or an error an old file is still there."""
+    write_whole(path, serialise(content))
+
+
+def serialise(content: Mapping[str, Any]) -> bytes:
+    """Return the file that `torch.save` writes."""
+    file = io.BytesIO()
+    torch.save(dict(content), file)
+    return file.getvalue()

@@ -7,11 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from nsopt.compute.checkpoint import weights_checksum
-from nsopt.deployment.trained import load_trained
+from nsopt.deployment.trained import load_trained, write_weights
 from nsopt.errors import NsoptError
 from nsopt.session.subject import Subject
 from nsopt.session.workspace import Workspace
-from nsopt.storage.weights_file import write_weights
 
 
 def keep_start(subject: Subject, workspace: Workspace) -> None:

@@ -28,8 +28,7 @@ from nsopt.session.workspace import Workspace
 from nsopt.settings import BATCH_SIZE
 from nsopt.storage import schema, trials
 from nsopt.storage.opening import existing_storage
-from nsopt.storage.studies import load_studies, only_comparison
-from nsopt.storage.timings import StoredTimings
+from nsopt.storage.studies import StoredTimings, load_studies, only_comparison
 from nsopt.storage.urls import hide_password
 from nsopt.tasks.task import Task
 

@@ -6,8 +6,8 @@ import os
 import sqlite3
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,6 @@ ARTIFACTS = "artifacts"  # folder of the stored networks, beside the storage
 _SQLITE_LOCK_SECONDS = 60
 _PATIENCE_SECONDS, _RETRY_SECONDS = 300.0, 0.5  # while a server is away
 _BEGINNING = b'{"op_code":'  # of a journal
-_files = weakref.WeakKeyDictionary[BaseStorage, RDBStorage]()  # of the storages in SQLite
 _TABLES = {"studies", "version_info"}  # of Optuna; the first that it makes
 _ERRORS = (SQLAlchemyError, StorageInternalError, OSError)  # of storages
 _DAMAGE = (AssertionError, LookupError, RecursionError, TypeError, ValueError)  # while reading
@@ -122,28 +121,6 @@ def open_storage(url: str) -> BaseStorage:
         raise
     except Exception as error:  # of any driver
         raise _make_error(url, error) from None
-
-
-@contextmanager
-def one_transaction(storage: BaseStorage) -> Iterator[None]:
-    """Let the calls of the block share one transaction of an SQLite file, as each waits for a disk.
-
-    Calls to a server stay alone, so that each can be repeated.
-    """
-    database = _files.get(storage)
-    if database is None:
-        yield
-        return
-    try:
-        with database.engine.begin() as connection:
-            database.scoped_session.remove()
-            database.scoped_session(bind=connection)  # its commits leave the transaction open
-            try:
-                yield
-            finally:
-                database.scoped_session.remove()
-    except SQLAlchemyError as error:
-        raise _make_error(database.url, error) from None
 
 
 def guard(storage: BaseStorage, url: str) -> BaseStorage:
@@ -270,10 +247,7 @@ def _open_database(url: str) -> BaseStorage:
 
     closing = weakref.finalize(database, database.engine.dispose)  # no connection stays open
     closing.atexit = False
-    storage = get_storage(database)
-    if file:
-        _files[storage] = database
-    return storage
+    return get_storage(database)
 
 
 def _is_made_by_another(error: BaseException) -> bool:

@@ -15,7 +15,6 @@ from pydantic import Field, FiniteFloat, PlainSerializer, PlainValidator
 from nsopt.scaling.metric import METRICS, PARAMS, Metric, get_metric
 from nsopt.scaling.record import Iteration
 from nsopt.storage import internals, schema
-from nsopt.storage.opening import one_transaction
 from nsopt.storage.reading import Attribute, damage, read
 
 LARGEST_WIDTH = 2**16
@@ -211,9 +210,8 @@ def write_run(trial: Trial, provenance: Mapping[str, str]) -> None:
 
     A retry overwrites both. The provenance of the study is that of its first process.
     """
-    with one_transaction(trial.storage):
-        _WORKER.write(trial, f"{platform.node()}:{os.getpid()}")
-        _PROVENANCE.write(trial, _format_provenance(provenance))
+    _WORKER.write(trial, f"{platform.node()}:{os.getpid()}")
+    _PROVENANCE.write(trial, _format_provenance(provenance))
 
 
 def write_place(trial: Trial, folder: Path) -> None:
@@ -246,12 +244,11 @@ def write_outcome(
     trial: Trial, numbers: Mapping[str, Any], curves: Mapping[str, Sequence[float]]
 ) -> None:
     """Write a running trial's outcome: flat values, and lists with one value per epoch."""
-    with one_transaction(trial.storage):
-        for name, value in numbers.items():
-            if value is not None:
-                trial.set_user_attr(name, value)
-        if curves:
-            _CURVES.write(trial, {name: list(values) for name, values in curves.items()})
+    for name, value in numbers.items():
+        if value is not None:
+            trial.set_user_attr(name, value)
+    if curves:
+        _CURVES.write(trial, {name: list(values) for name, values in curves.items()})
 
 
 def read_outcome(trial: FrozenTrial, needed: Iterable[str] = ()) -> dict[str, Any]:

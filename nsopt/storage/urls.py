@@ -1,7 +1,5 @@
 """Storage URLs: made of a path, parsed, and shown without passwords."""
 
-import errno
-import socket
 import warnings
 from itertools import chain
 from pathlib import Path
@@ -29,68 +27,34 @@ def sqlite_url(path: Path) -> str:
 
 def read_url(url: str) -> URL:
     """Parse a storage URL. Raises NsoptError if it is invalid."""
-    _check_characters(url)
     shown = hide_password(url)
-    advice = f"the port must be a number up to {_LARGEST_PORT}, and an @ in the password must be"
-    is_file = "://" not in url and "@" not in url
-    advice = "write sqlite:/// before a file" if is_file else f"{advice} written %40"
     invalid = NsoptError(
-        f"storage {shown!r} is not a database URL such as sqlite:///results.db: {advice}"
+        f"storage {shown!r} is not a database URL such as sqlite:///results.db: write sqlite:/// "
+        "before a file, %25, %3F and %40 for %, ? and @ in names and passwords, and a port up to "
+        f"{_LARGEST_PORT}"
     )
     try:
+        unquote(url, errors="strict").encode()  # SQLAlchemy would put U+FFFD in place of a `%xx`
         parts = sqlalchemy.make_url(url)
-        if parts.drivername != JOURNAL:
-            parts.get_dialect()
+        if is_journal := parts.drivername == JOURNAL:
+            is_odd = bool(parts.query)
+        else:
+            dialect = parts.get_dialect()
+            is_odd = (parts.port or 0) > _LARGEST_PORT or shown == _HIDDEN
+            if dialect.name == SQLITE:
+                with warnings.catch_warnings(action="error", category=SAWarning):
+                    dialect().create_connect_args(parts)  # refuses unknown options
     except NoSuchModuleError:
         raise NsoptError(f"storage {shown} is of an unknown kind: use {_KINDS}") from None
-    except (ArgumentError, ValueError):
+    except (ArgumentError, SAWarning, TypeError, ValueError):
         raise invalid from None
-    if (parts.port or 0) > _LARGEST_PORT or shown == _HIDDEN:
+    if is_odd:
         raise invalid
-    if parts.get_backend_name() == SQLITE:
-        _check_options(parts, shown, url)
-    if parts.drivername == JOURNAL and (parts.host or not parts.database):
+    if is_journal and (parts.host or not parts.database):
         raise NsoptError(f"storage {shown} names no file: write journal:///FILE")
-    if parts.drivername == JOURNAL and parts.query:
-        raise _refuse_options(shown)
-    if parts.get_backend_name() == SQLITE and parts.database in (None, "", _IN_MEMORY):
+    if not is_journal and dialect.name == SQLITE and parts.database in (None, "", _IN_MEMORY):
         raise NsoptError("a database in memory is lost at the end: write sqlite:///FILE")
     return parts
-
-
-def _check_characters(url: str) -> None:
-    """Raise NsoptError for what is no UTF-8; SQLAlchemy would put U+FFFD in place of a `%xx`."""
-    try:
-        unquote(url, errors="strict").encode()
-    except UnicodeEncodeError:
-        raise NsoptError(
-            "Python cannot read the storage URL here: set the variable PYTHONUTF8=1"
-        ) from None
-    except UnicodeDecodeError:
-        raise NsoptError(
-            "the storage URL has a % whose two digits are no character: write %25 for %"
-        ) from None
-
-
-def _check_options(parts: URL, shown: str, url: str) -> None:
-    """Raise NsoptError for options that an SQLite driver does not know, or cannot read, such as
-    `?timeout=word`."""
-    try:
-        with warnings.catch_warnings(action="error", category=SAWarning):
-            parts.get_dialect()().create_connect_args(parts)
-    except SAWarning:
-        raise _refuse_options(shown) from None
-    except (TypeError, ValueError, ArgumentError) as error:
-        reason = hide_values(url, str(error))
-        raise NsoptError(f"storage {shown} cannot be used: {reason}: correct the URL") from None
-
-
-def _refuse_options(shown: str) -> NsoptError:
-    """Return the error for unknown options after the name of a file."""
-    return NsoptError(
-        f"storage {shown} is followed by a ? and unknown options: write %3F for a ? in the name of "
-        "a file"
-    )
 
 
 def storage_file(url: str) -> Path | None:
@@ -127,21 +91,3 @@ def hide_values(url: str, text: str) -> str:
         if value and len(value) >= _SHORTEST:
             text = text.replace(value, _HIDDEN)
     return text
-
-
-def check_address(host: str, port: int) -> None:
-    """Raise NsoptError if nsopt cannot serve on an address."""
-    if not 0 < port <= _LARGEST_PORT:
-        raise NsoptError(f"port= must be from 1 to {_LARGEST_PORT}, got {port}")
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except (OSError, UnicodeError) as error:
-        is_taken = getattr(error, "errno", None) in (errno.EADDRINUSE, errno.EACCES)
-        option = "port=" if is_taken else "host="
-        reason = getattr(error, "strerror", None) or error
-        raise NsoptError(
-            f"cannot serve on {host}:{port} ({reason}): try another {option}"
-        ) from None

@@ -139,7 +139,9 @@ def read_search(storage: InMemoryStorage) -> None:
 def read_tuning(storage: InMemoryStorage) -> None:
     """As compress and report do."""
     schema.read_law(optuna.load_study(study_name=TUNED, storage=storage))
-    tuning_rows(optuna.load_study(study_name=TUNED, storage=storage))
+    study = optuna.load_study(study_name=TUNED, storage=storage)
+    schema.read_settings(study)
+    tuning_rows(study)
 
 
 def read_outcomes(storage: InMemoryStorage) -> None:

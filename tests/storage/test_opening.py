@@ -309,9 +309,3 @@ def test_an_invalid_url_causes_a_one_line_error(url: str, tmp_path: Path) -> Non
         open_storage(url.format(folder=tmp_path))
     assert "\n" not in str(caught.value)
     assert "sesame" not in str(caught.value)
-
-
-def test_messages_of_a_driver_hide_values_of_the_url(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'study.db'}?timeout=sesame"
-    with pytest.raises(NsoptError, match=r"convert string to float: '\*\*\*': correct the URL$"):
-        open_storage(url)

@@ -14,10 +14,10 @@ import pytest
 import nsopt
 from nsopt.deployment.artifacts import BestNetworks
 from nsopt.deployment.kept import load_network
+from nsopt.deployment.trained import read_weights, write_weights
 from nsopt.errors import NsoptError
 from nsopt.session.workspace import Workspace
 from nsopt.storage.opening import open_storage
-from nsopt.storage.weights_file import read_weights, write_weights
 from tests.conftest import call_nsopt
 from tests.deployment.test_artifacts import make_network
 from tests.e2e.test_user_errors import assert_fails

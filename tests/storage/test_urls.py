@@ -1,14 +1,13 @@
 """Storage URLs as messages show them: never with a password."""
 
-import socket
 from pathlib import Path
 
 import pytest
 
 from nsopt.errors import NsoptError
 from nsopt.storage.opening import open_storage
-from nsopt.storage.urls import check_address, hide_password, read_url, sqlite_url, storage_file
-from tests.conftest import call_nsopt, free_port
+from nsopt.storage.urls import hide_password, read_url, sqlite_url, storage_file
+from tests.conftest import call_nsopt
 from tests.e2e.test_user_errors import assert_fails
 
 SECRET = "sesame"
@@ -69,7 +68,7 @@ def test_passwords_are_hidden(url: str, expected: str) -> None:
     ],
 )
 def test_an_invalid_url_raises_an_error_that_says_how_to_write_it(url: str) -> None:
-    expected = r"not a database URL such as sqlite.* a number up to 65535, and an @ .* %40"
+    expected = r"not a database URL such as sqlite.* %40 .* a port up to 65535"
     with pytest.raises(NsoptError, match=expected) as caught:
         read_url(url)
     assert SECRET not in str(caught.value)
@@ -80,13 +79,13 @@ def test_an_invalid_url_raises_an_error_that_says_how_to_write_it(url: str) -> N
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("sqlite:///w/10%data.db", "has a % whose two digits are no character: write %25 for %"),
-        ("journal:///w/10%data.db", "write %25 for %"),
-        ("postgresql://me:sesame%da@h/d", "write %25 for %"),
-        ("sqlite:///\udcc3.db", "cannot read the storage URL here: set the variable PYTHONUTF8=1"),
-        ("sqlite:///w/no?x=1.db", r"storage sqlite:///w/no is followed by .*: write %3F for a \?"),
-        ("sqlite:///w/no?timeout=5&sesame=1", r"a \? and unknown options: write %3F"),
-        ("journal:///w/no?x=1.db", r"a \? and unknown options: write %3F"),
+        ("sqlite:///w/10%data.db", "write sqlite:/// before a file, %25"),
+        ("journal:///w/10%data.db", "write sqlite:/// before a file, %25"),
+        ("postgresql://me:sesame%da@h/d", "write sqlite:/// before a file, %25"),
+        ("sqlite:///\udcc3.db", "is not a database URL"),
+        ("sqlite:///w/no?x=1.db", "storage 'sqlite:///w/no' is not .*%3F"),
+        ("sqlite:///w/no?timeout=5&sesame=1", "is not a database URL .*%3F"),
+        ("journal:///w/no?x=1.db", "is not a database URL .*%3F"),
     ],
 )
 def test_unquoted_letters_in_the_name_of_a_file_are_refused(
@@ -139,30 +138,3 @@ def test_a_law_in_a_file_ignores_the_storage_of_the_environment(
     assert_fails(
         call_nsopt("widths", "--law=l", "--storage=sqlite:///x.db"), "--law FILE or --storage"
     )
-
-
-@pytest.mark.parametrize(
-    ("host", "port", "message"),
-    [
-        ("192.0.2.1", 18080, "try another host="),
-        ("no such host", 18080, "try another host="),
-        ("a" * 300, 18080, "try another host="),
-        ("127.0.0.1", 0, "port= must be from 1 to 65535"),
-    ],
-)
-def test_an_address_that_cannot_be_served_names_the_option(
-    host: str, port: int, message: str
-) -> None:
-    with pytest.raises(NsoptError, match=message):
-        check_address(host, port)
-
-
-def test_addresses_of_both_versions_can_be_served() -> None:
-    check_address("127.0.0.1", free_port())
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        with pytest.raises(NsoptError, match="try another port="):
-            check_address("127.0.0.1", taken.getsockname()[1])
-    if socket.has_ipv6 and Path("/proc/net/if_inet6").exists():
-        check_address("::1", free_port())

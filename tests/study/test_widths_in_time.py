@@ -24,7 +24,7 @@ from nsopt.scaling.metric import LATENCY, MACS, PARAMS
 from nsopt.scaling.solve import solve_widths
 from nsopt.session.timing import measure_again, with_latency_if_needed
 from nsopt.session.workspace import Workspace
-from nsopt.storage.timings import StoredTimings
+from nsopt.storage.studies import StoredTimings
 from nsopt.study.compare import preview_comparison, run_comparison
 from nsopt.study.comparison import Comparison, Size
 from nsopt.study.stored_law import NetworkLaw
