@@ -90,13 +90,13 @@ def explain_reading(path: Path | str, writer: str) -> Iterator[None]:
     except OSError as error:
         reason = f"{error.strerror}"
     except UnpicklingError:
-        kinds = ""
+        reason = f"{writer} did not write this file"
         with suppress(Exception):  # of a foreign file
-            kinds = f" ({', '.join(sorted(get_unsafe_globals_in_checkpoint(path))[:_MOST])})"
-        reason = (
-            f"it holds more than weights{kinds}, such as a whole module; write it again with "
-            "torch.save(model.state_dict(), path)"
-        )
+            kinds = ", ".join(sorted(get_unsafe_globals_in_checkpoint(path))[:_MOST])
+            reason = (
+                f"it holds more than weights ({kinds}), such as a whole module; write it again "
+                "with torch.save(model.state_dict(), path)"
+            )
     except BadZipFile:
         reason = f"it is damaged, or {writer} did not write this file"
     except Exception as error:  # torch raises anything for a foreign file
