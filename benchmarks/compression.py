@@ -192,7 +192,7 @@ def compress(
         *(dense.model, dense.data, [word]),
         arch=dense.arch,
         epochs=epochs,
-        seeds=seeds,
+        settings=get_preset("compress").settings.updated(seeds=seeds),
         out=out,
     )
     trained = result.results.outcomes

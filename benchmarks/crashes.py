@@ -40,6 +40,7 @@ from nsopt.cli import compress, extras
 from nsopt.cli.app import main as main_of_nsopt
 from nsopt.compute import checkpoint
 from nsopt.deployment.artifacts import BestNetworks, best_trials
+from nsopt.deployment.trained import read_weights
 from nsopt.latency import measure as timed
 from nsopt.models import vgg
 from nsopt.models.architecture import Architecture
@@ -50,7 +51,6 @@ from nsopt.storage import engine, opening
 from nsopt.storage.schema import is_search
 from nsopt.storage.studies import load_studies
 from nsopt.storage.trials import is_settled
-from nsopt.deployment.trained import read_weights
 from tests.rescaled import with_base_widths
 
 _TASK = (

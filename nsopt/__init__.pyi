@@ -1,11 +1,7 @@
-from .comparing import ComparisonResult as ComparisonResult
-from .comparing import compare as compare
 from .compression.compress import compress as compress
-from .compression.result import Compressed as Compressed
 from .compression.result import Compression as Compression
 from .data.folder import load_images as load_images
 from .data.images import ImageData as ImageData
-from .data.images import ImageSet as ImageSet
 from .data.registry import load_data as load_data
 from .deployment.export import export as export
 from .deployment.export import load_exported as load_exported
@@ -31,12 +27,11 @@ from .samplers.neuralscale import NeuralScaleSampler as NeuralScaleSampler
 from .samplers.neuralscale import suggest_widths as suggest_widths
 from .scaling.algorithm3 import solve_widths_sgd as solve_widths_sgd
 from .scaling.law import PowerLaw as PowerLaw
-from .scaling.law import ScalingLaw as ScalingLaw
 from .scaling.law import uniform_curve as uniform_curve
-from .scaling.metric import Metric as Metric
 from .scaling.solve import solve_widths as solve_widths
 from .session.presets import StudySettings as StudySettings
 from .session.presets import get_preset as get_preset
+from .study.compare import compare as compare
 from .tasks.task import Task as Task
 from .training.loop import train as train
 from .training.outcome import Epoch as Epoch

@@ -43,7 +43,7 @@ class Settings(BaseModel):
 
     def updated(self, **changes: Any) -> Self:
         """Return a validated copy with `changes`."""
-        return type(self)(**{**self.model_dump(), **changes})
+        return type(self)(**{**dict(self), **changes})
 
 
 class SgdSettings(Settings):

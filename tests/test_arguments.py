@@ -106,7 +106,7 @@ def calls() -> list[tuple[Callable[..., Any], dict[str, Any]]]:
     small = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 6), nn.Flatten())
     traced = nsopt.trace(small, torch.zeros(2, 1, 8, 8))
     trial = optuna.trial.FixedTrial({f"width_{name}": 64 for name in arch.layer_names})
-    timed = {"measure": lambda network, batch: 5.0, "progress": nsopt.Silent(), "device": "cpu"}
+    timed = {"runtime": lambda network, batch: 5.0, "progress": nsopt.Silent(), "device": "cpu"}
     briefly = nsopt.TrainSettings(epochs=1, batch_size=16, device="cpu")
     search = nsopt.SearchSettings(iterations=1, pretrain_epochs=0, prune_every=1, device="cpu")
     batches = [(torch.zeros(4, 1, 8, 8), torch.zeros(4, dtype=torch.int64))]
@@ -136,7 +136,7 @@ def calls() -> list[tuple[Callable[..., Any], dict[str, Any]]]:
         (nsopt.get_preset, {"name": "smoke", "data": ""}),
         (nsopt.TrainSettings, {"epochs": 1, "lr": 0.1, "batch_size": 16, "device": "cpu"}),
         (nsopt.SearchSettings, {"iterations": 1, "pretrain_epochs": 1, "filters_per_step": 1}),
-        (nsopt.with_latency, {"arch": traced, "runtime": "torch", "batch_size": 2, **timed}),
+        (nsopt.with_latency, {"arch": traced, "batch_size": 2, **timed}),
         (nsopt.measure_latency, {"model": small, "input_shape": (1, 8, 8), "batch_size": 2}),
         (nsopt.measure_latency, {"model": small, "inputs": batches[0][0], "warmup": 1} | once),
         (nsopt.solve_measured_widths, {"arch": traced, "law": law, "budget": 9.0, **timed}),
@@ -156,9 +156,9 @@ def calls() -> list[tuple[Callable[..., Any], dict[str, Any]]]:
         (nsopt.compress, {"model": nn.Linear(2, 2), "task": data, "budgets": ["macs=50%"]}),
         (nsopt.compress, {"model": small, "task": data, "budgets": ["macs=50%"], "epochs": 0}),
         (nsopt.compare, compared | {"methods": ["uniform"], "ratios": [0.5], "seeds": 1}),
-        (nsopt.compare, compared | {"budgets": [40, "50"], "metric": "params", "start": small}),
-        (nsopt.compare, compared | {"preset": "smoke", "trainer": None, "workers": 1}),
-        (nsopt.compare, compared | {"out": None, "storage": None, "progress": nsopt.Silent()}),
+        (nsopt.compare, compared | {"budgets": [40, "50"]}),
+        (nsopt.compare, compared | {"preset": "smoke"}),
+        (nsopt.compare, compared | {"out": None, "progress": nsopt.Silent()}),
         (nsopt.fit, {"model": small, "widths": [2], "inputs": torch.rand(20, 1, 8, 8), "seed": 0}),
     ]
 

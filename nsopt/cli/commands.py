@@ -11,11 +11,10 @@ import nsopt
 from nsopt.cli import data
 from nsopt.cli.compress import compress
 from nsopt.cli.console import user_errors
-from nsopt.cli.dashboard import dashboard
 from nsopt.cli.doctor import doctor
 from nsopt.cli.export import export
 from nsopt.cli.latency import latency
-from nsopt.cli.report import report
+from nsopt.cli.report import dashboard, report
 from nsopt.cli.search import search
 from nsopt.cli.study import study
 from nsopt.cli.tune import tune

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,15 +12,17 @@ from nsopt.cli.console import (
     console,
     describe_storage,
     fits,
+    has_extra,
+    install_command,
     live_progress,
     make_fitting_table,
     make_table,
+    publish_if_installed,
 )
-from nsopt.cli.extras import has_extra, install_command, publish_if_installed
 from nsopt.cli.interruption import INTERRUPTED, interruptible
 from nsopt.cli.options import (
     NetworkOptions,
-    PlaceOptions,
+    OutputOptions,
     PruneOptions,
     RoundingOptions,
     SgdOptions,
@@ -62,7 +65,7 @@ class CompressOptions(WorkersOptions):
     rounding: RoundingOptions = RoundingOptions()
     training: TrainingOptions = TrainingOptions()
     sgd: SgdOptions = SgdOptions()
-    place: PlaceOptions = PlaceOptions()
+    output: OutputOptions = OutputOptions()
     timing: TimingOptions = TimingOptions()
 
 
@@ -80,11 +83,9 @@ def compress(options: CompressOptions) -> None:
     from nsopt.cli.export import export_command
     from nsopt.cli.preparation import (
         announce,
-        check_places,
-        choose_timing,
+        check_output,
         load_network,
         make_workspace,
-        with_known_multiple,
     )
     from nsopt.compression.budgets import read_words, split_budgets
     from nsopt.compression.compress import PRESET, get_settings
@@ -102,32 +103,21 @@ def compress(options: CompressOptions) -> None:
     read_words(budgets)
     if file is None and not is_own(network.arch):
         raise NsoptError(f"give the file with the trained weights of {network.arch} as --weights")
-    runtime = choose_timing(options.timing)
-    rounding = with_known_multiple(options.rounding, options.sgd.device, runtime).rounding
-    changed = changes(PruneOptions(), options.training, options.sgd, **rounding)
+    study = options.rounding.rounding | options.timing.changes | {"seeds": options.seeds}
+    changed = changes(PruneOptions(), options.training, options.sgd, study)
     settings = override(get_settings(network.task is None), changed)
-    check_places(options.place)
+    check_output(options.output)
     arch, data = load_network(network, file, options.training)
     model = copy_traced(arch) if file is None else load_trained(file, arch)
-    question, verbose = get_preset(PRESET).question, options.place.verbose
+    question, verbose = get_preset(PRESET).question, options.output.verbose
     announce(arch, data, settings, question, verbose, parts=["training"], starts_trained=True)
     if warning := warn_of_split(network.split):
         console.print(warning)
     name = f"{arch.name}-{data.name}-{PRESET}"
-    workspace = make_workspace(options.place, name, network.data_dir, options.workers)
+    workspace = make_workspace(options.output, name, network.data_dir, options.workers)
     with interruptible(), live_progress() as progress:
-        result = run(
-            model,
-            data,
-            budgets,
-            arch=arch,
-            epochs=settings.training.epochs,
-            seeds=options.seeds or 1,
-            settings=settings,
-            runtime=runtime,
-            out=workspace,
-            progress=progress,
-        )
+        configured = partial(run, model, data, budgets, arch=arch, settings=settings)
+        result = configured(out=workspace, progress=progress)
     networks = _export_all(result, workspace.folder, arch, data)
     write_networks(workspace.studies(result.name)[DENSE], networks)
     results = result.results

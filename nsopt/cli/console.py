@@ -7,8 +7,9 @@ import sys
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -17,6 +18,9 @@ from rich.text import Text
 from nsopt.errors import DISK_IS_FULL, NsoptError
 from nsopt.files import cache_folder
 from nsopt.terminal import LineProgress, LiveProgress, PlainConsole, printable, show_bars
+
+if TYPE_CHECKING:
+    from nsopt.reports.results import Results
 
 _USER_ERROR = 2
 _READER_LEFT = 1  # as Rich exits then
@@ -27,6 +31,11 @@ _OF_A_PLACE = {  # errors that another name or place mends
 _UNLIMITED = 10_000
 
 console = PlainConsole()
+EXTRAS = {  # of nsopt, as `pip install 'nsopt[export]'` names them, and their modules
+    "dashboard": ("optuna_dashboard",),
+    "cluster": ("psycopg",),
+    "export": ("onnx", "onnxscript"),
+}
 # Arguments that messages of the library name, as words of their own; not in what a user wrote.
 _NAMED = (
     "arch|artifacts|batch_size|classes|data|device|epochs|filters_per_step|format|host|image_size|"
@@ -158,3 +167,24 @@ def _format_warning(
 def _stop(message: str) -> NoReturn:
     print(printable(" ".join(message.split())), file=sys.stderr)
     raise SystemExit(_USER_ERROR) from None
+
+
+def has_extra(extra: str) -> bool:
+    try:
+        for module in EXTRAS[extra]:
+            import_module(module)
+    except ImportError:
+        return False
+    return True
+
+
+def install_command(extra: str) -> str:
+    return f"pip install 'nsopt[{extra}]'"
+
+
+def publish_if_installed(results: "Results", url: str) -> None:
+    """Store notes and figures for optuna-dashboard, if it is installed."""
+    if has_extra("dashboard"):
+        from nsopt.reports.dashboard import publish
+
+        publish(results, url)

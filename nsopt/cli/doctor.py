@@ -1,7 +1,6 @@
 """`nsopt doctor`: what nsopt finds on this machine."""
 
-from nsopt.cli.console import console, name_options
-from nsopt.cli.extras import EXTRAS, has_extra, install_command
+from nsopt.cli.console import EXTRAS, console, has_extra, install_command, name_options
 from nsopt.errors import NsoptError
 from nsopt.files import cache_folder
 

@@ -10,8 +10,7 @@ from cyclopts import Parameter
 
 from nsopt.cli.console import console, tell_what_is_fixed
 from nsopt.cli.options import StoredDataOptions, refuse_options_of_images, refuse_unused
-from nsopt.cli.stored import ArtifactOptions, StoredOptions
-from nsopt.cli.values import GivenPath, MetricName
+from nsopt.cli.values import ArtifactOptions, GivenPath, MetricName, StoredOptions
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.files import check_writable, written_beside
 
@@ -177,8 +176,8 @@ def _find(options: ExportOptions, task: "Task | None") -> "tuple[Study, Path]":
         timed = Timed(settings["runtime"], settings["latency_batch_size"])
         arch = read_architecture(read_task(study), options.arch, task)
         arch = with_stored_latency(arch, [study], timed)
-        asked = read_budgets(options.budget, get_metric(options.metric or PARAMS.name))
-        shares = [budget.at(arch) for budget in asked]
+        requested = read_budgets(options.budget, get_metric(options.metric or PARAMS.name))
+        shares = [budget.at(arch) for budget in requested]
     trial = _choose(best, options, shares)
     folder = artifacts_beside(url, options.artifacts)
     if folder is None:

@@ -6,7 +6,7 @@ from cyclopts import Parameter
 
 from nsopt.cli.console import console, live_progress, make_table
 from nsopt.cli.options import ComputeOptions, RuntimeOptions
-from nsopt.cli.stored import StoredNetworkOptions, StoredOptions
+from nsopt.cli.values import StoredNetworkOptions, StoredOptions
 from nsopt.errors import NsoptError
 
 _LARGEST = 1_000_000  # images in a batch
@@ -22,14 +22,15 @@ class LatencyOptions(ComputeOptions, StoredNetworkOptions, StoredOptions):
 
 def latency(options: LatencyOptions = LatencyOptions()) -> None:
     """Time the trained networks of a study again; `nsopt report` shows all timings."""
-    from nsopt.cli.preparation import read_runtime
     from nsopt.latency.record import distrust
+    from nsopt.latency.runtime import choose_runtime
     from nsopt.methods.registry import method_label
     from nsopt.scaling.metric import format_ms
     from nsopt.session.timing import measure_again
     from nsopt.tasks.imported import import_given_task
 
-    sizes, runtime = None, read_runtime(options.timing)
+    sizes, chosen = None, options.timing.chosen
+    runtime = None if chosen is None else choose_runtime(chosen)
     if options.batch_size is not None:
         words = [word.strip() for word in options.batch_size.split(",")]
         if not all(word.isdecimal() and 0 < int(word) <= _LARGEST for word in words):

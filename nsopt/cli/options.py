@@ -4,7 +4,7 @@ A command holds these groups as fields. An option has the name of the setting th
 (`SearchSettings`, `TrainSettings`); None keeps the preset's value.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from nsopt.cli.stored import StorageOptions, StoredNetworkOptions
 from nsopt.cli.values import (
     BatchSize,
     Count,
@@ -21,7 +20,10 @@ from nsopt.cli.values import (
     GivenPath,
     MetricName,
     Repeats,
+    StorageOptions,
+    StoredNetworkOptions,
     Whole,
+    read_rounding,
 )
 from nsopt.errors import NsoptError
 
@@ -138,9 +140,11 @@ class RoundingOptions:
     def rounding(self) -> dict[str, Any]:
         """Return `multiple_of` and `min_width` as a study's settings. Raises NsoptError for invalid
         ones."""
+        is_auto = self.multiple_of == "auto"
+        multiple = None if is_auto else read_rounding("--multiple-of", self.multiple_of)
         return {
-            "multiple_of": _read_rounding("--multiple-of", self.multiple_of),
-            "min_width": _read_rounding("--min-width", self.min_width),
+            "multiple_of": "auto" if is_auto else multiple,
+            "min_width": read_rounding("--min-width", self.min_width),
         }
 
 
@@ -272,6 +276,13 @@ class RuntimeOptions(MeasureOptions):
     runtime: Literal["torch", "onnxruntime"] | None = None
     """Time networks in PyTorch (the default) or in onnxruntime."""
 
+    @property
+    def chosen(self) -> str | None:
+        """The name of what times networks, if the user gave one."""
+        if self.runtime and self.measure:
+            raise NsoptError("give --runtime or --measure, not both")
+        return self.measure or self.runtime
+
 
 @Parameter(name="*", group="Latency")
 @dataclass(frozen=True, kw_only=True)
@@ -280,6 +291,11 @@ class TimingOptions(RuntimeOptions):
 
     latency_batch_size: Count | None = None
     """Images in a timed batch. 100 by default."""
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What they change in the settings of a study; None for nothing."""
+        return {"runtime": self.chosen, "latency_batch_size": self.latency_batch_size}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,7 +317,7 @@ class WorkersOptions(RepeatOptions):
 
 @Parameter(name="*", group="Results")
 @dataclass(frozen=True, kw_only=True)
-class PlaceOptions(StorageOptions):
+class OutputOptions(StorageOptions):
     """Where results go."""
 
     out: GivenPath = None
@@ -317,7 +333,7 @@ class WorkOptions:
 
     task: TaskOptions = TaskOptions()
     sgd: SgdOptions = SgdOptions()
-    place: PlaceOptions = PlaceOptions()
+    output: OutputOptions = OutputOptions()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -360,33 +376,17 @@ def split_words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def _read_rounding(option: str, text: str | None) -> int | dict[str, int] | None:
-    """Read a number, or numbers by metric."""
-    from nsopt.scaling.metric import get_single_metric
-
-    if text is None:
-        return None
-    parts = [part.strip().rpartition("=") for part in text.split(",")]
-    if not all(number.isdecimal() and int(number) for _, _, number in parts):
-        raise NsoptError(f"{option} {text!r} is not a width: write 8, or latency=16,macs=8")
-    if parts[0][0] == "" and len(parts) == 1:
-        return int(parts[0][2])
-    numbers = {get_single_metric(name.strip()).name: int(number) for name, _, number in parts}
-    if len(numbers) < len(parts):
-        raise NsoptError(f"{option} {text!r} names a metric twice: give one number for each")
-    return numbers
-
-
-def _drop_none(values: dict[str, Any]) -> dict[str, Any]:
+def _drop_none(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
 def changes(
-    search: PruneOptions, training: TrainingOptions, sgd: SgdOptions, **study: Any
+    search: PruneOptions, training: TrainingOptions, sgd: SgdOptions, study: Mapping[str, Any] = {}
 ) -> dict[str, Any]:
     """Return what these options change in a preset, in the form that `presets.override` takes.
 
-    study: changes of the study's own settings; None changes nothing.
+    Args:
+        study: changes of the study's own settings; None changes nothing.
     """
     return _drop_none(study) | {
         "search": _drop_none(vars(sgd) | vars(search)),

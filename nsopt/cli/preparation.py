@@ -1,22 +1,18 @@
 """Turn the options of a command into a task, its budgets and its workspace."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple
 
 import optuna
 from rich.text import Text
 
-from nsopt.cli.console import console, live_progress, tell_what_is_fixed
+from nsopt.cli.console import console, tell_what_is_fixed
 from nsopt.cli.options import (
     NetworkOptions,
-    PlaceOptions,
-    RoundingOptions,
-    RuntimeOptions,
+    OutputOptions,
     SizeOptions,
-    TimingOptions,
     TrainingOptions,
     WorkOptions,
     refuse_unused,
@@ -30,79 +26,79 @@ from nsopt.deployment.trained import explain_reading, load_trained, require_file
 from nsopt.errors import NsoptError
 from nsopt.files import RUNS, STUDY_FILE, check_writable
 from nsopt.latency.multiples import find_multiple
-from nsopt.latency.runtime import TORCH, Runtime, choose_runtime, import_measure, with_batch_size
+from nsopt.latency.runtime import Runtime
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
 from nsopt.pruning.settings import SearchSettings
-from nsopt.scaling.budget import read_budgets
-from nsopt.scaling.metric import PARAMS, get_metric
+from nsopt.scaling.metric import PARAMS
 from nsopt.session.presets import StudySettings
-from nsopt.session.subject import Subject, make_architecture, with_precision
+from nsopt.session.subject import make_architecture
 from nsopt.session.workspace import Workspace
 from nsopt.storage.opening import is_empty
 from nsopt.storage.urls import sqlite_url, storage_file
-from nsopt.study.comparison import Asked, AskedRatio
 from nsopt.tasks.imported import import_task
 from nsopt.tasks.task import Task
 from nsopt.training.settings import TrainSettings
 
 _WIDEST_RATIO = 10
-Rounded = TypeVar("Rounded", bound=RoundingOptions)
 
 
 def with_known_multiple(
-    options: Rounded, device: str, runtime: Runtime, shown: Progress | None = None
-) -> Rounded:
-    """Return the options with a number in place of `--multiple-of auto`.
-
-    Args:
-        shown: the progress that the command shows already, if any.
-    """
+    options: SizeOptions, device: str, runtime: Runtime, progress: Progress
+) -> SizeOptions:
+    """Return the options with a number in place of `--multiple-of auto`."""
     if options.multiple_of != "auto":
         return options
-    with live_progress() if shown is None else nullcontext(shown) as progress:
-        multiple = find_multiple(resolve_compute(device, "fp32"), runtime, progress)
-        progress.message(f"--multiple-of auto is {multiple} here")
+    multiple = find_multiple(resolve_compute(device, "fp32"), runtime, progress)
+    progress.message(f"--multiple-of auto is {multiple} here")
     return replace(options, multiple_of=str(multiple))
 
 
+class Prepared(NamedTuple):
+    """What a command works on; a trained network is in the settings."""
+
+    arch: Architecture
+    data: ImageData | Task
+    settings: StudySettings
+    workspace: Workspace
+
+
 def prepare(
-    options: WorkOptions, settings: StudySettings, *, workers: int = 1, start: Path | None = None
-) -> tuple[Subject, Workspace]:
+    options: WorkOptions,
+    settings: StudySettings,
+    training: TrainingOptions,
+    *,
+    workers: int = 1,
+    start: Path | None = None,
+) -> Prepared:
     """Check the options; load the data, and the trained network if there is one.
 
     Args:
         start: a file with its weights.
     """
     resolve_compute(settings.training.device, settings.training.precision)
-    if settings.training.distillation is not None and start is None:
-        raise NsoptError(
-            "--distillation needs a trained network as teacher: nsopt study --start, nsopt compress"
-        )
-    if not settings.training.epochs:
-        raise NsoptError("--epochs must be at least 1: only nsopt compress works without training")
-    runtime = choose_timing(getattr(options, "timing", TimingOptions()))
-    check_places(options.place)
-    arch, data = load_network(options.task, start, getattr(options, "training", TrainingOptions()))
-    trained = None if start is None else load_trained(start, arch)
-    subject = Subject.of(arch, data, settings, trained, runtime)
+    check_output(options.output)
+    arch, data = load_network(options.task, start, training)
+    if start is not None:
+        settings = settings.updated(start=load_trained(start, arch))
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    workspace = make_workspace(options.place, subject.name, options.task.data_dir, workers)
-    return with_precision(subject, workspace), workspace
+    name = f"{arch.name}-{data.name}-{settings.preset}"
+    workspace = make_workspace(options.output, name, options.task.data_dir, workers)
+    return Prepared(arch, data, settings, workspace)
 
 
-def check_places(place: PlaceOptions) -> None:
+def check_output(output: OutputOptions) -> None:
     """Raise NsoptError if results cannot be written."""
-    check_writable(place.out or RUNS, "--out")
-    file = storage_file(place.storage) if place.storage else None
+    check_writable(output.out or RUNS, "--out")
+    file = storage_file(output.storage) if output.storage else None
     if file is not None:
         check_writable(file.parent, "--storage")
 
 
-def make_workspace(place: PlaceOptions, name: str, data_dir: Path, workers: int) -> Workspace:
+def make_workspace(output: OutputOptions, name: str, data_dir: Path, workers: int) -> Workspace:
     """Return the workspace of the study `name`, by default a folder in `runs`."""
-    folder = place.out or RUNS / name
-    url = place.storage or sqlite_url(folder / STUDY_FILE)
+    folder = output.out or RUNS / name
+    url = output.storage or sqlite_url(folder / STUDY_FILE)
     if is_empty(url):
         created = f"{storage_file(url)} is empty: nsopt creates a new storage in it"
         console.print(created, soft_wrap=True)
@@ -143,25 +139,6 @@ def _load_data(options: NetworkOptions) -> ImageData | Task:
     if data.skipped:
         console.print(f"left out: {'; '.join(data.skipped)}", soft_wrap=True)
     return data
-
-
-def choose_timing(timing: TimingOptions) -> Runtime:
-    """Return what times networks, with batches of so many images; by default PyTorch."""
-    runtime = read_runtime(timing) or TORCH
-    return with_batch_size(runtime, timing.latency_batch_size or TORCH.batch_size)
-
-
-def read_runtime(timing: RuntimeOptions) -> Runtime | None:
-    """Return what the user wants networks timed in; None without an option.
-
-    Raises:
-        NsoptError: if it is missing here, or for both options at once.
-    """
-    if timing.runtime and timing.measure:
-        raise NsoptError("give --runtime or --measure, not both")
-    if timing.measure:
-        return import_measure(timing.measure)
-    return choose_runtime(timing.runtime) if timing.runtime else None
 
 
 def _read_numbers(option: str, text: str | None) -> tuple[float, ...] | None:
@@ -235,18 +212,17 @@ def _format(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def read_sizes(options: SizeOptions, default_ratios: Sequence[float]) -> Asked:
-    """Return the requested sizes. Raises NsoptError for invalid ones, before any work."""
+def read_sizes(options: SizeOptions) -> tuple[list[float], str | None]:
+    """Return ratios and budgets as the user wrote them. Raises NsoptError for invalid ones."""
     if options.ratios is not None and options.budgets is not None:
         raise NsoptError("give --ratios or --budgets, not both")
     if "=" in (options.budgets or "") and options.metric != PARAMS.name:
         raise NsoptError("--budgets names its metrics: leave --metric out")
-    metric = get_metric(options.metric)
-    budgets = read_budgets(options.budgets or "", metric)
     ratios = [_parse_ratio(word) for word in split_words(options.ratios or "")]
-    if not (budgets or ratios) and (options.budgets, options.ratios) != (None, None):
+    budgets = options.budgets
+    if any(text is not None and not text.strip(" ,;") for text in (options.ratios, budgets)):
         raise NsoptError("no budget is given: write --ratios 0.25,0.5 or --budgets 600k,2M")
-    return budgets or [AskedRatio(metric, ratio) for ratio in ratios or default_ratios]
+    return ratios, budgets
 
 
 def _parse_ratio(text: str) -> float:

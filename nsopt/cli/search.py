@@ -33,19 +33,19 @@ def search(options: LawOptions = LawOptions()) -> None:
     from nsopt.session.presets import override
     from nsopt.session.searching import continue_searches
     from nsopt.session.session import start_session
+    from nsopt.session.subject import Subject, complete
 
     preset = options.task.read_preset()
     settings = override(preset.settings, changes(options.search, TrainingOptions(), options.sgd))
-    subject, workspace = prepare(options, settings)
-    about, verbose = (subject.arch, subject.data, subject.settings), options.place.verbose
-    announce(*about, "how widths fall with the size", verbose, parts=["search"])
-    search_settings = subject.settings.search
-    with (
-        live_progress() as progress,
-        start_session(subject, workspace, progress, search_settings.device) as session,
-    ):
-        laws = continue_searches(session, {search_settings.price: search_settings.iterations})
-    _print_law(subject.arch.layer_names, laws[search_settings.price][-1])
+    arch, data, settings, workspace = prepare(options, settings, TrainingOptions())
+    question, verbose = "how widths fall with the size", options.output.verbose
+    announce(arch, data, settings, question, verbose, parts=["search"])
+    searched = settings.search
+    with live_progress() as progress:
+        subject = complete(Subject.of(arch, data, settings), workspace, progress)
+        with start_session(subject, workspace, progress, searched.device) as session:
+            laws = continue_searches(session, {searched.price: searched.iterations})
+    _print_law(arch.layer_names, laws[searched.price][-1])
     console.print(describe_storage(workspace.url), soft_wrap=True)
 
 

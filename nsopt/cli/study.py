@@ -1,14 +1,20 @@
 """`nsopt study`, the main job: search, train, measure, store and report."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from nsopt.cli.console import console, describe_storage, live_progress, make_fitting_table
-from nsopt.cli.extras import publish_if_installed
+from nsopt.cli.console import (
+    console,
+    describe_storage,
+    live_progress,
+    make_fitting_table,
+    publish_if_installed,
+)
 from nsopt.cli.options import (
     BudgetOptions,
     SearchOptions,
@@ -23,11 +29,9 @@ from nsopt.errors import NsoptError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nsopt.methods.base import Method
     from nsopt.reports.results import Results
-    from nsopt.session.presets import Preset, StudySettings
+    from nsopt.session.presets import StudySettings
     from nsopt.session.workspace import Workspace
-    from nsopt.study.comparison import Asked
 
 _LEFT_OUT_FIRST = (
     "MACs",
@@ -67,71 +71,62 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     options.task.check_names(options.sgd, options.search)
     from nsopt.methods.registry import get_methods
 
-    methods = get_methods(split_words(options.methods))  # a misspelt name ends here, before torch
+    methods = split_words(options.methods)
+    get_methods(methods)  # a misspelt name ends here, before torch
     from nsopt.cli import preparation
-    from nsopt.study.compare import preview_comparison, run_comparison
-    from nsopt.study.comparison import Comparison, settle_sizes
+    from nsopt.study.compare import compare
+    from nsopt.study.plan import make_comparison, preview_comparison, read_requests
 
     preset = options.task.read_preset()
-    asked = preparation.read_sizes(options.sizes, preset.ratios)
-    runtime = preparation.choose_timing(options.timing)
-    sizes = preparation.with_known_multiple(options.sizes, options.sgd.device, runtime)
-    options = replace(options, sizes=sizes)
-    settings = _make_settings(options, preset, methods, asked)
-    subject, workspace = preparation.prepare(
-        options, settings, workers=options.workers, start=options.start
+    ratios, budgets = preparation.read_sizes(options.sizes)
+    settings = _make_settings(options, preset.settings, ratios)
+    read_requests(settings.metric, settings.ratios, budgets)  # an invalid one ends here
+    arch, data, settings, workspace = preparation.prepare(
+        options, settings, options.training, workers=options.workers, start=options.start
     )
-    about, starts = (subject.arch, subject.data, subject.settings), subject.start is not None
-    verbose = options.place.verbose
-    preparation.announce(*about, preset.question, verbose, starts_trained=starts)
+    starts, verbose = settings.start is not None, options.output.verbose
+    preparation.announce(arch, data, settings, preset.question, verbose, starts_trained=starts)
     with live_progress() as progress:
-        timed = not options.dry_run
-        subject, found = settle_sizes(subject, asked, workspace, progress, timed)
-        comparison = Comparison(subject, methods, found, options.seeds or preset.seeds)
         if options.dry_run:
-            known = preview_comparison(comparison, workspace, progress)
+            compared = arch, data, get_methods(methods), settings, budgets, workspace, progress
+            known = preview_comparison(make_comparison(*compared, timed=False), workspace, progress)
         else:
-            run_comparison(comparison, workspace, progress)
+            configured = partial(compare, arch, data, methods, budgets=budgets, settings=settings)
+            result = configured(out=workspace, progress=progress)
     if options.dry_run:
         for label, widths in known.items():
             console.print(f"{label}: {'-'.join(map(str, widths))}", soft_wrap=True)
     else:
-        _report(subject.name, workspace, options.task.task)
+        _report(result.results, workspace, options.task.task)
 
 
 def _make_settings(
-    options: StudyOptions, preset: "Preset", methods: "Sequence[Method]", asked: "Asked"
+    options: StudyOptions, preset: "StudySettings", ratios: "Sequence[float]"
 ) -> "StudySettings":
-    """Return the settings of a study. Raises NsoptError if they do not suit methods or budgets."""
+    """Return the settings of a study. Raises NsoptError if they do not suit its options."""
+    from nsopt.reports.tuning import best_settings
     from nsopt.session.presets import override
     from nsopt.session.workspace import Workspace
-    from nsopt.tuning.settings import best_settings
 
-    given = options.search, options.training, options.sgd
-    changed = changes(*given, eta=options.eta, **options.sizes.rounding)
+    own = {"eta": options.eta, "seeds": options.seeds, "ratios": ratios or None}
+    own |= {"metric": options.sizes.metric} | options.sizes.rounding | options.timing.changes
+    changed = changes(options.search, options.training, options.sgd, own)
     if options.start is not None:
         refuse_unused("with --start", ["pretrain_epochs"], options.search)
     tuned = dict[str, dict[str, object]]()
     if options.tuned is not None:
-        if options.place.storage is None:
+        if options.output.storage is None:
             raise NsoptError("--tuned needs the storage of that study: give --storage")
-        tuned = best_settings(Workspace(options.place.storage, Path()), options.tuned)
+        tuned = best_settings(Workspace(options.output.storage, Path()), options.tuned)
     if options.start is not None and "search" in tuned:
         raise NsoptError("--start leaves out the pre-training that --tuned sets: leave one out")
-    settings = override(override(preset.settings, tuned), changed)
-    for method in methods:
-        method.search_iterations(settings.search)
-    if settings.eta is not None and any(size.is_joint for size in asked):
-        raise NsoptError("Algorithm 3 takes one budget at a time: leave --eta or --tuned out")
-    return settings
+    return override(override(preset, tuned), changed)
 
 
-def _report(name: str, workspace: "Workspace", task: str | None) -> None:
+def _report(results: "Results", workspace: "Workspace", task: str | None) -> None:
     from nsopt.cli.export import export_command, name_answer
     from nsopt.reports.page import write_report
-    from nsopt.reports.results import read_results
 
-    results = read_results(workspace.url, name, workspace.storage)
     _print_summary(results)
     page = write_report(results, workspace.folder / "report")
     publish_if_installed(results, workspace.url)

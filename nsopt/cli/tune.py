@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from cyclopts import Parameter
@@ -38,41 +38,42 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
     unused = ["pretrain_epochs", "seeds", *vars(options.training)] if is_eta else ["trials"]
     refuse_unused(f"with --over {options.over}", unused, options, options.training)
     from nsopt.cli import preparation
-
-    asked = preparation.read_sizes(options.sizes, _RATIOS)
-    if len(asked) > 1:
-        raise NsoptError("tune takes a single budget: give one --ratios or one --budgets")
-    if asked[0].is_joint:
-        raise NsoptError("tune takes a budget in one metric: write --budgets 20M --metric macs")
-    runtime = preparation.choose_timing(options.timing)
-    sizes = preparation.with_known_multiple(options.sizes, options.sgd.device, runtime)
-    options = replace(options, sizes=sizes)
     from nsopt.reports.tuning import describe_best, tuning_rows
     from nsopt.session.presets import override
+    from nsopt.session.subject import Subject, complete
     from nsopt.storage.urls import hide_password
-    from nsopt.study.comparison import settle_sizes
-    from nsopt.tuning.settings import PRETRAIN_EPOCHS, Tuning, run_tuning
+    from nsopt.study.plan import find_sizes, read_requests
+    from nsopt.study.tuning import PRETRAIN_EPOCHS, Tuning, run_tuning
 
+    ratios, budgets = preparation.read_sizes(options.sizes)
+    requested = read_requests(options.sizes.metric, ratios or _RATIOS, budgets)
+    if len(requested) > 1:
+        raise NsoptError("tune takes a single budget: give one --ratios or one --budgets")
+    if requested[0].is_joint:
+        raise NsoptError("tune takes a budget in one metric: write --budgets 20M --metric macs")
     preset = options.task.read_preset()
     text = options.pretrain_epochs
     tried = PRETRAIN_EPOCHS if text is None else _parse_epochs(text)
     rounding = options.sizes.rounding
     if is_eta and any(rounding.values()):
         raise NsoptError("Algorithm 3 takes no --multiple-of or --min-width: leave them out")
-    changed = changes(options.search, options.training, options.sgd, **rounding)
+    given = options.search, options.training, options.sgd
+    study_changes = {"seeds": options.seeds} | rounding | options.timing.changes
+    changed = changes(*given, study_changes)
     settings = override(preset.settings, changed)
-    subject, workspace = preparation.prepare(options, settings)
+    arch, data, settings, workspace = preparation.prepare(options, settings, options.training)
     with live_progress() as progress:
-        subject, (size,) = settle_sizes(subject, asked, workspace, progress, timed=not is_eta)
+        subject = complete(Subject.of(arch, data, settings), workspace, progress)
+        subject, (size,) = find_sizes(subject, requested, workspace, progress, timed=not is_eta)
         about = subject.arch, subject.data, subject.settings
-        preparation.announce(*about, preset.question, options.place.verbose)
+        preparation.announce(*about, preset.question, options.output.verbose)
         tuning = Tuning(
             subject=subject,
             metric=size.metric,
             budget=size.budget,
             over=options.over,
             trials=options.trials or _TRIALS,
-            seeds=options.seeds or preset.seeds,
+            seeds=subject.settings.seeds,
             pretrain_epochs=tried,
         )
         study = run_tuning(tuning, workspace, progress)

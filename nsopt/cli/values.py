@@ -1,11 +1,15 @@
-"""Values of options: whole numbers in a range, paths, names of metrics."""
+"""Values of options: numbers in a range, paths, metrics; and options that name a stored study."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, Token
 from cyclopts.validators import Number
+
+from nsopt.errors import NsoptError
+from nsopt.session.processes import STORAGE_VARIABLE
 
 
 def _read_whole(kind: Any, tokens: Sequence[Token]) -> int:
@@ -47,3 +51,63 @@ def _read_metric(kind: Any, tokens: Sequence[Token]) -> str:
 
 MetricName = Annotated[Literal["params", "macs", "latency"], Parameter(converter=_read_metric)]
 GivenPath = Annotated[Path | None, Parameter(converter=_read_path)]
+
+
+def read_rounding(option: str, text: str | None) -> int | dict[str, int] | None:
+    """Read a number, or numbers by metric, of an option. Raises NsoptError for invalid ones."""
+    from nsopt.scaling.metric import get_single_metric
+
+    if text is None:
+        return None
+    parts = [part.strip().rpartition("=") for part in text.split(",")]
+    if not all(number.isdecimal() and int(number) for _, _, number in parts):
+        raise NsoptError(f"{option} {text!r} is not a width: write 8, or latency=16,macs=8")
+    if parts[0][0] == "" and len(parts) == 1:
+        return int(parts[0][2])
+    numbers = {get_single_metric(name.strip()).name: int(number) for name, _, number in parts}
+    if len(numbers) < len(parts):
+        raise NsoptError(f"{option} {text!r} names a metric twice: give one number for each")
+    return numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class StorageOptions:
+    """Where results are."""
+
+    storage: Annotated[str | None, Parameter(env_var=STORAGE_VARIABLE)] = None
+    """Optuna storage URL. By default an SQLite file: commands that search or train take the one in
+    --out, all others the newest study.db under runs/."""
+
+    def find_url(self) -> str:
+        """Return the URL, by default that of the newest study. Raises NsoptError without any."""
+        from nsopt.storage.opening import newest_storage
+
+        return self.storage or newest_storage()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredOptions(StorageOptions):
+    """A stored study."""
+
+    name: str | None = None
+    """The study as ARCH-DATA-PRESET, if several are stored; for `nsopt report` also
+    ARCH-DATA-PRESET-tune, for its tuning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArtifactOptions(StorageOptions):
+    """Where networks are stored."""
+
+    artifacts: GivenPath = None
+    """Folder of the stored networks; by default `artifacts` beside an SQLite file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredNetworkOptions:
+    """Where the code of a stored study is."""
+
+    arch: str | None = None
+    """Network of the stored study; needed only if it is package.module:factory. With
+    `nsopt widths --law` the network of the law, by default vgg11."""
+    task: str | None = None
+    """Task of the stored study, package.module:function, if it is not of images."""

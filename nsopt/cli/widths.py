@@ -12,8 +12,7 @@ from cyclopts import Parameter
 
 from nsopt.cli.console import console, live_progress, make_table, tell_what_is_fixed
 from nsopt.cli.options import DeviceOptions, SizeOptions, TimingOptions, refuse_unused
-from nsopt.cli.stored import StoredNetworkOptions, StoredOptions
-from nsopt.cli.values import Count, CountFrom2, GivenPath
+from nsopt.cli.values import Count, CountFrom2, GivenPath, StoredNetworkOptions, StoredOptions
 from nsopt.errors import NsoptError
 from nsopt.progress import Silent
 from nsopt.session.processes import STORAGE_VARIABLE
@@ -25,8 +24,8 @@ if TYPE_CHECKING:
     from nsopt.latency.timer import Timer
     from nsopt.models.architecture import Architecture
     from nsopt.scaling.solve import WidthFit
-    from nsopt.study.comparison import Asked, Size
-    from nsopt.study.stored_law import NetworkLaw
+    from nsopt.study.laws import NetworkLaw
+    from nsopt.study.plan import Requests, Size
     from nsopt.tasks.task import Task
 
 _RATIOS = (0.25, 1.0)
@@ -69,12 +68,14 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
     from nsopt.session.subject import with_stored_latency, write_latency_once
     from nsopt.settings import Timed, batch_unit
     from nsopt.storage.studies import StoredTimings
+    from nsopt.study.plan import read_requests
     from nsopt.tasks.imported import import_given_task
 
-    asked = read_sizes(options.sizes, _RATIOS)
+    ratios, budgets = read_sizes(options.sizes)
+    requested = read_requests(options.sizes.metric, ratios or _RATIOS, budgets)
     task = import_given_task(options.task)
     network_law, inputs = _find_law(options, task), task and task.inputs
-    is_timed = any(size.is_timed for size in asked)
+    is_timed = any(size.is_timed for size in requested)
     times = is_timed or options.sizes.multiple_of == "auto"
     is_chosen = times or options.timing.runtime or options.timing.measure
     runtime = _choose_runtime(options, network_law.studies) if is_chosen else TORCH
@@ -92,7 +93,7 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
             for study in studies[:1]:
                 write_latency_once(study, arch.latency, timed)
         network_law = replace(network_law, arch=arch)
-        rows = _propose_widths(network_law, asked, sizes.rounding, timer)
+        rows = _propose_widths(network_law, requested, sizes.rounding, timer)
     if options.as_json:
         print(json.dumps(rows, indent=1))
     else:
@@ -104,21 +105,24 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
 
 def _choose_runtime(options: WidthsOptions, studies: "Sequence[Study]") -> "Runtime":
     """Return what times networks: that of the stored study, or the user's choice."""
-    from nsopt.cli.preparation import choose_timing
-    from nsopt.latency.runtime import stored_runtime, with_batch_size
+    from nsopt.latency.runtime import TORCH, choose_runtime, stored_runtime
     from nsopt.storage.schema import read_settings
 
+    timing = options.timing
     stored = next((s for s in map(read_settings, studies) if "runtime" in s), None)
-    if stored is None:  # a search alone stores none
-        return choose_timing(options.timing)
-    batch_size = options.timing.latency_batch_size or stored["latency_batch_size"]
-    if options.timing.runtime:
-        return with_batch_size(choose_timing(options.timing), batch_size)
-    return stored_runtime(stored["runtime"], options.timing.measure, batch_size)
+    # A search alone stores none.
+    usual = TORCH.batch_size if stored is None else stored["latency_batch_size"]
+    batch_size = timing.latency_batch_size or usual
+    if stored is None or timing.runtime:
+        return choose_runtime(timing.chosen or TORCH.name, batch_size)
+    return stored_runtime(stored["runtime"], timing.measure, batch_size)
 
 
 def _propose_widths(
-    network_law: "NetworkLaw", asked: "Asked", rounding: dict[str, Any], timer: "Timer | None"
+    network_law: "NetworkLaw",
+    requested: "Requests",
+    rounding: dict[str, Any],
+    timer: "Timer | None",
 ) -> list[dict[str, Any]]:
     """Return one row per budget.
 
@@ -131,7 +135,7 @@ def _propose_widths(
     from nsopt.scaling.metric import counted_costs
     from nsopt.scaling.record import Iteration
     from nsopt.scaling.solve import solve_widths
-    from nsopt.study.comparison import make_sizes
+    from nsopt.study.plan import make_sizes
 
     law, arch = network_law.law, network_law.arch
     if law.layers != len(arch.base_widths):
@@ -140,7 +144,7 @@ def _propose_widths(
             "searched widths: give the network that was searched as --arch"
         )
     rows = []
-    for size in make_sizes(arch, asked, **rounding):
+    for size in make_sizes(arch, requested, **rounding):
         limits, corrected = network_law.limits(size.metric, **rounding), arch
         if timer is not None and size.metric.is_timed:
             question = MeasuredBudget(arch, law, size.metric, size.budget, limits)
@@ -186,7 +190,7 @@ def _find_law(options: WidthsOptions, task: "Task | None" = None) -> "NetworkLaw
     from nsopt.storage.opening import newest_storage
     from nsopt.storage.studies import only_comparison
     from nsopt.storage.urls import hide_password
-    from nsopt.study.stored_law import NetworkLaw, read_stored_law
+    from nsopt.study.laws import NetworkLaw, read_stored_law
 
     url = options.storage
     if options.law is not None and url == os.environ.get(STORAGE_VARIABLE):

@@ -13,8 +13,7 @@ from nsopt.cli.options import (
     StoredDataOptions,
     refuse_options_of_images,
 )
-from nsopt.cli.stored import StorageOptions
-from nsopt.cli.values import GivenPath
+from nsopt.cli.values import GivenPath, StorageOptions
 from nsopt.files import RUNS, STUDY_FILE, check_writable
 from nsopt.session.processes import end_with_starter
 

@@ -1,9 +1,7 @@
 """Make a trained network smaller: `nsopt.compress`."""
 
-import shutil
-import tempfile
-import weakref
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +14,14 @@ from nsopt.compute.checkpoint import check_storable
 from nsopt.data.images import ImageData
 from nsopt.deployment.trained import describe_differences
 from nsopt.errors import NsoptError, shorten
-from nsopt.files import STUDY_FILE, check_writable
 from nsopt.isolation import public
-from nsopt.latency.runtime import TORCH, Measure, Runtime, choose_runtime
 from nsopt.models.architecture import Architecture
 from nsopt.models.checks import check_finite, check_has_weights
 from nsopt.models.trace import trace
 from nsopt.progress import Progress
 from nsopt.session.presets import StudySettings, get_preset, override
-from nsopt.session.subject import Subject, with_precision
-from nsopt.session.workspace import Workspace
-from nsopt.settings import BATCH_SIZE
-from nsopt.storage.studies import quiet_optuna
-from nsopt.storage.urls import sqlite_url
+from nsopt.session.subject import Subject, complete
+from nsopt.session.workspace import Workspace, open_workspace
 from nsopt.tasks.outputs import make_example
 from nsopt.tasks.supervise import check_task
 from nsopt.tasks.task import Task
@@ -48,13 +41,9 @@ def compress(
     budgets: Sequence[str] | str,
     *,
     trainer: Trainer | None = None,
+    epochs: int | None = None,
     arch: Architecture | None = None,
-    epochs: int = 10,
-    seeds: int = 1,
     settings: StudySettings | None = None,
-    measure: Measure | None = None,
-    runtime: str | Runtime = TORCH.name,
-    latency_batch_size: int = BATCH_SIZE,
     out: Path | str | Workspace | None = None,
     progress: Progress | None = None,
 ) -> Compression:
@@ -69,27 +58,23 @@ def compress(
             the model returns; without a score, their agreement with the model on inputs that
             training does not see is the score.
         budgets: such as `macs=50%` of the model, `params=600k`, or `latency=5ms` for a batch of
-            `latency_batch_size` images, measured on this device. Several limits of one network are
-            one budget: `macs=50%,latency=5ms`. "curve" is nine budgets from 90 to 10 % of the MACs,
-            to see where a network becomes worse: best without training, `epochs=0`.
+            100 images, measured on this device. Several limits of one network are one budget:
+            `macs=50%,latency=5ms`. "curve" is nine budgets from 90 to 10 % of the MACs, to see
+            where a network becomes worse: best without training, `epochs=0`.
         trainer: `trainer(model, task, context)` returns the trained network: used in place of
-            nsopt's own fine-tuning, see `nsopt.TrainerContext`.
+            nsopt's own fine-tuning and of a trainer of the task, see `nsopt.Task`.
+        epochs: number of epochs of fine-tuning, by default the settings', 10; fewer than 200 steps
+            become 200. 0: no training. Networks are fitted to the trained one, layer after layer,
+            on some of the task's inputs.
         arch: the architecture of `model`, if nsopt built it at its base widths; by default nsopt
             traces the model.
-        epochs: number of epochs of fine-tuning; fewer than 200 steps become 200. 0: no training.
-            Networks are fitted to the trained one, layer after layer, on some of the task's inputs.
-        seeds: number of fine-tunings; the result is the best by the score of the validation.
-        settings: settings of the search, of fine-tuning, and of rounding (`multiple_of`,
-            `min_width`); by default `nsopt.get_preset("compress").settings`. `epochs` replaces
-            their number of epochs. Without settings, only images are distilled.
-        measure: a function that takes a network and a batch of images and returns milliseconds;
-            see `nsopt.with_latency`.
-        runtime: runs the networks that nsopt times: torch or onnxruntime. The command line gives
-            its own, with what measures and the batch size.
-        latency_batch_size: images per batch, for budgets in milliseconds and for `.latency`.
-        out: a folder for all results. The same call then continues after an interruption, and
-            optuna-dashboard shows its `study.db`. By default only the returned result is kept.
-            The command line gives its workspace, with a storage and other processes.
+        settings: settings of the search, of fine-tuning and its number of `seeds`, of which the
+            best by the score of the validation stays, of rounding (`multiple_of`, `min_width`) and
+            of what measures milliseconds, see `nsopt.StudySettings`; by default
+            `nsopt.get_preset("compress").settings`. Without settings, only images are distilled.
+        out: a folder for all results, or the URL of an Optuna storage. The same call then continues
+            after an interruption, and optuna-dashboard shows it. By default only the returned
+            result is kept. The command line gives its workspace.
         progress: receives steps and messages; by default bars on a terminal, else lines on stderr;
             `nsopt.Silent()` for silence.
 
@@ -107,53 +92,36 @@ def compress(
     """
     _check_arguments(model, settings)
     task = _read_task(task)
-    if seeds < 1:
-        raise NsoptError("seeds must be at least 1")
-    if epochs < 0:
-        raise NsoptError("epochs must be at least 0; 0 fits networks without training")
+    settings = settings or get_settings(isinstance(task, ImageData))
+    if epochs is not None:
+        settings = settings.updated(training=settings.training.updated(epochs=epochs))
+    is_trained = settings.training.epochs > 0
+    if trainer is not None:
+        if not is_trained:
+            raise NsoptError("epochs=0 trains nothing: leave trainer= out, or give epochs=1")
+        task = replace(task, trainer=trainer)
     asked = read_words(budgets)
-    if out is not None and not isinstance(out, Workspace):
-        check_writable(out, "out=")
-    timed_in = choose_runtime(runtime, measure, latency_batch_size)
     check_has_weights(model)
     model = set_mode(copy_model(unwrapped(model)).cpu(), training=False)
     check_finite(model, "the model")
     check_storable(model)
-    if epochs == 0:
-        model = adopt_weights(model, make_example(task))
-    else:
+    if is_trained:
         check_weights(model, make_example(task))
+    else:
+        model = adopt_weights(model, make_example(task))
     if arch is not None:
         if differences := describe_differences(arch, arch.base_widths, model.state_dict()):
             raise NsoptError(
                 f"the model is not {arch.name} of base widths: {differences}; without arch= nsopt "
                 "traces the model"
             )
-        arch = arch.with_latency(None)  # measured as timed_in does, beside the trained network
+        arch = arch.with_latency(None)  # measured as the settings say, beside the trained network
     else:
         arch = trace(model, make_example(task))
-    settings = settings or get_settings(isinstance(task, ImageData))
-    settings = override(settings, {"training": {"epochs": epochs}})
-    if trainer is not None and settings.training.epochs == 0:
-        raise NsoptError("epochs=0 trains nothing: leave trainer= out, or give epochs=1 or more")
-    subject = Subject.of(arch, task, settings, model, timed_in, trainer=trainer)
-    workspace = out if isinstance(out, Workspace) else _make_workspace(out)
-    try:
-        with quiet_optuna(), show_progress(progress) as display:
-            subject = with_precision(subject, workspace)
-            result = run_compression(subject, asked, seeds, workspace, display)
-    except BaseException:
-        if workspace.temporary:
-            shutil.rmtree(workspace.folder, ignore_errors=True)
-        raise
-    if workspace.temporary:  # the report of the result reads it
-        weakref.finalize(result, shutil.rmtree, workspace.folder, ignore_errors=True)
-    return result
-
-
-def _make_workspace(out: Path | str | None) -> Workspace:
-    folder = Path(tempfile.mkdtemp(prefix="nsopt-") if out is None else out).absolute()
-    return Workspace(sqlite_url(folder / STUDY_FILE), folder, temporary=out is None)
+    subject = Subject.of(arch, task, settings.updated(start=model))
+    with open_workspace(out) as workspace, show_progress(progress) as display:
+        subject = complete(subject, workspace, display)
+        return run_compression(subject, asked, workspace, display)
 
 
 def get_settings(images: bool) -> StudySettings:

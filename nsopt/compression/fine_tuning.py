@@ -12,8 +12,8 @@ from nsopt.compression.fits import Fits
 from nsopt.errors import NonFiniteLossError
 from nsopt.latency.bisection import Widths
 from nsopt.latency.runtime import TORCH
-from nsopt.session.other_workers import run_other_workers
 from nsopt.session.runner import TrialRunner, report_points
+from nsopt.session.session import run_other_workers
 from nsopt.session.timing import find_latencies
 from nsopt.storage import trials
 from nsopt.storage.engine import Job, drain, missing_points, run_missing
@@ -119,4 +119,4 @@ def fine_tune(runner: FineTuning, networks: Mapping[Point, Widths]) -> None:
     with run_other_workers(session):
         run_missing(enqueue_missing, partial(runner.run_waiting, wanted))
     for study in studies.values():
-        runner.mend(study)
+        runner.retrain_damaged(study)

@@ -35,8 +35,7 @@ from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import PARAMS, Metric, counted_costs
 from nsopt.session.durations import PlannedWork, plan_training, tell_duration
 from nsopt.session.searching import clear_finished
-from nsopt.session.session import Session, start_session, warn_of_batch
-from nsopt.session.start import keep_start
+from nsopt.session.session import Session, keep_start, start_session, warn_of_batch
 from nsopt.session.subject import Subject, list_studies
 from nsopt.session.timing import find_latencies, store_timings, with_latency_if_needed
 from nsopt.session.workspace import Workspace
@@ -56,7 +55,6 @@ _FEW = 100  # images that show what kind of numbers a network returns
 def run_compression(
     subject: Subject,
     asked: Sequence[Budget],
-    seeds: int,
     workspace: Workspace,
     progress: Progress,
 ) -> Compression:
@@ -70,7 +68,7 @@ def run_compression(
             storage, or if every training at a budget failed.
     """
     if not subject.settings.training.epochs:
-        _warn_of_unused(subject, seeds)
+        _warn_of_unused(subject)
     subject = replace(subject, arch=subject.arch.with_rigid_kept())
     asked = expand_curve(asked, subject.arch, subject.settings)
     check_budgets(asked, subject.arch, subject.settings)
@@ -80,7 +78,7 @@ def run_compression(
         session, solvers = prepare(begun, asked)
         runner, budgets = FineTuning(session, Fits(session)), [s.budget for s in solvers]
         warn_of_batch(session, [budget.metric for budget in budgets])
-        networks = _choose_networks(runner.fits, solvers, seeds)
+        networks = _choose_networks(runner.fits, solvers)
         keep_start(session.subject, workspace)
         _fit_chosen(runner, networks)
         try:
@@ -95,11 +93,11 @@ def run_compression(
     return result
 
 
-def _warn_of_unused(subject: Subject, seeds: int) -> None:
+def _warn_of_unused(subject: Subject) -> None:
     """Warn of what has no effect, or nearly none, without training."""
     if subject.trainer is not None:
         warnings.warn("epochs=0: the trainer of the task is not called", stacklevel=_CALLER)
-    if seeds > 1:
+    if subject.settings.seeds > 1:
         warnings.warn(
             "epochs=0: networks of several seeds differ only in the inputs to which they are "
             "fitted: one seed is enough",
@@ -185,7 +183,7 @@ def prepare(session: Session, asked: Sequence[Budget]) -> tuple[Session, list[So
     return session, [Solver(budget, arch, settings, timer) for budget in budgets]
 
 
-def _choose_networks(fits: Fits, solvers: Sequence[Solver], seeds: int) -> dict[Point, Widths]:
+def _choose_networks(fits: Fits, solvers: Sequence[Solver]) -> dict[Point, Widths]:
     """Return the widths to train: of the trained network, and at each budget the best candidates.
 
     Raises:
@@ -204,7 +202,7 @@ def _choose_networks(fits: Fits, solvers: Sequence[Solver], seeds: int) -> dict[
     law = uniform_curve(arch.base_widths)
     uniform = {solver: solver.solve(law) for solver in solvers if not known[solver]}
     if uniform:
-        tell_duration(session, _list_work(session, list(uniform.values()), seeds))
+        tell_duration(session, _list_work(session, list(uniform.values())))
     for solver, widths in uniform.items():
         known[solver] = choose_widths(fits, solver, widths)
         metric, limit = _key(solver.budget)
@@ -214,7 +212,8 @@ def _choose_networks(fits: Fits, solvers: Sequence[Solver], seeds: int) -> dict[
     for solver, candidates in known.items():
         metric, limit = solver.budget.metric, solver.budget.limit
         for candidate in candidates:
-            for seed in range(first, first + seeds if candidate.trained else first):
+            last = first + session.subject.settings.seeds if candidate.trained else first
+            for seed in range(first, last):
                 networks[Point(candidate.name, metric, limit, seed)] = candidate.widths
     return networks
 
@@ -237,7 +236,7 @@ def _first_seed(session: Session) -> int:
     return session.subject.settings.training.seed
 
 
-def _list_work(session: Session, uniform: Sequence[Widths], seeds: int) -> Iterator[PlannedWork]:
+def _list_work(session: Session, uniform: Sequence[Widths]) -> Iterator[PlannedWork]:
     """Yield the trainings; nothing if a user's trainer counts its steps, or without a loss, whose
     steps cannot be timed before.
 
@@ -249,7 +248,7 @@ def _list_work(session: Session, uniform: Sequence[Widths], seeds: int) -> Itera
         return
     for widths in uniform:
         work = plan_training(session, training, widths, "training, after the fits")
-        yield work._replace(steps=seeds * work.steps)
+        yield work._replace(steps=subject.settings.seeds * work.steps)
 
 
 def _collect(

@@ -3,7 +3,7 @@
 B, N: numbers of images; C, H, W: channels, height and width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -123,6 +123,8 @@ class ImageData:
         std: standard deviation, likewise.
         skipped: what was left out: damaged images, each with the reason, and counts by reason.
         source: how other processes load it again; None for images that nsopt did not load.
+        trainer: `trainer(model, data, context)` returns the trained network: used in place of
+            nsopt's own trainings, see `nsopt.Task`.
     """
 
     name: str
@@ -135,6 +137,7 @@ class ImageData:
     std: tuple[float, ...] | None = None
     skipped: tuple[str, ...] = ()
     source: Source | None = None
+    trainer: Callable[[Any, Self, Any], Any] | None = None
 
     def __repr__(self) -> str:
         parts = {"training": self.train, "validation": self.validation, "test": self.test}

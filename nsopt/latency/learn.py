@@ -29,8 +29,7 @@ def with_latency(
     arch: A,
     device: str = "auto",
     progress: Progress | None = None,
-    measure: Measure | None = None,
-    runtime: str = TORCH.name,
+    runtime: str | Measure = TORCH.name,
     batch_size: int = BATCH_SIZE,
     inputs: Any = None,
 ) -> A:
@@ -43,22 +42,21 @@ def with_latency(
         device: as torch names it, or auto.
         progress: receives steps and warnings; by default bars on a terminal, else lines on stderr;
             `nsopt.Silent()` for silence.
-        measure: a function that takes a network, in evaluation mode on the CPU, and a batch of
-            inputs, and returns milliseconds, for example measured on a phone; by default nsopt
-            times the network on this machine.
-        runtime: runs the networks: torch, or onnxruntime (pip install 'nsopt[export]').
+        runtime: runs the networks: torch, or onnxruntime (pip install 'nsopt[export]'); or a
+            function that takes a network, in evaluation mode on the CPU, and a batch of inputs, and
+            returns milliseconds, for example measured on a phone.
         batch_size: examples per batch.
         inputs: a batch for a network of other inputs than images, of any size: a tensor, a tuple of
             arguments, or a dictionary of keyword arguments.
 
     Raises:
-        NsoptError: if the device or the runtime is not available, or if `measure` fails.
+        NsoptError: if the device or the runtime is not available, or fails.
 
     Examples:
         >>> arch = nsopt.with_latency(nsopt.get_architecture("vgg11"), "cpu")
         >>> nsopt.solve_widths(nsopt.uniform_curve(arch.base_widths), arch.cost("latency"), 20.0)
     """
-    timed_in = choose_runtime(runtime, measure, batch_size)
+    timed_in = choose_runtime(runtime, batch_size)
     compute = resolve_compute(device, "fp32")
     with show_progress(progress) as display:
         return arch.with_latency(learn_latency(arch, compute, display, timed_in, inputs))

@@ -171,35 +171,34 @@ _BUILT_IN: tuple[Runtime, ...] = (TORCH, OnnxRuntime())
 RUNTIMES: dict[str, Runtime] = {runtime.name: runtime for runtime in _BUILT_IN}
 
 
-def choose_runtime(
-    name: str | Runtime, measure: Measure | None = None, batch_size: int = BATCH_SIZE
-) -> Runtime:
+def choose_runtime(runtime: str | Runtime | Measure, batch_size: int = BATCH_SIZE) -> Runtime:
     """Return the runtime for a user's choice.
 
     Args:
-        name: name of a built-in runtime; or one that is chosen already.
-        measure: a user's function, which replaces the built-in runtime if given.
+        runtime: name of a built-in runtime, or a user's function or its name; or one that is chosen
+            already, with its own batch size. A name must come from the user, never from a storage,
+            because importing runs code.
 
     Raises:
-        NsoptError: for an unknown name, a runtime that is not installed, a `measure` that is not
-            callable or given with a runtime, or a batch size below 1.
+        NsoptError: for an unknown name, a runtime that is not installed, or a batch size below 1.
     """
-    if isinstance(name, Runtime):
-        return name
+    if isinstance(runtime, Runtime):
+        return runtime
     if batch_size < 1:
         raise NsoptError(f"latency of a batch of {batch_size}: give 1 or more")
-    if measure is None:
-        if name not in RUNTIMES:
-            raise unknown_name("runtime", name, RUNTIMES)
-        runtime = RUNTIMES[name]
-        _ = runtime.version  # raises an error if it is not installed
-        return with_batch_size(runtime, batch_size)
-    if not callable(measure):
-        raise NsoptError(f"measure must be a function of a network and inputs, not {measure!r}")
-    if name != TORCH.name:
-        raise NsoptError(f"give runtime={shorten(name)} or measure=, not both")
-    named = measure if hasattr(measure, "__qualname__") else type(measure)
-    return OwnMeasure(f"{named.__module__}:{named.__qualname__}", measure, batch_size)
+    if isinstance(runtime, str):
+        if ":" in runtime:
+            return with_batch_size(import_measure(runtime), batch_size)
+        if runtime not in RUNTIMES:
+            raise unknown_name("runtime", runtime, RUNTIMES)
+        _ = RUNTIMES[runtime].version  # raises an error if it is not installed
+        return with_batch_size(RUNTIMES[runtime], batch_size)
+    if not callable(runtime):
+        raise NsoptError(
+            f"runtime must be a name, or a function of a network and inputs, not {shorten(runtime)}"
+        )
+    named = runtime if hasattr(runtime, "__qualname__") else type(runtime)
+    return OwnMeasure(f"{named.__module__}:{named.__qualname__}", runtime, batch_size)
 
 
 def with_batch_size(runtime: Runtime, batch_size: int) -> Runtime:

@@ -152,8 +152,7 @@ def solve_measured_widths(
     budget: float | str,
     *,
     device: str = "auto",
-    measure: Measure | None = None,
-    runtime: str = TORCH.name,
+    runtime: str | Measure = TORCH.name,
     batch_size: int = BATCH_SIZE,
     multiple_of: ArrayLike = 1,
     min_width: int = 1,
@@ -176,8 +175,7 @@ def solve_measured_widths(
         budget: in milliseconds, or a percentage such as `50%` of the time of the network of base
             widths. Milliseconds become a share of that time, as timed now.
         device: as torch names it, or auto.
-        measure: see `nsopt.with_latency`.
-        runtime: likewise.
+        runtime: see `nsopt.with_latency`.
         batch_size: likewise.
         multiple_of: see `nsopt.solve_widths`.
         min_width: likewise.
@@ -188,8 +186,8 @@ def solve_measured_widths(
 
     Raises:
         NoWidthsError: if no measured network is within the budget.
-        NsoptError: if the device or the runtime is not available, if `measure` fails, or for a
-            budget that is neither a number above 0 nor a percentage.
+        NsoptError: if the device or the runtime is not available or fails, or for a budget that is
+            neither a number above 0 nor a percentage.
 
     Warns:
         UserWarning: if the widths are outside the record to which the law was fitted.
@@ -201,7 +199,7 @@ def solve_measured_widths(
     share = read_percentage(budget) if isinstance(budget, str) else None
     if not isinstance(budget, str) and not 0 < budget < math.inf:
         raise NsoptError(f"a budget must be a number of milliseconds above 0, not {budget}")
-    timed_in = choose_runtime(runtime, measure, batch_size)
+    timed_in = choose_runtime(runtime, batch_size)
     compute = resolve_compute(device, "fp32")
     with show_progress(progress) as display, keep_random_state(compute.device):
         timer = Timer(compute, timed_in, display, inputs)

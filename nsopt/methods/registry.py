@@ -11,11 +11,8 @@ from importlib.metadata import entry_points
 from nsopt.arguments import checked
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.methods.base import Method
-from nsopt.methods.dense import Dense
-from nsopt.methods.magnitude import Magnitude
-from nsopt.methods.morphnet import MorphNet
+from nsopt.methods.baselines import Dense, Magnitude, MorphNet, Uniform
 from nsopt.methods.neuralscale import NeuralScale
-from nsopt.methods.uniform import Uniform
 from nsopt.storage import schema
 
 _GROUP = "nsopt.methods"

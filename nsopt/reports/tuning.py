@@ -1,13 +1,16 @@
 """Tuning studies: a table of trials, and the best one in words."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from nsopt.storage import trials
-from nsopt.tuning.best import best_trial, scores_of
+from nsopt.errors import NsoptError
+from nsopt.session.workspace import Workspace
+from nsopt.storage import schema, trials
+from nsopt.storage.urls import hide_password
 
 _PARAMETERS = {"pretrain_epochs": "P"}  # in fewer letters
 _OUTCOMES = {"params": "parameters", "test_score": "test"}
@@ -82,3 +85,56 @@ def tuning_rows(study: Study) -> list[dict[str, str]]:
         )
         rows.append({name: _format(value) for name, value in row.items()})
     return rows
+
+
+def best_trial(study: Study) -> FrozenTrial:
+    """Return the trial with the highest accuracy, as a mean over seeds, or the best eta.
+
+    The best eta ends nearest to the budget, and within it if any does; of equal ones, after the
+    fewest steps. Of equally good P, the smallest wins.
+
+    Raises:
+        NsoptError: if no trial completed.
+    """
+    done = trials.read_completed(study)
+    if not done:
+        reason = next(filter(None, map(trials.read_failure, study.trials)), "none ran")
+        raise NsoptError(
+            f"no trial of {study.study_name} completed ({reason}): give other settings, and "
+            "another out= or storage="
+        )
+    if study.directions[0] == StudyDirection.MINIMIZE:
+        return min(done, key=lambda t: (not trials.read_outcome(t)["feasible"], t.values))
+
+    def mean_accuracy(trial: FrozenTrial) -> tuple[int, float]:
+        same = scores_of(trial, done)
+        return len(same), sum(same) / len(same)  # fewer seeds are no fair comparison
+
+    return max(sorted(done, key=lambda t: t.params.get("pretrain_epochs", 0)), key=mean_accuracy)
+
+
+def scores_of(trial: FrozenTrial, done: Iterable[FrozenTrial]) -> list[float]:
+    """Return the scores of the completed trials with the parameters of `trial`, one per seed."""
+    return [repeat.values[0] for repeat in done if repeat.params == trial.params]
+
+
+def best_settings(workspace: Workspace, name: str) -> dict[str, Any]:
+    """Return the best settings of a tuning study, as changes for `override`.
+
+    Args:
+        name: ARCH-DATA-PRESET-tune/KIND.
+
+    Raises:
+        NsoptError: if the study is missing or has no completed trial.
+    """
+    prefix, kind = schema.split_name(name)
+    study = workspace.studies(prefix).get(kind) if schema.is_tuning(prefix) else None
+    if study is None:
+        raise NsoptError(
+            f"no tuning study {name!r} is stored at {hide_password(workspace.url)}: "
+            "run nsopt tune first"
+        )
+    parameters = best_trial(study).params
+    if "pretrain_epochs" in parameters:
+        return {"search": parameters}
+    return {name: value for name, value in parameters.items() if name == "eta"}

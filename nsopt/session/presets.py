@@ -1,7 +1,8 @@
 """Presets: all settings that decide the numbers of a study."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -15,12 +16,14 @@ from nsopt.training.settings import TrainSettings
 
 _Width = Annotated[int, Field(ge=1)]
 _Multiple = _Width | tuple[_Width, ...]
-Multiple = _Multiple | dict[str, _Multiple]
+Multiple = _Multiple | dict[str, _Multiple] | Literal["auto"]
 MinWidth = _Width | dict[str, _Width]
 
 
 class StudySettings(Settings):
     """Settings of a comparison. Two runs with equal settings may share a storage.
+
+    The last three say which networks are compared, and decide no numbers.
 
     Attributes:
         search: of the search.
@@ -31,12 +34,18 @@ class StudySettings(Settings):
         eta: step size of Algorithm 3, which then replaces the exact solver for fitted laws. It
             neither rounds widths nor limits them.
         multiple_of: round all proposed widths down to multiples of this, or by metric; a number, or
-            one per layer. None for 1.
+            one per layer; `auto` for the one that the device computes fastest, measured once. None
+            for 1.
         min_width: the smallest proposed width, or by metric; None for 1.
-        start: checksum of the trained network that all methods start from; None to train from
-            scratch.
-        runtime: in which networks are timed: one of `RUNTIMES`, or a user's `module:function`.
+        start: a trained network of base widths that all methods start from, and that is stored as
+            its checksum; None to train from scratch.
+        runtime: runs the networks that nsopt times: `torch`, `onnxruntime`, or a function that
+            takes a network and a batch of images and returns milliseconds, see
+            `nsopt.with_latency`; its name is `package.module:function`.
         latency_batch_size: images per batch of all milliseconds.
+        ratios: width ratios whose uniform networks give the budgets, if there are no others.
+        seeds: number of trainings at each budget.
+        metric: what ratios, and budgets without a name, count: params, macs or latency.
     """
 
     preset: str
@@ -48,9 +57,12 @@ class StudySettings(Settings):
     eta: float | None = Field(default=None, gt=0)
     multiple_of: Multiple | None = None
     min_width: MinWidth | None = None
-    start: int | None = None
-    runtime: str = "torch"
+    start: Any = None
+    runtime: str | Callable[..., Any] = "torch"
     latency_batch_size: int = Field(default=BATCH_SIZE, ge=1)
+    ratios: tuple[float, ...] = Field(default=(), exclude=True)
+    seeds: int = Field(default=1, ge=1, le=1_000_000, exclude=True)
+    metric: Literal["params", "macs", "latency"] = Field(default="params", exclude=True)
 
     @model_validator(mode="after")
     def _check_eta(self) -> Self:
@@ -64,7 +76,7 @@ class StudySettings(Settings):
 
     @property
     def timed(self) -> Timed:
-        return Timed(self.runtime, self.latency_batch_size)
+        return Timed(str(self.runtime), self.latency_batch_size)
 
     def rounding(self, metric: Metric) -> tuple[int | tuple[int, ...], int]:
         """Return multiple_of and min_width for budgets in a metric, for `solve_widths`."""
@@ -88,16 +100,9 @@ class StudySettings(Settings):
 
 @dataclass(frozen=True)
 class Preset:
-    """A named protocol, and the points that it compares.
-
-    Attributes:
-        question: what its results answer.
-        ratios: width ratios of the budgets.
-    """
+    """A named protocol. `question` is what its results answer."""
 
     question: str
-    ratios: tuple[float, ...]
-    seeds: int
     settings: StudySettings
 
 
@@ -140,10 +145,10 @@ _SHORT_SEARCH = SearchSettings(
 
 _PAPER = Preset(
     question="The paper's protocol (Lee & Lee, CVPR 2020, section 4).",
-    ratios=(0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0),
-    seeds=5,
     settings=StudySettings(
         preset="paper",
+        ratios=(0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0),
+        seeds=5,
         search=SearchSettings(val_fraction=_PAPER_VAL_FRACTION),
         training=TrainSettings(val_fraction=_PAPER_VAL_FRACTION),
         magnitude_epochs=300,
@@ -154,6 +159,8 @@ _PAPER = Preset(
 
 _SMOKE = StudySettings(
     preset="smoke",
+    ratios=(0.125, 0.25),
+    seeds=2,
     search=_SHORT_SEARCH.updated(
         search_images=None, pretrain_epochs=1, prune_every=3, filters_per_step=80, batch_size=64
     ),
@@ -166,22 +173,23 @@ _SMOKE = StudySettings(
 _PRESETS = {
     "smoke": Preset(
         question="Does everything run here? Too short to rank methods.",
-        ratios=(0.125, 0.25),
-        seeds=2,
         settings=_SMOKE,
     ),
     "tiny": Preset(
         question="Which widths are worth most in networks of a few thousand parameters?",
-        ratios=(0.016, 0.032),
-        seeds=5,
-        settings=_SMOKE.updated(preset="tiny", training=_SMOKE.training.updated(epochs=8)),
+        settings=_SMOKE.updated(
+            preset="tiny",
+            ratios=(0.016, 0.032),
+            seeds=5,
+            training=_SMOKE.training.updated(epochs=8),
+        ),
     ),
     "quick": Preset(
         question="Which method is ahead at a small size? About an hour on two cores for CIFAR-10.",
-        ratios=(0.25,),
-        seeds=2,
         settings=StudySettings(
             preset="quick",
+            ratios=(0.25,),
+            seeds=2,
             search=_SHORT_SEARCH,
             training=TrainSettings(epochs=12, lr=0.05),
             magnitude_epochs=5,
@@ -192,18 +200,20 @@ _PRESETS = {
     "fast": replace(
         _PAPER,
         question="How good are widths of a search of minutes after trainings as in the paper?",
-        ratios=(0.25, 0.5, 0.75, 1.0),
         settings=_PAPER.settings.updated(
-            preset="fast", search=_SHORT_SEARCH, training=TrainSettings()
+            preset="fast",
+            ratios=(0.25, 0.5, 0.75, 1.0),
+            search=_SHORT_SEARCH,
+            training=TrainSettings(),
         ),
     ),
     "paper": _PAPER,
     "compress": Preset(
         question="How small can a trained network become?",
-        ratios=(0.5,),
-        seeds=1,
         settings=StudySettings(
             preset="compress",
+            ratios=(0.5,),
+            seeds=1,
             search=_SHORT_SEARCH.updated(pretrain_epochs=0, prune_every=None),
             training=TrainSettings(
                 optimizer="adamw",
@@ -231,8 +241,8 @@ def _adapt_to_tiny_imagenet(preset: Preset, **search: Any) -> Preset:
     settings = preset.settings
     return replace(
         preset,
-        ratios=(0.25, 0.5, 0.75, 1.0),
         settings=settings.updated(
+            ratios=(0.25, 0.5, 0.75, 1.0),
             search=settings.search.updated(**search),
             training=settings.training.updated(epochs=150, decay_after=(1 / 3, 2 / 3)),
             magnitude_epochs=150,

@@ -75,7 +75,7 @@ class TrialRunner(Work):
         point = trials.read_point(trial)
         self.session.progress.warning(f"{point.label if point else trial.number}: {error}")
 
-    def mend(self, study: Study) -> None:
+    def retrain_damaged(self, study: Study) -> None:
         """Train the networks of a study again whose files here are damaged or deleted."""
         for trial in self._open_networks().damaged(study):
             point = trials.read_point(trial)
@@ -156,13 +156,13 @@ def _list_milliseconds(latency: Latency) -> dict[str, float | None]:
 
 def report_points(session: Session, jobs: Iterable[Job]) -> None:
     """Report how many points of these studies have ended, and how many there are."""
-    settled = [
+    finished = [
         trial
         for job in jobs
         for trial in job.stored
         if trials.read_point(trial) is not None and trials.is_settled(trial)
     ]
-    session.progress.overall(sum(t.state.is_finished() for t in settled), len(settled))
+    session.progress.overall(sum(t.state.is_finished() for t in finished), len(finished))
 
 
 def _list_epochs(outcome: Outcome) -> dict[str, Any]:

@@ -9,17 +9,23 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
+import torch
 from optuna.study import Study
 from torch import nn
 
-from nsopt.compute.device import Compute, place, resolve_compute
+from nsopt.compute.checkpoint import weights_checksum
+from nsopt.compute.device import Compute, nth_device, place, resolve_compute
 from nsopt.compute.random_state import use_seed
+from nsopt.data.images import ImageData
+from nsopt.deployment.trained import load_trained, write_weights
 from nsopt.errors import NsoptError
+from nsopt.latency.runtime import RUNTIMES
 from nsopt.latency.timer import Timer
 from nsopt.progress import Progress
 from nsopt.pruning.inherited import TrainedStart, inherit_network, rank_by_importance
 from nsopt.scaling.metric import MACS, Metric
 from nsopt.session.agreement import with_score
+from nsopt.session.processes import run_local_workers
 from nsopt.session.subject import Subject, with_stored_latency, write_latency_once
 from nsopt.session.workspace import Workspace
 from nsopt.storage.trials import Point
@@ -206,3 +212,72 @@ def start_session(
             "another version="
         )
     yield session
+
+
+@contextmanager
+def run_other_workers(session: Session) -> Iterator[None]:
+    """Run a session's other workers beside this process. Each gets its share of the cores."""
+    workspace = session.workspace
+    if workspace.workers == 1:
+        yield
+        return
+    cores = torch.get_num_threads()
+    threads = max(1, cores // workspace.workers)
+    same = [
+        f"--study={session.subject.name}",
+        f"--arch={session.subject.arch.name}",
+        f"--data-dir={workspace.data_dir}",
+        f"--out={workspace.folder}",
+        f"--threads={threads}",
+        "--child",
+    ]
+    if not isinstance(session.subject.data, ImageData):
+        same.append(f"--task={session.subject.source.name}")
+    if session.subject.runtime.name not in RUNTIMES:
+        same.append(f"--measure={session.subject.runtime.name}")
+    options = [
+        [*same, f"--device={nth_device(session.compute.device, number)}"]
+        for number in range(1, workspace.workers)
+    ]
+    torch.set_num_threads(threads)
+    try:
+        with run_local_workers(options, workspace.url, session.progress):
+            yield
+    finally:
+        torch.set_num_threads(cores)
+
+
+def keep_start(subject: Subject, workspace: Workspace) -> None:
+    """Write the network that a subject starts from, if any, for workers and later runs.
+
+    Its checksum is part of the settings.
+    """
+    path = _find_start(subject, workspace)
+    if subject.start is None or path.is_file():
+        return
+    write_weights(path, {"state_dict": subject.start.state_dict()})
+
+
+def with_start(subject: Subject, workspace: Workspace) -> Subject:
+    """Return a stored subject with the network of its settings' `start`, if any.
+
+    Raises:
+        NsoptError: if its file is missing, or holds other weights.
+    """
+    wanted, path = subject.settings.start, _find_start(subject, workspace)
+    if wanted is None:
+        return subject
+    if not path.is_file():
+        raise NsoptError(
+            f"{subject.name} starts from a trained network: give the folder of the study as out=, "
+            f"or copy {path.name} from it to {path.parent}"
+        )
+    model = load_trained(path, subject.arch)
+    if weights_checksum(model) != wanted:
+        raise NsoptError(f"{path} has other weights than {subject.name} starts from")
+    return replace(subject, start=model)
+
+
+def _find_start(subject: Subject, workspace: Workspace) -> Path:
+    """Return the file, named by its checksum: a folder may hold studies of several networks."""
+    return workspace.folder / f"trained-{subject.settings.start}.pt"

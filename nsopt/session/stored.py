@@ -16,8 +16,7 @@ from nsopt.errors import NsoptError
 from nsopt.latency.runtime import stored_runtime
 from nsopt.progress import Progress
 from nsopt.session.presets import StudySettings
-from nsopt.session.session import Session, start_session
-from nsopt.session.start import with_start
+from nsopt.session.session import Session, start_session, with_start
 from nsopt.session.subject import Subject, read_architecture, with_stored_latency
 from nsopt.session.workspace import Workspace
 from nsopt.storage import schema
@@ -109,13 +108,13 @@ def load_subject(
     arch = with_stored_latency(arch, [study], settings.timed)
     if (arch.layer_names, arch.base_widths) != (stored.layer_names, stored.base_widths):
         raise NsoptError(f"{stored.arch} is another network here than in {study.study_name}")
-    runtime = stored_runtime(settings.runtime, measure, settings.latency_batch_size)
+    runtime = stored_runtime(settings.timed.runtime, measure, settings.latency_batch_size)
     if task is None:
         images = _read_images(study, data, data_dir)
         subject = Subject(arch, images, settings, runtime=runtime)
     else:
         task = replace(task, name=stored.data, source=schema.read_source(study))
-        subject = Subject(arch, task, settings, runtime=runtime, trainer=task.trainer)
+        subject = Subject(arch, task, settings, runtime=runtime)
     _check_data(study, subject.source, subject.fingerprint)
     trainer = schema.read_settings(study)["data"].get("trainer")
     if trainer is not None and subject.trainer is None:

@@ -12,16 +12,18 @@ from torch import nn
 
 from nsopt.compute.checkpoint import weights_checksum
 from nsopt.compute.code import CodeReader, identify_code
-from nsopt.compute.device import Compute
+from nsopt.compute.device import Compute, resolve_compute
 from nsopt.data.images import ImageData, Splits
 from nsopt.data.source import Source
 from nsopt.errors import NsoptError, shorten
 from nsopt.inputs import count_examples
 from nsopt.latency.model import LatencyModel
-from nsopt.latency.runtime import TORCH, Runtime, are_images, with_batch_size
+from nsopt.latency.multiples import find_multiple
+from nsopt.latency.runtime import TORCH, Runtime, are_images, choose_runtime, with_batch_size
 from nsopt.models.architecture import Architecture
 from nsopt.models.imported import import_for_inputs
 from nsopt.models.registry import get_architecture, is_own, own_architecture, stored_architecture
+from nsopt.progress import Progress
 from nsopt.scaling.cost import CostModel
 from nsopt.scaling.metric import MACS, PARAMS
 from nsopt.session.presets import StudySettings
@@ -45,7 +47,6 @@ class Subject:
         start: the trained network of base widths that all methods start from; None to train from
             scratch.
         runtime: in which its networks are timed, named by the settings.
-        trainer: the user's function that trains its networks; None for nsopt's own training.
     """
 
     arch: Architecture
@@ -53,33 +54,27 @@ class Subject:
     settings: StudySettings
     start: nn.Module | None = None
     runtime: Runtime = TORCH
-    trainer: Trainer | None = None
 
     @classmethod
-    def of(
-        cls,
-        arch: Architecture,
-        data: ImageData | Task,
-        settings: StudySettings,
-        start: nn.Module | None = None,
-        runtime: Runtime = TORCH,
-        trainer: Trainer | None = None,
-    ) -> Self:
-        """Make a new one; data, trained network and runtime complete the settings.
+    def of(cls, arch: Architecture, data: ImageData | Task, settings: StudySettings) -> Self:
+        """Make a new one; its settings then name the trained network and the runtime.
 
         Raises:
             NsoptError: if the network does not take the inputs, or does not return logits for the
-                classes of images; if the trainer is no function; if the settings name another
-                runtime; for another batch size than that of a task not of images.
+                classes of images; if the trainer is no function, or the trained network no module;
+                for settings that need one; for an unknown runtime; for another batch size than that
+                of a task not of images.
         """
-        timed = Timed(runtime.name, runtime.batch_size)
-        if settings.timed not in (Timed(TORCH.name, TORCH.batch_size), timed):
-            asked = f"runtime={settings.runtime}, latency_batch_size={settings.latency_batch_size}"
-            raise NsoptError(
-                f"the settings ask for {asked}: give these as arguments, beside settings="
-            )
-        if trainer is not None and not callable(trainer):
-            raise NsoptError(f"trainer must be a function, not {shorten(trainer)}")
+        start = settings.start
+        if not isinstance(start, nn.Module | None):
+            raise NsoptError(f"start must be a trained network, not {shorten(start)}")
+        runtime = choose_runtime(settings.runtime, settings.latency_batch_size)
+        if data.trainer is not None and not callable(data.trainer):
+            raise NsoptError(f"trainer must be a function, not {shorten(data.trainer)}")
+        if start is None:
+            check_trains(settings)
+            if settings.training.distillation is not None:
+                raise NsoptError("distillation needs a trained network as teacher: give start=")
         if isinstance(data, ImageData) or start is None:
             check_outputs(arch, data)
         if isinstance(data, Task):
@@ -94,16 +89,19 @@ class Subject:
                 runtime = with_batch_size(runtime, batch_size)
             if start is not None and data.loss is None:  # the teacher alone says what is right
                 settings = settings.updated(training=settings.training.updated(distillation=1.0))
-            trainer = trainer or data.trainer
-            data = replace(data, trainer=trainer)
         settings = settings.updated(
             start=None if start is None else weights_checksum(start),
             runtime=runtime.name,
             latency_batch_size=runtime.batch_size,
         )
-        if settings.training.epochs and trainer is None:
+        if settings.training.epochs and data.trainer is None:
             check_training(arch, data)
-        return cls(arch, data, settings, start, runtime, trainer)
+        return cls(arch, data, settings, start, runtime)
+
+    @property
+    def trainer(self) -> Trainer | None:
+        """The user's function that trains its networks; None for nsopt's own training."""
+        return self.data.trainer
 
     @property
     def name(self) -> str:
@@ -257,6 +255,22 @@ class Subject:
         study = open_study(storage, name, *about, list(objectives), list(objectives.values()))
         write_latency_once(study, self.arch.latency, self.settings.timed)
         return study
+
+
+def check_trains(settings: StudySettings) -> None:
+    """Raise NsoptError for settings without training."""
+    if not settings.training.epochs:
+        raise NsoptError("epochs must be at least 1: only nsopt.compress works without training")
+
+
+def complete(subject: Subject, workspace: Workspace, progress: Progress) -> Subject:
+    """Return `subject` with what its device is fast at in place of each `auto`."""
+    if subject.settings.multiple_of == "auto":
+        compute = resolve_compute(subject.settings.training.device, "fp32")
+        multiple = find_multiple(compute, subject.runtime, progress)
+        progress.message(f"multiple_of=auto is {multiple} here")
+        subject = replace(subject, settings=subject.settings.updated(multiple_of=multiple))
+    return with_precision(subject, workspace)
 
 
 def with_precision(subject: Subject, workspace: Workspace) -> Subject:

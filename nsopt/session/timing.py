@@ -70,8 +70,8 @@ def correct_latency(
     subject = session.subject
     if not metric.is_timed:
         return subject.arch
-    asked = MeasuredBudget(subject.arch, law, metric, budget, limits)
-    return asked.keeping(store_timings(session, study).find(asked))
+    wanted = MeasuredBudget(subject.arch, law, metric, budget, limits)
+    return wanted.keeping(store_timings(session, study).find(wanted))
 
 
 def find_latencies(session: Session, networks: Sequence[Network]) -> list[Latency]:

@@ -1,7 +1,11 @@
 """The storage and the folder of a study."""
 
 import os
-from contextlib import suppress
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,10 +14,10 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.study import Study
 
 from nsopt.errors import NsoptError
-from nsopt.files import limit_name, remove_of_killed
+from nsopt.files import RUNS, STUDY_FILE, check_writable, limit_name, remove_of_killed
 from nsopt.storage.opening import ARTIFACTS, open_storage, storage_exists
-from nsopt.storage.studies import load_studies
-from nsopt.storage.urls import is_sqlite
+from nsopt.storage.studies import load_studies, quiet_optuna
+from nsopt.storage.urls import is_sqlite, sqlite_url, storage_file
 
 _CHECKPOINTS = "checkpoints"
 _WORKERS_PER_CORE = 8
@@ -95,3 +99,36 @@ class Workspace:
         for folder in [*folders, root]:
             with suppress(OSError):  # it is not empty
                 folder.rmdir()
+
+
+@contextmanager
+def open_workspace(out: "Path | str | Workspace | None") -> Iterator[Workspace]:
+    """Yield the workspace that a user names as out=, while Optuna is quiet.
+
+    Args:
+        out: a folder; or the URL of a storage, whose networks are then in the folder of its file,
+            or in `runs`. None for a folder that is deleted with the workspace, or by an error.
+
+    Raises:
+        NsoptError: if nothing can be written there.
+    """
+    folder = None
+    if isinstance(out, Workspace):
+        workspace = out
+    elif out is None:
+        folder = Path(tempfile.mkdtemp(prefix="nsopt-"))
+        workspace = Workspace(sqlite_url(folder / STUDY_FILE), folder, temporary=True)
+        weakref.finalize(workspace, shutil.rmtree, folder, ignore_errors=True)
+    else:
+        url = str(out) if "://" in str(out) else None
+        file = storage_file(url) if url else Path(out) / STUDY_FILE
+        parent = (file.parent if file else RUNS).absolute()
+        check_writable(parent if url else out, "out=")
+        workspace = Workspace(url or sqlite_url(parent / STUDY_FILE), parent)
+    try:
+        with quiet_optuna():
+            yield workspace
+    except BaseException:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise

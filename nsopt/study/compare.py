@@ -1,206 +1,189 @@
-"""Run a comparison: one Optuna study per method, with the same budgets and seeds for all."""
+"""The main job from Python: methods of choosing widths compared at equal budgets."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from optuna.study import Study
+import pandas as pd
+from torch import nn
 
-from nsopt.errors import NoWidthsError, NsoptError
-from nsopt.methods.base import Method
+from nsopt.data.images import ImageData
+from nsopt.data.source import Source
+from nsopt.deployment.artifacts import BestNetworks, best_trials
+from nsopt.deployment.export import export
+from nsopt.deployment.kept import KeptNetwork, load_network
+from nsopt.errors import NsoptError, unknown_name
+from nsopt.isolation import public
+from nsopt.methods.registry import COMPARED, get_methods
+from nsopt.models.architecture import Architecture
+from nsopt.notebook import make_html_table
 from nsopt.progress import Progress
-from nsopt.scaling.law import uniform_curve
-from nsopt.scaling.solve import solve_widths
-from nsopt.session.durations import PlannedWork, list_searches, plan_training, tell_duration
-from nsopt.session.other_workers import run_other_workers
-from nsopt.session.searching import clear_finished, continue_searches
-from nsopt.session.session import Session, start_session, warn_of_batch
-from nsopt.session.start import keep_start
-from nsopt.session.timing import Network, find_latencies
-from nsopt.session.workspace import Workspace
-from nsopt.storage import trials
-from nsopt.storage.engine import missing_points
-from nsopt.storage.trials import Point
-from nsopt.study.comparison import Comparison
-from nsopt.study.laws import Laws
-from nsopt.study.worker import Worker
-
-Points = Mapping[Method, Sequence[Point]]
+from nsopt.reports.page import write_report
+from nsopt.reports.results import Results, read_results
+from nsopt.reports.tables import short_rows, summary, without_tests
+from nsopt.reports.words import Verdict, answer
+from nsopt.session.presets import StudySettings, get_preset
+from nsopt.session.subject import make_architecture
+from nsopt.session.workspace import Workspace, open_workspace
+from nsopt.study.plan import make_comparison, run_comparison
+from nsopt.tasks.imported import load_task
+from nsopt.tasks.task import Task
+from nsopt.terminal import show_progress
+from nsopt.tracing.originals import copy_model, unwrapped
 
 
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """The points of a comparison and their laws.
+@dataclass(frozen=True, eq=False, repr=False)
+class ComparisonResult:
+    """Methods compared at equal budgets.
 
     Attributes:
-        laws: solve each point once. The widths of methods that start from a trained network are
-            only known when their trials run.
+        results: all trainings and measurements.
+        arch: the network.
     """
 
-    session: Session
-    comparison: Comparison
-    laws: Laws
-    points: Points
-
-    def find_missing(self) -> Points:
-        """Return the points without a settled trial.
-
-        Raises:
-            NsoptError: if other settings wrote the storage.
-        """
-        stored = self.session.subject.stored_studies(self.session.workspace)
-        return {
-            method: missing_points(stored.get(method.name), points, trials.read_point)
-            for method, points in self.points.items()
-        }
-
-    def read_laws(self) -> list[str]:
-        """Read the laws of finished searches; return warnings for the user.
-
-        They name budgets at which a law is extrapolated, and methods whose law has changed since
-        their networks were trained.
-        """
-        studies = self.session.subject.stored_studies(self.session.workspace)
-        self.laws.read(studies)
-        warnings = self.laws.describe_extrapolations(self.points)
-        for method in self._methods_with_law:
-            if method.name in studies:
-                points = self.points[method]
-                warnings += self.laws.describe_change(method, points, studies[method.name])
-        return warnings
-
-    def check_widths(self, points: Points) -> None:
-        """Raise NoWidthsError if a method has no widths at one of the points."""
-        for method in self._methods_with_law:
-            for point in points[method]:
-                try:
-                    self.laws.propose_widths(method, point)
-                except NoWidthsError as error:
-                    raise NoWidthsError(f"{method.name}: {error}") from None
-
-    def enqueue_missing(self) -> bool:
-        """Enqueue the missing points in their studies; return whether there were any.
-
-        Before that, time all networks with known widths side by side, unless each was timed.
-        """
-        missing = {method: points for method, points in self.find_missing().items() if points}
-        if not missing:
-            return False
-        methods = *missing, *self._methods_with_law
-        studies = self.session.open_studies(method.name for method in methods)
-        find_latencies(self.session, self._propose_networks(studies))
-        for method, points in missing.items():
-            for point in points:
-                trials.enqueue_point(studies[method.name], point)
-        return True
-
-    def _propose_networks(self, studies: Mapping[str, Study]) -> list[Network]:
-        """Return the networks of the methods whose law is known, each with its study."""
-        networks = list[Network]()
-        for method in filter(self.laws.is_ready, self._methods_with_law):
-            with suppress(NoWidthsError):  # its trials fail, and say why
-                proposed = dict.fromkeys(
-                    self.laws.propose_widths(method, point) for point in self.points[method]
-                )
-                networks += [(studies[method.name], widths) for widths in proposed]
-        return networks
+    results: Results
+    arch: Architecture
+    _workspace: Workspace
+    _data: Task | ImageData
 
     @property
-    def _methods_with_law(self) -> list[Method]:
-        """The methods whose widths are known before their trials run."""
-        return [method for method in self.points if not method.needs_trained_network]
+    def folder(self) -> Path:
+        """The folder of the files beside the storage; without out= it goes with this result."""
+        return self._workspace.folder
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row per metric, budget and method: n, means and standard deviations over seeds."""
+        return without_tests(summary(self.results), self.results)
+
+    @property
+    def answer(self) -> list[Verdict]:
+        """A verdict for every budget, smallest first: `str(result.answer[0])` is a sentence."""
+        return answer(self.results)
+
+    def __repr__(self) -> str:
+        """Return the verdicts in words."""
+        return "\n".join(map(str, self.answer))
+
+    def _repr_html_(self) -> str:
+        """Return the table, with the verdicts above it, for a notebook."""
+        return make_html_table(short_rows(self.results), repr(self))
+
+    @public
+    def report(self, folder: Path | str) -> Path:
+        """Write the report, with its numbers as CSV; return the path of its page."""
+        return write_report(self.results, Path(folder))
+
+    @public
+    def network(self, method: str, budget: float, metric: str | None = None) -> KeptNetwork:
+        """Return the best network of a method at a budget, by the score of the validation.
+
+        Args:
+            method: its name.
+            budget: as in the table.
+            metric: as in the table; needed where several budgets hold at once, whose number is 1.
+
+        Raises:
+            NsoptError: if the comparison has no such network.
+        """
+        studies = self._workspace.studies(self.results.name)
+        if method not in self.results.methods:
+            raise unknown_name("method", method, self.results.methods)
+        best = best_trials(studies[method])
+        sizes = [size for size in best if size[1] == budget and metric in (None, size[0])]
+        if not sizes:
+            known = ", ".join(f"{size[1]:g}" for size in best)
+            raise NsoptError(f"{method} was not trained at a budget of {budget:g}: give {known}")
+        if len(sizes) > 1:
+            named = ", ".join(repr(size[0]) for size in sizes)
+            raise NsoptError(f"several networks have a budget of {budget:g}: give metric= {named}")
+        networks = BestNetworks(self._workspace.artifacts)
+        return load_network(networks.file(studies[method], best[sizes[0]]), self.arch)
+
+    @public
+    def export(
+        self,
+        path: Path | str,
+        format: str | None = None,  # noqa: A002
+        method: str | None = None,
+        budget: float | None = None,
+    ) -> None:
+        """Write a network for other tools: see `nsopt.export`.
+
+        Args:
+            path: of the file.
+            format: `onnx`, `pt2` or `state_dict`; by default by the suffix of the file.
+            method: by default that which the answer names at the largest budget.
+            budget: see `network`; by default the largest.
+        """
+        row = self.answer[-1].row
+        method = row["method"] if method is None else method
+        metric = row["metric"] if budget is None else None
+        network = self.network(method, row["budget"] if budget is None else budget, metric)
+        export(network, path, format, self._data)
 
 
-def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progress) -> None:
-    """Run the searches that the methods need, then train and measure every missing point.
+@public
+def compare(
+    arch: Architecture | str,
+    task: Task | ImageData | str,
+    methods: Sequence[str] = COMPARED,
+    ratios: Sequence[float] | None = None,
+    budgets: Sequence[float | str] | str | None = None,
+    seeds: int | None = None,
+    preset: str = "quick",
+    *,
+    settings: StudySettings | None = None,
+    out: Path | str | Workspace | None = None,
+    progress: Progress | None = None,
+) -> ComparisonResult:
+    """Compare methods of choosing widths at equal budgets, as `nsopt study` does.
 
-    Every result is stored at once, so that the same call continues after an interruption. If there
-    are other workers, points are enqueued before the search begins, which gives the workers
-    something to do. Raises NsoptError for invalid requests, before anything is written.
-    """
-    searches = comparison.searches
-    with start_session(comparison.subject, workspace, progress) as session:
-        plan = make_plan(comparison, session)
-        missing = plan.find_missing()
-        left, total = (sum(map(len, points.values())) for points in (missing, plan.points))
-        progress.overall(total - left, total)
-        if left:
-            warn_of_batch(session, [size.metric for size in comparison.sizes])
-            tell_duration(session, list_work(plan, missing))
-        keep_start(comparison.subject, workspace)
-        if workspace.shared:
-            plan.enqueue_missing()
-        with run_other_workers(session):
-            continue_searches(session, searches)
-            for warning in plan.read_laws():
-                progress.warning(warning)
-            if not workspace.shared:
-                plan.check_widths(missing)
-            Worker(session, plan.laws).run_missing(plan.enqueue_missing)
-        clear_finished(session)
-
-
-def preview_comparison(
-    comparison: Comparison, workspace: Workspace, progress: Progress
-) -> dict[str, tuple[int, ...]]:
-    """Say how long `run_comparison` would take. Nothing is written, and no network is trained.
+    Args:
+        arch: the network, or a name as the command line takes it: `vgg11`, or
+            `package.module:factory`. Its milliseconds are measured anew, as the settings say.
+        task: batches, loss and score; or images with labels; or a name: `package.module:function`
+            of a function that returns a task, or a data set as for `nsopt.load_data`. A trainer of
+            yours belongs to it.
+        methods: their names, uniform scaling first.
+        ratios: width ratios whose uniform networks give the budgets; by default the settings'.
+        budgets: in place of ratios: `["600k", "macs=20M"]`, shares of what the network of base
+            widths costs, `["50%"]`, or text as on the command line: `600k,2M` or `macs=20M`.
+        seeds: number of trainings at each budget; by default the settings'.
+        preset: the name of settings of search and training, with numbers of seeds and ratios.
+        settings: in place of a preset; also a trained network to start from, and what measures
+            milliseconds (`nsopt.StudySettings`).
+        out: a folder for all results, from which the same call continues; or the URL of an Optuna
+            storage, which processes on several machines may share. By default only the result is
+            kept. The command line gives its workspace.
+        progress: receives steps and messages; by default bars on a terminal, else lines on stderr;
+            `nsopt.Silent()` for silence.
 
     Returns:
-        The widths that are known already, by a label of method and budget: those of methods that
-        need no search, or whose search is stored.
+        `.table`, `.answer`, `.report(folder)` and `.network(method, budget)`.
+
+    Raises:
+        NsoptError: for invalid numbers or names, a task without a loss or a score, or a folder that
+            other settings wrote.
+
+    Examples:
+        >>> data = nsopt.load_data("digits")
+        >>> study = nsopt.compare(arch, data, ["uniform"], ratios=[0.25, 0.5], preset="smoke")
+        >>> print(study.answer[0])
+        >>> study.report("report")
     """
-    with start_session(comparison.subject, workspace, progress) as session:
-        plan = make_plan(comparison, session, timed=False)
-        tell_duration(session, list_work(plan, plan.find_missing()))
-        plan.laws.read(session.studies())
-        return {
-            f"{method.name} {point.size}": plan.laws.propose_widths(method, point)
-            for method, points in plan.points.items()
-            if plan.laws.is_ready(method) and not method.needs_trained_network
-            for point in points
-        }
-
-
-def make_plan(comparison: Comparison, session: Session, timed: bool = True) -> Plan:
-    """Return the plan of a comparison without budgets that a method does not support.
-
-    Messages name the budgets that are left out. `timed` is that of `Laws`. Raises NsoptError for a
-    method that lacks what it starts from.
-    """
-    points = {method: _select_points(comparison, method, session) for method in comparison.methods}
-    return Plan(session, comparison, Laws(session, timed), points)
-
-
-def _select_points(comparison: Comparison, method: Method, session: Session) -> list[Point]:
-    if method.keeps_weights and session.subject.start is None:
-        raise NsoptError(f"{method.name} is a trained network: give its weights with start=")
-    points = comparison.points(method)
-    for metric in dict.fromkeys(size.metric for size in comparison.sizes):
-        base = metric.cost(session.subject.arch)(session.subject.arch.base_widths)
-        budgets = {point.budget for point in points if point.metric == metric}
-        left_out = sorted(budget for budget in budgets if not method.supports(budget, base))
-        if left_out:
-            skipped = ", ".join(metric.show(budget) for budget in left_out)
-            session.progress.message(
-                f"{method.name} starts from a network of {metric.show(base)}: it skips {skipped}"
-            )
-        points = [p for p in points if p.metric != metric or p.budget not in left_out]
-    return points
-
-
-def list_work(plan: Plan, missing: Points) -> Iterator[PlannedWork]:
-    """Yield the missing searches, and nsopt's trainings of networks as large as uniform ones."""
-    session, subject = plan.session, plan.session.subject
-    arch, settings = subject.arch, subject.settings
-    yield from list_searches(session, plan.comparison.searches)
-    for method, points in missing.items() if subject.trainer is None else ():
-        training = settings.fine_tuning_for if method.inherits_weights else settings.training_for
-        for point in () if method.keeps_weights else points:
-            with suppress(NoWidthsError):  # measured milliseconds may allow some
-                cost = point.metric.cost(arch)
-                fit = solve_widths(uniform_curve(arch.base_widths), cost, point.budget)
-                widths = tuple(fit.widths.tolist())
-                yield plan_training(session, training(point.seed), widths, "trainings")
-        for seed in {p.seed for p in points if method.needs_trained_network and not subject.start}:
-            base = settings.base_training_for(seed)
-            yield plan_training(session, base, arch.base_widths, "trainings")
+    if ratios is not None and budgets is not None:
+        raise NsoptError("give ratios or budgets, not both")
+    kinds, data = get_methods(methods), load_task(task)
+    network = make_architecture(arch, data) if isinstance(arch, str) else arch.with_latency(None)
+    wanted = settings or get_preset(preset, (data.source or Source(data.name)).name).settings
+    points = {"ratios": None if ratios is None else tuple(ratios), "seeds": seeds}
+    wanted = wanted.updated(**{name: value for name, value in points.items() if value is not None})
+    if isinstance(wanted.start, nn.Module):
+        wanted = wanted.updated(start=copy_model(unwrapped(wanted.start)).cpu().eval())
+    with open_workspace(out) as workspace, show_progress(progress) as display:
+        comparison = make_comparison(network, data, kinds, wanted, budgets, workspace, display)
+        run_comparison(comparison, workspace, display)
+        subject = comparison.subject
+        results = read_results(workspace.url, subject.name, workspace.storage)
+    return ComparisonResult(results, subject.arch, workspace, subject.data)

@@ -69,7 +69,7 @@ class Worker:
         """Run trials until no point is missing; train networks again whose files are damaged."""
         run_missing(enqueue_missing, self.work)
         for method, study in self._find_installed(self._session.studies()):
-            MethodRunner(self._session, self._laws, method).mend(study)
+            MethodRunner(self._session, self._laws, method).retrain_damaged(study)
 
     def _look(self) -> list[Job]:
         """Return the studies, each with what runs its trials, or None until its law is ready."""

@@ -112,9 +112,7 @@ def compress(model: nn.Module, task: nsopt.Task, job: Job, out: Path) -> list[di
     words = {f"{metric}={share:.0%}": share for share in shares}
     result = nsopt.compress(
         *(model, task, list(words)),
-        epochs=job.epochs,
-        settings=make_settings(job),
-        runtime=runtime,
+        settings=make_settings(job).updated(runtime=runtime),
         out=out / "-".join(str(value).replace(", ", "-") for value in vars(job).values()),
     )
     outcomes, rows = result.results.outcomes, []

@@ -62,7 +62,7 @@ def test_a_new_search_option_is_one_field() -> None:
 
 
 def test_options_not_given_keep_the_values_of_the_preset() -> None:
-    changed = changes(PruneOptions(), TrainingOptions(epochs=3), SgdOptions(lr=0.5), eta=None)
+    changed = changes(PruneOptions(), TrainingOptions(epochs=3), SgdOptions(lr=0.5), {"eta": None})
     before = get_preset("quick").settings
     settings = override(before, changed)
     assert (settings.training.epochs, settings.training.lr, settings.search.lr) == (3, 0.5, 0.5)
@@ -136,10 +136,10 @@ def test_make_study_runs_a_command_that_parses() -> None:
 def test_help_lists_the_values_of_all_presets() -> None:
     text = " ".join(re.sub("[│╭╮╰╯]", " ", call_nsopt("study", "--help").stdout).split())
     values: dict[str, Callable[[Preset], float]] = {
-        "Trainings per method": lambda preset: preset.seeds,
+        "Trainings per method": lambda preset: preset.settings.seeds,
         "Epochs of each training": lambda preset: preset.settings.training.epochs,
         "Initial learning rate": lambda preset: preset.settings.training.lr,
-        "Budgets as width ratios": lambda preset: preset.ratios[0],
+        "Budgets as width ratios": lambda preset: preset.settings.ratios[0],
     }
     for option, value in values.items():
         own = text.partition(option)[2].partition("By default")[2]

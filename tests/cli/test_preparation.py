@@ -1,5 +1,6 @@
 """Budgets as the options of a command give them."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,14 @@ from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.cost import LinearCost
 from nsopt.scaling.metric import LATENCY, PARAMS
-from nsopt.study.comparison import Size, make_sizes
+from nsopt.study.plan import Requests, Size, make_sizes, read_requests
 from tests.conftest import call_nsopt
 from tests.study.test_comparison import SETTINGS
+
+
+def ask(options: SizeOptions, usual: Sequence[float] = ()) -> Requests:
+    ratios, budgets = read_sizes(options)
+    return read_requests(options.metric, ratios or usual, budgets)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +37,7 @@ from tests.study.test_comparison import SETTINGS
 def test_a_budget_that_is_given_twice_counts_once(
     narrow: Architecture, options: SizeOptions, count: int
 ) -> None:
-    sizes = make_sizes(narrow, read_sizes(options, (0.25, 0.5, 0.25)), **options.rounding)
+    sizes = make_sizes(narrow, ask(options, (0.25, 0.5, 0.25)), **options.rounding)
     assert len(sizes) == count
     assert sizes[0].ratio in (0.25, None)
 
@@ -48,7 +54,7 @@ def test_invalid_and_missing_budgets_are_refused_before_any_work(
     options: SizeOptions, reason: str
 ) -> None:
     with pytest.raises(NsoptError, match=reason):
-        read_sizes(options, (0.25,))
+        ask(options)
 
 
 def test_the_batches_of_a_task_are_its_own(
@@ -96,11 +102,11 @@ def test_predicted_milliseconds_refuse_no_budget_for_which_networks_are_timed(
     short = SizeOptions(budgets="1ms", metric="latency")
     both = SizeOptions(budgets="latency=1ms,params=20k")
     for options in (short, both):
-        asked = read_sizes(options, ())
+        asked = ask(options)
         assert len(make_sizes(arch, asked, None, None)) == 1
         with pytest.raises(NoWidthsError, match="no widths fit"):
             make_sizes(arch, asked, None, None, timed=False)
-    asked = read_sizes(SizeOptions(budgets="latency=1ms,params=1"), ())
+    asked = ask(SizeOptions(budgets="latency=1ms,params=1"))
     with pytest.raises(NoWidthsError, match="no widths fit a budget of 1 params"):
         make_sizes(arch, asked, None, None)
 
@@ -108,11 +114,11 @@ def test_predicted_milliseconds_refuse_no_budget_for_which_networks_are_timed(
 def test_a_percentage_is_a_share_of_what_the_base_network_costs(narrow: Architecture) -> None:
     arch = narrow.with_latency(LinearCost("latency", narrow.cost("macs"), 1e-6))
     params, milliseconds = (arch.cost(name)(arch.base_widths) for name in ("params", "latency"))
-    asked = read_sizes(SizeOptions(budgets="50%,12.5%"), ())
+    asked = ask(SizeOptions(budgets="50%,12.5%"))
     assert make_sizes(arch, asked, None, None) == (
         Size(PARAMS, int(params / 2)),
         Size(PARAMS, int(params / 8)),
     )
-    timed = read_sizes(SizeOptions(budgets="50%", metric="latency"), ())
+    timed = ask(SizeOptions(budgets="50%", metric="latency"))
     assert all(size.is_timed for size in timed)
     assert make_sizes(arch, timed, None, None) == (Size(LATENCY, milliseconds / 2),)

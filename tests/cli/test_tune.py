@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from nsopt.cli import tune
-from nsopt.cli.options import PlaceOptions, SgdOptions, SizeOptions, TaskOptions, TrainingOptions
+from nsopt.cli.options import OutputOptions, SgdOptions, SizeOptions, TaskOptions, TrainingOptions
 from nsopt.cli.tune import TuneOptions
 from nsopt.errors import NsoptError, StorageError
-from nsopt.tuning import settings
+from nsopt.study import tuning as settings
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_a_storage_that_fails_before_the_table_is_an_error_of_one_line(
     monkeypatch.setattr(settings, "run_tuning", lambda *arguments: None)
     monkeypatch.setattr("nsopt.reports.tuning.publish_tuning", lambda study: None)
     monkeypatch.setattr("nsopt.reports.tuning.tuning_rows", fail)
-    exact, place = SgdOptions(precision="fp32"), PlaceOptions(out=tmp_path)
-    options = TuneOptions(over="eta", sgd=exact, place=place)
+    exact, output = SgdOptions(precision="fp32"), OutputOptions(out=tmp_path)
+    options = TuneOptions(over="eta", sgd=exact, output=output)
     with pytest.raises(NsoptError, match=r"study\.db cannot be used: the server is gone"):
         tune.tune(options)

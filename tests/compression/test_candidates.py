@@ -69,7 +69,7 @@ def choose(
 ) -> tuple[list[StoredCandidate], Solver]:
     """Return the candidates at a budget, and what solved it."""
     arch = nsopt.trace(model, make_inputs(2))
-    subject = Subject.of(arch, task, used, start=model)
+    subject = Subject.of(arch, task, used.updated(start=model))
     with start_session(subject, make_workspace(folder), nsopt.Silent(), "cpu") as session:
         (budget,) = budgets_of(read_words([word]), arch)
         solver = Solver(budget, arch, used, session.timer)
@@ -124,7 +124,7 @@ def test_the_choice_is_by_agreement_on_inputs_that_no_fit_saw(tmp_path: Path) ->
     model, inputs = make_model((20, 16, 12)), make_inputs()
     held, others = inputs[:32], {tuple(row) for row in inputs[32:].tolist()}
     arch = nsopt.trace(model, inputs[:2])
-    subject = Subject.of(arch, make_task(model), SETTINGS, start=model)
+    subject = Subject.of(arch, make_task(model), SETTINGS.updated(start=model))
     with start_session(subject, make_workspace(tmp_path), nsopt.Silent(), "cpu") as session:
         (budget,) = budgets_of(read_words(["macs=50%"]), arch)
         solver, fits = Solver(budget, arch, SETTINGS, session.timer), Fits(session)

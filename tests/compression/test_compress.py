@@ -115,7 +115,8 @@ def test_every_budget_trains_the_chosen_candidates_and_returns_the_best_by_valid
 
 
 def test_a_trainer_gets_no_images_that_validate(narrow: Architecture, digits: ImageData) -> None:
-    subject = Subject.of(narrow, digits, SETTINGS, trainer=lambda model, *_: model)
+    by_user = replace(digits, trainer=lambda model, *_: model)
+    subject = Subject.of(narrow, by_user, SETTINGS.updated(start=narrow.build(narrow.base_widths)))
     given = subject.training_data
     assert isinstance(given, ImageData)
     assert given.validation is not None
@@ -135,7 +136,7 @@ def test_the_stored_accuracy_is_that_of_the_same_weights_and_normalisation(
     workspace = Workspace(f"sqlite:///{out / 'study.db'}", out)
 
     def read(model: nn.Module, data: ImageData) -> float | None:
-        return read_score(Subject.of(narrow, data, SETTINGS, model), workspace)
+        return read_score(Subject.of(narrow, data, SETTINGS.updated(start=model)), workspace)
 
     assert read(trained, digits) == result.dense.val_accuracy
     assert read(trained, digits.normalised_by([0.9], [0.1])) is None
@@ -170,8 +171,8 @@ def test_the_page_warns_of_images_that_nsopt_splits(
 def test_numbers_of_seeds_below_1_are_refused(
     trained: nn.Module, digits: ImageData, tmp_path: Path
 ) -> None:
-    with pytest.raises(NsoptError, match="seeds must be at least 1"):
-        nsopt.compress(trained, digits, ["macs=50%"], out=tmp_path, seeds=0)
+    with pytest.raises(NsoptError, match="seeds = 0: input should be greater"):
+        SETTINGS.updated(seeds=0)
     assert not list(tmp_path.iterdir())
 
 
@@ -192,9 +193,8 @@ def test_numbers_of_seeds_below_1_are_refused(
         ),
         ({"budgets": [0.5]}, "0.5 is not a budget: write a word such as 'macs=50%'"),
         ({"budgets": ["macs=0.01%"]}, "macs=0.01%: no widths fit a budget of"),
-        ({"epochs": "3"}, "epochs must be a whole number, not '3'"),
+        ({"epochs": "3"}, "epochs must be a whole number or None, not '3'"),
         ({"trainer": 5}, "trainer must be a function, not 5"),
-        ({"seeds": 2.5}, "seeds must be a whole number, not 2.5"),
         ({"settings": get_preset("compress")}, "settings must be those of a preset: nsopt."),
     ],
 )
@@ -356,8 +356,7 @@ def test_a_latency_budget_of_50_percent_holds_as_measured(
             *(trained, digits, ["latency=50%"]),
             arch=narrow,
             epochs=1,
-            settings=SETTINGS,
-            measure=clock,
+            settings=SETTINGS.updated(runtime=clock),
             out=tmp_path,
         )
 
@@ -377,7 +376,8 @@ def test_a_latency_budget_of_50_percent_holds_as_measured(
 def test_a_budget_above_the_time_of_the_network_is_refused_and_leaves_nothing(
     trained: nn.Module, narrow: Architecture, digits: ImageData, tmp_path: Path
 ) -> None:
-    options: dict[str, Any] = {"arch": narrow, "settings": SETTINGS, "measure": lambda *_: 5.0}
+    settings = SETTINGS.updated(runtime=lambda *_: 5.0)
+    options: dict[str, Any] = {"arch": narrow, "settings": settings}
     with pytest.raises(NsoptError, match="latency=9ms: the network already costs only 5 ms"):
         nsopt.compress(trained, digits, ["params=50%", "latency=9ms"], out=tmp_path, **options)
     assert not list(tmp_path.iterdir())
@@ -389,10 +389,11 @@ def test_a_budget_in_milliseconds_without_widths_ends_all_before_a_fit(
     def clock(module: nn.Module, images: torch.Tensor) -> float:
         return 9.0 + sum(parameter.numel() for parameter in module.parameters()) / 1e6
 
-    budgets, settings, hearer = ["params=50%", "latency=50%"], {"settings": SETTINGS}, Listener()
-    options: dict[str, Any] = {"arch": narrow, "measure": clock, "progress": hearer}
+    budgets, hearer = ["params=50%", "latency=50%"], Listener()
+    settings = SETTINGS.updated(runtime=clock)
+    options: dict[str, Any] = {"arch": narrow, "settings": settings, "progress": hearer}
     with pytest.raises(NsoptError, match="latency=50%: no widths fit"):
-        nsopt.compress(trained, digits, budgets, **options | settings)
+        nsopt.compress(trained, digits, budgets, **options)
     assert "units ranked" not in hearer.tasks
 
 

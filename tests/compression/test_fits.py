@@ -123,7 +123,7 @@ def test_no_layer_is_fitted_to_inputs_that_are_compared(trained: nn.Module, tmp_
 
     task = nsopt.Task(Shuffled(sounds.split(16)), name="sounds")
     arch = nsopt.trace(trained, sounds[:2])
-    subject = Subject.of(arch, task, exact(epochs=0), start=trained)
+    subject = Subject.of(arch, task, exact(epochs=0).updated(start=trained))
     with start_session(subject, make_workspace(tmp_path), nsopt.Silent(), "cpu") as session:
         fits, data = Fits(session), session.subject.data
         fitted = fits._inputs.batches
@@ -340,7 +340,8 @@ def test_a_fit_is_the_same_before_and_after_a_training(
     """Training lays its teacher out for convolutions; sums in another layout end a little apart."""
     settings = exact(images=True, epochs=1, device="cpu", least_steps=None)
     digits = digits.subset(None, 12)
-    subject = Subject.of(narrow, digits, settings, narrow.build(narrow.base_widths).eval())
+    whole = narrow.build(narrow.base_widths).eval()
+    subject = Subject.of(narrow, digits, settings.updated(start=whole))
     widths = tuple(width // 2 for width in narrow.base_widths)
     point = Point(FIT, MACS, 1.0, 0)
     with start_session(subject, make_workspace(tmp_path), nsopt.Silent()) as session:

@@ -244,8 +244,7 @@ def compress_sum(
         train=list(zip(inputs, targets[:, 1:-1, 1:-1].split(16), strict=True)),
         loss=functional.cross_entropy,
         score=lambda model: -float(model(images, images).std()),
-        measure=measure,
-        **changes,
+        settings=SETTINGS.updated(runtime=measure, **changes),
     )
 
 
@@ -321,8 +320,9 @@ def test_a_latency_budget_holds_as_the_given_function_measures_it(
         timed.append(len(images))
         return float(sum(weights.numel() for weights in model.parameters()))
 
-    asked = {"budgets": ["latency=70%"], "epochs": 1, "out": tmp_path}
-    first = run(trained, **asked, measure=count_parameters)
+    settings = SETTINGS.updated(runtime=count_parameters)
+    asked = {"budgets": ["latency=70%"], "epochs": 1, "settings": settings, "out": tmp_path}
+    first = run(trained, **asked)
     own = first["latency=70%"]
     whole = count_parameters(trained, torch.empty(0))
     assert first.dense.latency == pytest.approx(whole)
@@ -339,7 +339,7 @@ def test_a_latency_budget_holds_as_the_given_function_measures_it(
         assert 0.6 * whole < sum(value.numel() for value in weights) <= 0.7 * whole
     assert own.latency == pytest.approx(count_parameters(own.model, torch.empty(0)))
     assert set(timed) - {0} == {100}
-    again = run(trained, **asked, measure=count_parameters)
+    again = run(trained, **asked)
     assert again["latency=70%"].widths == own.widths
 
 
@@ -403,7 +403,8 @@ def test_a_trainer_replaces_the_fine_tuning(trained: nn.Module, tmp_path: Path) 
         context.folder.rmdir()
         return model
 
-    asked = {"budgets": BUDGETS[:1], "out": tmp_path, "seeds": 2}
+    twice = SETTINGS.updated(seeds=2)
+    asked = {"budgets": BUDGETS[:1], "out": tmp_path, "settings": twice}
     small = run(trained, **asked, trainer=shift)[BUDGETS[0]]
     assert {context.seed for context in seen} == {0, 1}
     assert all(context.epochs == 2 and context.teacher is not None for context in seen)

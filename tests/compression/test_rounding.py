@@ -26,7 +26,7 @@ from tests.compression.test_compress import SETTINGS
 from tests.rescaled import with_base_widths
 from tests.study.test_comparison import Listener, make_workspace
 
-PHONE = choose_runtime("torch", measure=lambda model, images: 1.0)
+PHONE = choose_runtime(lambda model, images: 1.0)
 
 
 def with_linear_latency(narrow: Architecture, constant: float) -> Architecture:
@@ -115,7 +115,7 @@ def test_the_same_command_rounds_to_the_same_multiple(
     arch: Architecture, digits: ImageData, tmp_path: Path, block: list[int]
 ) -> None:
     model = arch.build(arch.base_widths).eval()
-    subject = Subject.of(arch, digits, SETTINGS, model)
+    subject = Subject.of(arch, digits, SETTINGS.updated(start=model))
     place, asked = make_workspace(tmp_path), read_words(["latency=50%"])
 
     def read_settings() -> StudySettings:

@@ -141,13 +141,13 @@ def test_searches_studies_and_trainings_start_from_wrapped_models() -> None:
     model, task = make_model(), make_task()
     arch = nsopt.trace(model, task.inputs)
     search = SETTINGS.search.updated(filters_per_step=4)
-    asked = {"ratios": [0.5], "seeds": 1, "settings": SETTINGS.updated(search=search)}
+    asked = SETTINGS.updated(search=search, ratios=[0.5], seeds=1)
 
     def run(start: nn.Module) -> tuple[list[float], float, list[float]]:
         law = nsopt.search(arch, task, search, start=start).law
         settings = SETTINGS.training.updated(epochs=1, distillation=0.5)
         trained = nsopt.train(arch, arch.base_widths, task, settings, start=start, teacher=start)
-        table = nsopt.compare(arch, task, start=start, **asked).table
+        table = nsopt.compare(arch, task, settings=asked.updated(start=start)).table
         return law.beta.tolist(), trained.score, table["val_mean"].tolist()
 
     assert run(nn.DataParallel(model)) == run(model)

@@ -16,7 +16,7 @@ from nsopt.reports.dashboard import publish
 from nsopt.reports.page import write_report
 from nsopt.reports.results import read_results
 from nsopt.session.workspace import Workspace
-from nsopt.study.compare import run_comparison
+from nsopt.study.plan import run_comparison
 from tests.conftest import free_port
 from tests.forked import start_nsopt
 from tests.study.test_comparison import (

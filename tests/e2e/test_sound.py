@@ -39,8 +39,7 @@ def test_sound_is_searched_compared_compressed_reported_and_exported(tmp_path: P
         task,
         ["latency=50%"],
         epochs=1,
-        settings=settings.updated(training=training, search=SMOKE.search),
-        measure=take_time,
+        settings=settings.updated(training=training, search=SMOKE.search, runtime=take_time),
         out=tmp_path / "small",
     )
     small = result["latency=50%"]

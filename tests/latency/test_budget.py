@@ -49,7 +49,7 @@ def test_a_percentage_is_one_of_the_clock_that_measures(narrow: Architecture) ->
     elsewhere = narrow.with_latency(LinearCost("latency", narrow.cost("macs"), 1e-3))
     law, base = nsopt.uniform_curve(narrow.base_widths), narrow.build(narrow.base_widths)
     found = nsopt.solve_measured_widths(
-        elsewhere, law, "50%", measure=lambda model, _: 1000 * exact(model), device="cpu"
+        elsewhere, law, "50%", runtime=lambda model, _: 1000 * exact(model), device="cpu"
     )
     assert 0.4 < exact(narrow.build(found.widths)) / exact(base) <= 0.5
 

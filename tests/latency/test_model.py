@@ -84,7 +84,7 @@ def test_a_latency_that_hardly_depends_on_widths_causes_a_warning(traced: Archit
             return 10 + (most - 10) * sum(m.out_channels for m in convolutions) / 64
 
         listener = Listener()
-        nsopt.with_latency(traced, "cpu", listener, measure=measure)
+        nsopt.with_latency(traced, "cpu", listener, runtime=measure)
         messages.append(listener.messages)
     different, (alike,) = messages
     assert different == []

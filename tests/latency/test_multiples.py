@@ -67,7 +67,7 @@ def test_what_a_function_measures_is_not_cached_under_its_name(cache: Path) -> N
 @pytest.mark.parametrize("block", [1, 4, 16])
 @pytest.mark.usefixtures("cache")
 def test_filters_that_cost_little_and_passes_that_cost_much_change_nothing(block: int) -> None:
-    runtime = choose_runtime("torch", BlockClock(block, per_filter=0.2, per_pass=50.0))
+    runtime = choose_runtime(BlockClock(block, per_filter=0.2, per_pass=50.0))
     assert find_multiple(CPU, runtime, Listener()) == block
 
 

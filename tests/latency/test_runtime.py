@@ -38,7 +38,7 @@ def count(module: nn.Module, images: torch.Tensor) -> float:
 
 
 def test_a_function_measures_networks_under_its_own_name() -> None:
-    runtime = choose_runtime("torch", count)
+    runtime = choose_runtime(count)
     assert runtime.name == "tests.latency.test_runtime:count"
     (latency,) = measure_latencies([small()], IMAGES, runtime=runtime)
     assert latency.median_ms == pytest.approx(0.41)
@@ -182,7 +182,7 @@ def test_networks_of_any_inputs_are_timed(kind: str) -> None:
         sizes.append(count_examples(batch))
         return 1.0
 
-    measure_latencies([model], inputs, runtime=choose_runtime("torch", measure, 7))
+    measure_latencies([model], inputs, runtime=choose_runtime(measure, 7))
     assert sizes == [7] * 3
 
 
@@ -235,11 +235,11 @@ def test_a_missing_onnxruntime_causes_an_error(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_measuring_function_gives_a_latency(narrow: Architecture) -> None:
-    arch = nsopt.with_latency(narrow, "cpu", measure=count)
+    arch = nsopt.with_latency(narrow, "cpu", runtime=count)
     whole = count(narrow.build(narrow.base_widths).eval(), torch.empty(0))
     assert arch.cost("latency")(narrow.base_widths) == pytest.approx(whole)
     found = nsopt.solve_measured_widths(
-        arch, nsopt.uniform_curve(narrow.base_widths), whole / 2, device="cpu", measure=count
+        arch, nsopt.uniform_curve(narrow.base_widths), whole / 2, device="cpu", runtime=count
     )
     assert count(narrow.build(found.widths).eval(), torch.empty(0)) <= whole / 2
     assert found.median_ms > 0.45 * whole
@@ -249,5 +249,3 @@ def test_runtime_and_measure_exclude_each_other() -> None:
     done = call_nsopt("study", "--runtime=torch", "--measure=math:sqrt")
     assert done.returncode == 2
     assert "give --runtime or --measure, not both" in done.stderr
-    with pytest.raises(NsoptError, match=r"^give runtime='onnxruntime' or measure=, not both$"):
-        choose_runtime("onnxruntime", lambda model, images: 1.0)

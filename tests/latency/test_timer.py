@@ -51,7 +51,7 @@ def test_widths_that_another_process_found_first_count(asked: MeasuredBudget) ->
             self.write_widths(asked.identify(timer.runtime), first)
 
     first = asked.propose(0.5 * _BUDGET).widths
-    as_predicted = choose_runtime("torch", lambda model, inputs: predict(asked, model))
+    as_predicted = choose_runtime(lambda model, inputs: predict(asked, model))
     timer = Timer(CPU, as_predicted, Listener(), store=Late())
     assert asked.propose(_BUDGET).widths != first
     assert timer.find(asked) == first
@@ -66,7 +66,7 @@ def test_earlier_timings_say_where_the_next_ones_begin(asked: MeasuredBudget) ->
         timed.append(2 + 0.8 * predicted)
         return timed[-1]
 
-    timer = Timer(CPU, choose_runtime("torch", measure), Listener())
+    timer = Timer(CPU, choose_runtime(measure), Listener())
     first = timer.solve(asked)
     count = len(timed)
     law = uniform_curve([width + 1 for width in asked.arch.base_widths])
@@ -92,7 +92,7 @@ def test_no_network_is_timed_or_loaded_twice(asked: MeasuredBudget) -> None:
 
 
 def test_a_budget_below_the_narrowest_network_is_one_line(asked: MeasuredBudget) -> None:
-    runtime = choose_runtime("torch", lambda model, inputs: 5 + predict(asked, model))
+    runtime = choose_runtime(lambda model, inputs: 5 + predict(asked, model))
     timer = Timer(CPU, runtime, Listener())
     with pytest.raises(NoWidthsError, match="no widths fit a budget of 1 ms per batch: the smal"):
         timer.solve(replace(asked, limit=1.0))
@@ -107,7 +107,7 @@ def test_what_was_timed_before_a_function_fails_is_kept(asked: MeasuredBudget) -
             raise OSError("no phone\nconnected")
         return 1 + 2 * predict(asked, model)
 
-    timer = Timer(CPU, choose_runtime("torch", measure), Listener())
+    timer = Timer(CPU, choose_runtime(measure), Listener())
     with pytest.raises(NsoptError, match="could not measure a network: OSError: no phone conn"):
         timer.solve(asked)
     known = dict(timer.read())

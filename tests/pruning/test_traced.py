@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import nsopt
 from nsopt.compute.device import Compute
-from nsopt.data.images import ImageData
+from nsopt.data.images import ImageData, ImageSet
 from nsopt.models.trace import trace
 from nsopt.pruning.engine import ShrinkingNetwork
 from nsopt.pruning.search import _choose_widths
@@ -67,9 +67,9 @@ def test_a_shrunken_network_has_the_tensors_of_a_pruned_one(
         assert all(len(gate()) == max(1, group - group // 3) for gate in gates)
 
 
-def _noise() -> nsopt.ImageSet:
+def _noise() -> ImageSet:
     labels = torch.arange(40) % 2
-    return nsopt.ImageSet(torch.randint(255, (40, 3, 32, 32), dtype=torch.uint8), labels)
+    return ImageSet(torch.randint(255, (40, 3, 32, 32), dtype=torch.uint8), labels)
 
 
 def test_units_are_scored_behind_the_norm_of_their_layer() -> None:

@@ -11,7 +11,7 @@ import torch
 import nsopt
 from nsopt.compute.random_state import use_seed
 from nsopt.data.images import ImageData
-from nsopt.methods.magnitude import Magnitude
+from nsopt.methods.baselines import Magnitude
 from nsopt.models.imported import import_architecture
 from nsopt.pruning.ranking import rank_filters
 from nsopt.training.loop import train

@@ -8,7 +8,7 @@ import nsopt
 from nsopt.compute.device import describe_device
 from nsopt.data.images import ImageData
 from nsopt.latency.measure import measure_latency
-from nsopt.methods.magnitude import Magnitude
+from nsopt.methods.baselines import Magnitude
 from nsopt.pruning.ranking import rank_filters
 from tests.simulated_device.networks import SEARCH, TRAINING, devices_of, dropping
 from tests.simulated_device.simulation import SimulatedDevices

@@ -7,7 +7,7 @@ import pytest
 from nsopt.data.images import ImageData
 from nsopt.models.architecture import Architecture
 from nsopt.session.workspace import Workspace
-from nsopt.study.comparison import Comparison
+from nsopt.study.plan import Comparison
 from tests.conftest import first_digits
 from tests.study.test_comparison import make_comparison, make_workspace
 

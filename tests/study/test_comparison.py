@@ -41,10 +41,8 @@ from nsopt.session.workspace import Workspace
 from nsopt.storage import engine, schema, trials
 from nsopt.storage.opening import open_storage
 from nsopt.storage.studies import load_studies
-from nsopt.study.compare import run_comparison
-from nsopt.study.comparison import AskedRatio, Comparison, Size
-from nsopt.study.laws import Laws
-from nsopt.study.stored_law import read_stored_law
+from nsopt.study.laws import Laws, read_stored_law
+from nsopt.study.plan import Comparison, Size, WidthRatio, run_comparison
 from nsopt.study.worker import Worker
 from nsopt.tasks.classification import AccuracyEvaluation
 from nsopt.training.settings import TrainSettings
@@ -87,7 +85,7 @@ class Listener(Silent):
 def sizes_of_ratios(
     arch: Architecture, metric: Metric, ratios: Sequence[float]
 ) -> tuple[Size, ...]:
-    return tuple(AskedRatio(metric, ratio).at(arch) for ratio in ratios)
+    return tuple(WidthRatio(metric, ratio).at(arch) for ratio in ratios)
 
 
 def make_comparison(arch: Architecture, data: ImageData) -> Comparison:
@@ -516,7 +514,7 @@ def test_budgets_can_be_in_macs(comparison: Comparison, place: Workspace) -> Non
 @pytest.mark.parametrize("ratio", [0, -1, float("nan"), float("inf")])
 def test_ratios_must_be_positive(ratio: float) -> None:
     with pytest.raises(NsoptError, match="must be above 0"):
-        AskedRatio(PARAMS, ratio)
+        WidthRatio(PARAMS, ratio)
 
 
 def test_same_seed_gives_the_same_comparison(

@@ -21,8 +21,15 @@ from nsopt.session import durations
 from nsopt.session.searching import continue_searches
 from nsopt.session.session import Session
 from nsopt.session.workspace import Workspace
-from nsopt.study.compare import Plan, list_work, make_plan, preview_comparison, run_comparison
-from nsopt.study.comparison import Comparison, Size
+from nsopt.study.plan import (
+    Comparison,
+    Plan,
+    Size,
+    list_work,
+    make_plan,
+    preview_comparison,
+    run_comparison,
+)
 from nsopt.training import loop, step
 from nsopt.training.precision import time_training_step
 from tests.conftest import call_nsopt
@@ -79,7 +86,9 @@ def test_a_budget_that_only_measurements_can_keep_is_not_estimated(
 
 
 def test_trainings_of_a_trainer_are_not_estimated(comparison: Comparison, place: Workspace) -> None:
-    by_user = replace(comparison.subject, trainer=lambda model, *_: model)
+    by_user = replace(
+        comparison.subject, data=replace(comparison.subject.data, trainer=lambda model, *_: model)
+    )
     plan = plan_of(only(comparison, "uniform", subject=by_user), place)
     missing = plan.find_missing()
     assert sum(map(len, missing.values())) > 0

@@ -9,8 +9,8 @@ from nsopt.compute.device import Compute
 from nsopt.progress import Silent
 from nsopt.session.session import Session
 from nsopt.session.workspace import Workspace
-from nsopt.study.comparison import Comparison
 from nsopt.study.laws import train_base_network
+from nsopt.study.plan import Comparison
 from tests.study.test_comparison import SETTINGS, with_settings
 
 

@@ -8,8 +8,7 @@ import pytest
 import nsopt
 from nsopt.session import session
 from nsopt.session.workspace import Workspace
-from nsopt.study.compare import run_comparison
-from nsopt.study.comparison import Comparison
+from nsopt.study.plan import Comparison, run_comparison
 from nsopt.training.loop import train_configuration
 from tests.study.test_comparison import Listener, only
 

@@ -6,25 +6,26 @@ from pathlib import Path
 import pytest
 import torch
 
-from nsopt.cli.options import PlaceOptions, WorkOptions
+from nsopt.cli.options import OutputOptions, TrainingOptions, WorkOptions
 from nsopt.cli.preparation import prepare
 from nsopt.compute import device
 from nsopt.compute.device import Compute
 from nsopt.errors import NsoptError
+from nsopt.progress import Silent
 from nsopt.session import subject
 from nsopt.session.presets import get_preset
-from nsopt.session.subject import Subject, with_precision
+from nsopt.session.subject import Subject, complete, with_precision
 from nsopt.session.workspace import Workspace
 from nsopt.settings import Precision
 from nsopt.storage import schema
 from nsopt.storage.studies import open_study
-from nsopt.study.comparison import Comparison
+from nsopt.study.plan import Comparison
 from tests.conftest import first_digits
 
 CPU = Compute(torch.device("cpu"), bf16=False)
 
 
-def ask_for(comparison: Comparison, precision: Precision) -> Subject:
+def read_requests(comparison: Comparison, precision: Precision) -> Subject:
     own = comparison.subject.settings
     parts = {p: getattr(own, p).updated(precision=precision) for p in ("search", "training")}
     return replace(comparison.subject, settings=own.updated(**parts))
@@ -44,13 +45,13 @@ def slow_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_precision_of_the_first_process_applies_on_other_machines(
     comparison: Comparison, place: Workspace
 ) -> None:
-    auto = ask_for(comparison, "auto")
+    auto = read_requests(comparison, "auto")
     assert read_precisions(with_precision(auto, place)) == {"fp32"}
-    study = ask_for(comparison, "bf16").open_study(place.storage, "uniform", CPU)
+    study = read_requests(comparison, "bf16").open_study(place.storage, "uniform", CPU)
     assert read_precisions(with_precision(auto, place)) == {"bf16"}
     stored = schema.read_settings(study)  # which workers use
     assert stored["search"]["precision"] == stored["training"]["precision"] == "bf16"
-    other = with_precision(ask_for(comparison, "fp32"), place)
+    other = with_precision(read_requests(comparison, "fp32"), place)
     with pytest.raises(NsoptError, match=r"training\.precision: fp32 now, bf16 there"):
         other.open_study(place.storage, "uniform", CPU)
 
@@ -58,7 +59,7 @@ def test_the_precision_of_the_first_process_applies_on_other_machines(
 def test_a_study_stored_with_precision_auto_is_continued(
     comparison: Comparison, place: Workspace
 ) -> None:
-    auto = ask_for(comparison, "auto")
+    auto = read_requests(comparison, "auto")
     auto.open_study(place.storage, "uniform", CPU)
     assert with_precision(auto, place).stored_studies(place).keys() == {"uniform"}
 
@@ -67,24 +68,26 @@ def test_too_few_images_are_refused_before_a_step_is_timed(
     comparison: Comparison, place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(subject, "choose_compute")
-    auto = replace(ask_for(comparison, "auto"), data=first_digits(10, 10))
+    auto = replace(read_requests(comparison, "auto"), data=first_digits(10, 10))
     with pytest.raises(NsoptError, match="10 training images of 10 classes are too few"):
         with_precision(auto, place)
 
 
 @pytest.mark.usefixtures("slow_bf16")
 def test_a_tuning_study_fixes_the_precision_too(comparison: Comparison, place: Workspace) -> None:
-    task = ask_for(comparison, "bf16")
+    task = read_requests(comparison, "bf16")
     name = schema.study_name(schema.tuning_name(task.name), "eta")
     open_study(place.storage, name, task.description, task.source, task.identity, {}, ("", ""))
-    assert read_precisions(with_precision(ask_for(comparison, "auto"), place)) == {"bf16"}
+    assert read_precisions(with_precision(read_requests(comparison, "auto"), place)) == {"bf16"}
 
 
 @pytest.mark.usefixtures("slim")
 def test_a_command_replaces_precision_auto_by_that_of_the_device(tmp_path: Path) -> None:
     settings = get_preset("smoke").settings
     assert settings.training.precision == "auto"
-    task, _ = prepare(WorkOptions(place=PlaceOptions(out=tmp_path)), settings)
+    options = WorkOptions(output=OutputOptions(out=tmp_path))
+    *named, workspace = prepare(options, settings, TrainingOptions())
+    task = complete(Subject.of(*named), workspace, Silent())
     usual = device.resolve_compute("auto", "auto").precision
     assert read_precisions(task) <= {
         usual,

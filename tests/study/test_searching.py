@@ -21,8 +21,8 @@ from nsopt.session.searching import clear_finished, continue_searches
 from nsopt.session.session import Session
 from nsopt.session.workspace import Workspace
 from nsopt.settings import Price
-from nsopt.study.comparison import Comparison
-from nsopt.study.stored_law import read_stored_law
+from nsopt.study.laws import read_stored_law
+from nsopt.study.plan import Comparison
 from tests.pruning.test_resume import EndedError
 from tests.study.joined import join
 from tests.study.test_comparison import make_workspace

@@ -15,8 +15,7 @@ from nsopt.scaling.budget import read_budgets
 from nsopt.scaling.metric import LATENCY, MACS, PARAMS, Joint
 from nsopt.session.presets import rounding_for
 from nsopt.session.workspace import Workspace
-from nsopt.study.compare import run_comparison
-from nsopt.study.comparison import Comparison, Size
+from nsopt.study.plan import Comparison, Size, run_comparison
 from tests.conftest import call_nsopt
 from tests.study.test_comparison import (
     Listener,

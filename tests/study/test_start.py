@@ -14,11 +14,9 @@ from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Silent
 from nsopt.scaling.metric import PARAMS
-from nsopt.session.session import Session
-from nsopt.session.start import keep_start, with_start
+from nsopt.session.session import Session, keep_start, with_start
 from nsopt.session.workspace import Workspace
-from nsopt.study.compare import run_comparison
-from nsopt.study.comparison import Comparison
+from nsopt.study.plan import Comparison, run_comparison
 from nsopt.tasks.classification import Classification
 from nsopt.tasks.supervision import evaluate
 from nsopt.training.loop import train

@@ -25,10 +25,9 @@ from nsopt.scaling.solve import solve_widths
 from nsopt.session.timing import measure_again, with_latency_if_needed
 from nsopt.session.workspace import Workspace
 from nsopt.storage.studies import StoredTimings
-from nsopt.study.compare import preview_comparison, run_comparison
-from nsopt.study.comparison import Comparison, Size
-from nsopt.study.stored_law import NetworkLaw
-from nsopt.tuning.settings import Tuning, run_tuning
+from nsopt.study.laws import NetworkLaw
+from nsopt.study.plan import Comparison, Size, preview_comparison, run_comparison
+from nsopt.study.tuning import Tuning, run_tuning
 from tests.study.joined import join
 from tests.study.test_comparison import load_results, only, open_studies
 from tests.study.test_workspace import CPU

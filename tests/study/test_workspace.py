@@ -23,7 +23,8 @@ from nsopt.latency.record import Latency
 from nsopt.latency.runtime import Feed
 from nsopt.progress import Silent
 from nsopt.reports.results import read_results
-from nsopt.session import other_workers, stored
+from nsopt.session import session as sessions
+from nsopt.session import stored
 from nsopt.session.searching import clear_finished, continue_searches
 from nsopt.session.session import Session
 from nsopt.session.stored import load_images
@@ -31,10 +32,9 @@ from nsopt.session.timing import find_latencies
 from nsopt.session.workspace import Workspace
 from nsopt.storage import schema, trials
 from nsopt.storage.engine import run_next
-from nsopt.study import compare, worker
-from nsopt.study.compare import run_comparison
-from nsopt.study.comparison import Comparison
+from nsopt.study import plan, worker
 from nsopt.study.laws import Laws
+from nsopt.study.plan import Comparison, run_comparison
 from nsopt.study.worker import MethodRunner
 from tests.data.test_folder import write_images
 from tests.forked import Forked
@@ -92,13 +92,13 @@ def test_workers_share_the_threads_only_while_they_run(
         given.extend(word for word in options[0] if word.startswith("--threads"))
         yield
 
-    monkeypatch.setattr(other_workers, "run_local_workers", note)
+    monkeypatch.setattr(sessions, "run_local_workers", note)
     session = Session(comparison.subject, dataclasses.replace(place, workers=2), CPU, Silent())
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
         for _ in range(2):
-            with other_workers.run_other_workers(session):
+            with sessions.run_other_workers(session):
                 assert torch.get_num_threads() == 2
             assert torch.get_num_threads() == 4
     finally:
@@ -361,7 +361,7 @@ def test_a_point_whose_trial_failed_is_enqueued_again(
                 study.tell(study.ask(), state=TrialState.FAIL)
             return super().work()
 
-    monkeypatch.setattr(compare, "Worker", Losing)
+    monkeypatch.setattr(plan, "Worker", Losing)
     run_comparison(only(comparison, "uniform"), place, Silent())
     states = [trial.state.name for trial in open_studies(place)["uniform"].trials]
     assert states == ["FAIL", "COMPLETE", "COMPLETE"]

@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 import nsopt
+from nsopt.compression.compress import get_settings
 from nsopt.compute import checkpoint
 from nsopt.compute.device import resolve_compute
 from nsopt.errors import NsoptError
@@ -397,7 +398,7 @@ def test_what_epochs_of_0_ignore_is_said() -> None:
     task = Task(list(torch.randn(64, 6).split(8)), trainer=lambda *given: calls.append(given))
     for message, options in (
         ("trainer of the task is not called", {}),
-        ("one seed is enough", {"seeds": 2}),
+        ("one seed is enough", {"settings": get_settings(False).updated(seeds=2)}),
     ):
         with pytest.warns(UserWarning, match=message):
             nsopt.compress(

@@ -19,6 +19,7 @@ from nsopt.errors import NsoptError
 from nsopt.latency.model import LatencyModel
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Silent
+from nsopt.reports.tuning import best_settings, best_trial
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import PARAMS
 from nsopt.session.presets import override
@@ -28,9 +29,8 @@ from nsopt.session.subject import Subject, list_studies, with_stored_latency
 from nsopt.session.timing import with_latency_if_needed
 from nsopt.session.workspace import Workspace
 from nsopt.storage import engine, schema
-from nsopt.tuning import settings
-from nsopt.tuning.best import best_trial
-from nsopt.tuning.settings import Tuning, TuningRunner, best_settings, run_tuning
+from nsopt.study import tuning as settings
+from nsopt.study.tuning import Tuning, TuningRunner, run_tuning
 from tests.study.test_comparison import SETTINGS, make_workspace, sizes_of_ratios
 
 optuna.logging.set_verbosity(optuna.logging.CRITICAL)

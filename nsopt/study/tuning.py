@@ -9,7 +9,7 @@ of steps.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from optuna.exceptions import TrialPruned
 from optuna.samplers import TPESampler
@@ -17,7 +17,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial
 
 from nsopt.compute.device import Compute
-from nsopt.errors import DeterministicError, NsoptError
+from nsopt.errors import DeterministicError
 from nsopt.progress import Progress
 from nsopt.scaling.algorithm3 import SgdFit, solve_widths_sgd
 from nsopt.scaling.law import PowerLaw
@@ -32,8 +32,6 @@ from nsopt.session.workspace import Workspace
 from nsopt.storage import schema, trials
 from nsopt.storage.engine import Work, run_trials
 from nsopt.storage.trials import TuningPoint
-from nsopt.storage.urls import hide_password
-from nsopt.tuning.best import best_trial
 
 Over = Literal["pretrain-epochs", "eta"]
 PRETRAIN_EPOCHS = (0, 2, 5, 10, 30, 60)
@@ -118,28 +116,6 @@ def _find_law(tuning: Tuning, session: Session, study: Study) -> PowerLaw:
             law = _search(tuning, session, "search.pt")[-1].law
             schema.write_law(study, law)
     return law
-
-
-def best_settings(workspace: Workspace, name: str) -> dict[str, Any]:
-    """Return the best settings of a tuning study, as changes for `override`.
-
-    Args:
-        name: ARCH-DATA-PRESET-tune/KIND.
-
-    Raises:
-        NsoptError: if the study is missing or has no completed trial.
-    """
-    prefix, kind = schema.split_name(name)
-    study = workspace.studies(prefix).get(kind) if schema.is_tuning(prefix) else None
-    if study is None:
-        raise NsoptError(
-            f"no tuning study {name!r} is stored at {hide_password(workspace.url)}: "
-            "run nsopt tune first"
-        )
-    parameters = best_trial(study).params
-    if _P in parameters:
-        return {"search": {_P: parameters[_P]}}
-    return {name: value for name, value in parameters.items() if name == "eta"}
 
 
 @dataclass(frozen=True, eq=False)

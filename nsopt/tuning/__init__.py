@@ -1,1 +1,0 @@
-"""Tuning of P and eta."""
