@@ -47,7 +47,6 @@ def test_a_storage_that_fails_before_the_table_is_an_error_of_one_line(
         raise StorageError("storage study.db cannot be used: the server is gone")
 
     monkeypatch.setattr(settings, "run_tuning", lambda *arguments: None)
-    monkeypatch.setattr("nsopt.reports.tuning.publish_tuning", lambda study: None)
     monkeypatch.setattr("nsopt.reports.tuning.tuning_rows", fail)
     exact, output = SgdOptions(precision="fp32"), OutputOptions(out=tmp_path)
     options = TuneOptions(over="eta", sgd=exact, output=output)
