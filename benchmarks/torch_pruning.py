@@ -20,6 +20,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
 import numpy as np
 import torch
+from nsopt.models.shortcuts import leaders
 
 import nsopt
 from benchmarks.common import StageTimes, filters_per_step, in_new_process, show
@@ -30,7 +31,6 @@ from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import get_architecture
-from nsopt.models.shortcuts import leaders
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.rules import get_size_metric, make_rule
 from nsopt.pruning.settings import SearchSettings

@@ -62,7 +62,7 @@ def export(options: ExportOptions = ExportOptions()) -> None:
     from nsopt.session.stored import load_images
     from nsopt.session.subject import read_architecture
     from nsopt.storage.schema import read_settings, read_task
-    from nsopt.tasks.imported import import_given_task
+    from nsopt.tasks.supervise import import_given_task
 
     form = choose_format(options.out or Path(), options.format)
     if options.task is not None:

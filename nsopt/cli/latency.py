@@ -27,7 +27,7 @@ def latency(options: LatencyOptions = LatencyOptions()) -> None:
     from nsopt.methods.registry import method_label
     from nsopt.scaling.metric import format_ms
     from nsopt.session.timing import measure_again
-    from nsopt.tasks.imported import import_given_task
+    from nsopt.tasks.supervise import import_given_task
 
     sizes, chosen = None, options.timing.chosen
     runtime = None if chosen is None else choose_runtime(chosen)

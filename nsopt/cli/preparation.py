@@ -36,7 +36,7 @@ from nsopt.session.subject import make_architecture
 from nsopt.session.workspace import Workspace
 from nsopt.storage.opening import is_empty
 from nsopt.storage.urls import sqlite_url, storage_file
-from nsopt.tasks.imported import import_task
+from nsopt.tasks.supervise import import_task
 from nsopt.tasks.task import Task
 from nsopt.training.settings import TrainSettings
 

@@ -69,7 +69,7 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
     from nsopt.settings import Timed, batch_unit
     from nsopt.storage.studies import StoredTimings
     from nsopt.study.plan import read_requests
-    from nsopt.tasks.imported import import_given_task
+    from nsopt.tasks.supervise import import_given_task
 
     ratios, budgets = read_sizes(options.sizes)
     requested = read_requests(options.sizes.metric, ratios or _RATIOS, budgets)

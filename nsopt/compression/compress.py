@@ -22,8 +22,7 @@ from nsopt.progress import Progress
 from nsopt.session.presets import StudySettings, get_preset, override
 from nsopt.session.subject import Subject, complete
 from nsopt.session.workspace import Workspace, open_workspace
-from nsopt.tasks.outputs import make_example
-from nsopt.tasks.supervise import check_task
+from nsopt.tasks.supervise import check_task, make_example
 from nsopt.tasks.task import Task
 from nsopt.terminal import show_progress
 from nsopt.tracing.originals import copy_model, set_mode, unwrapped

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from nsopt.compute.out_of_memory import memory_for
+from nsopt.compute.device import memory_for
 from nsopt.errors import NsoptError
 from nsopt.files import remove_unfinished, write_whole
 from nsopt.inputs import checksum_of

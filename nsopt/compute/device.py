@@ -1,21 +1,35 @@
-"""The device and precision of computations."""
+"""The device, precision and memory of computations."""
 
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from nsopt.compute.bf16 import LongConvolutionsInFloat32
-from nsopt.compute.out_of_memory import memory_for
-from nsopt.errors import NsoptError, unknown_name
-from nsopt.models.layout import lay_out
+from nsopt.errors import NsoptError, OutOfMemoryError, unknown_name
+from nsopt.models.layout import LONGEST_KERNEL, lay_out
 from nsopt.settings import Precision
 
 _EXACT = ("ieee", "none")  # values of torch's fp32_precision that do not round
+_CONVOLUTIONS: tuple[Callable[..., Any], ...] = (
+    *(torch.conv1d, torch.conv2d, torch.conv3d),
+    *(torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d),
+)
+_SMALLEST_BATCH = 2  # BatchNorm cannot train on one image
+_SIGNS = re.compile(
+    r"out of memory"  # CUDA's allocator and driver, MPS
+    r"|can't allocate memory|not enough memory"  # DefaultCPUAllocator, on Linux and Windows
+    r"|(cublas|cudnn|cusolver|cusparse)_status_(\w+_)?alloc\w*_failed",
+    re.IGNORECASE,
+)
+# A library reports this if it has no memory for its handle, but also for other reasons.
+_HINTS = re.compile(r"(cublas|cudnn|cusolver|cusparse)_status_not_initialized", re.IGNORECASE)
+_HANDLE = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -148,3 +162,108 @@ def _multiplies_bf16(device: torch.device) -> bool:
 def _processor() -> dict[str, Any]:
     """Return what PyTorch says of the processor; older releases say nothing."""
     return getattr(torch.cpu, "get_capabilities", dict)()
+
+
+class LongConvolutionsInFloat32(TorchFunctionMode):
+    """Inside bf16 autocast on the CPU: kernels longer than `LONGEST_KERNEL` compute in float32."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        options = kwargs or {}
+        if func not in _CONVOLUTIONS or not torch.is_autocast_enabled("cpu"):
+            return func(*args, **options)
+        given = dict(zip(("input", "weight", "bias"), args, strict=False)) | options
+        x, weight, bias = given.pop("input"), given.pop("weight"), given.pop("bias", None)
+        casts = x.dtype.is_floating_point and x.dtype != torch.float64
+        if (
+            x.device.type != "cpu"
+            or not casts
+            or max(weight.shape[2:], default=0) <= LONGEST_KERNEL
+        ):
+            return func(*args, **options)
+        tensors = (_make_exact(tensor) for tensor in (x, weight, bias))
+        with torch.autocast("cpu", enabled=False):
+            exact = func(*tensors, *args[3:], **given)
+        return exact.to(torch.get_autocast_dtype("cpu"))
+
+
+def _make_exact(tensor: Tensor | None) -> Tensor | None:
+    """Return a tensor in float32, channels first: see `models.layout`."""
+    return None if tensor is None else tensor.float().contiguous()
+
+
+def is_out_of_memory(error: BaseException, device: torch.device) -> bool:
+    """Return whether `error`, raised by a computation on `device`, means that memory ran out."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    if not isinstance(error, RuntimeError):
+        return False
+    if _HINTS.search(str(error)):
+        free = free_memory(device)
+        return free is not None and free < _HANDLE
+    return _SIGNS.search(str(error)) is not None
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return the free bytes of a device with its own memory; None for other devices."""
+    if device.type == "cuda":
+        with suppress(RuntimeError):
+            return torch.cuda.mem_get_info(device)[0]
+        return 0
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return None
+
+
+def give_cached_memory_back(device: torch.device) -> None:
+    """Return PyTorch's cached memory to the device, so that libraries can use it."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
+def explain_out_of_memory(
+    device: torch.device, batch_size: int | None
+) -> AbstractContextManager[None]:
+    """Raise OutOfMemoryError with a batch size to try if memory runs out inside the block.
+
+    Args:
+        batch_size: the current batch size; None if a user's loader determines it.
+    """
+    if batch_size is None:
+        advice = "out of memory with the batches of the loader: give it a smaller batch size"
+    elif batch_size <= _SMALLEST_BATCH:
+        advice = no_memory_for(device, f"batches of {batch_size}")
+    else:
+        smaller = max(_SMALLEST_BATCH, batch_size // 2)
+        advice = f"out of memory with batches of {batch_size}: try batch_size={smaller}"
+    return _explain(device, advice)
+
+
+def memory_for(device: torch.device, what: str) -> AbstractContextManager[None]:
+    """Raise OutOfMemoryError that names `what` if memory runs out inside the block."""
+    return _explain(device, no_memory_for(device, what))
+
+
+def no_memory_for(device: torch.device, what: str) -> str:
+    """Return the error message for cases in which no batch size would help."""
+    return (
+        f"device {device} has no memory left for {what}: "
+        "stop other programs on it, or choose another with device="
+    )
+
+
+@contextmanager
+def _explain(device: torch.device, message: str) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error, device):
+            raise
+        raise OutOfMemoryError(message) from None

@@ -8,8 +8,13 @@ import torch
 from torch import Tensor
 
 from nsopt.data.images import PIXEL_RANGE, ImageSet
-from nsopt.deployment.closeness import check_close, compare_runs, run_exported
-from nsopt.deployment.export import load_exported, make_whole
+from nsopt.deployment.export import (
+    check_close,
+    compare_runs,
+    load_exported,
+    make_whole,
+    run_exported,
+)
 from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import NsoptError
 from nsopt.inputs import count_examples, lists_examples, resize_batch

@@ -17,8 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from nsopt.compute.device import Compute, describe_device, float32_precision, resolve_compute
-from nsopt.compute.out_of_memory import memory_for
+from nsopt.compute.device import (
+    Compute,
+    describe_device,
+    float32_precision,
+    memory_for,
+    resolve_compute,
+)
 from nsopt.compute.random_state import keep_random_state
 from nsopt.errors import NsoptError, short_reason
 from nsopt.inputs import count_examples, resize_batch

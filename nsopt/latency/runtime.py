@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from nsopt.compute.device import place, wait_for
-from nsopt.compute.out_of_memory import explain_out_of_memory
+from nsopt.compute.device import explain_out_of_memory, place, wait_for
 from nsopt.errors import NsoptError, shorten, unknown_name
 from nsopt.inputs import call_network, lists_examples, resize_batch
 from nsopt.models.architecture import Architecture

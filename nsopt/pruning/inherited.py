@@ -11,8 +11,7 @@ from typing import Any
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from nsopt.compute.device import Compute, place
-from nsopt.compute.out_of_memory import explain_out_of_memory
+from nsopt.compute.device import Compute, explain_out_of_memory, place
 from nsopt.compute.random_state import use_seed
 from nsopt.inputs import call_network
 from nsopt.models.architecture import Architecture

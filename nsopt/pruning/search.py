@@ -30,8 +30,7 @@ from nsopt.scaling.cost import width_limits
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.record import Iteration
 from nsopt.scaling.solve import solve_widths
-from nsopt.tasks.outputs import check_outputs, check_training
-from nsopt.tasks.supervise import supervise
+from nsopt.tasks.supervise import check_outputs, check_training, supervise
 from nsopt.tasks.supervision import Supervision
 from nsopt.tasks.task import Task
 from nsopt.terminal import show_progress

@@ -22,7 +22,7 @@ from nsopt.session.workspace import Workspace
 from nsopt.storage import schema
 from nsopt.storage.studies import comparisons, load_studies
 from nsopt.storage.urls import hide_password
-from nsopt.tasks.imported import import_given_task
+from nsopt.tasks.supervise import import_given_task
 from nsopt.tasks.task import Task
 
 

@@ -32,7 +32,7 @@ from nsopt.settings import BATCH_SIZE, Price, Timed, batch_unit
 from nsopt.storage import schema
 from nsopt.storage.provenance import provenance
 from nsopt.storage.studies import check_settings, open_study
-from nsopt.tasks.outputs import check_outputs, check_training
+from nsopt.tasks.supervise import check_outputs, check_training
 from nsopt.tasks.task import Task, identify
 from nsopt.training.precision import choose_compute
 from nsopt.training.trainer import Trainer

@@ -26,7 +26,7 @@ from nsopt.session.presets import StudySettings, get_preset
 from nsopt.session.subject import make_architecture
 from nsopt.session.workspace import Workspace, open_workspace
 from nsopt.study.plan import make_comparison, run_comparison
-from nsopt.tasks.imported import load_task
+from nsopt.tasks.supervise import load_task
 from nsopt.tasks.task import Task
 from nsopt.terminal import show_progress
 from nsopt.tracing.originals import copy_model, unwrapped

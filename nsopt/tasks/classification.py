@@ -9,8 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nsopt.compute.device import Compute, place
-from nsopt.compute.out_of_memory import give_cached_memory_back, is_out_of_memory, no_memory_for
+from nsopt.compute.device import (
+    Compute,
+    give_cached_memory_back,
+    is_out_of_memory,
+    no_memory_for,
+    place,
+)
 from nsopt.data.augmentation import TrainingBatches, normalise
 from nsopt.data.images import ImageSet, Splits
 from nsopt.errors import OutOfMemoryError

@@ -20,8 +20,7 @@ from nsopt.compute.checkpoint import (
     weights_checksum,
 )
 from nsopt.compute.code import identify_code
-from nsopt.compute.device import Compute, place, resolve_compute, wait_for
-from nsopt.compute.out_of_memory import explain_out_of_memory
+from nsopt.compute.device import Compute, explain_out_of_memory, place, resolve_compute, wait_for
 from nsopt.compute.random_state import OwnRandomState, use_seed
 from nsopt.data.images import ImageData
 from nsopt.errors import NonFiniteLossError, NsoptError
@@ -32,23 +31,23 @@ from nsopt.models.architecture import Architecture
 from nsopt.models.layout import inputs_for
 from nsopt.progress import Progress, Silent
 from nsopt.scaling.cost import Widths
-from nsopt.tasks.outputs import check_outputs, check_training
-from nsopt.tasks.supervise import supervise
+from nsopt.tasks.supervise import check_outputs, check_training, supervise
 from nsopt.tasks.supervision import Evaluation, Loss, Supervision, evaluate, evaluations_of
 from nsopt.tasks.task import Task
 from nsopt.tracing.originals import copy_model, unwrapped
 from nsopt.tracing.resize import shapes_of
-from nsopt.training.fine_tuning import (
-    RunningAverage,
-    free_statistics,
-    make_optimizer,
-    make_schedule,
-)
 from nsopt.training.kernels import fast_kernels
 from nsopt.training.outcome import Epoch, Interrupted, Outcome
 from nsopt.training.precision import choose_compute
 from nsopt.training.settings import TrainSettings
-from nsopt.training.step import train_step, widen
+from nsopt.training.step import (
+    RunningAverage,
+    free_statistics,
+    make_optimizer,
+    make_schedule,
+    train_step,
+    widen,
+)
 
 _FORMAT = 8  # of the checkpoint of an unfinished training
 

@@ -13,8 +13,14 @@ import torch
 from torch.nn import functional
 from torch.utils._pytree import tree_map_only
 
-from nsopt.compute.device import Compute, describe_device, place, resolve_compute, wait_for
-from nsopt.compute.out_of_memory import explain_out_of_memory
+from nsopt.compute.device import (
+    Compute,
+    describe_device,
+    explain_out_of_memory,
+    place,
+    resolve_compute,
+    wait_for,
+)
 from nsopt.compute.random_state import use_seed
 from nsopt.data.images import ImageData
 from nsopt.files import cache_folder, write_cached

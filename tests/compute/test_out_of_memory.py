@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nsopt.compute.out_of_memory import is_out_of_memory
+from nsopt.compute.device import is_out_of_memory
 
 CPU = torch.device("cpu")
 

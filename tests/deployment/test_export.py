@@ -23,8 +23,13 @@ from torch.onnx.errors import OnnxExporterError
 import nsopt
 from nsopt.data.images import ImageData, ImageSet
 from nsopt.deployment.check import check_export, compare_outputs
-from nsopt.deployment.closeness import check_close, compare_runs
-from nsopt.deployment.export import WithNormalisation, export, load_exported
+from nsopt.deployment.export import (
+    WithNormalisation,
+    check_close,
+    compare_runs,
+    export,
+    load_exported,
+)
 from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.errors import NsoptError
 from nsopt.latency.runtime import OnnxRuntime

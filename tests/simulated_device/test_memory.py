@@ -12,8 +12,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from nsopt.compute.checkpoint import Checkpoint
-from nsopt.compute.device import Compute, place, resolve_compute
-from nsopt.compute.out_of_memory import is_out_of_memory
+from nsopt.compute.device import Compute, is_out_of_memory, place, resolve_compute
 from nsopt.data.images import ImageData
 from nsopt.errors import OutOfMemoryError
 from nsopt.latency.measure import measure_latency

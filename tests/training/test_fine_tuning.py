@@ -12,9 +12,9 @@ from nsopt.compute.checkpoint import full_state, load_full_state
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
-from nsopt.training.fine_tuning import RunningAverage, make_schedule
 from nsopt.training.loop import train
 from nsopt.training.settings import TrainSettings
+from nsopt.training.step import RunningAverage, make_schedule
 from tests.study.test_comparison import Listener
 
 SHORT = TrainSettings(epochs=2, batch_size=32, lr=0.05, device="cpu", precision="fp32")

@@ -11,8 +11,7 @@ from torch.nn import functional
 
 import nsopt
 from nsopt.compute import checkpoint
-from nsopt.compute.device import resolve_compute
-from nsopt.compute.out_of_memory import explain_out_of_memory
+from nsopt.compute.device import explain_out_of_memory, resolve_compute
 from nsopt.compute.random_state import use_seed
 from nsopt.data.images import ImageData
 from nsopt.errors import NonFiniteLossError, NsoptError, OutOfMemoryError

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from nsopt.compute.out_of_memory import explain_out_of_memory
+from nsopt.compute.device import explain_out_of_memory
 from nsopt.errors import NsoptError, short_reason
 from nsopt.inputs import call_network, check_numbers, count_examples, tensors_in
 from nsopt.models.layout import inputs_for
