@@ -50,7 +50,7 @@ from nsopt.session import presets
 from nsopt.storage import engine, opening
 from nsopt.storage.schema import is_search
 from nsopt.storage.studies import load_studies
-from nsopt.storage.trials import is_settled
+from nsopt.storage.trials import needs_retry
 from tests.rescaled import with_base_widths
 
 _TASK = (
@@ -114,7 +114,7 @@ def results(out: Path) -> dict[str, Any]:
     columns = ["method", "budget", "seed", "widths", "score", "test_score"]
     points = found.outcomes[columns].sort_values(["method", "budget", "seed"])
     studies = load_studies(opening.open_storage(url), found.name)
-    settled = sum(is_settled(trial) for study in studies.values() for trial in study.trials)
+    settled = sum(not needs_retry(trial) for study in studies.values() for trial in study.trials)
     kept = BestNetworks(out / "artifacts")
     networks = [
         network(kept.file(study, trial))

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from optuna.artifacts import (
     ArtifactMeta,
@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, Trial
 from nsopt.deployment.kept import KeptNetwork
 from nsopt.deployment.trained import read_weights, serialise, write_weights
 from nsopt.errors import NsoptError
-from nsopt.files import limit_name, remove_unfinished, write_whole
+from nsopt.files import limit_name, remove_unfinished
 from nsopt.storage import internals, trials
 
 _ID = re.compile(r"[0-9A-Za-z-]+")
@@ -44,7 +44,7 @@ def best_trials(study: Study) -> dict[tuple[str, float], FrozenTrial]:
 
 def describe_network(study: Study, trial: FrozenTrial) -> str:
     """Say which network one of the `best_trials` has, and where it was stored."""
-    point, place = trials.read_point(trial), trials.read_place(trial)
+    point, place = trials.read_point(trial), trials.read_location(trial)
     where = f"stored at {place}" if place else f"trained by {trials.read_worker(trial)}"
     label = point.label if point else trial.number
     return (
@@ -64,8 +64,8 @@ class BestNetworks:
         best = best_trials(trial.study).get((content["metric"], content["budget"]))
         if best is not None and _rank(best) > (content["score"], -content["seed"]):
             return
-        is_retried = trials.read_place(trial) is not None  # a process started this trial and died
-        trials.write_place(trial, self.folder)
+        is_retried = trials.read_location(trial) is not None  # its process died
+        trials.write_location(trial, self.folder)
         if is_retried and (announced := _list_artifacts(trial)):
             write_weights(self._path(announced[-1]), content)
             return
@@ -74,7 +74,7 @@ class BestNetworks:
             path = Path(folder) / f"{name}-{content['budget']:g}-{content['metric']}.pt"
             path.write_bytes(serialise(content))
             upload_artifact(
-                artifact_store=_WholeFiles(self.folder),
+                artifact_store=FileSystemArtifactStore(self.folder),
                 file_path=str(path),
                 study_or_trial=trial,
                 mimetype="application/octet-stream",
@@ -89,7 +89,7 @@ class BestNetworks:
                 raise NsoptError(f"{path} is damaged: run the study's command again to repair it")
             if content.get("score") == trial.values[0]:
                 return path
-        elif path and trials.is_placed_in(trial, self.folder):
+        elif path and trials.is_located_in(trial, self.folder):
             raise NsoptError(f"{path} is deleted: run the study's command again to repair it")
         raise NsoptError(
             f"{self.folder} does not contain {describe_network(study, trial)}: run this there, "
@@ -103,10 +103,10 @@ class BestNetworks:
         return [
             trial
             for trial, path in unread
-            if path.is_file() or trials.is_placed_in(trial, self.folder)
+            if path.is_file() or trials.is_located_in(trial, self.folder)
         ]
 
-    def mend(self, study: Study, trial: FrozenTrial, network: KeptNetwork) -> None:
+    def repair(self, study: Study, trial: FrozenTrial, network: KeptNetwork) -> None:
         """Write the file of one of the `damaged` again."""
         path = self._file(study, trial)
         assert path is not None
@@ -125,7 +125,7 @@ class BestNetworks:
 
     def _file(self, study: Study, trial: FrozenTrial) -> Path | None:
         """Return the path of a trial's network, if it was stored here."""
-        if trials.read_place(trial) is None:
+        if trials.read_location(trial) is None:
             return None
         announced = _list_artifacts(trial, internals.storage_of(study))
         return self._path(announced[-1]) if announced else None
@@ -137,17 +137,6 @@ class BestNetworks:
                 f"the storage names an artifact {meta.artifact_id!r}, which is not a file name"
             )
         return self.folder / meta.artifact_id
-
-
-class _WholeFiles(FileSystemArtifactStore):
-    """Optuna's store of files, but it writes them completely or not at all."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self._folder = folder
-
-    def write(self, artifact_id: str, content_body: BinaryIO) -> None:
-        write_whole(self._folder / artifact_id, content_body.read())
 
 
 def _rank(trial: FrozenTrial) -> tuple[float, int]:

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 LARGEST_SPREAD = 0.15
+# Only records that agree in these can be compared.
+CONDITIONS = ["device", "precision", "batch_size", "torch_version", "protocol", "runtime"]
 
 
 @dataclass(frozen=True)
 class Latency:
     """Milliseconds per batch, and the ratio to those of the network of base widths.
-
-    Only records that agree in device, precision, batch_size, torch_version, protocol and runtime
-    can be compared.
 
     Attributes:
         median_ms: median.

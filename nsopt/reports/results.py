@@ -10,7 +10,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nsopt.errors import NsoptError, unknown_name
-from nsopt.latency.record import Latency
+from nsopt.latency.record import CONDITIONS, Latency
 from nsopt.methods.registry import DENSE, method_order
 from nsopt.scaling.record import Iteration
 from nsopt.settings import BATCH_SIZE, batch_unit
@@ -19,7 +19,6 @@ from nsopt.storage.opening import existing_storage
 from nsopt.storage.studies import comparisons, load_studies, only_comparison
 from nsopt.storage.urls import hide_password
 
-CONDITIONS = ["device", "precision", "batch_size", "torch_version", "protocol", "runtime"]
 _OF_LATENCY = ["lower_quartile_ms", "upper_quartile_ms", "spread"]
 LATENCY_COLUMNS = ["method", "widths", *CONDITIONS, "repeats", "median_ms", *_OF_LATENCY]
 LATENCY_COLUMNS += ["ratio", "when"]

@@ -63,7 +63,9 @@ def tuning_rows(study: Study) -> list[dict[str, str]]:
     done = [
         trial
         for trial in study.get_trials(deepcopy=False)
-        if trials.is_of_tuning(trial) and trial.state.is_finished() and trials.is_settled(trial)
+        if trials.is_of_tuning(trial)
+        and trial.state.is_finished()
+        and not trials.needs_retry(trial)
     ]
     names = sorted({name for trial in done for name in trial.params})
     done.sort(

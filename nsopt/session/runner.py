@@ -86,7 +86,7 @@ class TrialRunner(Work):
             widths = trials.read_widths(trial, self.session.subject.arch.layer_names)
             outcome = self.train(point, widths)
             if outcome.score == trial.values[0]:
-                self._open_networks().mend(study, trial, self.make_kept(point, outcome))
+                self._open_networks().repair(study, trial, self.make_kept(point, outcome))
             else:
                 self._report(point, outcome, "other results than before: the file stays as it is")
 
@@ -160,7 +160,7 @@ def report_points(session: Session, jobs: Iterable[Job]) -> None:
         trial
         for job in jobs
         for trial in job.stored
-        if trials.read_point(trial) is not None and trials.is_settled(trial)
+        if trials.read_point(trial) is not None and not trials.needs_retry(trial)
     ]
     session.progress.overall(sum(t.state.is_finished() for t in finished), len(finished))
 

@@ -15,6 +15,7 @@ Calls to a storage are repeated while its server is away (`opening`), so that no
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import filterfalse
 from threading import Event, Thread
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -90,8 +91,8 @@ def run_trials(
 
     def look() -> list[Job]:
         stored = study.get_trials(deepcopy=False)
-        settled = filter(trials.is_settled, stored)
-        ended = {work.point(trial) for trial in settled if trial.state.is_finished()}
+        finished = (trial for trial in stored if trial.state.is_finished())
+        ended = {work.point(trial) for trial in finished if not trials.needs_retry(trial)}
         progress.overall(len(ended & set(wanted)), len(wanted))
         return [Job(study, work, stored)]
 
@@ -109,14 +110,14 @@ def run_missing(enqueue_missing: Callable[[], bool], work: Callable[[], object])
 def missing_points(
     study: Study | None, points: Iterable[P], read: Callable[[FrozenTrial], Hashable]
 ) -> list[P]:
-    """Return the points without a settled trial (`trials.is_settled`).
+    """Return the points without a trial, or whose trial needs a retry.
 
     Args:
         study: None if it does not exist yet.
     """
     stored = study.get_trials(deepcopy=False) if study else []
-    settled = {read(trial) for trial in stored if trials.is_settled(trial)}
-    return [point for point in points if point not in settled]
+    known = {read(trial) for trial in stored if not trials.needs_retry(trial)}
+    return [point for point in points if point not in known]
 
 
 def drain(look: Callable[[], Sequence[Job]], report: Callable[[str], None], idle: str = "") -> int:
@@ -183,7 +184,7 @@ def run_next(study: Study, work: Work, stored: Sequence[FrozenTrial] | None = No
 def _ask(study: Study, work: Work, stored: Sequence[FrozenTrial]) -> FrozenTrial | None:
     """Take a waiting trial. If an earlier one has the same point, fail it and take the next."""
     first = dict[Hashable, FrozenTrial]()
-    for trial in filter(trials.is_settled, stored):
+    for trial in filterfalse(trials.needs_retry, stored):
         original = first.setdefault(work.point(trial), trial)
         if trial.state != TrialState.WAITING:
             continue

@@ -16,7 +16,7 @@ from optuna.study import Study, StudyDirection
 from pydantic import PlainSerializer, PlainValidator, PositiveInt
 
 from nsopt.data.source import Source
-from nsopt.latency.record import Latency
+from nsopt.latency.record import CONDITIONS, Latency
 from nsopt.scaling.law import PowerLaw
 from nsopt.storage.reading import Attribute, damage, read
 
@@ -249,8 +249,7 @@ def write_latency(study: Study, latency: Latency) -> None:
     It has its own attribute, so that two processes may write at the same time.
     """
     value = asdict(latency) | {"widths": list(latency.widths)}
-    software = latency.runtime, latency.torch_version, latency.protocol
-    conditions = latency.batch_size, latency.device, latency.precision, *software
+    conditions = [value[name] for name in CONDITIONS]
     study.set_user_attr(f"{_TIMED}{_make_digest((value['widths'], conditions))}", value)
 
 

@@ -56,10 +56,10 @@ _SEARCH_SECONDS = Attribute[float]("search_seconds", float)
 _CURVES = Attribute[dict[str, list[float]]]("curves_per_epoch", dict[str, list[_Number]])
 _ERROR = Attribute[str]("error", str)
 _WORKER = Attribute[str]("worker", str)
-_PLACE = Attribute[str]("network_at", str)
+_LOCATION = Attribute[str]("network_at", str)
 _PROVENANCE = Attribute[str]("provenance", str)
 _INDEX = Attribute[int]("index", int)
-read_failure, read_worker, read_place = _ERROR.read, _WORKER.read, _PLACE.read
+read_failure, read_worker, read_location = _ERROR.read, _WORKER.read, _LOCATION.read
 read_budget = Attribute[float | str](BUDGET, _Number | str).read  # as a trial was enqueued
 
 
@@ -214,17 +214,17 @@ def write_run(trial: Trial, provenance: Mapping[str, str]) -> None:
     _PROVENANCE.write(trial, _format_provenance(provenance))
 
 
-def write_place(trial: Trial, folder: Path) -> None:
+def write_location(trial: Trial, folder: Path) -> None:
     """Write where the network of a trial is stored, `HOST:FOLDER`."""
-    _PLACE.write(trial, _name_place(folder))
+    _LOCATION.write(trial, _name_location(folder))
 
 
-def is_placed_in(trial: FrozenTrial, folder: Path) -> bool:
+def is_located_in(trial: FrozenTrial, folder: Path) -> bool:
     """Return whether the network of a trial was stored in this folder of this machine."""
-    return read_place(trial) == _name_place(folder)
+    return read_location(trial) == _name_location(folder)
 
 
-def _name_place(folder: Path) -> str:
+def _name_location(folder: Path) -> str:
     return f"{platform.node()}:{folder.resolve()}"
 
 
@@ -283,12 +283,9 @@ def write_duplicate(study: Study, trial: FrozenTrial, original: FrozenTrial) -> 
     internals.write_attribute(study, trial, "duplicate_of", original.number)
 
 
-def is_settled(trial: FrozenTrial) -> bool:
-    """Return whether the point of a trial needs no other trial.
-
-    So it is if the trial is complete, waiting or running, or if it failed and would fail again.
-    """
-    return trial.state != TrialState.FAIL or read_failure(trial) is not None
+def needs_retry(trial: FrozenTrial) -> bool:
+    """Return whether a trial failed, but for no reason for which it would fail again."""
+    return trial.state == TrialState.FAIL and read_failure(trial) is None
 
 
 def search_trial(

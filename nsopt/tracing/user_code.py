@@ -11,7 +11,7 @@ from types import FrameType
 
 import torch
 
-_LIBRARIES = tuple(f"{path.parent}/" for path in (Path(torch.__file__), Path(__file__).parents[1]))
+_LIBRARIES = tuple(f"{path.parent}/" for path in (Path(torch.__file__), Path(__file__).parent))
 _LONG = 60.0  # seconds
 
 

@@ -230,7 +230,7 @@ def test_a_damaged_network_is_detected_and_replaced(
     with pytest.raises(NsoptError, match="is damaged: run the study's command again"):
         best.file(study, find_best(study))
     assert best.damaged(study) == [find_best(study)]
-    best.mend(study, find_best(study), make_network(60.0))
+    best.repair(study, find_best(study), make_network(60.0))
     assert read_values(study, best.folder) == {1000: 60.0}
     path.write_bytes(damage)
     keep(best, study, make_network(61.0, seed=1))
@@ -255,7 +255,7 @@ def test_an_artifact_name_that_points_outside_the_folder_is_refused(
 ) -> None:
     monkeypatch.setattr("optuna.artifacts._upload.uuid.uuid4", lambda: planted)
     trial, trained = start_trial(study, make_network(60.0)), make_network(60.0)
-    trials.write_place(trial, tmp_path)
+    trials.write_location(trial, tmp_path)
     file = tmp_path / "any"
     file.touch()
     upload_artifact(artifact_store=NoFiles(), file_path=str(file), study_or_trial=trial)

@@ -27,7 +27,7 @@ from nsopt.progress import Silent
 from nsopt.storage import engine, internals
 from nsopt.storage.engine import HeartbeatWatch, Work, heartbeat, run_next, run_trials
 from nsopt.storage.opening import open_storage
-from nsopt.storage.trials import is_settled, read_failure
+from nsopt.storage.trials import needs_retry, read_failure
 from nsopt.storage.urls import sqlite_url
 
 optuna.logging.set_verbosity(optuna.logging.CRITICAL)
@@ -128,7 +128,7 @@ def test_the_state_of_a_trial_follows_its_objective(url: str) -> None:
     assert study.trials[0].values == [2.5]
     reasons = [read_failure(trial) for trial in study.trials]
     assert reasons == [None, "too steep", "no law", "no widths", None, None, None]
-    assert [is_settled(trial) for trial in study.trials] == [True] * 5 + [False, True]
+    assert [needs_retry(trial) for trial in study.trials] == [False] * 5 + [True, False]
     assert run_next(study, Job())  # the interrupted one
     assert not run_next(study, Job())
 
