@@ -69,6 +69,7 @@ class BestNetworks:
         if is_retried and (announced := _list_artifacts(trial)):
             write_weights(self._path(announced[-1]), content)
             return
+        self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             name = limit_name(trial.study.study_name.replace("/", "-").replace(":", "-"))
             path = Path(folder) / f"{name}-{content['budget']:g}-{content['metric']}.pt"
