@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from optuna.artifacts import (
     ArtifactMeta,
@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, Trial
 from nsopt.deployment.kept import KeptNetwork
 from nsopt.deployment.trained import read_weights, serialise, write_weights
 from nsopt.errors import NsoptError
-from nsopt.files import limit_name, remove_unfinished
+from nsopt.files import limit_name, remove_unfinished, write_whole
 from nsopt.storage import internals, trials
 
 _ID = re.compile(r"[0-9A-Za-z-]+")
@@ -69,13 +69,12 @@ class BestNetworks:
         if is_retried and (announced := _list_artifacts(trial)):
             write_weights(self._path(announced[-1]), content)
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             name = limit_name(trial.study.study_name.replace("/", "-").replace(":", "-"))
             path = Path(folder) / f"{name}-{content['budget']:g}-{content['metric']}.pt"
             path.write_bytes(serialise(content))
             upload_artifact(
-                artifact_store=FileSystemArtifactStore(self.folder),
+                artifact_store=_WholeFiles(self.folder),
                 file_path=str(path),
                 study_or_trial=trial,
                 mimetype="application/octet-stream",
@@ -138,6 +137,17 @@ class BestNetworks:
                 f"the storage names an artifact {meta.artifact_id!r}, which is not a file name"
             )
         return self.folder / meta.artifact_id
+
+
+class _WholeFiles(FileSystemArtifactStore):
+    """Optuna's store of files, but it writes them completely or not at all."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._folder = folder
+
+    def write(self, artifact_id: str, content_body: BinaryIO) -> None:
+        write_whole(self._folder / artifact_id, content_body.read())
 
 
 def _rank(trial: FrozenTrial) -> tuple[float, int]:
