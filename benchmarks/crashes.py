@@ -36,7 +36,7 @@ import torch
 
 from benchmarks.common import show
 from benchmarks.killed_processes import Kill, in_fork, run
-from nsopt.cli import compress, extras
+from nsopt.cli import compress, console
 from nsopt.cli.app import main as main_of_nsopt
 from nsopt.compute import checkpoint
 from nsopt.deployment.artifacts import BestNetworks, best_trials
@@ -90,7 +90,7 @@ def make_quick() -> None:
         (engine, "HEARTBEAT_SECONDS", 1),
         (engine, "DEAD_AFTER_LOOKS", 6),
         (engine, "POLL_SECONDS", 0.5),
-        (extras, "has_extra", lambda name: False),
+        (console, "has_extra", lambda name: False),
         (compress, "_choose_forms", lambda subject, tries: []),
     ):
         setattr(module, name, value)

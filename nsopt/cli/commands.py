@@ -35,20 +35,6 @@ app.command(doctor)
 app.command(data.app)
 app.register_install_completion_command(add_to_startup=False)
 
-_INSTEAD = {  # what to use in place of words that other versions had
-    "proxy": "a database server serves many workers: --storage postgresql+psycopg://...",
-    "--references": "give several --ratios, and compare networks in the Pareto figure",
-    "--candidates": "it compares at most five sets of widths at each budget",
-    "--int8": "quantise the exported file with onnxruntime.quantization",
-    "--tuned-storage": "give --storage, which then also holds the study",
-    "--split-seed": "divide the folder into train/ and test/ yourself",
-    "--search-images": "give --per-class, or use SearchSettings(search_images=...) from Python",
-    "--importance-decay": "use SearchSettings(importance_decay=...) from Python",
-    "--warmup-epochs": "use TrainSettings(warmup_epochs=...) from Python",
-    "--magnitude-epochs": "use StudySettings(magnitude_epochs=...) from Python",
-    "--fine-tune-epochs": "use StudySettings(fine_tune_epochs=...) from Python",
-}
-
 
 def run(words: Sequence[str]) -> None:
     """Run a command. A user error prints one line on stderr and exits with code 2."""
@@ -57,7 +43,7 @@ def run(words: Sequence[str]) -> None:
         try:
             app(words, exit_on_error=False, print_error=False)
         except CycloptsError as error:
-            raise NsoptError(_hide_passwords(_describe(error, words), words)) from None
+            raise NsoptError(_hide_passwords(_describe(error), words)) from None
         except NsoptError as error:
             raise NsoptError(_hide_passwords(str(error), words)) from None
 
@@ -72,11 +58,7 @@ def _find_modules_here() -> None:
         sys.path.append(here)
 
 
-def _describe(error: CycloptsError, words: Sequence[str]) -> str:
-    given = [words[0], *(word.partition("=")[0] for word in words if word.startswith("--"))]
-    for word in given:
-        if word in _INSTEAD:
-            return f"nsopt has no {word}: {_INSTEAD[word]}"
+def _describe(error: CycloptsError) -> str:
     if isinstance(error, MissingArgumentError) and error.argument is not None:
         command = " ".join(["nsopt", *(error.command_chain or ())])
         return f"{error.keyword or error.argument.name} needs a value: see {command} --help"

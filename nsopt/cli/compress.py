@@ -81,16 +81,11 @@ def compress(options: CompressOptions) -> None:
         unused = {"lr", *vars(options.training)} - {"epochs"}
         refuse_unused("with --epochs 0", unused, options.sgd, options.training)
     from nsopt.cli.export import export_command
-    from nsopt.cli.preparation import (
-        announce,
-        check_output,
-        load_network,
-        make_workspace,
-    )
+    from nsopt.cli.preparation import announce, prepare
     from nsopt.compression.budgets import read_words, split_budgets
     from nsopt.compression.compress import PRESET, get_settings
     from nsopt.compression.compress import compress as run
-    from nsopt.deployment.trained import copy_traced, load_trained
+    from nsopt.deployment.trained import copy_traced
     from nsopt.models.registry import is_own
     from nsopt.reports.page import write_report
     from nsopt.reports.words import describe_fits, warn_of_latencies, warn_of_split
@@ -106,15 +101,13 @@ def compress(options: CompressOptions) -> None:
     study = options.rounding.rounding | options.timing.changes | {"seeds": options.seeds}
     changed = changes(PruneOptions(), options.training, options.sgd, study)
     settings = override(get_settings(network.task is None), changed)
-    check_output(options.output)
-    arch, data = load_network(network, file, options.training)
-    model = copy_traced(arch) if file is None else load_trained(file, arch)
+    given = network, options.output, settings, options.training
+    arch, data, settings, workspace = prepare(*given, workers=options.workers, start=file)
+    model = copy_traced(arch) if file is None else settings.start
     question, verbose = get_preset(PRESET).question, options.output.verbose
     announce(arch, data, settings, question, verbose, parts=["training"], starts_trained=True)
     if warning := warn_of_split(network.split):
         console.print(warning)
-    name = f"{arch.name}-{data.name}-{PRESET}"
-    workspace = make_workspace(options.output, name, network.data_dir, options.workers)
     with interruptible(), live_progress() as progress:
         configured = partial(run, model, data, budgets, arch=arch, settings=settings)
         result = configured(out=workspace, progress=progress)

@@ -14,7 +14,6 @@ from nsopt.cli.options import (
     OutputOptions,
     SizeOptions,
     TrainingOptions,
-    WorkOptions,
     refuse_unused,
     split_words,
 )
@@ -64,7 +63,8 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    options: WorkOptions,
+    network: NetworkOptions,
+    output: OutputOptions,
     settings: StudySettings,
     training: TrainingOptions,
     *,
@@ -74,52 +74,29 @@ def prepare(
     """Check the options; load the data, and the trained network if there is one.
 
     Args:
-        start: a file with its weights.
+        start: a file with its weights. It is looked for before images are loaded.
     """
     resolve_compute(settings.training.device, settings.training.precision)
-    check_output(options.output)
-    arch, data = load_network(options.task, start, training)
-    if start is not None:
-        settings = settings.updated(start=load_trained(start, arch))
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    name = f"{arch.name}-{data.name}-{settings.preset}"
-    workspace = make_workspace(options.output, name, options.task.data_dir, workers)
-    return Prepared(arch, data, settings, workspace)
-
-
-def check_output(output: OutputOptions) -> None:
-    """Raise NsoptError if results cannot be written."""
     check_writable(output.out or RUNS, "--out")
     file = storage_file(output.storage) if output.storage else None
     if file is not None:
         check_writable(file.parent, "--storage")
-
-
-def make_workspace(output: OutputOptions, name: str, data_dir: Path, workers: int) -> Workspace:
-    """Return the workspace of the study `name`, by default a folder in `runs`."""
-    folder = output.out or RUNS / name
+    if start is not None:
+        with explain_reading(start, "torch.save"):
+            require_file(start)
+    data = _load_data(network)
+    if isinstance(data, Task) and data.trainer is not None:
+        refuse_unused("with a trainer of your own", vars(training).keys() - {"epochs"}, training)
+    arch = make_architecture(network.arch, data)
+    if start is not None:
+        settings = settings.updated(start=load_trained(start, arch))
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    folder = output.out or RUNS / f"{arch.name}-{data.name}-{settings.preset}"
     url = output.storage or sqlite_url(folder / STUDY_FILE)
     if is_empty(url):
         created = f"{storage_file(url)} is empty: nsopt creates a new storage in it"
         console.print(created, soft_wrap=True)
-    return Workspace(url, folder, data_dir, workers)
-
-
-def load_network(
-    options: NetworkOptions, weights: Path | None, training: TrainingOptions
-) -> tuple[Architecture, ImageData | Task]:
-    """Return the network, and images or the user's task.
-
-    Args:
-        weights: a file that must exist; it is looked for before images are loaded.
-    """
-    if weights is not None:
-        with explain_reading(weights, "torch.save"):
-            require_file(weights)
-    data = _load_data(options)
-    if isinstance(data, Task) and data.trainer is not None:
-        refuse_unused("with a trainer of your own", vars(training).keys() - {"epochs"}, training)
-    return make_architecture(options.arch, data), data
+    return Prepared(arch, data, settings, Workspace(url, folder, network.data_dir, workers))
 
 
 def _load_data(options: NetworkOptions) -> ImageData | Task:

@@ -37,7 +37,9 @@ def search(options: LawOptions = LawOptions()) -> None:
 
     preset = options.task.read_preset()
     settings = override(preset.settings, changes(options.search, TrainingOptions(), options.sgd))
-    arch, data, settings, workspace = prepare(options, settings, TrainingOptions())
+    arch, data, settings, workspace = prepare(
+        options.task, options.output, settings, TrainingOptions()
+    )
     question, verbose = "how widths fall with the size", options.output.verbose
     announce(arch, data, settings, question, verbose, parts=["search"])
     searched = settings.search

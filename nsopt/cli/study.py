@@ -81,8 +81,9 @@ def study(options: StudyOptions = StudyOptions()) -> None:
     ratios, budgets = preparation.read_sizes(options.sizes)
     settings = _make_settings(options, preset.settings, ratios)
     read_requests(settings.metric, settings.ratios, budgets)  # an invalid one ends here
+    given = options.task, options.output, settings, options.training
     arch, data, settings, workspace = preparation.prepare(
-        options, settings, options.training, workers=options.workers, start=options.start
+        *given, workers=options.workers, start=options.start
     )
     starts, verbose = settings.start is not None, options.output.verbose
     preparation.announce(arch, data, settings, preset.question, verbose, starts_trained=starts)

@@ -61,7 +61,9 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
     study_changes = {"seeds": options.seeds} | rounding | options.timing.changes
     changed = changes(*given, study_changes)
     settings = override(preset.settings, changed)
-    arch, data, settings, workspace = preparation.prepare(options, settings, options.training)
+    arch, data, settings, workspace = preparation.prepare(
+        options.task, options.output, settings, options.training
+    )
     with live_progress() as progress:
         subject = complete(Subject.of(arch, data, settings), workspace, progress)
         subject, (size,) = find_sizes(subject, requested, workspace, progress, timed=not is_eta)

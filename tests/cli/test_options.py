@@ -87,24 +87,6 @@ def test_options_are_few() -> None:
     assert {"storage", "ratios", "workers"} <= words
 
 
-@pytest.mark.parametrize(
-    ("words", "instead"),
-    [
-        ("proxy --storage=sqlite:///study.db", "a database server serves many workers"),
-        ("proxy", "a database server serves many workers"),
-        ("study --references=0", "give several --ratios"),
-        ("study --references 0", "give several --ratios"),
-        ("export --int8", "onnxruntime.quantization"),
-        ("study --tuned=t --tuned-storage=sqlite:///study.db", "give --storage"),
-    ],
-)
-def test_a_word_that_went_names_what_to_use_instead(words: str, instead: str) -> None:
-    done = call_nsopt(*words.split())
-    assert (done.returncode, done.stdout) == (2, "")
-    (line,) = done.stderr.splitlines()
-    assert instead in line
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_has_help(command: str) -> None:
     rows = re.findall(r"│ \*? *(--[\w-]+)([^│]*)│", call_nsopt(command, "--help").stdout)

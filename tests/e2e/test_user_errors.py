@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from nsopt.cli.options import OutputOptions, TrainingOptions, WorkOptions
+from nsopt.cli.options import OutputOptions, TaskOptions, TrainingOptions
 from nsopt.cli.preparation import prepare
 from nsopt.deployment.kept import load_network
 from nsopt.session.presets import get_preset
@@ -213,15 +213,15 @@ def test_an_empty_database_becomes_a_new_storage_with_a_message(
 ) -> None:
     (tmp_path / "study.db").touch()
     url = f"sqlite:///{tmp_path / 'study.db'}"
-    options = WorkOptions(output=OutputOptions(out=tmp_path))
-    prepare(options, get_preset("smoke", "digits").settings, TrainingOptions())
+    options = TaskOptions(), OutputOptions(out=tmp_path)
+    prepare(*options, get_preset("smoke", "digits").settings, TrainingOptions())
     printed = capsys.readouterr().out.replace("\n", "")
     assert f"{tmp_path / 'study.db'} is empty: nsopt creates a new storage in it" in printed
     report = ("report", f"--storage={url}", f"--out={tmp_path / 'report'}")
     assert_fails(call_nsopt(*report), "nothing is stored at", "run a study first")
     assert (tmp_path / "study.db").stat().st_size == 0
     open_storage(url)
-    prepare(options, get_preset("smoke", "digits").settings, TrainingOptions())
+    prepare(*options, get_preset("smoke", "digits").settings, TrainingOptions())
     assert "is empty" not in capsys.readouterr().out
 
 

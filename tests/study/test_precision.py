@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nsopt.cli.options import OutputOptions, TrainingOptions, WorkOptions
+from nsopt.cli.options import OutputOptions, TaskOptions, TrainingOptions
 from nsopt.cli.preparation import prepare
 from nsopt.compute import device
 from nsopt.compute.device import Compute
@@ -85,8 +85,8 @@ def test_a_tuning_study_fixes_the_precision_too(comparison: Comparison, place: W
 def test_a_command_replaces_precision_auto_by_that_of_the_device(tmp_path: Path) -> None:
     settings = get_preset("smoke").settings
     assert settings.training.precision == "auto"
-    options = WorkOptions(output=OutputOptions(out=tmp_path))
-    *named, workspace = prepare(options, settings, TrainingOptions())
+    options = TaskOptions(), OutputOptions(out=tmp_path)
+    *named, workspace = prepare(*options, settings, TrainingOptions())
     task = complete(Subject.of(*named), workspace, Silent())
     usual = device.resolve_compute("auto", "auto").precision
     assert read_precisions(task) <= {

@@ -29,7 +29,7 @@ from nsopt.session.subject import Subject, list_studies, with_stored_latency
 from nsopt.session.timing import with_latency_if_needed
 from nsopt.session.workspace import Workspace
 from nsopt.storage import engine, schema
-from nsopt.study import tuning as settings
+from nsopt.study import tuning as tuned
 from nsopt.study.tuning import Tuning, TuningRunner, run_tuning
 from tests.study.test_comparison import SETTINGS, make_workspace, sizes_of_ratios
 
@@ -152,8 +152,8 @@ def test_a_command_takes_the_law_that_another_command_searched_meanwhile(
         schema.write_law(place.studies("vgg11-digits-test-tune")["eta"], law)
         yield
 
-    monkeypatch.setattr(settings, "hold_search", wait)
-    monkeypatch.setattr(settings, "_search", None)
+    monkeypatch.setattr(tuned, "hold_search", wait)
+    monkeypatch.setattr(tuned, "_search", None)
     study = run_tuning(dataclasses.replace(tuning, trials=1), place, Silent())
     assert schema.read_law(study).to_dict() == law.to_dict()
     assert len(study.trials) == 1
