@@ -162,11 +162,6 @@ def test_a_function_of_the_user_returns_the_trained_network(
     assert again.stdout.splitlines()[-4:] == done.stdout.splitlines()[-4:], again.stderr
 
 
-def test_a_number_of_candidates_is_answered_with_what_nsopt_does() -> None:
-    done = call_nsopt("compress", "--arch=vgg11", "--budgets=macs=50%", "--candidates=3")
-    assert_fails(done, "--candidates", "it compares at most five sets of widths at each budget")
-
-
 def test_built_in_networks_need_a_file_of_weights() -> None:
     done = call_nsopt("compress", "--arch=vgg11", "--budgets=macs=50%")
     assert_fails(done, "give the file with the trained weights of vgg11 as --weights")
