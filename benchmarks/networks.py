@@ -36,9 +36,9 @@ from tests.tracing.checks import (
     check_search,
     randomise,
 )
-from tests.tracing.test_networks import NETWORKS as FAST
-from tests.tracing.test_networks_timm import NETWORKS as TIMM
-from tests.tracing.test_networks_torchvision import NETWORKS as SLOW
+from tests.tracing.test_networks import LARGE_TIMM as TIMM
+from tests.tracing.test_networks import LARGE_TORCHVISION as SLOW
+from tests.tracing.test_networks import SMALL as FAST
 
 _CLASSES = 10
 _PRUNED = 0.4

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from nsopt.models.imported import network_factory
 from nsopt.torchvision_import import import_torchvision
 from tests.tracing.operators import install_operators
+from tests.tracing.test_networks import LARGE_TIMM as TIMM
+from tests.tracing.test_networks import LARGE_TORCHVISION as TORCHVISION
 from tests.tracing.test_networks_detectors import DETECTORS, make_detector
-from tests.tracing.test_networks_timm import NETWORKS as TIMM
-from tests.tracing.test_networks_torchvision import NETWORKS as TORCHVISION
 
 WORDS = torch.arange(24).reshape(2, 12) % 90 + 5
 SMALL = {

@@ -51,7 +51,7 @@ from tests.tracing.checks import (
     check_search,
     randomise,
 )
-from tests.tracing.test_networks_exported import NETWORKS
+from tests.tracing.test_networks import NETWORKS
 
 _TABLE = Path(__file__).with_suffix(".csv")
 _COLUMNS = (

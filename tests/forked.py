@@ -56,9 +56,7 @@ class Forked:
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        self._folder = tempfile.TemporaryDirectory(
-            prefix="nsopt-forked-", ignore_cleanup_errors=True
-        )
+        self._folder = tempfile.TemporaryDirectory(prefix="nsopt-", ignore_cleanup_errors=True)
         self._files = [Path(self._folder.name, name) for name in ("stdout", "stderr")]
         for file in self._files:
             file.touch()

@@ -31,10 +31,7 @@ class MaskedSearch:
 
 
 def gated(
-    arch: Architecture,
-    widths: Sequence[int],
-    follow: bool = False,
-    device: torch.device = _CPU,
+    arch: Architecture, widths: Sequence[int], follow: bool = False, device: torch.device = _CPU
 ) -> MaskedSearch:
     """Return a new network of `widths` with its gates.
 
@@ -118,9 +115,8 @@ def run(search: MaskedSearch, splits: Splits, settings: SearchSettings) -> Itera
     for step in range(math.ceil(to_prune / settings.filters_per_step)):
         epochs = step * settings.prune_every // data.per_epoch
         for group in optimizer.param_groups:
-            group["lr"] = settings.prune_lr / settings.prune_lr_divisor ** (
-                epochs // settings.prune_lr_epochs
-            )
+            decay = settings.prune_lr_divisor ** (epochs // settings.prune_lr_epochs)
+            group["lr"] = settings.prune_lr / decay
         scores = [torch.zeros_like(mask) for mask in masks]
         for _ in range(settings.prune_every):
             train_batch()

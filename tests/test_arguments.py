@@ -40,22 +40,8 @@ WRONG: list[Any] = [
     *([], {}, (), [None], ["a"], [1, 2], {"a": 1}, object(), len, int, "x" * 100_000, "9" * 400),
     *(np.zeros(0), np.zeros((2, 2)), torch.zeros(2), nn.Linear(2, 2), Path("/nowhere")),
 ]
-WORDS = [
-    "",
-    "a",
-    "-1",
-    "0",
-    "nan",
-    "inf",
-    "1e400",
-    "9" * 400,
-    "%",
-    "=",
-    "macs=0.5",
-    ",",
-    "5 5",
-    "/",
-]
+WORDS = ["", "a", "-1", "0", "nan", "inf", "1e400", "9" * 400, "%", "=", "macs=0.5", ",", "5 5"]
+WORDS += ["/"]
 DATA = ["--data", "folder:/nowhere"]
 STORED = ["--storage", "sqlite:////nowhere/study.db"]
 OPTIONS = {
@@ -64,10 +50,7 @@ OPTIONS = {
         "arch methods ratios budgets metric seeds preset epochs batch-size lr eta device",
     ),
     "search": (DATA, "iterations prune-every pretrain-epochs price convergence filters-per-step"),
-    "compress": (
-        DATA,
-        "weights budgets epochs distillation schedule multiple-of mean std",
-    ),
+    "compress": (DATA, "weights budgets epochs distillation schedule multiple-of mean std"),
     "tune": (DATA, "over trials budgets ratios pretrain-epochs"),
     "widths": (STORED, "budgets ratios metric multiple-of min-width law image-size"),
     "export": (STORED, "budget format out name method seed"),

@@ -183,9 +183,8 @@ def test_an_error_leaves_the_callers_random_numbers_alone() -> None:
 def test_training_in_the_callers_autocast_sees_its_own_steps() -> None:
     """Inside an outer autocast torch would keep the first weights in bfloat16 for all steps."""
     arch = nsopt.trace(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1)), torch.ones(2, 4))
-    task = nsopt.Task(
-        [(torch.ones(8, 4), torch.ones(8, 1))] * 4, nn.functional.mse_loss, lambda model: 0.0
-    )
+    pairs = [(torch.ones(8, 4), torch.ones(8, 1))] * 4
+    task = nsopt.Task(pairs, nn.functional.mse_loss, lambda model: 0.0)
     settings = nsopt.TrainSettings(epochs=3, device="cpu", precision="bf16")
     alone = nsopt.train(arch, [8], task, settings).losses
     for enabled in (True, False):

@@ -78,10 +78,7 @@ def test_the_next_file_removes_the_folders_of_killed_processes(tmp_path: Path) -
     """Also where one such folder is inside another, and never that of a living process."""
     ended = subprocess.Popen(["true"])
     ended.wait()
-    with (
-        written_beside(tmp_path / "network.onnx") as outer,
-        written_beside(outer) as inner,
-    ):
+    with written_beside(tmp_path / "network.onnx") as outer, written_beside(outer) as inner:
         name = outer.parent.name
         killed = tmp_path / name.replace(f".{os.getpid()}.", f".{ended.pid}.")
         (killed / inner.parent.name).mkdir(parents=True)

@@ -82,9 +82,7 @@ def test_imports_point_only_down() -> None:
         own = path.relative_to(PACKAGE).with_suffix("").parts
         for name in imported(path) - UPWARD.get("/".join(path.parts[-2:]), set()):
             parts = name.split(".")[1:]
-            assert parts or own == ("cli", "commands"), (
-                f"{path}: nsopt itself re-exports from above"
-            )
+            assert parts or own == ("cli", "commands"), f"{path}: nsopt re-exports from above"
             assert not parts or floor(parts) <= floor(own), f"{path} imports {name}"
 
 

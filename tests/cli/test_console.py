@@ -11,13 +11,7 @@ import pytest
 from rich.progress import Progress as RichBars
 from rich.table import Table
 
-from nsopt.cli.console import (
-    console,
-    live_progress,
-    name_options,
-    tell_what_is_fixed,
-    user_errors,
-)
+from nsopt.cli.console import console, live_progress, name_options, tell_what_is_fixed, user_errors
 from nsopt.errors import NsoptError
 from nsopt.files import cache_folder, written_beside
 from nsopt.terminal import LineProgress, LiveProgress, PlainConsole

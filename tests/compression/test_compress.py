@@ -179,10 +179,7 @@ def test_numbers_of_seeds_below_1_are_refused(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"model": {"weight": torch.zeros(1)}},
-            "give a torch.nn.Module with its weights",
-        ),
+        ({"model": {"weight": torch.zeros(1)}}, "give a torch.nn.Module with its weights"),
         ({"model": nn.Sequential}, "give a torch.nn.Module with its weights"),
         ({"task": "folder:photos"}, "give an nsopt.Task or an nsopt.ImageData"),
         ({"budgets": "macs=50%,params=9k"}, "budgets must be a list of words"),
@@ -459,10 +456,7 @@ def test_widths_are_multiples_and_the_trained_network_stays_whole(
 
 @pytest.mark.parametrize(
     ("budget", "rounding", "message"),
-    [
-        ("macs=0.01%", {}, "no widths fit"),
-        ("macs=50%", {"min_width": 4096}, "4096 is above"),
-    ],
+    [("macs=0.01%", {}, "no widths fit"), ("macs=50%", {"min_width": 4096}, "4096 is above")],
 )
 def test_infeasible_widths_fail_before_anything_runs(
     trained: nn.Module,

@@ -99,8 +99,7 @@ def assert_equal(found: nsopt.Compression, expected: nsopt.Compression) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind",
-    ["ranking", "comparing", "brief fit", "fitting", "first training", "last training"],
+    "kind", ["ranking", "comparing", "brief fit", "fitting", "first training", "last training"]
 )
 def test_an_interrupted_call_continues_to_the_same_numbers(
     whole: tuple[nsopt.Compression, list[Step]], tmp_path: Path, kind: str

@@ -263,9 +263,7 @@ def test_a_network_of_several_inputs_is_compressed_in_milliseconds(tmp_path: Pat
     assert "ms per batch of 16" in page
 
 
-def test_trainings_are_stored_as_optuna_studies(
-    kept: tuple[nsopt.Compression, Path],
-) -> None:
+def test_trainings_are_stored_as_optuna_studies(kept: tuple[nsopt.Compression, Path]) -> None:
     names = optuna.get_all_study_names(f"sqlite:///{kept[1] / 'study.db'}")
     kinds = {name.rpartition("/")[2] for name in names if name.startswith("upanddown-")}
     taken = {own.name for _, own in kept[0].results.candidates if own.trained}

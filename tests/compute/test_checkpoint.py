@@ -41,9 +41,7 @@ def test_load_returns_none_before_the_first_save(tmp_path: Path) -> None:
     assert Checkpoint(None, {}).load(CPU) is None
 
 
-def test_a_checkpoint_without_a_path_writes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_path_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     nowhere = Checkpoint(None, {})
     nowhere.save_when_due(dict)
@@ -51,17 +49,13 @@ def test_a_checkpoint_without_a_path_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_checkpoint_is_written_only_when_due(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_checkpoints_wait_until_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 3600.0)
     save(tmp_path / "run.pt", step=1)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_checkpoints_are_written_at_least_every_half_minute(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_checkpoints_come_at_least_every_half_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert 0 < checkpoint.SECONDS_BETWEEN <= 30
 
@@ -69,9 +63,7 @@ def test_checkpoints_are_written_at_least_every_half_minute(
 def test_a_changed_setting_is_refused_and_named(tmp_path: Path) -> None:
     save(tmp_path / "run.pt", step=1)
     other = Checkpoint(tmp_path / "run.pt", {"arch": "vgg11", "search": {"lr": 0.2, "seed": 3}})
-    with pytest.raises(
-        NsoptError, match=r"written by other settings \(search.lr: 0.2 now, 0.1 there\): give"
-    ):
+    with pytest.raises(NsoptError, match=r"other settings \(search.lr: 0.2 now, 0.1 there\): give"):
         other.load(CPU)
     assert (tmp_path / "run.pt").exists()
 
@@ -96,9 +88,7 @@ def test_loading_a_checkpoint_runs_no_code(tmp_path: Path, monkeypatch: pytest.M
     assert not (tmp_path / "trapped").exists()
 
 
-def test_a_failed_write_keeps_the_previous_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_writes_keep_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = save(tmp_path / "run.pt", step=1)
 
     def full(descriptor: int) -> None:
@@ -116,9 +106,7 @@ def partial_file(path: Path, process: int, machine: str = platform.node()) -> Pa
     return path.with_name(f"{path.name}.{machine}.{process}.part")
 
 
-def test_removing_and_saving_delete_only_partial_files_of_killed_processes(
-    tmp_path: Path,
-) -> None:
+def test_removing_and_saving_delete_only_partial_files_of_killed_processes(tmp_path: Path) -> None:
     path = tmp_path / "run.pt"
     run = save(path, step=1)
     ended = subprocess.Popen(["true"])

@@ -77,9 +77,7 @@ not indented'''
 """
 
 
-def test_code_inside_a_function_and_arguments_of_modules_count(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_inner_code_and_arguments_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     found = []
     for number, (shift, slope) in enumerate((("1", "0.1"), ("1", "0.1"), ("2", "0.1"), ("1", "0"))):

@@ -9,8 +9,7 @@ from PIL import Image
 from torch.utils.data import Dataset, TensorDataset
 
 import nsopt
-from nsopt.data.images import ImageData
-from nsopt.errors import NsoptError
+from nsopt import ImageData, NsoptError
 
 
 def draw_pixels(count: int, *shape: int) -> np.ndarray:
@@ -170,9 +169,8 @@ def test_a_thousand_classes_need_not_all_occur() -> None:
     assert len(ImageData.from_arrays(part, part).classes) > 900
     few = images[:2], np.array([0, 99])
     assert len(ImageData.from_arrays(few, few).classes) == 100
-    assert (
-        len(ImageData.from_arrays(few, few, classes=[str(i) for i in range(1000)]).classes) == 1000
-    )
+    names = [str(i) for i in range(1000)]
+    assert len(ImageData.from_arrays(few, few, classes=names).classes) == 1000
 
 
 def test_a_network_trains_on_arrays() -> None:

@@ -12,9 +12,8 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 
+from nsopt import NsoptError, load_data
 from nsopt.data.published import fetch_tiny_imagenet
-from nsopt.data.registry import load_data
-from nsopt.errors import NsoptError
 from nsopt.torchvision_import import import_torchvision
 
 UNREACHABLE = "http://127.0.0.1:9/cifar-100-python.tar.gz"
@@ -37,47 +36,36 @@ def pack(members: dict[str, bytes], folder: Path, root: str, name: str) -> Path:
     return folder / name
 
 
+def install(kind: str, root: str, members: dict[str, bytes], folder: Path, patch: Any) -> Path:
+    """Write an archive, with checksums that torchvision is made to expect; return its folder.
+
+    Its last two members are the test batch and the names of the classes.
+    """
+    archive = pack(members, folder, root, root.replace("batches-py", "python") + ".tar.gz")
+    *train, test, meta = ([name, hashlib.md5(own).hexdigest()] for name, own in members.items())
+    reader: Any = getattr(import_torchvision("datasets"), kind)
+    changes = {"train_list": train, "test_list": [test], "meta": {**reader.meta, "md5": meta[1]}}
+    changes |= {"tgz_md5": hashlib.md5(archive.read_bytes()).hexdigest(), "url": UNREACHABLE}
+    for name, value in changes.items():
+        patch.setattr(reader, name, value)
+    return folder
+
+
 @pytest.fixture
 def small_cifar100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An archive of 300 + 100 images, with checksums that torchvision is made to expect."""
-    members = {
-        "train": make_batch(300, 0),
-        "test": make_batch(100, 1),
-        "meta": pickle.dumps({"fine_label_names": [f"class {i}" for i in range(100)]}),
-    }
-    folder = tmp_path / "data"
-    archive = pack(members, folder, "cifar-100-python", "cifar-100-python.tar.gz")
-    md5 = {name: hashlib.md5(content).hexdigest() for name, content in members.items()}
-    reader: Any = import_torchvision("datasets").CIFAR100
-    monkeypatch.setattr(reader, "train_list", [["train", md5["train"]]])
-    monkeypatch.setattr(reader, "test_list", [["test", md5["test"]]])
-    monkeypatch.setattr(reader, "meta", {**reader.meta, "md5": md5["meta"]})
-    monkeypatch.setattr(reader, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
-    monkeypatch.setattr(reader, "url", UNREACHABLE)
-    return folder
+    """An archive of 300 + 100 images."""
+    members = {"train": make_batch(300, 0), "test": make_batch(100, 1)}
+    members["meta"] = pickle.dumps({"fine_label_names": [f"class {i}" for i in range(100)]})
+    return install("CIFAR100", "cifar-100-python", members, tmp_path / "data", monkeypatch)
 
 
 @pytest.fixture
 def small_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An archive of two training batches of 20 images and a test batch of 10."""
-    names = [f"class {i}" for i in range(10)]
-    members = {
-        "data_batch_1": make_cifar10_batch(20, 0),
-        "data_batch_2": make_cifar10_batch(20, 1),
-        "test_batch": make_cifar10_batch(10, 2),
-        "batches.meta": pickle.dumps({"label_names": names}),
-    }
-    folder = tmp_path / "data"
-    archive = pack(members, folder, "cifar-10-batches-py", "cifar-10-python.tar.gz")
-    md5 = {name: hashlib.md5(content).hexdigest() for name, content in members.items()}
-    reader: Any = import_torchvision("datasets").CIFAR10
-    train = [[name, md5[name]] for name in ("data_batch_1", "data_batch_2")]
-    monkeypatch.setattr(reader, "train_list", train)
-    monkeypatch.setattr(reader, "test_list", [["test_batch", md5["test_batch"]]])
-    monkeypatch.setattr(reader, "meta", {**reader.meta, "md5": md5["batches.meta"]})
-    monkeypatch.setattr(reader, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
-    monkeypatch.setattr(reader, "url", UNREACHABLE)
-    return folder
+    sizes = {"data_batch_1": 20, "data_batch_2": 20, "test_batch": 10}
+    members = {name: make_cifar10_batch(n, seed) for seed, (name, n) in enumerate(sizes.items())}
+    members["batches.meta"] = pickle.dumps({"label_names": [f"class {i}" for i in range(10)]})
+    return install("CIFAR10", "cifar-10-batches-py", members, tmp_path / "data", monkeypatch)
 
 
 def make_cifar10_batch(count: int, seed: int) -> bytes:
@@ -118,9 +106,7 @@ def test_damaged_files_are_not_unpickled(small_cifar100: Path) -> None:
         load_data("cifar100", small_cifar100)
 
 
-def test_the_error_for_a_missing_archive_says_what_to_put_where(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_archives_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(import_torchvision("datasets").CIFAR100, "url", UNREACHABLE)
     with pytest.raises(NsoptError, match=r"put cifar-100-python.tar.gz \(md5 eb9058c3") as caught:
         load_data("cifar100", tmp_path / "none")

@@ -10,11 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from nsopt import ImageData, NsoptError, load_data
 from nsopt.data import folder as folder_module
-from nsopt.data.images import ImageData
-from nsopt.data.registry import load_data, load_source
+from nsopt.data.registry import load_source
 from nsopt.data.source import Source
-from nsopt.errors import NsoptError
 from nsopt.torchvision_import import import_torchvision
 from tests.conftest import call_nsopt
 
@@ -52,9 +51,7 @@ def test_a_folder_is_read_class_by_class(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("root", ["", "inside"])
-def test_a_zip_is_read_like_the_folder_it_packs(
-    tmp_path: Path, root: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_zips_are_read_alike(tmp_path: Path, root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_images(tmp_path / "insects")
     plain = load_data(f"folder:{folder}")
     packed = load_data(f"folder:{pack(folder, tmp_path / 'insects.zip', root)}")
@@ -274,9 +271,8 @@ def test_val_beside_test_is_the_validation_set(tmp_path: Path) -> None:
 
 def test_a_folder_is_mirrored_unless_the_user_forbids_it(tmp_path: Path) -> None:
     name = f"folder:{write_images(tmp_path / 'x')}"
-    mirrored, plain = (
-        load_source(Source(name, mirror=mirror), tmp_path).split(0.5) for mirror in (True, False)
-    )
+    sources = (Source(name, mirror=mirror) for mirror in (True, False))
+    mirrored, plain = (load_source(source, tmp_path).split(0.5) for source in sources)
     assert mirrored.mirror
     assert not plain.mirror
     assert mirrored.fingerprint != plain.fingerprint

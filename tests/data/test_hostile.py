@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, PngImagePlugin
 
-from nsopt.data.registry import load_data
-from nsopt.errors import NsoptError
+from nsopt import NsoptError, load_data
 from nsopt.files import cache_folder
 from tests.data.test_folder import pack, write_images
 
@@ -59,9 +58,7 @@ def test_a_bad_image_causes_a_one_line_error(
 ) -> None:
     root = write_images(tmp_path / "x")
     make(root / BAD)
-    with pytest.raises(
-        NsoptError, match=rf"bad\.png is not a complete image \(.*{reason}"
-    ) as caught:
+    with pytest.raises(NsoptError, match=rf"bad\.png is not a complete image .*{reason}") as caught:
         load_data(f"folder:{root}", image_size=8)
     assert "\n" not in str(caught.value)
 
@@ -78,9 +75,7 @@ def test_broken_links_beside_the_images_are_ignored(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [pipe, looping_link, broken_link])
-def test_a_path_that_is_neither_folder_nor_zip_raises_an_error(
-    make: Callable[[Path], None], tmp_path: Path
-) -> None:
+def test_neither_folder_nor_zip_is_refused(make: Callable[[Path], None], tmp_path: Path) -> None:
     make(tmp_path / "x.zip")
     with pytest.raises(NsoptError, match=r"no folder or zip at .*x\.zip"):
         load_data(f"folder:{tmp_path / 'x.zip'}")
@@ -139,10 +134,7 @@ def with_a_file_for_a_folder(tmp_path: Path) -> Path:
     ],
 )
 def test_a_bad_zip_causes_a_one_line_error(
-    make: Callable[[Path], Path],
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[Path], Path], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.raises(NsoptError, match=message) as caught:
@@ -151,9 +143,7 @@ def test_a_bad_zip_causes_a_one_line_error(
     assert not [file for file in cache_folder().rglob("*") if file.is_file()]
 
 
-def test_a_zip_is_unpacked_once_until_it_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_zip_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = packed(tmp_path)
     assert len(load_data(f"folder:{path}").train) == 6
@@ -166,9 +156,7 @@ def test_a_zip_is_unpacked_once_until_it_changes(
     assert len(load_data(f"folder:{path}").train) == 7
 
 
-def test_a_zip_needs_a_cache_that_can_be_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_zip_needs_a_writable_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(NsoptError, match=r"cannot be unpacked into .*unpack it yourself"):

@@ -5,9 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from nsopt.data.registry import load_data
+from nsopt import NsoptError, load_data
 from nsopt.data.source import Subset
-from nsopt.errors import NsoptError
 
 WNIDS = ("n01", "n02", "n03")
 
@@ -138,9 +137,7 @@ def test_subsets_out_of_range_are_refused(folder: Path, subset: Subset, message:
         ("words.txt", b"\xff\n", "words.txt is damaged .*byte"),
     ],
 )
-def test_the_error_for_a_bad_line_names_its_file(
-    folder: Path, file: str, content: bytes, message: str
-) -> None:
+def test_a_bad_line_names_its_file(folder: Path, file: str, content: bytes, message: str) -> None:
     (folder / "tiny-imagenet-200" / file).write_bytes(content)
     with pytest.raises(NsoptError, match=message):
         load_data("tiny-imagenet", folder)

@@ -130,9 +130,7 @@ def test_the_best_network_of_every_budget_is_kept(study: Study, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("seeds", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
-def test_the_smallest_seed_is_kept_if_accuracies_tie(
-    seeds: tuple[int, ...], study: Study, tmp_path: Path
-) -> None:
+def test_ties_keep_the_smallest_seed(seeds: tuple[int, ...], study: Study, tmp_path: Path) -> None:
     best = BestNetworks(tmp_path / "artifacts")
     keep(best, study, *(make_network(60.0, seed=seed) for seed in seeds))
     best.clear(study)
@@ -142,9 +140,7 @@ def test_the_smallest_seed_is_kept_if_accuracies_tie(
     assert read_values(study, best.folder) == {1000: 60.0}
 
 
-def test_processes_with_other_folders_name_the_folder_of_the_best_network(
-    study: Study, tmp_path: Path
-) -> None:
+def test_other_folders_name_that_of_the_best_network(study: Study, tmp_path: Path) -> None:
     here, there = BestNetworks(tmp_path / "here"), BestNetworks(tmp_path / "there")
     keep(here, study, make_network(60.0, seed=0))
     keep(there, study, make_network(70.0, seed=1), make_network(65.0, seed=2))
@@ -219,9 +215,7 @@ def test_a_full_disk_raises_os_error_and_leaves_no_file(
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 cut off"])
-def test_a_damaged_network_is_detected_and_replaced(
-    damage: bytes, study: Study, tmp_path: Path
-) -> None:
+def test_damaged_networks_are_replaced(damage: bytes, study: Study, tmp_path: Path) -> None:
     best = BestNetworks(tmp_path / "artifacts")
     keep(best, study, make_network(60.0))
     assert not best.damaged(study)

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.onnx.errors import OnnxExporterError
 
 import nsopt
-from nsopt.data.images import ImageData, ImageSet
+from nsopt import Architecture, ImageData, NsoptError, TrainSettings
+from nsopt.data.images import ImageSet
 from nsopt.deployment.check import check_export, compare_outputs
 from nsopt.deployment.export import (
     WithNormalisation,
@@ -31,14 +32,11 @@ from nsopt.deployment.export import (
     load_exported,
 )
 from nsopt.deployment.kept import KeptNetwork, load_network
-from nsopt.errors import NsoptError
 from nsopt.latency.runtime import OnnxRuntime
 from nsopt.models import onnx
-from nsopt.models.architecture import Architecture
 from nsopt.models.onnx import explain_export, export_to_onnx
 from nsopt.scaling.metric import PARAMS
 from nsopt.storage.trials import Point
-from nsopt.training.settings import TrainSettings
 
 FORMATS = ("onnx", "pt2", "state_dict")
 
@@ -117,9 +115,7 @@ def test_the_suffix_of_a_file_names_its_format(kept: KeptNetwork, tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["network.pth"]
 
 
-def test_exported_files_contain_the_facts_of_their_network(
-    kept: KeptNetwork, exported: dict[str, Path]
-) -> None:
+def test_exported_files_have_their_facts(kept: KeptNetwork, exported: dict[str, Path]) -> None:
     session = InferenceSession(exported["onnx"])
     found = session.get_modelmeta().custom_metadata_map
     assert {name: json.loads(value) for name, value in found.items()} == kept.facts
@@ -130,10 +126,8 @@ def test_exported_files_contain_the_facts_of_their_network(
 
 def test_a_kept_network_consists_of_plain_modules(kept: KeptNetwork) -> None:
     """So other tools recognise them."""
-    assert {type(module).__module__.split(".")[0] for module in kept.model.modules()} <= {
-        "torch",
-        "nsopt",
-    }
+    packages = {type(module).__module__.split(".")[0] for module in kept.model.modules()}
+    assert packages <= {"torch", "nsopt"}
     assert all(type(m).forward is getattr(nn, type(m).__name__).forward for m in leaves(kept.model))
     traced = torch.fx.symbolic_trace(kept.model)
     x = torch.rand(2, 1, 32, 32)
@@ -149,9 +143,7 @@ def other_weights(kept: KeptNetwork) -> KeptNetwork:
     return replace(kept, model=arch.build(kept.widths).eval())
 
 
-def test_check_export_detects_wrong_labels_and_wrong_weights(
-    kept: KeptNetwork, digits: ImageData, tmp_path: Path
-) -> None:
+def test_wrong_weights_are_detected(kept: KeptNetwork, digits: ImageData, tmp_path: Path) -> None:
     export(kept, tmp_path / "network", "state_dict")
     images = digits.test.images
     found = load_exported(tmp_path / "network", "state_dict")(images / 255).argmax(1)
@@ -199,9 +191,7 @@ class Branching(nn.Module):
         return self.last(y * 2 if len(x) < 3 else y)
 
 
-def test_a_file_is_compared_on_other_numbers_of_examples(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_are_run_on_other_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x, file = Branching().eval(), torch.randn(6, 8), tmp_path / "network"
     arch = nsopt.trace(model, x)
     facts = "net", arch.base_widths, (), (), (), (), "scored", "params", 1.0, None, 0, 1.0, None
@@ -253,9 +243,7 @@ class Named(Branching):
     ("key", "names"),
     [("out", ["out", "aux_0", "last"]), ("x", None), ("relu", None), ("none", None)],
 )
-def test_outputs_in_a_dictionary_have_its_keys_as_names(
-    key: str, names: list[str] | None, tmp_path: Path
-) -> None:
+def test_keys_of_a_dictionary_are_names(key: str, names: list[str] | None, tmp_path: Path) -> None:
     x, file = torch.randn(6, 8), tmp_path / "net.onnx"
     export_to_onnx(Named(key).eval(), [x], {}, file)
     found = [output.name for output in InferenceSession(file).get_outputs()]
@@ -305,11 +293,8 @@ class Masking(nn.Linear):
 
 
 def test_classes_that_a_network_excludes_are_compared_with_themselves(tmp_path: Path) -> None:
-    model, x, file = (
-        nn.Sequential(nn.Linear(8, 16), Masking(16, 5)).eval(),
-        torch.randn(6, 8),
-        "net",
-    )
+    model, file = nn.Sequential(nn.Linear(8, 16), Masking(16, 5)).eval(), "net"
+    x = torch.randn(6, 8)
     arch = nsopt.trace(model, x)
     facts = "net", arch.base_widths, (), (), (), (), "scored", "params", 1.0, None, 0, 1.0, None
     export(KeptNetwork(*facts, model), tmp_path / file, "onnx", x)
@@ -322,7 +307,6 @@ def test_classes_that_a_network_excludes_are_compared_with_themselves(tmp_path: 
 
 @pytest.mark.parametrize("values", ["masked", "boxes"])
 def test_a_difference_is_relative_to_what_is_no_mask(values: str) -> None:
-    torch.manual_seed(0)
     outputs = torch.randn(50, 40).double()
     if values == "masked":
         outputs[:, 10:] = -1e9
@@ -370,14 +354,10 @@ class OneByOne(Branching):
 
 
 def test_a_loop_over_the_examples_cannot_be_exported(tmp_path: Path) -> None:
-    both = {
-        form: find_obstacle(OneByOne(), torch.ones(4, 8), form, tmp_path)
-        for form in ("onnx", "pt2")
-    }
+    x, forms = torch.ones(4, 8), ("onnx", "pt2")
+    both = {form: find_obstacle(OneByOne(), x, form, tmp_path) for form in forms}
     assert "take batches of 4 alone, in x: its code makes a size a" in both["onnx"]
-    assert both["pt2"].endswith(
-        "its code makes a size a constant, as a loop over examples or steps does"
-    )
+    assert both["pt2"].endswith("makes a size a constant, as a loop over examples or steps does")
 
 
 class Listing(Branching):

@@ -13,8 +13,7 @@ import pytest
 import torch
 
 import nsopt
-from nsopt.models.architecture import Architecture
-from nsopt.models.registry import get_architecture
+from nsopt import Architecture, get_architecture
 from nsopt.torchvision_import import import_torchvision
 from tests.conftest import first_digits
 from tests.forked import Forked

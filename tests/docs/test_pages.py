@@ -17,17 +17,14 @@ import torch
 from torch import nn
 
 import nsopt
+from nsopt import Architecture, ImageData, get_architecture, get_preset
 from nsopt.cli import data as data_commands
 from nsopt.cli.commands import app
 from nsopt.cli.console import console
 from nsopt.cli.study import _print_summary
 from nsopt.compression import compress, pipeline
 from nsopt.compression.budgets import expand_curve
-from nsopt.data.images import ImageData
-from nsopt.models.architecture import Architecture
-from nsopt.models.registry import get_architecture
 from nsopt.reports.results import Results
-from nsopt.session.presets import get_preset
 from nsopt.storage.schema import TaskDescription
 from tests.compression.test_compress import SETTINGS
 from tests.conftest import first_digits
@@ -241,9 +238,7 @@ def test_a_message_says_what_to_do_or_the_troubleshooting_page_does() -> None:
         assert unclear, f"the message says what to do: {part}"
 
 
-def test_the_readme_shows_the_summary_that_the_command_prints(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_readme_shows_what_the_command_prints(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "vgg11-cifar10-params"
     # A stored study may also have networks that nsopt no longer trains.
     stored = pd.read_csv(ROOT / "studies" / name / "outcomes.csv")

@@ -42,9 +42,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_git_holds_files_and_no_links() -> None:
     """A link to an environment would break `make` in every clone."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--stage"], cwd=ROOT, capture_output=True, check=True
-    )
+    asked = ["git", "ls-files", "--stage"]
+    listed = subprocess.run(asked, cwd=ROOT, capture_output=True, check=True)
     lines = listed.stdout.decode().splitlines()
     assert lines
     assert {line[:6] for line in lines} <= {"100644", "100755"}, lines
@@ -126,9 +125,8 @@ def required_by(metadata: Path) -> list[Distribution]:
         if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
             continue
         package = found.setdefault(requirement.name, distribution(requirement.name))
-        needed = {
-            (each, asked) for each in package.requires or () for asked in ("", *requirement.extras)
-        }
+        extras = ("", *requirement.extras)
+        needed = {(each, asked) for each in package.requires or () for asked in extras}
         left += needed - done
         done |= needed
     return list(found.values())

@@ -1,24 +1,36 @@
-"""Budgets in milliseconds hold as measured, also while the speed of the machine changes."""
+"""Budgets in milliseconds hold as measured, bisection, and multiples of widths."""
 
+import json
+import math
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from numpy.typing import ArrayLike
+from torch import nn
 
 import nsopt
-from nsopt.errors import NsoptError
+from nsopt import Architecture, NsoptError, PowerLaw, get_architecture, solve_widths
+from nsopt.errors import NoWidthsError
 from nsopt.latency import timer
+from nsopt.latency.bisection import MOST_TIMED, Tried, Widths, find_widest
 from nsopt.latency.budget import MeasuredBudget
-from nsopt.latency.runtime import Runtime
-from nsopt.models.architecture import Architecture
-from nsopt.models.registry import get_architecture
+from nsopt.latency.measure import CPU
+from nsopt.latency.multiples import find_multiple
+from nsopt.latency.runtime import OwnMeasure, Runtime, choose_runtime
 from nsopt.scaling.cost import LinearCost, unwrap
 from nsopt.scaling.metric import LATENCY, get_metric
-from nsopt.scaling.solve import Limits, solve_widths
+from nsopt.scaling.solve import Limits
+from tests.conftest import call_nsopt
 from tests.latency.test_measure import Drifting, exact
 from tests.rescaled import with_base_widths
+from tests.study.test_comparison import Listener
 
 
 @pytest.fixture
@@ -84,10 +96,8 @@ class FasterInBlocks:
 
 def test_the_solver_finds_the_widths_that_were_timed(narrow: Architecture) -> None:
     arch = narrow.with_latency(FasterInBlocks())
-    law, limits = (
-        nsopt.uniform_curve(arch.base_widths),
-        Limits(max_width=arch.base_widths, fill=True),
-    )
+    law = nsopt.uniform_curve(arch.base_widths)
+    limits = Limits(max_width=arch.base_widths, fill=True)
     asked = MeasuredBudget(arch, law, LATENCY, 50.0, limits)
     for aim in range(20, 80):
         widths, predicted, _ = asked.propose(aim)
@@ -97,9 +107,7 @@ def test_the_solver_finds_the_widths_that_were_timed(narrow: Architecture) -> No
 
 
 @pytest.mark.parametrize("predicted", [0.1, 1.0, 10.0], ids=["below", "same", "above"])
-def test_only_the_budget_that_stops_the_network_binds(
-    narrow: Architecture, predicted: float
-) -> None:
+def test_only_budgets_that_stop_the_network_bind(narrow: Architecture, predicted: float) -> None:
     """Whatever is predicted in place of the milliseconds that were measured."""
     macs, params = (cost(narrow.base_widths) for cost in map(narrow.cost, ("macs", "params")))
     arch = narrow.with_latency(LinearCost("latency", narrow.cost("macs"), predicted / float(macs)))
@@ -114,3 +122,174 @@ def test_only_the_budget_that_stops_the_network_binds(
         assert tuple(kept.widths.tolist()) == widths
         assert kept.binding is not None
         assert metric.parts[kept.binding].name == binding
+
+
+BASE = np.array([24, 40, 64])
+CAP = 3 * BASE
+
+
+def products(widths: object) -> np.ndarray:
+    """A latency model without the constant, the blocks and the speed of the machine."""
+    w = np.asarray(widths, dtype=np.float64)
+    return w[..., 0] * w[..., 1] + w[..., 1] * w[..., 2]
+
+
+def propose_along(law: PowerLaw, speed: float, budget: float) -> Tried:
+    fit = solve_widths(law, lambda w: products(w) / speed, budget, max_width=CAP)
+    return Tried(tuple(fit.widths.tolist()), float(fit.cost))
+
+
+class Clock:
+    """Milliseconds of networks: a constant, whole blocks of channels, and noise that only adds."""
+
+    def __init__(self, constant: float, block: int, noise: float, seed: int) -> None:
+        self.constant, self.block, self.noise = constant, block, noise
+        self.random = np.random.default_rng(seed)
+        self.log: list[tuple[Widths, float]] = []
+
+    def exactly(self, widths: Widths) -> float:
+        padded = np.ceil(np.array(widths) / self.block) * self.block
+        return self.constant + float(products(padded)) / 1000
+
+    def __call__(self, widths: Widths) -> float:
+        taken = self.exactly(widths) * (1 + self.noise * self.random.random())
+        self.log.append((widths, taken))
+        return taken
+
+
+def largest_within(law: PowerLaw, speed: float, clock: Clock, budget: float) -> float | None:
+    """Return the prediction for the largest of 1000 networks that takes at most `budget`."""
+    sizes = np.geomspace(1.001 * products(np.ones(3)), products(CAP), 1000) / speed
+    fits = solve_widths(law, lambda w: products(w) / speed, sizes, max_width=CAP)
+    taken = clock.constant + products(fits.widths) / 1000
+    return float(np.asarray(fits.cost)[taken <= budget][-1]) if (taken <= budget).any() else None
+
+
+laws = st.lists(st.floats(0.3, 1.7), min_size=3, max_size=3).map(
+    lambda slopes: PowerLaw(BASE.astype(float), np.array(slopes), np.ones(3))
+)
+clocks = st.builds(
+    Clock,
+    constant=st.floats(0, 3),
+    block=st.sampled_from([1, 4, 16]),
+    noise=st.sampled_from([0.0, 0.02, 0.2]),
+    seed=st.integers(0, 100),
+)
+
+
+@settings(max_examples=40)
+@given(laws, clocks, st.floats(0.5, 20), st.floats(100, 10_000))
+def test_bisection_never_returns_a_network_above_the_budget(
+    law: PowerLaw, clock: Clock, budget: float, speed: float
+) -> None:
+    propose = partial(propose_along, law, speed)
+    try:
+        found = find_widest(propose, clock, budget)
+    except NoWidthsError:
+        assert all(taken > budget for _, taken in clock.log)
+        return
+    finally:
+        assert len(clock.log) <= MOST_TIMED
+    assert (found.widths, found.measured) in clock.log
+    assert found.measured <= budget
+    assert propose(found.predicted).widths == found.widths
+
+
+@settings(max_examples=40)
+@given(laws, st.floats(0, 3), st.floats(0.5, 20), st.floats(100, 10_000))
+def test_bisection_finds_nearly_the_largest_network_that_fits(
+    law: PowerLaw, constant: float, budget: float, speed: float
+) -> None:
+    """Where the constant leaves a fifth of the budget: eight do not find the way to less."""
+    assume(constant < 0.8 * budget)
+    clock = Clock(constant, 1, 0.0, 0)
+    propose = partial(propose_along, law, speed)
+    largest = largest_within(law, speed, clock, budget)
+    if largest is None:
+        with pytest.raises(NoWidthsError, match="no widths fit a budget of"):
+            find_widest(propose, clock, budget)
+        return
+    found = find_widest(propose, clock, budget)
+    assert found.predicted >= 0.96 * largest or found.measured >= 0.96 * budget
+
+
+def test_a_good_prediction_takes_one_measurement() -> None:
+    law = PowerLaw(BASE.astype(float), np.ones(3), np.ones(3))
+    propose = partial(propose_along, law, 1000.0)
+    clock = Clock(1.0, 1, 0.0, 0)
+    found = find_widest(propose, clock, 12.0)
+    clock.log.clear()
+    assert find_widest(propose, clock, 12.0, aim=found.predicted).widths == found.widths
+    assert len(clock.log) == 1
+
+
+class BlockClock:
+    """A device that computes filters in blocks; a filter in a block may cost a little, too."""
+
+    def __init__(self, block: int, per_filter: float = 0.0, per_pass: float = 0.0) -> None:
+        self.block, self.per_filter, self.per_pass = block, per_filter, per_pass
+        self.timed = 0
+
+    def __call__(self, module: nn.Module, images: torch.Tensor) -> float:
+        self.timed += 1
+        width: int = module[0].out_channels  # type: ignore[index]
+        blocks = math.ceil(width / self.block)
+        return self.per_pass + self.block * blocks + self.per_filter * width
+
+
+class Here(OwnMeasure):
+    """A runtime of this machine that always takes the same time."""
+
+    is_here = True
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "nsopt" / "multiples"
+
+
+@pytest.mark.parametrize("block", [1, 2, 4, 8, 16])
+def test_the_block_size_of_a_device_is_measured_once_and_cached(block: int, cache: Path) -> None:
+    clock = BlockClock(block)
+    runtime = Here("clock:time", clock)
+    assert find_multiple(CPU, runtime, Listener()) == block
+    timed = clock.timed
+    assert timed > 0
+    assert find_multiple(CPU, runtime, Listener()) == block
+    assert clock.timed == timed
+    (file,) = cache.iterdir()
+    file.write_text("{}")
+    assert find_multiple(CPU, runtime, Listener()) == block
+    assert clock.timed == 2 * timed
+
+
+def test_what_a_function_measures_is_not_cached_under_its_name(cache: Path) -> None:
+    for block in (4, 16):
+        runtime = OwnMeasure("board:time", BlockClock(block))
+        assert find_multiple(CPU, runtime, Listener()) == block
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("block", [1, 4, 16])
+@pytest.mark.usefixtures("cache")
+def test_filters_that_cost_little_and_passes_that_cost_much_change_nothing(block: int) -> None:
+    runtime = choose_runtime(BlockClock(block, per_filter=0.2, per_pass=50.0))
+    assert find_multiple(CPU, runtime, Listener()) == block
+
+
+def test_multiple_of_auto_rounds_widths_to_the_block_size_of_the_device(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    law, clock = tmp_path / "law.json", tmp_path / "board.py"
+    clock.write_text("def time(module, images): return -(-module[0].out_channels // 4)\n")
+    base = nsopt.get_architecture("vgg11").base_widths
+    law.write_text(json.dumps(nsopt.uniform_curve(base).to_dict()))
+    monkeypatch.chdir(tmp_path)
+    asked = "widths", f"--law={law}", "--budgets=700k", "--multiple-of=auto"
+    done = call_nsopt(*asked, "--measure=board:time", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    (row,) = json.loads(done.stdout)
+    assert {width % 4 for width in row["widths"]} == {0}
+    assert any(width % 8 for width in row["widths"])
+    assert "--multiple-of auto is 4 here" in call_nsopt(*asked, "--measure=board:time").stdout

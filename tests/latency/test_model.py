@@ -9,13 +9,10 @@ import torch
 from torch import Tensor, nn
 
 import nsopt
-from nsopt.errors import NsoptError
+from nsopt import Architecture, NsoptError, solve_widths, uniform_curve
 from nsopt.latency.learn import sample_widths
 from nsopt.latency.model import LatencyModel, fit_latency
 from nsopt.latency.runtime import draw_images
-from nsopt.models.architecture import Architecture
-from nsopt.scaling.law import uniform_curve
-from nsopt.scaling.solve import solve_widths
 from tests.study.test_comparison import Listener
 
 

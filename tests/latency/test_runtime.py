@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import nsopt
-from nsopt.errors import NsoptError
+from nsopt import Architecture, NsoptError
 from nsopt.inputs import call_network, count_examples, resize_batch
 from nsopt.latency.measure import latency_conditions, measure_latencies
 from nsopt.latency.runtime import (
@@ -21,8 +21,8 @@ from nsopt.latency.runtime import (
     stored_runtime,
 )
 from nsopt.models import onnx
-from nsopt.models.architecture import Architecture
 from tests.conftest import call_nsopt
+from tests.networks import layers
 
 IMAGES = torch.zeros(2, 3, 8, 8)
 
@@ -66,9 +66,7 @@ def test_a_function_that_returns_no_valid_time_is_refused(value: Any, message: s
         measure_latencies([small()], IMAGES, runtime=runtime)
 
 
-def test_a_function_that_a_storage_names_is_not_imported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stored_names_are_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "hostile_clock.py").write_text("raise SystemExit('ran')")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(NsoptError, match=r"would run code of that module.*measure=hostile_clock"):
@@ -99,50 +97,35 @@ def test_networks_are_timed_in_onnxruntime() -> None:
     assert latency.runtime.startswith("onnxruntime 1.")
 
 
-class Sound(nn.Module):
+@layers(convolution=nn.Conv1d(1, 4, 8, 4))
+def Sound(self: Any, samples: torch.Tensor) -> Any:
     """Takes samples (B, T) in double precision or not."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.convolution = nn.Conv1d(1, 4, 8, 4)
-
-    def forward(self, samples: torch.Tensor) -> torch.Tensor:
-        assert samples.ndim == 2
-        return self.convolution(samples[:, None]).mean(-1)
+    assert samples.ndim == 2
+    return self.convolution(samples[:, None]).mean(-1)
 
 
-class Tokens(nn.Module):
+@layers(table=nn.Embedding(9, 4), head=nn.Linear(4, 2))
+def Tokens(
+    self: Any,
+    tokens: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    positions: torch.Tensor | None = None,
+) -> Any:
     """Takes integers, and perhaps a mask and positions, which are no batch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.table, self.head = nn.Embedding(9, 4), nn.Linear(4, 2)
-
-    def forward(
-        self,
-        tokens: torch.Tensor,
-        mask: torch.Tensor | None = None,
-        positions: torch.Tensor | None = None,
-    ) -> dict[str, torch.Tensor]:
-        x = self.table(tokens.flatten(1))
-        assert tokens.dtype == torch.int64
-        if mask is not None:
-            assert mask.dtype == torch.bool
-            x = x * mask[..., None]
-        if positions is not None:
-            x = x + positions[:, None]
-        return {"logits": self.head(x)}
+    x = self.table(tokens.flatten(1))
+    assert tokens.dtype == torch.int64
+    if mask is not None:
+        assert mask.dtype == torch.bool
+        x = x * mask[..., None]
+    if positions is not None:
+        x = x + positions[:, None]
+    return {"logits": self.head(x)}
 
 
-class Detector(nn.Module):
+@layers(convolution=nn.Conv2d(1, 2, 3))
+def Detector(self: Any, images: list[torch.Tensor]) -> Any:
     """Takes a list of images."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.convolution = nn.Conv2d(1, 2, 3)
-
-    def forward(self, images: list[torch.Tensor]) -> torch.Tensor:
-        return self.convolution(torch.stack(images))
+    return self.convolution(torch.stack(images))
 
 
 TOKENS = torch.ones(3, 5, dtype=torch.int64)

@@ -11,9 +11,8 @@ import torch
 from torch import nn
 
 import nsopt
+from nsopt import Architecture, LawInputs
 from nsopt.methods import registry
-from nsopt.methods.base import LawInputs
-from nsopt.models.architecture import Architecture
 from nsopt.reports.results import read_results
 from tests.conftest import call_nsopt
 from tests.e2e.test_user_errors import assert_fails
@@ -77,9 +76,8 @@ def test_a_registered_method_is_compared_like_a_built_in_one(flat: Flat, tmp_pat
     storage = f"--storage=sqlite:///{tmp_path / 'study.db'}"
     assert call_nsopt("report", storage, f"--out={tmp_path / 'again'}").returncode == 0
     assert "Equally wide" not in (tmp_path / "again" / "index.html").read_text()
-    assert_fails(
-        call_nsopt("study", "--methods=flat", SMALL, *SHORT, f"--out={tmp_path}"), "unknown method"
-    )
+    done = call_nsopt("study", "--methods=flat", SMALL, *SHORT, f"--out={tmp_path}")
+    assert_fails(done, "unknown method")
 
 
 MODULE = f"""

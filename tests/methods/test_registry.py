@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import nsopt
-from nsopt.errors import NoWidthsError, NsoptError
+from nsopt import Architecture, LawInputs, NsoptError, PowerLaw, SearchSettings, uniform_curve
+from nsopt.errors import NoWidthsError
 from nsopt.methods import registry
-from nsopt.methods.base import LawInputs
 from nsopt.methods.registry import (
     get_method,
     get_methods,
@@ -18,9 +18,6 @@ from nsopt.methods.registry import (
     method_order,
     methods,
 )
-from nsopt.models.architecture import Architecture
-from nsopt.pruning.settings import SearchSettings
-from nsopt.scaling.law import PowerLaw, uniform_curve
 from nsopt.scaling.record import Iteration, Trajectory
 
 BUILT_IN = ["uniform", "magnitude", "morphnet", "neuralscale", "dense"]
@@ -33,9 +30,8 @@ def test_morphnet_prunes_to_half_the_filters_not_half_the_units(
     layers = len(narrow.base_widths)
     widths = np.hstack([rows[:, :1], np.repeat(rows[:, 1:], layers - 1, axis=1)])
     pruned = dataclasses.replace(history[0], trajectory=Trajectory(widths, np.arange(7)))
-    monkeypatch.setattr(
-        Architecture, "channels_per_unit", property(lambda _: (1, *[64] * (layers - 1)))
-    )
+    channels = property(lambda _: (1, *[64] * (layers - 1)))
+    monkeypatch.setattr(Architecture, "channels_per_unit", channels)
     assert law_of("morphnet", narrow, [pruned]).alpha.tolist() == [3, *[2] * (layers - 1)]
 
 
@@ -99,9 +95,7 @@ def test_each_iteration_of_neuralscale_is_a_method(
         law_of("neuralscale-iter3", narrow, history)
 
 
-def test_uniform_and_morphnet_scale_a_configuration(
-    narrow: Architecture, history: list[Iteration]
-) -> None:
+def test_uniform_and_morphnet_only_scale(narrow: Architecture, history: list[Iteration]) -> None:
     assert law_of("uniform", narrow, []).alpha.tolist() == list(narrow.base_widths)
     half = law_of("morphnet", narrow, history)
     assert (half.beta == 1).all()

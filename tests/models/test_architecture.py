@@ -8,9 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from nsopt.errors import NsoptError
-from nsopt.models.architecture import Architecture
-from nsopt.models.registry import architectures, get_architecture
+from nsopt import Architecture, NsoptError, architectures, get_architecture
 from nsopt.scaling.law import floor_widths
 
 get_once = cache(get_architecture)
@@ -68,22 +66,14 @@ PUBLISHED_COUNTS = [  # network, classes, image size, parameters at 1, 0.25 and 
 ]
 IRREGULAR = [  # with 100 classes
     ("vgg11", "168-80-205-27-40-277-51-190", 668_918),
-    (
-        "resnet18",
-        "127-44-297-156-271-256-178-232-150-40-63-265-217-87-178-80-253",
-        4_383_363,
-    ),
+    ("resnet18", "127-44-297-156-271-256-178-232-150-40-63-265-217-87-178-80-253", 4_383_363),
     ("resnet18", "30-20-20-30-30-30-30-30-20-20-30-30-20-20-30-30-30", 109_210),
     (
         "mobilenetv2",
         "49-285-220-33-292-66-117-34-298-206-28-116-26-288-71-151-217-76-279",
         5_527_553,
     ),
-    (
-        "mobilenetv2",
-        "20-30-20-20-20-30-20-20-20-20-30-30-30-30-30-30-30-20-20",
-        176_410,
-    ),
+    ("mobilenetv2", "20-30-20-20-20-30-20-20-20-20-30-30-30-30-30-30-30-20-20", 176_410),
 ]
 
 
@@ -97,9 +87,7 @@ def test_networks_have_their_published_numbers_of_parameters(
 
 
 @pytest.mark.parametrize(("name", "widths", "count"), IRREGULAR)
-def test_irregular_widths_have_their_published_number_of_parameters(
-    name: str, widths: str, count: int
-) -> None:
+def test_irregular_widths_have_their_published_size(name: str, widths: str, count: int) -> None:
     arch = get_once(name, 100)
     assert arch.cost("params")([int(width) for width in widths.split("-")]) == count
 
@@ -107,18 +95,14 @@ def test_irregular_widths_have_their_published_number_of_parameters(
 @pytest.mark.parametrize(
     ("name", "millions"), [("mobilenetv2-convcut", 2.66), ("resnet18-convcut", 11.62)]
 )
-def test_convcut_networks_have_the_size_in_the_papers_supplement(
-    name: str, millions: float
-) -> None:
+def test_convcut_networks_have_the_size_in_the_paper(name: str, millions: float) -> None:
     arch = get_once(name, 200, 64)
     assert round(arch.cost("params")(arch.base_widths) / 1e6, 2) == millions
 
 
 @pytest.mark.parametrize("name", ["mobilenetv2-tied", "resnet18-tied"])
 @pytest.mark.parametrize("image_size", [32, 64])
-def test_tied_networks_cost_as_much_as_the_original_at_base_widths(
-    name: str, image_size: int
-) -> None:
+def test_tied_networks_cost_the_same_at_base_widths(name: str, image_size: int) -> None:
     tied = get_once(name, 100, image_size)
     original = get_once(name.removesuffix("-tied"), 100, image_size)
     assert len(tied.base_widths) < len(original.base_widths)
@@ -173,10 +157,7 @@ def test_every_group_has_a_name_gates_and_filters(name: str) -> None:
     model = arch.build(widths)
     assert len(set(arch.layer_names)) == len(widths) == len(arch.design.find_gates(model))
     for width, gates, filters in zip(
-        widths,
-        arch.design.find_gates(model),
-        arch.design.find_filters(model),
-        strict=True,
+        widths, arch.design.find_gates(model), arch.design.find_filters(model), strict=True
     ):
         assert len(gates) == len(filters) >= 1
         assert {weight.shape[0] for weight in filters} == {width}
@@ -206,9 +187,8 @@ def test_an_inherited_network_computes_with_the_kept_channels(name: str) -> None
             norm.bias.data[dropped] = 0
     images = torch.randn(4, *arch.input_shape)
     with torch.no_grad():
-        torch.testing.assert_close(
-            smaller.eval()(images), model.eval()(images), rtol=1e-4, atol=1e-5
-        )
+        found, expected = smaller.eval()(images), model.eval()(images)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_expanded_channels_follow_their_input_channel() -> None:

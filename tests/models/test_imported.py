@@ -151,9 +151,7 @@ def test_all_commands_accept_a_users_own_network(tmp_path: Path) -> None:
     assert sum(p.numel() for p in nsopt.load_weights(weights, "mynets:small").parameters()) > 0
 
 
-def test_another_network_under_the_same_name_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_names_stand_for_one_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = ("study", "--arch=mynets:small", "--methods=uniform", "--ratios=0.5", "--seeds=1")
     out = f"--out={tmp_path / 'out'}"
     assert call_nsopt(*study, "--epochs=1", *SHORT, out).returncode == 0
@@ -172,9 +170,7 @@ def narrower(num_classes: int) -> nn.Module:
     )
 
 
-def test_a_study_keeps_and_reuses_its_latency_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_latency_models_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second command uses the model that the first one stored."""
     learn_briefly(monkeypatch)
     time_by_processor(monkeypatch)

@@ -6,14 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from nsopt import Architecture, SearchSettings, Silent, architectures, get_architecture
 from nsopt.compute.device import Compute, place
 from nsopt.compute.random_state import use_seed
 from nsopt.data.images import ImageData, ImageSet, Splits
-from nsopt.models.architecture import Architecture
-from nsopt.models.registry import architectures, get_architecture
-from nsopt.progress import Silent
 from nsopt.pruning.engine import iterative_prune
-from nsopt.pruning.settings import SearchSettings
 from nsopt.pruning.shrinking import ShrinkingModel
 from nsopt.pruning.streams import Streams, find_positions
 from nsopt.scaling.record import gives_a_law
@@ -63,9 +60,8 @@ def test_shrinking_and_masked_networks_give_the_same_record(name: str) -> None:
     arch = make_small(name)
     splits = make_noise(arch.input_shape[-1])
     settings = make_settings(arch)
-    shrinking = iterative_prune(
-        arch, arch.base_widths, Classification(splits), settings, CPU, Silent()
-    )
+    how = Classification(splits), settings, CPU, Silent()
+    shrinking = iterative_prune(arch, arch.base_widths, *how)
     with use_seed(settings.seed, CPU.device):
         search = masked_search.gated(arch, arch.base_widths, follow=True)
     with fast_kernels(search.model):  # rounding decides between equally unimportant channels
@@ -81,10 +77,8 @@ def test_a_compacted_network_trains_like_a_masked_one(name: str) -> None:
     """Outputs after a few steps more agree, and momentum has the weights' shapes."""
     arch = make_small(name)
     splits = make_noise(arch.input_shape[-1])
-    kept = [
-        np.arange(width)[np.arange(width) % 3 != group % 3]
-        for group, width in enumerate(arch.base_widths)
-    ]
+    rest = [np.arange(width) % 3 for width in arch.base_widths]
+    kept = [np.flatnonzero(own != group % 3) for group, own in enumerate(rest)]
     images = splits.train.images[:20] / 128
     models = []
     for cut in (False, True):

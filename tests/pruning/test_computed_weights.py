@@ -3,6 +3,7 @@
 import re
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -13,10 +14,10 @@ from torch.nn.utils import spectral_norm as old_spectral_norm
 from torch.nn.utils import weight_norm as old_weight_norm
 
 import nsopt
-from nsopt.errors import NsoptError
-from nsopt.models.trace import trace
+from nsopt import NsoptError, trace
 from nsopt.pruning.fitting.fit import fit_network
 from nsopt.pruning.fitting.inputs import Inputs
+from tests.networks import layers
 
 HIDDEN, KEPT, OUT = 16, 8, 5
 
@@ -92,14 +93,9 @@ def bent(kind: type[nn.Module]) -> nn.Module:
     return layer
 
 
-class Tower(nn.Module):
-    def __init__(self, last: nn.Module) -> None:
-        super().__init__()
-        self.first, self.last = nn.Linear(6, HIDDEN), last
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.last(self.first(x).relu())
-        return out
+@layers(last=None, first=nn.Linear(6, HIDDEN))
+def Tower(self: Any, x: Tensor) -> Any:
+    return self.last(self.first(x).relu())
 
 
 def best_error(
@@ -149,7 +145,6 @@ KINDS: dict[str, Callable[[], nn.Module]] = {
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_computed_weight_is_the_best_that_can_be_computed(kind: str) -> None:
-    torch.manual_seed(0)
     model, x = Tower(KINDS[kind]()).eval(), torch.randn(256, 6)
     arch, kept = trace(model, x[:2]), [torch.arange(KEPT)]
     assert arch.base_widths[0] == HIDDEN
@@ -175,7 +170,6 @@ def test_a_computed_weight_is_the_best_that_can_be_computed(kind: str) -> None:
 
 
 def test_a_standardised_kernel_of_several_layers_is_fitted() -> None:
-    torch.manual_seed(0)
     layers = [nn.Conv1d(2, 12, 3), nn.ReLU(), Patches(12, 12, 3), nn.ReLU(), Patches(12, 4, 3)]
     model, x = nn.Sequential(*layers).eval(), torch.randn(64, 2, 20)
     arch = trace(model, x[:2])
@@ -188,26 +182,17 @@ def test_a_standardised_kernel_of_several_layers_is_fitted() -> None:
     assert errors[1] < 0.5 * errors[0]
 
 
-class Sequence(nn.Module):
+@layers(inner=None, out=None)
+def Sequence(self: Any, x: Tensor) -> Any:
     """Sequences through one layer, whose outputs a linear layer reads."""
-
-    def __init__(self, inner: nn.Module, out: nn.Module) -> None:
-        super().__init__()
-        self.inner, self.out = inner, out
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.inner(x)
-        out: Tensor = self.out(x[0] if isinstance(x, tuple) else x)
-        return out[0] if isinstance(out, tuple) else out
+    x = self.inner(x)
+    out: Tensor = self.out(x[0] if isinstance(x, tuple) else x)
+    return out[0] if isinstance(out, tuple) else out
 
 
-class Experts(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.experts = nn.Linear(6, 8), nn.Parameter(torch.randn(3, 8, 8) / 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.einsum("bti,eio->beto", self.first(x).relu(), self.experts).mean(1)
+@layers(first=nn.Linear(6, 8), experts=nn.Parameter(torch.randn(3, 8, 8) / 3))
+def Experts(self: Any, x: Tensor) -> Any:
+    return torch.einsum("bti,eio->beto", self.first(x).relu(), self.experts).mean(1)
 
 
 class ByHand(nn.Module):
@@ -219,16 +204,11 @@ class ByHand(nn.Module):
         return (x[..., None] * self.weight).sum(-2)
 
 
-class TwoReaders(nn.Module):
+@layers(first=nn.Linear(6, 8), weight=nn.Parameter(torch.randn(8, 8) / 3))
+def TwoReaders(self: Any, x: Tensor) -> Any:
     """Two weights are computed from one parameter."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.weight = nn.Linear(6, 8), nn.Parameter(torch.randn(8, 8) / 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = functional.linear(self.first(x).relu(), self.weight * 2)
-        return functional.linear(x.relu(), self.weight.tanh())
+    x = functional.linear(self.first(x).relu(), self.weight * 2)
+    return functional.linear(x.relu(), self.weight.tanh())
 
 
 class Factors(nn.Linear):
@@ -257,10 +237,7 @@ class Factors(nn.Linear):
         (lambda: nn.LSTM(6, 8, 2, batch_first=True), "inner: fitted step by step"),
     ],
 )
-def test_what_nothing_fits_is_named_in_a_warning(
-    make: Callable[[], nn.Module], named: str | None
-) -> None:
-    torch.manual_seed(0)
+def test_what_nothing_fits_is_warned_of(make: Callable[[], nn.Module], named: str | None) -> None:
     model, x = Sequence(make(), nn.Linear(8, 3)).eval(), torch.randn(32, 5, 6)
     arch = trace(model, x[:2])
     halves = [max(1, width // 2) for width in arch.base_widths]
@@ -275,7 +252,6 @@ def test_what_nothing_fits_is_named_in_a_warning(
 
 
 def test_a_network_of_which_nothing_can_be_fitted_is_refused() -> None:
-    torch.manual_seed(0)
     model, x = Sequence(ByHand(6, 8), ByHand(8, 3)).eval(), torch.randn(32, 5, 6)
     arch = trace(model, x[:2])
     with pytest.raises(NsoptError, match=r"nothing could be fitted without training: .*inner, out"):

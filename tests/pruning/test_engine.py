@@ -2,55 +2,40 @@ import numpy as np
 import pytest
 import torch
 
+from nsopt import Architecture, ImageData, PowerLaw, Silent, TrainSettings, solve_widths, train
 from nsopt.compute.device import resolve_compute
-from nsopt.data.images import ImageData
 from nsopt.errors import NonFiniteLossError, NsoptError, ShortRecordError
-from nsopt.models.architecture import Architecture
 from nsopt.models.registry import get_architecture
-from nsopt.progress import Silent
 from nsopt.pruning.engine import PruneSchedule, ShrinkingNetwork, iterative_prune
-from nsopt.pruning.search import Descent, search
+from nsopt.pruning.search import Descent, SearchResult, search
 from nsopt.pruning.settings import SearchSettings
-from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.record import Iteration, PruneRecord, Trajectory
-from nsopt.scaling.solve import solve_widths
 from nsopt.tasks.classification import Classification
-from nsopt.training.loop import train
-from nsopt.training.settings import TrainSettings
 from nsopt.training.step import batch_loss
+from tests.conftest import BRIEF, EXACT
 from tests.rescaled import with_base_widths
 
-SHORT = SearchSettings(
-    pretrain_epochs=1,
-    prune_every=2,
-    filters_per_step=16,
-    iterations=2,
-    batch_size=32,
-    small_width=3,
-    device="cpu",
-    precision="fp32",
-)
+CPU = resolve_compute("cpu", "fp32")
+SHORT = SearchSettings(filters_per_step=16, iterations=2, batch_size=32, small_width=3, **BRIEF)
 
 
 def prune(arch: Architecture, data: ImageData, **changes: object) -> Trajectory:
     settings = SHORT.updated(**changes)
-    compute = resolve_compute("cpu", "fp32")
-    splits = data.split(settings.val_fraction)
-    return iterative_prune(
-        arch, arch.base_widths, Classification(splits), settings, compute, Silent()
-    )
+    images = Classification(data.split(settings.val_fraction))
+    return iterative_prune(arch, arch.base_widths, images, settings, CPU, Silent())
 
 
-def test_every_step_prunes_as_many_filters_as_asked(
-    narrow: Architecture, digits: ImageData
-) -> None:
-    widths = prune(narrow, digits, keep_fraction=0.6).widths
+def test_every_step_prunes_as_asked(narrow: Architecture, digits: ImageData) -> None:
+    trajectory = prune(narrow, digits, keep_fraction=0.6)
+    widths, built = trajectory.widths, [narrow.build(own) for own in trajectory.widths[::4]]
     filters = widths.sum(axis=1)
     total = sum(narrow.base_widths)
     assert tuple(widths[0]) == narrow.base_widths
     assert (np.diff(widths, axis=0) <= 0).all()
     assert (-np.diff(filters)[:-1] == 16).all()
     assert filters[-1] == int(0.6 * total)
+    sizes = [sum(p.numel() for p in model.parameters()) for model in built]
+    assert trajectory.tau[::4].tolist() == sizes
 
 
 @pytest.mark.parametrize(("per_epoch", "every"), [(2, 1), (32, 4), (71, 10), (500, 10)])
@@ -59,17 +44,6 @@ def test_pruning_that_follows_its_data_takes_about_ten_epochs(per_epoch: int, ev
     schedule = PruneSchedule(65, per_epoch, settings)
     assert (schedule.every, schedule.batches) == (every, 65 * every)
     assert schedule.count_steps(3 * every) == 3
-
-
-def test_tau_is_the_size_of_the_network_with_these_widths(
-    narrow: Architecture, digits: ImageData
-) -> None:
-    trajectory = prune(narrow, digits)
-    built = [
-        sum(p.numel() for p in narrow.build(widths).parameters())
-        for widths in trajectory.widths[::4]
-    ]
-    assert trajectory.tau[::4].tolist() == built
 
 
 def test_pruning_ends_before_a_layer_is_empty(narrow: Architecture, digits: ImageData) -> None:
@@ -170,9 +144,7 @@ def are_equal(one: Iteration, two: Iteration) -> bool:
     return {**one.to_dict(), "seconds": 0} == {**two.to_dict(), "seconds": 0}
 
 
-def test_search_images_limits_the_images_of_a_search(
-    narrow: Architecture, digits: ImageData
-) -> None:
+def test_search_images_limits_the_images(narrow: Architecture, digits: ImageData) -> None:
     def record(images: int | None) -> list:
         settings = SHORT.updated(iterations=1, search_images=images)
         (iteration,) = search(narrow, digits, settings).iterations
@@ -181,9 +153,13 @@ def test_search_images_limits_the_images_of_a_search(
     assert record(10**6) == record(None) != record(60)
 
 
-def test_descent_rescales_to_the_original_size(narrow: Architecture, digits: ImageData) -> None:
-    result = search(narrow, digits, SHORT)
-    first, second = result.iterations
+@pytest.fixture(scope="module")
+def whole(narrow: Architecture, digits: ImageData) -> SearchResult:
+    return search(narrow, digits, SHORT)
+
+
+def test_descent_rescales_to_the_original_size(narrow: Architecture, whole: SearchResult) -> None:
+    first, second = whole.iterations
     params = narrow.cost("params")
     original = params(narrow.base_widths)
     assert first.start_widths == narrow.base_widths
@@ -191,22 +167,18 @@ def test_descent_rescales_to_the_original_size(narrow: Architecture, digits: Ima
     assert 0.95 * original < params(first.widths) <= original
     raised = tuple(w + 3 if w < 3 else w for w in first.widths)
     assert second.start_widths == raised
-    assert result.law is second.law
+    assert whole.law is second.law
     assert (first.law.beta > 0).all()
 
 
-def test_a_continued_descent_equals_an_uninterrupted_one(
-    narrow: Architecture, digits: ImageData
+def test_a_continued_descent_equals_a_whole_one(
+    narrow: Architecture, digits: ImageData, whole: SearchResult
 ) -> None:
-    whole = search(narrow, digits, SHORT).iterations
-    stored = Iteration.from_dict(whole[0].to_dict())
-    compute, splits = resolve_compute("cpu", "fp32"), digits.split(SHORT.val_fraction)
-    continued = list(
-        Descent(narrow, Classification(splits), SHORT, compute, Silent()).run([stored])
-    )
-    assert are_equal(stored, whole[0])
-    assert len(continued) == 1
-    assert are_equal(continued[0], whole[1])
+    stored = Iteration.from_dict(whole.iterations[0].to_dict())
+    images = Classification(digits.split(SHORT.val_fraction))
+    (continued,) = Descent(narrow, images, SHORT, CPU, Silent()).run([stored])
+    assert are_equal(stored, whole.iterations[0])
+    assert are_equal(continued, whole.iterations[1])
 
 
 def test_descent_ends_when_widths_stop_changing(narrow: Architecture, digits: ImageData) -> None:
@@ -214,19 +186,14 @@ def test_descent_ends_when_widths_stop_changing(narrow: Architecture, digits: Im
     assert len(search(narrow, digits, settings).iterations) == 1
 
 
-def test_channels_are_scored_with_the_weights_before_the_step(
-    narrow: Architecture, digits: ImageData
-) -> None:
+def test_scores_use_the_weights_before_the_step(narrow: Architecture, digits: ImageData) -> None:
     """After a large step the weights are very different."""
-    compute, splits = resolve_compute("cpu", "fp32"), digits.split(0.1)
-    network, reference = (
-        ShrinkingNetwork(narrow, narrow.base_widths, Classification(splits), SHORT, compute)
-        for _ in range(2)
-    )
+    how = narrow.base_widths, Classification(digits.split(0.1)), SHORT, CPU
+    network, reference = (ShrinkingNetwork(narrow, *how) for _ in range(2))
     reference.model.load_state_dict(network.model.state_dict())
     network.train_batch(lr=10.0, score=True)
     images, labels = reference._data.next()
-    batch_loss(reference.model, images, labels, compute).backward()
+    batch_loss(reference.model, images, labels, CPU).backward()
     reference.scores.accumulate()
     for score, expected in zip(network.scores.mean(), reference.scores.mean(), strict=True):
         torch.testing.assert_close(score, expected, rtol=0, atol=0)
@@ -234,12 +201,8 @@ def test_channels_are_scored_with_the_weights_before_the_step(
 
 def test_a_search_can_start_from_a_trained_network(narrow: Architecture, digits: ImageData) -> None:
     settings = SHORT.updated(iterations=1)
-    trained = train(
-        narrow,
-        narrow.base_widths,
-        digits,
-        TrainSettings(epochs=2, batch_size=64, lr=0.05, device="cpu", precision="fp32"),
-    ).model
+    two_epochs = TrainSettings(epochs=2, batch_size=64, lr=0.05, **EXACT)
+    trained = train(narrow, narrow.base_widths, digits, two_epochs).model
     before = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
     first = search(narrow, digits, settings, start=trained).iterations[0]
     again = search(narrow, digits, settings.updated(pretrain_epochs=9), start=trained)

@@ -13,11 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import nsopt
+from nsopt import Architecture, NsoptError, Silent, trace
 from nsopt.compute import checkpoint
-from nsopt.errors import NsoptError
-from nsopt.models.architecture import Architecture
-from nsopt.models.trace import trace
-from nsopt.progress import Silent
 from nsopt.pruning.fitting import fit
 from nsopt.pruning.fitting.fit import Fitted, fit_network
 from nsopt.pruning.fitting.inputs import Inputs
@@ -26,16 +23,12 @@ from nsopt.pruning.fitting.products import Product
 from nsopt.pruning.fitting.rank import rank_by_fit
 from nsopt.pruning.fitting.watch import ProductWatch
 from nsopt.session.agreement import AgreementScore
+from tests.networks import layers
 
 
-class Attention(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.attention(x, x, x)[0]
-        return result
+@layers(attention=nn.MultiheadAttention(8, 2, batch_first=True))
+def Attention(self: Any, x: Tensor) -> Any:
+    return self.attention(x, x, x)[0]
 
 
 PRODUCTS: list[tuple[Callable[[], nn.Module], tuple[int, ...]]] = [
@@ -59,9 +52,7 @@ def all_places(key: str, nth: int, product: Product, result: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(("make", "shape"), PRODUCTS)
 @torch.no_grad()
-def test_rows_explain_the_outputs_of_every_kind_of_product(
-    make: Callable[[], nn.Module], shape: tuple[int, ...]
-) -> None:
+def test_rows_explain_every_product(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
     layer, x = make().eval(), torch.randn(shape, generator=torch.Generator().manual_seed(0))
     calls = ProductWatch(layer, all_places, takes_inputs=True).run(lambda: layer(x), x)
     assert calls
@@ -126,25 +117,16 @@ def conv_net(norm: bool = True, bias: bool = False) -> nn.Module:
     )
 
 
-class Functional(nn.Module):
+@layers(kernel=nn.Parameter(torch.randn(8, 2, 3, 3) / 4), twice=nn.Conv2d(8, 8, 1))
+@layers(inner=nn.Conv2d(8, 6, 3, padding=1), outer=nn.Conv2d(6, 8, 3, padding=1))
+@layers(norm=nn.BatchNorm2d(8), matrix=nn.Parameter(torch.randn(8, 4) / 3), head=nn.Linear(8, 3))
+def Functional(self: Any, x: Tensor) -> Any:
     """Raw parameters, a layer that is called twice, a residual stream, two heads."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kernel = nn.Parameter(torch.randn(8, 2, 3, 3) / 4)
-        self.twice = nn.Conv2d(8, 8, 1)
-        self.inner = nn.Conv2d(8, 6, 3, padding=1)
-        self.outer = nn.Conv2d(6, 8, 3, padding=1)
-        self.norm = nn.BatchNorm2d(8)
-        self.matrix = nn.Parameter(torch.randn(8, 4) / 3)
-        self.head = nn.Linear(8, 3)
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        x = functional.conv2d(x, self.kernel, padding=1).relu()
-        x = self.twice(self.twice(x).relu())
-        x = x + self.norm(self.outer(self.inner(x).relu()))
-        pooled = x.mean((2, 3))
-        return {"one": pooled @ self.matrix, "other": self.head(pooled)}
+    x = functional.conv2d(x, self.kernel, padding=1).relu()
+    x = self.twice(self.twice(x).relu())
+    x = x + self.norm(self.outer(self.inner(x).relu()))
+    pooled = x.mean((2, 3))
+    return {"one": pooled @ self.matrix, "other": self.head(pooled)}
 
 
 def conv1d_net() -> nn.Module:
@@ -218,10 +200,7 @@ def outputs(model: nn.Module, x: Any) -> Tensor:
         (conv3d_net, (2, 5, 5, 5)),
     ],
 )
-def test_units_that_repeat_others_cost_nothing(
-    make: Callable[[], nn.Module], shape: tuple[int, ...]
-) -> None:
-    torch.manual_seed(0)
+def test_repeated_units_are_free(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
     model, x = randomise(make()), images(128, *shape)
     _, inherited, fitted = fit_halves(model, x)
     wanted, others = outputs(model, x), images(16, *shape)
@@ -231,20 +210,14 @@ def test_units_that_repeat_others_cost_nothing(
     assert error.square().mean() < 1e-4 * wanted.var()
 
 
-class Excluding(nn.Module):
+@layers(hidden=nn.Linear(4, 12), out=nn.Linear(12, 5))
+def Excluding(self: Any, x: Tensor) -> Any:
     """A classifier that excludes one of its classes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.hidden, self.out = nn.Linear(4, 12), nn.Linear(12, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.out(self.hidden(x).relu())
-        return out + torch.tensor([0.0, 0.0, -torch.inf, 0.0, 0.0])
+    out: Tensor = self.out(self.hidden(x).relu())
+    return out + torch.tensor([0.0, 0.0, -torch.inf, 0.0, 0.0])
 
 
 def test_outputs_that_a_mask_makes_infinite_do_not_count() -> None:
-    torch.manual_seed(0)
     model, x = randomise(Excluding()), torch.randn(128, 4)
     _, _, fitted = fit_halves(model, x)
     known = [0, 1, 3, 4]
@@ -254,7 +227,6 @@ def test_outputs_that_a_mask_makes_infinite_do_not_count() -> None:
 
 
 def test_a_constant_unit_moves_into_the_mean_of_a_norm_behind_a_layer_without_bias() -> None:
-    torch.manual_seed(0)
     layers = nn.Conv2d(2, 4, 1), nn.ReLU(), nn.Conv2d(4, 6, 1, bias=False), nn.BatchNorm2d(6)
     model = randomise(nn.Sequential(*layers, nn.Hardswish(), nn.Conv2d(6, 3, 1)))
     with torch.no_grad():
@@ -268,19 +240,14 @@ def test_a_constant_unit_moves_into_the_mean_of_a_norm_behind_a_layer_without_bi
     assert model.get_buffer("3.running_var").equal(fitted.model.get_buffer("3.running_var"))
 
 
-class Clipped(nn.Module):
+@layers(first=nn.Conv2d(2, 2, 1), second=nn.Conv2d(2, 2, 1), third=nn.Conv2d(2, 2, 1))
+@layers(norm=nn.BatchNorm2d(2))
+def Clipped(self: Any, x: Tensor) -> Any:
     """Outputs that a ReLU reads alone, a ReLU6 behind a norm, a ReLU beside another operation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second, self.third = (nn.Conv2d(2, 2, 1) for _ in range(3))
-        self.norm = nn.BatchNorm2d(2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.first(x).relu()
-        x = functional.relu6(self.norm(self.second(x)))
-        x = self.third(x)
-        return x.relu() + x
+    x = self.first(x).relu()
+    x = functional.relu6(self.norm(self.second(x)))
+    x = self.third(x)
+    return x.relu() + x
 
 
 def test_a_layer_is_not_fitted_to_what_an_activation_clips() -> None:
@@ -297,32 +264,23 @@ def test_a_layer_is_not_fitted_to_what_an_activation_clips() -> None:
     calls[1].scale = torch.tensor([1.0, 2.0])
     wanted = torch.tensor([[-2.0, -2.0], [3.0, 3.0], [7.0, 7.0]])
     missing = fit._find_missing(calls[1], wanted, calls[1].bounds)
-    torch.testing.assert_close(
-        missing, torch.tensor([[0, -0.5], [2, -1], [0, 0.5]]), atol=1e-3, rtol=0
-    )
+    wanted = torch.tensor([[0, -0.5], [2, -1], [0, 0.5]])
+    torch.testing.assert_close(missing, wanted, atol=1e-3, rtol=0)
 
 
-class Residual(nn.Module):
+@layers(stem=nn.Conv2d(2, 4, 3, padding=1))
+@layers(first=nn.Sequential(nn.Conv2d(4, 6, 1), nn.ReLU(), nn.Conv2d(6, 4, 1)))
+@layers(second=nn.Sequential(nn.Conv2d(4, 6, 1), nn.ReLU(), nn.Conv2d(6, 4, 1, bias=False)))
+@layers(norm=nn.BatchNorm2d(4))
+def Residual(self: Any, x: Tensor) -> Any:
     """A stream to which two branches add."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(2, 4, 3, padding=1)
-        self.first = nn.Sequential(nn.Conv2d(4, 6, 1), nn.ReLU(), nn.Conv2d(6, 4, 1))
-        self.second = nn.Sequential(nn.Conv2d(4, 6, 1), nn.ReLU(), nn.Conv2d(6, 4, 1, bias=False))
-        self.norm = nn.BatchNorm2d(4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        stream = x + self.first(x)
-        stream += self.norm(self.second(x))
-        return stream.mean((2, 3))
+    x = self.stem(x)
+    stream = x + self.first(x)
+    stream += self.norm(self.second(x))
+    return stream.mean((2, 3))
 
 
-def test_a_layer_makes_up_for_the_error_of_the_stream_to_which_it_adds(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    torch.manual_seed(0)
+def test_a_layer_makes_up_for_the_error_of_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = randomise(Residual()), images()
     with torch.no_grad():  # the second branch computes the units that the first one loses
         for name in ("weight", "bias"):
@@ -342,7 +300,6 @@ def test_a_layer_makes_up_for_the_error_of_the_stream_to_which_it_adds(
 
 
 def test_attention_is_fitted_and_a_fused_kernel_hides_nothing() -> None:
-    torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(8, 2, 24, batch_first=True, dropout=0.1)
     model, x = nn.Sequential(layer, nn.Linear(8, 3)).eval(), images(64, 6, 8)
     arch = trace(model, x[:2])
@@ -354,32 +311,25 @@ def test_attention_is_fitted_and_a_fused_kernel_hides_nothing() -> None:
     assert not fitted.left
 
 
-class Adding(nn.Module):
+@layers(way=None, first=nn.Linear(8, 16), second=nn.Linear(16, 12, bias=False))
+@layers(last=nn.Linear(12, 3), along=nn.Conv1d(16, 12, 1, bias=False))
+@layers(added=nn.Parameter(torch.randn(12)))
+def Adding(self: Any, x: Tensor) -> Any:
     """Parameters of one dimension that are added to one place, along another axis, and negated."""
-
-    def __init__(self, way: str) -> None:
-        super().__init__()
-        self.way, self.first = way, nn.Linear(8, 16)
-        self.second, self.last = nn.Linear(16, 12, bias=False), nn.Linear(12, 3)
-        self.along = nn.Conv1d(16, 12, 1, bias=False)
-        self.added = nn.Parameter(torch.randn(12))
-
-    def forward(self, x: Tensor) -> Tensor:  # (B, 12, 8)
-        x = self.first(x).relu()
-        if self.way == "one place":
-            x = self.second(x)[:, -1] + self.added
-        elif self.way == "transposed":
-            x = (self.second(x).mT + self.added).mT
-        elif self.way == "convolution":
-            x = (self.along(x.mT) + self.added).mT
-        else:
-            x = torch.add(self.second(x), self.added, alpha=-2)
-        return self.last(x.relu())
+    x = self.first(x).relu()
+    if self.way == "one place":
+        x = self.second(x)[:, -1] + self.added
+    elif self.way == "transposed":
+        x = (self.second(x).mT + self.added).mT
+    elif self.way == "convolution":
+        x = (self.along(x.mT) + self.added).mT
+    else:
+        x = torch.add(self.second(x), self.added, alpha=-2)
+    return self.last(x.relu())
 
 
 @pytest.mark.parametrize("way", ["one place", "transposed", "convolution", "negated"])
 def test_a_parameter_that_is_added_in_another_way_is_no_bias(way: str) -> None:
-    torch.manual_seed(0)
     model, x = Adding(way), images(64, 12, 8)
     arch = trace(model, x[:2])
     kept = [torch.arange(8), *(torch.arange(width) for width in arch.base_widths[1:])]
@@ -390,42 +340,30 @@ def test_a_parameter_that_is_added_in_another_way_is_no_bias(way: str) -> None:
     assert fitted.get_parameter("added").equal(model.added)
 
 
-class TwoBiases(nn.Module):
+@layers(first=nn.Linear(4, 8), last=nn.Linear(6, 3), weight=nn.Parameter(torch.randn(8, 6)))
+@layers(bias=nn.Parameter(torch.randn(2, 6)))
+def TwoBiases(self: Any, x: Tensor) -> Any:
     """One parameter holds a bias and what follows an activation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.last = nn.Linear(4, 8), nn.Linear(6, 3)
-        self.weight, self.bias = nn.Parameter(torch.randn(8, 6)), nn.Parameter(torch.randn(2, 6))
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = torch.relu(torch.tanh(self.first(x)) @ self.weight + self.bias[0])
-        result: Tensor = self.last(h + self.bias[1])
-        return result
+    h = torch.relu(torch.tanh(self.first(x)) @ self.weight + self.bias[0])
+    return self.last(h + self.bias[1])
 
 
 def test_a_part_of_a_parameter_is_no_bias() -> None:
-    torch.manual_seed(0)
     model = TwoBiases()
     small = nsopt.fit(model, [4, 6], torch.randn(64, 4))
     assert torch.equal(small.get_parameter("bias"), model.bias)
 
 
 def test_squares_that_overflow_in_fp16_are_finite() -> None:
-    torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).half()
     small = nsopt.fit(model, [8], 30 * torch.randn(64, 8).half())
     assert all(tensor.isfinite().all() for tensor in small.parameters())
 
 
-class Subtracted(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.first(x).relu()
-        return torch.add(x, self.second(x), alpha=-1)
+@layers(first=nn.Linear(8, 8), second=nn.Linear(8, 8))
+def Subtracted(self: Any, x: Tensor) -> Any:
+    x = self.first(x).relu()
+    return torch.add(x, self.second(x), alpha=-1)
 
 
 def test_a_sum_with_a_factor_is_not_made_up_for() -> None:
@@ -435,25 +373,18 @@ def test_a_sum_with_a_factor_is_not_made_up_for() -> None:
         torch.testing.assert_close(calls[1].outputs, model.second(model.first(x).relu()))
 
 
-class Tied(nn.Module):
+@layers(first=nn.Linear(8, 12), tied=nn.Parameter(torch.randn(12, 12) / 4))
+@layers(experts=nn.ModuleList(nn.Linear(12, 12) for _ in range(2)), last=nn.Linear(12, 3))
+def Tied(self: Any, x: Tensor) -> Any:
     """A matrix that is also used transposed, and experts that may get no examples."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.tied = nn.Linear(8, 12), nn.Parameter(torch.randn(12, 12) / 4)
-        self.experts = nn.ModuleList(nn.Linear(12, 12) for _ in range(2))
-        self.last = nn.Linear(12, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = ((self.first(x).relu() @ self.tied).relu() @ self.tied.T).relu()
-        for number, expert in enumerate(self.experts):
-            chosen = torch.where((x[:, 0] < 0) == number)[0]  # the first one gets all
-            x = x.index_add(0, chosen, expert(x[chosen]).relu())
-        return self.last(x)
+    x = ((self.first(x).relu() @ self.tied).relu() @ self.tied.T).relu()
+    for number, expert in enumerate(self.experts):
+        chosen = torch.where((x[:, 0] < 0) == number)[0]  # the first one gets all
+        x = x.index_add(0, chosen, expert(x[chosen]).relu())
+    return self.last(x)
 
 
 def test_a_matrix_that_is_also_used_transposed_stays_as_inherited_and_idle_experts_too() -> None:
-    torch.manual_seed(0)
     model, x = Tied(), images(64, 8)
     arch = trace(model, x[:2])
     halves = [width // 2 for width in arch.base_widths]
@@ -465,21 +396,14 @@ def test_a_matrix_that_is_also_used_transposed_stays_as_inherited_and_idle_exper
         assert found.equal(inherited.get_parameter(name)) == same
 
 
-class Words(nn.Module):
+@layers(embedding=nn.Embedding(11, 8), mix=nn.Linear(8, 8))
+def Words(self: Any, words: Tensor, scale: Tensor) -> Any:
     """An embedding whose weight is also the last layer's."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(11, 8)
-        self.mix = nn.Linear(8, 8)
-
-    def forward(self, words: Tensor, scale: Tensor) -> Tensor:
-        x = self.embedding(words) * scale[:, None, None]
-        return (x + self.mix(x).relu()) @ self.embedding.weight.T
+    x = self.embedding(words) * scale[:, None, None]
+    return (x + self.mix(x).relu()) @ self.embedding.weight.T
 
 
 def test_layers_that_cannot_be_fitted_stay_as_inherited_and_are_named() -> None:
-    torch.manual_seed(0)
     words = torch.randint(11, (32, 5), generator=torch.Generator().manual_seed(0))
     model, batches = Words().eval(), [((words, torch.rand(32)), "a target")]
     arch = trace(model, (words[:2], torch.ones(2)))
@@ -493,34 +417,21 @@ def test_layers_that_cannot_be_fitted_stay_as_inherited_and_are_named() -> None:
     assert not changed.equal(before)
 
 
-class Weighed(nn.Module):
+@layers(first=nn.Linear(4, 8), last=nn.Linear(8, 2))
+def Weighed(self: Any, x: Tensor, weight: Tensor) -> Any:
     """Keyword arguments, a second input that has another size."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
-
-    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
-        result: Tensor = self.last(self.first(x).relu()) * weight[:, None]
-        return result
+    return self.last(self.first(x).relu()) * weight[:, None]
 
 
-class FindsNothing(nn.Module):
+@layers(a=nn.Conv2d(3, 8, 3), b=nn.Conv2d(8, 8, 3), c=nn.Conv2d(8, 4, 3), d=nn.Conv2d(4, 2, 1))
+def FindsNothing(self: Any, x: torch.Tensor) -> Any:
     """A detector whose second head gets the images in which the first finds something: none."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
-        self.c, self.d = nn.Conv2d(8, 4, 3), nn.Conv2d(4, 2, 1)
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        maps = self.b(self.a(x).relu()).relu()
-        chosen = maps[maps.mean((1, 2, 3)) > 1e9]
-        return maps, self.d(self.c(chosen).relu())
+    maps = self.b(self.a(x).relu()).relu()
+    chosen = maps[maps.mean((1, 2, 3)) > 1e9]
+    return maps, self.d(self.c(chosen).relu())
 
 
 def test_layers_that_get_no_examples_stay_as_inherited() -> None:
-    torch.manual_seed(0)
     model, x = FindsNothing().eval(), torch.rand(32, 3, 12, 12)
     arch = trace(model, x[:2])
     assert isinstance(arch, Architecture)
@@ -530,24 +441,16 @@ def test_layers_that_get_no_examples_stay_as_inherited() -> None:
     assert all(output.isfinite().all() for output in fitted.model(x))
 
 
-class Routed(nn.Module):
+@layers(up=nn.Linear(6, 24), out=nn.Linear(5, 3), experts=nn.Parameter(torch.randn(2, 24, 5) * 0.3))
+def Routed(self: Any, x: Tensor) -> Any:
     """Two experts in one weight, to which the sign of the first feature routes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.up, self.out = nn.Linear(6, 24), nn.Linear(5, 3)
-        self.experts = nn.Parameter(torch.randn(2, 24, 5) * 0.3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h, first = self.up(x).relu(), x[:, 0] > 0
-        y = h.new_zeros(len(x), 5)
-        y[first], y[~first] = h[first] @ self.experts[0], h[~first] @ self.experts[1]
-        out: Tensor = self.out(y.tanh())
-        return out
+    h, first = self.up(x).relu(), x[:, 0] > 0
+    y = h.new_zeros(len(x), 5)
+    y[first], y[~first] = h[first] @ self.experts[0], h[~first] @ self.experts[1]
+    return self.out(y.tanh())
 
 
 def test_an_expert_without_examples_in_a_batch_is_not_taken_for_another() -> None:
-    torch.manual_seed(0)
     model, x = Routed().eval(), torch.randn(4000, 6)
     arch = trace(model, x[:8])
     second = torch.cat([-x[:400, :1].abs(), x[:400, 1:]], 1)
@@ -581,19 +484,13 @@ def test_inputs_may_be_tensors_tuples_dicts_or_pairs_with_targets() -> None:
     assert [batch.shape for batch in given.batches] == [(20, 4), (12, 4)]
 
 
-class Scaled(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 3)
-
-    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
-        result: Tensor = self.last(torch.relu(self.first(x) * scale))
-        return result
+@layers(first=nn.Linear(4, 8), last=nn.Linear(8, 3))
+def Scaled(self: Any, x: Tensor, scale: Tensor) -> Any:
+    return self.last(torch.relu(self.first(x) * scale))
 
 
 def test_a_batch_may_hold_numbers_and_a_list_of_inputs() -> None:
     """A DataLoader makes lists of tuples."""
-    torch.manual_seed(0)
     model, x = Scaled(), torch.randn(16, 4)
     small = nsopt.fit(model, [4], [(x, torch.tensor(2.0))])
     assert small(x, torch.tensor(2.0)).shape == (16, 3)
@@ -602,14 +499,9 @@ def test_a_batch_may_hold_numbers_and_a_list_of_inputs() -> None:
     assert small(x, torch.ones(16, 1)).shape == (16, 3)
 
 
-class Listed(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = conv_net()
-
-    def forward(self, images: list[Tensor]) -> Tensor:
-        result: Tensor = self.layers(torch.stack(images))
-        return result
+@layers(layers=conv_net())
+def Listed(self: Any, images: list[Tensor]) -> Any:
+    return self.layers(torch.stack(images))
 
 
 def test_a_list_of_examples_is_one_argument() -> None:
@@ -648,7 +540,6 @@ def test_unusable_inputs_raise_one_line(batches: Callable[[], Any], message: str
 
 
 def test_training_mode_and_dropout_do_not_change_the_fit() -> None:
-    torch.manual_seed(0)
     model, x = randomise(conv_net()), images()
     arch = trace(model, x[:2])
     halves = [width // 2 for width in arch.base_widths]
@@ -664,7 +555,6 @@ def test_training_mode_and_dropout_do_not_change_the_fit() -> None:
 def test_an_interrupted_fit_continues_with_the_next_layer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    torch.manual_seed(0)
     model, x, file = randomise(Functional()), images(), tmp_path / "fit.pt"
     monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
     _, _, whole = fit_halves(model, x)
@@ -685,7 +575,6 @@ def test_an_interrupted_fit_continues_with_the_next_layer(
 
 
 def test_layers_whose_outputs_never_change_are_ranked() -> None:
-    torch.manual_seed(0)
     model, x = conv_net(norm=False, bias=True), images()
     arch = trace(model, x[:2])
     halves = [width // 2 for width in arch.base_widths]
@@ -729,7 +618,6 @@ def _halve(x: Tensor) -> Tensor:
 
 
 def test_rows_that_are_nan_in_the_trained_network_do_not_count() -> None:
-    torch.manual_seed(0)
     model, words = Masked(), torch.randint(1, 9, (32, 5))
     words[3] = 0  # masks this whole example
     model.second.weight.data[:, 8:] = 0
@@ -741,7 +629,6 @@ def test_rows_that_are_nan_in_the_trained_network_do_not_count() -> None:
 
 @pytest.mark.parametrize("size", [1, 16])
 def test_a_unit_that_another_one_repeats_is_lost_first_whatever_the_batch(size: int) -> None:
-    torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3)), torch.randn(32, 6)
     with torch.no_grad():
         for name in ("0.weight", "0.bias"):
@@ -763,7 +650,6 @@ def test_weights_that_are_not_finite_are_named_before_a_fit() -> None:
 
 def test_units_are_ranked_by_how_they_vary_not_by_their_mean() -> None:
     """As behind a gate or a pooling: float32 holds three digits of what varies."""
-    torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 4)), torch.randn(512, 8)
     with torch.no_grad():
         model.get_parameter("0.weight").copy_(torch.eye(8).repeat(2, 1) / 1000)
@@ -776,7 +662,6 @@ def test_units_are_ranked_by_how_they_vary_not_by_their_mean() -> None:
 
 
 def test_units_that_repeat_others_are_removed_first() -> None:
-    torch.manual_seed(0)
     model, x = randomise(conv_net()), images()
     arch = trace(model, x[:2])
     repeat_units(arch, model)
@@ -796,15 +681,13 @@ class Silenced(nn.Module):
         self.mix, self.head = nn.Conv2d(16, 16, 1), nn.Linear(16, 4)
         nn.init.zeros_(self.norm.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         x = self.stem(x)
         x = x + self.norm(self.last(self.inner(x).relu()))
-        out: Tensor = self.head(self.mix(x).relu().mean((2, 3)))
-        return out
+        return self.head(self.mix(x).relu().mean((2, 3)))
 
 
 def test_a_layer_whose_outputs_a_norm_silences_stays_finite() -> None:
-    torch.manual_seed(0)
     model, x = Silenced().eval(), torch.randn(32, 3, 8, 8)
     arch = trace(model, x[:2])
     smaller = nsopt.fit(model, [width // 2 for width in arch.base_widths], x, arch)
@@ -819,7 +702,6 @@ def test_agreement_leaves_the_mode_of_every_module() -> None:
 
 
 def test_agreement_and_cost_rise_with_the_budget() -> None:
-    torch.manual_seed(0)
     model, x = randomise(conv_net()), images(96)
     arch = trace(model, x[:2])
     repeat_units(arch, model)

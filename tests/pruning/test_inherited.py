@@ -8,23 +8,16 @@ import torch
 from torch import Tensor, nn
 
 import nsopt
+from nsopt import Architecture, ImageData, SearchSettings, TrainSettings, train
 from nsopt.compute.device import resolve_compute
-from nsopt.data.images import ImageData, Splits
-from nsopt.models.architecture import Architecture
+from nsopt.data.images import Splits
 from nsopt.pruning import engine
-from nsopt.pruning.inherited import (
-    TrainedStart,
-    inherit_network,
-    rank_by_importance,
-)
+from nsopt.pruning.inherited import TrainedStart, inherit_network, rank_by_importance
 from nsopt.pruning.ranking import UnitRanking
-from nsopt.pruning.settings import SearchSettings
 from nsopt.tasks.classification import Classification
 from nsopt.tasks.supervise import supervise
 from nsopt.tasks.supervision import evaluate
 from nsopt.training.kernels import SafeConv2d
-from nsopt.training.loop import train
-from nsopt.training.settings import TrainSettings
 from nsopt.training.step import train_step
 from tests.conftest import first_digits
 from tests.rescaled import with_base_widths
@@ -65,9 +58,7 @@ def compute_score(start: TrainedStart, splits: Splits, widths: tuple[int, ...]) 
     return evaluate(images.validation(CPU), model)
 
 
-def test_a_network_of_important_units_scores_higher_than_one_of_the_others(
-    start: TrainedStart, splits: Splits
-) -> None:
+def test_important_units_score_higher_than_others(start: TrainedStart, splits: Splits) -> None:
     least = replace(start.ranking, scores=tuple(-own for own in start.ranking.scores))
     gains = []
     for eighths in (5, 6, 7):
@@ -77,9 +68,7 @@ def test_a_network_of_important_units_scores_higher_than_one_of_the_others(
     assert sum(gains) / len(gains) > 10
 
 
-def test_inheriting_recomputes_the_statistics_of_batch_norm(
-    start: TrainedStart, splits: Splits
-) -> None:
+def test_inheriting_recomputes_statistics_of_norms(start: TrainedStart, splits: Splits) -> None:
     widths = tuple(3 * width // 4 for width in start.arch.base_widths)
     forgotten = start.arch.inherit(
         start.model,
@@ -94,7 +83,6 @@ def test_inheriting_recomputes_the_statistics_of_batch_norm(
 
 
 def test_statistics_behind_a_dropout_do_not_depend_on_the_random_state() -> None:
-    torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(), nn.BatchNorm1d(8), nn.Linear(8, 3))
     x = torch.randn(16, 4)
     arch = nsopt.trace(model, x)
@@ -110,14 +98,11 @@ def test_statistics_behind_a_dropout_do_not_depend_on_the_random_state() -> None
     torch.set_rng_state(before)
 
 
-def test_ranking_leaves_the_network_and_the_random_state_alone(
-    start: TrainedStart, splits: Splits
-) -> None:
+def test_ranking_changes_no_weight_and_no_state(start: TrainedStart, splits: Splits) -> None:
     before = {name: tensor.clone() for name, tensor in start.model.state_dict().items()}
     state = torch.get_rng_state()
-    again = rank_by_importance(
-        start.arch, start.model, Classification(splits), SETTINGS, CPU, batches=5
-    )
+    images = Classification(splits)
+    again = rank_by_importance(start.arch, start.model, images, SETTINGS, CPU, batches=5)
     torch.testing.assert_close(dict(start.model.state_dict()), before, rtol=0, atol=0)
     torch.testing.assert_close(torch.get_rng_state(), state)
     torch.testing.assert_close(again.scores, start.ranking.scores)

@@ -26,13 +26,12 @@ from nsopt.compute import checkpoint
 from nsopt.errors import NonFiniteLossError, NsoptError
 from nsopt.models.architecture import Architecture
 from nsopt.tasks.batches import LoaderBatches
-from tests.conftest import REPOSITORY
+from tests.conftest import BRIEF, REPOSITORY
+from tests.networks import layers
 from tests.tracing.awkward import UpAndDown
 
-SETTINGS = nsopt.SearchSettings(
-    iterations=1, pretrain_epochs=1, prune_every=1, filters_per_step=4, lr=0.01,
-    device="cpu", precision="fp32",
-)  # fmt: skip
+SETTINGS = nsopt.SearchSettings(iterations=1, filters_per_step=4, lr=0.01, **BRIEF)
+SETTINGS = SETTINGS.updated(prune_every=1)
 CPU = torch.device("cpu")
 
 
@@ -84,9 +83,7 @@ def run_search(arch: Architecture, loss: Any = pixel_loss, **more: Any) -> dict[
     return {**iteration.to_dict(), "seconds": 0}
 
 
-def test_a_network_that_returns_a_dictionary_can_be_searched(
-    segmentation: Architecture,
-) -> None:
+def test_a_network_that_returns_a_dictionary_can_be_searched(segmentation: Architecture) -> None:
     law = nsopt.search(segmentation, nsopt.Task(make_loader(), pixel_loss), SETTINGS).law
     fit = nsopt.solve_widths(law, segmentation.cost("params"), 2000, warn=False)
     model = segmentation.build(fit.widths)
@@ -94,9 +91,7 @@ def test_a_network_that_returns_a_dictionary_can_be_searched(
     assert model(torch.randn(2, 3, 16, 16))["out"].shape == (2, 2, 32, 32)
 
 
-def test_the_order_of_a_shuffled_loader_depends_on_the_seed_alone(
-    segmentation: Architecture,
-) -> None:
+def test_a_shuffled_loader_depends_on_the_seed_alone(segmentation: Architecture) -> None:
     torch.manual_seed(1)
     one = run_search(segmentation)
     torch.manual_seed(2)
@@ -182,27 +177,19 @@ def test_a_search_with_a_loader_continues_where_it_was_interrupted(
     assert run_search(segmentation, stops_in_the_eighth_batch, checkpoint=file) == whole
 
 
-class Sum(nn.Module):
+@layers(a=nn.Linear(4, 24), b=nn.Linear(6, 16), out=nn.Linear(40, 1))
+def Sum(self: Any, x: Tensor, y: Tensor) -> Any:
     """Two inputs, one number for each example."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.out = nn.Linear(4, 24), nn.Linear(6, 16), nn.Linear(40, 1)
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        joined = torch.cat([self.a(x).relu(), self.b(y).relu()], 1)
-        value: Tensor = self.out(joined)
-        return value
+    joined = torch.cat([self.a(x).relu(), self.b(y).relu()], 1)
+    return self.out(joined)
 
 
 def test_a_regression_with_several_inputs_can_be_searched() -> None:
-    torch.manual_seed(0)
     x, y = torch.randn(32, 4), torch.randn(32, 6)
     batches = [((x[i : i + 8], y[i : i + 8]), x[i : i + 8, :1]) for i in range(0, 32, 8)]
     arch = nsopt.trace(Sum(), (x[:2], y[:2]))
-    law = nsopt.search(
-        arch, nsopt.Task(batches, functional.mse_loss), SETTINGS.updated(filters_per_step=2)
-    ).law
+    task, few = nsopt.Task(batches, functional.mse_loss), SETTINGS.updated(filters_per_step=2)
+    law = nsopt.search(arch, task, few).law
     assert arch.check_widths(nsopt.solve_widths(law, arch.cost("params"), 150, warn=False).widths)
 
 
@@ -252,9 +239,7 @@ def test_search_images_is_refused_with_a_loader(segmentation: Architecture) -> N
 
 
 def test_a_nan_loss_raises_an_error(segmentation: Architecture) -> None:
-    task = nsopt.Task(
-        make_loader(), lambda outputs, targets: pixel_loss(outputs, targets) * math.nan
-    )
+    task = nsopt.Task(make_loader(), lambda outputs, own: pixel_loss(outputs, own) * math.nan)
     with pytest.raises(NonFiniteLossError):
         nsopt.search(segmentation, task, SETTINGS)
 

@@ -13,6 +13,7 @@ from nsopt.models.trace import trace
 from nsopt.pruning.fitting.fit import fit_network
 from nsopt.pruning.fitting.inputs import Inputs
 from nsopt.pruning.fitting.recurrent import RecurrentWatch
+from tests.networks import layers
 
 STEPS, HIDDEN = 7, 12
 
@@ -39,23 +40,17 @@ class Classifier(nn.Module):
         return out if batch_first or self.is_packed else out.transpose(0, 1)
 
 
-class Stepwise(nn.Module):
+@layers(first=nn.LSTMCell(3, HIDDEN), second=nn.GRUCell(HIDDEN, HIDDEN))
+@layers(third=nn.RNNCell(HIDDEN, HIDDEN, bias=False), out=nn.Linear(HIDDEN, 4))
+def Stepwise(self: Any, x: Tensor) -> Any:
     """Cells that a loop calls."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.LSTMCell(3, HIDDEN), nn.GRUCell(HIDDEN, HIDDEN)
-        self.third, self.out = nn.RNNCell(HIDDEN, HIDDEN, bias=False), nn.Linear(HIDDEN, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        first: Any = None
-        second = third = None
-        for step in x.unbind(1):
-            first = self.first(step, first)
-            second = self.second(first[0], second)
-            third = self.third(second, third)
-        out: Tensor = self.out(third)
-        return out
+    first: Any = None
+    second = third = None
+    for step in x.unbind(1):
+        first = self.first(step, first)
+        second = self.second(first[0], second)
+        third = self.third(second, third)
+    return self.out(third)
 
 
 MODELS: list[Callable[[], nn.Module]] = [
@@ -80,7 +75,6 @@ def errors_of(model: nn.Module, others: list[nn.Module]) -> list[float]:
 
 @pytest.mark.parametrize("make", MODELS)
 def test_units_that_repeat_others_cost_nothing(make: Callable[[], nn.Module]) -> None:
-    torch.manual_seed(0)
     model, x = make().eval(), torch.randn(256, STEPS, 3)
     arch = trace(model, x[:2])
     half = HIDDEN // 2
@@ -100,7 +94,6 @@ def test_units_that_repeat_others_cost_nothing(make: Callable[[], nn.Module]) ->
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections")
 def test_a_projected_layer_makes_up_for_inputs_that_are_gone() -> None:
-    torch.manual_seed(0)
     model, x = Classifier(nn.LSTM(6, HIDDEN, proj_size=5, batch_first=True)), torch.randn(128, 7, 3)
     with torch.no_grad():
         for tensor in model.first.parameters():
@@ -115,7 +108,6 @@ def test_a_projected_layer_makes_up_for_inputs_that_are_gone() -> None:
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 def test_units_that_do_nothing_are_removed_exactly(kind: type[nn.RNNBase]) -> None:
-    torch.manual_seed(0)
     layer = kind(6, HIDDEN, 2, batch_first=True)
     model, x = Classifier(layer), torch.randn(128, STEPS, 3)
     with torch.no_grad():
@@ -139,19 +131,15 @@ def next_state(x: Tensor, state: Tensor, total: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("is_packed", [False, True])
 @pytest.mark.parametrize("kind", [nn.RNN, nn.GRU])
-def test_the_products_of_each_step_make_the_states_of_the_next(
-    kind: type[nn.RNNBase], is_packed: bool
-) -> None:
-    torch.manual_seed(0)
+def test_products_of_a_step_make_the_next_states(kind: type[nn.RNNBase], is_packed: bool) -> None:
     layer, x = kind(3, 5, 2, bidirectional=True), torch.randn(STEPS, 4, 3)
     sequences = pack_padded_sequence(x, torch.tensor([7, 5, 5, 1])) if is_packed else x
     shown: list[tuple[Tensor, Tensor]] = []
     with torch.no_grad(), RecurrentWatch(lambda *s: shown.append(s[::2]), lambda *_: None):
         result = layer(sequences, torch.randn(4, 4, 5))[0]
     wanted = result.data if isinstance(result, PackedSequence) else result.flatten(0, 1)
-    found = [
-        next_state(of_x, *rest) for (_, of_x), rest in zip(shown[4::2], shown[5::2], strict=True)
-    ]
+    pairs = zip(shown[4::2], shown[5::2], strict=True)
+    found = [next_state(of_x, *rest) for (_, of_x), rest in pairs]
     torch.testing.assert_close(torch.cat(found, 1), wanted)
 
 

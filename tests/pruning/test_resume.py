@@ -18,45 +18,27 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import nsopt
+from nsopt import Architecture, SearchSettings, Silent, TrainSettings, search, train
 from nsopt.compute import checkpoint
 from nsopt.compute.checkpoint import Checkpoint
 from nsopt.compute.device import Compute
 from nsopt.compute.random_state import use_seed
 from nsopt.data.images import ImageData, ImageSet
 from nsopt.errors import NonFiniteLossError, NsoptError, ShortRecordError
-from nsopt.models.architecture import Architecture
 from nsopt.models.registry import get_architecture
-from nsopt.progress import Silent
 from nsopt.pruning import search as pruning_search
 from nsopt.pruning.engine import ShrinkingNetwork, iterative_prune
-from nsopt.pruning.search import search
-from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.record import Iteration
 from nsopt.tasks.classification import Classification
 from nsopt.tasks.supervise import supervise
-from nsopt.training.loop import train
-from nsopt.training.settings import TrainSettings
+from tests.conftest import BRIEF
 from tests.forked import Forked
 from tests.rescaled import with_base_widths
 
-SEARCH = SearchSettings(
-    pretrain_epochs=1,
-    prune_every=2,
-    filters_per_step=20,
-    iterations=2,
-    batch_size=16,
-    small_width=3,
-    device="cpu",
-    precision="fp32",  # auto times steps without a checkpoint, and never with one
-)
+SEARCH = SearchSettings(filters_per_step=20, iterations=2, batch_size=16, small_width=3, **BRIEF)
 TRAINING = TrainSettings(epochs=2, batch_size=16, lr=0.05, device="cpu", precision="fp32")
-FINE_TUNING: dict[str, Any] = {
-    "optimizer": "adamw",
-    "schedule": "linear",
-    "warmup_epochs": 0.5,
-    "distillation": 0.5,
-    "averaging": 0.9,
-}
+FINE_TUNING: dict[str, Any] = {"optimizer": "adamw", "schedule": "linear", "warmup_epochs": 0.5}
+FINE_TUNING |= {"distillation": 0.5, "averaging": 0.9}
 SEARCH_BATCHES, TRAINING_STEPS = 30, 16
 DEAR = Phase.explicit, Phase.generate  # a smaller example would take minutes to find
 
@@ -139,16 +121,8 @@ def test_a_resumed_network_has_exactly_the_same_weights(few: ImageData, name: st
             torch.save(state(), file)
             seen.append(file.getvalue())
 
-        iterative_prune(
-            arch,
-            arch.base_widths,
-            Classification(splits),
-            each,
-            compute,
-            Silent(),
-            resume,
-            after_batch=keep,
-        )
+        how = each, compute, Silent(), resume
+        iterative_prune(arch, arch.base_widths, Classification(splits), *how, after_batch=keep)
         return seen
 
     def loaded(content: bytes) -> dict:
@@ -177,7 +151,6 @@ class Tracking(nn.Module):
 
 
 def test_a_search_continues_with_buffers_that_no_state_holds() -> None:
-    torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 16), Tracking(), nn.ReLU(), nn.Linear(16, 4))
     x, compute = torch.randn(16, 8), Compute(torch.device("cpu"), bf16=False)
     arch = nsopt.trace(model, x)
@@ -244,9 +217,7 @@ def read_checkpoint(checkpoint: Path) -> dict:
     return torch.load(io.BytesIO(content), weights_only=True)
 
 
-def test_seconds_continue_from_the_checkpoint(
-    narrow: Architecture, few: ImageData, tmp_path: Path
-) -> None:
+def test_seconds_continue(narrow: Architecture, few: ImageData, tmp_path: Path) -> None:
     file = tmp_path / "training.pt"
 
     def run() -> float:
@@ -296,37 +267,24 @@ def test_a_checkpoint_with_more_iterations_gives_those_that_are_asked_for(
     assert describe_search(found) == whole_search[:1]
 
 
-def test_a_training_from_other_weights_is_refused(
-    narrow: Architecture, few: ImageData, tmp_path: Path
-) -> None:
+def test_changed_trainings_are_named(narrow: Architecture, few: ImageData, tmp_path: Path) -> None:
     one, other = (narrow.build(narrow.base_widths) for _ in range(2))
     file, widths = tmp_path / "training.pt", narrow.base_widths
-    interrupt_after(5, lambda: train(narrow, widths, few, TRAINING, checkpoint=file, start=one))
+
+    def run(changed: nn.Module = one, **changes: Any) -> None:
+        each = TRAINING.updated(**changes)
+        train(narrow, widths, few, each, checkpoint=file, start=changed)
+
+    interrupt_after(5, run)
     with pytest.raises(NsoptError, match=r"written by other settings \(start: "):
-        train(narrow, widths, few, TRAINING, checkpoint=file, start=other)
-
-
-def test_a_changed_training_is_refused_and_named(
-    narrow: Architecture, few: ImageData, tmp_path: Path
-) -> None:
-    file = tmp_path / "training.pt"
-    widths = narrow.base_widths
-    interrupt_after(5, lambda: train(narrow, widths, few, TRAINING, checkpoint=file))
+        run(other)
     with pytest.raises(NsoptError, match=r"training.lr: 0.06 now, 0.05 there"):
-        train(narrow, widths, few, TRAINING.updated(lr=0.06), checkpoint=file)
-
-
-def test_a_training_that_an_older_version_began_is_refused(
-    narrow: Architecture, few: ImageData, tmp_path: Path
-) -> None:
-    file = tmp_path / "training.pt"
-    widths = narrow.base_widths
-    interrupt_after(5, lambda: train(narrow, widths, few, TRAINING, checkpoint=file))
-    old = read_checkpoint(file)
-    del old["identity"]["format"]
-    Checkpoint(file, old["identity"]).save(old["state"])
+        run(lr=0.06)
+    of_older_version = read_checkpoint(file)
+    del of_older_version["identity"]["format"]
+    Checkpoint(file, of_older_version["identity"]).save(of_older_version["state"])
     with pytest.raises(NsoptError, match=r"written by other settings \(format: .*delete it"):
-        train(narrow, widths, few, TRAINING, checkpoint=file)
+        run()
 
 
 def test_a_run_that_cannot_succeed_leaves_no_checkpoint(

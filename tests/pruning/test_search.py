@@ -9,26 +9,15 @@ import torch
 from torch import nn
 
 import nsopt
+from nsopt import Architecture, ImageData, NsoptError, SearchSettings, Silent, search
 from nsopt.compute import checkpoint
-from nsopt.data.images import ImageData
-from nsopt.errors import NsoptError, OutOfMemoryError, ShortRecordError
-from nsopt.models.architecture import Architecture
-from nsopt.progress import Silent
+from nsopt.errors import OutOfMemoryError, ShortRecordError
 from nsopt.pruning import search as pruning_search
 from nsopt.pruning.engine import iterative_prune
-from nsopt.pruning.search import derive_seed, search
-from nsopt.pruning.settings import SearchSettings
+from nsopt.pruning.search import derive_seed
+from tests.conftest import BRIEF
 
-SETTINGS = SearchSettings(
-    pretrain_epochs=1,
-    prune_every=2,
-    filters_per_step=24,
-    iterations=3,
-    batch_size=16,
-    small_width=3,
-    device="cpu",
-    precision="fp32",
-)
+SETTINGS = SearchSettings(filters_per_step=24, iterations=3, batch_size=16, small_width=3, **BRIEF)
 
 
 def test_no_two_iterations_of_any_searches_share_a_seed() -> None:

@@ -12,28 +12,19 @@ from torch.nn.utils import parametrizations
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import nsopt
+from nsopt import ImageData, SearchSettings, trace
 from nsopt.compute.device import Compute
-from nsopt.data.images import ImageData, ImageSet
-from nsopt.models.trace import trace
+from nsopt.data.images import ImageSet
 from nsopt.pruning.engine import ShrinkingNetwork
 from nsopt.pruning.search import _choose_widths
-from nsopt.pruning.settings import SearchSettings
 from nsopt.pruning.shrinking import ShrinkingModel, TracedGate, find_gate_slices
 from nsopt.scaling.record import Iteration
 from nsopt.tasks.classification import Classification
+from tests.conftest import BRIEF, EXACT
 from tests.tracing import awkward
 
 CPU = Compute(torch.device("cpu"), bf16=False)
-SETTINGS = SearchSettings(
-    pretrain_epochs=1,
-    prune_every=2,
-    filters_per_step=16,
-    iterations=1,
-    batch_size=64,
-    lr=0.05,
-    device="cpu",
-    precision="fp32",
-)
+SETTINGS = SearchSettings(filters_per_step=16, iterations=1, batch_size=64, lr=0.05, **BRIEF)
 
 
 @pytest.mark.parametrize(
@@ -41,11 +32,8 @@ SETTINGS = SearchSettings(
     [awkward.Chunks, awkward.Pieces, awkward.Grouped, awkward.SumOfJoined, awkward.UpAndDown],
     ids=lambda kind: kind.__name__,
 )
-def test_a_shrunken_network_has_the_tensors_of_a_pruned_one(
-    kind: type[nn.Module],
-) -> None:
+def test_a_shrunken_network_has_the_tensors_of_a_pruned_one(kind: type[nn.Module]) -> None:
     """A shrunken network has the tensors of a pruned one, and its momentum their shapes."""
-    torch.manual_seed(0)
     arch, x = trace(kind(), torch.randn(2, 3, 32, 32)), torch.randn(6, 3, 32, 32)
     images = ImageData("x", ("a", "b"), *([_noise()] * 2)).split(0.25)
     network = ShrinkingNetwork(arch, arch.base_widths, Classification(images), SETTINGS, CPU)
@@ -73,19 +61,15 @@ def _noise() -> ImageSet:
 
 
 def test_units_are_scored_behind_the_norm_of_their_layer() -> None:
-    torch.manual_seed(0)
     arch = trace(awkward.RawParameter(), torch.randn(2, 3, 32, 32))
     norms = [[[(f"{path}.weight", 0), (f"{path}.bias", 0)]] for path in ("a.1", "b.1", "c.1")]
     assert find_gate_slices(arch.network) == norms
     arch = trace(awkward.Flattened(), torch.randn(2, 3, 32, 32))
-    assert find_gate_slices(arch.network)[2] == [
-        [("hidden.weight", 0), ("hidden.bias", 0)]
-    ]  # no norm
+    assert find_gate_slices(arch.network)[2] == [[("hidden.weight", 0), ("hidden.bias", 0)]]
 
 
 def test_gradients_of_gates_equal_those_of_explicit_factors() -> None:
     """dE/dz of a factor z = 1 behind each place, by autograd in float64."""
-    torch.manual_seed(0)
     arch = trace(awkward.Flattened(), torch.randn(2, 3, 32, 32))
     model = arch.build(arch.base_widths).double()
     for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
@@ -97,11 +81,8 @@ def test_gradients_of_gates_equal_those_of_explicit_factors() -> None:
     for path, width in (("a.1", 16), ("b.1", 8), ("hidden", 32)):
         z[path] = torch.ones(width, dtype=torch.float64, requires_grad=True)
         shape = (1, -1, 1, 1) if path != "hidden" else (1, -1)
-        hooks.append(
-            model.get_submodule(path).register_forward_hook(
-                lambda _, __, y, own=z[path], shape=shape: y * own.view(shape)
-            )
-        )
+        multiply = lambda _, __, y, own=z[path], shape=shape: y * own.view(shape)  # noqa: E731
+        hooks.append(model.get_submodule(path).register_forward_hook(multiply))
     expected = torch.autograd.grad(model(x).square().mean(), list(z.values()))
     for hook in hooks:
         hook.remove()
@@ -114,10 +95,7 @@ def test_gradients_of_gates_equal_those_of_explicit_factors() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
 @pytest.mark.parametrize("norm", [parametrizations.weight_norm, nn.utils.weight_norm])
-def test_the_factors_of_a_weight_norm_and_the_bias_are_one_gate(
-    norm: Callable[[nn.Module], nn.Module],
-) -> None:
-    torch.manual_seed(0)
+def test_factors_of_a_weight_norm_are_one_gate(norm: Callable[[nn.Module], nn.Module]) -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     x = torch.randn(6, 4)
 
@@ -137,11 +115,8 @@ def test_the_factors_of_a_weight_norm_and_the_bias_are_one_gate(
     [nn.InstanceNorm2d(8), nn.BatchNorm2d(8, affine=False), nn.BatchNorm2d(8)],
     ids=["instance", "batch", "frozen"],
 )
-def test_units_behind_a_norm_without_a_scale_are_scored_where_they_are_read(
-    norm: nn.Module,
-) -> None:
+def test_units_behind_a_norm_without_scale_are_scored_by_readers(norm: nn.Module) -> None:
     """Such a norm undoes the scale of a layer, along which the gradient of its weights is 0."""
-    torch.manual_seed(0)
     norm.requires_grad_(False)
     model = nn.Sequential(
         *(nn.Conv2d(3, 8, 3), norm, nn.ReLU(), nn.Conv2d(8, 6, 3), nn.BatchNorm2d(6), nn.ReLU()),
@@ -182,7 +157,6 @@ class Recorder(TorchDispatchMode):
 @pytest.mark.parametrize("kind", [awkward.Chunks, awkward.Pieces, awkward.Grouped])
 def test_units_of_several_channels_are_scored_by_deterministic_sums(kind: type[nn.Module]) -> None:
     """On a GPU, `index_add` and `scatter_add` add in any order, and their results vary."""
-    torch.manual_seed(0)
     arch, recorder = trace(kind(), torch.randn(2, 3, 32, 32)), Recorder()
     model = arch.build(arch.base_widths).double()
     pruned = ShrinkingModel(arch, model)
@@ -208,15 +182,13 @@ def test_units_of_several_channels_are_scored_by_deterministic_sums(kind: type[n
 
 
 def test_the_importance_of_a_group_that_stays_is_on_the_device_of_the_network() -> None:
-    arch = nsopt.trace(
-        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)), torch.zeros(2, 3, 8, 8)
-    )
+    layers = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)
+    arch = nsopt.trace(nn.Sequential(*layers), torch.zeros(2, 3, 8, 8))
     pruned = ShrinkingModel(arch, arch.build(arch.base_widths).to("meta"))
     assert pruned.score_rigid(4).device.type == "meta"
 
 
 def test_a_search_of_a_traced_network_gives_a_law(digits: ImageData) -> None:
-    torch.manual_seed(0)
     model = nn.Sequential(
         *(nn.Conv2d(1, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU()),
         *(nn.Conv2d(16, 24, 3, 2, 1), nn.BatchNorm2d(24), nn.ReLU()),
@@ -229,12 +201,8 @@ def test_a_search_of_a_traced_network_gives_a_law(digits: ImageData) -> None:
     assert len(result.iterations) == 2
     assert arch.cost("params")(result.iterations[0].widths) <= arch.cost("params")(arch.base_widths)
     fit = nsopt.solve_widths(result.law, arch.cost("macs"), 100_000, warn=False)
-    outcome = nsopt.train(
-        arch,
-        fit.widths.tolist(),
-        digits,
-        nsopt.TrainSettings(epochs=12, batch_size=16, lr=0.1, device="cpu", precision="fp32"),
-    )
+    twelve = nsopt.TrainSettings(epochs=12, batch_size=16, lr=0.1, **EXACT)
+    outcome = nsopt.train(arch, fit.widths.tolist(), digits, twelve)
     first, *_, last = (epoch.train_loss for epoch in outcome.epochs)
     assert last < 0.95 * first  # it learns; 16 validation images cannot tell
     assert sum(p.numel() for p in outcome.model.parameters()) == arch.cost("params")(fit.widths)
@@ -252,7 +220,6 @@ def test_small_widths_are_raised_at_most_to_what_a_group_can_have() -> None:
 
 
 def test_a_traced_network_inherits_the_kept_units() -> None:
-    torch.manual_seed(0)
     arch, x = trace(awkward.SumOfJoined(), torch.randn(2, 3, 32, 32)), torch.randn(2, 3, 32, 32)
     model = arch.build(arch.base_widths).eval()
     kept = [np.array([0, 3, 5]), np.arange(1, 20, 2), np.array([2, 7])]
@@ -272,7 +239,6 @@ def test_a_traced_network_inherits_the_kept_units() -> None:
     "kind", [awkward.SumOfJoined, awkward.Chunks, awkward.UpAndDown, awkward.JoinedWithItself]
 )
 def test_a_network_can_inherit_a_single_unit_of_every_group(kind: type[nn.Module]) -> None:
-    torch.manual_seed(0)
     arch, x = trace(kind(), torch.randn(2, 3, 32, 32)), torch.randn(2, 3, 32, 32)
     model = arch.build(arch.base_widths).eval()
     kept = [np.array([width // 2]) for width in arch.base_widths]

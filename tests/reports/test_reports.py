@@ -50,9 +50,7 @@ def test_no_cell_of_a_csv_file_is_a_formula(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=12))
-def test_the_pareto_front_contains_exactly_the_undominated_points(
-    points: list[tuple[int, int]],
-) -> None:
+def test_the_pareto_front_has_the_undominated_points(points: list[tuple[int, int]]) -> None:
     cost, value = np.array(points, dtype=float).T
     mask = pareto_mask(cost, value)
     assert mask.any()
@@ -103,9 +101,7 @@ def test_equal_numbers_of_parameters_and_macs_are_separate_budgets(results: Resu
         (20.0, "latency", 0.25, "0.25x latency"),
     ],
 )
-def test_a_ratio_names_its_metric(
-    budget: float, metric: str, ratio: float | None, label: str
-) -> None:
+def test_ratios_name_a_metric(budget: float, metric: str, ratio: float | None, label: str) -> None:
     assert size_of({"budget": budget, "metric": metric, "ratio": ratio}) == label
 
 
@@ -159,12 +155,9 @@ def test_no_two_methods_look_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    ("metric", "first"),
-    [("params", "params"), ("macs", "macs"), ("latency", "pareto")],
+    ("metric", "first"), [("params", "params"), ("macs", "macs"), ("latency", "pareto")]
 )
-def test_the_first_figure_shows_the_metric_of_the_budgets(
-    metric: str, first: str, results: Results
-) -> None:
+def test_the_first_figure_shows_the_budgets(metric: str, first: str, results: Results) -> None:
     outcomes = results.outcomes.assign(metric=metric)
     page = render(dataclasses.replace(results, outcomes=outcomes), [])
     drawn = re.findall(r'id="figure-(\w+)"', page)

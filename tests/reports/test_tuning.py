@@ -88,8 +88,7 @@ def test_the_score_of_a_task_and_that_of_its_test_have_columns_of_their_own() ->
         study.set_metric_names(["test"])
     numbers = {"seed": 0, "test_score": 60.0}
     epochs = {"pretrain_epochs": IntDistribution(0, 60)}
-    trial = create_trial(
-        params={"pretrain_epochs": 5}, distributions=epochs, value=61.0, user_attrs=numbers
-    )
+    own = {"pretrain_epochs": 5}
+    trial = create_trial(params=own, distributions=epochs, value=61.0, user_attrs=numbers)
     study.add_trial(trial)
     assert tuning_rows(study) == [{"P": "5", "seed": "0", "test (validation)": "61", "test": "60"}]

@@ -26,9 +26,8 @@ def test_optunahub_loads_the_sampler() -> None:
     module = load_local("samplers/neuralscale")
     arch = module.get_architecture("vgg11")
     law = module.uniform_curve(arch.base_widths)
-    sampler = module.NeuralScaleSampler(
-        law, arch.cost("params"), arch.layer_names, budgets=[579_786]
-    )
+    given = law, arch.cost("params"), arch.layer_names
+    sampler = module.NeuralScaleSampler(*given, budgets=[579_786])
     study = optuna.create_study(sampler=sampler)
     assert module.suggest_widths(study.ask(), arch) == tuple(w // 4 for w in arch.base_widths)
 

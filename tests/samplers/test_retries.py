@@ -10,9 +10,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
-from nsopt.errors import NsoptError
-from nsopt.samplers.neuralscale import NeuralScaleSampler, suggest_widths
-from nsopt.scaling.law import uniform_curve
+from nsopt import NeuralScaleSampler, NsoptError, suggest_widths, uniform_curve
 from tests.samplers.test_sampler import ARCH
 
 BUDGETS = (10**5, 3 * 10**5, 10**6)
@@ -80,9 +78,8 @@ def test_widths_that_are_enqueued_alone_get_the_budget_that_holds_them() -> None
     study = make_study()
     for trial in reversed(first.trials):
         study.enqueue_trial(trial.params)
-    too_large = {
-        f"width_{name}": w for name, w in zip(ARCH.layer_names, ARCH.base_widths, strict=True)
-    }
+    named = zip(ARCH.layer_names, ARCH.base_widths, strict=True)
+    too_large = {f"width_{name}": width for name, width in named}
     study.enqueue_trial(too_large)
     study.optimize(count_parameters, n_trials=4)
     for number, budget in enumerate(reversed(BUDGETS)):

@@ -18,14 +18,9 @@ from optuna.samplers import (
     TPESampler,
 )
 
-from nsopt.errors import NsoptError
-from nsopt.models.architecture import Architecture
-from nsopt.models.registry import get_architecture
-from nsopt.models.trace import trace
+from nsopt import Architecture, NsoptError, get_architecture, solve_widths, solve_widths_sgd, trace
 from nsopt.samplers.neuralscale import NeuralScaleSampler, suggest_widths
-from nsopt.scaling.algorithm3 import solve_widths_sgd
 from nsopt.scaling.law import PowerLaw, uniform_curve
-from nsopt.scaling.solve import solve_widths
 from tests.forked import Forked
 from tests.tracing.awkward import Cropped
 
@@ -110,9 +105,8 @@ def test_proposals_follow_multiple_of_and_min_width(budget: int) -> None:
 
 
 def test_proposals_are_the_same_with_two_objectives() -> None:
-    study = optuna.create_study(
-        directions=["maximize", "minimize"], sampler=make_sampler(budgets=[10**6])
-    )
+    sampler = make_sampler(budgets=[10**6])
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
     study.optimize(lambda trial: (float(sum(suggest_widths(trial, ARCH))), 1.0), n_trials=2)
     for trial in study.trials:
         assert tuple(trial.params[f"width_{name}"] for name in ARCH.layer_names) == solve_law(10**6)
@@ -170,9 +164,7 @@ def print_values() -> None:
     seed=st.integers(0, 2**32 - 1),
     metric=st.sampled_from(["params", "macs"]),
 )
-def test_spread_proposals_fit_the_budget(
-    budget: int, spread: float, seed: int, metric: str
-) -> None:
+def test_spread_proposals_fit_a_budget(budget: int, spread: float, seed: int, metric: str) -> None:
     cost = ARCH.cost(metric)
     limit = budget if metric == "params" else 40 * budget
     own = NeuralScaleSampler(LAW, cost, ARCH.layer_names, budgets=[limit], seed=seed, spread=spread)
@@ -266,9 +258,8 @@ def test_suggest_widths_accepts_a_fixed_trial() -> None:
 
 def test_a_study_loaded_without_its_sampler_causes_one_warning() -> None:
     storage = optuna.storages.InMemoryStorage()
-    study = optuna.create_study(
-        study_name="s", storage=storage, sampler=make_sampler(budgets=[10**6])
-    )
+    sampler = make_sampler(budgets=[10**6])
+    study = optuna.create_study(study_name="s", storage=storage, sampler=sampler)
     study.optimize(lambda trial: float(sum(suggest_widths(trial, ARCH))), n_trials=1)
     reloaded = optuna.load_study(study_name="s", storage=storage)
     with pytest.warns(UserWarning, match="'s' came from a law, and come from TPESampler now"):
@@ -309,8 +300,7 @@ def test_a_trial_stores_its_budget_and_its_cost() -> None:
 
 
 @pytest.mark.filterwarnings(
-    "ignore::optuna.exceptions.ExperimentalWarning",
-    "ignore:widths of study",
+    "ignore::optuna.exceptions.ExperimentalWarning", "ignore:widths of study"
 )
 @pytest.mark.parametrize(
     "other",

@@ -2,8 +2,7 @@
 
 import pytest
 
-from nsopt.errors import NsoptError
-from nsopt.models.registry import get_architecture
+from nsopt import NsoptError, get_architecture
 from nsopt.scaling.budget import Budget, read_budget, read_budgets
 from nsopt.scaling.metric import LATENCY, MACS, PARAMS, Joint, Metric, get_metric
 
@@ -19,10 +18,7 @@ def test_budgets_without_a_name_limit_one_network_each() -> None:
     found = limits_of(read_budgets("600k, 2M", MACS))
     assert found == [(MACS, 600_000), (MACS, 2_000_000)]
     found = limits_of(read_budgets(["600k,2M", 3e6, "params=5k"], MACS))
-    assert found == [
-        *((MACS, 600_000), (MACS, 2_000_000), (MACS, 3_000_000)),
-        (PARAMS, 5000),
-    ]
+    assert found == [*((MACS, 600_000), (MACS, 2_000_000), (MACS, 3_000_000)), (PARAMS, 5000)]
 
 
 def test_budgets_that_name_their_metrics_become_joint() -> None:

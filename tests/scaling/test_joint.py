@@ -9,12 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import ArrayLike
 
-from nsopt.errors import NoWidthsError, NsoptError
-from nsopt.models.registry import get_architecture
+from nsopt import NsoptError, PowerLaw, get_architecture, solve_widths, uniform_curve
+from nsopt.errors import NoWidthsError
 from nsopt.scaling.cost import CostFunction
 from nsopt.scaling.joint import JointCost
-from nsopt.scaling.law import PowerLaw, uniform_curve
-from nsopt.scaling.solve import solve_widths
 from tests.scaling.test_solve import Shortcut
 
 VGG11 = get_architecture("vgg11")
@@ -66,9 +64,8 @@ def test_no_budget_is_exceeded_and_no_larger_size_meets_them_all(
     np.testing.assert_allclose(fit.tau, smallest.tau, rtol=1e-5)
 
     scales = float(fit.tau) * np.geomspace(1 + 1e-9, 100, 100)
-    larger = np.clip(
-        law.widths(scales) // multiple * multiple, -(-least // multiple) * multiple, most
-    )
+    grown = law.widths(scales) // multiple * multiple
+    larger = np.clip(grown, -(-least // multiple) * multiple, most)
     grown = larger[(larger > fit.widths).any(axis=1)].astype(np.int64)
     exceeded = [cost(grown) > budget for cost, budget in limits]
     assert np.any(exceeded, axis=0).all()
@@ -77,9 +74,7 @@ def test_no_budget_is_exceeded_and_no_larger_size_meets_them_all(
 
 @given(laws, st.integers(200_000, 10**7), st.sampled_from([1, 8]))
 @settings(max_examples=10)
-def test_the_network_grows_without_the_binding_budget(
-    law: PowerLaw, params: int, multiple: int
-) -> None:
+def test_the_binding_budget_alone_binds(law: PowerLaw, params: int, multiple: int) -> None:
     macs = int(MACS(solve_widths(law, PARAMS, params, multiple).widths))
     for tight, binding in ((0.5, 1), (2, 0)):
         limits = [(PARAMS, params), (MACS, int(macs * tight))]
@@ -97,9 +92,7 @@ def test_the_marginal_joint_cost_is_a_share_of_the_tightest_budget() -> None:
 
 @given(st.integers(0, 2**31), st.floats(0.05, 2), st.floats(0.7, 1.4))
 @settings(max_examples=20)
-def test_networks_whose_projections_vanish_meet_all_budgets(
-    seed: int, ratio: float, tilt: float
-) -> None:
+def test_vanishing_projections_meet_all_budgets(seed: int, ratio: float, tilt: float) -> None:
     """The smallest of the single solutions may exceed another budget here."""
     arch = get_architecture("resnet18-tied", 100)
     base = np.array(arch.base_widths)

@@ -1,19 +1,25 @@
 import csv
 import json
+import re
+import warnings
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import optuna
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import nsopt
-from nsopt.errors import NsoptError
-from nsopt.scaling.law import PowerLaw, floor_widths, uniform_curve
-from nsopt.scaling.record import Iteration, Trajectory
-from nsopt.scaling.solve import solve_widths
+from nsopt import NsoptError, PowerLaw, get_architecture, solve_widths, uniform_curve
+from nsopt.scaling.law import floor_widths
+from nsopt.scaling.record import Iteration, PruneRecord, Trajectory
 
 layers = st.integers(1, 6)
 alphas = st.floats(1e-3, 1e3)
@@ -77,9 +83,7 @@ def test_fit_recovers_the_law_that_generated_the_widths(law: PowerLaw) -> None:
 
 
 @given(records(), st.floats(1e-3, 1e3))
-def test_fit_does_not_depend_on_the_unit_of_size(
-    record: tuple[np.ndarray, np.ndarray], unit: float
-) -> None:
+def test_fits_do_not_depend_on_units(record: tuple[np.ndarray, np.ndarray], unit: float) -> None:
     widths, tau = record
     law, rescaled = PowerLaw.fit(widths, tau), PowerLaw.fit(widths, tau * unit)
     np.testing.assert_allclose(rescaled.widths(tau * unit), law.widths(tau), rtol=1e-6)
@@ -170,9 +174,7 @@ def two_laws(draw: st.DrawFn) -> tuple[PowerLaw, PowerLaw]:
 
 
 @given(two_laws(), st.floats(1, 1e7), st.floats(-2, 2))
-def test_products_and_powers_of_laws_are_laws(
-    two: tuple[PowerLaw, PowerLaw], tau: float, exponent: float
-) -> None:
+def test_products_are_laws(two: tuple[PowerLaw, PowerLaw], tau: float, exponent: float) -> None:
     one, other = two
     np.testing.assert_allclose((one * other).widths(tau), one.widths(tau) * other.widths(tau))
     np.testing.assert_allclose((one**exponent).widths(tau), one.widths(tau) ** exponent)
@@ -180,9 +182,7 @@ def test_products_and_powers_of_laws_are_laws(
 
 
 @given(two_laws(), st.floats(0, 1))
-def test_a_mixture_of_a_law_with_itself_is_that_law(
-    two: tuple[PowerLaw, PowerLaw], weight: float
-) -> None:
+def test_a_law_mixed_with_itself_stays(two: tuple[PowerLaw, PowerLaw], weight: float) -> None:
     law, _ = two
     mixed = law**weight * law ** (1 - weight)
     np.testing.assert_allclose(mixed.alpha, law.alpha)
@@ -224,10 +224,8 @@ def test_a_layer_with_a_falling_law_gets_beta_zero_and_a_warning() -> None:
     good = PowerLaw([1.0], [0.5], [0.9])
     assert Iteration(trajectory, good, (1,), 1.0).doubts(["first"]) == ""
     loose = PowerLaw([1.0], [0.5], [0.2])
-    assert (
-        Iteration(trajectory, loose, (1,), 1.0).doubts(["first"])
-        == "that of first follows it loosely"
-    )
+    doubts = Iteration(trajectory, loose, (1,), 1.0).doubts(["first"])
+    assert doubts == "that of first follows it loosely"
 
 
 def test_a_law_without_layers_is_refused() -> None:
@@ -246,9 +244,7 @@ def test_a_steep_layer_has_finite_widths_at_any_size() -> None:
     ("name", "data", "classes"),
     [("vgg11", "cifar10", 10), ("resnet18", "cifar100", 100), ("mobilenetv2", "cifar100", 100)],
 )
-def test_published_iterations_come_closer_to_each_other(
-    shared: Path, name: str, data: str, classes: int
-) -> None:
+def test_published_iterations_converge(shared: Path, name: str, data: str, classes: int) -> None:
     arch = nsopt.get_architecture(name, num_classes=classes)
     cost = arch.cost("params")
     budgets = [cost(floor_widths(ratio, arch.base_widths)) for ratio in (0.25, 0.5, 1.0)]
@@ -257,3 +253,85 @@ def test_published_iterations_come_closer_to_each_other(
     logs = [np.log(solve_widths(law, cost, budgets, warn=False).widths) for law in laws]
     steps = [np.square(after - before).mean() for before, after in pairwise(logs)]
     assert np.mean(np.sqrt(steps[6:])) < np.mean(np.sqrt(steps[:3]))
+
+
+ARCH = get_architecture("vgg11")
+PARAMS, MACS = ARCH.cost("params"), ARCH.cost("macs")
+WIDTHS = np.array([np.full(8, width) for width in (40, 32, 24, 16, 12, 8)])
+TAU = np.asarray(PARAMS(WIDTHS))
+LAW = PowerLaw.fit(WIDTHS, TAU)
+INSIDE, LARGEST, SMALLEST = int(PARAMS(WIDTHS[2])), int(TAU[0]), int(TAU[-1])
+
+
+@pytest.mark.parametrize(
+    ("budget", "factor", "said"),
+    [
+        (500 * LARGEST, 500.0, f"{500 * LARGEST:,} params is 5e+02 times the largest recorded"),
+        (2 * LARGEST, 2.0, "is 2 times the largest recorded network: nsopt extrapolates"),
+        (SMALLEST // 2, 0.5, "is 0.5 times the smallest recorded network"),
+        ([INSIDE, SMALLEST // 2, 3 * LARGEST], [1.0, 0.5, 3.0], "is 3 times the largest"),
+    ],
+)
+def test_the_solver_warns_outside_the_record(budget: Any, factor: Any, said: str) -> None:
+    with pytest.warns(UserWarning, match=re.escape(said)) as caught:
+        fit = nsopt.solve_widths(LAW, PARAMS, budget)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    np.testing.assert_allclose(fit.beyond_record, factor, rtol=1e-3)
+    assert nsopt.solve_widths(LAW, PARAMS, budget, warn=False).beyond_record is not None
+
+
+def test_the_solver_is_silent_inside_the_record_and_for_laws_without_one() -> None:
+    for budget in (INSIDE, SMALLEST, LARGEST, int(1.004 * LARGEST)):
+        assert nsopt.solve_widths(LAW, PARAMS, budget).beyond_record is None
+    for law in (nsopt.uniform_curve(ARCH.base_widths), LAW * LAW, LAW**2):
+        assert nsopt.solve_widths(law, PARAMS, 10**9).beyond_record is None
+
+
+def test_other_metrics_other_solvers_and_several_budgets_warn_too() -> None:
+    macs = 2 * int(MACS(WIDTHS[0]))
+    with pytest.warns(UserWarning, match=f"{macs:,} MACs is 2 times the largest"):
+        nsopt.solve_widths(LAW, MACS, macs)
+    with pytest.warns(UserWarning, match=r"the budgets params=.* are 2 times the largest"):
+        fit = nsopt.solve_widths(LAW, [(PARAMS, 2 * LARGEST), (MACS, 100 * macs)])
+    assert fit.beyond_record == pytest.approx(2)
+    with pytest.warns(UserWarning, match="is 2 times the largest"):
+        nsopt.solve_widths_sgd(LAW, PARAMS, 2 * LARGEST, max_steps=1)
+
+
+def test_a_budget_may_be_a_tensor_but_no_text() -> None:
+    for budget in (torch.tensor(INSIDE), torch.tensor([INSIDE, SMALLEST])):
+        widths = nsopt.solve_widths(LAW, PARAMS, budget).widths
+        expected = nsopt.solve_widths(LAW, PARAMS, budget.tolist()).widths
+        np.testing.assert_array_equal(widths, expected)
+    for text in ("2e5", "2_000", ["2e5", 3000], np.array(["2e5"], object), b"2e5", "2k"):
+        with pytest.raises(NsoptError, match=r"budget must be numbers, not .*2"):
+            nsopt.solve_widths(LAW, PARAMS, text)
+        with pytest.raises(NsoptError, match=r"budget must be numbers, not .*2"):
+            LAW.beyond(PARAMS, text)
+
+
+def test_a_law_keeps_its_record_in_a_file() -> None:
+    law = PowerLaw.from_dict(LAW.to_dict())
+    assert law.beyond(PARAMS, 2 * LARGEST) == pytest.approx(2)
+    assert law.beyond(PARAMS, INSIDE) is None
+    np.testing.assert_array_equal(law.recorded, WIDTHS[[-1, 0]])
+    whole = np.vstack([WIDTHS[0], WIDTHS])
+    by_layer = PruneRecord(whole, np.asarray(PARAMS(whole)), by_layer=True)
+    np.testing.assert_array_equal(by_layer.law().recorded, WIDTHS[[-1, 0]])
+    with pytest.raises(nsopt.NsoptError, match="of two networks"):
+        replace(LAW, recorded=WIDTHS[0])
+
+
+def test_the_sampler_warns_once_and_its_trials_say_how_far() -> None:
+    with pytest.warns(UserWarning, match="3 times the largest") as caught:
+        sampler = nsopt.NeuralScaleSampler(LAW, PARAMS, ARCH, budgets=[INSIDE, 3 * LARGEST])
+    assert len(caught) == 1
+    study = optuna.create_study(sampler=sampler)
+    study.optimize(lambda trial: sum(nsopt.suggest_widths(trial, ARCH)), n_trials=4)
+    told = [trial.user_attrs.get("beyond_record") for trial in study.trials]
+    assert told == [None, pytest.approx(3), None, pytest.approx(3)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        silent = partial(nsopt.solve_widths, warn=False)
+        nsopt.NeuralScaleSampler(LAW, PARAMS, ARCH, budgets=[3 * LARGEST], solver=silent)

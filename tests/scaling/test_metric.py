@@ -7,18 +7,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import nsopt
-from nsopt.errors import NsoptError
-from nsopt.models.registry import get_architecture
+from nsopt import NsoptError, get_architecture
 from nsopt.scaling.budget import read_budgets
-from nsopt.scaling.metric import (
-    COUNTED,
-    LATENCY,
-    MACS,
-    PARAMS,
-    Joint,
-    Metric,
-    get_metric,
-)
+from nsopt.scaling.metric import COUNTED, LATENCY, MACS, PARAMS, Joint, Metric, get_metric
 
 
 @pytest.mark.parametrize(
@@ -85,9 +76,7 @@ def test_unknown_metrics_suggest_the_nearest() -> None:
 
 
 @given(st.integers(1, 10**12), st.floats(1e-6, 1e9))
-def test_the_name_of_a_joint_metric_contains_its_budgets_exactly(
-    params: int, milliseconds: float
-) -> None:
+def test_a_joint_metrics_name_holds_its_budgets(params: int, milliseconds: float) -> None:
     joint = Joint.of([(LATENCY, milliseconds), (PARAMS, params)])
     assert get_metric(joint.name) == joint
     assert joint.limits == ((PARAMS, params), (LATENCY, milliseconds))

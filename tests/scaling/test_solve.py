@@ -1,5 +1,6 @@
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,18 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import ArrayLike, NDArray
 
-from nsopt.errors import NsoptError
-from nsopt.models.architecture import Architecture
-from nsopt.models.registry import get_architecture
+import nsopt
+from nsopt import (
+    Architecture,
+    NsoptError,
+    PowerLaw,
+    get_architecture,
+    solve_widths,
+    solve_widths_sgd,
+    uniform_curve,
+)
 from nsopt.scaling.cost import WIDEST
-from nsopt.scaling.law import PowerLaw, floor_widths, uniform_curve
-from nsopt.scaling.solve import solve_widths
+from nsopt.scaling.law import floor_widths
 
 RATIOS = (0.05, 0.1, 0.25, 0.5, 0.75, 1, 2, 4, 8)
 VGG11 = get_architecture("vgg11")
@@ -31,10 +38,8 @@ budgets = st.integers(10_000, 10**8)
 
 
 def read_published_laws(folder: Path) -> list[PowerLaw]:
-    return [
-        PowerLaw.from_dict(law)
-        for law in json.loads((folder / "vgg11-cifar10.laws.json").read_text())
-    ]
+    laws = json.loads((folder / "vgg11-cifar10.laws.json").read_text())
+    return [PowerLaw.from_dict(law) for law in laws]
 
 
 @given(laws, budgets, st.sampled_from([1, 2, 8]), st.sampled_from([1, 3, 16]))
@@ -191,9 +196,7 @@ def test_costs_that_fall_at_equal_widths_are_still_solved_maximally() -> None:
     st.floats(0.02, 4),
 )
 @settings(max_examples=30)
-def test_networks_whose_projections_vanish_are_solved_maximally(
-    name: str, seed: int, ratio: float
-) -> None:
+def test_vanishing_projections_are_solved_maximally(name: str, seed: int, ratio: float) -> None:
     arch = get_architecture(name, 100)
     cost = arch.cost("params")
     base = np.array(arch.base_widths)
@@ -261,9 +264,8 @@ def test_the_unit_of_a_law_does_not_change_the_solution(alpha: float) -> None:
     """At scale 1 its widths may overflow a cost."""
     law, usual = (PowerLaw(np.full(L, a), np.full(L, 0.5), np.ones(L)) for a in (alpha, 1.0))
     macs = VGG11.cost("macs")
-    assert solve_widths(law, macs, 10**7).widths.tolist() == (
-        solve_widths(usual, macs, 10**7).widths.tolist()
-    )
+    one, other = (solve_widths(each, macs, 10**7).widths for each in (law, usual))
+    assert one.tolist() == other.tolist()
 
 
 def test_rounding_arguments_are_checked(vgg11: Architecture) -> None:
@@ -343,3 +345,130 @@ def test_a_law_that_is_not_a_power_can_be_solved() -> None:
     scale = int(fit.widths[0])
     assert fit.widths.tolist() == [scale + layer for layer in range(L)]
     assert PARAMS(fit.widths) <= 100_000 < PARAMS(fit.widths + 1)
+
+
+ARCH = nsopt.get_architecture("vgg11")
+BASE = np.array(ARCH.base_widths)
+LAYERS = len(BASE)
+
+
+@given(
+    metric=st.sampled_from(["params", "macs"]),
+    share=st.floats(0.4, 1.2),
+    multiple=st.sampled_from([1, 4, 16]),
+    beta=st.lists(st.floats(0.1, 1.5), min_size=LAYERS, max_size=LAYERS),
+)
+def test_no_layer_can_be_wider_within_the_budget(
+    metric: str, share: float, multiple: int, beta: list[float]
+) -> None:
+    cost = ARCH.cost(metric)
+    law, budget = PowerLaw(BASE, np.array(beta), np.ones(LAYERS)), share * cost(BASE)
+    limits = budget, multiple, 1, BASE
+    along = nsopt.solve_widths(law, cost, *limits)
+    filled = nsopt.solve_widths(law, cost, *limits, fill=True)
+    assert filled.cost == cost(filled.widths) <= budget
+    assert (filled.widths >= along.widths).all()
+    assert (filled.widths % multiple == 0).all()
+    wider = filled.widths + multiple * np.eye(LAYERS, dtype=int)
+    can_grow = (wider <= BASE).all(axis=1)
+    assert (cost(wider)[can_grow] > budget).all()
+
+
+def test_several_budgets_are_filled_as_each_alone() -> None:
+    law, cost = nsopt.uniform_curve(BASE.tolist()), ARCH.cost("macs")
+    budgets = [1e7, 3e7]
+    together = nsopt.solve_widths(law, cost, budgets, 8, max_width=BASE, fill=True)
+    for number, budget in enumerate(budgets):
+        alone = nsopt.solve_widths(law, cost, budget, 8, max_width=BASE, fill=True)
+        assert (together.widths[number] == alone.widths).all()
+        assert np.atleast_1d(together.cost)[number] == alone.cost
+
+
+def test_all_limits_of_a_joint_budget_hold() -> None:
+    law = nsopt.uniform_curve(BASE.tolist())
+    limits = [(ARCH.cost("params"), 600_000), (ARCH.cost("macs"), 2e7)]
+    found = nsopt.solve_widths(law, limits, multiple_of=16, max_width=BASE, fill=True)
+    assert all(cost(found.widths) <= limit for cost, limit in limits)
+    assert (found.widths > nsopt.solve_widths(law, limits, multiple_of=16).widths).any()
+    shares = [cost(found.widths) / limit for cost, limit in limits]
+    assert found.binding == np.argmax(shares)
+
+
+def test_layers_grow_in_the_order_of_the_law() -> None:
+    """Of layers that cost the same, the one that the law makes wider first is wider."""
+
+    def total(widths: object) -> object:
+        return np.asarray(widths).sum(axis=-1)
+
+    law = PowerLaw(np.array([1.0, 1.05, 1.1]), np.ones(3), np.ones(3))
+    found = nsopt.solve_widths(law, total, 65, multiple_of=10, max_width=100, fill=True)
+    assert found.widths.tolist() == [20, 20, 20]
+    found = nsopt.solve_widths(law, total, 55, multiple_of=10, max_width=100, fill=True)
+    assert found.widths.tolist() == [10, 20, 20]
+
+
+def test_filling_needs_largest_widths() -> None:
+    law = nsopt.uniform_curve(BASE.tolist())
+    with pytest.raises(NsoptError, match="fill needs max_width"):
+        nsopt.solve_widths(law, ARCH.cost("params"), 100_000, fill=True)
+
+
+def test_the_sampler_fills_its_budgets() -> None:
+    law, cost = nsopt.uniform_curve(BASE.tolist()), ARCH.cost("params")
+    solver = partial(nsopt.solve_widths, multiple_of=16, max_width=BASE, fill=True)
+    sampler = nsopt.NeuralScaleSampler(law, cost, ARCH, solver=solver)
+    expected = solver(law, cost, 600_000)
+    assert sampler.propose(600_000) == tuple(expected.widths.tolist())
+
+
+@pytest.fixture
+def law(golden: Path) -> PowerLaw:
+    return PowerLaw.from_dict(json.loads((golden / "vgg11-cifar10.laws.json").read_text())[-1])
+
+
+def test_the_first_step_is_the_published_update(law: PowerLaw) -> None:
+    budget, eta = 579_786, 7.0
+    start = np.maximum(np.floor(law.widths(budget)), 1)
+    slope = np.sum(law.beta * law.alpha * budget ** (law.beta - 1))
+    expected = budget - eta * (PARAMS(start) - budget) * slope
+    fit = solve_widths_sgd(law, PARAMS, budget, eta=eta, max_steps=1)
+    assert fit.tau == pytest.approx(expected, rel=1e-12)
+    assert fit.steps == 1
+
+
+@pytest.mark.parametrize("ratio", [0.25, 0.5, 1, 2])
+def test_the_published_step_size_settles_near_the_budget(law: PowerLaw, ratio: float) -> None:
+    budget = PARAMS(floor_widths(ratio, VGG11.base_widths))
+    fit = solve_widths_sgd(law, PARAMS, budget, eta=50.0)
+    assert not fit.diverged
+    assert fit.cost == PARAMS(fit.widths)
+    assert fit.error == pytest.approx((fit.cost - budget) / budget)
+    assert abs(fit.error) < 0.02
+
+
+def test_divergence_is_returned_without_an_error(law: PowerLaw) -> None:
+    fit = solve_widths_sgd(law, PARAMS, 579_786, eta=1e7)
+    assert fit.diverged
+    assert not fit.converged
+    assert fit.tau > 0
+
+
+@pytest.mark.parametrize(("eta", "steps", "converged"), [(7.0, 5, False), (1e-6, 1, True)])
+def test_only_a_step_without_movement_counts_as_convergence(
+    law: PowerLaw, eta: float, steps: int, converged: bool
+) -> None:
+    fit = solve_widths_sgd(law, PARAMS, 579_786, eta=eta, max_steps=5)
+    assert (fit.steps, fit.converged, fit.diverged) == (steps, converged, False)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"budget": 0},
+        *({"budget": 10**6, "eta": eta} for eta in (0, np.nan, np.inf)),
+        {"budget": 10**6, "max_steps": 0},
+    ],
+)
+def test_arguments_must_be_positive(arguments: dict) -> None:
+    with pytest.raises(NsoptError, match="positive"):
+        solve_widths_sgd(uniform_curve(VGG11.base_widths), PARAMS, **arguments)

@@ -18,8 +18,7 @@ import pytest
 import torch
 
 import nsopt
-from nsopt.data.images import ImageData
-from nsopt.models.architecture import Architecture
+from nsopt import Architecture, ImageData
 from tests.rescaled import with_base_widths
 from tests.simulated_device.guard import LIBRARY, build, compiler
 from tests.simulated_device.networks import small

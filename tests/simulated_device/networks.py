@@ -3,8 +3,7 @@
 import torch
 from torch import nn
 
-from nsopt.pruning.settings import SearchSettings
-from nsopt.training.settings import TrainSettings
+from nsopt import SearchSettings, TrainSettings
 
 TRAINING = TrainSettings(epochs=1, batch_size=16, lr=0.05, device="cpu", precision="fp32")
 SEARCH = SearchSettings(

@@ -318,9 +318,7 @@ def _runtime(devices: SimulatedDevices) -> Iterator[None]:
         instead(torch.cuda.random, device_count=count),
         _without_onednn(),
         instead(
-            torch._C,
-            _cuda_getDevice=torch.accelerator.current_device_index,
-            _has_mps=not is_cuda,
+            torch._C, _cuda_getDevice=torch.accelerator.current_device_index, _has_mps=not is_cuda
         ),
         instead(
             torch.mps,
@@ -331,11 +329,7 @@ def _runtime(devices: SimulatedDevices) -> Iterator[None]:
             driver_allocated_memory=lambda: 0,
             empty_cache=_nothing,
         ),
-        instead(
-            torch.accelerator,
-            device_count=lambda: len(devices.generators),
-            synchronize=wait,
-        ),
+        instead(torch.accelerator, device_count=lambda: len(devices.generators), synchronize=wait),
     ):
         yield
 

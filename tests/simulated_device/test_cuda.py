@@ -9,12 +9,11 @@ import pytest
 import torch
 
 import nsopt
+from nsopt import ImageData, train
 from nsopt.compute.random_state import use_seed
-from nsopt.data.images import ImageData
 from nsopt.methods.baselines import Magnitude
 from nsopt.models.imported import import_architecture
 from nsopt.pruning.ranking import rank_filters
-from nsopt.training.loop import train
 from tests.simulated_device.networks import SEARCH, TRAINING, devices_of, dropping
 from tests.simulated_device.simulation import SimulatedDevices
 
@@ -96,9 +95,7 @@ def test_magnitude_pruning_equals_that_on_the_cpu(
     torch.testing.assert_close(started[1], started[0], rtol=0, atol=0)
 
 
-def test_seeding_touches_only_the_device_that_is_used(
-    images: ImageData, two_cuda: SimulatedDevices
-) -> None:
+def test_seeding_touches_only_one_device(images: ImageData, two_cuda: SimulatedDevices) -> None:
     """The generators of all devices are restored, and dropout depends on the seed."""
     before = [generator.get_state().tolist() for generator in two_cuda.generators]
     arch = nsopt.trace(dropping(), torch.randn(2, 1, 32, 32))
@@ -111,9 +108,7 @@ def test_seeding_touches_only_the_device_that_is_used(
     assert seeds[1] == 3 != seeds[0]
 
 
-def test_importing_a_network_leaves_the_random_state_of_devices_alone(
-    two_cuda: SimulatedDevices,
-) -> None:
+def test_importing_a_network_leaves_random_states_alone(two_cuda: SimulatedDevices) -> None:
     before = [generator.get_state().tolist() for generator in two_cuda.generators]
     import_architecture("tests.simulated_device.networks:small", 2, 32, 1)
     assert [generator.get_state().tolist() for generator in two_cuda.generators] == before

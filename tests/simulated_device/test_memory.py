@@ -11,20 +11,15 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from nsopt import Architecture, ImageData, SearchSettings, Silent, TrainSettings, measure_latency
 from nsopt.compute.checkpoint import Checkpoint
 from nsopt.compute.device import Compute, is_out_of_memory, place, resolve_compute
-from nsopt.data.images import ImageData
 from nsopt.errors import OutOfMemoryError
-from nsopt.latency.measure import measure_latency
-from nsopt.models.architecture import Architecture
-from nsopt.progress import Silent
 from nsopt.pruning.engine import iterative_prune
-from nsopt.pruning.settings import SearchSettings
 from nsopt.tasks.classification import AccuracyEvaluation, Classification
 from nsopt.tasks.supervise import place_images
 from nsopt.tasks.task import Task, TaskSupervision
 from nsopt.training.loop import train_configuration
-from nsopt.training.settings import TrainSettings
 from tests.rescaled import with_base_widths
 from tests.simulated_device.simulation import SimulatedDevices
 
@@ -46,9 +41,8 @@ def test_a_process_does_not_wait_for_the_device_after_every_batch(
 ) -> None:
     splits = place_images(digits.split(0.1), compute)
     cuda.events.clear()
-    train_configuration(
-        tiny, tiny.base_widths, Classification(splits), SHORT, compute, Silent(), None
-    )
+    how = Classification(splits), SHORT, compute, Silent(), None
+    train_configuration(tiny, tiny.base_widths, *how)
     trained = len(cuda.places("wait"))
     settings = SearchSettings(pretrain_epochs=9, batch_size=128)
     supervision, batches = Classification(splits), itertools.count(1)
@@ -57,11 +51,9 @@ def test_a_process_does_not_wait_for_the_device_after_every_batch(
         if next(batches) == 6:
             raise TimeoutError
 
+    rest = supervision, settings, compute, Silent()
     with pytest.raises(TimeoutError):
-        iterative_prune(
-            *(tiny, tiny.base_widths, supervision, settings, compute, Silent()),
-            after_batch=end_soon,
-        )
+        iterative_prune(tiny, tiny.base_widths, *rest, after_batch=end_soon)
     assert trained <= 2
     assert len(cuda.places("wait")) - trained <= 1
 
@@ -127,11 +119,7 @@ def test_a_full_device_is_not_reported_as_missing(cuda: SimulatedDevices) -> Non
 
 
 def test_the_error_of_a_full_device_names_what_was_moved(
-    tiny: Architecture,
-    digits: ImageData,
-    cuda: SimulatedDevices,
-    compute: Compute,
-    tmp_path: Path,
+    tiny: Architecture, digits: ImageData, cuda: SimulatedDevices, compute: Compute, tmp_path: Path
 ) -> None:
     network, file = tiny.build(tiny.base_widths), Checkpoint(tmp_path / "network.pt", {})
     file.save(network.state_dict())

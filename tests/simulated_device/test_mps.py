@@ -5,9 +5,8 @@ import copy
 import torch
 
 import nsopt
+from nsopt import ImageData, measure_latency
 from nsopt.compute.device import describe_device
-from nsopt.data.images import ImageData
-from nsopt.latency.measure import measure_latency
 from nsopt.methods.baselines import Magnitude
 from nsopt.pruning.ranking import rank_filters
 from tests.simulated_device.networks import SEARCH, TRAINING, devices_of, dropping
@@ -47,9 +46,7 @@ def test_random_numbers_depend_on_the_seed_alone(images: ImageData, mps: Simulat
     torch.testing.assert_close(mps.generators[0].get_state(), before)
 
 
-def test_timing_waits_for_the_device_around_every_pass(
-    arch: nsopt.Architecture, mps: SimulatedDevices
-) -> None:
+def test_timing_waits_around_every_pass(arch: nsopt.Architecture, mps: SimulatedDevices) -> None:
     model = arch.build(arch.base_widths)
     latency = measure_latency(model, arch.input_shape, 5, warmup=1, repeats=3, device="mps")
     assert [event.kind for event in mps.events].count("wait") == 2 * (1 + 3)

@@ -49,7 +49,6 @@ def test_copies_and_waits_are_logged(cuda: SimulatedDevices) -> None:
 
 def test_a_network_moves_trains_and_is_saved_as_on_a_real_device(cuda: SimulatedDevices) -> None:
     """Its gradients equal those on the CPU, and tied weights stay tied."""
-    torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 16))
     model.add_module("tied", nn.Linear(16, 16))
     model[4].weight = model[3].weight

@@ -74,9 +74,7 @@ def states(study: optuna.Study) -> list[str]:
 
 # Threads share filters of warnings.
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-def test_workers_that_enqueue_the_same_points_run_each_once(
-    any_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_run_every_point_once(any_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of them enqueue every point, as commands do that start at the same moment."""
     monkeypatch.setattr(engine, "POLL_SECONDS", 0.05)
     studies = [open_study(any_url) for _ in range(3)]  # each with a storage, as in other processes
@@ -265,9 +263,8 @@ def test_a_full_disk_ends_in_one_line_and_the_trial_is_run_later(url: str) -> No
         connection.execute("PRAGMA max_page_count = 128")  # half a megabyte
 
     try:
-        with pytest.raises(
-            StorageError, match=r"study.db cannot be used: .* disk is full: make room"
-        ) as told:
+        message = r"study.db cannot be used: .* disk is full: make room"
+        with pytest.raises(StorageError, match=message) as told:
             run_next(open_study(url), Job(fill))
     finally:
         event.remove(Engine, "connect", limit)
@@ -290,9 +287,7 @@ def test_a_trial_that_is_taken_again_gets_new_time(url: str) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_trial_stays_alive_while_its_sampler_takes_long_and_writes_fail(
-    url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_trials_outlive_long_samplers(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     study, watch, beats = open_study(url), HeartbeatWatch(), list[object]()
     write = internals.write_system_attribute
 

@@ -33,9 +33,7 @@ def test_an_unfinished_last_line_is_removed(path: Path, url: str) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["study.journal"]
 
 
-def test_a_line_that_a_full_disk_cut_while_the_journal_was_open_is_removed(
-    path: Path, url: str
-) -> None:
+def test_a_line_that_a_full_disk_cut_is_removed(path: Path, url: str) -> None:
     """The disk has room again: a process that kept running writes the next line."""
     study = open_study(url)
     study.enqueue_trial({"width": 1})
@@ -69,9 +67,7 @@ def test_looking_for_a_journal_creates_nothing(path: Path, url: str) -> None:
         ('{"op_code":0,"worker_id\n{"op_code":1}\n', "is damaged: restore it from a copy"),
     ],
 )
-def test_files_that_are_not_complete_journals_stay_unchanged(
-    path: Path, url: str, content: str, message: str
-) -> None:
+def test_files_that_are_no_journals_stay(path: Path, url: str, content: str, message: str) -> None:
     path.parent.mkdir()
     path.write_text(content)
     with pytest.raises(NsoptError, match=message):

@@ -84,9 +84,7 @@ def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_a_locked_database_is_to_be_tried_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_locked_databases_are_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = sqlite_url(tmp_path / "study.db")
     open_storage(url)
     monkeypatch.setattr(opening, "_SQLITE_LOCK_SECONDS", 0)
@@ -180,9 +178,7 @@ def test_calls_wait_for_a_server_and_say_so_once(
     )
 
 
-def test_a_method_that_not_every_storage_has_to_write_is_repeated_too(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_optional_methods_of_a_storage_are_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opening, "_RETRY_SECONDS", 0.0)
     storage = guard(Failing(OperationalError("select", {}, AWAY), times=0), SERVER)
     study = optuna.create_study(storage=storage)
@@ -203,9 +199,7 @@ def test_a_method_that_not_every_storage_has_to_write_is_repeated_too(
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_an_error_that_would_happen_again_is_one_line_at_once(
-    error: Exception, url: str, remedy: str
-) -> None:
+def test_a_lasting_error_is_one_line_at_once(error: Exception, url: str, remedy: str) -> None:
     storage = guard(Failing(error, times=1), url)
     with pytest.raises(StorageError, match=rf"storage .* cannot be used: .*: {remedy}") as caught:
         storage.get_all_studies()
@@ -218,9 +212,7 @@ def test_the_patience_with_a_server_ends(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(opening, "_RETRY_SECONDS", 0.01)
     monkeypatch.setattr(opening, "_PATIENCE_SECONDS", 0.05)
     storage = guard(Failing(OperationalError("select", {}, AWAY), times=10**9), SERVER)
-    with pytest.raises(
-        StorageError, match=r"cannot be used: \(builtins.Exception\) could not conn"
-    ):
+    with pytest.raises(StorageError, match=r"cannot be used: \(builtins.Exception\) could not co"):
         storage.get_all_studies()
 
 
@@ -260,9 +252,8 @@ def test_a_call_is_repeated_at_whichever_statement_the_server_fails(
 def test_errors_of_optuna_itself_stay_as_they_are(tmp_path: Path) -> None:
     """Optuna catches them, such as that a study exists."""
     storage = open_storage(sqlite_url(tmp_path / "study.db"))
-    first, again = (
-        optuna.create_study(study_name="s", storage=storage, load_if_exists=True) for _ in range(2)
-    )
+    how = {"study_name": "s", "storage": storage, "load_if_exists": True}
+    first, again = (optuna.create_study(**how) for _ in range(2))
     trial = first.ask()
     again.tell(trial.number, 1.0)
     with pytest.raises(UpdateFinishedTrialError):

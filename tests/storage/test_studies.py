@@ -70,13 +70,10 @@ def test_stored_networks_and_candidates_are_numbers() -> None:
     write_networks(study, [row])
     (stored,) = study.user_attrs["networks"]
     words = {"budget", "widths_by", "files"}
-    assert {type(value) for name, value in stored.items() if name not in words} <= {
-        *(int, float, type(None))
-    }
-    found = [
-        StoredCandidate("fit", (4, 8), 98.5, True),
-        StoredCandidate("uniform", (5, 5), 0.1, False),
-    ]
+    kinds = {type(value) for name, value in stored.items() if name not in words}
+    assert kinds <= {int, float, type(None)}
+    found = [StoredCandidate("fit", (4, 8), 98.5, True)]
+    found += [StoredCandidate("uniform", (5, 5), 0.1, False)]
     assert not is_compression({"dense": study})
     write_candidates(study, "macs", 1 / 3, found)
     assert read_candidates(study, "macs", 1 / 3) == found

@@ -124,9 +124,7 @@ def test_a_file_cannot_make_nsopt_import_a_module(sprung: Path, tmp_path: Path) 
     assert sprung.exists()
 
 
-def test_a_file_of_another_network_than_the_user_names_is_refused(
-    sprung: Path, tmp_path: Path
-) -> None:
+def test_a_file_of_another_network_is_refused(sprung: Path, tmp_path: Path) -> None:
     for stored, given in ((TRAP, "vgg11"), ("vgg11", TRAP), (TRAP, "trap:other")):
         replace(make_network(50.0), arch=stored).save(tmp_path / "weights.pt")
         with pytest.raises(NsoptError, match=f"network is '{stored}', not '{given}': give arch="):
@@ -146,9 +144,7 @@ def test_a_file_of_another_network_than_the_user_names_is_refused(
         "report --out=report",
     ],
 )
-def test_a_storage_cannot_make_nsopt_import_a_module(
-    planted: str, sprung: Path, command: str
-) -> None:
+def test_a_storage_makes_nsopt_import_nothing(planted: str, sprung: Path, command: str) -> None:
     done = call_nsopt(*command.split(), f"--storage={planted}")
     if not command.startswith("report"):
         assert_fails(done, f"the stored network '{TRAP}' would run code", f"--arch {TRAP}")

@@ -12,11 +12,7 @@ from tests.e2e.test_user_errors import assert_fails
 
 SECRET = "sesame"
 COMMANDS = ("study", "tune", "search", "report", "latency", "export", "widths", "worker")
-NEEDED = {
-    "report": ("--out=r",),
-    "export": ("--study=s", "--out=o"),
-    "worker": ("--study=s",),
-}
+NEEDED = {"report": ("--out=r",), "export": ("--study=s", "--out=o"), "worker": ("--study=s",)}
 
 
 @pytest.mark.parametrize("name", ["10%data", "%41", "q?x=1", "a#b", "a b", "a@b:c", "{x}", "ü&+;"])
@@ -109,9 +105,8 @@ def test_every_command_reads_the_storage_from_the_environment(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NSOPT_STORAGE", "postgresql://me:sesame@h:port/d")
-    assert_fails(
-        call_nsopt(command, *NEEDED.get(command, ())), "storage '***' is not a database URL"
-    )
+    done = call_nsopt(command, *NEEDED.get(command, ()))
+    assert_fails(done, "storage '***' is not a database URL")
 
 
 @pytest.mark.parametrize(
@@ -130,9 +125,7 @@ def test_a_misplaced_url_is_quoted_without_its_password(words: tuple[str, ...]) 
     assert_fails(call_nsopt(*words), "postgresql://me:***@h/d")
 
 
-def test_a_law_in_a_file_ignores_the_storage_of_the_environment(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_law_in_a_file_ignores_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NSOPT_STORAGE", "sqlite:///none.db")
     assert_fails(call_nsopt("widths", "--law=nowhere.json"), "cannot read a law from nowhere.json")
     assert_fails(

@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nsopt.errors import NsoptError
+from nsopt import NsoptError, PowerLaw
 from nsopt.reports.results import LATENCY_COLUMNS, Results
-from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.record import Iteration, Trajectory
 from nsopt.storage.schema import TaskDescription
 from nsopt.storage.trials import OUTCOME_COLUMNS
@@ -111,11 +110,8 @@ def test_a_table_shows_published_and_measured_numbers_side_by_side(results: Resu
     methods = {"uniform": "Uniform", "neuralscale-iter1": "NeuralScale (iteration 1)"}
     rows = table_rows(methods, own, published_accuracies("vgg11", "cifar10"))
     uniform, law = (row for row in rows if row["ratio"] == 0.25)
-    assert (uniform["name"], uniform["published"], uniform["published_n"]) == (
-        "Uniform",
-        "88.18 ± 0.17",
-        "5",
-    )
+    found = uniform["name"], uniform["published"], uniform["published_n"]
+    assert found == ("Uniform", "88.18 ± 0.17", "5")
     assert (uniform["best"], uniform["last"], uniform["n"]) == ("88.50 ± 0.71", "87.50 ± 0.71", "2")
     assert (law["best"], law["params"], law["latency"]) == ("90.50", "0.58 M", "1.00")
     wide = next(row for row in rows if row["ratio"] == 2)
@@ -155,9 +151,7 @@ def test_missing_points_are_folded_and_not_drawn(results: Results) -> None:
     assert "figure-Figure-4a" not in render_paper(other, "cifar10")
 
 
-def test_a_search_with_other_pretrain_epochs_is_not_compared_with_the_paper(
-    results: Results,
-) -> None:
+def test_a_search_by_another_protocol_is_not_compared(results: Results) -> None:
     other = replace(results, settings=results.settings | {"search": {"pretrain_epochs": 3}})
     page = render_paper(other, "cifar10")
     assert "<b>90.50</b>" not in page
@@ -171,9 +165,7 @@ def test_published_laws_are_drawn_alone_without_a_search(results: Results) -> No
     assert "Nothing was searched here" in page
 
 
-def test_only_studies_by_the_papers_protocol_get_a_paper_page(
-    results: Results, tmp_path: Path
-) -> None:
+def test_only_the_papers_protocol_gets_a_paper_page(results: Results, tmp_path: Path) -> None:
     page = write_paper(results, tmp_path / "paper")
     assert page == tmp_path / "paper" / "paper.html"
     assert "<h2>Table 1</h2>" in page.read_text()
@@ -186,9 +178,7 @@ def test_only_studies_by_the_papers_protocol_get_a_paper_page(
     assert not (tmp_path / "paper.html").exists()
 
 
-def test_the_command_fails_with_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_fails_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main([f"sqlite:///{tmp_path / 'none.db'}", str(tmp_path)])
     assert end.value.code == 2

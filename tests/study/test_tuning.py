@@ -14,13 +14,9 @@ from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
 
 import nsopt
-from nsopt.data.images import ImageData
-from nsopt.errors import NsoptError
+from nsopt import Architecture, ImageData, NsoptError, Silent, uniform_curve
 from nsopt.latency.model import LatencyModel
-from nsopt.models.architecture import Architecture
-from nsopt.progress import Silent
 from nsopt.reports.tuning import best_settings, best_trial
-from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import PARAMS
 from nsopt.session.presets import override
 from nsopt.session.session import Session, start_session
@@ -104,25 +100,19 @@ def test_trials_that_a_killed_process_left_waiting_are_run(
     assert TrialState.WAITING not in {trial.state for trial in study.trials}
 
 
-def test_every_value_of_pretrain_epochs_is_tried_with_every_seed(
-    tuning: Tuning, place: Workspace
-) -> None:
+def test_all_pretrain_epochs_meet_all_seeds(tuning: Tuning, place: Workspace) -> None:
     both = dataclasses.replace(tuning, over="pretrain-epochs")
     study = run_tuning(both, place, Silent())
     found = [(t.params["pretrain_epochs"], t.user_attrs["seed"]) for t in study.trials]
     assert sorted(found) == [(0, 0), (0, 1), (1, 0), (1, 1)]
     for trial in study.trials:
-        assert trial.values == [
-            trial.user_attrs["score"],
-            trial.user_attrs["search_seconds"],
-        ]
+        assert trial.values == [trial.user_attrs["score"], trial.user_attrs["search_seconds"]]
         assert trial.user_attrs["params"] <= both.budget
     best = best_settings(place, study.study_name)["search"]
     assert best["pretrain_epochs"] in (0, 1)
     more = dataclasses.replace(both, pretrain_epochs=(1, 0, 2), seeds=1)
-    assert [t.params for t in run_tuning(more, place, Silent()).trials[4:]] == [
-        {"pretrain_epochs": 2}
-    ]
+    more_trials = run_tuning(more, place, Silent()).trials[4:]
+    assert [trial.params for trial in more_trials] == [{"pretrain_epochs": 2}]
     assert run_tuning(both, place, Silent()).trials[:4] == study.trials[:4]
     assert not (place.folder / "checkpoints").exists()
 
@@ -159,9 +149,7 @@ def test_a_command_takes_the_law_that_another_command_searched_meanwhile(
     assert len(study.trials) == 1
 
 
-def test_a_trial_that_a_user_enqueued_is_pruned_and_the_tuning_goes_on(
-    tuning: Tuning, place: Workspace
-) -> None:
+def test_an_enqueued_trial_is_pruned_and_tuning_goes_on(tuning: Tuning, place: Workspace) -> None:
     study = run_tuning(dataclasses.replace(tuning, trials=2), place, Silent())
     study.enqueue_trial({"eta": 10.0})
     states = [t.state.name for t in run_tuning(tuning, place, Silent()).trials]

@@ -246,10 +246,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_latency_counts_only_for_the_device_and_version_that_measured_it(
-    comparison: Comparison,
-    place: Workspace,
-    measured: list[str],
-    monkeypatch: pytest.MonkeyPatch,
+    comparison: Comparison, place: Workspace, measured: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = Session(comparison.subject, place, CPU, Silent())
     network = session.open_study("uniform"), comparison.subject.arch.base_widths

@@ -5,9 +5,8 @@ import math
 import pytest
 import torch
 
+from nsopt import Architecture, ImageData
 from nsopt.compute.device import resolve_compute
-from nsopt.data.images import ImageData
-from nsopt.models.architecture import Architecture
 from nsopt.tasks.agreement import Agreement, is_closer
 from nsopt.tasks.classification import Classification, outputs_on
 
@@ -33,19 +32,15 @@ def test_one_network_is_closer_only_beyond_the_error_of_the_images() -> None:
     assert not is_closer(make_agreement(0.1), make_agreement(0.2)), "one image has no error"
 
 
-def test_networks_are_compared_on_the_validation_images(
-    narrow: Architecture, digits: ImageData
-) -> None:
+def test_networks_are_compared_on_validation(narrow: Architecture, digits: ImageData) -> None:
     """The divergence is that of the small network from the trained one, KL(trained || small)."""
     splits, compute = digits.split(0.2), resolve_compute("cpu", "fp32")
     torch.manual_seed(0)
     trained, other = (narrow.build(narrow.base_widths).eval() for _ in range(2))
     compare = Classification(splits).comparison(trained, compute)
     same, found = compare(trained), compare(other)
-    p, q = (
-        outputs_on(splits.validation, model, splits, compute).softmax(1)
-        for model in (trained, other)
-    )
+    logits = (outputs_on(splits.validation, net, splits, compute) for net in (trained, other))
+    p, q = (each.softmax(1) for each in logits)
     assert same.percentage == pytest.approx(100)
     torch.testing.assert_close(found.distances, (p * (p / q).log()).sum(1), rtol=1e-3, atol=1e-6)
     assert len(found.distances) == len(splits.validation)

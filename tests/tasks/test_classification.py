@@ -1,5 +1,7 @@
 """Images with labels as a task."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from nsopt.compute.device import Compute
 from nsopt.data.images import ImageData
 from nsopt.tasks.agreement import class_divergence
 from nsopt.tasks.classification import Classification, are_squashed, count_right, read_logits
+from tests.networks import layers
 
 
 def test_a_student_that_agrees_with_its_teacher_has_zero_loss(digits: ImageData) -> None:
@@ -34,17 +37,12 @@ def test_classes_that_the_teacher_excludes_do_not_count_in_distillation(digits: 
     assert class_divergence(student, torch.full((6, 8), torch.nan)).isnan().all()
 
 
-class Ending(nn.Module):
+@layers(softmax=None)
+@layers(weight=nn.Parameter(torch.linspace(-2, 2, 32 * 32 * 10).view(32 * 32, 10).sin() / 50))
+def Ending(self: Any, images: Tensor) -> Any:
     """The same logits, as probabilities if `softmax` is given."""
-
-    def __init__(self, softmax: nn.Module | None) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.linspace(-2, 2, 32 * 32 * 10).view(32 * 32, 10).sin() / 50)
-        self.softmax = softmax
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits = images.flatten(1) @ self.weight
-        return logits if self.softmax is None else self.softmax(logits)
+    logits = images.flatten(1) @ self.weight
+    return logits if self.softmax is None else self.softmax(logits)
 
 
 def test_a_classifier_that_ends_in_softmax_has_the_loss_of_its_logits(digits: ImageData) -> None:
@@ -56,9 +54,8 @@ def test_a_classifier_that_ends_in_softmax_has_the_loss_of_its_logits(digits: Im
         outputs, teacher = network(images), network(images.flip(0)).detach()
         loss = task.loss(outputs, labels)
         loss.backward()
-        found.append(
-            [loss.detach(), network.weight.grad, task.distil(teacher, 0.5)(outputs, labels)]
-        )
+        distilled = task.distil(teacher, 0.5)(outputs, labels)
+        found.append([loss.detach(), network.weight.grad, distilled])
     for mine, theirs in zip(*found, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
     distances = task.comparison(plain.eval(), cpu)(ending.eval()).distances

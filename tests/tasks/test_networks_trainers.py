@@ -29,9 +29,8 @@ SETTINGS = override(
 
 def compress(model: nn.Module, task: nsopt.Task, trainer: Any) -> nsopt.Compression:
     asked: dict[str, Any] = {"epochs": 3, "candidates": 2, "settings": SETTINGS}
-    return nsopt.compress(
-        model, task, ["params=60%"], trainer=trainer, progress=nsopt.Silent(), **asked
-    )
+    asked |= {"trainer": trainer, "progress": nsopt.Silent()}
+    return nsopt.compress(model, task, ["params=60%"], **asked)
 
 
 @pytest.mark.skipif(find_spec("lightning") is None, reason="lightning is not installed")

@@ -15,30 +15,25 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 import nsopt
+from nsopt import NsoptError, Task
 from nsopt.compression.compress import get_settings
 from nsopt.compute import checkpoint
 from nsopt.compute.device import resolve_compute
-from nsopt.errors import NsoptError
 from nsopt.pruning.fitting.inputs import Inputs
 from nsopt.session.agreement import AgreementScore
 from nsopt.tasks.agreement import class_divergence, measure_variances, relative_distance
 from nsopt.tasks.batches import LoaderBatches, split_batch
-from nsopt.tasks.task import Task
+from tests.conftest import BRIEF
+from tests.networks import layers
 
 SETTINGS = nsopt.TrainSettings(epochs=3, lr=0.05, momentum=0.9, device="cpu", precision="fp32")
 CPU = resolve_compute("cpu", "fp32")
 
 
-class Tone(nn.Module):
+@layers(hidden=nn.Conv1d(1, 12, 8, 4), out=nn.Linear(12, 1))
+def Tone(self: Any, sound: Tensor) -> Any:
     """Sound of 64 samples; the output is its loudness."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.hidden, self.out = nn.Conv1d(1, 12, 8, 4), nn.Linear(12, 1)
-
-    def forward(self, sound: Tensor) -> Tensor:
-        value: Tensor = self.out(self.hidden(sound[:, None]).square().mean(2))
-        return value
+    return self.out(self.hidden(sound[:, None]).square().mean(2))
 
 
 NESTED = torch.nested.nested_tensor([torch.ones(64)], layout=torch.jagged)
@@ -68,19 +63,14 @@ def arch() -> nsopt.Architecture:
     return nsopt.trace(Tone(), make_sounds(2, 0)[0])
 
 
-def test_a_network_is_trained_on_any_task_and_its_numbers_are_the_users(
-    arch: nsopt.Architecture,
-) -> None:
+def test_any_task_trains_and_its_numbers_are_the_users(arch: nsopt.Architecture) -> None:
     outcome = nsopt.train(arch, [8], make_task(test=lambda model: 2 * score(model)), SETTINGS)
     assert outcome.losses[-1] < outcome.losses[0]
     assert outcome.score == score(outcome.model)
     assert outcome.test_score == 2 * outcome.score
     without = nsopt.train(arch, [8], make_task(), SETTINGS)
-    assert (without.score, without.test_score, without.test_score_best_epoch) == (
-        outcome.score,
-        None,
-        None,
-    )
+    assert without.score == outcome.score
+    assert without.test_score is without.test_score_best_epoch is None
     with pytest.raises(NsoptError, match="the task has no test"):
         without.test_accuracy  # noqa: B018
 
@@ -123,9 +113,7 @@ def test_what_a_loss_remembers_is_of_one_training(arch: nsopt.Architecture, comm
         if command == "train":
             found.append(nsopt.train(arch, [8], task, SETTINGS).epochs)
         else:
-            settings = nsopt.SearchSettings(
-                iterations=1, pretrain_epochs=1, prune_every=5, device="cpu", precision="fp32"
-            )
+            settings = nsopt.SearchSettings(**BRIEF, iterations=1).updated(prune_every=5)
             found.append(nsopt.search(arch, task, settings).law.alpha.tolist())
     assert found[0] == found[1]
     assert (loss.center, loss.scale.grad) == (None, None), "the user's own one stays"
@@ -154,17 +142,6 @@ class Interrupted:
 
     def __iter__(self) -> Iterator[Any]:
         raise ValueError("the file is gone")
-
-
-def test_a_loader_that_raises_an_error_is_one_line(arch: nsopt.Architecture) -> None:
-    with pytest.raises(NsoptError, match=r"does not run on the inputs .* \(the file is gone\): "):
-        nsopt.train(arch, [8], Task(Interrupted(), functional.mse_loss, score), SETTINGS)
-
-
-def test_a_loss_with_lazy_parameters_is_one_line(arch: nsopt.Architecture) -> None:
-    lazy = nn.Sequential(nn.LazyLinear(2))
-    with pytest.raises(nsopt.NsoptError, match=r"Sequential .* has parameters without a size"):
-        nsopt.train(arch, [8], make_task(loss=lazy), SETTINGS)
 
 
 def test_an_interrupted_training_on_a_task_continues_with_the_same_numbers(
@@ -252,35 +229,30 @@ def test_a_batch_is_a_pair_or_a_dictionary_with_labels() -> None:
             split_batch(wrong)
 
 
-def test_a_dataset_in_the_place_of_a_loader_is_one_line() -> None:
-    for targets in (torch.arange(8), torch.zeros(8, 1)):
-        data = torch.utils.data.TensorDataset(torch.zeros(8, 3), targets)
-        with pytest.raises(NsoptError, match="single examples: give a DataLoader"):
-            _ = nsopt.Task(data, functional.cross_entropy).inputs
+ROWS = torch.zeros(8, 3)
+UNUSABLE: list[tuple[Any, str]] = [
+    (torch.utils.data.TensorDataset(ROWS, torch.arange(8)), "single examples: give a DataLoader"),
+    (torch.utils.data.TensorDataset(ROWS, ROWS[:, :1]), "single examples: give a DataLoader"),
+    ([(np.zeros((4, 3)), np.zeros(4))], r"hold no tensor: give tensors, .*collate_fn may"),
+    (
+        [{"sound": torch.zeros(4, 64), "label": torch.zeros(4)}],
+        r"argument 'label': it gets all entries .* for 'labels'",
+    ),
+]
 
 
-def test_targets_under_another_name_are_one_line() -> None:
-    batches = [{"sound": make_sounds(4, 0)[0], "label": torch.zeros(4)}]
-    with pytest.raises(NsoptError, match=r"argument 'label': it gets all entries .* for 'labels'"):
-        nsopt.trace(Tone(), nsopt.Task(batches).inputs)
+@pytest.mark.parametrize(("batches", "message"), UNUSABLE)
+def test_other_batches_than_pairs_and_dictionaries_are_one_line(batches: Any, message: str) -> None:
+    with pytest.raises(NsoptError, match=message):
+        nsopt.trace(Tone(), nsopt.Task(batches, functional.cross_entropy).inputs)
 
 
-def test_batches_of_arrays_are_one_line() -> None:
-    arrays = [(np.zeros((4, 3)), np.zeros(4))]
-    with pytest.raises(NsoptError, match=r"hold no tensor: give tensors, .*collate_fn may"):
-        _ = nsopt.Task(arrays, functional.cross_entropy).inputs
+@layers(table=nn.Embedding(7, 12), out=nn.Linear(12, 2))
+def Keywords(self: Any, ids: Tensor, mask: Tensor) -> Any:
+    return {"logits": self.out((self.table(ids) * mask[..., None]).mean(1))}
 
 
 def test_networks_with_keyword_arguments_are_trained() -> None:
-    class Keywords(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.table, self.out = nn.Embedding(7, 12), nn.Linear(12, 2)
-
-        def forward(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
-            hidden = self.table(ids)
-            return {"logits": self.out((hidden * mask[..., None]).mean(1))}
-
     ids = torch.randint(7, (8, 5), generator=torch.Generator().manual_seed(0))
     batch = {"ids": ids, "mask": torch.ones(8, 5), "labels": ids[:, 0] % 2}
     task = Task(
@@ -340,12 +312,12 @@ def test_an_invalid_task_raises_an_error(changes: dict[str, Any], message: str) 
         (make_task(loss=lambda y, t: y.mean()[None].to_sparse()), "the loss must be a tensor of"),
         (make_task(loss=lambda y, t: y.mean() * torch.nan), "of the first batch is nan, before"),
         (make_task(train=[(torch.rand(0, 64), torch.rand(0, 1))]), "a batch has no examples"),
+        (Task(Interrupted(), functional.mse_loss, score), r"not run .* \(the file is gone\): "),
+        (make_task(loss=nn.Sequential(nn.LazyLinear(2))), "has parameters without a size"),
         (5, "give an nsopt.Task or an nsopt.ImageData"),
     ],
 )
-def test_what_training_needs_and_the_task_lacks_is_one_line(
-    arch: nsopt.Architecture, task: Any, message: str
-) -> None:
+def test_what_a_task_lacks_is_one_line(arch: nsopt.Architecture, task: Any, message: str) -> None:
     with pytest.raises(NsoptError, match=message):
         nsopt.train(arch, [8], task, SETTINGS)
 
@@ -360,9 +332,7 @@ def test_what_training_needs_and_the_task_lacks_is_one_line(
     ],
     ids=["meta", "nested", "mkldnn", "empty"],
 )
-def test_inputs_without_numbers_are_one_line(
-    arch: nsopt.Architecture, inputs: Tensor, message: str
-) -> None:
+def test_no_numbers_are_one_line(arch: nsopt.Architecture, inputs: Tensor, message: str) -> None:
     task = Task([(inputs, torch.rand(8, 1))], functional.mse_loss, score)
     for run in (
         lambda: nsopt.trace(Tone(), inputs),
@@ -379,10 +349,8 @@ def test_inputs_without_numbers_are_one_line(
 
 
 def test_sparse_inputs_identify_a_task() -> None:
-    found = [
-        Task([torch.eye(4)[None, None].mul(value).to_sparse()]).fingerprint
-        for value in (1.0, 1.0, 2.0)
-    ]
+    eye = torch.eye(4)[None, None]
+    found = [Task([eye.mul(value).to_sparse()]).fingerprint for value in (1.0, 1.0, 2.0)]
     assert found[0] == found[1] != found[2]
 
 
@@ -400,14 +368,9 @@ def test_what_epochs_of_0_ignore_is_said() -> None:
         ("trainer of the task is not called", {}),
         ("one seed is enough", {"settings": get_settings(False).updated(seeds=2)}),
     ):
+        own = task if not options else replace(task, trainer=None)
         with pytest.warns(UserWarning, match=message):
-            nsopt.compress(
-                model,
-                task if not options else replace(task, trainer=None),
-                ["params=60%"],
-                epochs=0,
-                **options,
-            )
+            nsopt.compress(model, own, ["params=60%"], epochs=0, **options)
     assert not calls
 
 
@@ -448,15 +411,13 @@ def test_classes_that_the_trained_network_excludes_add_nothing_to_the_divergence
         assert class_divergence(outputs, teacher) == pytest.approx(alone - lost)
 
 
-class Halving(Tone):
+@layers(tone=Tone())
+def Halving(self: Any, sound: Tensor) -> Any:
     """Writes into its input."""
-
-    def forward(self, sound: Tensor) -> Tensor:
-        return super().forward(sound.mul_(0.5))
+    return self.tone(sound.mul_(0.5))
 
 
 def test_a_network_that_writes_into_its_input_leaves_the_batches_of_the_user_alone() -> None:
-    torch.manual_seed(0)
     model, task = Halving().eval(), make_task(distance=relative_distance)
     before = [sounds.clone() for sounds, _ in task.train]
     arch = nsopt.trace(model, make_sounds(2, 0)[0])
@@ -492,25 +453,19 @@ def test_networks_are_compared_by_the_distance_of_the_task(arch: nsopt.Architect
     assert found.distances.shape == (64,)
 
 
-class Losses(nn.Module):
+@layers(tone=Tone())
+def Losses(self: Any, sound: Tensor, loudness: Tensor) -> Any:
     """Its first output is the loss, as of transformers that get `labels`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tone = Tone()
-
-    def forward(self, sound: Tensor, loudness: Tensor) -> Any:
-        found = self.tone(sound)
-        return functional.mse_loss(found, loudness), found
+    found = self.tone(sound)
+    return functional.mse_loss(found, loudness), found
 
 
-class Strict(Losses):
+@layers(tone=Tone())
+def Strict(self: Any, sound: Tensor, loudness: Tensor | None = None) -> Any:
     """Needs the targets in training mode."""
-
-    def forward(self, sound: Tensor, loudness: Tensor | None = None) -> Any:
-        if self.training and loudness is None:
-            raise ValueError("give targets")
-        return self.tone(sound)
+    if self.training and loudness is None:
+        raise ValueError("give targets")
+    return self.tone(sound)
 
 
 def test_a_network_that_fails_in_training_mode_is_refused_before_it_trains() -> None:
@@ -558,8 +513,6 @@ def test_a_network_may_compute_its_own_loss() -> None:
     ],
     ids=["few", "many"],
 )
-def test_how_to_write_arguments_is_said_where_their_number_is_wrong(
-    inputs: Any, message: str
-) -> None:
+def test_wrong_numbers_of_arguments_say_how_to_write_them(inputs: Any, message: str) -> None:
     with pytest.raises(NsoptError, match=message):
         nsopt.trace(Losses(), inputs)

@@ -22,11 +22,10 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 import nsopt
+from nsopt import Architecture, trace
 from nsopt.errors import NoWidthsError
-from nsopt.models.architecture import Architecture
 from nsopt.models.imported import network_factory
 from nsopt.models.onnx import export_to_onnx
-from nsopt.models.trace import trace
 from nsopt.tracing.labels import Atoms
 from nsopt.tracing.originals import copy_model
 from nsopt.tracing.run import tensors_of
@@ -217,9 +216,8 @@ def check_building(arch: Architecture, x: Inputs) -> None:
     again = arch.build(most)
     again.load_state_dict(model.state_dict())
     with torch.no_grad():
-        torch.testing.assert_close(
-            compute_outputs(again.eval(), x), compute_outputs(model.eval(), x)
-        )
+        found, expected = (compute_outputs(each.eval(), x) for each in (again, model))
+        torch.testing.assert_close(found, expected)
 
 
 def check_search(arch: Architecture, x: Inputs) -> None:

@@ -54,12 +54,7 @@ def convnextv2(num_classes: int) -> nn.Module:
     import_torchvision("models")
     from timm.models.convnext import ConvNeXt
 
-    return ConvNeXt(
-        num_classes=num_classes,
-        depths=(1, 2, 1, 1),
-        dims=(12, 16, 16, 24),
-        use_grn=True,
-    )
+    return ConvNeXt(3, num_classes, depths=(1, 2, 1, 1), dims=(12, 16, 16, 24), use_grn=True)
 
 
 def resnest(num_classes: int) -> nn.Module:
@@ -85,6 +80,5 @@ def vision_transformer(num_classes: int) -> nn.Module:
     import_torchvision("models")
     from timm.models.vision_transformer import VisionTransformer
 
-    return VisionTransformer(
-        32, 8, num_classes=num_classes, embed_dim=24, depth=2, num_heads=2, mlp_ratio=2
-    )
+    sizes = {"embed_dim": 24, "depth": 2, "num_heads": 2, "mlp_ratio": 2}
+    return VisionTransformer(32, 8, num_classes=num_classes, **sizes)

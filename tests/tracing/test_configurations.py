@@ -13,8 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nsopt.errors import NsoptError
-from nsopt.models.trace import trace
+from nsopt import NsoptError, trace
 from tests.tracing.checks import check_building
 
 Read = Callable[[Any], Any]
@@ -53,10 +52,29 @@ class PlainSlots:
         self.dim = 12
 
 
+class OfClass:
+    dim = 12
+
+
+class OwnCopy(OfClass):
+    def __init__(self) -> None:
+        self.dim = 12
+
+    def __copy__(self) -> Any:
+        return self
+
+
+class Named(dict[str, Any]):
+    def __getattr__(self, name: str) -> Any:
+        if name not in self:
+            raise AttributeError(name)
+        return self[name]
+
+
 @dataclass(frozen=True)
 class Outer:
-    model: Any
-    seed: int = 7
+    model: Any = None
+    dim: int = 12
 
 
 class Keywords(dict[str, int]):
@@ -103,30 +121,13 @@ class Fixed(enum.IntEnum):
     dim = 12
 
 
-class Raising:
-    dim = 12
-
-    def __copy__(self) -> None:
+class Raising(OwnCopy):
+    def __copy__(self) -> Any:
         raise TypeError("this configuration cannot be copied")
 
 
-def read_itself(value: Any) -> Any:
-    return value
-
-
 read_attribute, read_key = operator.attrgetter("dim"), operator.itemgetter("dim")
-
-
-def read_keys(value: Any) -> Any:
-    return value["model"]["dim"]
-
-
-def read_first(value: Any) -> Any:
-    return value[0]["dim"]
-
-
-def read_list(value: Any) -> Any:
-    return value.dims[0]
+read_nested = operator.attrgetter("model.dim")
 
 
 class Viewed(nn.Module):
@@ -137,10 +138,9 @@ class Viewed(nn.Module):
         self.sizes, self.read = sizes, read
         self.first, self.inner, self.last = nn.Linear(6, 12), Inner(sizes), nn.Linear(12, 3)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         x = self.first(x).relu().view(-1, self.read(self.sizes))
-        out: Tensor = self.last(self.inner(x))
-        return out
+        return self.last(self.inner(x))
 
 
 class Inner(nn.Linear):
@@ -152,34 +152,29 @@ class Inner(nn.Linear):
         return super().forward(x).relu()
 
 
+ATTRIBUTES: list[Any] = [Tuple(), OnlySize(), Sizes(), Slots(), FrozenSlots(), PlainSlots()]
+ATTRIBUTES += [Attributes(dim=12), ReadOnly(dim=12), Named(dim=12), Outer(), OfClass()]
+ATTRIBUTES += [SimpleNamespace(dim=np.int64(12))]
+KEYS: list[Any] = [defaultdict(int, dim=12), UserDict(dim=12), Keywords(dim=12)]
+KEYS += [ChainMap({"rate": 1}, {"dim": 12})]
+NESTED = {"model": {"dim": 12, "rate": 0.5}}, UserDict(model=defaultdict(int, dim=12))
+LISTS = SimpleNamespace(dims=[12, 5, 12]), SimpleNamespace(dims=(12, 12))
+
+
 @pytest.mark.parametrize(
     ("sizes", "read"),
     [
-        (np.prod([4, 3]), read_itself),
-        (np.int32(12), read_itself),
+        *((sizes, operator.pos) for sizes in (np.prod([4, 3]), np.int32(12))),
+        *((sizes, read_attribute) for sizes in ATTRIBUTES),
+        *((sizes, read_key) for sizes in KEYS),
+        *((sizes, lambda sizes: sizes["model"]["dim"]) for sizes in NESTED),
+        *((sizes, lambda sizes: sizes.dims[0]) for sizes in LISTS),
         ([np.int64(12), np.int64(5)], operator.itemgetter(0)),
-        (Tuple(), read_attribute),
-        (OnlySize(), read_attribute),
-        (Sizes(), read_attribute),
-        (Slots(), read_attribute),
-        (FrozenSlots(), read_attribute),
-        (PlainSlots(), read_attribute),
-        (SimpleNamespace(dim=np.int64(12)), read_attribute),
-        (defaultdict(int, dim=12), read_key),
-        (UserDict(dim=12), read_key),
-        (ChainMap({"rate": 1}, {"dim": 12}), read_key),
-        (Keywords(dim=12), read_key),
-        (Attributes(dim=12), read_attribute),
-        (ReadOnly(dim=12), read_attribute),
-        (Attributes(model=Attributes(dim=12)), operator.attrgetter("model.dim")),
-        ({"model": {"dim": 12, "rate": 0.5}}, read_keys),
-        (UserDict(model=defaultdict(int, dim=12)), read_keys),
-        (SimpleNamespace(model=SimpleNamespace(dim=12)), operator.attrgetter("model.dim")),
+        ([{"dim": 12}, {"dim": 5}], lambda sizes: sizes[0]["dim"]),
+        (Attributes(model=Attributes(dim=12)), read_nested),
+        (SimpleNamespace(model=SimpleNamespace(dim=12)), read_nested),
+        (SimpleNamespace(model=Tuple()), read_nested),
         (Outer(Outer(FrozenSlots())), operator.attrgetter("model.model.dim")),
-        (SimpleNamespace(model=Tuple()), operator.attrgetter("model.dim")),
-        (SimpleNamespace(dims=[12, 5, 12]), read_list),
-        (SimpleNamespace(dims=(12, 12)), read_list),
-        ([{"dim": 12}, {"dim": 5}], read_first),
     ],
 )
 def test_sizes_in_a_configuration_follow_the_widths(sizes: Any, read: Read) -> None:
@@ -188,8 +183,7 @@ def test_sizes_in_a_configuration_follow_the_widths(sizes: Any, read: Read) -> N
     arch = trace(model, x)
     assert arch.base_widths == (12, 12)
     check_building(arch, x)
-    smaller = arch.build([5, 7])
-    assert isinstance(smaller, Viewed)
+    smaller: Any = arch.build([5, 7])
     assert smaller(x).shape == (2, 3)
     assert (read(smaller.sizes), read(sizes)) == (5, 12)
     assert type(smaller.sizes) is type(sizes)
@@ -200,14 +194,14 @@ def test_sizes_in_a_configuration_follow_the_widths(sizes: Any, read: Read) -> N
 
 
 def test_a_configuration_whose_copies_are_plain_dictionaries_is_one_there() -> None:
-    smaller = trace(Viewed(CopiedPlainly(dim=12), read_key), torch.randn(2, 6)).build([5, 7])
+    smaller: Any = trace(Viewed(CopiedPlainly(dim=12), read_key), torch.randn(2, 6)).build([5, 7])
     assert smaller.sizes == {"dim": 5}
     assert smaller(torch.randn(2, 6)).shape == (2, 3)
 
 
 def test_the_rest_of_a_configuration_stays() -> None:
     sizes = defaultdict(list, dim=12, model=SimpleNamespace(dim=30, name="small"))
-    smaller = trace(Viewed(sizes, read_key), torch.randn(2, 6)).build([5, 12])
+    smaller: Any = trace(Viewed(sizes, read_key), torch.randn(2, 6)).build([5, 12])
     assert smaller.sizes == defaultdict(list, dim=5, model=sizes["model"])
     assert vars(smaller)["sizes"].default_factory is list
 
@@ -217,7 +211,7 @@ class Shared(nn.Module):
 
     def __init__(self, sizes: Any) -> None:
         super().__init__()
-        self.one, self.other = (Viewed(sizes, operator.attrgetter("model.dim")) for _ in range(2))
+        self.one, self.other = (Viewed(sizes, read_nested) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([self.one(x), self.other(x)], 1)
@@ -229,8 +223,7 @@ def test_modules_that_share_a_nested_configuration_follow_their_own_widths() -> 
     arch = trace(model, x)
     assert arch.base_widths == (12,) * 4
     check_building(arch, x)
-    smaller = arch.build([5, 6, 7, 8])
-    assert isinstance(smaller, Shared)
+    smaller: Any = arch.build([5, 6, 7, 8])
     assert smaller.one.sizes.model.dim == smaller.one.first.out_features
     assert smaller.other.sizes.model.dim == smaller.other.first.out_features
     assert sizes.model.dim == 12
@@ -239,10 +232,12 @@ def test_modules_that_share_a_nested_configuration_follow_their_own_widths() -> 
 @pytest.mark.parametrize(
     ("sizes", "read"),
     [
-        (Fixed.dim, read_itself),
+        (Fixed.dim, operator.pos),
         (Monostate(), read_attribute),
+        (OwnCopy(), read_attribute),
+        (Raising(), read_attribute),
         (SimpleNamespace(dim=Fixed.dim), read_attribute),
-        (SimpleNamespace(model=Raising()), operator.attrgetter("model.dim")),
+        (SimpleNamespace(model=Raising()), read_nested),
     ],
 )
 def test_a_size_that_cannot_be_replaced_stays(sizes: Any, read: Read) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nsopt.models.trace import trace
+from tests.networks import layers
 from tests.tracing.checks import check_building, check_network_of, check_pruning, randomise
 
 
@@ -89,16 +91,6 @@ class PackedByProducts(Packed):
         return [self.heads * self.size, self.keys * self.size, self.keys * self.size]
 
 
-@pytest.mark.parametrize("kind", [Packed, PackedByProducts])
-def test_sizes_of_heads_go_where_a_layer_is_cut_into_parts_of_different_sizes(
-    kind: type[Packed],
-) -> None:
-    torch.manual_seed(0)
-    blocks = (nn.Linear(6, 24), kind(), nn.Linear(24, 4))
-    model, x = nn.Sequential(*blocks), torch.randn(2, 5, 6)
-    check_network_of(trace(model, x), model, x, [24, 8], searches=False)
-
-
 class ByNumbers(Attention):
     """All sizes are attributes; each may be a multiple of the two heads of keys."""
 
@@ -111,22 +103,16 @@ class ByNumbers(Attention):
     def forward(self, x: Tensor) -> Tensor:
         batch, steps, _ = x.shape
         q = self.q(x).view(batch, steps, self.heads, self.size).transpose(1, 2)
-        k, v = (
-            each(x).view(batch, steps, self.keys, self.size).transpose(1, 2)
-            for each in (self.k, self.v)
-        )
-        k, v = (each.repeat_interleave(self.heads // self.keys, 1) for each in (k, v))
+        sizes, repeats = (batch, steps, self.keys, self.size), self.heads // self.keys
+        k, v = (each(x).view(sizes).transpose(1, 2) for each in (self.k, self.v))
+        k, v = (each.repeat_interleave(repeats, 1) for each in (k, v))
         y = (q @ k.transpose(2, 3) * 0.3).softmax(-1) @ v  # whose scale shows no size
         return x + self.o(y.transpose(1, 2).reshape(batch, steps, self.heads * self.size))
 
 
 @pytest.mark.parametrize(("heads", "size"), [(8, 8), (6, 4), (4, 2)])
-def test_of_two_heads_of_keys_one_is_removed_and_heads_keep_their_size(
-    heads: int, size: int
-) -> None:
-    torch.manual_seed(0)
-    blocks = (nn.Linear(6, 24), ByNumbers(heads, size), nn.Linear(24, 4))
-    model, x = nn.Sequential(*blocks), torch.randn(2, 5, 6)
+def test_of_two_heads_of_keys_one_goes_and_sizes_stay(heads: int, size: int) -> None:
+    model, x = between(24, ByNumbers(heads, size)), torch.randn(STEPS)
     arch = trace(model, x)
     assert arch.base_widths == (24, 2)
     small = arch.prune(model, [range(24), [1]]).get_submodule("1")
@@ -154,14 +140,6 @@ class Turned(nn.Module):
         return x + self.o(y.transpose(1, 2).flatten(2))
 
 
-@pytest.mark.parametrize("heads", [2, 3, 4])
-def test_few_heads_with_rotary_embeddings_can_be_removed(heads: int) -> None:
-    torch.manual_seed(0)
-    blocks = (nn.Linear(6, 24), Turned(heads), nn.Linear(24, 4))
-    model, x = nn.Sequential(*blocks), torch.randn(2, 5, 6)
-    check_network_of(trace(model, x), model, x, [24, heads], searches=False)
-
-
 class PackedEvenly(Packed):
     """Heads of keys may be as many as those of queries; their sizes are inferred."""
 
@@ -181,38 +159,28 @@ class PackedEvenly(Packed):
 
 
 def test_blocks_of_equal_and_unequal_parts_change_each_by_itself() -> None:
-    torch.manual_seed(0)
-    blocks = (nn.Linear(6, 24), PackedEvenly(4, 5), PackedEvenly(2, 6), nn.Linear(24, 4))
-    model, x = nn.Sequential(*blocks), torch.randn(2, 5, 6)
+    model, x = between(24, PackedEvenly(4, 5), PackedEvenly(2, 6)), torch.randn(STEPS)
     arch = trace(model, x)
     assert arch.base_widths == (24, 5, 6)
     for widths in ([24, 4, 6], [20, 5, 4], [24, 2, 5]):
         assert arch.build(widths)(x).shape == (2, 5, 4)
 
 
-class Transformer(nn.Module):
+@layers(blocks=None, words=nn.Embedding(20, 24), codes=nn.Parameter(torch.randn(9, 24)))
+@layers(head=nn.Linear(24, 4))
+def Transformer(self: Any, words: Tensor) -> Any:
     """Two blocks; reads codes of positions by their indices, and one token."""
-
-    def __init__(self, first: Attention, second: Attention) -> None:
-        super().__init__()
-        self.words, self.codes = nn.Embedding(20, 24), nn.Parameter(torch.randn(9, 24))
-        self.blocks, self.head = nn.Sequential(first, second), nn.Linear(24, 4)
-
-    def forward(self, words: Tensor) -> Tensor:
-        places = torch.arange(words.shape[1]).flip(0)
-        x = self.blocks(self.words(words) + self.codes[places])
-        return self.head(x[torch.arange(len(x)), words.argmax(1)])
+    places = torch.arange(words.shape[1]).flip(0)
+    x = self.blocks(self.words(words) + self.codes[places])
+    return self.head(x[torch.arange(len(x)), words.argmax(1)])
 
 
 @pytest.mark.parametrize(
     ("kind", "keys", "heads"),
     [(Attention, 4, 4), (SizesOfKeys, 4, 4), (Repeats, 2, 2), (Groups, 2, 2)],
 )
-def test_heads_go_from_each_block_on_their_own(
-    kind: type[Attention], keys: int, heads: int
-) -> None:
-    torch.manual_seed(0)
-    model, words = Transformer(kind(keys), kind(keys)), torch.randint(20, (2, 5))
+def test_heads_go_from_each_block_alone(kind: type[Attention], keys: int, heads: int) -> None:
+    model, words = Transformer(nn.Sequential(kind(keys), kind(keys))), torch.randint(20, (2, 5))
     arch = trace(model, words)
     assert arch.base_widths == (24, heads, heads)
     assert all(group.exact for group in arch.network.family.groups)
@@ -231,10 +199,9 @@ class Encoder(nn.Module):
         self.blocks = nn.TransformerEncoder(layer, 1, enable_nested_tensor=padded)
         self.head = nn.Linear(size, 4)
 
-    def forward(self, words: Tensor) -> Tensor:
+    def forward(self, words: Tensor) -> Any:
         mask = words == 0 if self.padded else None
-        out: Tensor = self.head(self.blocks(self.words(words), src_key_padding_mask=mask)[:, 0])
-        return out
+        return self.head(self.blocks(self.words(words), src_key_padding_mask=mask)[:, 0])
 
 
 @pytest.mark.parametrize(("size", "units"), [(24, 4), (32, 4), (48, 12)])
@@ -245,95 +212,44 @@ def test_attention_of_pytorch_shrinks_whatever_its_sizes(size: int, units: int) 
     check_building(arch, words)
 
 
-class Pooled(nn.Module):
+@layers(stem=nn.Linear(6, 24), head=nn.Linear(24, 3))
+@layers(attention=nn.MultiheadAttention(24, 4, batch_first=True))
+def Pooled(self: Any, x: Tensor) -> Any:
     """Attention without a sum around it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.head = nn.Linear(6, 24), nn.Linear(24, 3)
-        self.attention = nn.MultiheadAttention(24, 4, batch_first=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.stem(x)
-        out: Tensor = self.head(self.attention(y, y, y, need_weights=False)[0])
-        return out
+    y = self.stem(x)
+    return self.head(self.attention(y, y, y, need_weights=False)[0])
 
 
-class Positioned(nn.Module):
+@layers(positions=None, a=nn.Linear(6, 16), attention=nn.MultiheadAttention(16, 4))
+@layers(head=nn.Linear(16, 5))
+def Positioned(self: Any, x: Tensor) -> Any:
     """A table of positions for at least as many steps as a head has channels."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self.a, self.head = nn.Linear(6, 16), nn.Linear(16, 5)
-        self.positions = nn.Parameter(torch.randn(steps, 1, 16))
-        self.attention = nn.MultiheadAttention(16, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.a(x.transpose(0, 1)) + self.positions
-        x = x + self.attention(x, x, x)[0]  # with its weights, by other operations than without
-        logits: Tensor = self.head(x.mean(0))
-        return logits
+    x = self.a(x.transpose(0, 1)) + self.positions
+    x = x + self.attention(x, x, x)[0]  # with its weights, by other operations than without
+    return self.head(x.mean(0))
 
 
-@pytest.mark.parametrize("steps", [3, 4, 8, 12])
-def test_places_and_examples_in_one_dimension_do_not_keep_heads(steps: int) -> None:
-    torch.manual_seed(0)
-    model, x = Positioned(steps), torch.randn(2, steps, 6)
-    check_network_of(trace(model, x), model, x, [4], searches=False)
-
-
-class OfNodes(nn.Module):
+@layers(a=nn.Linear(5, 16), head=nn.Linear(16, 3), q=nn.Linear(16, 16), k=nn.Linear(16, 16))
+@layers(v=nn.Linear(16, 16), o=nn.Linear(16, 16), table=nn.Parameter(torch.randn(10, 16)), heads=4)
+def OfNodes(self: Any, x: Tensor) -> Any:
     """Attention over time: nodes, of which a table knows more, are examples there."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.head = nn.Linear(5, 16), nn.Linear(16, 3)
-        self.q, self.k, self.v, self.o = (nn.Linear(16, 16) for _ in range(4))
-        self.table, self.heads = nn.Parameter(torch.randn(10, 16)), 4
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = (self.a(x) + self.table).transpose(0, 1)
-        steps, *rows, channels = y.shape
-        z, sizes = y.reshape(steps, -1, channels), (-1, channels // self.heads)
-        q, k, v = (f(z).view(steps, *sizes).transpose(0, 1) for f in (self.q, self.k, self.v))
-        z = ((q @ k.transpose(1, 2)).softmax(-1) @ v).transpose(0, 1).reshape(z.shape)
-        logits: Tensor = self.head((y + self.o(z).view(steps, *rows, channels)).mean((0, 2)))
-        return logits
+    y = (self.a(x) + self.table).transpose(0, 1)
+    steps, *rows, channels = y.shape
+    z, sizes = y.reshape(steps, -1, channels), (-1, channels // self.heads)
+    q, k, v = (f(z).view(steps, *sizes).transpose(0, 1) for f in (self.q, self.k, self.v))
+    z = ((q @ k.transpose(1, 2)).softmax(-1) @ v).transpose(0, 1).reshape(z.shape)
+    return self.head((y + self.o(z).view(steps, *rows, channels)).mean((0, 2)))
 
 
-class CutHeads(nn.Module):
+@layers(a=nn.Linear(5, 12), head=nn.Linear(16, 3), size=2, q=nn.Linear(12, 16), k=nn.Linear(12, 16))
+@layers(v=nn.Linear(12, 16))
+def CutHeads(self: Any, x: Tensor) -> Any:
     """Heads of two channels that are cut one by one, and become examples (GMAN)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.head, self.size = nn.Linear(5, 12), nn.Linear(16, 3), 2
-        self.q, self.k, self.v = (nn.Linear(12, 16) for _ in range(3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.a(x)
-        parts = (f(y).split(self.size, -1) for f in (self.q, self.k, self.v))
-        q, k, v = (torch.cat(few, 0) for few in parts)
-        z = ((q @ k.transpose(1, 2)).softmax(-1) @ v).split(len(x), 0)
-        logits: Tensor = self.head(torch.cat(z, -1).mean(1))
-        return logits
-
-
-@pytest.mark.parametrize(
-    ("model", "shape", "widths"),
-    [(OfNodes(), (2, 3, 10, 5), [4]), (CutHeads(), (2, 3, 5), [12, 2])],
-)
-def test_heads_that_become_examples_cost_what_they_compute(
-    model: nn.Module, shape: tuple[int, ...], widths: list[int]
-) -> None:
-    torch.manual_seed(0)
-    x = torch.randn(shape)
-    check_network_of(trace(model, x), model, x, widths, searches=False)
-
-
-def test_attention_whose_input_is_not_added_to_its_output_shrinks_by_heads() -> None:
-    torch.manual_seed(0)
-    model, x = Pooled(), torch.randn(2, 7, 6)
-    check_network_of(trace(model, x), model, x, [4], searches=False)
+    y = self.a(x)
+    parts = (f(y).split(self.size, -1) for f in (self.q, self.k, self.v))
+    q, k, v = (torch.cat(few, 0) for few in parts)
+    z = ((q @ k.transpose(1, 2)).softmax(-1) @ v).split(len(x), 0)
+    return self.head(torch.cat(z, -1).mean(1))
 
 
 PADDED = torch.cat([torch.randint(1, 20, (8, 5)), torch.zeros(8, 2, dtype=torch.int64)], 1)
@@ -368,18 +284,14 @@ class Few(nn.Module):
         self.o = nn.Linear(heads * size, 7)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (
-            layer(x).view(*x.shape[:2], self.heads, self.size).transpose(1, 2)
-            for layer in (self.q, self.k, self.v)
-        )
-        y = functional.scaled_dot_product_attention(q, k, v)
+        sizes = *x.shape[:2], self.heads, self.size
+        parts = (layer(x).view(sizes).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        y = functional.scaled_dot_product_attention(*parts)
         return self.o(y.transpose(1, 2).flatten(2).cos())
 
 
 @pytest.mark.parametrize(("size", "heads"), [(2, 1), (3, 1), (5, 1), (3, 2), (4, 2), (4, 3)])
-def test_a_size_that_queries_and_values_share_is_one_width_in_small_heads_too(
-    size: int, heads: int
-) -> None:
+def test_a_size_of_queries_and_values_is_one_width_in_small_heads(size: int, heads: int) -> None:
     model, x = Few(size, heads), torch.randn(2, 5, 7)
     arch = trace(model, x)
     assert arch.base_widths == (size,)
@@ -387,23 +299,15 @@ def test_a_size_that_queries_and_values_share_is_one_width_in_small_heads_too(
     assert arch.build([1])(x).shape == x.shape
 
 
-class Crossing(nn.Module):
+@layers(wide=nn.Conv1d(7, 37, 1), narrow=nn.Conv1d(7, 11, 1), norm=nn.GroupNorm(8, 48))
+@layers(mix=nn.Conv1d(48, 7, 1), few=Few(4, 2), head=nn.Linear(7, 3))
+def Crossing(self: Any, x: Tensor) -> Any:
     """A group of a norm crosses the seam of two layers, whose widths then occur in sums alone."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.wide, self.narrow = nn.Conv1d(7, 37, 1), nn.Conv1d(7, 11, 1)
-        self.norm, self.mix = nn.GroupNorm(8, 48), nn.Conv1d(48, 7, 1)
-        self.few, self.head = Few(4, 2), nn.Linear(7, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        z = self.mix(self.norm(torch.cat([self.wide(x), self.narrow(x)], 1)))
-        out: Tensor = self.head(self.few(z.transpose(1, 2)))
-        return out
+    z = self.mix(self.norm(torch.cat([self.wide(x), self.narrow(x)], 1)))
+    return self.head(self.few(z.transpose(1, 2)))
 
 
 def test_a_size_of_few_small_heads_follows_beside_widths_that_shapes_do_not_tell() -> None:
-    torch.manual_seed(0)
     model, x = Crossing(), torch.randn(2, 7, 5)
     arch = trace(model, x)
     assert dict(zip(arch.layer_names, arch.base_widths, strict=True))["few.q"] == 4
@@ -434,7 +338,6 @@ class Reduced(nn.Module):
 
 def test_stages_of_one_or_more_heads_change_each_by_itself() -> None:
     """The size of a single head changes, that of others does not."""
-    torch.manual_seed(0)
     stages = ((8, 1), (16, 2), (40, 5), (48, 6))
     parts: list[nn.Module] = []
     for before, (size, heads) in zip((6, 8, 16, 40), stages, strict=True):
@@ -448,42 +351,31 @@ def test_stages_of_one_or_more_heads_change_each_by_itself() -> None:
     check_pruning(arch, model, x)
 
 
-class Images(nn.Module):
+@layers(sizes=None, head=16, q=nn.Linear(96, 96), k=nn.Linear(96, 96), v=nn.Linear(96, 96))
+@layers(o=nn.Linear(96, 96))
+def Configured(self: Any, x: Tensor) -> Any:
+    q, k, v = (
+        layer(x).view(*x.shape[:2], -1, self.head).transpose(1, 2)
+        for layer in (self.q, self.k, self.v)
+    )
+    y = functional.scaled_dot_product_attention(q, k, v, dropout_p=self.sizes.drop)
+    return x + self.o(y.transpose(1, 2).reshape(*x.shape[:2], -1))
+
+
+SIZES = SimpleNamespace(hidden=96, heads=6, patch=16, drop=0.0)
+
+
+@layers(sizes=SIZES, stem=nn.Linear(6, 96), norm=nn.LayerNorm(96))
+@layers(probe=nn.Parameter(torch.randn(1, 1, 96)), one=Configured(SIZES), other=Configured(SIZES))
+@layers(pool=nn.MultiheadAttention(96, 6, batch_first=True))
+def Images(self: Any, x: Tensor) -> Any:
     """SigLIP: blocks that keep an object of sizes, and attention that pools all places."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sizes = SimpleNamespace(hidden=96, heads=6, patch=16, drop=0.0)
-        self.stem, self.norm = nn.Linear(6, 96), nn.LayerNorm(96)
-        self.probe = nn.Parameter(torch.randn(1, 1, 96))
-        self.blocks = nn.ModuleList([Configured(self.sizes), Configured(self.sizes)])
-        self.pool = nn.MultiheadAttention(96, 6, batch_first=True)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = functional.dropout(self.stem(x), self.sizes.drop)
-        for block in self.blocks:
-            x = block(x)
-        x = self.norm(x)
-        return x, self.pool(self.probe.repeat(len(x), 1, 1), x, x)[0][:, 0]
-
-
-class Configured(nn.Module):
-    def __init__(self, sizes: SimpleNamespace) -> None:
-        super().__init__()
-        self.sizes, self.head = sizes, 16
-        self.q, self.k, self.v, self.o = (nn.Linear(96, 96) for _ in range(4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (
-            layer(x).view(*x.shape[:2], -1, self.head).transpose(1, 2)
-            for layer in (self.q, self.k, self.v)
-        )
-        y = functional.scaled_dot_product_attention(q, k, v, dropout_p=self.sizes.drop)
-        return x + self.o(y.transpose(1, 2).reshape(*x.shape[:2], -1))
+    x = functional.dropout(self.stem(x), self.sizes.drop)
+    x = self.norm(self.other(self.one(x)))
+    return x, self.pool(self.probe.repeat(len(x), 1, 1), x, x)[0][:, 0]
 
 
 def test_a_size_in_an_object_that_no_code_reads_ties_nothing() -> None:
-    torch.manual_seed(0)
     model, x = Images(), torch.randn(2, 9, 6)
     arch = trace(model, x)
     assert arch.base_widths == (6, 6)
@@ -508,72 +400,61 @@ class Widening(nn.Module):
         return self.wide(x) + self.o(y.transpose(1, 2).reshape(batch, -1, self.outputs))
 
 
-def test_heads_may_have_the_size_of_the_stage_before() -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Linear(6, 16), Widening(16, 16, 1), Widening(16, 32, 2), nn.Linear(32, 4)
-    )
-    x = torch.randn(2, 5, 6)
-    check_network_of(trace(model, x), model, x, [16, 16, 16, 16, 32], searches=False)
-
-
-class WithoutBiasOfKeys(nn.Module):
+@layers(heads=4, scale=nn.Parameter(torch.ones(4, 1, 1)), packed=nn.Linear(32, 96, bias=False))
+@layers(q_bias=nn.Parameter(torch.randn(32)), v_bias=nn.Parameter(torch.randn(32)))
+@layers(k_bias=nn.Buffer(torch.zeros(32), persistent=False), o=nn.Linear(32, 32))
+def WithoutBiasOfKeys(self: Any, x: Tensor) -> Any:
     """Swin V2: zeros in a buffer are the biases of keys; the size of its heads is inferred."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.heads, self.scale = 4, nn.Parameter(torch.ones(4, 1, 1))
-        self.packed, self.o = nn.Linear(32, 96, bias=False), nn.Linear(32, 32)
-        self.q_bias, self.v_bias = nn.Parameter(torch.randn(32)), nn.Parameter(torch.randn(32))
-        self.register_buffer("k_bias", torch.zeros(32), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        bias = torch.cat((self.q_bias, self.get_buffer("k_bias"), self.v_bias))
-        packed = functional.linear(x, self.packed.weight, bias)
-        q, k, v = packed.reshape(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        y = (q @ k.transpose(-2, -1) * self.scale).softmax(-1) @ v
-        return x + self.o(y.transpose(1, 2).reshape(x.shape))
+    bias = torch.cat((self.q_bias, self.k_bias, self.v_bias))
+    packed = functional.linear(x, self.packed.weight, bias)
+    q, k, v = packed.reshape(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+    y = (q @ k.transpose(-2, -1) * self.scale).softmax(-1) @ v
+    return x + self.o(y.transpose(1, 2).reshape(x.shape))
 
 
-def test_a_buffer_of_zeros_does_not_turn_heads_into_units() -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 32), WithoutBiasOfKeys(), nn.Linear(32, 4))
-    x = torch.randn(2, 5, 6)
-    check_network_of(trace(model, x), model, x, [8], searches=False)
-
-
-class PackedPairs(nn.Module):
+@layers(heads=4, pairs=nn.Linear(24, 48), v=nn.Linear(24, 24), o=nn.Linear(24, 24))
+def PackedPairs(self: Any, x: Tensor) -> Any:
     """ConViT: a layer makes queries and keys, another the values; inputs tell the size of heads."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.heads = 4
-        self.pairs, self.v, self.o = nn.Linear(24, 48), nn.Linear(24, 24), nn.Linear(24, 24)
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, steps, channels = x.shape
-        size = self.heads, channels // self.heads
-        q, k = self.pairs(x).reshape(batch, steps, 2, *size).permute(2, 0, 3, 1, 4)
-        v = self.v(x).reshape(batch, steps, *size).transpose(1, 2)
-        y = functional.scaled_dot_product_attention(q, k, v)
-        return x + self.o(y.transpose(1, 2).reshape(batch, steps, channels))
+    batch, steps, channels = x.shape
+    size = self.heads, channels // self.heads
+    q, k = self.pairs(x).reshape(batch, steps, 2, *size).permute(2, 0, 3, 1, 4)
+    v = self.v(x).reshape(batch, steps, *size).transpose(1, 2)
+    y = functional.scaled_dot_product_attention(q, k, v)
+    return x + self.o(y.transpose(1, 2).reshape(batch, steps, channels))
 
 
-class Readout(nn.Module):
+@layers(project=nn.Linear(48, 24))
+def Readout(self: Any, x: Tensor) -> Any:
     """DPT: each token reads the first one beside itself, and keeps its shape."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.project = nn.Linear(48, 24)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y, shape = x[:, 1:], x[:, 1:].shape
-        y = self.project(torch.cat([y, x[:, :1].expand_as(y)], -1)).relu()
-        return y.reshape(shape)
+    y, shape = x[:, 1:], x[:, 1:].shape
+    y = self.project(torch.cat([y, x[:, :1].expand_as(y)], -1)).relu()
+    return y.reshape(shape)
 
 
-@pytest.mark.parametrize(("block", "width"), [(PackedPairs(), 6), (Readout(), 24)])
-def test_layers_of_two_squares_follow_the_stream(block: nn.Module, width: int) -> None:
-    torch.manual_seed(0)
-    model, x = nn.Sequential(nn.Linear(6, 24), block, nn.Linear(24, 4)), torch.randn(2, 5, 6)
-    check_network_of(trace(model, x), model, x, [width], searches=False)
+def between(width: int, *blocks: nn.Module, last: int | None = None) -> nn.Module:
+    return nn.Sequential(nn.Linear(6, width), *blocks, nn.Linear(last or width, 4))
+
+
+POSITIONED = [Positioned(nn.Parameter(torch.randn(steps, 1, 16))) for steps in (3, 4, 8, 12)]
+STEPS = 2, 5, 6
+WHOLE = [
+    (between(24, Packed()), STEPS, [24, 8]),  # a layer is cut into parts of different sizes
+    (between(24, PackedByProducts()), STEPS, [24, 8]),
+    *((between(24, Turned(heads)), STEPS, [24, heads]) for heads in (2, 3, 4)),
+    *((model, (2, len(model.positions), 6), [4]) for model in POSITIONED),  # examples are places
+    (OfNodes(), (2, 3, 10, 5), [4]),
+    (CutHeads(), (2, 3, 5), [12, 2]),
+    (Pooled(), (2, 7, 6), [4]),
+    (between(16, Widening(16, 16, 1), Widening(16, 32, 2), last=32), STEPS, [16, 16, 16, 16, 32]),
+    (between(32, WithoutBiasOfKeys()), STEPS, [8]),
+    (between(24, PackedPairs()), STEPS, [6]),
+    (between(24, Readout()), STEPS, [24]),
+]
+
+
+@pytest.mark.parametrize(("model", "shape", "widths"), WHOLE)
+def test_heads_go_however_code_gives_their_sizes(
+    model: nn.Module, shape: tuple[int, ...], widths: list[int]
+) -> None:
+    x = torch.randn(shape)
+    check_network_of(trace(model, x), model, x, widths, searches=False)

@@ -44,9 +44,7 @@ def _make_whisper(hub: Any) -> nn.Module:
     sizes = dict(zip(sides, [2, 4, 96] * 2, strict=True))
     lengths = {"max_source_positions": 20, "max_target_positions": 20, "num_mel_bins": 16}
     tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
-    config = hub.WhisperConfig(
-        vocab_size=100, d_model=64, use_cache=False, **sizes, **lengths, **tokens
-    )
+    config = hub.WhisperConfig(100, d_model=64, use_cache=False, **sizes, **lengths, **tokens)
     model = hub.WhisperForConditionalGeneration(config)
     return Logits(model, "input_features", "decoder_input_ids")
 

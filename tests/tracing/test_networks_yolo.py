@@ -88,9 +88,8 @@ def read_fine_tune(ultralytics: Any) -> Any:
 def test_yolo_trains_exports_and_loads_a_pruned_network(ultralytics: Any, tmp_path: Path) -> None:
     yolo, model = make_yolo(ultralytics, "yolov8n.yaml")
     arch = nsopt.trace(model, X)
-    kept = [
-        norm.topk(max(1, len(norm) // 2)).indices.sort().values for norm in arch.filter_norms(model)
-    ]
+    halves = [(norm, max(1, len(norm) // 2)) for norm in arch.filter_norms(model)]
+    kept = [norm.topk(half).indices.sort().values for norm, half in halves]
     small = arch.prune(model, kept)
     size = sum(p.numel() for p in small.parameters())
     assert size < 0.35 * sum(p.numel() for p in model.parameters())
@@ -112,9 +111,8 @@ def test_yolo_trains_exports_and_loads_a_pruned_network(ultralytics: Any, tmp_pa
     )
     best = ultralytics.YOLO(str(tmp_path / "run" / "weights" / "best.pt"))
     assert sum(p.numel() for p in best.model.parameters()) == size
-    before, after = (
-        m.state_dict()["model.0.conv.weight"].float() for m in (arch.prune(model, kept), best.model)
-    )
+    both, name = (arch.prune(model, kept), best.model), "model.0.conv.weight"
+    before, after = (each.state_dict()[name].float() for each in both)
     assert before.shape == after.shape
     file = best.export(format="torchscript", imgsz=64, device="cpu")
     assert torch.jit.load(file)(X).shape[0] == 2

@@ -3,7 +3,6 @@
 import enum
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nsopt.errors import NsoptError
-from nsopt.models.trace import trace
+from nsopt import trace
+from tests.networks import layers
 from tests.tracing.checks import check_building, check_network_of, with_zeros
 
 
@@ -51,7 +50,6 @@ class Scaled(nn.Module):
 def test_units_with_whose_number_the_code_calculates_are_not_exact(
     scale: Callable[[Tensor, Tensor], Tensor | float], inexact: list[int]
 ) -> None:
-    torch.manual_seed(0)
     model, x = Scaled(scale).double(), torch.randn(2, 6, dtype=torch.float64)
     arch = trace(model, x)
     found = [i for i, group in enumerate(arch.network.family.groups) if not group.exact]
@@ -66,6 +64,16 @@ def average(y: Tensor, around: int) -> Tensor:
     return functional.avg_pool1d(y[..., None], 1 + 2 * around, 1, around)[..., 0]
 
 
+def cannot_be_narrow(y: Tensor) -> Tensor:
+    assert y.shape[1] > 9
+    return y * (1.0 if y.shape[1] > 40 else 0.25)
+
+
+@layers(change=None, a=nn.Linear(6, 64), b=nn.Linear(64, 24), c=nn.Linear(24, 4))
+def Changed(self: Any, x: Tensor) -> Any:
+    return self.c(self.b(self.change(self.a(x).relu())).relu())
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -76,35 +84,12 @@ def average(y: Tensor, around: int) -> Tensor:
         lambda y: functional.relu(y) if y.shape[1] > 48 else torch.tanh(y),
         lambda y: sum(y * 0.5 for _ in range(y.shape[1] // 20)),
         lambda y: average(y, y.shape[1] // 48),
+        cannot_be_narrow,  # which hides no other
     ],
-    ids=["threshold", "floor", "minimum", "ceiling", "function", "repetition", "kernel"],
+    ids=["threshold", "floor", "minimum", "ceiling", "function", "repetition", "kernel", "narrow"],
 )
 def test_sizes_that_the_code_rounds_or_compares_are_seen(change: Callable[[Tensor], Any]) -> None:
-    class Changed(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b, self.c = nn.Linear(6, 64), nn.Linear(64, 24), nn.Linear(24, 4)
-
-        def forward(self, x: Tensor) -> Any:
-            return self.c(self.b(change(self.a(x).relu())).relu())
-
-    groups = trace(Changed(), torch.randn(2, 6)).network.family.groups
-    assert [group.exact for group in groups] == [False, True]
-
-
-def test_a_layer_that_cannot_be_narrow_hides_no_other() -> None:
-    class Guarded(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b, self.c = nn.Linear(6, 64), nn.Linear(64, 24), nn.Linear(24, 4)
-
-        def forward(self, x: Tensor) -> Any:
-            y = self.a(x).relu()
-            y = self.b(y * (1.0 if y.shape[1] > 40 else 0.25)).relu()
-            assert y.shape[1] > 9
-            return self.c(y)
-
-    groups = trace(Guarded(), torch.randn(2, 6)).network.family.groups
+    groups = trace(Changed(change), torch.randn(2, 6)).network.family.groups
     assert [group.exact for group in groups] == [False, True]
 
 
@@ -147,24 +132,16 @@ class Conditioned(nn.Module):
         return self.b(y.relu()) + past
 
 
-class Denoiser(nn.Module):
+@layers(middle=Conditioned(8), down=nn.ModuleList([Conditioned(4), Conditioned(8)]))
+@layers(last=nn.Conv1d(8, 4, 1))
+def Denoiser(self: Any, x: Tensor, code: Tensor) -> Any:
     """The attributes `channels` follow the inner width, which equals that of the stream."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.middle = Conditioned(8)
-        self.down = nn.ModuleList([Conditioned(4), Conditioned(8)])
-        self.last = nn.Conv1d(8, 4, 1)
-
-    def forward(self, x: Tensor, code: Tensor) -> Tensor:
-        for block in (*self.down, self.middle):
-            x = block(x, code)
-        last: Tensor = self.last(x)
-        return last
+    for block in (*self.down, self.middle):
+        x = block(x, code)
+    return self.last(x)
 
 
 def test_an_attribute_follows_the_same_axis_in_all_blocks() -> None:
-    torch.manual_seed(0)
     model, x = Denoiser(), (torch.randn(2, 4, 5), torch.randn(2, 3))
     check_network_of(trace(model, x), model, x, [8, 8, 8, 8], searches=False)
 
@@ -175,10 +152,9 @@ class Resettable(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.num_features, self.num_steps, self.dim = 8, 8, 8
-        self.stem, self.mixer = nn.Linear(6, 8), nn.Linear(8, 8)
-        self.head = nn.Linear(8, 4)
+        self.stem, self.mixer, self.head = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 4)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         x = self.stem(x).relu()
         for _ in range(self.dim):
             x = self.mixer(x).relu()
@@ -198,15 +174,10 @@ def test_attributes_that_forward_does_not_read_follow_the_widths() -> None:
     assert (model.num_features, model.head.in_features) == (8, 8)
 
 
-class Unembed(nn.Module):
+@layers(embed_dim=None)
+def Unembed(self: Any, x: Tensor) -> Any:
     """A module without tensors that stores a size, as in SwinIR."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.embed_dim = size
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.transpose(1, 2).view(len(x), self.embed_dim, 3, 3)
+    return x.transpose(1, 2).view(len(x), self.embed_dim, 3, 3)
 
 
 def test_sizes_in_modules_without_tensors_follow_the_widths() -> None:
@@ -216,16 +187,12 @@ def test_sizes_in_modules_without_tensors_follow_the_widths() -> None:
     assert arch.build([5])(torch.randn(2, 9, 6)).shape == (2, 4, 1, 1)
 
 
-class Reshape(nn.Module):
-    def __init__(self, *shape: int) -> None:
-        super().__init__()
-        self.shape = shape
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.view(len(x), *self.shape)
+@layers(shape=None)
+def Reshape(self: Any, x: Tensor) -> Any:
+    return x.view(len(x), *self.shape)
 
 
-@pytest.mark.parametrize("reshape", [nn.Unflatten(1, (12, 4, 4)), Reshape(12, 4, 4)])
+@pytest.mark.parametrize("reshape", [nn.Unflatten(1, (12, 4, 4)), Reshape((12, 4, 4))])
 def test_a_size_in_a_shape_follows_the_width(reshape: nn.Module) -> None:
     """The decoder of an autoencoder."""
     last = nn.ConvTranspose2d(12, 8, 4, 2, 1), nn.ReLU(), nn.Conv2d(8, 3, 3)
@@ -233,20 +200,13 @@ def test_a_size_in_a_shape_follows_the_width(reshape: nn.Module) -> None:
     check_network_of(trace(model, x), model, x, [12, 8], searches=False)
 
 
-class Modulated(nn.Module):
+@layers(sizes=[8, 12], first=nn.Linear(6, 8), second=nn.Linear(8, 12), films=nn.Linear(5, 40))
+@layers(head=nn.Linear(12, 3))
+def Modulated(self: Any, x: Tensor, z: Tensor) -> Any:
     """Scales and shifts of two layers come from one layer, which a list of sizes cuts."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sizes = [8, 12]
-        self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 12)
-        self.films, self.head = nn.Linear(5, 40), nn.Linear(12, 3)
-
-    def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        a, b, c, d = self.films(z).split([self.sizes[0]] * 2 + [self.sizes[1]] * 2, 1)
-        x = (self.first(x) * a + b).relu()
-        out: Tensor = self.head((self.second(x) * c + d).relu())
-        return out
+    a, b, c, d = self.films(z).split([self.sizes[0]] * 2 + [self.sizes[1]] * 2, 1)
+    x = (self.first(x) * a + b).relu()
+    return self.head((self.second(x) * c + d).relu())
 
 
 def test_sizes_of_a_list_follow_their_own_widths() -> None:
@@ -254,52 +214,36 @@ def test_sizes_of_a_list_follow_their_own_widths() -> None:
     arch = trace(model, inputs)
     assert arch.base_widths == (8, 12)
     check_building(arch, inputs)
-    smaller = arch.build([5, 7])
-    assert isinstance(smaller, Modulated)
+    smaller: Any = arch.build([5, 7])
     assert (smaller.sizes, model.sizes) == ([5, 7], [8, 12])
 
 
-class PartlyMixed(nn.Module):
+@layers(sizes=(22, 10, 12), first=nn.Linear(6, 44), last=nn.Linear(22, 3))
+@layers(conv=nn.Conv1d(12, 12, 3, padding=1, groups=12))
+def PartlyMixed(self: Any, x: Tensor) -> Any:
     """Gates for all channels, of which a convolution mixes some, as in MambaOut."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sizes = (22, 10, 12)
-        self.first, self.last = nn.Linear(6, 44), nn.Linear(22, 3)
-        self.conv = nn.Conv1d(12, 12, 3, padding=1, groups=12)
-
-    def forward(self, x: Tensor) -> Tensor:
-        gates, kept, mixed = self.first(x).split(self.sizes, -1)
-        mixed = self.conv(mixed.transpose(1, 2)).transpose(1, 2)
-        out: Tensor = self.last(gates.relu() * torch.cat([kept, mixed], -1))
-        return out
+    gates, kept, mixed = self.first(x).split(self.sizes, -1)
+    mixed = self.conv(mixed.transpose(1, 2)).transpose(1, 2)
+    return self.last(gates.relu() * torch.cat([kept, mixed], -1))
 
 
 def test_a_size_that_two_widths_share_is_their_sum() -> None:
     model, x = PartlyMixed(), torch.randn(2, 5, 6)
     arch = trace(model, x)
     assert arch.base_widths == (10, 12)
-    smaller = arch.build([4, 5])
-    assert isinstance(smaller, PartlyMixed)
+    smaller: Any = arch.build([4, 5])
     assert smaller.sizes == (9, 4, 5)
     check_network_of(arch, model, x, [10, 12], searches=False)
 
 
-class Doubled(nn.Module):
+@layers(size=16, a=nn.Linear(6, 8), b=nn.Linear(6, 6), c=nn.Linear(6, 10), last=nn.Linear(16, 3))
+@layers(head=nn.Linear(32, 3))
+def Doubled(self: Any, x: Tensor) -> Any:
     """A size is twice a width, and by chance the sum of two others."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.size = 16
-        self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(6, 6), nn.Linear(6, 10)
-        self.last, self.head = nn.Linear(16, 3), nn.Linear(32, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        one = self.a(x).relu()
-        rows = torch.cat([one, one * 2, one * 3, one * 4], -1).view(len(x), 2, self.size)
-        other = torch.cat([self.b(x), self.c(x)], -1).relu()
-        out: Tensor = self.last(other) + self.head(rows.tanh().flatten(1))
-        return out
+    one = self.a(x).relu()
+    rows = torch.cat([one, one * 2, one * 3, one * 4], -1).view(len(x), 2, self.size)
+    other = torch.cat([self.b(x), self.c(x)], -1).relu()
+    return self.last(other) + self.head(rows.tanh().flatten(1))
 
 
 def test_a_size_may_be_a_multiple_of_one_width_and_by_chance_the_sum_of_others() -> None:
@@ -322,10 +266,8 @@ class Gated(nn.Linear):
 
 
 def test_sizes_that_a_subclass_of_a_layer_adds_follow_the_widths() -> None:
-    model, x = (
-        nn.Sequential(nn.Linear(4, 8), nn.ReLU(), Gated(8, 16), nn.Linear(8, 3)),
-        torch.randn(2, 4),
-    )
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), Gated(8, 16), nn.Linear(8, 3))
+    x = torch.randn(2, 4)
     arch = trace(model, x)
     assert arch.base_widths == (8, 8)
     check_building(arch, x)
@@ -334,74 +276,14 @@ def test_sizes_that_a_subclass_of_a_layer_adds_follow_the_widths() -> None:
     assert (gated.in_features, gated.out_features, gated.part) == (5, 6, 3)
 
 
-class Sizes:
-    size = 12
-
-
-@dataclass(frozen=True)
-class FrozenSizes:
-    size: int = 12
-
-
-class Named(dict[str, Any]):
-    def __getattr__(self, name: str) -> Any:
-        if name not in self:
-            raise AttributeError(name)
-        return self[name]
-
-
 class Fixed(enum.Enum):
     size = 12
 
 
-class Itself(Sizes):
-    def __init__(self) -> None:
-        self.size = 12
-
-    def __copy__(self) -> "Itself":
-        return self
-
-
-class Uncopied(Sizes):
-    def __init__(self) -> None:
-        self.size = 12
-
-    def __copy__(self) -> None:
-        raise TypeError("this configuration cannot be copied")
-
-
-class Stateful(nn.Module):
+@layers(sizes=None, first=nn.Linear(6, 12), last=nn.Linear(12, 3))
+def Stateful(self: Any, x: Tensor) -> Any:
     """Reads a size from an object of configuration."""
-
-    def __init__(self, sizes: Any) -> None:
-        super().__init__()
-        self.sizes = sizes
-        self.first, self.last = nn.Linear(6, 12), nn.Linear(12, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        state = x.new_zeros(x.shape[0], self.sizes.size)
-        out: Tensor = self.last(state + self.first(x).relu())
-        return out
-
-
-@pytest.mark.parametrize(
-    "sizes", [Sizes(), FrozenSizes(), SimpleNamespace(size=12), Named(size=12)]
-)
-def test_sizes_in_objects_of_configuration_follow_the_widths(sizes: Any) -> None:
-    model, x = Stateful(sizes), torch.randn(2, 6)
-    arch = trace(model, x)
-    check_building(arch, x)
-    smaller = arch.build([5])
-    assert isinstance(smaller, Stateful)
-    assert (smaller.sizes.size, model.sizes.size) == (5, 12)
-    assert type(smaller.sizes) is type(sizes)
-
-
-@pytest.mark.parametrize("sizes", [Uncopied(), Itself()])
-def test_a_configuration_of_which_no_copy_can_be_made_keeps_its_sizes(sizes: Sizes) -> None:
-    with pytest.raises(NsoptError, match="no width of this network can change: first: "):
-        trace(Stateful(sizes), torch.randn(2, 6))
-    assert sizes.size == 12
+    return self.last(x.new_zeros(x.shape[0], self.sizes.size) + self.first(x).relu())
 
 
 def test_of_an_object_of_configuration_only_the_sizes_count_that_code_reads() -> None:
@@ -409,42 +291,28 @@ def test_of_an_object_of_configuration_only_the_sizes_count_that_code_reads() ->
     arch = trace(model, x)
     numbers = arch.network.adaptation.numbers
     assert [(number.name, number.inside) for number in numbers] == [("sizes", "size")]
-    smaller = arch.build([5])
-    assert isinstance(smaller, Stateful)
+    smaller: Any = arch.build([5])
     assert vars(smaller.sizes) == {"size": 5, "vocabulary": 12, "rate": 0.5}
 
 
-class Few(nn.Module):
+@layers(sizes=SimpleNamespace(size=2), first=nn.Linear(6, 2), last=nn.Linear(2, 3))
+def Few(self: Any, x: Tensor) -> Any:
     """Reads a small size, with which tensors of size 1 run, too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sizes = SimpleNamespace(size=2)
-        self.first, self.last = nn.Linear(6, 2), nn.Linear(2, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        state = x.new_zeros(x.shape[0], self.sizes.size)
-        out: Tensor = self.last(state + self.first(x).relu())
-        return out
+    state = x.new_zeros(x.shape[0], self.sizes.size)
+    return self.last(state + self.first(x).relu())
 
 
-class Squared(nn.Module):
+@layers(sizes=SimpleNamespace(rows=12, columns=12, vocabulary=12), first=nn.Linear(6, 12))
+@layers(last=nn.Linear(12, 3))
+def Squared(self: Any, x: Tensor) -> Any:
     """Reads two sizes at once; a third one is equal."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sizes = SimpleNamespace(rows=12, columns=12, vocabulary=12)
-        self.first, self.last = nn.Linear(6, 12), nn.Linear(12, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.first(x).relu()
-        pairs = (y[:, :, None] * y[:, None]).view(-1, self.sizes.rows, self.sizes.columns)
-        out: Tensor = self.last(pairs.sum(1))
-        return out
+    y = self.first(x).relu()
+    pairs = (y[:, :, None] * y[:, None]).view(-1, self.sizes.rows, self.sizes.columns)
+    return self.last(pairs.sum(1))
 
 
 @pytest.mark.parametrize("model", [Few(), Squared()])
-def test_sizes_count_as_read_if_a_wrong_one_fails(model: Few | Squared) -> None:
+def test_sizes_count_as_read_if_a_wrong_one_fails(model: Any) -> None:
     x = torch.randn(2, 6)
     arch = trace(model, x)
     assert arch.base_widths == (model.first.out_features,)
@@ -454,20 +322,14 @@ def test_sizes_count_as_read_if_a_wrong_one_fails(model: Few | Squared) -> None:
     }
 
 
-class Pair(nn.Module):
+@layers(one=SimpleNamespace(n=12), other=SimpleNamespace(n=20), fixed=Fixed.size)
+@layers(first=nn.Linear(6, 12), second=nn.Linear(12, 20), last=nn.Linear(20, 12))
+@layers(head=nn.Linear(12, 2))
+def Pair(self: Any, x: Tensor) -> Any:
     """Two objects store different sizes under one name; an enumeration is no configuration."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.one, self.other, self.fixed = SimpleNamespace(n=12), SimpleNamespace(n=20), Fixed.size
-        self.first, self.second, self.last = nn.Linear(6, 12), nn.Linear(12, 20), nn.Linear(20, 12)
-        self.head = nn.Linear(12, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.first(x).relu().view(-1, self.one.n)
-        x = self.last(self.second(x).relu().view(-1, self.other.n))
-        out: Tensor = self.head(x.view(-1, self.fixed.value))
-        return out
+    x = self.first(x).relu().view(-1, self.one.n)
+    x = self.last(self.second(x).relu().view(-1, self.other.n))
+    return self.head(x.view(-1, self.fixed.value))
 
 
 def test_each_object_of_configuration_follows_its_own_width() -> None:
@@ -475,8 +337,7 @@ def test_each_object_of_configuration_follows_its_own_width() -> None:
     arch = trace(model, x)
     assert arch.base_widths == (12, 20)
     check_building(arch, x)
-    smaller = arch.build([5, 7])
-    assert isinstance(smaller, Pair)
+    smaller: Any = arch.build([5, 7])
     assert (smaller.one.n, smaller.other.n, Fixed.size.value) == (5, 7, 12)
 
 
@@ -488,25 +349,20 @@ class Sized(nn.Module):
         self.inputs = inputs
         self.pre, self.post = nn.Linear(inputs, inputs), nn.Linear(inputs, outputs)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.post(self.pre(x.view(-1, 1, self.inputs)[:, 0]))
-        return y
+    def forward(self, x: Tensor) -> Any:
+        return self.post(self.pre(x.view(-1, 1, self.inputs)[:, 0]))
 
 
 class SizedWithin(Sized):
     """Reads the number behind its first layer instead."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.post(self.pre(x).view(-1, 1, self.inputs)[:, 0])
-        return y
+    def forward(self, x: Tensor) -> Any:
+        return self.post(self.pre(x).view(-1, 1, self.inputs)[:, 0])
 
 
 @pytest.mark.parametrize("kind", [Sized, SizedWithin])
 @pytest.mark.parametrize("sizes", [(16, 32, 7), (16, 32, 16, 7), (16, 16, 16, 7)])
-def test_a_stored_size_that_equals_two_widths_fixes_neither(
-    kind: type[Sized], sizes: tuple[int, ...]
-) -> None:
-    torch.manual_seed(0)
+def test_a_size_equal_to_two_widths_is_free(kind: type[Sized], sizes: tuple[int, ...]) -> None:
     model = nn.Sequential(*map(kind, sizes, sizes[1:])).double()
     x = torch.randn(6, 16, dtype=torch.float64)
     arch = trace(model, x)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nsopt.errors import NsoptError
-from nsopt.models.trace import trace
+from nsopt import NsoptError, trace
+from tests.networks import layers
 from tests.tracing.checks import check_pruning, randomise
 
 Operation = Callable[[Tensor], Tensor]  # of features (batch, 12, 8)
@@ -61,19 +61,14 @@ RANDOM: dict[str, Operation] = {
 }
 
 
-class Between(nn.Module):
-    def __init__(self, operation: Operation) -> None:
-        super().__init__()
-        self.a, self.out, self.operation = nn.Conv1d(3, 12, 1), nn.Linear(12, 4), operation
-
-    def forward(self, x: Tensor) -> Any:
-        return self.out(self.operation(self.a(x)).reshape(len(x), self.a.out_channels, -1).sum(2))
+@layers(operation=None, a=nn.Conv1d(3, 12, 1), out=nn.Linear(12, 4))
+def Between(self: Any, x: Tensor) -> Any:
+    return self.out(self.operation(self.a(x)).reshape(len(x), self.a.out_channels, -1).sum(2))
 
 
 @pytest.mark.filterwarnings("ignore:index_reduce")  # is in beta
 @pytest.mark.parametrize("name", [*EXACT, *RANDOM])
 def test_channels_go_through_an_operation(name: str) -> None:
-    torch.manual_seed(0)
     model, x = Between((EXACT | RANDOM)[name]), torch.randn(2, 3, 8)
     arch = trace(model, x)
     assert arch.base_widths == (12,)
@@ -100,9 +95,7 @@ class Windows(nn.Module):
         ((2, 7, 12), (96, 6, 1), 0),
     ],
 )
-def test_channels_that_windows_move_stay(
-    size: tuple[int, ...], strides: tuple[int, ...], start: int
-) -> None:
+def test_channels_moved_stay(size: tuple[int, ...], strides: tuple[int, ...], start: int) -> None:
     model = nn.Sequential(nn.Linear(3, 12), Windows(size, strides, start), nn.Linear(12, 4))
     with pytest.raises(NsoptError, match="0: is read by as_strided in 1"):
         trace(model, torch.randn(2, 8, 3))

@@ -16,51 +16,32 @@ from torch import Tensor, nn
 import nsopt
 from nsopt.errors import NsoptError
 from nsopt.tracing.originals import copy_model
+from tests.networks import layers
 
 Way = Callable[[Any], None]  # lets a layer hold itself, or its forward
-RIGHT: list[Way] = []
-REFUSED: list[Way] = []
 X = torch.randn(4, 6)
 _global: Any = None
 
 
-def right(way: Way) -> Way:
-    RIGHT.append(way)
-    return way
-
-
-def refused(way: Way) -> Way:
-    REFUSED.append(way)
-    return way
-
-
-@right
 def bound_method(part: Any) -> None:
     part.forward = part.forward
 
 
-@right
 def method_of_a_closure(part: Any) -> None:
     old = part.forward
     part.forward = types.MethodType(lambda self, x: old(x), part)
 
 
-@right
 def closure_over_the_module(part: Any) -> None:
     part.forward = lambda x: nn.functional.linear(x, part.weight, part.bias)
 
 
-@right
 def closure_over_a_closure(part: Any) -> None:
     old = part.forward
-
-    def inner(x: Tensor) -> Any:
-        return old(x)
-
+    inner: Any = lambda x: old(x)  # noqa: E731
     part.forward = lambda x: inner(x)
 
 
-@right
 def partial_as_in_launchers(part: Any) -> None:
     def forward(module: Any, x: Tensor) -> Any:
         return module.old_forward(x)
@@ -70,18 +51,15 @@ def partial_as_in_launchers(part: Any) -> None:
     part.forward = functools.update_wrapper(made, part.old_forward)
 
 
-@right
 def partial_of_a_closure(part: Any) -> None:
     old = part.forward
     part.forward = functools.partial(lambda scale, x: scale * old(x), 1.0)
 
 
-@right
 def partial_with_a_keyword(part: Any) -> None:
     part.forward = functools.partial(lambda x, old: old(x), old=part.forward)
 
 
-@right
 def wrapped_function(part: Any) -> None:
     old = part.forward
 
@@ -92,12 +70,10 @@ def wrapped_function(part: Any) -> None:
     part.forward = forward
 
 
-@right
 def default_argument(part: Any) -> None:
     part.forward = lambda x, old=part.forward: old(x)
 
 
-@right
 def keyword_default(part: Any) -> None:
     def forward(x: Tensor, *, old: Any = part.forward) -> Any:
         return old(x)
@@ -105,13 +81,11 @@ def keyword_default(part: Any) -> None:
     part.forward = forward
 
 
-@right
 def pre_hook(part: Any) -> None:
     weight = part.weight
     part.register_forward_pre_hook(lambda module, given: (given[0] + 0 * weight.sum(),))
 
 
-@right
 def hook_that_replaces_the_output(part: Any) -> None:
     def hook(module: Any, given: Any, made: Tensor) -> Tensor:
         return nn.functional.linear(given[0], part.weight, part.bias)
@@ -119,37 +93,31 @@ def hook_that_replaces_the_output(part: Any) -> None:
     part.register_forward_hook(hook)
 
 
-@refused
 def closure_over_a_list(part: Any) -> None:
     parts = [part.forward]
     part.forward = lambda x: parts[0](x)
 
 
-@refused
 def closure_over_a_dictionary(part: Any) -> None:
     parts = {"old": part.forward}
     part.forward = lambda x: parts["old"](x)
 
 
-@refused
 def weak_reference(part: Any) -> None:
     link, forward = weakref.ref(part), type(part).forward
     part.forward = lambda x: forward(link(), x)
 
 
-@refused
 def weak_method(part: Any) -> None:
     link = weakref.WeakMethod(part.forward)
     part.forward = lambda x: link()(x)  # type: ignore[misc]
 
 
-@refused
 def proxy(part: Any) -> None:
     link, forward = weakref.proxy(part), type(part).forward
     part.forward = lambda x: forward(link, x)
 
 
-@refused
 def cached_function(part: Any) -> None:
     @functools.lru_cache
     def find() -> Any:
@@ -158,7 +126,6 @@ def cached_function(part: Any) -> None:
     part.forward = lambda x: nn.functional.linear(x, find(), part.bias)
 
 
-@right
 def callable_object(part: Any) -> None:
     class Call:
         def __init__(self) -> None:
@@ -170,7 +137,6 @@ def callable_object(part: Any) -> None:
     part.forward = Call()
 
 
-@refused
 def callable_object_of_a_closure(part: Any) -> None:
     class Call:
         old: Any
@@ -182,65 +148,70 @@ def callable_object_of_a_closure(part: Any) -> None:
     part.forward.old = lambda x: old(x)
 
 
-@refused
 def class_around_a_module(part: Any) -> None:
     old = part.forward
 
     class Wrapped(nn.Linear):
-        def forward(self, x: Tensor) -> Tensor:
-            out: Tensor = old(x)
-            return out
+        def forward(self, x: Tensor) -> Any:
+            return old(x)
 
     part.__class__ = Wrapped
 
 
-@refused
 def functions_in_a_list(part: Any) -> None:
     old = part.forward
     part.steps = [lambda x: x, lambda x: old(x)]
     part.forward = lambda x: part.steps[1](part.steps[0](x))
 
 
-@refused
 def functions_in_a_tuple(part: Any) -> None:
     old = part.forward
     part.steps = (lambda x: old(x),)
     part.forward = lambda x: part.steps[0](x)
 
 
-@refused
 def functions_in_a_namespace(part: Any) -> None:
     old = part.forward
     part.steps = types.SimpleNamespace(old=lambda x: old(x))
     part.forward = lambda x: part.steps.old(x)
 
 
-@refused
 def functions_in_a_named_tuple(part: Any) -> None:
     old = part.forward
     part.steps = namedtuple("Steps", "old")(lambda x: old(x))
     part.forward = lambda x: part.steps.old(x)
 
 
-@right
 def global_variable(part: Any) -> None:
     global _global  # noqa: PLW0603
     _global = part.forward
     part.forward = lambda x: _global(x)
 
 
-@refused
 def detached_alias(part: Any) -> None:
     values = {"weight": part.weight.detach().T}
     part.forward = lambda x: x @ values["weight"] + part.bias
 
 
-@refused
 def view_of_all_weights(part: Any) -> None:
     flat = torch.cat([part.weight.detach().flatten(), part.bias.detach()])
     count = part.weight.numel()
     part.weight.data, part.bias.data = flat[:count].view_as(part.weight), flat[count:]
     part.forward = lambda x: nn.functional.linear(x, flat[:count].view(-1, x.shape[1]), part.bias)
+
+
+RIGHT: list[Way] = [
+    *(bound_method, method_of_a_closure, closure_over_the_module, closure_over_a_closure),
+    *(partial_as_in_launchers, partial_of_a_closure, partial_with_a_keyword, wrapped_function),
+    *(default_argument, keyword_default, pre_hook, hook_that_replaces_the_output, callable_object),
+    *(global_variable,),
+]
+REFUSED: list[Way] = [
+    *(closure_over_a_list, closure_over_a_dictionary, weak_reference, weak_method, proxy),
+    *(cached_function, callable_object_of_a_closure, class_around_a_module, functions_in_a_list),
+    *(functions_in_a_tuple, functions_in_a_namespace, functions_in_a_named_tuple, detached_alias),
+    *(view_of_all_weights,),
+]
 
 
 def make() -> nn.Sequential:
@@ -277,13 +248,10 @@ def test_a_copy_that_would_compute_with_weights_of_the_network_is_refused(way: W
         nsopt.trace(make(), X).prune(model, [range(6), range(5)])
 
 
+@layers(hidden=[nn.Linear(6, 6)], a=nn.Linear(6, 8), b=nn.Linear(8, 3))
+def Hiding(self: Any, x: Tensor) -> Any:
+    return self.b(self.a(self.hidden[0](x)).relu())
+
+
 def test_a_network_that_hides_a_frozen_one_in_a_list_is_traced() -> None:
-    class Hiding(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.hidden, self.a, self.b = [nn.Linear(6, 6)], nn.Linear(6, 8), nn.Linear(8, 3)
-
-        def forward(self, x: Tensor) -> Any:
-            return self.b(self.a(self.hidden[0](x)).relu())
-
     assert nsopt.trace(Hiding(), X).base_widths == (8,)

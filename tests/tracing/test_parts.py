@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nsopt.errors import NsoptError
-from nsopt.models.trace import trace
-from tests.tracing import parts
+from nsopt import NsoptError, trace
+from tests.networks import layers
+from tests.tracing import hand_written, parts
 from tests.tracing.checks import check_network_of, check_pruning, trace_unchanged
 
 GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
@@ -38,38 +38,45 @@ GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
     parts.WeightNormed: [4, 12],
     parts.WeightNormedByHooks: [4, 12],
     parts.SpectrallyNormed: [4, 12],
-    parts.SpectrallyNormedByHooks: [4, 12],
+    parts.Normed: [4, 12],
 }
 
 
 @pytest.mark.parametrize("kind", GROUPS, ids=lambda kind: kind.__name__)
 def test_a_network_can_be_traced_resized_searched_and_pruned(kind: type[nn.Module]) -> None:
-    torch.manual_seed(0)
     model, x = kind(), torch.randn(2, 3, 32, 32)
     arch = trace_unchanged(model, x)
     assert arch.explain().splitlines()[0] == f"{arch.name}: {len(GROUPS[kind])} widths"
     check_network_of(arch, model, x, GROUPS[kind], searches=True)
 
 
+BY_HAND: dict[type[nn.Module], list[int]] = {
+    hand_written.SplitsOfKeywords: [32, 8, 8, 8, 8],  # channels of a head, by block
+    hand_written.OneHeadSize: [32, 8, 8],
+    hand_written.SizeOfAllHeads: [32, 8, 8],
+    hand_written.Rotary: [32, 2, 2],  # heads of keys
+}
+
+
+@pytest.mark.parametrize("kind", BY_HAND, ids=lambda kind: kind.__name__)
+def test_attention_whose_code_gives_all_sizes_can_change(kind: type[nn.Module]) -> None:
+    blocks, x = nn.ModuleList([kind(), kind()]), torch.randn(2, 3, 12, 12)
+    arch = trace_unchanged(model := hand_written.Transformer(blocks), x)
+    check_network_of(arch, model, x, BY_HAND[kind], searches=True)
+
+
 def test_sizes_of_unequal_parts_follow_the_widths() -> None:
     arch = trace(parts.UnevenHeads(), torch.randn(2, 3, 32, 32))
-    smaller = arch.build([5, 3])
-    assert isinstance(smaller, parts.UnevenHeads)
+    smaller: Any = arch.build([5, 3])
     assert (smaller.head_dim, smaller.key_dim, smaller.c) == (5, 3, 10)
     assert not arch.capped
 
 
-class WrittenParts(nn.Module):
+@layers(a=nn.Linear(3, 12), b=nn.Linear(4, 2))
+def WrittenParts(self: Any, x: torch.Tensor) -> Any:
     """Cuts where the code says, whatever the widths."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = nn.Linear(3, 12), nn.Linear(4, 2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        small, large = self.a(x).split([4, x.shape[0] * 4], dim=1)
-        logits: torch.Tensor = self.b(small) + large.mean(1, keepdim=True)
-        return logits
+    small, large = self.a(x).split([4, x.shape[0] * 4], dim=1)
+    return self.b(small) + large.mean(1, keepdim=True)
 
 
 def test_parts_whose_sizes_are_written_in_the_code_stay() -> None:
@@ -78,82 +85,60 @@ def test_parts_whose_sizes_are_written_in_the_code_stay() -> None:
         trace(WrittenParts(), torch.randn(2, 3))
 
 
-class Sliced(nn.Module):
-    """Cuts 16 channels into 6 and 10; a subclass says what becomes of them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cut = 6
-        self.a, self.small, self.large = nn.Linear(3, 16), nn.Linear(6, 8), nn.Linear(10, 8)
-        self.all, self.head = nn.Linear(16, 8), nn.Linear(8, 2)
+# Layers that cut 16 channels into 6 and 10.
+CUT: dict[str, Any] = {"cut": 6, "a": nn.Linear(3, 16), "all": nn.Linear(16, 8)}
+CUT |= {"small": nn.Linear(6, 8), "large": nn.Linear(10, 8), "head": nn.Linear(8, 2)}
 
 
-class SlicedByAttribute(Sliced):
-    def forward(self, x: Tensor) -> Any:
-        x = self.a(x).relu()
-        return self.head((self.small(x[:, : self.cut]) + self.large(x[:, self.cut :])).relu())
+@layers(**CUT)
+def SlicedByAttribute(self: Any, x: Tensor) -> Any:
+    x = self.a(x).relu()
+    return self.head((self.small(x[:, : self.cut]) + self.large(x[:, self.cut :])).relu())
 
 
-class SlicedByNumber(Sliced):
-    def forward(self, x: Tensor) -> Any:
-        x = self.a(x).relu()
-        return self.head((self.small(x[:, :6]) + self.large(x[:, 6:])).relu())
+@layers(**CUT)
+def SlicedByNumber(self: Any, x: Tensor) -> Any:
+    x = self.a(x).relu()
+    return self.head((self.small(x[:, :6]) + self.large(x[:, 6:])).relu())
 
 
-class PartChanged(Sliced):
+@layers(**CUT | {"small": nn.Linear(6, 6)})
+def PartChanged(self: Any, x: Tensor) -> Any:
     """Computes only a part of the channels anew (FasterNet)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.small = nn.Linear(6, 6)
-
-    def forward(self, x: Tensor) -> Any:
-        x = self.a(x).relu()
-        x = torch.cat([self.small(x[:, : self.cut]), x[:, self.cut :]], 1)
-        return self.head(self.all(x).relu())
+    x = self.a(x).relu()
+    x = torch.cat([self.small(x[:, : self.cut]), x[:, self.cut :]], 1)
+    return self.head(self.all(x).relu())
 
 
-class PartSummed(Sliced):
+@layers(**CUT)
+def PartSummed(self: Any, x: Tensor) -> Any:
     """No weight tells which channels are of which part."""
-
-    def forward(self, x: Tensor) -> Any:
-        x = self.a(x).relu()
-        first, rest = x.split([self.cut, x.shape[1] - self.cut], 1)
-        return self.head(self.all(x).relu()) + first.sum(1, True) - rest.sum(1, True)
+    x = self.a(x).relu()
+    first, rest = x.split([self.cut, x.shape[1] - self.cut], 1)
+    return self.head(self.all(x).relu()) + first.sum(1, True) - rest.sum(1, True)
 
 
-class SlicedByShare(Sliced):
+@layers(**CUT)
+def SlicedByShare(self: Any, x: Tensor) -> Any:
     """The parts can only shrink together, which no width says."""
-
-    def forward(self, x: Tensor) -> Any:
-        x = self.a(x).relu()
-        first = x.shape[1] * 3 // 8
-        return self.head((self.small(x[:, :first]) + self.large(x[:, first:])).relu())
+    x = self.a(x).relu()
+    first = x.shape[1] * 3 // 8
+    return self.head((self.small(x[:, :first]) + self.large(x[:, first:])).relu())
 
 
-class SplitByNumber(Sliced):
+@layers(**CUT | {"small": nn.Linear(5, 8), "large": nn.Linear(11, 8)})
+def SplitByNumber(self: Any, x: Tensor) -> Any:
     """The first five channels stay; sizes without a common divisor are no heads."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.small, self.large = nn.Linear(5, 8), nn.Linear(11, 8)
-
-    def forward(self, x: Tensor) -> Any:
-        x = self.a(x).relu()
-        first, rest = x.split([5, x.shape[1] - 5], 1)
-        return self.head((self.small(first) + self.large(rest)).relu())
+    x = self.a(x).relu()
+    first, rest = x.split([5, x.shape[1] - 5], 1)
+    return self.head((self.small(first) + self.large(rest)).relu())
 
 
-class LongerTable(Sliced):
+@layers(**CUT, positions=nn.Parameter(torch.randn(9, 16)))
+def LongerTable(self: Any, x: Tensor) -> Any:
     """Positions beyond this input are for longer ones."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.positions = nn.Parameter(torch.randn(9, 16))
-
-    def forward(self, x: Tensor) -> Any:
-        x = self.a(x)
-        return self.head(self.all((x + self.positions[: len(x)]).relu()).relu())
+    x = self.a(x)
+    return self.head(self.all((x + self.positions[: len(x)]).relu()).relu())
 
 
 @pytest.mark.parametrize(
@@ -168,8 +153,7 @@ class LongerTable(Sliced):
         (LongerTable, [16, 8]),
     ],
 )
-def test_unequal_slices_change_each_by_itself(kind: type[Sliced], widths: list[int]) -> None:
-    torch.manual_seed(0)
+def test_unequal_slices_change_each_by_itself(kind: type[nn.Module], widths: list[int]) -> None:
     model, x = kind(), torch.randn(8, 3)
     check_network_of(trace(model, x), model, x, widths, searches=False)
 
@@ -197,28 +181,18 @@ class Merged(nn.Module):
         return self.head(merged[:, :cut])
 
 
-class BesideCoordinates(nn.Module):
+@layers(a=nn.Linear(3, 12), b=nn.Linear(3, 12), head=nn.Linear(12, 4))
+def BesideCoordinates(self: Any, x: Tensor) -> Any:
     """Coordinates and features are gathered together, and cut again by a number."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.head = nn.Linear(3, 12), nn.Linear(3, 12), nn.Linear(12, 4)
-
-    def forward(self, x: Tensor) -> Any:
-        both = torch.cat([x, self.a(x).relu()], -1)
-        return self.head((self.b(both[:, :3]) + both[:, 3:]).relu())
+    both = torch.cat([x, self.a(x).relu()], -1)
+    return self.head((self.b(both[:, :3]) + both[:, 3:]).relu())
 
 
 @pytest.mark.parametrize(
     ("model", "widths"),
-    [
-        (Merged(), [12, 8]),
-        (Merged(scalars=8), [8, 8]),
-        (BesideCoordinates(), [12]),
-    ],
+    [(Merged(), [12, 8]), (Merged(scalars=8), [8, 8]), (BesideCoordinates(), [12])],
 )
 def test_parts_that_were_concatenated_are_cut_again(model: nn.Module, widths: list[int]) -> None:
-    torch.manual_seed(0)
     x = torch.randn(8, 3)
     check_network_of(trace(model, x), model, x, widths, searches=False)
 
@@ -234,17 +208,12 @@ def test_complex_weights_in_double_precision_are_refused() -> None:
         trace(parts.Complex().double(), torch.randn(2, 3, 32, 32).double())
 
 
-class SharedBias(nn.Module):
+@layers(a=nn.Linear(6, 16), b=nn.Linear(16, 16), head=nn.Linear(16, 5))
+def SharedBias(self: Any, x: Tensor) -> Any:
     """T5's attention across: blocks of one width, because one tensor of zeros is added in each."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.head = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 5)
-
-    def forward(self, x: Tensor) -> Any:
-        x = self.a(x)
-        bias = torch.zeros(1, x.shape[1])
-        return self.head((self.b((x + bias).relu()) + bias).relu())
+    x = self.a(x)
+    bias = torch.zeros(1, x.shape[1])
+    return self.head((self.b((x + bias).relu()) + bias).relu())
 
 
 def test_what_meets_one_filled_tensor_has_one_width() -> None:
@@ -254,18 +223,13 @@ def test_what_meets_one_filled_tensor_has_one_width() -> None:
     check_pruning(arch, model, x)
 
 
-class Levels(nn.Module):
+@layers(stem=nn.Conv2d(3, 16, 3), scores=nn.Conv2d(16, 3, 1))
+def Levels(self: Any, x: Tensor) -> Any:
     """A detector's scores at two scales: flattened, joined and cut into parts again."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.scores = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 3, 1)
-
-    def forward(self, x: Tensor) -> Any:
-        maps = [self.stem(x).relu(), self.stem(x[..., ::2]).relu()]
-        flat = [self.scores(each).permute(0, 2, 3, 1).flatten(1) for each in maps]
-        parts = torch.cat(flat, 1).split([each.shape[1] for each in flat], 1)
-        return torch.cat([part.topk(2).values for part in parts], 1)
+    maps = [self.stem(x).relu(), self.stem(x[..., ::2]).relu()]
+    flat = [self.scores(each).permute(0, 2, 3, 1).flatten(1) for each in maps]
+    parts = torch.cat(flat, 1).split([each.shape[1] for each in flat], 1)
+    return torch.cat([part.topk(2).values for part in parts], 1)
 
 
 def test_flattened_channels_that_are_cut_into_unequal_parts_stay() -> None:
@@ -276,15 +240,10 @@ def test_flattened_channels_that_are_cut_into_unequal_parts_stay() -> None:
     check_pruning(arch, model, x)
 
 
-class Neighbours(nn.Module):
+@layers(a=nn.Linear(4, 12), b=nn.Linear(12, 3))
+def Neighbours(self: Any, x: torch.Tensor, edges: torch.Tensor) -> Any:
     """A graph network, whose edges are a sparse matrix."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = nn.Linear(4, 12), nn.Linear(12, 3)
-
-    def forward(self, x: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
-        return torch.sparse.mm(edges, self.b(torch.sparse.mm(edges, self.a(x)).relu()))
+    return torch.sparse.mm(edges, self.b(torch.sparse.mm(edges, self.a(x)).relu()))
 
 
 def test_a_network_with_a_sparse_input_can_be_pruned() -> None:

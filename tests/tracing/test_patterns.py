@@ -1,6 +1,5 @@
 """Code as practitioners write it, whose widths a trace must not get wrong without an error."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional
 
 import nsopt
-from nsopt.errors import NsoptError
-from nsopt.models.architecture import Architecture
+from nsopt import Architecture, NsoptError
+from tests.networks import layers
 from tests.tracing.checks import check_network_of, with_zeros
 
 IMAGES = torch.rand(2, 3, 12, 12)
@@ -32,26 +31,20 @@ class Output:
     auxiliary: tuple[Tensor, None] | None = None
 
 
-class Returns(nn.Module):
+@layers(make=None, conv=nn.Conv2d(3, 16, 3), head=nn.Linear(16, 10))
+def Returns(self: Any, x: Tensor) -> Any:
     """Returns its logits in some object."""
-
-    def __init__(self, make: Any) -> None:
-        super().__init__()
-        self.make, self.conv, self.head = make, nn.Conv2d(3, 16, 3), nn.Linear(16, 10)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.make(self.head(self.conv(x).relu().mean((2, 3))))
-
-
-def test_the_classes_in_a_dataclass_stay() -> None:
-    arch = nsopt.trace(Returns(Output), IMAGES)
-    assert arch.base_widths == (16,)
-    assert arch.num_classes == 10
+    return self.make(self.head(self.conv(x).relu().mean((2, 3))))
 
 
 class Hidden:
     def __init__(self, logits: Tensor) -> None:
         self.logits = logits
+
+
+def test_the_classes_in_a_dataclass_stay() -> None:
+    arch = nsopt.trace(Returns(Output), IMAGES)
+    assert (arch.base_widths, arch.num_classes) == ((16,), 10)
 
 
 @pytest.mark.parametrize(
@@ -66,19 +59,24 @@ def test_outputs_without_visible_tensors_are_refused(make: Any, message: str) ->
         nsopt.trace(Returns(make), IMAGES)
 
 
-class ChannelAttention(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 16, 1)
-        self.queries, self.keys, self.values = (nn.Conv2d(16, 16, 1) for _ in range(3))
-        self.head = nn.Linear(16, 5)
+@layers(stem=nn.Conv2d(3, 16, 1), queries=nn.Conv2d(16, 16, 1), keys=nn.Conv2d(16, 16, 1))
+@layers(values=nn.Conv2d(16, 16, 1), head=nn.Linear(16, 5))
+def ChannelAttention(self: Any, x: Tensor) -> Any:
+    x = self.stem(x)
+    parts = (self.queries, self.keys, self.values)
+    q, k, v = (part(x).flatten(2).unsqueeze(1) for part in parts)
+    y: Tensor = functional.scaled_dot_product_attention(q, k, v)
+    return self.head(y.squeeze(1).mean(2))
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        parts = (self.queries, self.keys, self.values)
-        q, k, v = (part(x).flatten(2).unsqueeze(1) for part in parts)
-        y: Tensor = functional.scaled_dot_product_attention(q, k, v)
-        return self.head(y.squeeze(1).mean(2))
+
+@layers(channels=8, steps=8, stem=nn.Conv2d(3, 8, 1), conv=nn.Conv2d(8, 8, 3, padding=1))
+@layers(head=nn.Linear(8, 5))
+def Refines(self: Any, x: Tensor) -> Any:
+    """As many steps as channels, by chance."""
+    x = self.stem(x)
+    for _ in range(self.steps):
+        x = self.conv(x).relu().view(-1, self.channels, *x.shape[2:])
+    return self.head(x.mean((2, 3)))
 
 
 def test_attention_across_channels_ties_keys_to_values() -> None:
@@ -87,52 +85,26 @@ def test_attention_across_channels_ties_keys_to_values() -> None:
     check_costs(arch, (12, 8, 5))
 
 
-class Refines(nn.Module):
-    """As many steps as channels, by chance."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.channels, self.steps = 8, 8
-        self.stem, self.conv = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1)
-        self.head = nn.Linear(8, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        for _ in range(self.steps):
-            x = self.conv(x).relu().view(-1, self.channels, *x.shape[2:])
-        return self.head(x.mean((2, 3)))
-
-
 def test_a_number_of_steps_does_not_follow_a_width() -> None:
     arch = nsopt.trace(Refines(), IMAGES)
     assert arch.build((4,)).steps == 8
     check_costs(arch, (4,))
 
 
-class Bilinear(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.conv = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 8, 1)
-        self.both, self.other = nn.Bilinear(8, 6, 5), nn.Bilinear(8, 5, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        stem = self.stem(x)
-        pooled, first = self.conv(stem).mean((2, 3)), stem.mean((2, 3))
-        return self.other(pooled, self.both(pooled, first).relu())
+@layers(stem=nn.Conv2d(3, 6, 1), conv=nn.Conv2d(6, 8, 1), both=nn.Bilinear(8, 6, 5))
+@layers(other=nn.Bilinear(8, 5, 4))
+def Bilinear(self: Any, x: Tensor) -> Any:
+    stem = self.stem(x)
+    pooled, first = self.conv(stem).mean((2, 3)), stem.mean((2, 3))
+    return self.other(pooled, self.both(pooled, first).relu())
 
 
-class Pools(nn.Module):
+@layers(conv=nn.Conv2d(3, 8, 1), vector=nn.Parameter(torch.rand(8)), head=nn.Linear(8, 5))
+def Pools(self: Any, x: Tensor) -> Any:
     """Pools places by their products with a vector."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.vector = nn.Conv2d(3, 8, 1), nn.Parameter(torch.rand(8))
-        self.head = nn.Linear(8, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        places = self.conv(x).flatten(2).transpose(1, 2)
-        weights = (places @ self.vector).softmax(1)
-        return self.head((weights.unsqueeze(1) @ places).squeeze(1))
+    places = self.conv(x).flatten(2).transpose(1, 2)
+    weights = (places @ self.vector).softmax(1)
+    return self.head((weights.unsqueeze(1) @ places).squeeze(1))
 
 
 def test_the_products_of_a_bilinear_layer_and_of_a_vector_are_counted() -> None:
@@ -146,33 +118,13 @@ def test_the_products_of_a_bilinear_layer_and_of_a_vector_are_counted() -> None:
     check_costs(arch, (6,))
 
 
-def test_a_transposed_convolution_in_groups_can_be_traced() -> None:
-    model = nn.Sequential(
-        *(nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 16, 2, 2, groups=4), nn.ReLU()),
-        *(nn.Conv2d(16, 24, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 10)),
-    )
-    check_network_of(nsopt.trace(model, IMAGES), model, IMAGES, [2, 4, 24], searches=True)
-    narrow = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 4, 2, groups=4), nn.ReLU())
-    check_network_of(nsopt.trace(narrow, IMAGES), narrow, IMAGES, [2], searches=True)
-    wide = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 16, 2, groups=8), nn.ReLU())
-    with pytest.raises(NsoptError, match="belongs to a transposed grouped convolution"):
-        nsopt.trace(wide, IMAGES)
-
-
-class Remembers(nn.Module):
+@layers(cache={}, conv=nn.Conv2d(3, 8, 3), head=nn.Linear(8, 5), extra=None)
+def Remembers(self: Any, x: Tensor) -> Any:
     """Keeps tensors in a dict, and a list that it makes when it first runs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cache: dict[int, Tensor] = {}
-        self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 5)
-        self.extra: list[Tensor] | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x)
-        self.extra = self.extra or [x]
-        self.cache.setdefault(x.shape[2], torch.arange(x.shape[2]).float())
-        return self.head((x * self.cache[x.shape[2]]).mean((2, 3)))
+    x = self.conv(x)
+    self.extra = self.extra or [x]
+    self.cache.setdefault(x.shape[2], torch.arange(x.shape[2]).float())
+    return self.head((x * self.cache[x.shape[2]]).mean((2, 3)))
 
 
 def test_a_trace_leaves_nothing_in_the_network() -> None:
@@ -191,16 +143,10 @@ def test_decoders_of_volumes_keep_their_widths_free() -> None:
     assert nsopt.trace(model, torch.rand(2, 1, 6, 6, 6)).base_widths == (6, 4)
 
 
-class Combined(nn.Module):
+@layers(combine=None, a=nn.Linear(6, 16), b=nn.Linear(6, 16), head=nn.Linear(5, 4))
+def Combined(self: Any, x: Tensor) -> Any:
     """Two layers whose channels a function combines."""
-
-    def __init__(self, combine: Callable[[Tensor, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.combine, self.a, self.b = combine, nn.Linear(6, 16), nn.Linear(6, 16)
-        self.head = nn.Linear(5, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.combine(self.a(x), self.b(x)))
+    return self.head(self.combine(self.a(x), self.b(x)))
 
 
 @pytest.mark.parametrize(
@@ -215,7 +161,6 @@ class Combined(nn.Module):
     ids=["sum", "polar", "product", "scaled", "cumsum"],
 )
 def test_units_whose_zeros_count_in_a_sum_are_not_exact(combine: Any) -> None:
-    torch.manual_seed(0)
     model, x = Combined(combine), torch.randn(2, 5, 6)
     arch, kept = nsopt.trace(model, x), [np.arange(8)]
     pruned, masked = arch.prune(model, kept), with_zeros(arch, model, kept)
@@ -223,54 +168,34 @@ def test_units_whose_zeros_count_in_a_sum_are_not_exact(combine: Any) -> None:
     assert "a: 16 units, removing one may differ from setting it to zero" in arch.explain()
 
 
-class Rotary(nn.Module):
+@layers(size=6, stem=nn.Linear(6, 8), sine=nn.Parameter(torch.rand(6)), queries=nn.Linear(8, 12))
+@layers(values=nn.Linear(8, 12), head=nn.Linear(6, 4))
+def Rotary(self: Any, x: Tensor) -> Any:
     """Rotates halves of its queries; its values have as many channels in a head, by one number."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.size, self.stem, self.sine = 6, nn.Linear(6, 8), nn.Parameter(torch.rand(6))
-        self.queries, self.values, self.head = nn.Linear(8, 12), nn.Linear(8, 12), nn.Linear(6, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x).relu()
-        q, v = (each(x).unflatten(2, (2, self.size)) for each in (self.queries, self.values))
-        one, other = q.chunk(2, 3)
-        near = (torch.cat([-other, one], 3) * self.sine @ q.transpose(2, 3)).softmax(3)
-        return self.head((near @ v).mean((1, 2)))
+    x = self.stem(x).relu()
+    q, v = (each(x).unflatten(2, (2, self.size)) for each in (self.queries, self.values))
+    one, other = q.chunk(2, 3)
+    near = (torch.cat([-other, one], 3) * self.sine @ q.transpose(2, 3)).softmax(3)
+    return self.head((near @ v).mean((1, 2)))
 
 
-class Cardinal(nn.Module):
+@layers(a=nn.Conv2d(3, 16, 1), b=nn.Conv2d(16, 32, 3, padding=1, groups=4), c=nn.Conv2d(16, 8, 1))
+@layers(head=nn.Linear(8, 5))
+def Cardinal(self: Any, x: Tensor) -> Any:
     """ResNeSt: the inputs of four groups, and two halves of their outputs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 32, 3, padding=1, groups=4)
-        self.c, self.head = nn.Conv2d(16, 8, 1), nn.Linear(8, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.a(x)
-        one, other = self.b(x).chunk(2, 1)
-        return self.head(self.c(x + one * other.sigmoid()).mean((2, 3)))
+    x = self.a(x)
+    one, other = self.b(x).chunk(2, 1)
+    return self.head(self.c(x + one * other.sigmoid()).mean((2, 3)))
 
 
-def test_groups_that_cannot_go_as_a_whole_lose_the_same_channels() -> None:
-    model = Cardinal()
-    check_network_of(nsopt.trace(model, IMAGES), model, IMAGES, [4, 8], searches=True)
-
-
-class NamesOneNumber(nn.Module):
+@layers(a=nn.Conv2d(3, 32, 1), b=nn.Conv2d(32, 32, 1), c=nn.Conv2d(32, 32, 1))
+@layers(first=nn.GroupNorm(8, 32), second=nn.GroupNorm(8, 32), scale=nn.Parameter(torch.ones(32)))
+@layers(head=nn.Linear(32, 5))
+def NamesOneNumber(self: Any, x: Tensor) -> Any:
     """Two norms that store how many groups they have, and one whose number the code names."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.c = nn.Conv2d(3, 32, 1), nn.Conv2d(32, 32, 1), nn.Conv2d(32, 32, 1)
-        self.first, self.second = nn.GroupNorm(8, 32), nn.GroupNorm(8, 32)
-        self.scale, self.head = nn.Parameter(torch.ones(32)), nn.Linear(32, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.second(self.b(self.first(self.a(x)).relu())).relu()
-        x = functional.group_norm(self.c(x), 8, self.scale)
-        return self.head(x.relu().mean((2, 3)))
+    x = self.second(self.b(self.first(self.a(x)).relu())).relu()
+    x = functional.group_norm(self.c(x), 8, self.scale)
+    return self.head(x.relu().mean((2, 3)))
 
 
 def test_other_groups_go_as_a_whole() -> None:
@@ -280,51 +205,29 @@ def test_other_groups_go_as_a_whole() -> None:
     check_network_of(arch, model, IMAGES, [8, 8, 4], searches=False)
 
 
-class Resizes(nn.Module):
+@layers(size=24, channels=24, gain=nn.Linear(4, 4))
+def Resizes(self: Any, x: Tensor, gain: Tensor) -> Any:
     """Stores the size of its outputs, and as large a number of channels that pass through it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.size, self.channels, self.gain = 24, 24, nn.Linear(4, 4)
-
-    def forward(self, x: Tensor, gain: Tensor) -> Tensor:
-        x = x.view(-1, x.shape[1], self.channels).transpose(1, 2)
-        return functional.interpolate(x, self.size).transpose(1, 2) * self.gain(gain).mean()
+    x = x.view(-1, x.shape[1], self.channels).transpose(1, 2)
+    return functional.interpolate(x, self.size).transpose(1, 2) * self.gain(gain).mean()
 
 
-class Passes(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.gains, self.head = nn.Linear(6, 24), nn.Linear(6, 4), nn.Linear(24, 5)
-        self.resize = Resizes()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.resize(self.stem(x).relu(), self.gains(x)).mean(1))
+@layers(stem=nn.Linear(6, 24), gains=nn.Linear(6, 4), resize=Resizes(), head=nn.Linear(24, 5))
+def Passes(self: Any, x: Tensor) -> Any:
+    return self.head(self.resize(self.stem(x).relu(), self.gains(x)).mean(1))
 
 
 def test_of_equal_numbers_only_that_of_passing_channels_changes() -> None:
-    smaller = nsopt.trace(Passes(), torch.rand(2, 10, 6)).build((12, 4, 4))
-    assert isinstance(smaller, Passes)
+    smaller: Any = nsopt.trace(Passes(), torch.rand(2, 10, 6)).build((12, 4, 4))
     assert (smaller.resize.size, smaller.resize.channels) == (24, 12)
 
 
-def test_pairs_that_rotate_are_removed_together_where_one_number_names_their_size() -> None:
-    torch.manual_seed(0)
-    model, examples = Rotary(), torch.randn(4, 5, 6)
-    check_network_of(nsopt.trace(model, examples), model, examples, [8, 3], searches=False)
-
-
-class Even(nn.Module):
+@layers(a=nn.Linear(6, 8), b=nn.Linear(6, 16), head=nn.Linear(24, 4))
+def Even(self: Any, x: Tensor) -> Any:
     """Runs at even widths of two layers together alone."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.head = nn.Linear(6, 8), nn.Linear(6, 16), nn.Linear(24, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = torch.cat([self.a(x), self.b(x)], 1)
-        assert y.shape[1] % 2 == 0
-        return self.head(y)
+    y = torch.cat([self.a(x), self.b(x)], 1)
+    assert y.shape[1] % 2 == 0
+    return self.head(y)
 
 
 def test_a_width_that_cannot_lose_one_unit_is_fixed() -> None:
@@ -333,16 +236,11 @@ def test_a_width_that_cannot_lose_one_unit_is_fixed() -> None:
         nsopt.trace(Even(), torch.rand(2, 6))
 
 
-class PoolsSequences(nn.Module):
+@layers(conv=nn.Conv1d(6, 16, 3, padding=1), pool=nn.MaxPool2d(2), hidden=nn.Linear(8, 12))
+@layers(head=nn.Linear(12, 3))
+def PoolsSequences(self: Any, x: Tensor) -> Any:
     """Pools steps and channels together."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.pool = nn.Conv1d(6, 16, 3, padding=1), nn.MaxPool2d(2)
-        self.hidden, self.head = nn.Linear(8, 12), nn.Linear(12, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.hidden(self.pool(self.conv(x)).mean(2)).relu())
+    return self.head(self.hidden(self.pool(self.conv(x)).mean(2)).relu())
 
 
 def test_channels_that_are_pooled_like_places_are_fixed() -> None:
@@ -351,20 +249,13 @@ def test_channels_that_are_pooled_like_places_are_fixed() -> None:
     assert "fixed: conv: is resized by max_pool2d_with_indices in pool" in arch.explain()
 
 
-class ComparesShapes(nn.Module):
+@layers(a=nn.Linear(3, 16), b=nn.Linear(16, 24), c=nn.Linear(24, 24), head=nn.Linear(24, 5))
+def ComparesShapes(self: Any, x: Tensor) -> Any:
     """Adds a shortcut wherever two shapes are equal."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        sizes = [3, 16, 24, 24]
-        self.each = nn.ModuleList(map(nn.Linear, sizes, sizes[1:]))
-        self.head = nn.Linear(24, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for each in self.each:
-            y = each(x).relu()
-            x = x + y if x.shape == y.shape else y
-        return self.head(x)
+    for each in (self.a, self.b, self.c):
+        y = each(x).relu()
+        x = x + y if x.shape == y.shape else y
+    return self.head(x)
 
 
 def test_widths_at_which_the_code_adds_a_shortcut_are_refused() -> None:
@@ -394,87 +285,70 @@ def test_a_width_is_named_after_the_first_module_with_its_weight() -> None:
     assert nsopt.trace(Twins(), torch.rand(2, 6)).layer_names == ("a",)
 
 
-class Gated(nn.Module):
+@layers(gates=nn.Linear(6, 3), one=nn.Linear(6, 8), other=nn.Linear(6, 8), out=nn.Linear(8, 2))
+def Gated(self: Any, x: Tensor) -> Any:
     """Reads the gates one by one, as slices, of which fewer gates leave some empty."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gates = nn.Linear(6, 3)
-        self.one, self.other, self.out = nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(8, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        gates = self.gates(x).softmax(-1)
-        y = self.one(x).relu() * gates[:, 1:2] + self.other(x).relu() * gates[:, 2:3]
-        return self.out(y)
+    gates = self.gates(x).softmax(-1)
+    y = self.one(x).relu() * gates[:, 1:2] + self.other(x).relu() * gates[:, 2:3]
+    return self.out(y)
 
 
-class Blurs(nn.Module):
-    """Repeats one filter for all channels."""
-
-    kernel: Callable[..., Tensor] = staticmethod(functional.conv2d)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 5, 3)
-        self.register_buffer("filter", torch.rand(1, 1, 4, 4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.a(x)
-        weight = self.get_buffer("filter").expand(y.shape[1], -1, -1, -1)
-        return self.b(self.kernel(y, weight, groups=y.shape[1]))
+@layers(blur=None, a=nn.Conv2d(3, 12, 3), b=nn.Conv2d(12, 5, 3))
+@layers(filter=nn.Buffer(torch.rand(1, 1, 4, 4)))
+def Blurs(self: Any, x: Tensor) -> Any:
+    """Repeats one filter for all channels, which may write four pixels for each that it reads."""
+    y = self.a(x)
+    return self.b(self.blur(y, self.filter.expand(y.shape[1], -1, -1, -1), groups=y.shape[1]))
 
 
-class BlursTwice(Blurs):
-    """The filter writes four pixels for each that it reads."""
-
-    kernel: Callable[..., Tensor] = staticmethod(functional.conv_transpose2d)
-
-
-class WritesSteps(nn.Module):
+@layers(hidden=10, first=nn.Linear(3, 4), cell=nn.GRUCell(4, 10), out=nn.Linear(10, 3))
+def WritesSteps(self: Any, x: Tensor) -> Any:
     """Writes its states into a tensor of zeros, step by step."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.hidden = 10
-        self.first, self.cell, self.out = nn.Linear(3, 4), nn.GRUCell(4, 10), nn.Linear(10, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        state, steps = x.new_zeros(len(x), self.hidden), x.flatten(2).mT[:, :4]
-        states = x.new_zeros(len(x), steps.shape[1], self.hidden)
-        for t in range(steps.shape[1]):
-            state = self.cell(self.first(steps[:, t]), state)
-            states[:, t] = state
-        return self.out(states)
+    state, steps = x.new_zeros(len(x), self.hidden), x.flatten(2).mT[:, :4]
+    states = x.new_zeros(len(x), steps.shape[1], self.hidden)
+    for t in range(steps.shape[1]):
+        state = self.cell(self.first(steps[:, t]), state)
+        states[:, t] = state
+    return self.out(states)
 
 
-class MixesTokens(nn.Module):
+@layers(embed=nn.Linear(144, 12), norm=nn.BatchNorm1d(3), out=nn.Linear(12, 3))
+@layers(mix=nn.Sequential(nn.Conv1d(3, 10, 1), nn.GELU(), nn.Conv1d(10, 3, 1)))
+def MixesTokens(self: Any, x: Tensor) -> Any:
     """Convolutions of one place over tokens, whose features are the places."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed, self.norm, self.out = nn.Linear(144, 12), nn.BatchNorm1d(3), nn.Linear(12, 3)
-        self.mix = nn.Sequential(nn.Conv1d(3, 10, 1), nn.GELU(), nn.Conv1d(10, 3, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.embed(x.flatten(2))
-        return self.out(y + self.mix(self.norm(y)))
+    y = self.embed(x.flatten(2))
+    return self.out(y + self.mix(self.norm(y)))
 
 
-@pytest.mark.parametrize(
-    ("model", "x", "widths"),
-    [
-        (Gated(), torch.randn(2, 6), [8]),
-        (Blurs(), IMAGES, [12]),
-        (BlursTwice(), IMAGES, [12]),
-        (WritesSteps(), IMAGES, [4, 10]),
-        (MixesTokens(), IMAGES, [12, 10]),
-    ],
-    ids=lambda each: type(each).__name__ if isinstance(each, nn.Module) else "",
-)
-def test_a_width_beside_what_cannot_change_is_free(
-    model: nn.Module, x: Tensor, widths: list[int]
+IN_GROUPS = [
+    *(nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 16, 2, 2, groups=4), nn.ReLU()),
+    *(nn.Conv2d(16, 24, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 10)),
+]
+NARROW_GROUPS = nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 4, 2, groups=4), nn.ReLU()
+WHOLE = [
+    (Gated(), torch.randn(2, 6), [8], False),
+    (Blurs(functional.conv2d), IMAGES, [12], False),
+    (Blurs(functional.conv_transpose2d), IMAGES, [12], False),
+    (WritesSteps(), IMAGES, [4, 10], False),
+    (MixesTokens(), IMAGES, [12, 10], False),
+    (Rotary(), torch.randn(4, 5, 6), [8, 3], False),  # pairs are removed together
+    (Cardinal(), IMAGES, [4, 8], True),  # groups lose the same channels
+    (nn.Sequential(*IN_GROUPS), IMAGES, [2, 4, 24], True),
+    (nn.Sequential(*NARROW_GROUPS), IMAGES, [2], True),
+]
+
+
+@pytest.mark.parametrize(("model", "x", "widths", "searches"), WHOLE)
+def test_widths_beside_fixed_ones_are_free(
+    model: nn.Module, x: Tensor, widths: list[int], searches: bool
 ) -> None:
-    check_network_of(nsopt.trace(model, x), model, x, widths, searches=False)
+    check_network_of(nsopt.trace(model, x), model, x, widths, searches)
+
+
+def test_a_transposed_convolution_of_one_channel_a_group_is_refused() -> None:
+    wide = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 16, 2, groups=8), nn.ReLU())
+    with pytest.raises(NsoptError, match="belongs to a transposed grouped convolution"):
+        nsopt.trace(wide, IMAGES)
 
 
 @pytest.mark.parametrize("examples", [2, 16])

@@ -1,17 +1,23 @@
-"""Fast replacements of operations agree with PyTorch; runs that show nothing new are left out."""
+"""Fast replacements of operations agree with PyTorch; channels that become places or steps stay."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional
 
 import nsopt
+from nsopt.deployment.kept import KeptNetwork
 from nsopt.inputs import tensors_in
+from nsopt.models.trace import trace
 from nsopt.tracing.labels import Trace
 from nsopt.tracing.shapes import RESULTS
+from tests.networks import layers
+from tests.tracing.checks import check_pruning
 
 aten = torch.ops.aten
 MAPS, KEYS = torch.rand(2, 8, 6, 6), torch.rand(2, 5, 4, 3).transpose(1, 2)
@@ -48,18 +54,13 @@ def test_a_replacement_returns_what_pytorch_does(name: str) -> None:
         assert (one.shape, one.dtype, one.stride()) == (other.shape, other.dtype, other.stride())
 
 
-class Detects(nn.Module):
+@layers(more=None, stem=nn.Conv2d(3, 16, 3), maps=nn.Conv2d(16, 4, 1))
+def Detects(self: Any, x: Tensor) -> Any:
     """Returns maps in training, as a detector of YOLO, and else also what it makes of them."""
-
-    def __init__(self, more: bool) -> None:
-        super().__init__()
-        self.more, self.stem, self.maps = more, nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 1)
-
-    def forward(self, x: Tensor) -> Any:
-        maps = self.maps(self.stem(x).relu())
-        if self.training:
-            return self.maps(self.stem(x).tanh()) if self.more else maps
-        return maps, maps.flatten(2).softmax(1)
+    maps = self.maps(self.stem(x).relu())
+    if self.training:
+        return self.maps(self.stem(x).tanh()) if self.more else maps
+    return maps, maps.flatten(2).softmax(1)
 
 
 @pytest.mark.parametrize("more", [False, True])
@@ -74,3 +75,97 @@ def test_operations_of_layers_that_rest_in_evaluation_do_not_matter() -> None:
     assert Trace(operations=[first, [*noise, *first]]).runs_alike({"drop"})
     assert not Trace(operations=[first, [*noise, *first]]).runs_alike(set())
     assert not Trace(operations=[first, first[1:]]).runs_alike(set())
+
+
+@layers(layer=None, first=nn.Linear(6, 16), last=nn.Linear(4, 3))
+def OfPlaces(self: Any, x: Tensor) -> Any:
+    """Linear units are the places of a layer, which mixes neighbours."""
+    made = self.layer(self.first(x).unsqueeze(1))
+    return self.last(made.mean(2))
+
+
+@layers(first=nn.Conv1d(3, 16, 1), layer=nn.LSTM(5, 4, batch_first=True), last=nn.Linear(4, 3))
+def Steps(self: Any, x: Tensor) -> Any:
+    _, (end, _) = self.layer(self.first(x))
+    return self.last(end[-1])
+
+
+@pytest.mark.parametrize(
+    ("model", "example", "name"),
+    [
+        (OfPlaces(nn.Conv1d(1, 4, 3)), torch.randn(2, 6), "first"),
+        (OfPlaces(nn.ConvTranspose1d(1, 4, 3)), torch.randn(2, 6), "first"),
+        (Steps(), torch.randn(2, 3, 5), "first"),
+    ],
+    ids=["convolution", "transposed", "recurrent"],
+)
+def test_channels_as_places_or_steps_stay(model: nn.Module, example: Tensor, name: str) -> None:
+    assert name not in trace(model, example).layer_names
+
+
+@layers(weigh=None, first=nn.Linear(6, 8))
+@layers(last=nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 3)))
+def Weighted(self: Any, x: Tensor) -> Any:
+    """Units have weights that depend on their index, made of ones."""
+    made = self.first(x)
+    return self.last(made * self.weigh(made.shape[1]))
+
+
+@pytest.mark.parametrize(
+    "weigh",
+    [
+        lambda count: torch.ones(count).cumsum(0),
+        lambda count: functional.pad(torch.ones(count - 1), (1, 0)),
+    ],
+    ids=["sums", "padding"],
+)
+def test_units_stay_if_their_index_decides_their_weight(weigh: Callable[[int], Tensor]) -> None:
+    assert "first" not in trace(Weighted(weigh), torch.randn(2, 6)).layer_names
+
+
+@layers(first=nn.Linear(6, 8), second=nn.Linear(8, 16))
+@layers(last=nn.Sequential(nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 3)))
+def Padded(self: Any, x: Tensor) -> Any:
+    """A shortcut is written into the first channels of a filled tensor (ResNet, option A)."""
+    made = self.first(x).relu()
+    more = self.second(made)
+    shortcut = more.new_zeros(more.shape)
+    shortcut[:, :8] = made
+    return self.last((more + shortcut).relu())
+
+
+def test_what_is_written_into_a_part_of_a_filled_tensor_keeps_its_place() -> None:
+    model, x = Padded(), torch.randn(5, 6)
+    arch = trace(model, x)
+    assert arch.base_widths == (12,)
+    check_pruning(arch, model, x)
+
+
+class HeldTwice(nn.Module):
+    """A list holds a weight, too, as code of tied weights does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.mix = nn.Embedding(10, 16), nn.Linear(16, 16)
+        self.tied = [self.embedding.weight]
+        self.positions = nn.Buffer(torch.randn(4, 16), persistent=False)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.mix(self.embedding(x) + self.positions) @ self.embedding.weight.t()
+
+
+def test_tensors_that_a_list_holds_too_follow_the_smaller_network(tmp_path: Path) -> None:
+    model, x = HeldTwice().eval(), torch.randint(10, (2, 4))
+    arch = nsopt.trace(model, x)
+    kept = [torch.arange(1, width, 2) for width in arch.base_widths]
+    small = arch.prune(model, kept).eval()
+    assert isinstance(small, HeldTwice)
+    assert small.tied[0] is small.embedding.weight
+    small(x).sum().backward()
+    assert model.embedding.weight.grad is None
+    widths, none = tuple(map(len, kept)), ()
+    numbers = "held", widths, none, none, none, none, "scored", "params", 1.0, None, 0, 1.0, None
+    network = KeptNetwork(*numbers, small)
+    network.save(tmp_path / "small.pt")
+    loaded = nsopt.load_network(tmp_path / "small.pt", arch).model
+    torch.testing.assert_close(loaded(x), small(x))

@@ -25,6 +25,7 @@ from nsopt.tracing.network import TracedNetwork
 from nsopt.tracing.quiet import silence_fakes
 from nsopt.tracing.run import LabelledRun
 from nsopt.tracing.states import spare_collector, watch_attributes
+from tests.networks import layers
 from tests.tracing import awkward, fields, parts
 from tests.tracing.checks import describe_state
 from tests.tracing.test_fields import NETWORKS
@@ -32,7 +33,7 @@ from tests.tracing.test_parts import GROUPS as PARTS
 from tests.tracing.test_tracing import GROUPS
 
 IMAGES = torch.randn(2, 3, 32, 32)
-SMALL: dict[type[nn.Module], Any] = {
+SMALL: dict[Any, Any] = {
     **dict.fromkeys((*GROUPS, *PARTS, parts.OneValue, awkward.Deciding), IMAGES),
     **{kind: inputs for kind, (inputs, _) in NETWORKS.items()},
 }
@@ -135,29 +136,24 @@ STORES: dict[str, Any] = {
 }
 
 
-class Storing(nn.Module):
+@layers(store=None, a=nn.Conv2d(3, 16, 3), b=nn.Conv2d(16, 4, 3))
+def Storing(self: Any, x: Tensor) -> Any:
     """Changes everything that it stores."""
-
-    def __init__(self, store: Any) -> None:
-        super().__init__()
-        self.store, self.a, self.b = store, nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = torch.relu(self.a(x))
-        store: Any = self.store
-        self.a.weight.requires_grad_(False)
-        self.steps = random.random() + np.random.rand()
-        if isinstance(store, dict | UserDict) and not isinstance(store, Frozen):
-            store["map"], store["scale"] = y, [store.pop("scale", None)]
-        elif isinstance(store, list) and isinstance(store[0], nn.Module):
-            store[0].seen = y
-            store[0].eval()
-        elif isinstance(store, list | deque):
-            store.append(y)
-        elif isinstance(store, Object | SimpleNamespace):
-            store.items.append(y)
-            store.seen = y
-        return self.b(y)
+    y = torch.relu(self.a(x))
+    store: Any = self.store
+    self.a.weight.requires_grad_(False)
+    self.steps = random.random() + np.random.rand()
+    if isinstance(store, dict | UserDict) and not isinstance(store, Frozen):
+        store["map"], store["scale"] = y, [store.pop("scale", None)]
+    elif isinstance(store, list) and isinstance(store[0], nn.Module):
+        store[0].seen = y
+        store[0].eval()
+    elif isinstance(store, list | deque):
+        store.append(y)
+    elif isinstance(store, Object | SimpleNamespace):
+        store.items.append(y)
+        store.seen = y
+    return self.b(y)
 
 
 @pytest.mark.parametrize("name", STORES)
@@ -226,16 +222,11 @@ def look_up_pair(steps: int) -> Tensor:
     return pair[0] * pair[1]
 
 
-class Remembering(nn.Module):
+@layers(get=None, a=nn.Linear(8, 16), b=nn.Linear(16, 5))
+def Remembering(self: Any, x: Tensor) -> Any:
     """Multiplies by a table that code keeps elsewhere."""
-
-    def __init__(self, get: Any) -> None:
-        super().__init__()
-        self.get, self.a, self.b = get, nn.Linear(8, 16), nn.Linear(16, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.b(self.a(x).relu())
-        return torch.cat([y * self.get(5), y], 1)
+    y: Tensor = self.b(self.a(x).relu())
+    return torch.cat([y * self.get(5), y], 1)
 
 
 @pytest.mark.parametrize("get", [make_table, look_up, look_up_pair])
@@ -265,34 +256,23 @@ class Tapped(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.a, self.b, self.c = nn.Linear(8, 16), nn.Linear(16, 12), nn.Linear(16, 12)
-        taken: dict[str, Tensor] = {}
-        self.taken = taken
+        self.taken = taken = dict[str, Tensor]()
         self.a.register_forward_hook(lambda module, inputs, output: taken.update(x=output))
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.b(self.a(x).relu()) + self.c(self.taken["x"])
-        return y
-
-
-def share() -> tuple[type[nn.Module], dict[str, Tensor]]:
-    taken: dict[str, Tensor] = {}
-
-    class Sharing(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 5)
-            self.a.register_forward_hook(lambda module, inputs, output: taken.update(x=output))
-
-        def forward(self, x: Tensor) -> Tensor:
-            y: Tensor = self.b(self.a(x).relu() + taken["x"])
-            return y
-
-    return Sharing, taken
+    def forward(self, x: Tensor) -> Any:
+        return self.b(self.a(x).relu()) + self.c(self.taken["x"])
 
 
 def test_a_hook_and_forward_may_share_a_variable_around_them() -> None:
-    kind, taken = share()
-    assert list(nsopt.trace(kind(), torch.randn(2, 8)).base_widths) == [16]
+    taken: dict[str, Tensor] = {}
+
+    @layers(a=nn.Linear(8, 16), b=nn.Linear(16, 5))
+    def Sharing(self: Any, x: Tensor) -> Any:
+        return self.b(self.a(x).relu() + taken["x"])
+
+    model = Sharing()
+    model.a.register_forward_hook(lambda module, inputs, output: taken.update(x=output))
+    assert list(nsopt.trace(model, torch.randn(2, 8)).base_widths) == [16]
     assert taken == {}
 
 
@@ -370,20 +350,13 @@ def test_threads_that_trace_at_once_leave_the_logger_as_it_was() -> None:
     assert logger.filter(logging.makeLogRecord({}))
 
 
-class Making(nn.Module):
+@layers(first=nn.Linear(6, 8), second=nn.Identity())
+def Making(self: Any, x: Tensor) -> Any:
     """Makes a layer when it first runs."""
-
-    second: nn.Module
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Linear(6, 8), nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.first(x)
-        if isinstance(self.second, nn.Identity):
-            self.second = nn.Sequential(nn.Linear(y.shape[1], 3))
-        return torch.as_tensor(self.second(y))
+    y = self.first(x)
+    if isinstance(self.second, nn.Identity):
+        self.second = nn.Sequential(nn.Linear(y.shape[1], 3))
+    return self.second(y)
 
 
 def test_a_layer_that_the_first_run_makes_is_one_line() -> None:

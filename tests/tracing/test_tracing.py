@@ -1,6 +1,7 @@
 """Tracing of networks whose channels are hard to follow."""
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,9 @@ from torch.nn.utils import prune
 from torch.testing._internal.two_tensor import TwoTensor
 
 import nsopt
-from nsopt.errors import NsoptError
-from nsopt.models.architecture import Architecture
-from nsopt.models.trace import trace
+from nsopt import Architecture, NsoptError, trace
 from nsopt.tracing.labels import TraceError
+from tests.networks import layers
 from tests.tracing import awkward, fields, parts
 from tests.tracing.checks import check_network_of, trace_unchanged
 
@@ -71,7 +71,6 @@ def test_one_run_finds_the_code_that_stops_a_width_from_growing() -> None:
 
 
 def test_tracing_building_and_pruning_never_change_the_template() -> None:
-    torch.manual_seed(0)
     model, x = awkward.Chunks().train(), torch.randn(2, 3, 32, 32)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     arch = trace(model, x)
@@ -85,9 +84,8 @@ def test_tracing_building_and_pruning_never_change_the_template() -> None:
 def test_the_solver_meets_a_budget_for_a_traced_network() -> None:
     arch, _, _ = trace_network(awkward.Chunks)
     cost = arch.cost("macs")
-    fit = nsopt.solve_widths(
-        nsopt.uniform_curve(arch.base_widths), cost, cost(arch.base_widths) // 3
-    )
+    law = nsopt.uniform_curve(arch.base_widths)
+    fit = nsopt.solve_widths(law, cost, cost(arch.base_widths) // 3)
     assert fit.cost <= cost(arch.base_widths) // 3
     wider = fit.widths + np.eye(len(fit.widths), dtype=int)
     np.testing.assert_array_equal(cost.marginal(fit.widths), cost(wider) - fit.cost)
@@ -118,7 +116,6 @@ def test_explain_gives_the_reasons_for_fixed_widths() -> None:
 
 
 def test_widths_that_a_user_fixes_are_not_searched() -> None:
-    torch.manual_seed(0)
     model, x = awkward.Chunks(), torch.randn(2, 3, 32, 32)
     arch = trace(model, x, name="mine", fixed=["halves"])
     assert arch.name == "mine"
@@ -143,27 +140,52 @@ def test_channels_are_listed_by_module() -> None:
     assert arch.channels([8, 10, 24]) == {"stem.0": 8, "halves.0": 20, "joined.0": 24}
 
 
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [
-        (awkward.Deciding, "depends on the values of tensors, in the network"),
-        (parts.OneValue, "a norm in training mode has only one value per channel, in the network"),
-        (
-            awkward.LinearOnly,
-            "no width of this network can change: .*determines the shape of the output",
-        ),
-    ],
-    ids=lambda value: getattr(value, "__name__", ""),
-)
-def test_a_network_that_cannot_be_traced_is_refused_in_one_line(
-    kind: type[nn.Module], message: str
+@layers(table=nn.Parameter(torch.ones(3, 8)), first=nn.Linear(4, 8), last=nn.Linear(8, 2))
+def Reassigning(self: Any, x: torch.Tensor) -> Any:
+    """Writes a table anew, with a row for each input; and limits the norms of a weight (EEGNet)."""
+    self.table.data = self.table.data[:1].repeat(len(x), 1)
+    self.first.weight.data = torch.renorm(self.first.weight.data, p=2, dim=0, maxnorm=0.5)
+    return self.last(self.first(x) + self.table[:1])
+
+
+def compile_first() -> nn.Module:
+    with warnings.catch_warnings(action="ignore"):  # torch.jit is deprecated
+        return nn.Sequential(torch.jit.trace(nn.Linear(8, 16), torch.zeros(2, 8)), nn.Linear(16, 2))
+
+
+def consist_of_others() -> nn.Module:
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+    model[0].weight = nn.Parameter(TwoTensor(torch.ones(16, 8), torch.ones(16, 8)))
+    return model
+
+
+X, ROWS = torch.zeros(2, 3, 32, 32), torch.zeros(2, 8)
+ALONE = "no width of this network can change: "
+REFUSED: list[tuple[Callable[[], nn.Module], torch.Tensor, str]] = [
+    (awkward.Deciding, X, "depends on the values of tensors, in the network"),
+    (parts.OneValue, X, "a norm in training mode has only one value per channel, in the network"),
+    (awkward.LinearOnly, X, f"{ALONE}.*determines the shape of the output"),
+    (lambda: nn.Sequential(nn.Conv2d(3, 1, 3)), X, f"{ALONE}no layer lies between two others$"),
+    (compile_first, ROWS, r"^0 is compiled by TorchScript"),
+    (consist_of_others, ROWS, r"^0\.weight is a TwoTensor: give a network of plain"),
+    (
+        lambda: torch.export.export(nn.Linear(8, 2), (ROWS,)).module(),
+        ROWS,
+        "give the module from which it was exported",
+    ),
+    (lambda: nn.Sequential(nn.Linear(8, 2)), ROWS.double(), "have different number types in 0 "),
+    (lambda: nn.Sequential(nn.LazyLinear(4)), ROWS, "0.weight has no shape yet: call the network"),
+    (Reassigning, torch.randn(2, 4), r"of another shape or type to \.data"),
+]
+
+
+@pytest.mark.parametrize(("make", "x", "message"), REFUSED)
+def test_untraceable_networks_are_refused_in_a_line(
+    make: Callable[[], nn.Module], x: torch.Tensor, message: str
 ) -> None:
     with pytest.raises(NsoptError, match=message) as caught:
-        trace_network(kind)
+        nsopt.trace(make(), x)
     assert "\n" not in str(caught.value)
-
-
-X = torch.zeros(2, 3, 32, 32)
 
 
 @pytest.mark.parametrize(
@@ -182,18 +204,13 @@ def test_example_inputs_that_are_no_tensors_are_refused(examples: Any, message: 
         nsopt.trace(awkward.Chunks(), examples)
 
 
-class Graph(nn.Module):
+@layers(masks=None, first=nn.Linear(6, 16), last=nn.Linear(16, 3))
+def Graph(self: Any, x: torch.Tensor, places: torch.Tensor, more: torch.Tensor) -> Any:
     """Its neighbours, or a mask of the places that see each other, come with each batch."""
-
-    def __init__(self, masks: bool) -> None:
-        super().__init__()
-        self.first, self.last, self.masks = nn.Linear(6, 16), nn.Linear(16, 3), masks
-
-    def forward(self, x: torch.Tensor, places: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
-        y = self.first(x + more[:, None])
-        if self.masks:
-            return self.last((y @ y.mT).masked_fill(places > 0, -9.0).softmax(-1) @ y)
-        return self.last(places @ y)
+    y = self.first(x + more[:, None])
+    if self.masks:
+        return self.last((y @ y.mT).masked_fill(places > 0, -9.0).softmax(-1) @ y)
+    return self.last(places @ y)
 
 
 def test_an_input_with_as_many_rows_as_examples_is_no_batch_unless_it_grows() -> None:
@@ -209,15 +226,10 @@ def test_an_input_with_as_many_rows_as_examples_is_no_batch_unless_it_grows() ->
         assert "note" not in arch.explain()
 
 
-class LastStep(nn.Module):
+@layers(gru=nn.GRU(8, 16), head=nn.Sequential(nn.Linear(16, 32), nn.Linear(32, 2)))
+def LastStep(self: Any, x: torch.Tensor) -> Any:
     """Steps come first, as PyTorch's recurrent layers want by default; the last one decides."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gru, self.head = nn.GRU(8, 16), nn.Sequential(nn.Linear(16, 32), nn.Linear(32, 2))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.gru(x)[0][-1])
+    return self.head(self.gru(x)[0][-1])
 
 
 def test_inputs_whose_first_dimension_is_no_batch_get_a_warning() -> None:
@@ -227,95 +239,51 @@ def test_inputs_whose_first_dimension_is_no_batch_get_a_warning() -> None:
     assert warning in arch.explain()
 
 
-class Reassigning(nn.Module):
-    """Writes a table anew, with a row for each input; and limits the norms of a weight (EEGNet)."""
-
-    def __init__(self, rows: int) -> None:
-        super().__init__()
-        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
-        self.table = nn.Parameter(torch.ones(rows, 8))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.table.data = self.table.data[:1].repeat(len(x), 1)
-        self.first.weight.data = torch.renorm(self.first.weight.data, p=2, dim=0, maxnorm=0.5)
-        out: torch.Tensor = self.last(self.first(x) + self.table[:1])
-        return out
-
-
-class Maps(nn.Module):
+@layers(a=nn.Conv2d(3, 8, 1), b=nn.Conv2d(3, 8, 1), c=nn.Conv2d(8, 4, 1))
+def Maps(self: Any, maps: list[torch.Tensor]) -> Any:
     """Takes a list of feature maps of several sizes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.c = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
-
-    def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
-        large, small = self.a(maps[0]), self.b(maps[1])
-        y: torch.Tensor = self.c((large + nn.functional.interpolate(small, scale_factor=2)).relu())
-        return y
+    large, small = self.a(maps[0]), self.b(maps[1])
+    return self.c((large + nn.functional.interpolate(small, scale_factor=2)).relu())
 
 
-@pytest.mark.parametrize("examples", [2, 4])
-def test_a_list_of_maps_is_no_list_of_examples(examples: int) -> None:
-    maps = [torch.randn(examples, 3, 8, 8), torch.randn(examples, 3, 4, 4)]
-    arch = trace(Maps(), (maps,))
-    assert arch.cost("macs")(arch.base_widths) == 8 * (3 * 64 + 3 * 16 + 4 * 64)
-
-
-class Branches(nn.Module):
+@layers(a=nn.Linear(5, 8), b=nn.Linear(9, 8), c=nn.Linear(8, 4))
+def Branches(self: Any, parts: list[torch.Tensor]) -> Any:
     """Takes a list of vectors of several sizes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.c = nn.Linear(5, 8), nn.Linear(9, 8), nn.Linear(8, 4)
-
-    def forward(self, parts: list[torch.Tensor]) -> torch.Tensor:
-        y: torch.Tensor = self.c((self.a(parts[0]) + self.b(parts[1])).relu())
-        return y
+    return self.c((self.a(parts[0]) + self.b(parts[1])).relu())
 
 
-def test_a_list_of_batches_of_vectors_is_no_list_of_examples() -> None:
-    arch = trace(Branches(), ([torch.randn(6, 5), torch.randn(6, 9)],))
-    assert arch.cost("macs")(arch.base_widths) == 8 * (5 + 9 + 4)
+@layers(a=nn.Conv3d(4, 8, 1), b=nn.Linear(8, 4))
+def Clips(self: Any, clips: list[torch.Tensor]) -> Any:
+    return torch.stack([self.b(self.a(clip).mean((1, 2, 3))) for clip in clips])
 
 
-class Clips(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = nn.Conv3d(4, 8, 1), nn.Linear(8, 4)
-
-    def forward(self, clips: list[torch.Tensor]) -> torch.Tensor:
-        return torch.stack([self.b(self.a(clip).mean((1, 2, 3))) for clip in clips])
-
-
-def test_a_list_of_volumes_of_one_size_is_a_list_of_examples() -> None:
-    arch = trace(Clips(), ([torch.randn(4, 2, 3, 5) for _ in range(3)],))
-    assert arch.cost("macs")(arch.base_widths) == 8 * (4 * 2 * 3 * 5 + 4)
-
-
-class PrunedNorm(nn.Sequential):
-    def __init__(self) -> None:
-        super().__init__(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
-        prune.l1_unstructured(self[1], "weight", 0.3)
+@pytest.mark.parametrize(
+    ("kind", "shapes", "macs"),
+    [
+        *((Maps, [(n, 3, 8, 8), (n, 3, 4, 4)], 8 * (3 * 64 + 3 * 16 + 4 * 64)) for n in (2, 4)),
+        (Branches, [(6, 5), (6, 9)], 8 * (5 + 9 + 4)),
+        (Clips, [(4, 2, 3, 5)] * 3, 8 * (4 * 2 * 3 * 5 + 4)),
+    ],
+)
+def test_a_list_is_one_of_examples_only_if_all_have_one_size(
+    kind: type[nn.Module], shapes: list[tuple[int, ...]], macs: int
+) -> None:
+    arch = trace(kind(), ([torch.randn(shape) for shape in shapes],))
+    assert arch.cost("macs")(arch.base_widths) == macs
 
 
 def test_norms_whose_scale_is_computed_can_be_built() -> None:
-    arch = trace(PrunedNorm(), torch.randn(2, 8))
-    assert arch.build([4])(torch.randn(2, 8)).shape == (2, 4)
+    model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
+    prune.l1_unstructured(model[1], "weight", 0.3)
+    assert trace(model, torch.randn(2, 8)).build([4])(torch.randn(2, 8)).shape == (2, 4)
 
 
-class HalfInPlace(nn.Module):
+@layers(a=nn.Linear(4, 16), b=nn.Linear(16, 24), c=nn.Linear(24, 5))
+def HalfInPlace(self: Any, x: torch.Tensor) -> Any:
     """Changes eight channels, whatever the width."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.c = nn.Linear(4, 16), nn.Linear(16, 24), nn.Linear(24, 5)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.a(x)
-        x[:, :8].relu_()
-        y: torch.Tensor = self.c(self.b(x).relu())
-        return y
+    x = self.a(x)
+    x[:, :8].relu_()
+    return self.c(self.b(x).relu())
 
 
 def test_a_cut_at_a_fixed_place_fixes_the_width() -> None:
@@ -324,45 +292,13 @@ def test_a_cut_at_a_fixed_place_fixes_the_width() -> None:
     assert "a: the code cuts a dimension at another place" in str(arch.explain())
 
 
-def test_a_weight_that_forward_replaces_is_named() -> None:
-    with pytest.raises(NsoptError, match=r"a tensor of another shape or type to \.data"):
-        nsopt.trace(Reassigning(rows=3), torch.randn(2, 4))
-
-
 def test_a_weight_that_forward_replaces_by_one_of_its_shape_can_be_pruned() -> None:
-    model, x = Reassigning(rows=2), torch.randn(2, 4)
+    model, x = Reassigning(nn.Parameter(torch.ones(2, 8))), torch.randn(2, 4)
     arch = nsopt.trace(model, x)
     assert arch.base_widths == (8,)
     smaller = arch.prune(model, [[0, 2, 5]])
     assert smaller(x).shape == (2, 2)
     assert (smaller.get_parameter("first.weight").norm(dim=1) <= 0.5 + 1e-6).all()
-
-
-def test_a_network_that_torchscript_compiled_is_refused() -> None:
-    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(288, 2))
-    with warnings.catch_warnings(action="ignore"):  # torch.jit is deprecated
-        model[0] = torch.jit.trace(model[0], torch.zeros(2, 1, 8, 8))
-    with pytest.raises(NsoptError, match=r"^0 is compiled by TorchScript"):
-        nsopt.trace(model, torch.zeros(2, 1, 8, 8))
-
-
-def test_weights_that_consist_of_other_tensors_are_refused() -> None:
-    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
-    model[0].weight = nn.Parameter(TwoTensor(torch.ones(16, 8), torch.ones(16, 8)))
-    with pytest.raises(NsoptError, match=r"^0\.weight is a TwoTensor: give a network of plain"):
-        nsopt.trace(model, torch.zeros(2, 8))
-
-
-def test_an_exported_program_is_refused() -> None:
-    exported = torch.export.export(nn.Linear(8, 2), (torch.zeros(2, 8),)).module()
-    with pytest.raises(NsoptError, match="give the module from which it was exported"):
-        nsopt.trace(exported, torch.zeros(2, 8))
-
-
-def test_numbers_of_another_type_are_named_where_linear_layers_read_them() -> None:
-    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
-    with pytest.raises(NsoptError, match=r"weights and inputs have different number types in 0 "):
-        nsopt.trace(model, torch.zeros(2, 8, dtype=torch.float64))
 
 
 def test_weights_that_are_not_finite_show_no_initialisation() -> None:
@@ -374,24 +310,19 @@ def test_weights_that_are_not_finite_show_no_initialisation() -> None:
         arch.build(arch.base_widths)
 
 
-class _Keeping(awkward.Chunks):
+@layers(kept={"maps": []}, a=nn.Conv2d(3, 8, 3), b=nn.Conv2d(8, 4, 3))
+def Keeping(self: Any, x: torch.Tensor) -> Any:
     """Keeps its last map in a list in a dictionary, as networks do to show their attention."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kept: dict[str, list[torch.Tensor]] = {"maps": []}
-
-    def forward(self, x: torch.Tensor) -> Any:
-        self.kept = {"maps": [super().forward(x)]}
-        return self.kept["maps"][0]
+    self.kept = {"maps": [self.b(self.a(x).relu())]}
+    return self.kept["maps"][0]
 
 
 def test_a_network_that_keeps_activations_can_be_pruned_and_built() -> None:
-    model = _Keeping()
+    model = Keeping()
     arch = trace(model, X)
     model(X).sum().backward()
-    arch.prune(model, [[0, 1]] * 3)
-    arch.build([2, 2, 2])
+    arch.prune(model, [[0, 1]])
+    arch.build([2])
     assert model.kept["maps"][0].grad_fn is not None
 
 
@@ -402,18 +333,6 @@ def test_norms_alone_can_be_trained_and_scored() -> None:
             module.requires_grad_(True)
     norms = trace(model, X).filter_norms(model)
     assert [len(norm) for norm in norms] == [8, 16, 24]
-
-
-def test_a_network_with_lazy_modules_is_refused_in_one_line() -> None:
-    lazy = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.LazyLinear(10))
-    with pytest.raises(NsoptError, match=r"2\.weight has no shape yet: call the network once"):
-        nsopt.trace(lazy, torch.zeros(2, 1, 8, 8))
-
-
-def test_a_network_without_inner_layers_is_refused_with_a_reason() -> None:
-    alone = nn.Sequential(nn.Conv2d(1, 1, 3), nn.Flatten())
-    with pytest.raises(NsoptError, match=r"can change: no layer lies between two others$"):
-        nsopt.trace(alone, torch.zeros(2, 1, 8, 8))
 
 
 def test_invalid_arguments_raise_errors() -> None:
@@ -440,7 +359,6 @@ def test_invalid_arguments_raise_errors() -> None:
 
 def test_new_networks_have_the_spread_of_the_original() -> None:
     """A weight of half the inputs is drawn sqrt(2) times as wide; constants and biases stay."""
-    torch.manual_seed(0)
     model = nn.Sequential(
         *(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), nn.ReLU(), nn.Conv2d(64, 96, 5), nn.ReLU()),
         *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 1)),
@@ -462,7 +380,6 @@ def test_new_networks_have_the_spread_of_the_original() -> None:
 
 def test_new_networks_keep_values_that_were_not_drawn() -> None:
     """A spatial transformer starts at the identity, an embedding with zeros for the padding."""
-    torch.manual_seed(0)
     model = fields.Text()
     model.embedding, model.out = nn.Embedding(50, 16, padding_idx=3), nn.Linear(16, 6)
     identity = torch.tensor([1.0, 0, 0, 0, 1, 0])
@@ -478,17 +395,12 @@ def test_new_networks_keep_values_that_were_not_drawn() -> None:
         assert not built.get_parameter("embedding.weight")[3].any()
 
 
-class FrozenStem(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16, affine=False))
-        self.head = nn.Sequential(nn.BatchNorm1d(16, affine=False), nn.Linear(16, 12), nn.ReLU())
-        self.out = nn.Linear(12, 5)
-        self.stem.requires_grad_(False)
+STEM = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16, affine=False)).requires_grad_(False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.out(self.head(self.stem(x).relu()))
-        return y
+
+@layers(stem=STEM, norm=nn.BatchNorm1d(16, affine=False), a=nn.Linear(16, 12), b=nn.Linear(12, 5))
+def FrozenStem(self: Any, x: torch.Tensor) -> Any:
+    return self.b(self.a(self.norm(self.stem(x).relu())).relu())
 
 
 def test_norms_without_a_scale_are_frozen_with_the_layers_around_them() -> None:
@@ -497,7 +409,7 @@ def test_norms_without_a_scale_are_frozen_with_the_layers_around_them() -> None:
     built = trace(model, torch.randn(2, 8)).build([16, 12])
     mean = "stem.1.running_mean"
     torch.testing.assert_close(built.get_buffer(mean), model.get_buffer(mean), rtol=0, atol=0)
-    assert not built.get_buffer("head.0.running_mean").any()
+    assert not built.get_buffer("norm.running_mean").any()
 
 
 def test_inference_mode_of_the_caller_does_not_matter() -> None:

@@ -11,72 +11,57 @@ from torch import Tensor, nn
 import nsopt
 from nsopt.errors import NsoptError
 from nsopt.tracing import tracer
+from tests.networks import layers
 from tests.tracing.checks import check_pruning, randomise
 
 IMAGES = torch.randn(2, 3, 16, 16)
 
 
-class Strides(nn.Module):
+@layers(stride=torch.tensor([8.0, 2.0]), counts=torch.tensor([1, 2]))
+@layers(steps=nn.Buffer(torch.tensor([1, 2])), body=nn.Conv2d(3, 32, 3, 2, 1))
+@layers(boxes=nn.Conv2d(32, 4, 1))
+def Strides(self: Any, x: Tensor) -> Any:
     """Reads numbers from constants of several kinds, as the heads of YOLO do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stride, self.counts = torch.tensor([8.0, 2.0]), torch.tensor([1, 2])
-        self.register_buffer("steps", torch.tensor([1, 2]))
-        self.body, self.boxes = nn.Conv2d(3, 32, 3, 2, 1), nn.Conv2d(32, 4, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.boxes(torch.relu(self.body(x)))
-        for i, stride in enumerate(self.stride):
-            if y.shape[-1] * int(stride) == x.shape[-1]:
-                y = y * self.stride[i].item()
-        steps = torch.zeros(3)
-        steps[1:] += torch.arange(2) + 1
-        steps.mul_(2)
-        assert steps.tolist() == [0, 2, 4]
-        for count in (*self.counts.tolist(), *self.get_buffer("steps").tolist()):
-            y = y + torch.full((count, 1, 1, 1), self.stride.max()).sum()  # type: ignore[call-overload]
-        return y[:, torch.tensor([True, False, True, True])]
+    y = self.boxes(torch.relu(self.body(x)))
+    for i, stride in enumerate(self.stride):
+        if y.shape[-1] * int(stride) == x.shape[-1]:
+            y = y * self.stride[i].item()
+    steps = torch.zeros(3)
+    steps[1:] += torch.arange(2) + 1
+    steps.mul_(2)
+    assert steps.tolist() == [0, 2, 4]
+    for count in (*self.counts.tolist(), *self.steps.tolist()):
+        y = y + torch.full((count, 1, 1, 1), self.stride.max()).sum()
+    return y[:, torch.tensor([True, False, True, True])]
 
 
-class Detector(nn.Module):
+@layers(body=nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1)))
+@layers(scores=nn.Conv2d(64, 1, 1), boxes=nn.Conv2d(64, 4, 1))
+@layers(refine=nn.Sequential(nn.Linear(4, 24), nn.ReLU(), nn.Linear(24, 4)))
+def Detector(self: Any, x: Tensor) -> Any:
     """Dense layers, then boxes of a high score are picked, and refined by layers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1))
-        self.scores, self.boxes = nn.Conv2d(64, 1, 1), nn.Conv2d(64, 4, 1)
-        self.refine = nn.Sequential(nn.Linear(4, 24), nn.ReLU(), nn.Linear(24, 4))
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        y = self.body(x).relu()
-        found = []
-        for scores, boxes in zip(self.scores(y).flatten(1), self.boxes(y).flatten(2), strict=True):
-            picked = torch.where(scores > scores.mean())[0]
-            picked = picked[scores[picked].argsort()][:5]
-            refined = self.refine(boxes.T[picked])
-            found.append(refined[refined[:, 0] > -1e9])
-        if int(found[0][0, 0]) < 0:  # decides about the output alone
-            found = [boxes.abs() for boxes in found]
-        return found
+    y = self.body(x).relu()
+    found = []
+    for scores, boxes in zip(self.scores(y).flatten(1), self.boxes(y).flatten(2), strict=True):
+        picked = torch.where(scores > scores.mean())[0]
+        picked = picked[scores[picked].argsort()][:5]
+        refined = self.refine(boxes.T[picked])
+        found.append(refined[refined[:, 0] > -1e9])
+    if int(found[0][0, 0]) < 0:  # decides about the output alone
+        found = [boxes.abs() for boxes in found]
+    return found
 
 
-class Masked(nn.Module):
+@layers(a=nn.Linear(8, 32), b=nn.Linear(32, 32), c=nn.Linear(32, 4))
+def Masked(self: Any, x: Tensor, mask: Tensor | None = None, scale: float = 1.0) -> Any:
     """Reads a mask in its input."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.c = nn.Linear(8, 32), nn.Linear(32, 32), nn.Linear(32, 4)
-
-    def forward(self, x: Tensor, mask: Tensor | None = None, scale: float = 1.0) -> Tensor:
-        y = torch.relu(self.a(x)) * scale
-        if mask is not None and not mask.all():
-            y = self.b(y) * mask[..., None]
-        return self.c(y)
+    y = torch.relu(self.a(x)) * scale
+    if mask is not None and not mask.all():
+        y = self.b(y) * mask[..., None]
+    return self.c(y)
 
 
 def test_constants_that_code_reads_are_computed() -> None:
-    torch.manual_seed(0)
     model = Strides()
     arch = nsopt.trace(model, IMAGES)
     assert (arch.layer_names, arch.base_widths) == (("body",), (32,))
@@ -85,18 +70,13 @@ def test_constants_that_code_reads_are_computed() -> None:
     assert arch.build([7])(IMAGES).shape == (2, 3, 8, 8)
 
 
-class ReadsArrays(nn.Module):
+@layers(read=None, a=nn.Linear(8, 32), b=nn.Linear(32, 4))
+@layers(scales=nn.Parameter(torch.tensor([2.0, 30.0, 4.0])))
+def ReadsArrays(self: Any, x: Tensor) -> Any:
     """Reads tensors as NumPy arrays, before its last layer."""
-
-    def __init__(self, read: Callable[["ReadsArrays", Tensor], Any]) -> None:
-        super().__init__()
-        self.a, self.b, self.read = nn.Linear(8, 32), nn.Linear(32, 4), read
-        self.scales = nn.Parameter(torch.tensor([2.0, 30.0, 4.0]))
-
-    def forward(self, x: Tensor) -> Any:
-        y = self.a(x).relu()
-        scale = float(self.read(self, y))
-        return self.b(y * scale) * self.scales.sum()
+    y = self.a(x).relu()
+    scale = float(self.read(self, y))
+    return self.b(y * scale) * self.scales.sum()
 
 
 @pytest.mark.parametrize(
@@ -110,7 +90,7 @@ class ReadsArrays(nn.Module):
     ids=["parameter", "asarray", "constant", "array"],
 )
 def test_a_tensor_that_is_read_as_an_array_keeps_its_size(
-    read: Callable[[ReadsArrays, Tensor], Any], layers: tuple[str, ...]
+    read: Callable[[Any, Tensor], Any], layers: tuple[str, ...]
 ) -> None:
     model, x = ReadsArrays(read), torch.randn(2, 8)
     arch = nsopt.trace(model, x)
@@ -118,25 +98,20 @@ def test_a_tensor_that_is_read_as_an_array_keeps_its_size(
     check_pruning(arch, model, x)
 
 
+@layers(a=nn.Linear(8, 32), b=nn.Linear(32, 4))
+def Finds(self: Any, x: Tensor) -> Any:
+    found = self.b(self.a(x).relu())
+    return found if self.training else found.detach().cpu().numpy()
+
+
 def test_activations_become_arrays_only_after_the_last_layer() -> None:
-    class Finds(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b = nn.Linear(8, 32), nn.Linear(32, 4)
-
-        def forward(self, x: Tensor) -> Any:
-            found = self.b(self.a(x).relu())
-            return found if self.training else found.detach().cpu().numpy()
-
     assert nsopt.trace(Finds(), torch.randn(2, 8)).base_widths == (32,)
-    with pytest.raises(
-        NsoptError, match=r"depends on the values of tensors, in the network \(test"
-    ):
+    message = r"depends on the values of tensors, in the network \(test"
+    with pytest.raises(NsoptError, match=message):
         nsopt.trace(ReadsArrays(lambda _, y: y.detach().numpy().max()), torch.randn(2, 8))
 
 
 def test_a_whole_detector_comes_back_smaller() -> None:
-    torch.manual_seed(0)
     model = Detector()
     arch = nsopt.trace(model, IMAGES)
     assert arch.layer_names == ("body.0", "body.2", "boxes", "refine.0")
@@ -152,20 +127,14 @@ def test_a_whole_detector_comes_back_smaller() -> None:
     assert arch.cost("macs")(arch.base_widths) == dense + 5 * (4 * 24 + 24 * 4)  # of five boxes
 
 
-class Accumulating(nn.Module):
+@layers(write=None, a=nn.Linear(8, 16), b=nn.Linear(16, 16))
+def Accumulating(self: Any, x: Tensor) -> Any:
     """Writes into zeros before it looks at them."""
-
-    def __init__(self, write: Callable[[Tensor, Tensor], Any]) -> None:
-        super().__init__()
-        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 16)
-        self.write = write
-
-    def forward(self, x: Tensor) -> Tensor:
-        sums, y = torch.zeros_like(x), self.a(x).relu()
-        self.write(sums, x)
-        if bool((sums > 0).any()):
-            y = self.b(y)
-        return y
+    sums, y = torch.zeros_like(x), self.a(x).relu()
+    self.write(sums, x)
+    if bool((sums > 0).any()):
+        y = self.b(y)
+    return y
 
 
 @pytest.mark.parametrize(
@@ -181,7 +150,6 @@ def test_zeros_that_are_written_are_unknown(write: Callable[[Tensor, Tensor], An
 
 
 def test_the_picked_boxes_of_a_pruned_detector_are_those_of_the_masked_one() -> None:
-    torch.manual_seed(0)
     model = Detector().double().eval()
     arch = nsopt.trace(model, IMAGES.double())
     kept = [np.arange(3, width) for width in arch.base_widths]
@@ -221,66 +189,53 @@ def test_masks_among_the_inputs_decide_as_in_the_example(inputs: Any, widths: li
     assert arch.cost("macs")(arch.base_widths) == 5 * 32 * (8 + 4 + 32 * ("b" in widths))
 
 
-class Deciding(nn.Module):
+@layers(where=None, a=nn.Linear(8, 8), b=nn.Linear(8, 8), c=nn.Linear(8, 8))
+def Deciding(self: Any, x: Tensor) -> Any:
     """Values decide which layers run; `where` says at which point."""
-
-    def __init__(self, where: str) -> None:
-        super().__init__()
-        self.where, self.a, self.b, self.c = where, *(nn.Linear(8, 8) for _ in range(3))
-
-    def forward(self, x: Tensor) -> Any:
-        y = self.a(x)
-        if self.where == "between" and y.max() > 0:
-            y = self.b(y)
-        if self.where == "parameter" and self.b.bias[0] > 0:
-            y = self.b(y)
-        y = self.c(y)
-        if self.where == "after" and y.max() > 0:
-            return y, y
-        if self.where == "unread" and y.max() < 0:
-            return self.b(y)
-        if self.where == "training" and self.training and not y.isfinite().all():
-            return self.b(self.c(y))
-        if self.where == "targets" and self.training:
-            raise ValueError("targets should not be None in training")
-        return self.b(y)[:, :8] if self.where in ("training", "targets") else y
+    y = self.a(x)
+    if self.where == "between" and y.max() > 0:
+        y = self.b(y)
+    if self.where == "parameter" and self.b.bias[0] > 0:
+        y = self.b(y)
+    y = self.c(y)
+    if self.where == "after" and y.max() > 0:
+        return y, y
+    if self.where == "unread" and y.max() < 0:
+        return self.b(y)
+    if self.where == "training" and self.training and not y.isfinite().all():
+        return self.b(self.c(y))
+    if self.where == "targets" and self.training:
+        raise ValueError("targets should not be None in training")
+    return self.b(y)[:, :8] if self.where in ("training", "targets") else y
 
 
 @pytest.mark.parametrize("where", ["between", "parameter", "unread"])
 def test_values_that_decide_which_layers_run_are_refused(where: str) -> None:
-    message = (
-        r"depends on the values of tensors, in the network \(test_values.py, line \d+\): decide"
-    )
+    message = r"depends on the values of tensors, in the network \(test_values.py, line \d+\): dec"
     with pytest.raises(NsoptError, match=message):
         nsopt.trace(Deciding(where), torch.randn(2, 8))
 
 
-class Checking(nn.Module):
+@layers(how=None, log=list[float](), a=nn.Linear(8, 16), b=nn.Linear(16, 16), c=nn.Linear(16, 4))
+def Checking(self: Any, x: Tensor) -> Any:
     """Checks and logs values between its layers."""
-
-    def __init__(self, how: str) -> None:
-        super().__init__()
-        self.how, self.log = how, list[float]()
-        self.a, self.b, self.c = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.a(x).relu()
-        if self.how == "raise" and x.isnan().any():
-            raise ValueError("nan")
-        assert self.how != "assert" or (x >= 0).all()
-        assert self.how != "training" or not self.training or not x.isnan().any()
-        if self.how == "repair" and not x.isfinite().all():
-            x = x.nan_to_num()
-        if self.how == "log":
-            self.log.append(x.mean().item())
-        if self.how == "sample":
-            x = torch.distributions.Normal(x, x.exp()).rsample()
-        while self.how == "loop" and x.norm() > 1:
-            x = x / 2
-        y: Tensor = self.c(self.b(x))
-        if self.how == "output" and y.isnan().any():
-            raise ValueError("nan")
-        return y
+    x = self.a(x).relu()
+    if self.how == "raise" and x.isnan().any():
+        raise ValueError("nan")
+    assert self.how != "assert" or (x >= 0).all()
+    assert self.how != "training" or not self.training or not x.isnan().any()
+    if self.how == "repair" and not x.isfinite().all():
+        x = x.nan_to_num()
+    if self.how == "log":
+        self.log.append(x.mean().item())
+    if self.how == "sample":
+        x = torch.distributions.Normal(x, x.exp()).rsample()
+    while self.how == "loop" and x.norm() > 1:
+        x = x / 2
+    y: Tensor = self.c(self.b(x))
+    if self.how == "output" and y.isnan().any():
+        raise ValueError("nan")
+    return y
 
 
 @pytest.mark.parametrize(
@@ -302,18 +257,12 @@ def test_a_loop_until_values_are_small_is_refused(monkeypatch: pytest.MonkeyPatc
         nsopt.trace(Checking("loop"), torch.randn(2, 8))
 
 
-class Packed(nn.Module):
+@layers(first=nn.Linear(4, 8), rnn=nn.GRU(8, 8), last=nn.Linear(8, 3))
+def Packed(self: Any, x: Tensor) -> Any:
     """A recurrent layer that skips the padding, which is where the signal is zero."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.rnn, self.last = nn.Linear(4, 8), nn.GRU(8, 8), nn.Linear(8, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        lengths = x.any(2).sum(1)
-        packed = nn.utils.rnn.pack_padded_sequence(self.first(x), lengths, batch_first=True)
-        last: Tensor = self.last(self.rnn(packed)[1][-1])
-        return last
+    lengths = x.any(2).sum(1)
+    packed = nn.utils.rnn.pack_padded_sequence(self.first(x), lengths, batch_first=True)
+    return self.last(self.rnn(packed)[1][-1])
 
 
 def test_lengths_that_are_unknown_are_refused_with_the_way_out() -> None:
@@ -321,20 +270,14 @@ def test_lengths_that_are_unknown_are_refused_with_the_way_out() -> None:
         nsopt.trace(Packed(), torch.randn(2, 5, 4))
 
 
-class Conditional(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.a(x)
-        return self.b(torch.cond(y.sum() > 0, torch.sin, torch.cos, (y,)))
+@layers(a=nn.Linear(8, 16), b=nn.Linear(16, 4))
+def Conditional(self: Any, x: Tensor) -> Any:
+    y = self.a(x)
+    return self.b(torch.cond(y.sum() > 0, torch.sin, torch.cos, (y,)))
 
 
 def test_the_operator_cond_is_refused() -> None:
-    message = (
-        r"^nsopt cannot follow torch's operator cond: write torch\.where or others \(in the net"
-    )
+    message = r"^nsopt cannot follow torch's operator cond: write torch\.where or others \(in the"
     with pytest.raises(NsoptError, match=message):
         nsopt.trace(Conditional(), torch.randn(2, 8))
 
@@ -349,9 +292,7 @@ def test_values_that_decide_only_about_the_output_are_accepted() -> None:
     ("where", "reason"),
     [("training", "depends on the values of tensors"), ("targets", "targets should not be None")],
 )
-def test_a_network_whose_training_mode_fails_is_traced_in_evaluation_mode(
-    where: str, reason: str
-) -> None:
+def test_a_network_that_fails_in_training_is_traced_in_evaluation(where: str, reason: str) -> None:
     model, x = Deciding(where), torch.randn(2, 8)
     with pytest.warns(UserWarning, match=f"traced in evaluation mode only, .*{reason}") as caught:
         arch = nsopt.trace(model, x)
@@ -377,15 +318,11 @@ class Cache:
         self.keys = keys
 
 
-class Caching(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = nn.Linear(8, 32), nn.Linear(32, 4)
-
-    def forward(self, x: Tensor) -> dict[str, Any]:
-        y = torch.relu(self.a(x))
-        logits = self.b(y)
-        return {"logits": logits, "cache": Cache(y), "of": torch.distributions.Normal(logits, 1.0)}
+@layers(a=nn.Linear(8, 32), b=nn.Linear(32, 4))
+def Caching(self: Any, x: Tensor) -> Any:
+    y = torch.relu(self.a(x))
+    logits = self.b(y)
+    return {"logits": logits, "cache": Cache(y), "of": torch.distributions.Normal(logits, 1.0)}
 
 
 def test_an_object_in_the_output_is_ignored() -> None:

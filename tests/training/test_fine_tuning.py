@@ -8,12 +8,8 @@ from torch import nn
 from torch.nn import functional
 
 import nsopt
+from nsopt import Architecture, ImageData, NsoptError, TrainSettings, train
 from nsopt.compute.checkpoint import full_state, load_full_state
-from nsopt.data.images import ImageData
-from nsopt.errors import NsoptError
-from nsopt.models.architecture import Architecture
-from nsopt.training.loop import train
-from nsopt.training.settings import TrainSettings
 from nsopt.training.step import RunningAverage, make_schedule
 from tests.study.test_comparison import Listener
 
@@ -38,7 +34,6 @@ def test_the_learning_rate_rises_and_falls_linearly() -> None:
 @pytest.mark.parametrize(("optimizer", "lr"), [("adamw", 0.01), ("sgd", 0.05)])
 def test_only_adamw_learns_as_much_from_a_loss_in_other_units(optimizer: str, lr: float) -> None:
     """A mean over hundreds of outputs, most of them zero, is such a loss."""
-    torch.manual_seed(0)
     x = torch.randn(256, 8)
     pairs = list(zip(x.split(32), x[:, :3].abs().split(32), strict=True))
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
@@ -58,9 +53,7 @@ def test_only_adamw_learns_as_much_from_a_loss_in_other_units(optimizer: str, lr
     assert alike == (optimizer == "adamw")
 
 
-def test_distillation_brings_a_student_close_to_its_teacher(
-    narrow: Architecture, digits: ImageData
-) -> None:
+def test_distillation_brings_students_close(narrow: Architecture, digits: ImageData) -> None:
     """Even to an untrained teacher, to which labels would not lead."""
     torch.manual_seed(1)
     teacher = narrow.build(narrow.base_widths).train()
@@ -70,9 +63,8 @@ def test_distillation_brings_a_student_close_to_its_teacher(
     images = torch.randn(64, 1, 32, 32)
     distance = {}
     for weight in (None, 1.0):
-        model = train(
-            narrow, narrow.base_widths, digits, SHORT.updated(distillation=weight), teacher=teacher
-        ).model
+        each = SHORT.updated(distillation=weight)
+        model = train(narrow, narrow.base_widths, digits, each, teacher=teacher).model
         with torch.no_grad():
             own, wanted = (functional.log_softmax(m.eval()(images), 1) for m in (model, teacher))
             apart = functional.kl_div(own, wanted, reduction="batchmean", log_target=True)
@@ -83,7 +75,6 @@ def test_distillation_brings_a_student_close_to_its_teacher(
 
 
 def test_the_distance_of_a_user_gets_equal_types_in_bf16() -> None:
-    torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(8, 4)
     seen = []
 
@@ -91,20 +82,14 @@ def test_the_distance_of_a_user_gets_equal_types_in_bf16() -> None:
         seen.append((outputs.dtype, wanted.dtype))
         return (outputs - wanted).square().mean(1)
 
-    task = nsopt.Task(
-        [(x, torch.arange(8) % 3)],
-        functional.cross_entropy,
-        score=lambda net: float(net(x).sum()),
-        distance=distance,
-    )
+    how = functional.cross_entropy, lambda net: float(net(x).sum())
+    task = nsopt.Task([(x, torch.arange(8) % 3)], *how, distance=distance)
     settings = SHORT.updated(epochs=1, distillation=0.5, precision="bf16")
     train(nsopt.trace(model, x), [8], task, settings, teacher=model)
     assert seen == [(torch.float32, torch.float32)]
 
 
-def test_the_average_of_the_weights_is_evaluated_and_returned(
-    narrow: Architecture, digits: ImageData
-) -> None:
+def test_the_average_is_evaluated_and_returned(narrow: Architecture, digits: ImageData) -> None:
     def trained(averaging: float | None) -> dict[str, torch.Tensor]:
         outcome = train(narrow, narrow.base_widths, digits, SHORT.updated(averaging=averaging))
         return {"val": torch.tensor(outcome.val_accuracy), **outcome.model.state_dict()}
@@ -155,9 +140,8 @@ def test_the_average_of_a_half_precision_network_follows_it(dtype: torch.dtype) 
     for _ in range(1000):
         for average in (whole, continued):
             average.update(nets[1])
-    for one, other, latest in zip(
-        whole.module.parameters(), continued.module.parameters(), nets[1].parameters(), strict=True
-    ):
+    modules = whole.module, continued.module, nets[1]
+    for one, other, latest in zip(*(each.parameters() for each in modules), strict=True):
         assert torch.equal(one, other)
         torch.testing.assert_close(one, latest, atol=1e-3, rtol=1e-3)
 
@@ -217,18 +201,14 @@ def test_invalid_fine_tuning_settings_raise_an_error(changes: dict, message: str
     assert "\n" not in str(caught.value)
 
 
-def test_few_images_are_trained_for_the_least_number_of_steps(
-    narrow: Architecture, digits: ImageData
-) -> None:
+def test_few_images_train_the_least_steps(narrow: Architecture, digits: ImageData) -> None:
     """An epoch of 360 images has 12 batches of 32."""
     for least, epochs in ((None, 2), (20, 2), (30, 3)):
         outcome = train(narrow, narrow.base_widths, digits, SHORT.updated(least_steps=least))
         assert len(outcome.epochs) == epochs
 
 
-def test_the_best_weights_are_kept_the_first_ones_included(
-    narrow: Architecture, digits: ImageData
-) -> None:
+def test_even_the_first_weights_may_be_best(narrow: Architecture, digits: ImageData) -> None:
     begun = train(narrow, narrow.base_widths, digits, SHORT.updated(epochs=4))
     ruinous = SHORT.updated(lr=3.0, keep_best=True)
     kept = train(narrow, narrow.base_widths, digits, ruinous, start=begun.model)
@@ -247,13 +227,9 @@ def test_statistics_of_momentum_0_follow_the_data(narrow: Architecture, digits: 
     for norm in norms:
         norm.momentum = 0.0
     listener = Listener()
-    trained = [
-        train(narrow, narrow.base_widths, digits, SHORT, start=model, progress=listener)
-        for model in (usual, stuck)
-    ]
-    assert trained[0].losses == trained[1].losses
-    assert trained[0].score == trained[1].score
-    assert listener.messages == [
-        f"{len(norms)} BatchNorms of momentum 0 follow the data from now on"
-    ]
+    how = narrow, narrow.base_widths, digits, SHORT
+    one, other = (train(*how, start=model, progress=listener) for model in (usual, stuck))
+    assert (one.losses, one.score) == (other.losses, other.score)
+    told = f"{len(norms)} BatchNorms of momentum 0 follow the data from now on"
+    assert listener.messages == [told]
     assert {norm.momentum for norm in norms} == {0.0}  # the user's network stays as it was

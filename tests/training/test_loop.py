@@ -2,6 +2,7 @@ import dataclasses
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -10,17 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import nsopt
+from nsopt import Architecture, Epoch, ImageData, NsoptError, TrainSettings, measure_latency, train
 from nsopt.compute import checkpoint
 from nsopt.compute.device import explain_out_of_memory, resolve_compute
 from nsopt.compute.random_state import use_seed
-from nsopt.data.images import ImageData
-from nsopt.errors import NonFiniteLossError, NsoptError, OutOfMemoryError
-from nsopt.latency.measure import latency_conditions, measure_latency
-from nsopt.models.architecture import Architecture
+from nsopt.errors import NonFiniteLossError, OutOfMemoryError
+from nsopt.latency.measure import latency_conditions
 from nsopt.tasks.classification import AccuracyEvaluation
-from nsopt.training.loop import train
-from nsopt.training.outcome import Epoch
-from nsopt.training.settings import TrainSettings
+from tests.networks import layers
 
 SHORT = TrainSettings(epochs=4, batch_size=32, lr=0.05, device="cpu", precision="fp32")
 
@@ -38,19 +36,12 @@ def test_training_learns_and_records_its_curves(narrow: Architecture, digits: Im
 
 
 def test_same_seed_gives_the_same_numbers(narrow: Architecture, digits: ImageData) -> None:
-    settings = SHORT.updated(epochs=2)
+    settings, before = SHORT.updated(epochs=2), torch.get_rng_state()
     one, two = (train(narrow, narrow.base_widths, digits, settings) for _ in range(2))
     assert one.epochs == two.epochs
+    assert torch.equal(torch.get_rng_state(), before)
     other = train(narrow, narrow.base_widths, digits, settings.updated(seed=1))
     assert other.losses != one.losses
-
-
-def test_training_leaves_the_callers_random_state_alone(
-    narrow: Architecture, digits: ImageData
-) -> None:
-    before = torch.get_rng_state()
-    train(narrow, narrow.base_widths, digits, SHORT.updated(epochs=1))
-    torch.testing.assert_close(torch.get_rng_state(), before)
 
 
 def test_a_non_finite_loss_raises_an_error(narrow: Architecture, digits: ImageData) -> None:
@@ -67,7 +58,6 @@ def test_a_non_finite_loss_raises_an_error(narrow: Architecture, digits: ImageDa
 )
 def test_weights_of_the_last_step_of_an_epoch_may_diverge(lr: float, message: str) -> None:
     """The loss before this step was finite, and the score is not."""
-    torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1))
     x, y = torch.randn(32, 8), 100 * torch.randn(32, 1)
 
@@ -121,31 +111,24 @@ def test_settings_are_immutable() -> None:
         SHORT.epochs = 5
 
 
-def test_running_out_of_memory_suggests_a_smaller_batch() -> None:
-    with (
-        pytest.raises(OutOfMemoryError, match="try batch_size=64"),
-        explain_out_of_memory(torch.device("cpu"), batch_size=128),
-    ):
-        torch.empty(2**55)
+@pytest.mark.parametrize(
+    ("batch_size", "run", "error", "message"),
+    [
+        (128, lambda: torch.empty(2**55), OutOfMemoryError, "try batch_size=64"),
+        (2, lambda: torch.empty(2**55), OutOfMemoryError, "no memory left for batches of 2"),
+        (128, lambda: torch.zeros(2, 3) @ torch.zeros(2, 3), RuntimeError, "shape"),
+    ],
+)
+def test_running_out_of_memory_suggests_a_smaller_batch(
+    batch_size: int, run: Any, error: type[Exception], message: str
+) -> None:
+    """Below the smallest batch it suggests none, and other errors stay."""
+    memory = explain_out_of_memory(torch.device("cpu"), batch_size=batch_size)
+    with pytest.raises(error, match=message), memory:
+        run()
 
 
-def test_running_out_of_memory_at_the_smallest_batch_suggests_no_batch_size() -> None:
-    with (
-        pytest.raises(OutOfMemoryError, match="device cpu has no memory left for batches of 2"),
-        explain_out_of_memory(torch.device("cpu"), batch_size=2),
-    ):
-        torch.empty(2**55)
-
-
-def test_other_errors_are_not_reported_as_out_of_memory() -> None:
-    with (
-        pytest.raises(RuntimeError, match="shape"),
-        explain_out_of_memory(torch.device("cpu"), batch_size=128),
-    ):
-        torch.zeros(2, 3) @ torch.zeros(2, 3)
-
-
-@pytest.mark.parametrize("device", ["cuda:99", "warp", "meta-physical"])
+@pytest.mark.parametrize("device", ["cuda:99", "warp", "meta-physical", "meta"])
 def test_unavailable_devices_are_refused(device: str) -> None:
     with pytest.raises(NsoptError, match="is not available: use device='auto'"):
         resolve_compute(device, "fp32")
@@ -207,9 +190,7 @@ def test_latency_arguments_are_checked(narrow: Architecture) -> None:
         measure_latency(narrow.build(narrow.base_widths), narrow.input_shape, repeats=0)
 
 
-def test_trainings_in_threads_give_the_same_results_as_alone(
-    narrow: Architecture, digits: ImageData
-) -> None:
+def test_threads_give_the_same_results(narrow: Architecture, digits: ImageData) -> None:
     """Dropout draws from torch's single generator."""
     arch = nsopt.trace(build_dropping(), torch.randn(2, 1, 32, 32))
     each = [SHORT.updated(epochs=2, seed=seed) for seed in range(3)]
@@ -254,9 +235,7 @@ def test_the_callback_gets_every_epoch_and_may_end_the_training(
     assert not file.exists()
 
 
-def test_a_training_can_start_from_an_inherited_network(
-    narrow: Architecture, digits: ImageData
-) -> None:
+def test_training_can_start_from_less(narrow: Architecture, digits: ImageData) -> None:
     trained = train(narrow, narrow.base_widths, digits, SHORT).model
     before = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
     kept = [torch.arange(width - 1) for width in narrow.base_widths]
@@ -271,13 +250,10 @@ def test_a_training_can_start_from_an_inherited_network(
 
 def test_a_training_can_start_from_a_network_that_has_run(digits: ImageData) -> None:
     """A hook of weight norm then keeps a weight that autograd computed."""
-    torch.manual_seed(0)
     with warnings.catch_warnings(action="ignore"):
         first = nn.utils.weight_norm(nn.Conv2d(1, 8, 3))
-    model = nn.Sequential(
-        first, nn.ReLU(), nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.Linear(32, 10)
-    )
-    x = torch.randn(2, 1, 32, 32)
+    others = nn.ReLU(), nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.Linear(32, 10)
+    model, x = nn.Sequential(first, *others), torch.randn(2, 1, 32, 32)
     arch = nsopt.trace(model, x)
     start = arch.build(arch.base_widths)
     start(x)
@@ -301,24 +277,16 @@ def test_a_network_that_does_not_fit_is_one_line_before_anything_is_trained(
             use()
 
 
-class Counting(nn.Module):
+@layers(seen=nn.Buffer(torch.zeros(()), persistent=False), conv=nn.Conv2d(1, 4, 3, 4))
+@layers(out=nn.Linear(4, 10))
+def Counting(self: Any, x: Tensor) -> Any:
     """A buffer counts batches, and no state holds it; outputs are worse with every batch."""
-
-    seen: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.out = nn.Conv2d(1, 4, 3, 4), nn.Linear(4, 10)
-        self.register_buffer("seen", torch.zeros(()), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training:
-            self.seen += 1
-        return self.out(self.conv(x).mean((2, 3))) * 2**-self.seen
+    if self.training:
+        self.seen += 1
+    return self.out(self.conv(x).mean((2, 3))) * 2**-self.seen
 
 
 def test_buffers_that_no_state_holds_belong_to_the_best_epoch(digits: ImageData) -> None:
-    torch.manual_seed(0)
     model = Counting()
     arch = nsopt.trace(model, torch.randn(2, 1, 32, 32))
     settings = SHORT.updated(epochs=2, lr=1e-9, keep_best=True)
@@ -340,8 +308,8 @@ def test_a_checkpoint_of_other_modules_is_another_training(
         raise KeyboardInterrupt
 
     for act, error in ((nn.ReLU(), KeyboardInterrupt), (nn.Tanh(), NsoptError)):
-        layers = nn.Conv2d(1, 4, 3, 4), act, nn.AdaptiveMaxPool2d(1), nn.Flatten()
-        arch = nsopt.trace(nn.Sequential(*layers, nn.Linear(4, 10)), torch.randn(2, 1, 32, 32))
+        parts = nn.Conv2d(1, 4, 3, 4), act, nn.AdaptiveMaxPool2d(1), nn.Flatten()
+        arch = nsopt.trace(nn.Sequential(*parts, nn.Linear(4, 10)), torch.randn(2, 1, 32, 32))
         with pytest.raises(error):
             train(arch, [4], digits, SHORT, checkpoint=tmp_path / "c", on_epoch=stop)
 
@@ -353,6 +321,5 @@ def test_train_returns_the_trained_network(narrow: Architecture, digits: ImageDa
     while not evaluation.complete:
         evaluation.advance(outcome.model)
     assert evaluation.score == pytest.approx(outcome.test_accuracy, abs=1.5)
-    assert not any(
-        type(m).__module__.startswith("nsopt.training.kernels") for m in outcome.model.modules()
-    )
+    kinds = {type(module).__module__ for module in outcome.model.modules()}
+    assert not any(kind.startswith("nsopt.training.kernels") for kind in kinds)

@@ -9,13 +9,12 @@ import torch
 from torch import nn
 
 import nsopt
+from nsopt import Architecture, ImageData, TrainSettings
 from nsopt.compute import device
 from nsopt.compute.device import Compute
-from nsopt.data.images import ImageData
-from nsopt.models.architecture import Architecture
 from nsopt.training import precision
 from nsopt.training.precision import choose_compute, faster
-from nsopt.training.settings import TrainSettings
+from tests.networks import layers
 
 BF16 = Compute(torch.device("cpu"), bf16=True)
 
@@ -32,9 +31,7 @@ def native(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("bf16", "chosen"), [(0.5, "bf16"), (2.4, "fp32"), (1.0, "fp32")])
-def test_auto_takes_the_faster_precision(
-    bf16: float, chosen: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_takes_the_faster(bf16: float, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first step is slow, and the machine becomes slower: neither decides."""
     monkeypatch.setattr(precision, "_TURNS", 2)
     slowing, asked = count(10, -1), list[str]()
@@ -109,16 +106,11 @@ def test_the_same_training_has_the_same_precision_though_times_vary(
     assert set(sizes) == {8, len(digits.train)}
 
 
-class WritesIntoZeros(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        rows = torch.arange(len(x), device=x.device)
-        made = self.a(x)
-        result: torch.Tensor = self.b(torch.zeros(len(x), made.shape[1]).index_add(0, rows, made))
-        return result
+@layers(a=nn.Linear(8, 16), b=nn.Linear(16, 2))
+def WritesIntoZeros(self: Any, x: torch.Tensor) -> Any:
+    rows = torch.arange(len(x), device=x.device)
+    made = self.a(x)
+    return self.b(torch.zeros(len(x), made.shape[1]).index_add(0, rows, made))
 
 
 @pytest.mark.usefixtures("native")
@@ -130,16 +122,11 @@ def test_networks_that_do_not_run_in_bf16_take_float32() -> None:
     assert choose_compute(settings, arch, arch.base_widths, task).precision == "fp32"
 
 
-class ReturnsItsLoss(nn.Module):
+@layers(a=nn.Linear(8, 16), b=nn.Linear(16, 2))
+def ReturnsItsLoss(self: Any, x: torch.Tensor) -> Any:
     """Returns its loss in training, and predictions in evaluation mode."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        outputs: torch.Tensor = self.b(self.a(x))
-        return outputs.square().mean() if self.training else outputs
+    outputs: torch.Tensor = self.b(self.a(x))
+    return outputs.square().mean() if self.training else outputs
 
 
 @pytest.mark.usefixtures("native")

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.nn.functional import binary_cross_entropy
 from nsopt.compute.device import Compute
 from nsopt.errors import NonFiniteLossError, NsoptError
 from nsopt.training.step import batch_loss, sgd, train_step
+from tests.networks import layers
 
 CPU = Compute(torch.device("cpu"), bf16=False)
 
@@ -63,14 +65,10 @@ class Found:
         object.__setattr__(self, "numbers", self.numbers + 1)
 
 
-class Ranking(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(2, 3)
-
-    def forward(self, x: torch.Tensor) -> tuple[Found, torch.Tensor]:
-        found = self.layer(x)
-        return Found(found, found.argmax(1)), found
+@layers(layer=nn.Linear(2, 3))
+def Ranking(self: Any, x: torch.Tensor) -> Any:
+    found = self.layer(x)
+    return Found(found, found.argmax(1)), found
 
 
 def test_the_loss_gets_wide_numbers_and_integers_as_they_are() -> None:
