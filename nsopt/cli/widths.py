@@ -62,8 +62,8 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
     """
     from nsopt.cli.preparation import read_sizes, with_known_multiple
     from nsopt.compute.device import resolve_compute
+    from nsopt.latency.record import Store
     from nsopt.latency.runtime import TORCH
-    from nsopt.latency.store import Store
     from nsopt.latency.timer import Timer
     from nsopt.session.subject import with_stored_latency, write_latency_once
     from nsopt.settings import Timed, batch_unit

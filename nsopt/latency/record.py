@@ -1,4 +1,4 @@
-"""The record of a timed network."""
+"""The record of a timed network, and where records are remembered."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -71,3 +71,25 @@ def distrust(spreads: Sequence[float | None]) -> str:
         f"differ by more than {LARGEST_SPREAD:.0%} (up to {max(wide):.0%}). The machine was busy: "
         "when it is quiet, run nsopt latency to measure again."
     )
+
+
+class Store:
+    """Remembers what was timed, and the widths that were chosen: here in this process alone."""
+
+    def __init__(self) -> None:
+        self._latencies: list[Latency] = []
+        self._widths: dict[str, tuple[int, ...]] = {}
+
+    def read(self) -> Sequence[Latency]:
+        """Return the latencies of all networks, under any conditions."""
+        return self._latencies
+
+    def write(self, latency: Latency) -> None:
+        self._latencies.append(latency)
+
+    def read_widths(self, budget: Sequence[object]) -> tuple[int, ...] | None:
+        """Return the widths that were chosen for a key (`MeasuredBudget.identify`)."""
+        return self._widths.get(repr(budget))
+
+    def write_widths(self, budget: Sequence[object], widths: tuple[int, ...]) -> None:
+        self._widths[repr(budget)] = widths

@@ -15,9 +15,8 @@ from nsopt.latency.budget import MeasuredBudget
 from nsopt.latency.learn import learn_latency
 from nsopt.latency.measure import Clock, latency_conditions
 from nsopt.latency.model import LatencyModel
-from nsopt.latency.record import Latency
+from nsopt.latency.record import Latency, Store
 from nsopt.latency.runtime import TORCH, Feed, Measure, Runtime, choose_inputs, choose_runtime
-from nsopt.latency.store import Store
 from nsopt.models.architecture import Architecture, build_to_fill
 from nsopt.progress import Progress
 from nsopt.scaling.cost import LinearCost

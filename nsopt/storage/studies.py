@@ -15,8 +15,7 @@ from optuna.trial import FrozenTrial
 
 from nsopt.data.source import Source
 from nsopt.errors import NsoptError
-from nsopt.latency.record import Latency
-from nsopt.latency.store import Store
+from nsopt.latency.record import Latency, Store
 from nsopt.settings import differences
 from nsopt.storage import schema
 

@@ -12,9 +12,8 @@ from nsopt.latency.bisection import MOST_TIMED
 from nsopt.latency.budget import MeasuredBudget
 from nsopt.latency.measure import CPU
 from nsopt.latency.model import LatencyModel
-from nsopt.latency.record import Latency
+from nsopt.latency.record import Latency, Store
 from nsopt.latency.runtime import choose_runtime
-from nsopt.latency.store import Store
 from nsopt.latency.timer import Timer
 from nsopt.scaling.metric import LATENCY, MACS
 from nsopt.scaling.solve import Limits
