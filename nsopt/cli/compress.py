@@ -21,9 +21,9 @@ from nsopt.cli.console import (
 )
 from nsopt.cli.interruption import INTERRUPTED, interruptible
 from nsopt.cli.options import (
+    DescentOptions,
     NetworkOptions,
     OutputOptions,
-    PruneOptions,
     RoundingOptions,
     SgdOptions,
     TimingOptions,
@@ -99,7 +99,7 @@ def compress(options: CompressOptions) -> None:
     if file is None and not is_own(network.arch):
         raise NsoptError(f"give the file with the trained weights of {network.arch} as --weights")
     study = options.rounding.rounding | options.timing.changes | {"seeds": options.seeds}
-    changed = changes(PruneOptions(), options.training, options.sgd, study)
+    changed = changes(DescentOptions(), options.training, options.sgd, study)
     settings = override(get_settings(network.task is None), changed)
     given = network, options.output, settings, options.training
     arch, data, settings, workspace = prepare(*given, workers=options.workers, start=file)

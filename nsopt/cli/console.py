@@ -42,6 +42,7 @@ _NAMED = (
     "iterations|lr|mean|measure|metric|name|out|per_class|port|pretrain_epochs|skip_corrupt|split|"
     "start|std|storage|task"
 )
+_SETTING = re.compile(r"^([a-z_]+) = ")  # begins the error of a value out of range
 _ARGUMENT = re.compile(rf"(?<![^\s(])({_NAMED})=('?[\w.]*'?)")
 
 
@@ -98,14 +99,14 @@ def describe_storage(url: str) -> str:
 def name_options(text: str) -> str:
     """Return a message of the library with options in place of arguments: `out=` is `--out`.
 
-    `try batch_size=32` becomes `try --batch-size 32`.
+    `try batch_size=32` becomes `try --batch-size 32`, and `lr = -1: ...` becomes `--lr -1: ...`.
     """
 
     def name(match: re.Match[str]) -> str:
         value = match[2].strip("'")
         return f"--{match[1].replace('_', '-')}{' ' if value else ''}{value}"
 
-    return _ARGUMENT.sub(name, text)
+    return _ARGUMENT.sub(name, _SETTING.sub(lambda match: f"--{match[1].replace('_', '-')} ", text))
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Options that several commands share. Each is declared once: name, type, default, range, help.
 
 A command holds these groups as fields. An option has the name of the setting that it changes
-(`SearchSettings`, `TrainSettings`); None keeps the preset's value.
+(`SearchSettings`, `TrainSettings`, `StudySettings`), which also knows its range; None keeps the
+preset's value.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,13 +14,10 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from nsopt.cli.values import (
-    BatchSize,
     Count,
-    CountFrom0,
     CountFrom2,
     GivenPath,
     MetricName,
-    Repeats,
     StorageOptions,
     StoredNetworkOptions,
     Whole,
@@ -34,21 +32,6 @@ _OF_IMAGES = {
     *("data", "data_dir", "image_size", "split", "skip_corrupt", "no_mirror"),
     *("classes", "per_class", "mean", "std", "batch_size", "resized_crop"),
 }
-
-
-@Parameter(name="*", group="Network and data")
-@dataclass(frozen=True, kw_only=True)
-class NameOptions:
-    """The network, and what it is for."""
-
-    arch: str = "vgg11"
-    """Network: vgg11, resnet18-tied, ...; torchvision:NAME; timm:NAME; or package.module:factory, a
-    function of yours that returns the network."""
-    data: str = "digits"
-    """Data set: a name that `nsopt data list` prints, or folder:PATH."""
-    task: str | None = None
-    """In place of images, a task of yours: package.module:function, a function that returns an
-    nsopt.Task. The network is then a function of yours, too: --arch package.module:factory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +58,17 @@ class ReadingOptions(DataDirOptions):
 
 @Parameter(name="*", group="Network and data")
 @dataclass(frozen=True, kw_only=True)
-class NetworkOptions(ReadingOptions, NameOptions):
-    """The network and the images."""
+class NetworkOptions(ReadingOptions):
+    """The network, and what it is for."""
 
+    arch: str = "vgg11"
+    """Network: vgg11, resnet18-tied, ...; torchvision:NAME; timm:NAME; or package.module:factory, a
+    function of yours that returns the network."""
+    data: str = "digits"
+    """Data set: a name that `nsopt data list` prints, or folder:PATH."""
+    task: str | None = None
+    """In place of images, a task of yours: package.module:function, a function that returns an
+    nsopt.Task. The network is then a function of yours, too: --arch package.module:factory."""
     no_mirror: bool = False
     """Mirror no images in training: left and right matter, as in text. Digits never are."""
     classes: CountFrom2 | None = None
@@ -167,26 +158,19 @@ class SizeOptions(RoundingOptions):
 
 @Parameter(name="*", group="Search")
 @dataclass(frozen=True, kw_only=True)
-class PruneOptions:
-    """How a search prunes."""
-
-    prune_every: Count | None = None
-    """Q in the paper: mini-batches between two prune steps."""
-    filters_per_step: Annotated[float, Parameter(validator=Number(gt=0))] | None = None
-    """Filters to prune in each step, over all layers: a number, or a fraction of those left."""
-
-
-@Parameter(name="*", group="Search")
-@dataclass(frozen=True, kw_only=True)
-class DescentOptions(PruneOptions):
+class DescentOptions:
     """Settings of a search, except P."""
 
+    prune_every: Whole | None = None
+    """Q in the paper: mini-batches between two prune steps."""
+    filters_per_step: float | None = None
+    """Filters to prune in each step, over all layers: a number, or a fraction of those left."""
     price: Literal["filters", "params", "macs"] | None = None
     """Prune the filters with the least importance per parameter or MAC; filters ranks by importance
     alone, as in the paper."""
-    iterations: Count | None = None
+    iterations: Whole | None = None
     """Iterations of architecture descent: each prunes the network that the last one proposed."""
-    convergence: Annotated[float, Parameter(validator=Number(gte=0))] | None = None
+    convergence: float | None = None
     """Stop descent when no width changes by more than this fraction."""
 
 
@@ -195,7 +179,7 @@ class DescentOptions(PruneOptions):
 class SearchOptions(DescentOptions):
     """Settings of a search."""
 
-    pretrain_epochs: CountFrom0 | None = None
+    pretrain_epochs: Whole | None = None
     """P in the paper: epochs of training before pruning starts."""
 
 
@@ -204,14 +188,14 @@ class SearchOptions(DescentOptions):
 class TrainingOptions:
     """Settings of a training."""
 
-    epochs: CountFrom0 | None = None
+    epochs: Whole | None = None
     """Epochs of each training. By default smoke 4, tiny 8, quick 12, fast and paper 300, compress
     10. With 0, compress fits networks to the trained one without training."""
     schedule: Literal["linear", "steps"] | None = None
     """Decrease the learning rate linearly to zero, as compress does, or in steps."""
-    distillation: Annotated[float, Parameter(validator=Number(gte=0, lte=1))] | None = None
+    distillation: float | None = None
     """Weight of distillation in the loss: the teacher is the trained network. 0 for none."""
-    averaging: Annotated[float, Parameter(validator=Number(gte=0, lt=1))] | None = None
+    averaging: float | None = None
     """Evaluate and keep a running average of the weights, with this decay per step, such as
     0.99; 0 for none."""
 
@@ -249,11 +233,11 @@ class SgdOptions(DeviceOptions):
     lr: float | None = None
     """Initial learning rate. By default smoke and tiny 0.02, quick 0.05, fast and paper 0.1,
     compress 0.003, of AdamW; in searches 0.05, paper 0.1."""
-    batch_size: BatchSize | None = None
+    batch_size: Whole | None = None
     """Images per batch of searches and trainings; for milliseconds see --latency-batch-size."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of matrix products; auto takes bf16 where it is fast."""
-    seed: CountFrom0 | None = None
+    seed: Whole | None = None
     """Seed of the search and of the first training; the others count up from it. By default 0."""
     resized_crop: float | None = None
     """Augment with random resized crops of at least this part of an image's area, such as 0.35."""
@@ -302,7 +286,7 @@ class TimingOptions(RuntimeOptions):
 class RepeatOptions:
     """How often networks are trained."""
 
-    seeds: Repeats | None = None
+    seeds: Whole | None = None
     """Trainings per method and budget, each with its own seed. By default smoke and quick 2,
     tiny 5, fast and paper 5; compress 1, and it keeps the best by validation accuracy."""
 
@@ -381,7 +365,10 @@ def _drop_none(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def changes(
-    search: PruneOptions, training: TrainingOptions, sgd: SgdOptions, study: Mapping[str, Any] = {}
+    search: DescentOptions,
+    training: TrainingOptions,
+    sgd: SgdOptions,
+    study: Mapping[str, Any] = {},
 ) -> dict[str, Any]:
     """Return what these options change in a preset, in the form that `presets.override` takes.
 

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
 
 from nsopt.cli.console import (
     console,
@@ -50,7 +49,7 @@ class StudyOptions(BudgetOptions, WorkersOptions):
     methods: str = "uniform,morphnet,magnitude,neuralscale"
     """Methods to compare. Also: neuralscale-params, neuralscale-macs, dense, and
     neuralscale-iter1, ... for the law of an iteration of descent."""
-    eta: Annotated[float, Parameter(validator=Number(gt=0))] | None = None
+    eta: float | None = None
     """Find NeuralScale's widths with the paper's Algorithm 3 and this step size, instead of the
     exact solver."""
     tuned: str | None = None

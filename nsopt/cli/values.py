@@ -22,16 +22,7 @@ def _read_whole(kind: Any, tokens: Sequence[Token]) -> int:
 Whole = Annotated[int, Parameter(converter=_read_whole)]
 Count = Annotated[Whole, Parameter(validator=Number(gte=1))]
 Repeats = Annotated[Whole, Parameter(validator=Number(gte=1, lte=1_000_000))]
-CountFrom0 = Annotated[Whole, Parameter(validator=Number(gte=0))]
 CountFrom2 = Annotated[Whole, Parameter(validator=Number(gte=2))]
-
-
-def _check_batch(kind: Any, size: int | None) -> None:
-    if size is not None and size < 2:
-        raise ValueError("Must be >= 2; to time single images give --latency-batch-size 1.")
-
-
-BatchSize = Annotated[Whole, Parameter(validator=_check_batch)]
 
 
 def _read_path(kind: Any, tokens: Sequence[Token]) -> Path:

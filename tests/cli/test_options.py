@@ -12,7 +12,7 @@ from cyclopts import Parameter
 import nsopt
 from nsopt.cli import options
 from nsopt.cli.commands import app
-from nsopt.cli.options import PruneOptions, SearchOptions, SgdOptions, TrainingOptions, changes
+from nsopt.cli.options import DescentOptions, SearchOptions, SgdOptions, TrainingOptions, changes
 from nsopt.cli.values import Count
 from nsopt.cli.worker import _find_folder
 from nsopt.pruning.settings import SearchSettings
@@ -62,7 +62,9 @@ def test_a_new_search_option_is_one_field() -> None:
 
 
 def test_options_not_given_keep_the_values_of_the_preset() -> None:
-    changed = changes(PruneOptions(), TrainingOptions(epochs=3), SgdOptions(lr=0.5), {"eta": None})
+    changed = changes(
+        DescentOptions(), TrainingOptions(epochs=3), SgdOptions(lr=0.5), {"eta": None}
+    )
     before = get_preset("quick").settings
     settings = override(before, changed)
     assert (settings.training.epochs, settings.training.lr, settings.search.lr) == (3, 0.5, 0.5)
