@@ -48,12 +48,9 @@ class TrainingBatches:
         here = slice(start, start + self._batch_size)
         self._position += 1
         images, labels = self._splits.train.batch(self._order[here], self._splits.mean.device)
-        flipped = self._flipped[here]
-        if self._windows is None:
-            images = crop_and_mirror(images, self._top[here], self._left[here], flipped)
-        else:
-            images = resized_crops(images, self._windows[:, here], flipped)
-        return normalise(images, self._splits), labels
+        is_resized = self._resized_crop is not None
+        cut = cut_windows(images, self._windows[:, here], self._flipped[here], is_resized)
+        return normalise(cut, self._splits), labels
 
     def state(self) -> dict[str, Any]:
         return {"epoch_start": self._epoch_start, "position": self._position}
@@ -70,41 +67,22 @@ class TrainingBatches:
         generator = self._generator
         order = torch.randperm(count, generator=generator)
         self._order = order.to(self._splits.train.labels.device)
-        self._top = torch.randint(2 * _PADDING + 1, (count,), generator=generator).to(device)
-        self._left = torch.randint(2 * _PADDING + 1, (count,), generator=generator).to(device)
+        shifts = [torch.randint(2 * _PADDING + 1, (count,), generator=generator) for _ in range(2)]
         mirrored = torch.rand(count, generator=generator) < 0.5
         self._flipped = (mirrored & self._splits.mirror).to(device)
-        self._windows = None
-        if self._resized_crop is not None:
-            shape = self._splits.train.shape
-            self._windows = draw_windows(count, self._resized_crop, shape, generator).to(device)
+        shape = self._splits.train.shape
+        if self._resized_crop is None:
+            top, left = (shift.float() - _PADDING for shift in shifts)
+            sides = (torch.full((count,), float(side)) for side in shape[1:])
+            windows = torch.stack([top, left, *sides])
+        else:
+            windows = draw_windows(count, self._resized_crop, shape, generator)
+        self._windows = windows.to(device)
 
 
 def normalise(images: Tensor, splits: Splits) -> Tensor:
     """Normalise pixels (B, C, H, W) to mean 0 and standard deviation 1 over the training set."""
     return (images - splits.mean[:, None, None]) / splits.std[:, None, None]
-
-
-def crop_and_mirror(images: Tensor, top: Tensor, left: Tensor, flipped: Tensor) -> Tensor:
-    """Pad by 4 black pixels, crop, and mirror if `flipped` (paper, section 4).
-
-    Args:
-        images: (B, C, H, W).
-        top: first row of each crop, int64 (B,), from 0 to 8.
-        left: first column, likewise.
-        flipped: which images to mirror, bool (B,).
-
-    Returns:
-        Images of the shape and type of `images`.
-    """
-    count, _, height, width = images.shape
-    device = images.device
-    rows = top[:, None] + torch.arange(height, device=device)
-    across = torch.arange(width, device=device)
-    columns = left[:, None] + torch.where(flipped[:, None], across.flip(0), across)
-    padded = functional.pad(images, [_PADDING] * 4).permute(0, 2, 3, 1)
-    batch = torch.arange(count, device=device)[:, None, None]
-    return padded[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def draw_windows(
@@ -131,35 +109,24 @@ def draw_windows(
     return torch.stack([top, left, height, width]).float()
 
 
-def resized_crops(images: Tensor, windows: Tensor, flipped: Tensor) -> Tensor:
-    """Crop images to windows and resize these to the size of the images.
-
-    A window is never larger than its image, so resizing only enlarges it. Bilinear interpolation
-    then equals an antialiased resize.
+def cut_windows(images: Tensor, windows: Tensor, flipped: Tensor, is_resized: bool) -> Tensor:
+    """Cut a window out of each image, mirror it if `flipped`, and resize it to the image's size.
 
     Args:
         images: uint8 (B, C, H, W).
-        windows: of `draw_windows`, (4, B).
-        flipped: which images to mirror, bool (B,).
+        windows: first row, first column, height and width of each, float32 (4, B); parts outside an
+            image are black.
+        flipped: which windows to mirror, bool (B,).
+        is_resized: whether windows are smaller than images; bilinear interpolation enlarges them.
 
     Returns:
         Images float32 (B, C, H, W).
     """
-    count, _, height, width = images.shape
-    tops, lefts, heights, widths = windows
-    x = _compute_positions(lefts, widths, width)
-    x = torch.where(flipped[:, None], x.flip(1), x)
-    y = _compute_positions(tops, heights, height)
-    everywhere = (count, height, width)
-    grid = torch.stack([x[:, None, :].expand(everywhere), y[:, :, None].expand(everywhere)], -1)
-    return functional.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
-
-
-def _compute_positions(first: Tensor, length: Tensor, size: int) -> Tensor:
-    """Return the positions (B, size) along one side of the windows, from -1 to 1 over the image.
-
-    They stay within the centres of a window's outermost pixels.
-    """
-    steps = (torch.arange(size, device=first.device) + 0.5) / size
-    inside = (length[:, None] * steps).clamp(min=0.5).minimum(length[:, None] - 0.5)
-    return 2 * (first[:, None] + inside) / size - 1
+    sides = torch.tensor(images.shape[2:] * 2, device=windows.device)[:, None]
+    top, left, height, width = windows / sides
+    side, zero = torch.where(flipped, -width, width), torch.zeros_like(width)
+    rows = [side, zero, 2 * left + width - 1, zero, height, 2 * top + height - 1]
+    maps = torch.stack(rows, 1).reshape(-1, 2, 3)
+    grid = functional.affine_grid(maps, list(images.shape), align_corners=False)
+    how = ("bilinear", "border") if is_resized else ("nearest", "zeros")
+    return functional.grid_sample(images.float(), grid, *how, align_corners=False)

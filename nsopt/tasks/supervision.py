@@ -1,4 +1,4 @@
-"""What a network is trained and scored on: a task, on a device."""
+"""What a network is trained and evaluated on: a task, on a device."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -10,7 +10,17 @@ from nsopt.compute.device import Compute
 Loss = Callable[[Any, Any], Tensor]
 
 
-class Batches(Protocol):
+class Resumable(Protocol):
+    """Continues after an interruption."""
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that `restore` needs to continue with the next step."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a `state`."""
+
+
+class Batches(Resumable, Protocol):
     """Endless mini-batches, `per_epoch` of them in each epoch."""
 
     per_epoch: int
@@ -18,14 +28,8 @@ class Batches(Protocol):
     def next(self) -> tuple[Any, Any]:
         """Return inputs and targets, on the device of the network."""
 
-    def state(self) -> dict[str, Any]:
-        """Return everything that `restore` needs to continue with the next batch."""
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from a `state`."""
-
-
-class Evaluation(Protocol):
+class Evaluation(Resumable, Protocol):
     """Scores a network in small steps, between which its state can be saved."""
 
     @property
@@ -42,14 +46,8 @@ class Evaluation(Protocol):
     def start_over(self) -> None:
         """Forget the score."""
 
-    def state(self) -> dict[str, Any]:
-        """Return the state from which `restore` continues with the next step."""
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from a `state`."""
-
-
-class Supervision(Protocol):
+class Supervision(Resumable, Protocol):
     """A task on the device of a network: all that training, searching and scoring need."""
 
     def renew(self) -> "Supervision":
@@ -59,9 +57,6 @@ class Supervision(Protocol):
     def state(self) -> dict[str, Any]:
         """Return what the loss remembers."""
         return {}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from a `state`."""
 
     def batches(self, batch_size: int, seed: int) -> Batches:
         """Return mini-batches whose order and augmentation follow from `seed`."""

@@ -163,9 +163,10 @@ class Task:
     def first_batch(self) -> tuple[Any, Any]:
         """Inputs and targets of the first batch at seed 0, on the CPU."""
         inputs, targets = LoaderBatches(self.train, 0, torch.device("cpu")).next()
-        if isinstance(self.train, Dataset) and not _are_batches(inputs, targets):
+        if isinstance(self.train, Dataset):
             raise NsoptError(
-                "train is a Dataset of single examples: give a DataLoader(dataset, batch_size=64)"
+                "train is a Dataset: give a DataLoader(dataset, batch_size=64), or batch_size=None "
+                "if its items are batches"
             )
         if self.example is None and not tensors_in(inputs):
             raise NsoptError(
@@ -194,16 +195,6 @@ def _describe_kind(inputs: Any) -> list[tuple[str, str]]:
         (keystr(path), f"{v.dtype} {v.ndim}" if isinstance(v, Tensor) else repr(v))
         for path, v in tree_leaves_with_path(inputs)
     )
-
-
-def _are_batches(inputs: Any, targets: Any) -> bool:
-    """Return whether inputs and targets may be of several examples, equally many."""
-    sizes = [
-        tensor.shape[0] if tensor.ndim else None
-        for tensor in (inputs, targets)
-        if isinstance(tensor, Tensor)
-    ]
-    return not isinstance(targets, int | float) and None not in sizes and len(set(sizes)) < 2
 
 
 def _check_function(name: str, function: Any, arguments: tuple[str, ...]) -> None:
@@ -323,8 +314,7 @@ class TaskSupervision:
         value = function(outputs, targets)
         is_dense = isinstance(value, Tensor) and value.layout == torch.strided
         is_dense = is_dense and not value.is_meta and not value.is_nested
-        usable = is_dense and value.numel() == 1 and not value.is_complex()
-        if not usable or not value.requires_grad:
+        if not (is_dense and value.numel() == 1 and value.requires_grad) or value.is_complex():
             kind = f"{tuple(value.shape)}" if is_dense else type(value).__name__
             raise NsoptError(
                 "the loss must be a tensor of one number that depends on the outputs (got "

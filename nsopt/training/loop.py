@@ -32,7 +32,14 @@ from nsopt.models.layout import inputs_for
 from nsopt.progress import Progress, Silent
 from nsopt.scaling.cost import Widths
 from nsopt.tasks.supervise import check_outputs, check_training, supervise
-from nsopt.tasks.supervision import Evaluation, Loss, Supervision, evaluate, evaluations_of
+from nsopt.tasks.supervision import (
+    Evaluation,
+    Loss,
+    Resumable,
+    Supervision,
+    evaluate,
+    evaluations_of,
+)
 from nsopt.tasks.task import Task
 from nsopt.tracing.originals import copy_model, unwrapped
 from nsopt.tracing.resize import shapes_of
@@ -48,8 +55,6 @@ from nsopt.training.step import (
     train_step,
     widen,
 )
-
-_FORMAT = 8  # of the checkpoint of an unfinished training
 
 
 @public
@@ -154,7 +159,7 @@ def train_configuration(
     if not settings.epochs:
         raise NsoptError("epochs must be at least 1: only nsopt.compress works without training")
     identity = identify_training(arch, widths, supervision, settings) if checkpoint else {}
-    file = Checkpoint(checkpoint, {**identity, "format": _FORMAT, **origin})
+    file = Checkpoint(checkpoint, {**identity, **origin})
     limit = explain_out_of_memory(compute.device, supervision.batch_size(settings.batch_size))
     with limit:
         saved = file.load(compute.device)
@@ -347,6 +352,10 @@ class _Training:
         self._batch, self._examples = 0, 0
         self._loss = torch.zeros_like(self._loss)
 
+    def _list_parts(self) -> dict[str, Resumable]:
+        parts = {"data": self._data, "supervision": self._supervision, "random": self._randomness}
+        return {**parts, **self._evaluations}
+
     def state(self) -> State:
         """Return the state from which `restore` continues with the same numbers."""
         return {
@@ -354,16 +363,13 @@ class _Training:
             "average": None if self._average is None else full_state(self._average),
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
-            "data": self._data.state(),
-            "supervision": self._supervision.state(),
             "batch": self._batch,
             "examples": self._examples,
             "loss": self._loss,
             "epochs": [list(astuple(epoch)) for epoch in self.epochs],
             "best": None if self._best is None else [list(astuple(self._best[0])), self._best[1]],
-            "random": self._randomness.state(),
             "seconds": self.seconds,
-            **{name: evaluation.state() for name, evaluation in self._evaluations.items()},
+            **{name: part.state() for name, part in self._list_parts().items()},
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -373,13 +379,10 @@ class _Training:
             load_full_state(self._average, state["average"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
-        self._data.restore(state["data"])
-        self._supervision.restore(state["supervision"])
-        for name, evaluation in self._evaluations.items():
-            evaluation.restore(state[name])
+        for name, part in self._list_parts().items():
+            part.restore(state[name])
         self._batch, self._examples, self._loss = state["batch"], state["examples"], state["loss"]
         self.epochs = [Epoch(*numbers) for numbers in state["epochs"]]
         if state["best"] is not None:
             self._best = Epoch(*state["best"][0]), state["best"][1]
-        self._randomness.restore(state["random"])
         self._started = time.perf_counter() - state["seconds"]

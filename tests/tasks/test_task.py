@@ -231,8 +231,8 @@ def test_a_batch_is_a_pair_or_a_dictionary_with_labels() -> None:
 
 ROWS = torch.zeros(8, 3)
 UNUSABLE: list[tuple[Any, str]] = [
-    (torch.utils.data.TensorDataset(ROWS, torch.arange(8)), "single examples: give a DataLoader"),
-    (torch.utils.data.TensorDataset(ROWS, ROWS[:, :1]), "single examples: give a DataLoader"),
+    (torch.utils.data.TensorDataset(ROWS, torch.arange(8)), "is a Dataset: give a DataLoader"),
+    (torch.utils.data.TensorDataset(ROWS, ROWS[:, :1]), "is a Dataset: give a DataLoader"),
     ([(np.zeros((4, 3)), np.zeros(4))], r"hold no tensor: give tensors, .*collate_fn may"),
     (
         [{"sound": torch.zeros(4, 64), "label": torch.zeros(4)}],
