@@ -210,18 +210,13 @@ def _read_latencies(
     studies: Mapping[str, Study], trained: Iterable[tuple[str, tuple[int, ...]]]
 ) -> pd.DataFrame:
     """Return the newest latencies of networks under all conditions, by method and widths."""
-    newest = dict[tuple[Any, ...], Latency]()
-    for study in studies.values():
-        for latency in schema.read_latencies(study):
-            key = latency.widths, *(getattr(latency, name) for name in CONDITIONS)
-            newest[key] = max(newest.get(key, latency), latency, key=lambda each: each.when)
-    rows = [
-        {"method": method} | asdict(latency) | {"widths": schema.width_key(widths)}
-        for method, widths in dict.fromkeys(trained)
-        for latency in newest.values()
-        if latency.widths == widths
-    ]
-    return pd.DataFrame(rows, columns=LATENCY_COLUMNS)
+    stored = [each for study in studies.values() for each in schema.read_latencies(study)]
+    rows = pd.DataFrame(map(asdict, stored), columns=list(Latency.__dataclass_fields__))
+    rows = rows.sort_values("when", kind="stable")
+    newest = rows.drop_duplicates(["widths", *CONDITIONS], keep="last")
+    networks = pd.DataFrame(dict.fromkeys(trained), columns=["method", "widths"])
+    merged = networks.merge(newest, on="widths")
+    return merged.assign(widths=merged["widths"].map(schema.width_key))[LATENCY_COLUMNS]
 
 
 def add_latencies(outcomes: pd.DataFrame, latencies: pd.DataFrame, batch_size: int) -> pd.DataFrame:
@@ -230,22 +225,18 @@ def add_latencies(outcomes: pd.DataFrame, latencies: pd.DataFrame, batch_size: i
     Of batches of this size, it takes the conditions that cover most trainings, and the latest of
     equal ones. Other trainings get no latency. If the storage has no conditions, nothing changes.
     """
-    batches = latencies[latencies["batch_size"] == batch_size]
-    if batches.empty:
-        return outcomes
     keys = outcomes["widths"].map(schema.width_key)
-    best = pd.DataFrame()
+    batches = latencies[latencies["batch_size"] == batch_size]
     groups = [group for _, group in batches.groupby(CONDITIONS, dropna=False)]
-    for group in sorted(groups, key=lambda rows: max(rows["when"])):
-        matched = group.drop_duplicates("widths").set_index("widths").reindex(keys)
-        if best.empty or matched["median_ms"].count() >= best["median_ms"].count():
-            best = matched
-    columns = {f"latency_{name}": best[name].to_numpy(dtype=float) for name in _OF_LATENCY}
+    if not groups:
+        return outcomes
+    best = max(groups, key=lambda rows: (keys.isin(rows["widths"]).sum(), max(rows["when"])))
+    matched = best.drop_duplicates("widths").set_index("widths").reindex(keys)
+    numbers = {"latency_ms": "median_ms", **{f"latency_{name}": name for name in _OF_LATENCY}}
     return outcomes.assign(
-        latency_ms=best["median_ms"].to_numpy(dtype=float),
-        latency_runtime=best["runtime"].to_numpy(),
-        latency_device=best["device"].to_numpy(),
-        **columns,
+        latency_runtime=matched["runtime"].to_numpy(),
+        latency_device=matched["device"].to_numpy(),
+        **{name: matched[source].to_numpy(dtype=float) for name, source in numbers.items()},
     )
 
 
