@@ -129,11 +129,15 @@ def narrow() -> "Architecture":
 
 
 @pytest.fixture
-def slim(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands in this process build a slim VGG11."""
+def slim(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Commands in this process build a slim VGG11; later tests do not."""
+    from nsopt.models.registry import _make_own
     from tests.slim import slim_vgg11
 
+    _make_own.cache_clear()
     slim_vgg11(monkeypatch)
+    yield
+    _make_own.cache_clear()
 
 
 @pytest.fixture(scope="session", autouse=True)
