@@ -1,8 +1,8 @@
 """Options that several commands share. Each is declared once: name, type, default, range, help.
 
 A command holds these groups as fields. An option has the name of the setting that it changes
-(`SearchSettings`, `TrainSettings`, `StudySettings`), which also knows its range; None keeps the
-preset's value.
+(`SearchSettings`, `TrainSettings`, `StudySettings`), which also knows its range and its help;
+None keeps the preset's value.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,6 +21,7 @@ from nsopt.cli.values import (
     StorageOptions,
     StoredNetworkOptions,
     Whole,
+    documented,
     read_rounding,
 )
 from nsopt.errors import NsoptError
@@ -158,46 +159,36 @@ class SizeOptions(RoundingOptions):
 
 @Parameter(name="*", group="Search")
 @dataclass(frozen=True, kw_only=True)
+@documented("pruning/settings.py")
 class DescentOptions:
     """Settings of a search, except P."""
 
     prune_every: Whole | None = None
-    """Q in the paper: mini-batches between two prune steps."""
     filters_per_step: float | None = None
-    """Filters to prune in each step, over all layers: a number, or a fraction of those left."""
     price: Literal["filters", "params", "macs"] | None = None
-    """Prune the filters with the least importance per parameter or MAC; filters ranks by importance
-    alone, as in the paper."""
     iterations: Whole | None = None
-    """Iterations of architecture descent: each prunes the network that the last one proposed."""
     convergence: float | None = None
-    """Stop descent when no width changes by more than this fraction."""
 
 
 @Parameter(name="*", group="Search")
 @dataclass(frozen=True, kw_only=True)
+@documented("pruning/settings.py")
 class SearchOptions(DescentOptions):
     """Settings of a search."""
 
     pretrain_epochs: Whole | None = None
-    """P in the paper: epochs of training before pruning starts."""
 
 
 @Parameter(name="*", group="Training")
 @dataclass(frozen=True, kw_only=True)
+@documented("training/settings.py")
 class TrainingOptions:
     """Settings of a training."""
 
     epochs: Whole | None = None
-    """Epochs of each training. By default smoke 4, tiny 8, quick 12, fast and paper 300, compress
-    10. With 0, compress fits networks to the trained one without training."""
     schedule: Literal["linear", "steps"] | None = None
-    """Decrease the learning rate linearly to zero, as compress does, or in steps."""
     distillation: float | None = None
-    """Weight of distillation in the loss: the teacher is the trained network. 0 for none."""
     averaging: float | None = None
-    """Evaluate and keep a running average of the weights, with this decay per step, such as
-    0.99; 0 for none."""
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -227,20 +218,15 @@ class ComputeOptions(DeviceOptions):
 
 @Parameter(name="*", group="Search and training")
 @dataclass(frozen=True, kw_only=True)
+@documented("settings.py")
 class SgdOptions(DeviceOptions):
     """Settings of both searches and trainings."""
 
     lr: float | None = None
-    """Initial learning rate. By default smoke and tiny 0.02, quick 0.05, fast and paper 0.1,
-    compress 0.003, of AdamW; in searches 0.05, paper 0.1."""
     batch_size: Whole | None = None
-    """Images per batch of searches and trainings; for milliseconds see --latency-batch-size."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Precision of matrix products; auto takes bf16 where it is fast."""
     seed: Whole | None = None
-    """Seed of the search and of the first training; the others count up from it. By default 0."""
     resized_crop: float | None = None
-    """Augment with random resized crops of at least this part of an image's area, such as 0.35."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,11 +256,11 @@ class RuntimeOptions(MeasureOptions):
 
 @Parameter(name="*", group="Latency")
 @dataclass(frozen=True, kw_only=True)
+@documented("session/presets.py")
 class TimingOptions(RuntimeOptions):
     """Where milliseconds come from, and for how many images."""
 
     latency_batch_size: Count | None = None
-    """Images in a timed batch. 100 by default."""
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -283,12 +269,11 @@ class TimingOptions(RuntimeOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+@documented("session/presets.py")
 class RepeatOptions:
     """How often networks are trained."""
 
     seeds: Whole | None = None
-    """Trainings per method and budget, each with its own seed. By default smoke and quick 2,
-    tiny 5, fast and paper 5; compress 1, and it keeps the best by validation accuracy."""
 
 
 @dataclass(frozen=True, kw_only=True)

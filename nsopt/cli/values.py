@@ -1,15 +1,38 @@
 """Values of options: numbers in a range, paths, metrics; and options that name a stored study."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from cyclopts import Parameter, Token
 from cyclopts.validators import Number
 
 from nsopt.errors import NsoptError
 from nsopt.session.processes import STORAGE_VARIABLE
+
+T = TypeVar("T")
+_ATTRIBUTE = re.compile(r'(?ms)^        (\w+): (.+?)(?=^        \w+: |^    """)')
+
+
+def documented(file: str) -> Callable[[type[T]], type[T]]:
+    """Give options the help of the settings of the same names.
+
+    Args:
+        file: of nsopt, with the settings. It is read and not imported, so that help is fast.
+    """
+    source = (Path(__file__).parents[1] / file).read_text()
+    texts = {name: " ".join(text.split()) for name, text in _ATTRIBUTE.findall(source)}
+
+    def document(options: type[T]) -> type[T]:
+        for name, hint in options.__annotations__.items():
+            if name in texts:
+                text = texts[name][0].upper() + texts[name][1:]
+                options.__annotations__[name] = Annotated[hint, Parameter(help=text)]
+        return options
+
+    return document
 
 
 def _read_whole(kind: Any, tokens: Sequence[Token]) -> int:

@@ -18,16 +18,16 @@ class SearchSettings(SgdSettings):
         price: divides the importance of a filter before ranking. `filters`, as published, divides
             by nothing. A metric divides by the cost that removing the filter saves at the current
             widths; tau is then in that metric.
-        pretrain_epochs: P, epochs at learning rate `lr` before pruning.
-        prune_every: Q, mini-batches between prune steps; None for as many as ten epochs of pruning
-            have, but at least 1 and at most 10.
+        pretrain_epochs: P in the paper: epochs at learning rate `lr` before pruning.
+        prune_every: Q in the paper: mini-batches between prune steps; None for as many as ten
+            epochs of pruning have, but at least 1 and at most 10.
         filters_per_step: filters to prune in a step across all layers, a number or a fraction of
             those that are left. Of a number, a small network removes fewer, so that the record has
             the six steps that a law needs. With a price, a search takes as many steps, but to costs
             evenly spaced in their logarithm.
         keep_fraction: fraction of all filters at which pruning ends. With a price, pruning ends at
             the cost of a network with this fraction of every width.
-        iterations: number of rounds of pruning, fitting and rescaling.
+        iterations: rounds of architecture descent: pruning, fitting and rescaling.
         convergence: end earlier if no width changes by more than this fraction.
         small_width: add this to every proposed width below it before the next iteration.
         prune_lr: learning rate while pruning.

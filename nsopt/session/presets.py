@@ -42,9 +42,10 @@ class StudySettings(Settings):
         runtime: runs the networks that nsopt times: `torch`, `onnxruntime`, or a function that
             takes a network and a batch of images and returns milliseconds, see
             `nsopt.with_latency`; its name is `package.module:function`.
-        latency_batch_size: images per batch of all milliseconds.
+        latency_batch_size: images per timed batch, by default 100.
         ratios: width ratios whose uniform networks give the budgets, if there are no others.
-        seeds: number of trainings at each budget.
+        seeds: number of trainings at each budget, each with its own seed. Presets: smoke and
+            quick 2, tiny 5, fast and paper 5; compress 1, and it keeps the best by validation.
         metric: what ratios, and budgets without a name, count: params, macs or latency.
     """
 

@@ -120,13 +120,13 @@ def test_make_study_runs_a_command_that_parses() -> None:
 def test_help_lists_the_values_of_all_presets() -> None:
     text = " ".join(re.sub("[│╭╮╰╯]", " ", call_nsopt("study", "--help").stdout).split())
     values: dict[str, Callable[[Preset], float]] = {
-        "Trainings per method": lambda preset: preset.settings.seeds,
-        "Epochs of each training": lambda preset: preset.settings.training.epochs,
+        "Number of trainings at each budget": lambda preset: preset.settings.seeds,
+        "Passes over the training images": lambda preset: preset.settings.training.epochs,
         "Initial learning rate": lambda preset: preset.settings.training.lr,
         "Budgets as width ratios": lambda preset: preset.settings.ratios[0],
     }
     for option, value in values.items():
-        own = text.partition(option)[2].partition("By default")[2]
+        own = re.split("Presets:|By default", text.partition(option)[2], maxsplit=1)[1]
         for name in ("smoke", "tiny", "quick", "fast", "paper"):
             match = re.search(rf"{name}[a-z ]* (\d+(\.\d+)?)", own)
             assert match is not None, option
