@@ -383,8 +383,8 @@ class Architecture:
             lines.append(f"  {name}: {group.describe()}{limit}")
         fixed = find_fixed(self.network, self.refused)
         lines += [f"  fixed: {name}: {reason}" for name, reason in fixed.items()]
-        for note, places in self.network.trace.notes.items():
-            lines.append(f"  note: {note}" + (f", in {', '.join(places)}" if places else ""))
+        for note, paths in self.network.trace.notes.items():
+            lines.append(f"  note: {note}" + (f", in {', '.join(paths)}" if paths else ""))
         lines += [f"  note: {self.batch_warning}"] * bool(self.batch_warning)
         return "\n".join(lines)
 

@@ -130,16 +130,16 @@ def import_function(name: str) -> Callable[..., Any]:
 
 
 def _describe(error: BaseException) -> str:
-    """Return type, text and place of an error on one line."""
+    """Return type, text and line of an error on one line."""
     if isinstance(error, SyntaxError):
-        place = f" ({Path(error.filename or '').name}, line {error.lineno})"
-        return f"{type(error).__name__}: {error.msg}{place}"
+        line = f" ({Path(error.filename or '').name}, line {error.lineno})"
+        return f"{type(error).__name__}: {error.msg}{line}"
     frame = extract_tb(error.__traceback__)[-1]
     file = Path(frame.filename)
     is_own = file.suffix == ".py" and "importlib" not in frame.filename and file != Path(__file__)
-    place = f" ({file.name}, line {frame.lineno})" if is_own else ""
+    line = f" ({file.name}, line {frame.lineno})" if is_own else ""
     kind = "" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: "
-    return f"{kind}{' '.join(str(error).split())}{place}"
+    return f"{kind}{' '.join(str(error).split())}{line}"
 
 
 def _takes_classes(function: Callable[..., Any]) -> bool:

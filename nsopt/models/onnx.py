@@ -96,9 +96,9 @@ def _name_outputs(program: torch.onnx.ONNXProgram) -> None:
     if not isinstance(result, Mapping):
         return
     names = [
-        str(key) if isinstance(value, int) else f"{key}_{place}"
+        str(key) if isinstance(value, int) else f"{key}_{i}"
         for key, value in result.items()
-        for place, _ in enumerate(tree_leaves(value))
+        for i, _ in enumerate(tree_leaves(value))
     ]
     before = {value.name for value in graph.outputs}
     others = {value.name for node in graph.all_nodes() for value in node.outputs} - before
@@ -175,7 +175,7 @@ class OnnxNetwork:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # it prints its errors beside raising them
+        options.log_severity_level = 4  # it prints its errors and raises them
         providers = ["CPUExecutionProvider"]
         try:
             self._session = runtime.InferenceSession(path, options, providers=providers)

@@ -1,4 +1,4 @@
-"""Rules of operations that cut, index, pad or concatenate dimensions, or pick or write places."""
+"""Rules of operations that cut, index, pad or concatenate dimensions, or pick or write elements."""
 
 import math
 from collections.abc import Sequence
@@ -135,10 +135,10 @@ def index(tracer: Tracer, result: Tensor, x: Tensor, indices: Sequence[Tensor | 
 
     The tracer has replaced masks by indices.
     """
-    labels, asked = list(tracer.get(x)), [i for i in indices if i is not None]
+    labels, given = list(tracer.get(x)), [i for i in indices if i is not None]
     indexed = [d for d, i in enumerate(indices) if i is not None]
     tracer.freeze(
-        "is indexed", *(labels[d] for d in indexed), *(a for i in asked for a in tracer.get(i))
+        "is indexed", *(labels[d] for d in indexed), *(a for i in given for a in tracer.get(i))
     )
     axes = _list_axes(x.ndim, indexed, result.ndim - x.ndim + len(indexed))
     kept = [None if axis is None else labels[axis] for axis in axes]
@@ -157,8 +157,8 @@ def _list_axes(ndim: int, indexed: Sequence[int], count: int) -> list[int | None
         count: the number of dimensions of all indices together.
     """
     axes: list[int | None] = [d for d in range(ndim) if d not in indexed]
-    place = indexed[0] if indexed[-1] - indexed[0] + 1 == len(indexed) else 0
-    axes[place:place] = [None] * count
+    start = indexed[0] if indexed[-1] - indexed[0] + 1 == len(indexed) else 0
+    axes[start:start] = [None] * count
     return axes
 
 
@@ -269,16 +269,16 @@ def stack(tracer: Tracer, result: Tensor, tensors: Sequence[Tensor], dim: int = 
 
 @rule("roi_align", "roi_pool")
 def crop_regions(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
-    """Keep the channels of a map; freeze its places."""
-    channels, places = tracer.get(x)[1], tracer.get(x)[2:]
-    tracer.freeze(f"is cropped by {tracer.operation}", *places)
+    """Keep the channels of a map; freeze its sides."""
+    channels, sides = tracer.get(x)[1], tracer.get(x)[2:]
+    tracer.freeze(f"is cropped by {tracer.operation}", *sides)
     for tensor in tensors_in(result):
         tracer.put(tensor, (None, channels, None, None))
 
 
 @rule("grid_sampler_2d", "grid_sampler_3d")
 def sample(tracer: Tracer, result: Tensor, x: Tensor, grid: Tensor, *_: Any) -> None:
-    """Keep the channels of a map that is read at the places of a grid; freeze the places."""
+    """Keep the channels of a map that is read at the points of a grid; freeze its sides."""
     labels = tracer.get(x)
     tracer.freeze("holds places in a map", *labels[2:], *tracer.get(grid))
     tracer.put(result, [*labels[:2], *[None] * (result.ndim - 2)])
@@ -292,17 +292,17 @@ def write_rows(
     others."""
     labels, new = list(tracer.get(x)), tracer.get(values)
     indexed = [d for d, index in enumerate(indices) if index is not None]
-    asked = [index for index in indices if index is not None]
-    if is_mask_of(x, asked[0]) and values.numel() in (1, x.numel()):
-        pointwise(tracer, result, x, asked[0])
+    given = [index for index in indices if index is not None]
+    if is_mask_of(x, given[0]) and values.numel() in (1, x.numel()):
+        pointwise(tracer, result, x, given[0])
         if values.numel() > 1:  # of `x[mask] += 1`
             tracer.join(*regroup(tracer, tracer.get(result), x.shape, values.shape), *new)
         return
-    if result._is_view() or any(index.dtype in (torch.bool, torch.uint8) for index in asked):
+    if result._is_view() or any(index.dtype in (torch.bool, torch.uint8) for index in given):
         tracer.freeze("is written by indices", *labels, *new)
         tracer.put(result, [None if isinstance(label, Filled) else label for label in labels])
         return
-    axes = _list_axes(x.ndim, indexed, max(index.ndim for index in asked))  # of the values
+    axes = _list_axes(x.ndim, indexed, max(index.ndim for index in given))  # of the values
     written = [labels[d] for d in indexed]
     for label, size, axis in zip(new[::-1], values.shape[::-1], axes[::-1], strict=False):
         if axis is None:
@@ -354,28 +354,28 @@ def cut_triangle(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
 
 
 @rule("max_unpool2d", "max_unpool3d")
-def unpool(tracer: Tracer, result: Tensor, x: Tensor, places: Tensor, *_: Any) -> None:
+def unpool(tracer: Tracer, result: Tensor, x: Tensor, indices: Tensor, *_: Any) -> None:
     """Join the channels of a map with those of the pooling that it undoes."""
-    pairs = list(zip(tracer.get(x), tracer.get(places), strict=True))
+    pairs = list(zip(tracer.get(x), tracer.get(indices), strict=True))
     count = int(tracer.operation[-2])
     tracer.freeze("is unpooled", *(label for pair in pairs[-count:] for label in pair))
     tracer.put(result, [*(tracer.join(*pair) for pair in pairs[:-count]), *[None] * count])
 
 
 @rule("gather")
-def gather(tracer: Tracer, result: Tensor, x: Tensor, dim: int, places: Tensor, *_: Any) -> None:
+def gather(tracer: Tracer, result: Tensor, x: Tensor, dim: int, indices: Tensor, *_: Any) -> None:
     """Join the dimensions of a tensor and of the indices; freeze the one along which they pick."""
-    _join_but_one(tracer, result, dim, [x, places])
+    _join_but_one(tracer, result, dim, [x, indices])
 
 
 @rule("scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_reduce")
 def scatter(
-    tracer: Tracer, result: Tensor, x: Tensor, dim: int, places: Tensor, values: Any, *_: Any
+    tracer: Tracer, result: Tensor, x: Tensor, dim: int, indices: Tensor, values: Any, *_: Any
 ) -> None:
     """Join the dimensions of all tensors; freeze the one along which the indices write."""
     if result._is_view():
         tracer.freeze("is written into a part of another tensor", *tracer.get(x))
-    with_indices = [places] if places.ndim == x.ndim else []
+    with_indices = [indices] if indices.ndim == x.ndim else []
     tensors = [x, *with_indices, *([values] if isinstance(values, Tensor) else [])]
     _join_but_one(tracer, result, dim, tensors)
 

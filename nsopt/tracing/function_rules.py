@@ -19,7 +19,7 @@ from torch.utils._mode_utils import no_dispatch
 
 from nsopt.inputs import tensors_in
 from nsopt.tracing.labels import Label, TraceError
-from nsopt.tracing.shape_rules import settle_size
+from nsopt.tracing.shape_rules import label_by_met
 from nsopt.tracing.tracer import Tracer
 from nsopt.tracing.values import make_fakes
 
@@ -137,7 +137,7 @@ def _follow_layers(
     states = [state] if isinstance(state, Tensor) else list(state)
     ways = 2 if bidirectional else 1
     per_cell = len(weights) // (layers * ways)
-    labels, seen, size = tracer.get(x)[:-1], tracer.get(x)[-1], x.shape[-1]
+    labels, inputs, size = tracer.get(x)[:-1], tracer.get(x)[-1], x.shape[-1]
     steps = math.prod(x.shape[:-1])
     tracer.freeze("holds the steps of a recurrent layer", *labels)
     outputs: list[Label] = [tracer.get(states[0])[-1]]
@@ -146,14 +146,14 @@ def _follow_layers(
         for start in range(first, first + ways * per_cell, per_cell):
             cell = _Cell.of(weights[start : start + per_cell], has_biases)
             cell.check(size, gates)
-            units, made = _follow_cell(tracer, cell, gates, seen, steps)
+            units, made = _follow_cell(tracer, cell, gates, inputs, steps)
             cells.append(units)
             outputs.append(made)
-        size, seen = ways * states[0].shape[-1], _repeat(outputs[-1], ways)
+        size, inputs = ways * states[0].shape[-1], _repeat(outputs[-1], ways)
     of_outputs = tracer.join(*outputs) if states[0].shape[-1] > 1 else None
     of_cells = tracer.join(*cells) if states[-1].shape[-1] > 1 else None
     for first_state, label in zip(states, (of_outputs, of_cells), strict=False):
-        settle_size(tracer, first_state, [None, None, label])
+        label_by_met(tracer, first_state, [None, None, label])
     result = x.new_empty(*x.shape[:-1], size)
     tracer.put(result, [*labels, _repeat(of_outputs, ways)])
     ends = [state.new_empty(state.shape) for state in states]
@@ -163,12 +163,12 @@ def _follow_layers(
 
 
 def _follow_cell(
-    tracer: Tracer, cell: _Cell, gates: int, seen: Label, steps: int
+    tracer: Tracer, cell: _Cell, gates: int, inputs: Label, steps: int
 ) -> tuple[Label, Label]:
     """Join the atoms of a cell; return the labels of its cell state and its hidden state."""
     of_inputs, of_hidden = tracer.get(cell.of_inputs), tracer.get(cell.of_hidden)
     if cell.of_inputs.shape[1] > 1:
-        tracer.join(seen, of_inputs[1])
+        tracer.join(inputs, of_inputs[1])
     rows = tracer.join(of_inputs[0], of_hidden[0], *(tracer.get(bias)[0] for bias in cell.biases))
     units: Label = (
         tracer.join_rows(rows.reshape(gates, -1)) if isinstance(rows, np.ndarray) else None

@@ -93,7 +93,7 @@ class Units:
     def name_by(self, labels: Mapping[str, Labels]) -> dict[str, Labels]:
         """Return labels with the first atom of each unit in place of all its atoms.
 
-        With them, another run splits dimensions as these units do, even if their sizes beside the
+        With them, another run splits dimensions as these units do, even if their sizes next to the
         examples suggest otherwise: a dimension of heads has equal atoms in every row.
         """
         first = np.unique(self.of_atom, return_index=True)[1][self.of_atom]
@@ -133,7 +133,7 @@ class Family:
         Args:
             dimensions: all dimensions of parameters and buffers.
             units: the units of their atoms.
-            order: the place of each tensor's first use in the network, by its name.
+            order: when the network first uses each tensor, by its name.
         """
         ranks = [(order.get(d.tensor, _LATE), d.axis) for d in dimensions]
         groups = sorted(

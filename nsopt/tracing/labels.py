@@ -195,8 +195,8 @@ class Trace:
                 those of other modes do not matter.
         """
         first, *others = self.operations
-        seen = {path for _, path in first}
-        runs = ([o for o in run if o[1] in seen or o[1] not in plain] for run in others)
+        ran = {path for _, path in first}
+        runs = ([o for o in run if o[1] in ran or o[1] not in plain] for run in others)
         return all(first[: len(operations)] == operations for operations in runs)
 
     def find_frozen(self, atoms: Atoms) -> NDArray[np.bool_]:

@@ -51,13 +51,18 @@ class Makers:
             s for s in holders.values() if trained[s[0]].numel() == trained[s[0]].shape[s[1]]
         }
 
-        def place(pairs: Iterable[tuple[Atoms, Atoms]]) -> list[tuple[Atoms, set[int]]]:
-            seen = {(made.tobytes(), scale.tobytes()): (made, scale) for made, scale in pairs}
-            return [(made, network.family.dimensions_of(scale)) for made, scale in seen.values()]
+        def find_dimensions(pairs: Iterable[tuple[Atoms, Atoms]]) -> list[tuple[Atoms, set[int]]]:
+            pairs_by_atoms = {
+                (made.tobytes(), scale.tobytes()): (made, scale) for made, scale in pairs
+            }
+            return [
+                (made, network.family.dimensions_of(scale))
+                for made, scale in pairs_by_atoms.values()
+            ]
 
         trace = network.trace
-        products = place((label, label) for label in trace.makers)
-        norms = place(trace.norms)
+        products = find_dimensions((label, label) for label in trace.makers)
+        norms = find_dimensions(trace.norms)
         frozen = [channels for channels, scales in norms if not scales & holders.keys()]
         plain = [*trace.plain_norms.values(), *frozen]
         return cls(holders, frozenset(vectors), products, norms, plain)

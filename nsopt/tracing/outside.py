@@ -45,15 +45,15 @@ def restore_outside(roots: Iterable[Any]) -> Iterator[list[Any]]:
     Yields:
         The objects that code reaches: by variables around it, defaults, attributes and globals.
     """
-    waiting, seen = deque(roots), dict[int, Any]()
-    while waiting and len(seen) < _MOST:
+    waiting, found = deque(roots), dict[int, Any]()
+    while waiting and len(found) < _MOST:
         item = waiting.popleft()
-        if id(item) not in seen and _is_own(item):
-            seen[id(item)] = item
+        if id(item) not in found and _is_own(item):
+            found[id(item)] = item
             waiting.extend(_list_parts(item))
-    held = [(item, _read(item)) for item in seen.values()]
+    held = [(item, _read(item)) for item in found.values()]
     try:
-        yield list(seen.values())
+        yield list(found.values())
     finally:
         for item, before in held:
             _give_back(item, before)

@@ -13,10 +13,7 @@ from torch.utils._mode_utils import no_dispatch
 from nsopt.inputs import tensors_in
 from nsopt.tracing.labels import Atoms, Filled, Label, Labels
 from nsopt.tracing.rules import rule
-from nsopt.tracing.shape_rules import (
-    pointwise,
-    settle_size,
-)
+from nsopt.tracing.shape_rules import label_by_met, pointwise
 from nsopt.tracing.tracer import Tracer
 
 
@@ -53,8 +50,8 @@ def convolution(
     if bias is not None and result.shape[1] > 1:
         tracer.join(tracer.get(bias)[0], made)
     sized = (outputs, weight.shape[axis]), (inputs, weight.shape[1 - axis])
-    places = zip(rest, (x if transposed else result).shape[2:], strict=True)
-    tracer.multiply(math.prod(weight.shape[2:]), (labels[0], x.shape[0]), *places, *sized)
+    sides = zip(rest, (x if transposed else result).shape[2:], strict=True)
+    tracer.multiply(math.prod(weight.shape[2:]), (labels[0], x.shape[0]), *sides, *sized)
     tracer.put(result, [labels[0], made, *rest])
 
 
@@ -234,7 +231,7 @@ def attention(tracer: Tracer, result: Any, q: Tensor, k: Tensor, v: Tensor, *opt
         for d in range(1, min(mask.ndim, q.ndim) + 1):
             if mask.shape[-d] > 1:
                 scores[-d] = tracer.join(scores[-d], tracer.get(mask)[-d])
-        settle_size(tracer, mask, scores)
+        label_by_met(tracer, mask, scores)
     tracer.mark_inexact(inner, scores[-1])
     sized = list(zip(scores, [*q.shape[:-1], k.shape[-2]], strict=True))
     tracer.multiply(1, *sized, (inner, q.shape[-1]))
@@ -312,7 +309,7 @@ def layer_norm(
 @rule("native_group_norm")
 def group_norm(tracer: Tracer, result: Any, x: Tensor, weight: Any, bias: Any, *sizes: Any) -> None:
     """Join whole groups, or the same channels of every group, as in a grouped convolution."""
-    _examples, _channels, _places, groups, _eps = sizes
+    _examples, _channels, _sides, groups, _eps = sizes
     labels = list(tracer.get(x))
     tracer.mark_inexact(*labels[2:])
     parameter_labels = [tracer.get(p)[0] for p in (weight, bias) if isinstance(p, Tensor)]

@@ -56,7 +56,7 @@ class LabelledRun:
         modes: the network runs once with each value of `training`: usually both, because `forward`
             may branch on it.
         denied: lines of code in which unknown conditions are false; elsewhere they are true. None
-            to refuse a network that asks for unknown values before its last layer.
+            to refuse a network that reads unknown values before its last layer.
     """
 
     inputs: tuple[Any, ...] | dict[str, Any]
@@ -120,7 +120,7 @@ class LabelledRun:
     def _run_mode(
         self, model: nn.Module, tracer: Tracer, labels: Mapping[str, Labels], training: bool
     ) -> list[Tensor]:
-        tracer.guessed, tracer.seen = "", set()
+        tracer.guessed, tracer.used = "", set()
         tensors = tensors_of(model)
         for name, tensor in tensors.items():
             tracer.declare(tensor, labels[name])
@@ -128,7 +128,7 @@ class LabelledRun:
         with restore_modules(model):
             set_mode(model, training)
             outputs = self._run_forward(model, tracer)
-            tracer.settle_products()
+            tracer.complete_products()
             if made := [path for path, _ in model.named_modules() if path not in paths]:
                 raise TraceError(
                     f"forward makes the module {made[0]}: make it in __init__, or run the network "
@@ -140,7 +140,7 @@ class LabelledRun:
             *(label for tensor in outputs for label in tracer.get(tensor)),
         )
         if tracer.guessed and any(
-            tensor.requires_grad and select_atoms(labels[name]) and id(tensor) not in tracer.seen
+            tensor.requires_grad and select_atoms(labels[name]) and id(tensor) not in tracer.used
             for name, tensor in tensors.items()
         ):
             raise tracer.refuse_guess()

@@ -62,7 +62,7 @@ def pointwise(tracer: Tracer, result: Any, *arguments: Any) -> None:
             _write_part(tracer, tensor, aligned)
         tracer.put(tensor, aligned)
     for tensor in tensors:
-        settle_size(tracer, tensor, labels)
+        label_by_met(tracer, tensor, labels)
 
 
 def _write_part(tracer: Tracer, part: Tensor, labels: Sequence[Label]) -> None:
@@ -85,7 +85,7 @@ def _write_part(tracer: Tracer, part: Tensor, labels: Sequence[Label]) -> None:
     tracer.put(base, whole)
 
 
-def settle_size(tracer: Tracer, tensor: Tensor, met: Sequence[Label]) -> None:
+def label_by_met(tracer: Tracer, tensor: Tensor, met: Sequence[Label]) -> None:
     """Label a filled tensor by what it meets, because it has one size wherever it is used.
 
     Args:
@@ -231,12 +231,12 @@ def channel_shuffle(tracer: Tracer, result: Tensor, x: Tensor, groups: int) -> N
 
 
 @rule("pixel_shuffle", "col2im", "pixel_unshuffle", "im2col")
-def exchange_places(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
+def exchange_pixels(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
     """Join channels that become the pixels of one; repeat the label of one whose pixels become
     channels."""
     axis = max(x.ndim, result.ndim) - 3
-    labels, places = list(tracer.get(x))[: axis + 1], tracer.get(x)[axis + 1 :]
-    tracer.freeze("holds places of an image", *places)
+    labels, sides = list(tracer.get(x))[: axis + 1], tracer.get(x)[axis + 1 :]
+    tracer.freeze("holds places of an image", *sides)
     channels, count = labels[axis], result.shape[axis]
     if isinstance(channels, Filled):
         labels[axis] = Filled(count)
@@ -263,12 +263,12 @@ def reduce(tracer: Tracer, result: Any, x: Tensor, dims: Any = None, *_: Any) ->
         by_index()
     tracer.mark_inexact(*(labels[d] for d in gone))  # even in a sum: of zero, sigmoid makes 0.5
     left = [label for d, label in enumerate(labels) if d not in gone]
-    for place, tensor in enumerate(tensors_in(result)):
+    for i, tensor in enumerate(tensors_in(result)):
         if tensor.ndim == x.ndim:
             tracer.put(tensor, [None if d in gone else label for d, label in enumerate(labels)])
         else:
             tracer.put(tensor, left[: tensor.ndim])
-        if place and tensor.dtype == torch.int64:
+        if i and tensor.dtype == torch.int64:
             tracer.when_read(tensor, by_index)
 
 
@@ -296,13 +296,13 @@ def compare(tracer: Tracer, result: Tensor, x: Tensor, target: Tensor, *_: Any) 
     "_upsample_bicubic2d_aa reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d "
     "replication_pad2d replication_pad3d fractional_max_pool2d fractional_max_pool3d"
 )
-def resize_places(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
+def resize_sides(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
     """Keep the labels of examples and channels in pooling and resizing; freeze the others."""
     labels = tracer.get(x)
-    places = next(n for n in (1, 2, 3) if f"{n}d" in tracer.operation)
-    tracer.freeze(f"is resized by {tracer.operation}", *labels[-places:])
+    count = next(n for n in (1, 2, 3) if f"{n}d" in tracer.operation)
+    tracer.freeze(f"is resized by {tracer.operation}", *labels[-count:])
     for tensor in tensors_in(result):
-        tracer.put(tensor, [*labels[:-places], *[None] * places])
+        tracer.put(tensor, [*labels[:-count], *[None] * count])
 
 
 def _count_from_front(count: int, dims: Any) -> Iterable[int]:

@@ -31,7 +31,7 @@ from nsopt.tracing.rules import RULES
 from nsopt.tracing.shapes import RESULTS
 from nsopt.tracing.signatures import read_signature
 from nsopt.tracing.user_code import find_line
-from nsopt.tracing.values import Place, Values, list_written, locate, make_fakes, pick_all
+from nsopt.tracing.values import Span, Values, list_written, locate, make_fakes, pick_all
 
 ADVICE = ": decide there by shapes or by an argument, or trace the part of the network before it"
 _MOST_GUESSES = 2000  # in a run; then it is taken for an endless loop
@@ -55,7 +55,7 @@ class Tracer(TorchDispatchMode):
         operation: the name of the operation that is running.
         shape: that of its first argument, before it runs.
         guessed: where code first read a number that is unknown, else empty.
-        seen: the ids of the parameters and buffers that the running mode has used.
+        used: the ids of the parameters and buffers that the running mode has used.
         seams: where unequal parts of a concatenated label begin and end, by its bytes.
         sparse: sparse inputs, by the ids of their fake tensors.
         real: tensors with values that operations used, by their ids.
@@ -72,7 +72,7 @@ class Tracer(TorchDispatchMode):
         self.trace = trace
         self.values = Values()
         self.guessed = ""
-        self.seen: set[int] = set()
+        self.used: set[int] = set()
         self.seams: dict[bytes, set[int]] = {}
         self.sparse: dict[int, Tensor] = {}
         self.real: dict[int, Tensor] = {}
@@ -87,8 +87,8 @@ class Tracer(TorchDispatchMode):
         self._labels: dict[int, Labels] = {}
         self._kept_alive: list[Tensor] = []  # else Python may reuse the ids
         self._outer: set[int] = set()
-        self._filled: list[tuple[int, Filled]] = []  # in products, by their places
-        self._aliases: dict[int, dict[int, Place]] = {}  # of filled tensors, by memory and id
+        self._filled: list[tuple[int, Filled]] = []  # of products, by their indices
+        self._aliases: dict[int, dict[int, Span]] = {}  # of filled tensors, by memory and id
         self._unread: dict[int, Callable[[], object]] = {}  # by the id of a tensor
         self._last: list[Tensor] = []
 
@@ -112,7 +112,7 @@ class Tracer(TorchDispatchMode):
             if self.guessed and isinstance(tensor, nn.Parameter):
                 raise self.refuse_guess()
             self.trace.read[id(tensor)] = None
-            self.seen.add(id(tensor))
+            self.used.add(id(tensor))
         return self._labels.get(id(tensor), (None,) * tensor.ndim)
 
     def put(self, tensor: Tensor, labels: Sequence[Label]) -> None:
@@ -209,13 +209,13 @@ class Tracer(TorchDispatchMode):
         atoms = tuple(select_atoms(label for label, _ in dimensions))
         self.trace.products.append(Product(factor, atoms, self.where))
 
-    def settle_products(self) -> None:
+    def complete_products(self) -> None:
         """Let products have the sizes that filled tensors met after them."""
-        for place, label in self._filled:
+        for i, label in self._filled:
             if label.met is not None:
-                old = self.trace.products[place]
+                old = self.trace.products[i]
                 sizes = old.factor // label.size, (*old.dimensions, label.met)
-                self.trace.products[place] = Product(*sizes, old.module)
+                self.trace.products[i] = Product(*sizes, old.module)
         self._filled.clear()
 
     def note(self, what: str) -> None:
@@ -275,7 +275,7 @@ class Tracer(TorchDispatchMode):
         made = None if "out" in kwargs else RESULTS.get(signature.name)
         if signature.depends_on_values:
             if signature.operation != "index" or self.values.is_unknown_mask(*args):
-                return self._answer(func, args, kwargs)
+                return self._compute(func, args, kwargs)
             args = (args[0], self._expand_masks(args[1]), *args[2:])
         result = made(func, *args, **kwargs) if made else func(*args, **kwargs)
         if signature.namespace == "prim":
@@ -300,7 +300,7 @@ class Tracer(TorchDispatchMode):
         return result
 
     def note_reading(self, tensors: Sequence[Tensor]) -> None:
-        """Do what `when_read` asked for: these tensors are read, or returned."""
+        """Run what `when_read` got: these tensors are read, or returned."""
         for tensor in tensors:
             if action := self._unread.pop(id(tensor), None):
                 action()
@@ -323,16 +323,16 @@ class Tracer(TorchDispatchMode):
             return
         here = locate(written)
         by_axis = dict(zip(here.axes, self.get(written), strict=True))
-        for key, place in [*aliases.items()]:
-            if key != id(written) and place.meets(here):
+        for key, span in [*aliases.items()]:
+            if key != id(written) and span.meets(here):
                 self._labels[key] = tuple(
                     by_axis.get(axis) if isinstance(a, Filled) and axis[1] else a
-                    for a, axis in zip(self._labels[key], place.axes, strict=True)
+                    for a, axis in zip(self._labels[key], span.axes, strict=True)
                 )
             if not any(isinstance(label, Filled) for label in self._labels[key]):
                 del aliases[key]
 
-    def _answer(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def _compute(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Return the result of an operation that depends on values."""
         if func is torch.ops.aten.index.Tensor:
             return self._flatten(args[0], args[1][0])
@@ -361,7 +361,7 @@ class Tracer(TorchDispatchMode):
         expanded: list[Tensor | None] = []
         for index in indices:
             if index is not None and index.dtype in (torch.bool, torch.uint8):
-                expanded += self._answer(torch.ops.aten.nonzero.default, (index,), {}).unbind(1)
+                expanded += self._compute(torch.ops.aten.nonzero.default, (index,), {}).unbind(1)
             else:
                 expanded.append(index)
         return expanded
@@ -395,5 +395,5 @@ class Tracer(TorchDispatchMode):
             return True if kind == torch.bool else 1.0 if kind.is_floating_point else 1
         self.trace.guessed[line] = None
         self.note("reads values of tensors, which decide nothing")
-        answer = line not in self._denied
-        return answer if kind == torch.bool else float(answer)
+        is_true = line not in self._denied
+        return is_true if kind == torch.bool else float(is_true)

@@ -50,8 +50,8 @@ class Values:
     def find(self, tensor: Tensor) -> Tensor | None:
         """Return the value of a tensor, or None if it is unknown."""
         key = id(tensor)
-        seen = key in self._known or key in self._unknown
-        if not seen and not isinstance(tensor, FakeTensor | nn.Parameter):
+        is_known = key in self._known or key in self._unknown
+        if not is_known and not isinstance(tensor, FakeTensor | nn.Parameter):
             self.put(tensor, tensor, frozenset([key] if key in self.declared else []))
         value = self._known.get(key)
         if value is None or not self._overwritten:
@@ -137,26 +137,26 @@ def _is_repeatable(func: Any) -> bool:
     return torch.Tag.nondeterministic_seeded not in func.tags
 
 
-class Place(NamedTuple):
+class Span(NamedTuple):
     """Where a tensor lies in its memory: its first and last element, size and stride by axis."""
 
     first: int
     last: int
     axes: list[tuple[int, int]]
 
-    def meets(self, other: "Place") -> bool:
+    def meets(self, other: "Span") -> bool:
         return self.first <= other.last and other.first <= self.last
 
 
-def locate(tensor: Tensor) -> Place:
+def locate(tensor: Tensor) -> Span:
     axes, first = [*zip(tensor.shape, tensor.stride(), strict=True)], int(tensor.storage_offset())
-    return Place(first, first + sum((size - 1) * step for size, step in axes), axes)
+    return Span(first, first + sum((size - 1) * step for size, step in axes), axes)
 
 
 def list_written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
     """Return the tensors that an operation changes, but for sparse ones."""
-    places = _find_written(func)
-    written = [args[i] if i < len(args) else kwargs.get(name) for i, name in places]
+    arguments = _find_written(func)
+    written = [args[i] if i < len(args) else kwargs.get(name) for i, name in arguments]
     return [tensor for tensor in tensors_in(written) if tensor.layout == torch.strided]
 
 

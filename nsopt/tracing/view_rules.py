@@ -70,7 +70,7 @@ def regroup(
             if len(filled) == 1 and old[filled[0]] in new:
                 return [labels[filled[0]]] * len(new)
             return [Filled(size) if filled or not wide else None for size in new]
-        labelled = filled[:1]  # such as heads, which a mask gets beside its examples
+        labelled = filled[:1]  # such as heads, which a mask gets before its examples
         labels = (*labels[: filled[0]], tracer.trace.new_atoms(old[filled[0]]))
     if len(labelled) > 1 < len(new) and (sizes := _divide(old, new)):
         return _regroup_parts(tracer, labels, old, new, sizes)
@@ -93,15 +93,15 @@ def _divide(old: Sequence[int], new: Sequence[int]) -> list[int] | None:
     return [end // start for start, end in pairwise(ends)]
 
 
-def _place(parts: Sequence[int], sizes: Sequence[int]) -> list[range]:
+def _share(parts: Sequence[int], sizes: Sequence[int]) -> list[range]:
     """Return the indices of the parts whose product is each size."""
-    places, end = list[range](), 0
+    shares, end = list[range](), 0
     for size in sizes:
         start = end
         while math.prod(parts[start:end]) < size:
             end += 1
-        places.append(range(start, end))
-    return places
+        shares.append(range(start, end))
+    return shares
 
 
 def _regroup_parts(
@@ -116,9 +116,9 @@ def _regroup_parts(
         sizes: of the parts.
     """
     parts, found = list[Label](), list[Label]()
-    for label, size, own in zip(labels, old, _place(sizes, old), strict=True):
+    for label, size, own in zip(labels, old, _share(sizes, old), strict=True):
         parts += regroup(tracer, (label,), (size,), tuple(sizes[p] for p in own), len(sizes))
-    for size, own in zip(new, _place(sizes, new), strict=True):
+    for size, own in zip(new, _share(sizes, new), strict=True):
         own_labels, own_sizes = tuple(parts[p] for p in own), tuple(sizes[p] for p in own)
         found += regroup(tracer, own_labels, own_sizes, (size,)) if own else [None]
     return found
@@ -165,7 +165,7 @@ def _spread(
 
 
 @rule("set", "resize", "resize_as")
-def change_in_place(tracer: Tracer, result: Tensor, x: Tensor, source: Any = None, *_: Any) -> None:
+def change_in_share(tracer: Tracer, result: Tensor, x: Tensor, source: Any = None, *_: Any) -> None:
     """Give a tensor the labels of the one whose memory it gets; a new shape has none."""
     if tracer.operation == "set" and isinstance(source, Tensor):
         tracer.put(result, tracer.get(source))

@@ -96,7 +96,7 @@ ADAPTATIONS: tuple[Kind[Step, TracedNetwork], ...] = (
     ),
     Kind(
         "sizes in configurations",
-        "Transformers read self.config.hidden_size, beside sizes that no code reads.",
+        "Transformers read self.config.hidden_size, among sizes that no code reads.",
         proposals.propose_configurations,
     ),
     Kind(
