@@ -18,11 +18,9 @@ from nsopt.models.design import Design
 from nsopt.models.layout import best_layout
 from nsopt.models.sizes import ALWAYS, LimitedCost, SizeCost, sum_products
 from nsopt.scaling.cost import CostModel, Widths, unknown_metric
-from nsopt.tracing.buffers import fill_buffers
-from nsopt.tracing.fixed import find_fixed
-from nsopt.tracing.initialise import draw_parameters
+from nsopt.tracing.filling import draw_parameters, fill_buffers
 from nsopt.tracing.labels import Atoms, Labels, Product, Trace, TraceError, UnknownError
-from nsopt.tracing.makers import relative_norms, unit_norms
+from nsopt.tracing.makers import find_fixed, relative_norms, unit_norms
 from nsopt.tracing.network import TracedNetwork
 from nsopt.tracing.originals import start_norms, unwrapped
 from nsopt.tracing.resize import copy_with_tensors, shapes_of

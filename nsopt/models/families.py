@@ -1,22 +1,51 @@
-"""Trace nsopt's own networks, also those of blocks with shortcuts."""
+"""How nsopt's own networks are made and traced, also those of blocks with shortcuts."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import nn
+import torch.fx
+from torch import Tensor, nn
 
 from nsopt.models.architecture import Architecture
 from nsopt.models.design import Design, list_members
 from nsopt.tracing.adaptation import Adaptation
-from nsopt.tracing.buffers import name_trained
+from nsopt.tracing.filling import name_trained
 from nsopt.tracing.groups import tie
 from nsopt.tracing.network import TracedNetwork
 from nsopt.tracing.run import LabelledRun
 
 Shortcuts = Literal["identity", "convcut", "tied"]
 _LARGE = 64  # pixels on a side, from which on networks halve their maps once more
+
+
+class NamedNetwork(nn.Module):
+    """A network that runs its submodules by their names."""
+
+    def __init__(self, modules: dict[str, nn.Module]) -> None:
+        super().__init__()
+        for name, module in modules.items():
+            self.add_module(name, module)
+
+    def has(self, name: str) -> bool:
+        return name in self._modules
+
+    def run(self, name: str, x: Tensor) -> Tensor:
+        result: Tensor = getattr(self, name)(x)
+        return result
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Return the network without look-ups by name, which torch.jit.script cannot compile."""
+        return torch.fx.symbolic_trace(self)
+
+
+def make_conv(
+    inputs: int, outputs: int, kernel: int = 1, stride: int = 1, bias: bool = True, groups: int = 1
+) -> nn.Conv2d:
+    """Return a convolution whose padding keeps the side of the map, but for its stride."""
+    padding = kernel // 2
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=bias)
 
 
 def repeat_strides(

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nsopt.models.architecture import Architecture
-from nsopt.models.families import Shortcuts, repeat_strides, trace_blocks
-from nsopt.models.layers import NamedNetwork, make_conv
+from nsopt.models.families import NamedNetwork, Shortcuts, make_conv, repeat_strides, trace_blocks
 
 _STAGES = ((16, 1), (24, 2), (32, 3), (64, 4), (96, 3), (160, 3), (320, 1))  # width, blocks
 _STRIDES = (1, 2, 2, 2, 1, 2, 1)

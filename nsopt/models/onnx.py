@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten
 
 from nsopt.errors import NsoptError, short_reason
 from nsopt.inputs import count_examples, lists_examples, split_arguments, tensors_in
-from nsopt.tracing.quiet import silence_logger, trust_distributions
+from nsopt.tracing.run import trust_distributions
 
 T = TypeVar("T")
 _CONSTANT = "its code makes a size a constant, as a loop over examples or steps does"
@@ -216,6 +217,18 @@ def import_for_export(package: str) -> Any:
 
 
 @contextlib.contextmanager
+def _silence_logger(name: str) -> Iterator[None]:
+    """Let a logger, and those below it without a level of their own, log nothing in the block."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
 def quiet_exporters() -> Iterator[None]:
     """Silence PyTorch's exporters, which print progress, and whole networks where they fail.
 
@@ -226,9 +239,9 @@ def quiet_exporters() -> Iterator[None]:
         warnings.catch_warnings(action="ignore"),
         contextlib.redirect_stdout(unread),
         contextlib.redirect_stderr(unread),
-        silence_logger("torch"),
-        silence_logger("onnxscript"),
-        silence_logger("onnx_ir"),
+        _silence_logger("torch"),
+        _silence_logger("onnxscript"),
+        _silence_logger("onnx_ir"),
         trust_distributions(),
     ):
         yield

@@ -12,8 +12,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from nsopt.models.architecture import Architecture
-from nsopt.models.families import Shortcuts, repeat_strides, trace_blocks
-from nsopt.models.layers import NamedNetwork, make_conv
+from nsopt.models.families import NamedNetwork, Shortcuts, make_conv, repeat_strides, trace_blocks
 
 _STAGE_WIDTHS = (64, 128, 256, 512)
 _BLOCKS_PER_STAGE = 2

@@ -14,10 +14,10 @@ from nsopt.errors import NsoptError
 from nsopt.inputs import check_numbers, tensors_in
 from nsopt.isolation import public
 from nsopt.models.architecture import Architecture
-from nsopt.tracing import buffers
+from nsopt.tracing import filling
 from nsopt.tracing.adaptation import find_alike
-from nsopt.tracing.fixed import find_fixed, name_layers
 from nsopt.tracing.labels import TraceError
+from nsopt.tracing.makers import find_fixed, name_layers
 from nsopt.tracing.network import TracedNetwork
 from nsopt.tracing.originals import copy_model, set_mode, unwrapped
 from nsopt.tracing.run import LabelledRun, tensors_of
@@ -84,8 +84,8 @@ def trace(
         reasons = "; ".join(held[:_MOST_REASONS]) or "no layer lies between two others"
         raise NsoptError(f"no width of this network can change: {reasons}")
     names = name_layers(network)
-    trained = buffers.name_trained(network.template)
-    grow = probe.find_capped(network) | buffers.find_capped(network, trained)
+    trained = filling.name_trained(network.template)
+    grow = probe.find_capped(network) | filling.find_capped(network, trained)
     capped = {names[i]: reason for i, reason in grow.items()}
     name = name or type(module).__name__.lower()
     return Architecture(name, network, names, capped, refused, trained)

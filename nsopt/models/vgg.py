@@ -10,8 +10,7 @@ from torch.nn import functional
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
 from nsopt.models.design import Design
-from nsopt.models.families import trace_design
-from nsopt.models.layers import NamedNetwork, make_conv
+from nsopt.models.families import NamedNetwork, make_conv, trace_design
 
 _BASE_WIDTHS = (64, 128, 256, 256, 512, 512, 512, 512)
 _POOL_AFTER = (1, 2, 4, 6, 8)  # convolutions followed by a 2x2 max-pool

@@ -8,15 +8,16 @@ tensor that convolutions write.
 from collections.abc import Sequence
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 from nsopt.models.design import Design
-from nsopt.models.layers import Selection
 from nsopt.scaling.cost import IntArray
 
 
 class Streams:
-    """The identity shortcuts of `model`, and the places where layers read from streams.
+    """The identity shortcuts of `model`, and where layers read from streams.
 
     Channels are original ones per group, as ascending int64 arrays.
     """
@@ -58,3 +59,25 @@ def find_positions(channels: IntArray, within: IntArray) -> IntArray:
     index = np.searchsorted(within, channels)
     index[index == len(within)] = 0
     return np.where(within[index] == channels, index, -1)
+
+
+class Selection(nn.Module):
+    """Selects channels of a tensor (B, C, H, W) with a 1x1 convolution by a matrix of 0 and 1.
+
+    This is faster, forwards and backwards, than gathering from channels-last memory.
+
+    Args:
+        source: for each output channel, the index of the input channel, or -1 for zeros.
+        channels: number of input channels.
+    """
+
+    def __init__(self, source: IntArray, channels: int) -> None:
+        super().__init__()
+        matrix = torch.zeros(len(source), channels, 1, 1)
+        (there,) = (source >= 0).nonzero()
+        matrix[torch.from_numpy(there), torch.from_numpy(source[there])] = 1
+        self.register_buffer("matrix", matrix, persistent=False)
+        self.matrix: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.conv2d(x, self.matrix.to(x.dtype))

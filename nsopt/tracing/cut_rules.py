@@ -122,11 +122,9 @@ def glu(tracer: Tracer, result: Tensor, x: Tensor, dim: int = -1) -> None:
 @rule("select", "unbind")
 def select(tracer: Tracer, result: Any, x: Tensor, dim: int = 0, index: Any = None) -> None:
     """Freeze the dimension that is indexed, and remove it from the labels."""
-    labels = list(tracer.get(x))
-    tracer.freeze("one channel is selected", labels[dim])
+    labels = tracer.freeze_axes("one channel is selected", x, [dim])
     labels.pop(dim)
-    for tensor in tensors_in(result):
-        tracer.put(tensor, labels)
+    tracer.put_all(result, labels)
 
 
 @rule("index")
@@ -214,9 +212,10 @@ def pick_diagonal(
     tracer: Tracer, result: Tensor, x: Tensor, _: int = 0, dim1: int = 0, dim2: int = 1
 ) -> None:
     """Freeze the two dimensions that become the last one."""
-    gone, labels = {dim1 % x.ndim, dim2 % x.ndim}, tracer.get(x)
-    tracer.freeze("is read along the diagonal", *(labels[d] for d in gone))
-    tracer.put(result, [*(label for d, label in enumerate(labels) if d not in gone), None])
+    labels = tracer.freeze_axes("is read along the diagonal", x, (dim1, dim2))
+    for d in sorted((dim1 % x.ndim, dim2 % x.ndim))[::-1]:
+        labels.pop(d)
+    tracer.put(result, [*labels, None])
 
 
 @rule("diag_embed")
@@ -224,8 +223,7 @@ def embed_diagonal(
     tracer: Tracer, result: Tensor, x: Tensor, _: int = 0, dim1: int = -2, dim2: int = -1
 ) -> None:
     """Freeze the last dimension, which becomes a diagonal."""
-    *labels, last = tracer.get(x)
-    tracer.freeze("becomes a diagonal", last)
+    labels = tracer.freeze_axes("becomes a diagonal", x, [-1])[:-1]
     for d in sorted((dim1 % result.ndim, dim2 % result.ndim)):
         labels.insert(d, None)
     tracer.put(result, labels)
@@ -233,12 +231,7 @@ def embed_diagonal(
 
 @rule("rot90")
 def rotate(tracer: Tracer, result: Tensor, x: Tensor, _: int = 1, dims: Sequence[int] = ()) -> None:
-    """Freeze the two dimensions that are rotated."""
-    labels = list(tracer.get(x))
-    for d in dims:
-        tracer.freeze("is rotated", labels[d])
-        labels[d] = None
-    tracer.put(result, labels)
+    tracer.put(result, tracer.freeze_axes("is rotated", x, dims))
 
 
 @rule("constant_pad_nd")
@@ -269,19 +262,15 @@ def stack(tracer: Tracer, result: Tensor, tensors: Sequence[Tensor], dim: int = 
 
 @rule("roi_align", "roi_pool")
 def crop_regions(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
-    """Keep the channels of a map; freeze its sides."""
-    channels, sides = tracer.get(x)[1], tracer.get(x)[2:]
-    tracer.freeze(f"is cropped by {tracer.operation}", *sides)
-    for tensor in tensors_in(result):
-        tracer.put(tensor, (None, channels, None, None))
+    labels = tracer.freeze_axes(f"is cropped by {tracer.operation}", x, (2, 3))
+    tracer.put_all(result, (None, *labels[1:]))
 
 
 @rule("grid_sampler_2d", "grid_sampler_3d")
 def sample(tracer: Tracer, result: Tensor, x: Tensor, grid: Tensor, *_: Any) -> None:
     """Keep the channels of a map that is read at the points of a grid; freeze its sides."""
-    labels = tracer.get(x)
-    tracer.freeze("holds places in a map", *labels[2:], *tracer.get(grid))
-    tracer.put(result, [*labels[:2], *[None] * (result.ndim - 2)])
+    tracer.freeze_axes("holds places in a map", grid, range(grid.ndim))
+    tracer.put(result, tracer.freeze_axes("holds places in a map", x, range(2, x.ndim)))
 
 
 @rule("index_put")
@@ -318,14 +307,11 @@ def write_rows(
 @rule("sort", "topk", "kthvalue")
 def order(tracer: Tracer, result: Any, x: Tensor, *arguments: Any) -> None:
     """Freeze the dimension along which values are ordered; it is the last integer."""
-    labels = list(tracer.get(x))
-    if labels:
-        dim = [a for a in arguments if isinstance(a, int) and not isinstance(a, bool)][-1]
-        tracer.freeze("is sorted", labels.pop(dim))
-        if tensors_in(result)[0].ndim == x.ndim:
-            labels.insert(dim % x.ndim, None)
-    for tensor in tensors_in(result):
-        tracer.put(tensor, labels)
+    dim = [a for a in arguments if isinstance(a, int) and not isinstance(a, bool)][-1]
+    labels = tracer.freeze_axes("is sorted", x, [dim] if x.ndim else [])
+    if tensors_in(result)[0].ndim < x.ndim:
+        labels.pop(dim)
+    tracer.put_all(result, labels)
 
 
 @rule("multinomial")
@@ -338,19 +324,12 @@ def draw(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
 
 @rule("unfold")
 def read_windows(tracer: Tracer, result: Tensor, x: Tensor, dim: int, *_: Any) -> None:
-    """Freeze the dimension along which windows are read."""
-    labels = list(tracer.get(x))
-    tracer.freeze("is read in windows", labels[dim])
-    labels[dim] = None
-    tracer.put(result, [*labels, None])
+    tracer.put(result, [*tracer.freeze_axes("is read in windows", x, [dim]), None])
 
 
 @rule("triu", "tril")
 def cut_triangle(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
-    """Freeze the last two dimensions."""
-    *labels, rows, columns = tracer.get(x)
-    tracer.freeze("is cut to a triangle", rows, columns)
-    tracer.put(result, [*labels, None, None])
+    tracer.put(result, tracer.freeze_axes("is cut to a triangle", x, (-2, -1)))
 
 
 @rule("max_unpool2d", "max_unpool3d")

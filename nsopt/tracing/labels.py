@@ -122,15 +122,9 @@ class Trace:
     """The record of a run on labels.
 
     Attributes:
-        reading: how it reads code that has several meanings.
-        count: number of atoms.
         operations: names of the operations of each mode, with the paths of their modules. Those on
             a single number, such as a norm's count of batches, are not among them.
         passing: arrays of atoms on which the operations of a module work, by its path.
-        edges: pairs of arrays of atoms that are joined index by index.
-        frozen: atoms that must stay.
-        inexact: arrays of inexact atoms.
-        products: the multiply-accumulates of the first run.
         inferred: the dimension whose size the code gave as -1, or that is preferred, by the path of
             the module and the sizes into which it split a dimension.
         splits: of each split the path of the module, the sizes, the chosen dimension and its atoms.
@@ -144,24 +138,17 @@ class Trace:
             make the same decisions.
         numbers: the numbers with which operations calculated, and the names of pointwise ones, in
             order.
-        read: ids of parameters and buffers, in the order of their first use.
-        written: attributes that modules set as they run, as pairs of path and name.
         makers: atoms of channels that a product with a parameter makes, or of zeros.
-        norms: pairs of the atoms of normalised channels and the atoms of the norm's scale.
-        plain_norms: atoms of normalised channels, by the path of a norm without a scale.
-        notes: what users should know, with the paths of the modules.
-        guessed: lines of code whose unknown conditions were guessed; see search/readings.py.
-        failed: why the network does not run in training mode, if it runs in evaluation mode only.
     """
 
     reading: Reading = field(default_factory=Reading)
-    count: int = 0
+    count: int = 0  # of atoms
     operations: list[list[tuple[str, str]]] = field(default_factory=lambda: [[]])
     passing: dict[str, list[Atoms]] = field(default_factory=dict)
-    edges: list[tuple[Atoms, Atoms]] = field(default_factory=list)
+    edges: list[tuple[Atoms, Atoms]] = field(default_factory=list)  # atoms joined index by index
     frozen: list[Frozen] = field(default_factory=list)
     inexact: list[Atoms] = field(default_factory=list)
-    products: list[Product] = field(default_factory=list)
+    products: list[Product] = field(default_factory=list)  # of the first run
     inferred: dict[Split, int] = field(default_factory=dict)
     splits: list[tuple[str, tuple[int, ...], int, Atoms]] = field(default_factory=list)
     parts: list[Atoms] = field(default_factory=list)
@@ -170,14 +157,14 @@ class Trace:
     group_sizes: dict[str, int] = field(default_factory=dict)
     choices: list[tuple[str, Any]] = field(default_factory=list)
     numbers: list[Numbers] = field(default_factory=list)
-    read: dict[int, None] = field(default_factory=dict)
-    written: set[tuple[str, str]] = field(default_factory=set)
+    read: dict[int, None] = field(default_factory=dict)  # ids of tensors, by their first use
+    written: set[tuple[str, str]] = field(default_factory=set)  # paths, and attributes set in a run
     makers: list[Atoms] = field(default_factory=list)
-    norms: list[tuple[Atoms, Atoms]] = field(default_factory=list)
-    plain_norms: dict[str, Atoms] = field(default_factory=dict)
-    notes: dict[str, dict[str, None]] = field(default_factory=dict)
-    guessed: dict[str, None] = field(default_factory=dict)
-    failed: TraceError | None = None
+    norms: list[tuple[Atoms, Atoms]] = field(default_factory=list)  # channels, and the scale's
+    plain_norms: dict[str, Atoms] = field(default_factory=dict)  # channels by path, without scale
+    notes: dict[str, dict[str, None]] = field(default_factory=dict)  # for users, with paths
+    guessed: dict[str, None] = field(default_factory=dict)  # lines of unknown conditions
+    failed: TraceError | None = None  # why it does not run in training mode
 
     @property
     def steps(self) -> int:

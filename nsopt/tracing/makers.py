@@ -1,10 +1,11 @@
-"""Find the parameters that make the units of a network, and the parameters that scale them.
+"""What makes the units of groups, how groups are called, and why some layers keep their sizes.
 
 A *maker* is a parameter whose product with the input makes channels, such as the weight of a
 convolution. Each unit owns some *slices* of the parameter along one axis.
 """
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -12,10 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nsopt.tracing.groups import Group
-from nsopt.tracing.labels import Atoms
+from nsopt.errors import unknown_name
+from nsopt.tracing.groups import Dimension, Group
+from nsopt.tracing.labels import Atoms, select_atoms
 from nsopt.tracing.network import TracedNetwork
+from nsopt.tracing.originals import original_weight
+from nsopt.tracing.run import tensors_of
+from nsopt.tracing.weights import describe_cure
 
+Reasons = dict[int, str]  # by the index of a group
+_PRODUCERS = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, nn.RNNBase, nn.RNNCellBase)
 Slices = tuple[str, int]  # a parameter, and the axis along which slices belong to units
 Made = tuple[Atoms, Slices]  # channels, and the slices that make or scale them
 
@@ -118,3 +125,143 @@ def relative_norms(weight: Tensor, axis: int) -> Tensor:
     slices = weight.detach().abs().movedim(axis, 0).reshape(weight.shape[axis], -1)
     norms = slices.sum(dim=1).cpu().double()
     return norms / norms.mean()
+
+
+def find_fixed(network: TracedNetwork, refused: Mapping[str, str]) -> dict[str, str]:
+    """Return why layers, and parameters outside of layers, are fixed, by layer name, module path or
+    name of a parameter; `refused` come first."""
+    reasons, known, family = dict(refused), _find_reasons(network), network.family
+    for path, tensor, axes in _list_outputs(network.template):
+        labels = [network.labels[tensor][axis] for axis in axes]
+        units = family.units.of_atom[np.concatenate([np.zeros(0, np.int64), *select_atoms(labels)])]
+        free = family.group_of_unit[units] >= 0
+        if path in refused or free.all() or (len(axes) > 1 and free.any()):
+            continue
+        why = {reason for unit in units.tolist() for reason in known[unit]}
+        some = f"{(~free).sum()} of {len(free)} channels: " if free.any() else ""
+        reasons[path] = some + "; ".join(sorted(why) or ["belongs to a fixed group"])
+        if tensor not in network.order:
+            reasons[path] = "is never used"
+    return reasons
+
+
+def _list_outputs(template: nn.Module) -> Iterator[tuple[str, str, Sequence[int]]]:
+    """Yield the path of each layer, the name of its weight and the axis of its outputs.
+
+    Yield the names and all axes of the user's parameters of two or more dimensions, too.
+    """
+    layers = *_PRODUCERS, nn.Embedding, nn.EmbeddingBag
+    names = {id(tensor): name for name, tensor in tensors_of(template).items()}
+    for path, module in template.named_modules():
+        weight = original_weight(module)
+        if isinstance(module, layers) and weight is not None:
+            yield path, names[id(weight)], [output_axis(module)]
+        elif not type(module).__module__.startswith("torch."):
+            for parameter in module.parameters(recurse=False):
+                if parameter.ndim > 1:
+                    name = names[id(parameter)]
+                    yield name, name, range(parameter.ndim)
+
+
+def _find_reasons(network: TracedNetwork) -> dict[int, set[str]]:
+    """Return why units are fixed, by unit."""
+    reasons = defaultdict[int, set[str]](set)
+    for frozen in network.trace.frozen:
+        for unit in np.unique(network.family.units.of_atom[frozen.atoms]).tolist():
+            reasons[unit].add(f"{frozen.reason} in {frozen.module}")
+    return reasons
+
+
+def output_axis(module: nn.Module) -> int:
+    """Return the axis of a module's weight that belongs to its outputs."""
+    is_second = getattr(module, "transposed", False) is True or isinstance(
+        module, nn.Embedding | nn.EmbeddingBag
+    )
+    return 1 if is_second else 0
+
+
+def name_layers(network: TracedNetwork) -> tuple[str, ...]:
+    """Name each group after the first module that makes its channels, or else after a tensor."""
+    of_tensor = {id(tensor): name for name, tensor in tensors_of(network.template).items()}
+    makers = {
+        (of_tensor[id(weight)], output_axis(module)): path
+        for path, module in reversed([*network.template.named_modules()])
+        if isinstance(module, _PRODUCERS) and (weight := original_weight(module)) is not None
+    }
+    names = []
+    for group in network.family.groups:
+        dimensions = [network.family.dimensions[d] for d in group.per_dimension]
+        made = [makers.get((dimension.tensor, dimension.axis)) for dimension in dimensions]
+        owners = [path for path in made if path]
+        first = network.family.dimensions[min(group.per_dimension)].tensor
+        names.append(owners[0] if owners else first)
+    return tuple(
+        f"{name}#{names[:i].count(name) + 1}" if names[:i].count(name) else name
+        for i, name in enumerate(names)
+    )
+
+
+def find_unscorable(network: TracedNetwork) -> Reasons:
+    """Return the groups without trainable parameters, with the reason."""
+    makers = Makers.of(network)
+    unscored = [i for i, g in enumerate(network.family.groups) if not makers.find_holders(g)]
+    reason = "no trainable parameters: pruning cannot score its units"
+    if not all(parameter.requires_grad for parameter in network.template.parameters()):
+        reason += ", unless you call model.requires_grad_(True) first"
+    reasons, buffers = dict.fromkeys(unscored, reason), dict(network.template.named_buffers())
+    for i in unscored:
+        held = [network.family.dimensions[d].tensor for d in network.family.groups[i].per_dimension]
+        if stored := [name for name in held if name in buffers]:
+            reasons[i] = f"{reason.partition(':')[0]}; {describe_cure(stored[0])}"
+    return reasons
+
+
+def find_divided(network: TracedNetwork) -> Reasons:
+    """Return the groups of which only some units are in a part that the code cuts, with the reason.
+
+    The code would take other channels for them if any other one is removed.
+    """
+    cuts = [network.family.units.of_atom[cut] for cut in network.trace.cuts]
+    return {
+        i: "is cut into parts that no weight tells apart"
+        for i, group in enumerate(network.family.groups)
+        if any(0 < np.isin(group.units, cut).sum() < len(group.units) for cut in cuts)
+    }
+
+
+def find_hidden(network: TracedNetwork) -> Reasons:
+    """Return the groups whose widths the shapes of tensors do not tell, with the reason.
+
+    Each has only a share in dimensions, and shares them with others that have none alone, either.
+    """
+    family, told = network.family, list[int]()
+    alone = family.factors[family.single].any(axis=0)
+    mixed = np.flatnonzero(~alone).tolist()
+    for i in sorted(mixed, key=lambda i: (family.groups[i].rigid, -family.widths[i])):
+        if np.linalg.matrix_rank(family.factors[:, [*told, i]]) > len(told):
+            told.append(i)
+    reason = "no shape of a weight tells how many of them there are"
+    return dict.fromkeys([i for i in mixed if i not in told], reason)
+
+
+def find_units(network: TracedNetwork, paths: Sequence[str]) -> list[Atoms]:
+    """Return the units that the modules at `paths` make. Raises NsoptError for a wrong path."""
+    modules = dict(network.template.named_modules())
+    units = []
+    for path in paths:
+        if path not in modules:
+            raise unknown_name("module", path, [*filter(None, modules)])
+        units += [
+            network.family.units.of_atom[dimension.atoms]
+            for dimension in network.family.dimensions
+            if dimension.tensor.startswith(f"{path}.") and _is_output(network, dimension)
+        ]
+    return units
+
+
+def _is_output(network: TracedNetwork, dimension: Dimension) -> bool:
+    """Return whether a dimension belongs to the outputs of the module with this tensor."""
+    owner = dimension.tensor.rpartition(".")[0].partition(".parametrizations.")[0]
+    is_vector = len(network.labels[dimension.tensor]) == 1
+    axis = 0 if is_vector else output_axis(network.template.get_submodule(owner))
+    return dimension.axis == axis

@@ -106,7 +106,8 @@ def _goes_whole(tracer: Tracer, rows: Atoms) -> bool:
 @rule("linalg_cross")
 def cross(tracer: Tracer, result: Tensor, x: Tensor, other: Tensor, dim: int = -1) -> None:
     """Freeze the dimension of three; join the others as broadcasting aligns them."""
-    tracer.freeze("is one of three in a vector", tracer.get(x)[dim], tracer.get(other)[dim])
+    for vectors in (x, other):
+        tracer.freeze_axes("is one of three in a vector", vectors, [dim])
     pointwise(tracer, result, x, other)
 
 
@@ -353,8 +354,7 @@ def _join_scales(tracer: Tracer, result: Any, x: Tensor, axis: int, *scales: Ten
     for scale in scales:
         if scale.shape[0] == x.shape[axis] > 1:
             labels[axis] = tracer.join(labels[axis], tracer.get(scale)[0])
-    for tensor in tensors_in(result):
-        tracer.put(tensor, labels)
+    tracer.put_all(result, labels)
 
 
 @rule("embedding", "_embedding_bag", "_embedding_bag_forward_only")

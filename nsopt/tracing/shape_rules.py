@@ -194,25 +194,19 @@ def flip(tracer: Tracer, result: Tensor, x: Tensor, dims: Any) -> None:
 
 @rule("roll")
 def roll(tracer: Tracer, result: Tensor, x: Tensor, shifts: Any, dims: Any = ()) -> None:
-    """Freeze the dimensions that are rolled."""
-    tracer.freeze("is rolled", *(tracer.get(x)[d] for d in _count_from_front(x.ndim, dims or None)))
+    tracer.freeze_axes("is rolled", x, _count_from_front(x.ndim, dims or None))
     tracer.put(result, tracer.get(x))
 
 
 @rule("_fft_r2c", "_fft_c2r", "_fft_c2c")
 def transform(tracer: Tracer, result: Tensor, x: Tensor, dims: Any, *_: Any) -> None:
-    """Freeze the dimensions along which a Fourier transform runs."""
-    labels, along = list(tracer.get(x)), set(_count_from_front(x.ndim, dims))
-    tracer.freeze("is transformed by Fourier", *(labels[d] for d in along))
-    tracer.put(result, [None if d in along else label for d, label in enumerate(labels)])
+    along = _count_from_front(x.ndim, dims)
+    tracer.put(result, tracer.freeze_axes("is transformed by Fourier", x, along))
 
 
 @rule("view_as_complex")
 def join_parts(tracer: Tracer, result: Tensor, x: Tensor) -> None:
-    """Freeze the last dimension: a real and an imaginary part become one complex number."""
-    *labels, parts = tracer.get(x)
-    tracer.freeze("holds real and imaginary parts", parts)
-    tracer.put(result, labels)
+    tracer.put(result, tracer.freeze_axes("holds real and imaginary parts", x, [-1])[:-1])
 
 
 @rule("view_as_real")
@@ -235,8 +229,8 @@ def exchange_pixels(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
     """Join channels that become the pixels of one; repeat the label of one whose pixels become
     channels."""
     axis = max(x.ndim, result.ndim) - 3
-    labels, sides = list(tracer.get(x))[: axis + 1], tracer.get(x)[axis + 1 :]
-    tracer.freeze("holds places of an image", *sides)
+    sides = range(axis + 1, x.ndim)
+    labels = tracer.freeze_axes("holds places of an image", x, sides)[: axis + 1]
     channels, count = labels[axis], result.shape[axis]
     if isinstance(channels, Filled):
         labels[axis] = Filled(count)
@@ -298,11 +292,9 @@ def compare(tracer: Tracer, result: Tensor, x: Tensor, target: Tensor, *_: Any) 
 )
 def resize_sides(tracer: Tracer, result: Any, x: Tensor, *_: Any) -> None:
     """Keep the labels of examples and channels in pooling and resizing; freeze the others."""
-    labels = tracer.get(x)
     count = next(n for n in (1, 2, 3) if f"{n}d" in tracer.operation)
-    tracer.freeze(f"is resized by {tracer.operation}", *labels[-count:])
-    for tensor in tensors_in(result):
-        tracer.put(tensor, [*labels[:-count], *[None] * count])
+    labels = tracer.freeze_axes(f"is resized by {tracer.operation}", x, range(-count, 0))
+    tracer.put_all(result, labels)
 
 
 def _count_from_front(count: int, dims: Any) -> Iterable[int]:

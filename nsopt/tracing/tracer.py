@@ -4,7 +4,7 @@ A dispatch mode sees every operation that the user's `forward` runs. Functional 
 parameters and custom modules therefore need no special treatment.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -27,9 +27,8 @@ from nsopt.tracing.labels import (
     UnknownError,
     select_atoms,
 )
-from nsopt.tracing.rules import RULES
+from nsopt.tracing.rules import RULES, read_signature
 from nsopt.tracing.shapes import RESULTS
-from nsopt.tracing.signatures import read_signature
 from nsopt.tracing.user_code import find_line
 from nsopt.tracing.values import Span, Values, list_written, locate, make_fakes, pick_all
 
@@ -126,6 +125,11 @@ class Tracer(TorchDispatchMode):
         if any(isinstance(label, Filled) for label in known) and tensor.layout == torch.strided:
             self._aliases.setdefault(identify_memory(tensor), {})[id(tensor)] = locate(tensor)
 
+    def put_all(self, results: Any, labels: Sequence[Label]) -> None:
+        """Label all tensors that an operation returns alike."""
+        for tensor in tensors_in(results):
+            self.put(tensor, labels)
+
     def choose(self, best: Callable[[], Any]) -> Any:
         """Return the result of `best`, or repeat the choice of an earlier trace.
 
@@ -185,6 +189,12 @@ class Tracer(TorchDispatchMode):
         atoms = [label.ravel() for label in select_atoms(labels)]
         if atoms and self._same is None:
             self.trace.frozen.append(Frozen(np.concatenate(atoms), reason, self.where))
+
+    def freeze_axes(self, reason: str, tensor: Tensor, axes: Iterable[int]) -> list[Label]:
+        """Freeze some dimensions of a tensor; return its labels, with None for these."""
+        labels, gone = self.get(tensor), {d % tensor.ndim for d in axes}
+        self.freeze(reason, *(labels[d] for d in gone))
+        return [None if d in gone else label for d, label in enumerate(labels)]
 
     def when_read(self, tensor: Tensor, action: Callable[[], object]) -> None:
         """Run a function once an operation reads a tensor's values, or the network returns it."""

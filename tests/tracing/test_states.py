@@ -22,8 +22,7 @@ from nsopt.torchvision_import import import_torchvision
 from nsopt.tracing import user_code
 from nsopt.tracing.labels import TraceError
 from nsopt.tracing.network import TracedNetwork
-from nsopt.tracing.quiet import silence_fakes
-from nsopt.tracing.run import LabelledRun
+from nsopt.tracing.run import LabelledRun, silence_fakes
 from nsopt.tracing.states import spare_collector, watch_attributes
 from tests.networks import layers
 from tests.tracing import awkward, fields, parts

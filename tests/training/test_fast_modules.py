@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.ao.quantization import fuse_modules
 from torch.nn import functional
 
-from nsopt.models.layers import Selection
 from nsopt.models.registry import architectures, get_architecture
+from nsopt.pruning.streams import Selection
 from nsopt.training.kernels import DepthwiseConv2d, SafeConv2d, fast_kernels
 from tests.forked import Forked, run_code
 

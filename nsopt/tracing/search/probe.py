@@ -12,8 +12,8 @@ from functools import partial
 
 import numpy as np
 
-from nsopt.tracing.fixed import Reasons
 from nsopt.tracing.labels import Atoms, Numbers, Trace, TraceError
+from nsopt.tracing.makers import Reasons
 from nsopt.tracing.network import FEWEST_TRACED, TracedNetwork
 from nsopt.tracing.originals import copy_model
 

@@ -63,41 +63,21 @@ class Step:
         return [*map(self.network.adapted, _list_ties(self.network, self.involved))]
 
 
-def propose_sizes(step: Step) -> Networks:
-    return _adapt(step.network, step.sizes.alone)
-
-
-def propose_sides(step: Step) -> Networks:
-    return _adapt(step.network, [step.sizes.of_sides])
-
-
-def propose_neighbours(step: Step) -> Networks:
-    return _adapt(step.network, [step.sizes.of_neighbours])
-
-
-def propose_shared_sizes(step: Step) -> Networks:
-    return _adapt(step.network, [step.sizes.shared])
-
-
-def propose_ties(step: Step) -> Networks:
-    yield step.tied
-
-
 def propose_sizes_of_tied(step: Step) -> Networks:
     atoms = [_find_first_atom(step.network, group) for group in step.involved]
     for tied in step.tied:
         units = tied.family.units.of_atom[atoms]
         groups = np.unique(tied.family.group_of_unit[units]).tolist()
-        yield from _adapt(tied, find_sizes(tied, groups).in_order())
+        yield from adapt_all(tied, find_sizes(tied, groups).in_order())
 
 
 def propose_configurations(step: Step) -> Networks:
     sizes = find_sizes(step.network, step.involved, in_objects=True)
-    return _adapt(step.network, select_read(step.network, sizes.in_order()))
+    return adapt_all(step.network, select_read(step.network, sizes.in_order()))
 
 
 def propose_packed(step: Step) -> Networks:
-    return _adapt(step.network, [_list_squares(step.network, step.involved, _PACKED)])
+    return adapt_all(step.network, [_list_squares(step.network, step.involved, _PACKED)])
 
 
 def propose_equal_sizes(step: Step) -> Networks:
@@ -113,10 +93,10 @@ def propose_equal_sizes(step: Step) -> Networks:
     ]
     ties = [tie for i, j in pairs if (tie := find_tie(family, i, j))]
     chosen = dict.fromkeys([tuple(ties), *((tie,) for tie in ties)])
-    yield from _adapt(network, [(Adaptation(ties=some) for some in chosen if some)])
+    yield from adapt_all(network, [(Adaptation(ties=some) for some in chosen if some)])
 
 
-def _adapt(network: TracedNetwork, lists: Iterable[Iterable[Adaptation]]) -> Networks:
+def adapt_all(network: TracedNetwork, lists: Iterable[Iterable[Adaptation]]) -> Networks:
     for alternatives in lists:
         yield map(network.adapted, alternatives)
 

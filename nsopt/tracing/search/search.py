@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
-from nsopt.tracing import fixed
+from nsopt.tracing import makers
 from nsopt.tracing.adaptation import Tie
-from nsopt.tracing.buffers import name_tables
+from nsopt.tracing.filling import name_tables
 from nsopt.tracing.labels import Numbers, Reading, TraceError
 from nsopt.tracing.network import TracedNetwork
 from nsopt.tracing.search import probe, proposals, readings
-from nsopt.tracing.search.proposals import Step
+from nsopt.tracing.search.proposals import Step, adapt_all
 
 S = TypeVar("S")
 P = TypeVar("P")
@@ -66,28 +66,28 @@ ADAPTATIONS: tuple[Kind[Step, TracedNetwork], ...] = (
     Kind(
         "sizes in attributes",
         "Modules read self.num_heads, self.dim or self.sizes[0], often of their own tensors.",
-        proposals.propose_sizes,
+        lambda step: adapt_all(step.network, step.sizes.alone),
     ),
     Kind(
         "sizes of one tensor",
         "One of several weights may lose its rows by itself, as values but not queries.",
-        proposals.propose_sides,
+        lambda step: adapt_all(step.network, [step.sizes.of_sides]),
     ),
     Kind(
         "sizes of neighbours",
         "One self.head_dim is the size of queries and of keys: both layers shrink together.",
-        proposals.propose_neighbours,
+        lambda step: adapt_all(step.network, [step.sizes.of_neighbours]),
     ),
     Kind(
         "sizes of several tensors",
         "One self.hidden_size is that of an embedding and a layer that nothing else joins.",
-        proposals.propose_shared_sizes,
+        lambda step: adapt_all(step.network, [step.sizes.shared]),
     ),
     Kind(
         "ties",
         "x.shape[-1] // heads in attention makes projections square; queries may have more heads "
         "than keys have; nn.MultiheadAttention has values as wide as its inputs.",
-        proposals.propose_ties,
+        lambda step: iter([step.tied]),
     ),
     Kind(
         "sizes after a tie",
@@ -165,15 +165,15 @@ def _search_readings(network: TracedNetwork, paths: Sequence[str]) -> Found:
 def _search_adaptations(network: TracedNetwork, paths: Sequence[str]) -> Found:
     """Find an adaptation, and fix the groups that cannot lose units, or are of the modules at
     `paths`."""
-    network = network.marked(fixed.find_units(network, paths))
+    network = network.marked(makers.find_units(network, paths))
     refused: dict[str, str] = {}
 
-    def fix(network: TracedNetwork, reasons: fixed.Reasons) -> TracedNetwork:
-        names = fixed.name_layers(network)
+    def fix(network: TracedNetwork, reasons: makers.Reasons) -> TracedNetwork:
+        names = makers.name_layers(network)
         refused.update({names[i]: reason for i, reason in reasons.items()})
         return network.marked([network.family.groups[i].units for i in reasons])
 
-    for find in (fixed.find_unscorable, fixed.find_divided, fixed.find_hidden):
+    for find in (makers.find_unscorable, makers.find_divided, makers.find_hidden):
         network = fix(network, find(network))
     network = fix(*find_adaptation(network))
     network = fix(network, probe.find_dependent(network))
@@ -185,7 +185,7 @@ def find_adaptation(
     network: TracedNetwork,
     useless: frozenset[Tie] = frozenset(),
     kinds: Sequence[Kind[Step, TracedNetwork]] = ADAPTATIONS,
-) -> tuple[TracedNetwork, fixed.Reasons]:
+) -> tuple[TracedNetwork, makers.Reasons]:
     """Find an adaptation with which more groups can shrink.
 
     If the groups that a tie joined cannot shrink after all, all is tried again without this tie.
