@@ -47,11 +47,7 @@ class Design:
     followers: Sequence[str] = ()
 
     def build(self, widths: Widths, whole: bool = False) -> nn.Module:
-        """Return a newly initialised network of `widths`, one per group.
-
-        Args:
-            whole: whether it has the convolutions of all shortcuts between different groups.
-        """
+        """Return a new network of `widths`, per group; if `whole`, without identity shortcuts."""
         assert self.make is not None
         of_layer = [int(widths[group]) for group in self.group_of]
         told, ends = self.group_of if whole else of_layer, self.shortcuts.items()

@@ -53,10 +53,7 @@ def repeat_strides(
 ) -> list[int]:
     """Return the stride of each block: the first of a stage has that of the stage.
 
-    Args:
-        small: strides of the stages.
-        large: those for images of at least 64 pixels on a side.
-        blocks: of each stage.
+    `small` and `large` are strides of stages, for images below and from 64 pixels on a side.
     """
     stages = zip(large if image_size >= _LARGE else small, blocks, strict=True)
     return [s for stride, count in stages for s in (stride, *[1] * (count - 1))]
@@ -102,9 +99,7 @@ def trace_design(
 ) -> Architecture:
     """Return the architecture of a design. Every width can change, and no code is probed for that.
 
-    Args:
-        widths: of each group, at least 2: a trace does not follow single channels.
-        input_shape: of one example.
+    `widths`, of each group, are at least 2: a trace does not follow single channels.
     """
     with torch.device("meta"):
         template = design.build(widths, whole=True)

@@ -25,12 +25,9 @@ _SEED = 0  # of the template, whose weights have the spread that new networks ge
 def import_architecture(
     name: str, num_classes: int, image_size: int, in_channels: int
 ) -> Architecture:
-    """Import and trace a network for images of this shape.
+    """Import and trace a network for images of this shape; raises NsoptError if that fails.
 
     A factory gets `num_classes` if it has a parameter of this name.
-
-    Raises:
-        NsoptError: if the network does not exist, or if it cannot be traced.
     """
     return _trace(name, _make_module(name, num_classes, nullcontext()), image_size, in_channels)
 
@@ -51,8 +48,7 @@ def import_large_shapes(
 ) -> Architecture | None:
     """Import and trace a large network on the meta device, which needs no memory.
 
-    Returns:
-        None if the network has at most a quarter of a gigabyte, or needs values to be traced.
+    None if it has at most a quarter of a gigabyte, or needs values to be traced.
     """
     try:
         module = _make_module(name, num_classes, torch.device("meta"))
@@ -107,14 +103,9 @@ def network_factory(name: str) -> Callable[[int], nn.Module]:
 
 
 def import_function(name: str) -> Callable[..., Any]:
-    """Import a user's function.
+    """Import a user's function, `package.module:function`. Raises NsoptError if there is none.
 
-    Args:
-        name: `package.module:function`. It must come from the user of this command, never from a
-            storage, because importing runs code.
-
-    Raises:
-        NsoptError: if it does not exist, or is not a function.
+    The name must come from the user of this command, never from a storage: importing runs code.
     """
     package, _, word = name.partition(":")
     if not (package and word) or "/" in package:

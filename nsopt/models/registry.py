@@ -85,14 +85,8 @@ def stored_architecture(
 ) -> "Architecture":
     """Return the architecture that a file or a storage names.
 
-    nsopt never imports a user's module only because a file names it.
-
-    Args:
-        stored: the name in the file or storage; other arguments are as for `get_architecture`.
-        given: the name that the user gave, or None. Required for `package.module:factory`.
-
-    Raises:
-        NsoptError: if the user must give the name, or if the two names differ.
+    nsopt never imports a user's module only because a file names it. Raises NsoptError if the user
+    must give the name, or if `given`, the one that the user gave, differs from `stored`.
     """
     if given is None and is_own(stored):
         raise NsoptError(

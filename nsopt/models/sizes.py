@@ -75,14 +75,8 @@ class SizeCost(CostModel):
 def sum_products(metric: str, terms: Iterable[Term], layers: int, divisor: int = 1) -> SizeCost:
     """Return the cost that is the sum of `terms`; equal products of sizes become one.
 
-    Args:
-        metric: what the cost counts.
-        terms: products of sizes.
-        layers: number of widths.
-        divisor: number of examples by which the sum is divided.
-
-    Raises:
-        NsoptError: if `divisor` does not divide the sum evenly.
+    `layers` is the number of widths, `divisor` the number of examples. Raises NsoptError if that
+    does not divide the sum evenly.
     """
     merged: Counter[tuple[tuple[tuple[bytes, int], ...], Pair]] = Counter()
     for coefficient, sizes, pair in terms:

@@ -166,14 +166,11 @@ def find_norms(
 
 
 def find_alike(template: nn.Module, excluded: Container[tuple[str, str]]) -> list[Alike]:
-    """Return attributes of modules that equal an attribute of a layer of theirs.
+    """Return attributes of modules that equal one of a layer of theirs, but none `excluded`.
 
     Both have the same name, or are equal in all modules of the type, which have several sizes, or
     the attribute has the name of a size. Of several layers, inputs follow the first and others the
     last: `num_features` is the input of the classifier.
-
-    Args:
-        excluded: paths and names of attributes that are none of these.
     """
     kinds: dict[type[nn.Module], dict[str, dict[tuple[str, str], int]]] = {}
     stored: dict[str, dict[str, int]] = {}

@@ -147,12 +147,9 @@ def index(tracer: Tracer, result: Tensor, x: Tensor, indices: Sequence[Tensor | 
 
 
 def _list_axes(ndim: int, indexed: Sequence[int], count: int) -> list[int | None]:
-    """Return which dimension of a tensor each one of an indexed tensor is; None for the indices'.
+    """Return which of `ndim` dimensions each one of an indexed tensor is; None for the indices'.
 
-    Args:
-        ndim: the number of dimensions of the tensor.
-        indexed: those with an index.
-        count: the number of dimensions of all indices together.
+    `count` is the number of dimensions of all indices together.
     """
     axes: list[int | None] = [d for d in range(ndim) if d not in indexed]
     start = indexed[0] if indexed[-1] - indexed[0] + 1 == len(indexed) else 0

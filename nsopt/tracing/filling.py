@@ -69,10 +69,7 @@ def fill_buffers(
 
 
 def find_capped(network: TracedNetwork, trained: Collection[str]) -> dict[int, str]:
-    """Return the groups that cannot grow because a constant has different values per unit.
-
-    The reasons are by the index of the group. `trained` names the parameters that are not constant.
-    """
+    """Return why groups cannot grow: a tensor that is not trained differs between units."""
     reasons: dict[int, str] = {}
     constants = _find_constants(network.template, trained)
     for index, dimension in enumerate(network.family.dimensions):

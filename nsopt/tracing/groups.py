@@ -181,13 +181,9 @@ class Family:
         return self.factors @ widths + self.constants
 
     def count(self, atoms: Atoms) -> tuple[Atoms, int]:
-        """Return the length of a label as a function of the widths.
+        """Return the length of a label in terms of the widths: factors (groups,), and a constant.
 
-        Args:
-            atoms: the label. Atoms that a later run created belong to no group.
-
-        Returns:
-            The factor of each group's width (groups,), and a constant to add.
+        Atoms that a later run created belong to no group.
         """
         known = atoms[atoms < len(self.units.of_atom)]
         groups = self.group_of_unit[self.units.of_atom[known]]
@@ -196,11 +192,9 @@ class Family:
         return counts // np.maximum(widths, 1), len(atoms) - int((groups >= 0).sum())
 
     def count_free(self, held: Container[str] = (), left: int = 0) -> int:
-        """Return how many indices of all dimensions can be removed, without the tensors `held`.
+        """Return how many indices can be removed if `left` units of each group stay.
 
-        Args:
-            held: names of tensors.
-            left: how many units of each group stay.
+        Those of the tensors `held` do not count.
         """
         free = self.factors @ (np.array(self.widths, np.int64) - left)
         return sum(free[i] for i, d in enumerate(self.dimensions) if d.tensor not in held)
@@ -230,10 +224,9 @@ class Family:
         return np.asarray(self.group_of_unit[self.units.of_atom[atoms]] == group)
 
     def find_alive(self, kept: list[Atoms]) -> NDArray[np.bool_]:
-        """Return whether each unit remains, (U,). The single unit of a rigid group always does.
+        """Return whether each unit remains, (U,), if each group has the `kept` ones.
 
-        Args:
-            kept: per group, indices of the units to keep.
+        The single unit of a rigid group always does.
         """
         alive = np.ones(len(self.units.fixed), np.bool_)
         for group, indices in zip(self.groups, kept, strict=True):
@@ -287,12 +280,7 @@ def _make_group(per_dimension: dict[int, int], members: Atoms, units: Units) -> 
 
 
 def tie(count: int, pairs: ArrayLike) -> IntArray:
-    """Return the groups of `count` layers, (count,): the layers of each of P pairs are in one.
-
-    Args:
-        count: number of layers.
-        pairs: indices of layers that share a width, (P, 2).
-    """
+    """Return the groups of `count` layers, (count,), of which pairs (P, 2) share a width."""
     one, other = np.array(pairs, np.int64).reshape(-1, 2).T
     graph = coo_matrix((np.ones(len(one), np.int8), (one, other)), (count, count))
     return np.asarray(connected_components(graph, directed=False)[1], np.int64)

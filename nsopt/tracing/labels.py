@@ -175,11 +175,7 @@ class Trace:
         """Return whether other modes run no operation that the first mode does not run.
 
         They may end earlier, as detectors do in training. There, dropout of whole layers also draws
-        numbers.
-
-        Args:
-            plain: paths of modules without tensors. If the first mode runs no operation there,
-                those of other modes do not matter.
+        numbers: where the first mode runs nothing in modules without tensors, `plain`, others may.
         """
         first, *others = self.operations
         ran = {path for _, path in first}

@@ -98,13 +98,9 @@ class Makers:
 
 
 def unit_norms(network: TracedNetwork, model: nn.Module) -> list[Tensor]:
-    """Return the L1 norms of each group's units, averaged over all slices that make a unit.
+    """Return the L1 norms of each group's units in `model`, float64 (w_l,), divided by their mean.
 
-    Args:
-        network: the trace of `model`.
-
-    Returns:
-        Per group, norms relative to the mean of their layer, float64 (w_l,).
+    They are averaged over all slices that make a unit. `network` is the trace of `model`.
     """
     makers, result = Makers.of(network), []
     for group in network.family.groups:

@@ -122,10 +122,7 @@ class TracedNetwork:
         return replace(self, family=Family.of(self.family.dimensions, units, self.order))
 
     def retrace(self, model: nn.Module, widths: Atoms | None = None) -> "TracedNetwork":
-        """Return the trace of `model`, a network of this family.
-
-        Args:
-            widths: of the model (L,), by default those that its shapes tell.
+        """Return the trace of `model`, of `widths` (L,) or those that its shapes tell.
 
         Raises TraceError if the model belongs to another family or has other groups.
         """
@@ -221,11 +218,7 @@ class TracedNetwork:
         )
 
     def indices(self, kept: Sequence[Atoms]) -> dict[str, list[Atoms]]:
-        """Return which indices remain in every dimension of every tensor, by its name.
-
-        Args:
-            kept: per group, ascending indices of the units that remain.
-        """
+        """Return which indices of every dimension remain with the `kept` units, by tensor."""
         alive = self.family.find_alive(list(kept))
         picked = {
             (d.tensor, d.axis): np.flatnonzero(alive[self.family.units.of_atom[d.atoms]])
@@ -237,14 +230,9 @@ class TracedNetwork:
         }
 
     def cut(self, model: nn.Module, kept: Sequence[Atoms]) -> nn.Module:
-        """Return a copy of `model` that has only the kept units.
+        """Return a copy of `model`, which has the template's shapes, with only the kept units.
 
-        Args:
-            model: a network with the template's shapes.
-            kept: per group, ascending indices of the units to keep.
-
-        Raises:
-            TraceError: if `model` has other tensors.
+        Raises TraceError if `model` has other tensors.
         """
         indices = self.indices(kept)
         others = tensors_of(model).keys() - indices.keys()
@@ -290,12 +278,7 @@ class TracedNetwork:
         self._check_outputs(outputs)
 
     def build_empty(self, widths: Atoms, device: str | None = None) -> nn.Module:
-        """Return a network with uninitialised values.
-
-        Args:
-            widths: one per group, (L,).
-            device: None for the template's device; `meta` needs no memory.
-        """
+        """Return a network of `widths` without values, on the template's device or `device`."""
         shapes = self._shapes(widths)
         model = copy_with_tensors(
             self.template, lambda name, tensor: make_empty(tensor, shapes[name], device)
@@ -329,12 +312,7 @@ class TracedNetwork:
     def _change_labels(
         self, axes: Mapping[str, Sequence[T]], change: Callable[[Atoms, T], Atoms]
     ) -> dict[str, Labels]:
-        """Return the labels of all tensors, changed.
-
-        Args:
-            axes: by tensor, one item for each of its axes.
-            change: returns the new label for a label and the item of its axis.
-        """
+        """Return the labels of all tensors after a `change` by the items of their axes."""
         return {
             name: tuple(
                 change(label, axis) if isinstance(label, np.ndarray) else None
@@ -357,7 +335,7 @@ class TracedNetwork:
     ) -> tuple[Trace, list[tuple[int, ...]]]:
         """Run the template with tensors of other shapes, which is faster than a copy of it.
 
-        The arguments after `shapes`, and the shapes returned, are those of `LabelledRun`.
+        Other arguments are those of `LabelledRun`.
         """
         trace = self.family.units.new_trace()
         with restore_tensors(self.template):

@@ -69,13 +69,8 @@ def copy_model(model: nn.Module, replaced: Mapping[int, Tensor] | None = None) -
     """Return a deep copy, even if modules store tensors that autograd computed, also in lists.
 
     `copy.deepcopy` alone raises an error for such tensors. Objects that refuse to be copied, such
-    as locks, are shared.
-
-    Args:
-        replaced: what the copy has in place of tensors, by their `id`, wherever `model` holds them.
-
-    Raises:
-        NsoptError: if a module refuses to be copied.
+    as locks, are shared; a module that refuses raises NsoptError. `replaced` holds what the copy
+    has in place of tensors, by their `id`, wherever `model` holds them.
     """
     held = [t for m in model.modules() for t in tensors_in(vars(m))]
     memo: dict[int, Any] = {id(t): t.detach().clone() for t in held if not t.is_leaf}
@@ -112,12 +107,7 @@ def _deep_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 
 def refuse_borrowed(model: nn.Module, used: Iterable[Tensor]) -> None:
-    """Raise NsoptError if a copy of a network used tensors of the network.
-
-    Args:
-        model: a network that `copy_model` returned.
-        used: tensors of any network.
-    """
+    """Raise NsoptError if a network that `copy_model` returned `used` tensors of the original."""
     own = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
     others = [identify_memory(tensor) for tensor in used if id(tensor) not in own]
     for copied in [link() for link in _copied.get(model, ())] if others else []:

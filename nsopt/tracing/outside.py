@@ -42,8 +42,7 @@ def list_hooks(model: nn.Module) -> list[Any]:
 def restore_outside(roots: Iterable[Any]) -> Iterator[list[Any]]:
     """Inside the block, code may change what it reaches from `roots`; then all of it is as before.
 
-    Yields:
-        The objects that code reaches: by variables around it, defaults, attributes and globals.
+    Yields all that it reaches: by variables around it, defaults, attributes and globals.
     """
     waiting, found = deque(roots), dict[int, Any]()
     while waiting and len(found) < _MOST:

@@ -333,23 +333,15 @@ def _get_scale(tracer: Tracer, weight: Any, axis: int) -> Label:
     return tracer.get(weight)[axis] if isinstance(weight, Tensor) else None
 
 
-@rule("fake_quantize_per_channel_affine_cachemask")
-def quantise_channels(
-    tracer: Tracer, result: Any, x: Tensor, scale: Tensor, zero: Tensor, axis: int, *_: Any
-) -> None:
-    _join_scales(tracer, result, x, axis, scale, zero)
-
-
-@rule("_fused_moving_avg_obs_fq_helper")
-def observe_and_quantise(tracer: Tracer, result: Any, x: Tensor, *options: Any) -> None:
-    """Join channels with the statistics and scales of a module that trains for 8 bits."""
-    _observes, _rounds, *own, _rate, _least, _most, axis, by_channel, _even = options
-    _join_scales(tracer, result, x, axis, *(own if by_channel else ()))
-
-
-def _join_scales(tracer: Tracer, result: Any, x: Tensor, axis: int, *scales: Tensor) -> None:
-    """Join channels with the scales by which they are rounded; before a first pass these have no
-    or one element."""
+@rule("fake_quantize_per_channel_affine_cachemask", "_fused_moving_avg_obs_fq_helper")
+def quantise(tracer: Tracer, result: Any, x: Tensor, *options: Any) -> None:
+    """Join channels with the scales and statistics of a module that trains for 8 bits; before a
+    first pass these have no or one element."""
+    if tracer.operation.startswith("_fused"):
+        _observes, _rounds, *scales, _rate, _least, _most, axis, by_channel, _even = options
+        scales = scales if by_channel else []
+    else:
+        *scales, axis, _least, _most = options
     labels = list(tracer.get(x))
     for scale in scales:
         if scale.shape[0] == x.shape[axis] > 1:

@@ -13,11 +13,9 @@ _FEW = 1000  # elements of a tensor that a copy keeps
 
 
 def copy_with_tensors(template: nn.Module, change: Callable[[str, Tensor], Tensor]) -> nn.Module:
-    """Return a copy of `template` with new parameters and buffers.
+    """Return a copy with the tensors that `change` returns for their names and old values.
 
-    Args:
-        change: returns the new values for the name and the old values of a tensor. It gets shared
-            tensors once, and they stay shared.
+    It gets shared tensors once, and they stay shared.
     """
     tensors = tensors_of(template).items()
     new = {id(tensor): make_new(tensor, change(name, tensor.detach())) for name, tensor in tensors}

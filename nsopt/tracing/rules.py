@@ -21,11 +21,7 @@ _FEW = 100
 
 
 def rule(*operations: str) -> Callable[[R], R]:
-    """Register a function as the rule of these ATen operations.
-
-    Args:
-        operations: their names; one string may hold several, separated by spaces.
-    """
+    """Register a function as the rule of ATen operations; a string may name several."""
 
     def register(function: R) -> R:
         RULES.update(dict.fromkeys(" ".join(operations).split(), function))

@@ -86,11 +86,9 @@ def _write_part(tracer: Tracer, part: Tensor, labels: Sequence[Label]) -> None:
 
 
 def label_by_met(tracer: Tracer, tensor: Tensor, met: Sequence[Label]) -> None:
-    """Label a filled tensor by what it meets, because it has one size wherever it is used.
+    """Label filled dimensions of a tensor by those `met`, aligned from the right.
 
-    Args:
-        tensor: any tensor; only its filled dimensions change.
-        met: the labels that broadcasting aligns with it, from the right.
+    They have one size wherever they are used.
     """
     labels = tracer.get(tensor)
     if any(isinstance(label, Filled) for label in labels):

@@ -115,10 +115,7 @@ def watch_attributes(
 ) -> Iterator[set[tuple[str, str]]]:
     """Inside the block, collect which attributes code reads, as pairs of path and name.
 
-    Properties of a class count as read.
-
-    Args:
-        names: names of attributes by the paths of the modules that store them.
+    `names` are those to watch, by path. Properties of a class count as read.
     """
     paths = {id(model.get_submodule(path)): path for path in names}
     read = {

@@ -42,12 +42,7 @@ def is_configuration(value: Any) -> bool:
 
 
 def read_size(value: Any) -> tuple[int, Inside]:
-    """Read the one size in an attribute.
-
-    Returns:
-        The size, or 0 if the attribute stores none, and the length of a list of equal sizes. Tuples
-        count as lists.
-    """
+    """Return the one size in an attribute, else 0; and the length of a list of equal ones."""
     if is_size(value):
         return int(value), None
     if isinstance(value, list | tuple) and all(map(is_size, value)) and not _is_named_tuple(value):
@@ -80,14 +75,9 @@ def walk_containers(value: Any, depth: int = _DEPTH) -> Iterator[tuple[Keys, Any
 
 
 def replace_size(value: Any, keys: Keys, inside: Inside, size: int) -> Any:
-    """Return a copy of what an attribute stores, with another size.
+    """Return a copy of what an attribute stores, with another size; see `Number`.
 
-    Args:
-        keys: lead to the container of the size.
-        inside: where in that container; see `Number`.
-
-    Raises:
-        TraceError: if a class refuses that.
+    Raises TraceError if a class refuses that.
     """
     if isinstance(inside, str):
         keys, inside = (*keys, inside), None
@@ -175,9 +165,7 @@ def _copy(value: Any) -> Any:
 def list_sizes(template: nn.Module, in_objects: bool = True) -> dict[str, list[Size]]:
     """Return the sizes above 1 that modules store, by path, but not of layers with one weight.
 
-    Args:
-        in_objects: whether to look into objects of configuration, and into containers in each
-            other, too.
+    `in_objects`: also in objects of configuration, and in containers in each other.
     """
     holders = find_holders(template)
     by_path = {

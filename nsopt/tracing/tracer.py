@@ -47,17 +47,6 @@ class Tracer(TorchDispatchMode):
             only checks: it joins and freezes nothing, and raises TraceError if a rule joins
             different units.
         denied: see `LabelledRun`.
-
-    Attributes:
-        running: the paths of the modules that are running, the innermost last.
-        values: the known values of tensors.
-        operation: the name of the operation that is running.
-        shape: that of its first argument, before it runs.
-        guessed: where code first read a number that is unknown, else empty.
-        used: the ids of the parameters and buffers that the running mode has used.
-        seams: where unequal parts of a concatenated label begin and end, by its bytes.
-        sparse: sparse inputs, by the ids of their fake tensors.
-        real: tensors with values that operations used, by their ids.
     """
 
     def __init__(
@@ -68,21 +57,20 @@ class Tracer(TorchDispatchMode):
         denied: frozenset[str] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.trace = trace
-        self.values = Values()
-        self.guessed = ""
-        self.used: set[int] = set()
-        self.seams: dict[bytes, set[int]] = {}
-        self.sparse: dict[int, Tensor] = {}
-        self.real: dict[int, Tensor] = {}
-        self.operation = ""
-        self.shape: Sequence[int] = ()
+        self.trace, self.values = trace, Values()
+        self.guessed = ""  # where code first read a number that is unknown
+        self.used: set[int] = set()  # ids of parameters and buffers that the running mode has used
+        self.seams: dict[bytes, set[int]] = {}  # ends of unequal parts, by a label's bytes
+        self.sparse: dict[int, Tensor] = {}  # inputs, by the ids of their fake tensors
+        self.real: dict[int, Tensor] = {}  # tensors with values that operations used, by their ids
+        self.operation = ""  # that is running
+        self.shape: Sequence[int] = ()  # of its first argument, before it runs
+        self.running: list[str] = []  # paths of the running modules, the innermost last
         self._replay = replay
         self._same = same
         self._denied = denied
         self._guesses = 0
         self._known = trace.count
-        self.running: list[str] = []
         self._labels: dict[int, Labels] = {}
         self._kept_alive: list[Tensor] = []  # else Python may reuse the ids
         self._outer: set[int] = set()

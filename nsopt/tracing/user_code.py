@@ -21,11 +21,7 @@ def is_of_user(file: str) -> bool:
 
 
 def find_line(frame: FrameType | None = None) -> str:
-    """Return the line of code of the user that is running, or "" if there is none.
-
-    Args:
-        frame: the innermost of the stack; None for that of the caller.
-    """
+    """Return the line of the user's code that runs in a frame or around it, or "" without any."""
     for outer, line in traceback.walk_stack(frame):
         if is_of_user(outer.f_code.co_filename):
             return f"{Path(outer.f_code.co_filename).name}, line {line}"

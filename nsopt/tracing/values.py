@@ -168,12 +168,7 @@ def _find_written(func: Any) -> list[tuple[int, str]]:
 
 
 def make_fakes(values: Values, result: Any) -> Any:
-    """Return fake tensors with the values of real ones; numbers stay.
-
-    Args:
-        values: gets the values.
-        result: tensors, or numbers. Tensors on the meta device have no values.
-    """
+    """Return fake tensors with the values of real ones, if not on `meta`; numbers stay."""
 
     def fake(real: Tensor) -> Tensor:
         made = FakeTensor(find_mode(), real.to("meta"), torch.device("cpu"))

@@ -107,13 +107,10 @@ def _share(parts: Sequence[int], sizes: Sequence[int]) -> list[range]:
 def _regroup_parts(
     tracer: Tracer, labels: Labels, old: Sequence[int], new: Sequence[int], sizes: list[int]
 ) -> list[Label]:
-    """Return what `regroup` does, by dividing old dimensions into parts, of which new ones consist.
+    """Return what `regroup` does, by dividing old dimensions into parts of these sizes.
 
     Such as queries, examples with heads, and channels, which become queries with examples, and
     heads with channels.
-
-    Args:
-        sizes: of the parts.
     """
     parts, found = list[Label](), list[Label]()
     for label, size, own in zip(labels, old, _share(sizes, old), strict=True):
@@ -132,10 +129,8 @@ def _spread(
     Only one of them gets atoms: a dimension with the same atoms in every row, or else the one that
     is preferred or inferred (-1, as in `view(batch, length, -1, head_size)`), or else the largest.
     The rows of these are then joined, as in a channel shuffle. A module that infers a dimension for
-    its queries may give all sizes for its keys: it splits them alike.
-
-    Args:
-        lead: how often the atoms are repeated, once for each example.
+    its queries may give all sizes for its keys: it splits them alike. The atoms are repeated `lead`
+    times, once for each example.
     """
     if len(new) == 1:
         return [flat]
