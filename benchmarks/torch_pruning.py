@@ -30,6 +30,7 @@ from nsopt.data.augmentation import TrainingBatches
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
 from nsopt.models.architecture import Architecture
+from nsopt.models.design import list_members
 from nsopt.models.registry import get_architecture
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.rules import get_size_metric, make_rule
@@ -131,7 +132,8 @@ def prune_with_torch_pruning(
 
 def made_by(arch: Architecture, group: int) -> str:
     """The path of a module that makes the channels of a group."""
-    return (leaders(arch.design.group_of, arch.design.filters) or arch.layer_names)[group]
+    filters = list_members(arch.design.group_of, arch.design.filters)
+    return filters[group][0] if filters else arch.layer_names[group]
 
 
 def retrain(word: str, data: ImageData, widths: list[int], epochs: int, seeds: int) -> list[float]:
