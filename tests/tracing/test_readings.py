@@ -1,5 +1,7 @@
 """Code that may be read in several ways is read in the one that frees most channels."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nsopt.models.trace import trace
+from nsopt.tracing.search.search import ADAPTATIONS, READINGS
 from tests.networks import layers
 from tests.tracing.checks import check_network_of
 
@@ -137,3 +140,10 @@ WIDTHS = [
 @pytest.mark.parametrize(("model", "x", "widths"), WIDTHS, ids=lambda m: type(m).__name__)
 def test_one_reading_may_free_widths(model: nn.Module, x: Tensor, widths: list[int]) -> None:
     check_network_of(trace(model, x), model, x, widths, searches=False)
+
+
+def test_the_guide_lists_all_kinds_of_proposals_in_order() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "tracing.md").read_text()
+    rows = re.findall(r"^\| ([^|`]+) \|", guide.partition("## What nsopt tries")[2], re.MULTILINE)
+    names = [kind.name for kind in (*ADAPTATIONS, *READINGS)]
+    assert [row for row in rows if row not in ("kind", "reading")] == names
