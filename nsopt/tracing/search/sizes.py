@@ -70,17 +70,12 @@ def find_sizes(network: TracedNetwork, groups: Iterable[int], in_objects: bool =
             if times == 1 or number.slot not in equal
         ]
         alike.sort(key=lambda n: n.slot not in first or _name_within(n) != first[n.slot][1])
-        own = sorted(alike, key=lambda n: n.path not in list_holders(n.tensor))
         sure = {slot for slot in equal if (kind, slot) in likely}
         for slots in _combine({*first}, equal, sure):
             times = max(first[slot][0] for slot in slots)
             members = [number for number in alike if number.slot in slots]
             firsts = {number.site: number for number in reversed(members)}
-            owned = {number.site: number for number in reversed(own) if number.slot in slots}
-            lasts = {number.site: number for number in members}
-            each = (tuple(few.values()) for few in (firsts, owned, lasts))
-            chosen = dict.fromkeys(Adaptation(numbers=numbers) for numbers in each)
-            proposals.setdefault(times, []).extend(chosen)
+            proposals.setdefault(times, []).extend(_choose_tensors(members))
             tied.append(_tie_others(network.family, members, firsts, known))
             for side in sorted(set(map(_name_within, members))):
                 on_side = {n.site: n for n in members if _name_within(n) == side}
@@ -90,6 +85,15 @@ def find_sizes(network: TracedNetwork, groups: Iterable[int], in_objects: bool =
     near = [replace(each, ties=tuple(filter(_is_near, each.ties))) for each in tied]
     lists = ([each for each in some if each.ties] for some in (near, tied))
     return Sizes([proposals[n] for n in sorted(proposals)], of_sides, *lists)
+
+
+def _choose_tensors(numbers: Sequence[Number]) -> Iterable[Adaptation]:
+    """Return adaptations: attributes follow their first tensor, one of the module, or the last."""
+    own = sorted(numbers, key=lambda n: n.path not in list_holders(n.tensor))
+    firsts, owned = ({n.site: n for n in reversed(some)} for some in (numbers, own))
+    lasts = {n.site: n for n in numbers}
+    each = (tuple(few.values()) for few in (firsts, owned, lasts))
+    return dict.fromkeys(Adaptation(numbers=few) for few in each)
 
 
 def _combine(slots: set[Slot], equal: set[Slot], sure: set[Slot]) -> list[set[Slot]]:
