@@ -20,7 +20,6 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
 import numpy as np
 import torch
-from nsopt.models.shortcuts import leaders
 
 import nsopt
 from benchmarks.common import StageTimes, filters_per_step, in_new_process, show
