@@ -1,17 +1,20 @@
-"""Write files completely or not at all; and the cache folder."""
+"""Write files completely or not at all; the cache folder; locks between processes."""
 
+import hashlib
 import os
 import platform
 import shutil
 import sysconfig
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from glob import escape
 from pathlib import Path
 from typing import BinaryIO
+
+from filelock import FileLock, Timeout
 
 from nsopt.errors import NsoptError
 
@@ -193,3 +196,39 @@ def cache_folder() -> Path:
     if folder.lstat().st_uid != os.getuid() or not folder.is_dir() or folder.is_symlink():
         raise NsoptError(f"{folder} belongs to another user: name a folder in XDG_CACHE_HOME")
     return folder
+
+
+@contextmanager
+def hold_lock(what: Path, before_waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold a lock inside the block, so that one process at a time runs it.
+
+    A process that dies frees the lock. Lock files are in the cache folder and stay there.
+
+    Args:
+        before_waiting: called if another process holds the lock.
+    """
+    lock = _make_lock(what)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        before_waiting()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_being_done(what: Path) -> bool:
+    try:
+        with _make_lock(what).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _make_lock(what: Path) -> FileLock:
+    folder = cache_folder() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    name = hashlib.sha256(str(what.resolve()).encode()).hexdigest()[:32]
+    return FileLock(folder / f"{name}.lock")

@@ -121,7 +121,7 @@ class CodeReader:
                         (
                             step.opname,
                             self.read(step.argval),
-                        )  # not by places, which docstrings change
+                        )  # not by positions, which docstrings change
                         for step, after in pairwise([*steps, steps[-1]])
                         if not {step.argval, after.argval} & _OF_CLASSES
                     ],
@@ -233,10 +233,10 @@ def _find_written(code: CodeType, stores: Collection[str]) -> set[str]:
     """Return the names that code sets by these instructions, or whose collections it changes."""
     steps = list(dis.get_instructions(code))
     found = {step.argval for step in steps if step.opname in stores}
-    places = {_find_start(step) for step in steps if step.opname == "STORE_SUBSCR"}
+    positions = {_find_start(step) for step in steps if step.opname == "STORE_SUBSCR"}
     for step, after in pairwise(steps):
         changes = after.opname in _LOADS and after.argval in _CHANGES
-        if step.opname in _LOADS and (changes or _find_start(step) in places):
+        if step.opname in _LOADS and (changes or _find_start(step) in positions):
             found.add(step.argval)
     return found
 

@@ -88,9 +88,9 @@ class ImageSet:
         ]
         return self.take(torch.cat(rows).sort().values)
 
-    def take(self, places: ArrayLike) -> Self:
-        """Return the images at the indices `places`, without a copy."""
-        where = torch.as_tensor(places, dtype=torch.int64, device=self.labels.device)
+    def take(self, indices: ArrayLike) -> Self:
+        """Return the images at these indices, without a copy."""
+        where = torch.as_tensor(indices, dtype=torch.int64, device=self.labels.device)
         rows = where if self.rows is None else self.rows[where]
         return type(self)(self.stored, self.labels[where], rows)
 

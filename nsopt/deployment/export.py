@@ -96,13 +96,13 @@ def export(
             network.save(unfinished)
 
 
-def choose_format(path: Path, asked: str | None) -> str:
-    """Return the format that is asked for, else that of the suffix; see `export`."""
+def choose_format(path: Path, requested: str | None) -> str:
+    """Return the format that is requested for, else that of the suffix; see `export`."""
     named = _SUFFIXES.get(path.suffix.lower())
-    if not (asked or named) and path.suffix[1:2].isalpha():
+    if not (requested or named) and path.suffix[1:2].isalpha():
         known = ", ".join(_SUFFIXES)
         raise NsoptError(f"no format has the suffix {path.suffix}: give format=, or one of {known}")
-    form = asked or named or "onnx"
+    form = requested or named or "onnx"
     if form not in _READERS:
         raise unknown_name("format", form, _READERS)
     if named not in (None, form):

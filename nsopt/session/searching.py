@@ -8,9 +8,9 @@ from typing import get_args
 
 from nsopt.compute.checkpoint import Checkpoint
 from nsopt.compute.device import resolve_compute
-from nsopt.compute.locks import hold_lock, is_being_done
 from nsopt.deployment.artifacts import BestNetworks
 from nsopt.errors import DeterministicError
+from nsopt.files import hold_lock, is_being_done
 from nsopt.pruning.search import Descent, supervise_search
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.record import Iteration

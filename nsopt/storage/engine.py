@@ -3,7 +3,7 @@
 `run_trials` enqueues the missing trials of a study and runs them; every process that makes the same
 call takes part. It follows `Study.optimize`, and differs where Optuna 5 does not do what is needed:
 
-- `Study.ask` starts an empty trial if another process took the last waiting one: `_ask` does not.
+- `Study.ask` starts an empty trial if another process took the last waiting one: `_take` does not.
 - A study has one sampler. Here each trial has its own, so that it does not matter who runs it.
 - Heartbeats exist for databases only (optuna 6615), and stop at the first error: `heartbeat` is an
   attribute of the trial. The trial of a dead process waits again; it is not failed and copied.
@@ -153,35 +153,35 @@ def run_next(study: Study, work: Work, stored: Sequence[FrozenTrial] | None = No
     Args:
         stored: the trials of the study, if they were just read.
     """
-    asked = _ask(study, work, study.get_trials(deepcopy=False) if stored is None else stored)
-    if asked is None:
+    taken = _take(study, work, study.get_trials(deepcopy=False) if stored is None else stored)
+    if taken is None:
         return False
-    with heartbeat(study, asked):
+    with heartbeat(study, taken):
         try:
-            study.sampler = work.sampler(asked)
-            trial = internals.start(study, asked)
+            study.sampler = work.sampler(taken)
+            trial = internals.start(study, taken)
             trials.write_run(trial, provenance(work.compute))
-            _tell(study, asked, work.run(trial))
+            _tell(study, taken, work.run(trial))
         except UpdateFinishedTrialError:
             pass  # another process took over and was faster
         except TrialPruned:
-            _tell(study, asked, state=TrialState.PRUNED)
+            _tell(study, taken, state=TrialState.PRUNED)
         except DeterministicError as error:
-            trials.write_failure(study, asked, error)
-            work.handle_failure(asked, error)
-            _tell(study, asked, state=TrialState.FAIL)
+            trials.write_failure(study, taken, error)
+            work.handle_failure(taken, error)
+            _tell(study, taken, state=TrialState.FAIL)
         except StorageError:  # it cannot be told; another process runs the trial
             raise
         except Exception:
-            _tell(study, asked, state=TrialState.FAIL)
+            _tell(study, taken, state=TrialState.FAIL)
             raise
         except BaseException:  # interrupted
-            internals.set_state(study, asked, TrialState.WAITING)
+            internals.set_state(study, taken, TrialState.WAITING)
             raise
     return True
 
 
-def _ask(study: Study, work: Work, stored: Sequence[FrozenTrial]) -> FrozenTrial | None:
+def _take(study: Study, work: Work, stored: Sequence[FrozenTrial]) -> FrozenTrial | None:
     """Take a waiting trial. If an earlier one has the same point, fail it and take the next."""
     first = dict[Hashable, FrozenTrial]()
     for trial in filterfalse(trials.needs_retry, stored):

@@ -9,8 +9,8 @@ from nsopt.storage.schema import DENSE, NetworkRow
 def format_networks(rows: Sequence[NetworkRow], score_name: str) -> list[dict[str, str]]:
     """Return the rows of a table, all values as text, the trained network first.
 
-    In brackets are points of the score, and shares of costs, beside the trained network. Columns
-    without any value are left out.
+    In brackets are points of the score, and shares of costs, compared with the trained network.
+    Columns without any value are left out.
 
     Args:
         score_name: of the validation; empty for the accuracy of images.

@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,20 +34,14 @@ def _find_version(package: str) -> str:
 
 @cache
 def _find_commit() -> str:
-    """Return the git commit of nsopt's sources, and whether they have changed since."""
+    """Return the git commit of nsopt's sources, with `-dirty` if they have changed since."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return "unknown (not a git checkout)"
-    commit = _run_git(root, "rev-parse", "--short=12", "HEAD")
-    changed = _run_git(root, "status", "--porcelain", "--", "nsopt")
-    return f"{commit}{' with changes' if changed else ''}" if commit else "unknown"
-
-
-def _run_git(root: Path, *arguments: str) -> str:
-    try:
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    with suppress(OSError):
         done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False
+            [*command, "--exclude=*"], capture_output=True, text=True, check=False
         )
-    except OSError:
-        return ""
-    return done.stdout.strip()
+        return done.stdout.strip() or "unknown"
+    return "unknown"

@@ -10,7 +10,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
 from pydantic import TypeAdapter, ValidationError
 
-from nsopt.errors import NsoptError
+from nsopt.errors import NsoptError, StorageError, short_reason
 from nsopt.storage.internals import trial_id
 
 T = TypeVar("T")
@@ -22,14 +22,9 @@ def damage(owner: Owner, name: str) -> Iterator[None]:
     """Turn errors of the block into an NsoptError that names the damaged value and its owner."""
     try:
         yield
-    except (
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RecursionError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except StorageError:  # it cannot be read at all
+        raise
+    except Exception as error:
         where = (
             f"study {owner.study_name}"
             if isinstance(owner, Study)
@@ -45,8 +40,7 @@ def _describe(error: Exception) -> str:
     if isinstance(error, ValidationError):
         last = error.errors(include_url=False, include_input=False)[-1]
         return ": ".join([*map(str, last["loc"]), last["msg"].lower()])
-    text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-    return " ".join(text.split())
+    return short_reason(error)
 
 
 def read(owner: Owner, name: str, kind: Any, values: Mapping[str, Any] | None = None) -> Any:

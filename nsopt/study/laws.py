@@ -10,9 +10,9 @@ from torch import nn
 
 from nsopt.compute.checkpoint import Checkpoint
 from nsopt.compute.device import place
-from nsopt.compute.locks import hold_lock
 from nsopt.compute.random_state import use_seed
 from nsopt.errors import NoWidthsError, NsoptError
+from nsopt.files import hold_lock
 from nsopt.methods.base import LawInputs, Method
 from nsopt.models.architecture import Architecture
 from nsopt.pruning.search import is_complete

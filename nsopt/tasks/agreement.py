@@ -13,13 +13,13 @@ from nsopt.errors import NsoptError
 from nsopt.inputs import find_outputs
 
 _CERTAIN = 1.64  # standard errors of a difference: 5 % of chance differences are larger
-_ROUNDING = 1e-10  # of the mean square at a place
+_ROUNDING = 1e-10  # of the mean square at a position
 _FAR = 100.0  # a distance that is as bad as an infinite one
 
 
 @dataclass(frozen=True, eq=False)
 class Agreement:
-    """A network beside the trained one, on N examples.
+    """A network compared with the trained one, on N examples.
 
     Attributes:
         distances: of their outputs for each example, float32 (N,). Infinite if the outputs are not
@@ -100,8 +100,8 @@ def relative_distance(
 def measure_variances(batches: Sequence[Any]) -> list[Tensor]:
     """Return the variance of the finite numbers of each floating output, over several batches.
 
-    It is around the mean of all examples at each place, so that places with different means, such
-    as degrees beside metres, do not count as variance. Where examples have different shapes, or
+    It is around the mean of all examples at each position, so that positions with different means,
+    such as degrees and metres, do not count as variance. Where examples have different shapes, or
     all are alike but for rounding, it is around the mean of all numbers.
     """
     return [_measure_variance(parts) for parts in zip(*map(_floating, batches), strict=True)]

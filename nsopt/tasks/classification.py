@@ -105,8 +105,8 @@ class Classification(Supervision):
     def batches(self, batch_size: int, seed: int) -> TrainingBatches:
         return TrainingBatches(self.splits, batch_size, seed, self.resized_crop)
 
-    def batch_size(self, asked: int) -> int:
-        return asked
+    def batch_size(self, requested: int) -> int:
+        return requested
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return functional.cross_entropy(read_logits(outputs), targets)

@@ -61,7 +61,7 @@ class Supervision(Resumable, Protocol):
     def batches(self, batch_size: int, seed: int) -> Batches:
         """Return mini-batches whose order and augmentation follow from `seed`."""
 
-    def batch_size(self, asked: int) -> int | None:
+    def batch_size(self, requested: int) -> int | None:
         """Return the size of the batches for a requested size; None if a loader decides it."""
 
     def loss(self, outputs: Any, targets: Any) -> Tensor:

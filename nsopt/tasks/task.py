@@ -299,7 +299,7 @@ class TaskSupervision:
     def batches(self, batch_size: int, seed: int) -> LoaderBatches:
         return LoaderBatches(self.task.train, seed, self.device)
 
-    def batch_size(self, asked: int) -> None:
+    def batch_size(self, requested: int) -> None:
         return None
 
     def loss(self, outputs: Any, targets: Any) -> Tensor:

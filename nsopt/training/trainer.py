@@ -1,4 +1,4 @@
-"""A user's function in place of nsopt's own fine-tuning."""
+"""A user's function instead of nsopt's own fine-tuning."""
 
 import math
 import time

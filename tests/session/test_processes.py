@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nsopt.compute.locks import is_being_done
+from nsopt.files import is_being_done
 from nsopt.session import processes
 from nsopt.session.processes import run_local_workers
 from tests.study.test_comparison import Listener
@@ -29,7 +29,7 @@ with processes.run_local_workers([[]], "sqlite:///none.db", Told()):
 WORKER = """
 import sys, time
 from pathlib import Path
-from nsopt.compute.locks import hold_lock
+from nsopt.files import hold_lock
 from nsopt.session.processes import end_with_starter
 end_with_starter()
 folder = Path(sys.argv[1])

@@ -3,12 +3,14 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import optuna
 import pytest
 
 from nsopt.data.source import Source
-from nsopt.errors import NsoptError
+from nsopt.errors import NsoptError, StorageError
+from nsopt.storage.internals import storage_of
 from nsopt.storage.opening import open_storage
 from nsopt.storage.schema import (
     NetworkRow,
@@ -17,6 +19,7 @@ from nsopt.storage.schema import (
     is_compression,
     read_candidates,
     read_networks,
+    read_provenance,
     write_candidates,
     write_networks,
 )
@@ -79,3 +82,13 @@ def test_stored_networks_and_candidates_are_numbers() -> None:
     assert read_candidates(study, "macs", 1 / 3) == found
     assert not read_candidates(study, "macs", 0.3333)
     assert is_compression({"dense": study})
+
+
+def test_a_storage_that_cannot_be_read_is_not_called_damaged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    study = optuna.create_study()
+    away = Mock(side_effect=StorageError("the server is away"))
+    monkeypatch.setattr(storage_of(study), "get_study_user_attrs", away)
+    with pytest.raises(StorageError, match=r"^the server is away$"):
+        read_provenance(study)

@@ -14,10 +14,10 @@ import torch
 from optuna.trial import TrialState
 
 from nsopt.compute.device import Compute
-from nsopt.compute.locks import hold_lock
 from nsopt.data.registry import load_source
 from nsopt.data.source import Source
 from nsopt.errors import NsoptError
+from nsopt.files import hold_lock
 from nsopt.latency import measure as latency
 from nsopt.latency.record import Latency
 from nsopt.latency.runtime import Feed
