@@ -21,7 +21,7 @@ class LatencyOptions(ComputeOptions, StoredNetworkOptions, StoredOptions):
 
 
 def latency(options: LatencyOptions = LatencyOptions()) -> None:
-    """Time the trained networks of a study again; `nsopt report` shows all timings."""
+    """Time the trained networks of a study again; `nsopt report` writes all to latencies.csv."""
     from nsopt.latency.record import distrust
     from nsopt.latency.runtime import choose_runtime
     from nsopt.methods.registry import method_label

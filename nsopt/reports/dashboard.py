@@ -66,6 +66,8 @@ def describe_outcomes(results: Results) -> str:
     sentences = [*map(_escape, answer(results)), _escape(warn_of_latencies(results))]
     table = make_markdown_table(short_rows(results))
     head = f"Mean ± sample standard deviation over n seeds; latencies in {results.latency_unit}."
+    if results.is_trained and results.settings["preset"] != "paper":
+        head += " A short protocol: no network is trained to convergence."
     return "\n\n".join(filter(None, [*sentences, head, table]))
 
 

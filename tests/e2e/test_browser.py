@@ -117,7 +117,7 @@ def open_page(browser: Browser, address: str) -> None:
 
 def test_the_report_draws_its_figures(browser: Browser, folder: Path) -> None:
     browser.get((folder / "report" / "index.html").as_uri())
-    text = wait(browser, "vgg11-digits-smoke", "NeuralScale", figures=4)
+    text = wait(browser, "vgg11-digits-smoke", "NeuralScale", figures=3)
     assert "validation" in text
     assert_silent(browser)
 
@@ -142,11 +142,11 @@ def test_the_dashboard_shows_notes_and_figures(browser: Browser, dashboard: str)
     open_page(browser, f"{dashboard}/studies/1")
     browser.get_log("browser")
     browser.refresh()
-    wait(browser, "conv8", "tau, log scale", figures=2)
+    wait(browser, "conv8")
     browser.get(f"{dashboard}/studies/3")
     wait(browser, "Pareto front", "settings", figures=4)
     browser.get(f"{dashboard}/studies/3/note")
-    wait(browser, "Protocol (smoke)", "val %")
+    wait(browser, "short protocol", "val %")
     browser.get(f"{dashboard}/studies/3/trials")
     wait(browser, "Complete", "score", "latency_ms", "feasible")
     assert_silent(browser)

@@ -239,12 +239,12 @@ def test_every_study_has_a_note_and_figures_for_the_dashboard(whole: Path) -> No
     shown = {}
     for name in optuna.get_all_study_names(storage):
         study = optuna.load_study(study_name=name, storage=storage)
-        assert "**Protocol** (smoke)" in optuna_dashboard.get_note(study)
+        assert "| --- |" in optuna_dashboard.get_note(study)
         attributes = study._storage.get_study_system_attrs(study._study_id)
         plots = [key.split(":") for key in attributes if key.startswith("dashboard:plot_data")]
         shown[name.split("/")[1]] = {parts[2] for parts in plots}
     pareto = {"pareto", "widths"}
-    assert shown == {"uniform": pareto, "neuralscale": pareto, "search": {"law"}}
+    assert shown == {"uniform": pareto, "neuralscale": pareto, "search": set()}
 
 
 def test_the_dashboard_serves_the_studies_on_loopback(whole: Path) -> None:
@@ -303,7 +303,7 @@ def test_latency_is_measured_again_and_reported(whole: Path, tmp_path: Path) -> 
     for row in networks.itertuples():
         assert row.method.split("-")[0] in done.stdout.lower()
     assert call_nsopt("report", storage, f"--out={tmp_path}").returncode == 0
-    assert "All measurements of latency" in (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert len(pd.read_csv(tmp_path / "latencies.csv")) == len(after)
 
 
 def test_widths_takes_a_method_and_reports_budgets_beyond_the_record(whole: Path) -> None:

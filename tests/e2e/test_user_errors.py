@@ -255,14 +255,7 @@ def test_empty_and_truncated_image_folders_are_refused(tmp_path: Path) -> None:
         archive.writestr("train/ant/0.png", b"x" * 1000)
     packed.write_bytes(packed.read_bytes()[:500])
     done = study(tmp_path, f"--data=folder:{packed}")
-    assert_fails(done, "is not a complete zip", "copy it again")
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"not what was published")
-    done = study(tmp_path, "--data=cifar10", f"--data-dir={tmp_path}")
-    assert_fails(done, "is damaged (md5", "delete it and fetch it again")
+    assert_fails(done, "cannot be unpacked", "copy it again")
     assert not (tmp_path / "out").exists()
 
 
