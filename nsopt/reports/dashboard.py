@@ -1,6 +1,7 @@
 """Store notes and the report's figures in a comparison's storage, for optuna-dashboard."""
 
 import html
+import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -54,11 +55,13 @@ def serve(url: str, host: str, port: int, artifacts: Path | None) -> None:
     folder = artifacts_beside(url, artifacts)
     store = FileSystemArtifactStore(folder) if folder is not None and folder.is_dir() else None
     try:
-        optuna_dashboard.run_server(storage, host=host, port=port, artifact_store=store)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, port), family=family).close()
     except (OSError, OverflowError, UnicodeError) as error:
         raise NsoptError(
             f"cannot serve on {host}:{port} ({error}): try another port= or host="
         ) from None
+    optuna_dashboard.run_server(storage, host=host, port=port, artifact_store=store)
 
 
 def describe_outcomes(results: Results) -> str:

@@ -214,7 +214,7 @@ def _read_latencies(
     rows = pd.DataFrame(map(asdict, stored), columns=list(Latency.__dataclass_fields__))
     rows = rows.sort_values("when", kind="stable")
     newest = rows.drop_duplicates(["widths", *CONDITIONS], keep="last")
-    networks = pd.DataFrame(dict.fromkeys(trained), columns=["method", "widths"])
+    networks = pd.DataFrame(list(dict.fromkeys(trained)), columns=["method", "widths"])
     merged = networks.merge(newest, on="widths")
     return merged.assign(widths=merged["widths"].map(schema.width_key))[LATENCY_COLUMNS]
 

@@ -279,7 +279,7 @@ def studies_served(address: str, process: Forked) -> list[dict]:
     [
         (["--storage=sqlite:///nothing-here.db"], "nothing is stored at"),
         (["--storage=study.db"], "is not a database URL"),
-        (["--port=70000"], "--port must be from 1 to 65535"),
+        (["--port=70000"], "port must be 0-65535"),
     ],
 )
 def test_a_dashboards_failure_is_one_line(whole: Path, options: list[str], part: str) -> None:

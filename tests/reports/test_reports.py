@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsopt.errors import NsoptError
+from nsopt.latency.record import Latency
 from nsopt.methods.registry import methods
 from nsopt.reports import dashboard
 from nsopt.reports.figures import (
@@ -22,7 +23,7 @@ from nsopt.reports.figures import (
     pareto_mask,
 )
 from nsopt.reports.page import render
-from nsopt.reports.results import Results, read_results
+from nsopt.reports.results import LATENCY_COLUMNS, Results, _read_latencies, read_results
 from nsopt.reports.tables import (
     size_of,
     summary,
@@ -32,6 +33,7 @@ from nsopt.reports.tables import (
 )
 from nsopt.reports.words import answer
 from nsopt.scaling.metric import format_ms, short_number
+from nsopt.storage.schema import write_latency
 
 
 def test_small_milliseconds_keep_their_digits() -> None:
@@ -274,3 +276,15 @@ def test_names_of_studies_add_no_code_to_the_page(results: Results) -> None:
     page = render(named, [])
     assert "<script>alert" not in page
     assert '" onclick="' not in page
+
+
+def test_latencies_are_the_newest_of_the_trained_networks() -> None:
+    older, newer = optuna.create_study(), optuna.create_study()
+    timed = Latency(2.0, 1.9, 2.1, 2.0, 100, 80, "cpu", when="2026-01-01", widths=(1, 2))
+    write_latency(newer, dataclasses.replace(timed, median_ms=3.0, when="2026-01-02"))
+    write_latency(older, timed)
+    write_latency(older, dataclasses.replace(timed, widths=(9, 9)))
+    studies = {"uniform": newer, "neuralscale": older}
+    rows = _read_latencies(studies, [("uniform", (1, 2)), ("uniform", (1, 2))])
+    assert rows[["method", "widths", "median_ms"]].values.tolist() == [["uniform", "1-2", 3.0]]
+    assert _read_latencies(studies, []).columns.tolist() == LATENCY_COLUMNS
