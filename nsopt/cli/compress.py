@@ -153,7 +153,7 @@ def _export(
 ) -> str:
     """Write a network's weights, and what other tools run if it then computes the same.
 
-    The weights are written last: beside the same weights, files that are not newer stay.
+    The weights are written last: if they are the same, files that are not newer stay.
 
     Returns:
         The names of the files, and why one is missing.
@@ -166,7 +166,7 @@ def _export(
     for form in forms:
         file = folder / f"{name}.{form}"
         try:
-            # as it was when the weights beside it were written
+            # as it was when the weights were written
             is_old = file.is_file() and file.stat().st_mtime_ns <= weights.stat().st_mtime_ns
             if not (is_known and is_old):
                 is_changed = True

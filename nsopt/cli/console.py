@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _USER_ERROR = 2
 _READER_LEFT = 1  # as Rich exits then
-_OF_A_PLACE = {  # errors that another name or place mends
+_OF_A_PATH = {  # errors that another path avoids
     *(errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EPERM),
     errno.EROFS,
 }
@@ -141,18 +141,18 @@ def user_errors() -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             _stop(f"error: the disk is full: {DISK_IS_FULL}")
-        place = error.filename2 or error.filename
-        if place is None or error.errno not in _OF_A_PLACE:
+        path = error.filename2 or error.filename
+        if path is None or error.errno not in _OF_A_PATH:
             raise
-        advice = f"rename it, let this user write there, or {_advise_another(str(place))}"
-        _stop(f"error: cannot use {place!s:.500} ({error.strerror}): {advice}")
+        advice = f"rename it, let this user write there, or {_advise_another(str(path))}"
+        _stop(f"error: cannot use {path!s:.500} ({error.strerror}): {advice}")
     finally:
         warnings.formatwarning = usual
 
 
-def _advise_another(place: str) -> str:
+def _advise_another(path: str) -> str:
     with suppress(NsoptError, OSError):
-        if cache_folder().is_relative_to(place) or Path(place).is_relative_to(cache_folder()):
+        if cache_folder().is_relative_to(path) or Path(path).is_relative_to(cache_folder()):
             return "name another folder in XDG_CACHE_HOME"
     return "give another folder"
 
@@ -160,7 +160,7 @@ def _advise_another(place: str) -> str:
 def _format_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: object = None
 ) -> str:
-    """Show a warning as one line, without its place in the code."""
+    """Show a warning as one line, without its line of code."""
     name = "warning" if category is UserWarning else category.__name__
     return printable(f"{name}: {' '.join(name_options(str(message)).split())}") + "\n"
 

@@ -22,13 +22,13 @@ def list_names() -> None:
 
 @app.command
 def fetch(
-    name: Name, *, place: Annotated[DataDirOptions, Parameter(name="*")] = DataDirOptions()
+    name: Name, *, options: Annotated[DataDirOptions, Parameter(name="*")] = DataDirOptions()
 ) -> None:
     """Download a data set and check it."""
     from nsopt.data.registry import fetch_data
 
-    fetch_data(name, place.data_dir)
-    console.print(f"{name} is in {place.data_dir}", soft_wrap=True)
+    fetch_data(name, options.data_dir)
+    console.print(f"{name} is in {options.data_dir}", soft_wrap=True)
 
 
 @app.command

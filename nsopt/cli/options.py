@@ -323,7 +323,7 @@ class StoredDataOptions(DataDirOptions, StoredNetworkOptions):
 
 
 def refuse_options_of_images(*groups: object) -> None:
-    """Raise NsoptError if these options, beside --task, have one that only images use."""
+    """Raise NsoptError if these options, given with --task, have one that only images use."""
     refuse_unused("with --task, which takes the place of images", _OF_IMAGES, *groups)
 
 

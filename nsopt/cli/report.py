@@ -15,7 +15,7 @@ from nsopt.files import check_writable
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions(StoredOptions):
     out: GivenPath = None
-    """Folder for index.html and the CSV files; by default `report` beside an SQLite file."""
+    """Folder for index.html and the CSV files; by default `report` near an SQLite file."""
 
 
 def report(options: ReportOptions = ReportOptions()) -> None:

@@ -113,7 +113,7 @@ class ArtifactOptions(StorageOptions):
     """Where networks are stored."""
 
     artifacts: GivenPath = None
-    """Folder of the stored networks; by default `artifacts` beside an SQLite file."""
+    """Folder of the stored networks; by default `artifacts` in the folder of an SQLite file."""
 
 
 @dataclass(frozen=True, kw_only=True)

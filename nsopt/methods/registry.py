@@ -106,7 +106,7 @@ def _find(name: str, known: Mapping[str, Method]) -> Method | None:
 
 
 def _check_name(name: str, known: Mapping[str, Method]) -> None:
-    """Raise NsoptError if a new method cannot have this name beside the `known` ones."""
+    """Raise NsoptError if a new method cannot have this name among the `known` ones."""
     if not name or set(name) & set("/, "):
         raise NsoptError(f"a method cannot be named {name!r}: no slash, comma or space")
     if schema.is_reserved(name):

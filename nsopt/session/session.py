@@ -134,7 +134,7 @@ class Session:
         self.progress.start(f"{name}, by the trainer", 1)
         with use_seed(settings.seed, compute.device):
             model = place(start() if start else arch.build(widths), compute.device, arch.layout)
-        folder = checkpoint.with_suffix(".trainer")  # of its own checkpoints, beside nsopt's
+        folder = checkpoint.with_suffix(".trainer")  # for the trainer's own checkpoints
         teacher = None if subject.start is None else copy_model(subject.start).cpu().eval()
         context = TrainerContext(settings.seed, settings.epochs, compute.device, teacher, folder)
         try:
@@ -216,7 +216,7 @@ def start_session(
 
 @contextmanager
 def run_other_workers(session: Session) -> Iterator[None]:
-    """Run a session's other workers beside this process. Each gets its share of the cores."""
+    """Run a session's other workers while the block runs. Each gets its share of the cores."""
     workspace = session.workspace
     if workspace.workers == 1:
         yield

@@ -28,7 +28,7 @@ class Workspace:
     """Where a study is stored.
 
     Attributes:
-        folder: for all files beside the storage.
+        folder: for all files except the storage.
         workers: number of processes on this machine that share the work.
         temporary: whether the folder, with the storage, is deleted at the end.
     """

@@ -48,7 +48,7 @@ class ComparisonResult:
 
     @property
     def folder(self) -> Path:
-        """The folder of the files beside the storage; without out= it goes with this result."""
+        """The folder of files and storage; without out= it is deleted with this result."""
         return self._workspace.folder
 
     @property

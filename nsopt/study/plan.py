@@ -1,6 +1,6 @@
 """Run a comparison: one Optuna study per method, with the same budgets and seeds for all.
 
-`make_comparison` turns what a user asks for into budgets that widths can meet; a `Plan` knows which
+`make_comparison` turns what a user requests into budgets that widths can meet; a `Plan` knows which
 points are missing, and `run_comparison` searches and trains them.
 """
 
@@ -120,7 +120,7 @@ class Comparison:
 def read_requests(
     metric: str, ratios: Sequence[float], budgets: Sequence[float | str] | str | None
 ) -> Requests:
-    """Return what a user asks for: budgets, or else ratios.
+    """Return what a user requests: budgets, or else ratios.
 
     Raises:
         NsoptError: for invalid ones, or if there are none.
@@ -180,7 +180,7 @@ def make_sizes(
     min_width: MinWidth | None,
     timed: bool = True,
 ) -> tuple[Size, ...]:
-    """Return the sizes of what a user asks for, each once.
+    """Return the sizes that a user requests, each once.
 
     Args:
         timed: whether networks will be timed for budgets in milliseconds; predicted milliseconds
@@ -219,7 +219,7 @@ class Plan:
     points: Points
 
     def find_missing(self) -> Points:
-        """Return the points without a settled trial.
+        """Return the points without a finished or waiting trial.
 
         Raises:
             NsoptError: if other settings wrote the storage.
