@@ -45,8 +45,8 @@ def search(options: LawOptions = LawOptions()) -> None:
     searched = settings.search
     with live_progress() as progress:
         subject = complete(Subject.of(arch, data, settings), workspace, progress)
-        with start_session(subject, workspace, progress, searched.device) as session:
-            laws = continue_searches(session, {searched.price: searched.iterations})
+        session = start_session(subject, workspace, progress, searched.device)
+        laws = continue_searches(session, {searched.price: searched.iterations})
     _print_law(arch.layer_names, laws[searched.price][-1])
     console.print(describe_storage(workspace.url), soft_wrap=True)
 

@@ -54,7 +54,7 @@ def worker(options: WorkerOptions) -> None:
     check_writable(folder, "--out")
     workspace = Workspace(url, folder, options.data_dir)
     with live_progress(options.child) as progress:
-        joined = join_session(
+        session = join_session(
             options.study,
             workspace,
             progress,
@@ -65,15 +65,14 @@ def worker(options: WorkerOptions) -> None:
             device=options.device,
             threads=options.threads,
         )
-        with joined as session:
-            if not options.child and session.subject.arch.summary():
-                progress.message(session.subject.arch.summary())
-            if is_compression(session.studies()):
-                done = FineTuning(session, Fits(session)).run_waiting()
-            else:
-                done = Worker(session, Laws(session)).work()
-            if not options.child:  # else the study's command cleans up
-                clear_finished(session)
+        if not options.child and session.subject.arch.summary():
+            progress.message(session.subject.arch.summary())
+        if is_compression(session.studies()):
+            done = FineTuning(session, Fits(session)).run_waiting()
+        else:
+            done = Worker(session, Laws(session)).work()
+        if not options.child:  # else the study's command cleans up
+            clear_finished(session)
     if not options.child:
         console.print(f"this worker ran {done} trainings of {options.study}")
 

@@ -72,24 +72,24 @@ def run_compression(
     subject = replace(subject, arch=subject.arch.with_rigid_kept())
     asked = expand_curve(asked, subject.arch, subject.settings)
     check_budgets(asked, subject.arch, subject.settings)
-    with start_session(subject, workspace, progress) as begun:
-        _refuse_other_settings(begun)
-        _tell_score(begun)
-        session, solvers = prepare(begun, asked)
-        runner, budgets = FineTuning(session, Fits(session)), [s.budget for s in solvers]
-        warn_of_batch(session, [budget.metric for budget in budgets])
-        networks = _choose_networks(runner.fits, solvers)
-        keep_start(session.subject, workspace)
-        _fit_chosen(runner, networks)
-        try:
-            fine_tune(runner, networks)
-        except KeyboardInterrupt:
-            if not session.subject.settings.training.epochs:
-                raise
-            progress.warning("interrupted: the best weights so far follow; the same call continues")
-            return _collect(runner, budgets, networks, interrupted=True)
-        result = _collect(runner, budgets, networks)
-        clear_finished(session)
+    begun = start_session(subject, workspace, progress)
+    _refuse_other_settings(begun)
+    _tell_score(begun)
+    session, solvers = prepare(begun, asked)
+    runner, budgets = FineTuning(session, Fits(session)), [s.budget for s in solvers]
+    warn_of_batch(session, [budget.metric for budget in budgets])
+    networks = _choose_networks(runner.fits, solvers)
+    keep_start(session.subject, workspace)
+    _fit_chosen(runner, networks)
+    try:
+        fine_tune(runner, networks)
+    except KeyboardInterrupt:
+        if not session.subject.settings.training.epochs:
+            raise
+        progress.warning("interrupted: the best weights so far follow; the same call continues")
+        return _collect(runner, budgets, networks, interrupted=True)
+    result = _collect(runner, budgets, networks)
+    clear_finished(session)
     return result
 
 

@@ -191,11 +191,10 @@ def warn_of_batch(session: Session, metrics: Iterable[Metric]) -> None:
         session.progress.warning(f"{arch.name}: {arch.batch_warning}")
 
 
-@contextmanager
 def start_session(
     subject: Subject, workspace: Workspace, progress: Progress, device: str | None = None
-) -> Iterator[Session]:
-    """Yield a session whose device other processes of this machine may share.
+) -> Session:
+    """Return a session whose device other processes of this machine may share.
 
     A task without a score gets one, if networks are fitted without training. Without `device` it is
     that of the subject's settings; NsoptError is raised if it is not available.
@@ -211,7 +210,7 @@ def start_session(
             "reads, changed since the results so far: if so, give another out=, or nsopt.Task "
             "another version="
         )
-    yield session
+    return session
 
 
 @contextmanager

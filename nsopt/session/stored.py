@@ -1,7 +1,6 @@
 """Load or join a stored study, on any machine: its network, its data and its settings."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,6 @@ from nsopt.tasks.supervise import import_given_task
 from nsopt.tasks.task import Task
 
 
-@contextmanager
 def join_session(
     name: str,
     workspace: Workspace,
@@ -38,18 +36,18 @@ def join_session(
     task: str | None = None,
     device: str = "auto",
     threads: int | None = None,
-) -> Iterator[Session]:
-    """Yield the session of the stored subject `name`. Arguments are the options of `nsopt worker`.
+) -> Session:
+    """Return the session of the stored subject `name`. Arguments are the options of `nsopt worker`.
 
     Raises NsoptError if there is nothing to join.
     """
     study = _choose_study(name, workspace)
     given = import_given_task(task)
     subject = load_subject(study, data, workspace.data_dir, arch_name, measure, given)
-    with start_session(with_start(subject, workspace), workspace, progress, device) as session:
-        if threads is not None:
-            torch.set_num_threads(threads)
-        yield session
+    session = start_session(with_start(subject, workspace), workspace, progress, device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return session
 
 
 def _choose_study(name: str, workspace: Workspace) -> Study:

@@ -295,25 +295,25 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
     something to do. Raises NsoptError for invalid requests, before anything is written.
     """
     searches = comparison.searches
-    with start_session(comparison.subject, workspace, progress) as session:
-        plan = make_plan(comparison, session)
-        missing = plan.find_missing()
-        left, total = (sum(map(len, points.values())) for points in (missing, plan.points))
-        progress.overall(total - left, total)
-        if left:
-            warn_of_batch(session, [size.metric for size in comparison.sizes])
-            tell_duration(session, list_work(plan, missing))
-        keep_start(comparison.subject, workspace)
-        if workspace.shared:
-            plan.enqueue_missing()
-        with run_other_workers(session):
-            continue_searches(session, searches)
-            for warning in plan.read_laws():
-                progress.warning(warning)
-            if not workspace.shared:
-                plan.check_widths(missing)
-            Worker(session, plan.laws).run_missing(plan.enqueue_missing)
-        clear_finished(session)
+    session = start_session(comparison.subject, workspace, progress)
+    plan = make_plan(comparison, session)
+    missing = plan.find_missing()
+    left, total = (sum(map(len, points.values())) for points in (missing, plan.points))
+    progress.overall(total - left, total)
+    if left:
+        warn_of_batch(session, [size.metric for size in comparison.sizes])
+        tell_duration(session, list_work(plan, missing))
+    keep_start(comparison.subject, workspace)
+    if workspace.shared:
+        plan.enqueue_missing()
+    with run_other_workers(session):
+        continue_searches(session, searches)
+        for warning in plan.read_laws():
+            progress.warning(warning)
+        if not workspace.shared:
+            plan.check_widths(missing)
+        Worker(session, plan.laws).run_missing(plan.enqueue_missing)
+    clear_finished(session)
 
 
 def preview_comparison(
@@ -325,16 +325,16 @@ def preview_comparison(
         The widths that are known already, by a label of method and budget: those of methods that
         need no search, or whose search is stored.
     """
-    with start_session(comparison.subject, workspace, progress) as session:
-        plan = make_plan(comparison, session, timed=False)
-        tell_duration(session, list_work(plan, plan.find_missing()))
-        plan.laws.read(session.studies())
-        return {
-            f"{method.name} {point.size}": plan.laws.propose_widths(method, point)
-            for method, points in plan.points.items()
-            if plan.laws.is_ready(method) and not method.needs_trained_network
-            for point in points
-        }
+    session = start_session(comparison.subject, workspace, progress)
+    plan = make_plan(comparison, session, timed=False)
+    tell_duration(session, list_work(plan, plan.find_missing()))
+    plan.laws.read(session.studies())
+    return {
+        f"{method.name} {point.size}": plan.laws.propose_widths(method, point)
+        for method, points in plan.points.items()
+        if plan.laws.is_ready(method) and not method.needs_trained_network
+        for point in points
+    }
 
 
 def make_plan(comparison: Comparison, session: Session, timed: bool = True) -> Plan:

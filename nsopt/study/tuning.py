@@ -95,15 +95,15 @@ def run_tuning(tuning: Tuning, workspace: Workspace, progress: Progress) -> Stud
     Raises:
         NsoptError: if a search fails, or if other settings wrote the storage.
     """
-    with start_session(tuning.subject, workspace, progress) as session:
-        tuned = {"budget": tuning.budget, "metric": tuning.metric.name}
-        identity, name = session.subject.identity | {"tuning": tuned}, tuning.study_name
-        study = session.subject.open_as(
-            workspace.storage, name, identity, tuning.objectives, session.compute
-        )
-        law = None if tuning.trains else _find_law(tuning, session, study)
-        runner = TuningRunner(session, tuning, law)
-        run_trials(study, tuning.points, partial(trials.enqueue_point, study), runner, progress)
+    session = start_session(tuning.subject, workspace, progress)
+    tuned = {"budget": tuning.budget, "metric": tuning.metric.name}
+    identity, name = session.subject.identity | {"tuning": tuned}, tuning.study_name
+    study = session.subject.open_as(
+        workspace.storage, name, identity, tuning.objectives, session.compute
+    )
+    law = None if tuning.trains else _find_law(tuning, session, study)
+    runner = TuningRunner(session, tuning, law)
+    run_trials(study, tuning.points, partial(trials.enqueue_point, study), runner, progress)
     workspace.clear(tuning.study_name)
     return study
 

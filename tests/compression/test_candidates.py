@@ -70,11 +70,11 @@ def choose(
     """Return the candidates at a budget, and what solved it."""
     arch = nsopt.trace(model, make_inputs(2))
     subject = Subject.of(arch, task, used.updated(start=model))
-    with start_session(subject, make_workspace(folder), nsopt.Silent(), "cpu") as session:
-        (budget,) = budgets_of(read_words([word]), arch)
-        solver = Solver(budget, arch, used, session.timer)
-        uniform = solver.solve(uniform_curve(arch.base_widths))
-        return choose_widths(Fits(session), solver, uniform), solver
+    session = start_session(subject, make_workspace(folder), nsopt.Silent(), "cpu")
+    (budget,) = budgets_of(read_words([word]), arch)
+    solver = Solver(budget, arch, used, session.timer)
+    uniform = solver.solve(uniform_curve(arch.base_widths))
+    return choose_widths(Fits(session), solver, uniform), solver
 
 
 @settings(
@@ -125,14 +125,14 @@ def test_the_choice_is_by_agreement_on_inputs_that_no_fit_saw(tmp_path: Path) ->
     held, others = inputs[:32], {tuple(row) for row in inputs[32:].tolist()}
     arch = nsopt.trace(model, inputs[:2])
     subject = Subject.of(arch, make_task(model), SETTINGS.updated(start=model))
-    with start_session(subject, make_workspace(tmp_path), nsopt.Silent(), "cpu") as session:
-        (budget,) = budgets_of(read_words(["macs=50%"]), arch)
-        solver, fits = Solver(budget, arch, SETTINGS, session.timer), Fits(session)
-        found = choose_widths(fits, solver, solver.solve(uniform_curve(arch.base_widths)))
-        assert {tuple(row) for batch in fits._inputs.batches for row in batch.tolist()} == others
-        with torch.no_grad():
-            wanted = model(held)
-            outputs = [fits.fit_briefly(candidate.widths)(held) for candidate in found]
+    session = start_session(subject, make_workspace(tmp_path), nsopt.Silent(), "cpu")
+    (budget,) = budgets_of(read_words(["macs=50%"]), arch)
+    solver, fits = Solver(budget, arch, SETTINGS, session.timer), Fits(session)
+    found = choose_widths(fits, solver, solver.solve(uniform_curve(arch.base_widths)))
+    assert {tuple(row) for batch in fits._inputs.batches for row in batch.tolist()} == others
+    with torch.no_grad():
+        wanted = model(held)
+        outputs = [fits.fit_briefly(candidate.widths)(held) for candidate in found]
     distances = [(own - wanted).square().mean() / wanted.var(0).mean() for own in outputs]
     expected = [100 * math.exp(-float(distance)) for distance in distances]
     assert [candidate.agreement for candidate in found] == pytest.approx(expected, rel=1e-4)

@@ -124,9 +124,9 @@ def test_no_layer_is_fitted_to_inputs_that_are_compared(trained: nn.Module, tmp_
     task = nsopt.Task(Shuffled(sounds.split(16)), name="sounds")
     arch = nsopt.trace(trained, sounds[:2])
     subject = Subject.of(arch, task, exact(epochs=0).updated(start=trained))
-    with start_session(subject, make_workspace(tmp_path), nsopt.Silent(), "cpu") as session:
-        fits, data = Fits(session), session.subject.data
-        fitted = fits._inputs.batches
+    session = start_session(subject, make_workspace(tmp_path), nsopt.Silent(), "cpu")
+    fits, data = Fits(session), session.subject.data
+    fitted = fits._inputs.batches
     assert isinstance(data, nsopt.Task)
     assert isinstance(data.score, AgreementScore)
     assert fits.compare == data.score.compare
@@ -344,11 +344,11 @@ def test_a_fit_is_the_same_before_and_after_a_training(
     subject = Subject.of(narrow, digits, settings.updated(start=whole))
     widths = tuple(width // 2 for width in narrow.base_widths)
     point = Point(FIT, MACS, 1.0, 0)
-    with start_session(subject, make_workspace(tmp_path), nsopt.Silent()) as session:
-        before = Fits(session).fit(point, widths)
-        first = {name: tensor.clone() for name, tensor in before.state_dict().items()}
-        session.train(widths, settings.training, tmp_path / "training", "one", lambda: before)
-        after = Fits(session).fit(point, widths).state_dict()
+    session = start_session(subject, make_workspace(tmp_path), nsopt.Silent())
+    before = Fits(session).fit(point, widths)
+    first = {name: tensor.clone() for name, tensor in before.state_dict().items()}
+    session.train(widths, settings.training, tmp_path / "training", "one", lambda: before)
+    after = Fits(session).fit(point, widths).state_dict()
     for name, tensor in first.items():
         assert torch.equal(tensor, after[name])
 

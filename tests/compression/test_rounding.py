@@ -119,9 +119,9 @@ def test_the_same_command_rounds_to_the_same_multiple(
     place, asked = make_workspace(tmp_path), read_words(["latency=50%"])
 
     def read_settings() -> StudySettings:
-        with start_session(subject, place, Silent()) as begun:
-            session, _ = prepare(begun, asked)
-            return session.subject.settings
+        begun = start_session(subject, place, Silent())
+        session, _ = prepare(begun, asked)
+        return session.subject.settings
 
     first = read_settings()
     assert first.multiple_of == {"latency": 8}

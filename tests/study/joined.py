@@ -12,7 +12,7 @@ from nsopt.study.worker import Worker
 
 def join(name: str, place: Workspace, progress: Progress, **options: Any) -> int:
     """Run the waiting trials; return how many ran here."""
-    with join_session(name, place, progress, **options) as session:
-        done = Worker(session, Laws(session)).work()
-        clear_finished(session)
+    session = join_session(name, place, progress, **options)
+    done = Worker(session, Laws(session)).work()
+    clear_finished(session)
     return done

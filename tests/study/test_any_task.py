@@ -256,11 +256,8 @@ def test_workers_do_not_train_without_the_trainer(tmp_path: Path) -> None:
     )
     (file,) = tmp_path.glob("*.db")
     place = Workspace(f"sqlite:///{file}", tmp_path)
-    with (
-        pytest.raises(NsoptError, match=r"is trained by .*lambda.*: give a task that names this"),
-        join_session("vgg11-digits-smoke", place, nsopt.Silent()),
-    ):
-        pass
+    with pytest.raises(NsoptError, match=r"is trained by .*lambda.*: give a task that names this"):
+        join_session("vgg11-digits-smoke", place, nsopt.Silent())
 
 
 def test_joint_budgets_show_predicted_milliseconds_and_which_budget_binds(

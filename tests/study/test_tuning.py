@@ -127,8 +127,8 @@ def test_a_repeated_trial_does_not_search_again(
     again = create_study()
     again.enqueue_trial(done.params, user_attrs=done.user_attrs)
     monkeypatch.setattr(TuningRunner, "_search", None)
-    with start_session(one.subject, place, Silent()) as session:
-        found = TuningRunner(session, one, None).run(again.ask())
+    session = start_session(one.subject, place, Silent())
+    found = TuningRunner(session, one, None).run(again.ask())
     assert found == done.values
 
 
@@ -195,11 +195,8 @@ def test_a_tuning_whose_trials_all_failed_says_why(tuning: Tuning, place: Worksp
 
 def test_a_worker_of_a_tuning_is_refused(tuning: Tuning, place: Workspace) -> None:
     study = run_tuning(dataclasses.replace(tuning, trials=1), place, Silent())
-    with (
-        pytest.raises(NsoptError, match="run the same nsopt tune command again"),
-        join_session(study.study_name.rpartition("/")[0], place, Silent()),
-    ):
-        pass
+    with pytest.raises(NsoptError, match="run the same nsopt tune command again"):
+        join_session(study.study_name.rpartition("/")[0], place, Silent())
 
 
 @pytest.mark.parametrize("name", ["vgg11-digits-test/uniform", "nothing", "x-tune/eta"])
