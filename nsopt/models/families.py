@@ -109,4 +109,6 @@ def trace_design(
     network = network.adapted(Adaptation(followers=ties))
     assert network.family.widths == tuple(widths)
     names = tuple(layers[0] for layers in list_members(design.group_of, design.names))
-    return Architecture(name, network, names, {}, {}, name_trained(template), design=design)
+    arch = Architecture(name, network, names, {}, {}, name_trained(template), design=design)
+    arch.cost("macs")  # counts now: later, threads may share the network that it runs
+    return arch

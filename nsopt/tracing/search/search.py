@@ -70,17 +70,17 @@ ADAPTATIONS: tuple[Kind[Step, TracedNetwork], ...] = (
     ),
     Kind(
         "sizes of one tensor",
-        "One of several weights may lose its rows by itself, as values but not queries.",
+        "Of two equally wide layers, self.size is that of one, and the other one may stay.",
         lambda step: adapt_all(step.network, [step.sizes.of_sides]),
     ),
     Kind(
         "sizes of neighbours",
-        "One self.head_dim is the size of queries and of keys: both layers shrink together.",
+        "One self.head_dim is the size of queries and of values: both layers shrink together.",
         lambda step: adapt_all(step.network, [step.sizes.of_neighbours]),
     ),
     Kind(
         "sizes of several tensors",
-        "One self.hidden_size is that of an embedding and a layer that nothing else joins.",
+        "One self.embed_dim is the size of several tensors, as in nn.MultiheadAttention.",
         lambda step: adapt_all(step.network, [step.sizes.shared]),
     ),
     Kind(
