@@ -114,18 +114,15 @@ class CodeReader:
         opened: Any = None
         match value:
             case CodeType():
-                steps = list(dis.get_instructions(value))
-                opened = (
-                    value.co_varnames[: value.co_argcount + value.co_kwonlyargcount],
-                    [
-                        (
-                            step.opname,
-                            self.read(step.argval),
-                        )  # not by positions, which docstrings change
-                        for step, after in pairwise([*steps, steps[-1]])
-                        if not {step.argval, after.argval} & _OF_CLASSES
-                    ],
-                )
+                steps = list(
+                    dis.get_instructions(value)
+                )  # not by positions: docstrings change them
+                done = [
+                    (step.opname, self.read(step.argval))
+                    for step, after in pairwise([*steps, steps[-1]])
+                    if not {step.argval, after.argval} & _OF_CLASSES
+                ]
+                opened = value.co_varnames[: value.co_argcount + value.co_kwonlyargcount], done
             case FunctionType():
                 opened = self._open_function(value)
             case type():

@@ -377,21 +377,16 @@ def _compute_pixel_statistics(images: ImageSet) -> tuple[Tensor, Tensor]:
 def _hold_out(train: ImageSet, fraction: float, classes: int) -> tuple[ImageSet, ImageSet]:
     from sklearn.model_selection import train_test_split  # noqa: PLC0415  (0.6 s to import)
 
-    held_out = round(fraction * len(train))
-    if held_out < classes or len(train) - held_out < classes:
-        raise NsoptError(
-            f"{len(train)} training images of {classes} classes are too few to hold out a "
-            f"validation fraction of {fraction}: add images, or give a validation set"
-        )
     try:
         keep, hold = train_test_split(
             np.arange(len(train)),
-            test_size=held_out,
+            test_size=round(fraction * len(train)),
             random_state=_SPLIT_SEED,
             stratify=train.labels.numpy(),
         )
     except ValueError as error:
         raise NsoptError(
-            f"the training images cannot be split by class: {error}: add some, or give val/"
+            f"{len(train)} training images of {classes} classes are too few to hold out a "
+            f"validation fraction of {fraction} ({error}): add images, or give a validation set"
         ) from None
     return train.take(np.sort(keep)), train.take(np.sort(hold))
