@@ -48,7 +48,7 @@ from nsopt.training.outcome import Epoch, Interrupted, Outcome
 from nsopt.training.precision import choose_compute
 from nsopt.training.settings import TrainSettings
 from nsopt.training.step import (
-    RunningAverage,
+    EMA,
     free_statistics,
     make_optimizer,
     make_schedule,
@@ -170,9 +170,9 @@ def train_configuration(
         if teacher is not None:
             teacher = place(teacher, compute.device, arch.layout).eval()
         decay = settings.averaging
-        average = None if decay is None else RunningAverage(model, decay)
+        ema = None if decay is None else EMA(model, decay)
         with fast_kernels(model):
-            training = _Training(model, supervision.renew(), settings, compute, average, teacher)
+            training = _Training(model, supervision.renew(), settings, compute, ema, teacher)
             if saved is not None:
                 training.restore(saved)
             elif settings.keep_best:
@@ -231,7 +231,7 @@ class _Training:
     _supervision: Supervision
     _settings: TrainSettings
     _compute: Compute
-    _average: RunningAverage | None
+    _ema: EMA | None
     _teacher: nn.Module | None
 
     def __post_init__(self) -> None:
@@ -306,7 +306,7 @@ class _Training:
     @property
     def _evaluated(self) -> nn.Module:
         """The network to evaluate: the model, or the average of its weights."""
-        return self._model if self._average is None else self._average.module
+        return self._model if self._ema is None else self._ema.module
 
     def _train_batch(self) -> None:
         self._model.train()
@@ -314,8 +314,8 @@ class _Training:
         value, count = self._choose_loss(inputs), count_examples(inputs)
         loss = train_step(self._model, self._optimizer, inputs, targets, self._compute, value)
         self._schedule.step()
-        if self._average is not None:
-            self._average.update(self._model)
+        if self._ema is not None:
+            self._ema.update(self._model)
         self._loss += loss * count
         self._examples += count
         self._batch += 1
@@ -360,7 +360,7 @@ class _Training:
         """Return the state from which `restore` continues with the same numbers."""
         return {
             "model": full_state(self._model),
-            "average": None if self._average is None else full_state(self._average),
+            "ema": None if self._ema is None else full_state(self._ema),
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
             "batch": self._batch,
@@ -375,8 +375,8 @@ class _Training:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from a `state`."""
         load_full_state(self._model, state["model"])
-        if self._average is not None:
-            load_full_state(self._average, state["average"])
+        if self._ema is not None:
+            load_full_state(self._ema, state["ema"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         for name, part in self._list_parts().items():

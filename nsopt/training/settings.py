@@ -26,7 +26,7 @@ class TrainSettings(SgdSettings):
         warmup_epochs: epochs in which a linear schedule first increases it.
         distillation: weight of a teacher's outputs in the loss, from 0 to 1; None, on the command
             line 0, for no teacher.
-        averaging: evaluate and keep a running average of the weights, with this decay per step,
+        averaging: evaluate and keep an EMA of the weights, with this decay per step,
             such as 0.99; None, on the command line 0, for none.
         least_steps: number of steps below which training adds epochs; few images then still train
             long enough.

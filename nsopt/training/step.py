@@ -176,8 +176,8 @@ def make_schedule(
     return LambdaLR(optimizer, factor)
 
 
-class RunningAverage(nn.Module):
-    """A running average of the weights and buffers of a model.
+class EMA(nn.Module):
+    """The EMA (exponential moving average) of the weights and buffers of a model.
 
     It forgets faster at first, so that after few steps it is not still what training began with.
     Integers, such as positions, have no average, and neither have infinite values, as in masks.

@@ -10,7 +10,7 @@ from torch.nn import functional
 import nsopt
 from nsopt import Architecture, ImageData, NsoptError, TrainSettings, train
 from nsopt.compute.checkpoint import full_state, load_full_state
-from nsopt.training.step import RunningAverage, make_schedule
+from nsopt.training.step import EMA, make_schedule
 from tests.study.test_comparison import Listener
 
 SHORT = TrainSettings(epochs=2, batch_size=32, lr=0.05, device="cpu", precision="fp32")
@@ -108,7 +108,7 @@ def test_buffers_that_never_change_are_their_own_average() -> None:
     net.bias.requires_grad_(False)[0] = torch.inf
     net.register_buffer("scale", torch.tensor(0.1), persistent=False)
     expected = {name: buffer.clone() for name, buffer in net.named_buffers()}
-    average = RunningAverage(net, 0.99)
+    average = EMA(net, 0.99)
     for step in range(150):
         with torch.no_grad():
             net.weight += step
@@ -130,12 +130,12 @@ def test_buffers_that_never_change_are_their_own_average() -> None:
 def test_the_average_of_a_half_precision_network_follows_it(dtype: torch.dtype) -> None:
     """It goes on from a stored state to the same numbers."""
     nets = [nn.Linear(2, 2, dtype=dtype) for _ in range(2)]
-    whole, resumed = (RunningAverage(nets[0], 0.99) for _ in range(2))
+    whole, resumed = (EMA(nets[0], 0.99) for _ in range(2))
     for average in (whole, resumed):
         for net, steps in zip(nets, (1, 100), strict=True):
             for _ in range(steps):
                 average.update(net)
-    continued = RunningAverage(nets[0], 0.99)
+    continued = EMA(nets[0], 0.99)
     load_full_state(continued, full_state(resumed))
     for _ in range(1000):
         for average in (whole, continued):
@@ -149,7 +149,7 @@ def test_the_average_of_a_half_precision_network_follows_it(dtype: torch.dtype) 
 def test_a_model_may_hold_what_cannot_be_copied() -> None:
     net = nn.Linear(2, 2)
     net.lock = Lock()  # type: ignore[assignment]
-    average = RunningAverage(net, 0.9)
+    average = EMA(net, 0.9)
     average.update(net)
     assert torch.equal(average.module.get_parameter("weight"), net.weight)
 
@@ -158,7 +158,7 @@ def test_the_average_follows_buffers_that_a_model_makes_again() -> None:
     """A mask that is as long as the batch, and a table that grows between statistics."""
     net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     net.register_buffer("mask", None, persistent=False)
-    average = RunningAverage(net, 0.9)
+    average = EMA(net, 0.9)
 
     def follow(length: int) -> None:
         net.register_buffer("mask", torch.full((length, length), -torch.inf).triu(1), False)
@@ -176,7 +176,7 @@ def test_the_average_follows_buffers_that_a_model_makes_again() -> None:
 def test_buffers_that_a_model_makes_in_its_first_pass_keep_their_names_in_the_average() -> None:
     """Rotary embeddings make their tables so; PyTorch pairs buffers by position."""
     net = nn.Linear(2, 2)
-    average = RunningAverage(net, 0.9)
+    average = EMA(net, 0.9)
     net.register_buffer("sin", torch.tensor([0.0, 1.0]), persistent=False)
     net.register_buffer("cos", torch.tensor([1.0, 0.0]), persistent=False)
     for _ in range(3):
