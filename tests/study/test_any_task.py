@@ -136,7 +136,7 @@ def test_the_same_call_continues_and_the_best_networks_can_be_loaded(
 ) -> None:
     first, out = study
     monkeypatch.setattr("nsopt.session.session.train_configuration", None)
-    again = compare(arch, make_task(), out=out)
+    again = compare(arch, make_task(), out=f"sqlite:///{out / 'study.db'}")
     pd.testing.assert_frame_equal(again.table, first.table)
     row, uniform = first.table.iloc[0], first.results.outcomes.query("method == 'uniform'")
     kept = again.network("uniform", row["budget"])
@@ -148,6 +148,16 @@ def test_the_same_call_continues_and_the_best_networks_can_be_loaded(
         again.network("uniform", 7)
     with pytest.raises(NsoptError, match=r"'uniforn'.*uniform"):
         again.network("uniforn", 7)
+
+
+def test_auto_rounds_to_the_multiple_of_the_device(
+    arch: nsopt.Architecture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nsopt.session.subject.find_multiple", lambda *_: 4)
+    found = compare(arch, make_task(), methods=["uniform"], seeds=1, multiple_of="auto")
+    (row,) = found.results.outcomes.to_dict("records")
+    assert all(width % 4 == 0 for width in row["widths"])
+    assert found.network("uniform", row["budget"]).widths == tuple(row["widths"])
 
 
 def test_another_network_of_the_same_name_does_not_continue_a_study(

@@ -25,7 +25,7 @@ from tests.conftest import first_digits
 CPU = Compute(torch.device("cpu"), bf16=False)
 
 
-def read_requests(comparison: Comparison, precision: Precision) -> Subject:
+def set_precision(comparison: Comparison, precision: Precision) -> Subject:
     own = comparison.subject.settings
     parts = {p: getattr(own, p).updated(precision=precision) for p in ("search", "training")}
     return replace(comparison.subject, settings=own.updated(**parts))
@@ -45,13 +45,13 @@ def slow_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_precision_of_the_first_process_applies_on_other_machines(
     comparison: Comparison, place: Workspace
 ) -> None:
-    auto = read_requests(comparison, "auto")
+    auto = set_precision(comparison, "auto")
     assert read_precisions(with_precision(auto, place)) == {"fp32"}
-    study = read_requests(comparison, "bf16").open_study(place.storage, "uniform", CPU)
+    study = set_precision(comparison, "bf16").open_study(place.storage, "uniform", CPU)
     assert read_precisions(with_precision(auto, place)) == {"bf16"}
     stored = schema.read_settings(study)  # which workers use
     assert stored["search"]["precision"] == stored["training"]["precision"] == "bf16"
-    other = with_precision(read_requests(comparison, "fp32"), place)
+    other = with_precision(set_precision(comparison, "fp32"), place)
     with pytest.raises(NsoptError, match=r"training\.precision: fp32 now, bf16 there"):
         other.open_study(place.storage, "uniform", CPU)
 
@@ -59,7 +59,7 @@ def test_the_precision_of_the_first_process_applies_on_other_machines(
 def test_a_study_stored_with_precision_auto_is_continued(
     comparison: Comparison, place: Workspace
 ) -> None:
-    auto = read_requests(comparison, "auto")
+    auto = set_precision(comparison, "auto")
     auto.open_study(place.storage, "uniform", CPU)
     assert with_precision(auto, place).stored_studies(place).keys() == {"uniform"}
 
@@ -68,17 +68,17 @@ def test_too_few_images_are_refused_before_a_step_is_timed(
     comparison: Comparison, place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(subject, "choose_compute")
-    auto = replace(read_requests(comparison, "auto"), data=first_digits(10, 10))
+    auto = replace(set_precision(comparison, "auto"), data=first_digits(10, 10))
     with pytest.raises(NsoptError, match="10 training images of 10 classes are too few"):
         with_precision(auto, place)
 
 
 @pytest.mark.usefixtures("slow_bf16")
 def test_a_tuning_study_fixes_the_precision_too(comparison: Comparison, place: Workspace) -> None:
-    task = read_requests(comparison, "bf16")
+    task = set_precision(comparison, "bf16")
     name = schema.study_name(schema.tuning_name(task.name), "eta")
     open_study(place.storage, name, task.description, task.source, task.identity, {}, ("", ""))
-    assert read_precisions(with_precision(read_requests(comparison, "auto"), place)) == {"bf16"}
+    assert read_precisions(with_precision(set_precision(comparison, "auto"), place)) == {"bf16"}
 
 
 @pytest.mark.usefixtures("slim")
