@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import optuna
 from rich.text import Text
@@ -53,15 +52,6 @@ def with_known_multiple(
     return replace(options, multiple_of=str(multiple))
 
 
-class Prepared(NamedTuple):
-    """What a command works on; a trained network is in the settings."""
-
-    arch: Architecture
-    data: ImageData | Task
-    settings: StudySettings
-    workspace: Workspace
-
-
 def prepare(
     network: NetworkOptions,
     output: OutputOptions,
@@ -70,8 +60,8 @@ def prepare(
     *,
     workers: int = 1,
     start: Path | None = None,
-) -> Prepared:
-    """Check the options; load the data, and the trained network if there is one.
+) -> tuple[Architecture, ImageData | Task, StudySettings, Workspace]:
+    """Check the options; load the data, and the trained network, if any, into the settings.
 
     Args:
         start: a file with its weights. It is looked for before images are loaded.
@@ -96,7 +86,7 @@ def prepare(
     if is_empty(url):
         created = f"{storage_file(url)} is empty: nsopt creates a new storage in it"
         console.print(created, soft_wrap=True)
-    return Prepared(arch, data, settings, Workspace(url, folder, network.data_dir, workers))
+    return arch, data, settings, Workspace(url, folder, network.data_dir, workers)
 
 
 def _load_data(options: NetworkOptions) -> ImageData | Task:
