@@ -181,7 +181,7 @@ def test_a_full_disk_ends_a_compression_in_one_line(monkeypatch: pytest.MonkeyPa
         (["--task=sound_task:broken"], "sound_task:broken makes no task (KeyError: 'no sounds')"),
         (["--task=sound_task:leave"], "sound_task:leave makes no task (SystemExit: 3)"),
         (["--arch=sound_task:spoilt"], "out.weight of the traced network has values that are NaN"),
-        (["--seed=4294967296"], "seed = 4294967296: input should be less than or equal to"),
+        (["--seed=4294967296"], "--seed 4294967296: input should be less than or equal to"),
         (["--data=cifar10"], "--data does nothing with --task, which takes"),
         (["--image-size=16"], "--image-size does nothing with --task, which takes"),
         (["--batch-size=16"], "--batch-size does nothing with --task, which takes"),
