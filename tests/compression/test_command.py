@@ -53,7 +53,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--mean=a", "--std=1"], ["--mean 'a': write numbers"]),
         (["--mean=0.5", "--std=0"], ["std must be above 0"]),
         (["--mean=0.5", "--std=nan"], ["std must be above 0, and finite"]),
-        (["--lr=inf"], ["lr = inf: input should be a finite number"]),
+        (["--lr=inf"], ["--lr inf: input should be a finite number"]),
         (["--out=/proc/nowhere"], ["cannot write to /proc/nowhere", "--out"]),
     ],
 )
