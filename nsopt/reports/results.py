@@ -179,7 +179,7 @@ def read_results(url: str, name: str | None = None, storage: BaseStorage | None 
         ]
     ).astype({"ratio": float, "beyond_record": float})  # None where there is none
     sizes = {(point.metric.name, point.budget): point.size for _, _, point in points}
-    compressions = [study for method, study in compared.items() if method == schema.DENSE]
+    whole = compared.get(schema.DENSE)  # the trained network of a compression
     latencies = _read_latencies(compared, zip(outcomes["method"], outcomes["widths"], strict=True))
     return Results(
         name=name,
@@ -195,12 +195,11 @@ def read_results(url: str, name: str | None = None, storage: BaseStorage | None 
             for kind, study in studies.items()
             if schema.is_search(kind) and (iterations := trials.read_iterations(study))
         },
-        networks=[row for study in compressions for row in schema.read_networks(study)],
+        networks=schema.read_networks(whole) if whole else (),
         candidates=[
             (size, candidate)
-            for study in compressions
             for key, size in sizes.items()
-            for candidate in schema.read_candidates(study, *key)
+            for candidate in (schema.read_candidates(whole, *key) if whole else ())
         ],
         split=schema.read_source(done[0][0]).split,
     )
