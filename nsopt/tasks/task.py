@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import keystr, tree_leaves, tree_leaves_with_path
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 from nsopt.arguments import check_name
 from nsopt.compute.checkpoint import full_state, load_full_state
@@ -163,7 +163,7 @@ class Task:
     def first_batch(self) -> tuple[Any, Any]:
         """Inputs and targets of the first batch at seed 0, on the CPU."""
         inputs, targets = LoaderBatches(self.train, 0, torch.device("cpu")).next()
-        if isinstance(self.train, Dataset):
+        if isinstance(self.train, Dataset) and not isinstance(self.train, IterableDataset):
             raise NsoptError(
                 "train is a Dataset: give a DataLoader(dataset, batch_size=64), or batch_size=None "
                 "if its items are batches"
