@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.profiler import record_function
 
+from nsopt import Architecture, SearchSettings
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.data.images import Splits
-from nsopt.models.architecture import Architecture
-from nsopt.pruning.settings import SearchSettings
 
 _CPU = torch.device("cpu")
 

@@ -2,9 +2,8 @@
 
 import numpy as np
 
+from nsopt import PowerLaw, SearchResult
 from nsopt.notebook import NotebookProgress, make_html_table
-from nsopt.pruning.search import SearchResult
-from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.record import Iteration, Trajectory
 
 LAW = PowerLaw(np.array([1.0, 2.0]), np.array([0.25, 0.5]), np.array([0.9, 0.97]))

@@ -3,7 +3,6 @@
 
 import numpy as np
 import optuna
-import torch
 from torch import nn
 
 import nsopt
@@ -14,7 +13,6 @@ from tests.conftest import first_digits
 
 
 def test_public_functions_take_the_widths_of_the_solver() -> None:
-    torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     model.append(nn.Linear(8, 10))
     data: ImageData = first_digits(100, 20)

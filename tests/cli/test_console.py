@@ -80,9 +80,7 @@ def test_a_continued_task_does_not_print_its_earlier_steps(
     assert capsys.readouterr().out == "training\ntraining: 141 of 300, loss 0.500\n"
 
 
-def test_a_worker_prints_messages_but_no_steps(
-    clock: list[float], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_worker_prints_no_steps(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     progress = LineProgress(print, steps=False)
     progress.start("training", 2)
     clock[0] = 60.0
@@ -138,9 +136,7 @@ def test_no_output_contains_terminal_escape_codes(
     assert set(printed) & set(ESCAPES) <= set(LEFT)
 
 
-def test_characters_that_the_stream_cannot_encode_are_replaced(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_unencodable_characters_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
     console.print("70.12 ±0.31 of é")

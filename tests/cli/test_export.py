@@ -6,11 +6,10 @@ from types import SimpleNamespace
 import pytest
 from optuna.trial import FrozenTrial, create_trial
 
+from nsopt import NsoptError, get_architecture
 from nsopt.cli import export
 from nsopt.cli.export import ExportOptions, _choose, _with_answer
 from nsopt.deployment.check import ExportCheck
-from nsopt.errors import NsoptError
-from nsopt.models.registry import get_architecture
 from nsopt.reports import results
 from nsopt.scaling.budget import read_budgets
 from nsopt.scaling.metric import PARAMS, get_metric
@@ -46,9 +45,7 @@ def test_a_budget_of_no_network_is_answered_with_those_that_are_stored(text: str
         _choose(TRIALS, ExportOptions(budget=text))
 
 
-def test_a_budget_that_a_compression_lacks_is_answered_with_its_own(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_missing_budget_is_answered_with_those_there(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [SimpleNamespace(budget=word) for word in ("100%", "macs=50%", "latency=5ms")]
     monkeypatch.setattr(results, "read_results", lambda *_: SimpleNamespace(networks=rows))
     with pytest.raises(NsoptError, match="at --budget macs=9%: stored are macs=50%, latency=5ms"):
@@ -66,9 +63,7 @@ def test_the_name_chooses_among_several_comparisons(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(("share", "number"), [("macs=50%", 0), ("macs=50%,params=40k", 1)])
-def test_a_share_of_the_base_network_names_a_budget_as_for_compress(
-    share: str, number: int
-) -> None:
+def test_a_share_of_the_network_names_a_budget_as_for_compress(share: str, number: int) -> None:
     base = get_architecture("vgg11", 10, 32, 1)
     macs = int(base.cost("macs")(base.base_widths)) // 2
     trials = [make_trial("macs", macs), make_trial(f"params=40000,macs={macs}", 1.0)]

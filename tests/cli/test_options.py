@@ -10,14 +10,13 @@ import pytest
 from cyclopts import Parameter
 
 import nsopt
+from nsopt import SearchSettings, TrainSettings
 from nsopt.cli import options
 from nsopt.cli.commands import app
 from nsopt.cli.options import DescentOptions, SearchOptions, SgdOptions, TrainingOptions, changes
 from nsopt.cli.values import Count
 from nsopt.cli.worker import _find_folder
-from nsopt.pruning.settings import SearchSettings
 from nsopt.session.presets import Preset, get_preset, override
-from nsopt.training.settings import TrainSettings
 from tests.conftest import REPOSITORY, call_nsopt
 
 COMMANDS = (

@@ -50,9 +50,7 @@ def test_a_budget_that_is_given_twice_counts_once(
         (SizeOptions(budgets=","), "no budget is given: write --ratios 0.25,0.5 or --budgets"),
     ],
 )
-def test_invalid_and_missing_budgets_are_refused_before_any_work(
-    options: SizeOptions, reason: str
-) -> None:
+def test_invalid_and_missing_budgets_are_refused_first(options: SizeOptions, reason: str) -> None:
     with pytest.raises(NsoptError, match=reason):
         ask(options)
 
@@ -95,9 +93,7 @@ def test_a_trainer_refuses_options_of_the_fine_tuning(
     assert not (tmp_path / "out").exists()
 
 
-def test_predicted_milliseconds_refuse_no_budget_for_which_networks_are_timed(
-    narrow: Architecture,
-) -> None:
+def test_predicted_milliseconds_refuse_no_budget_of_timed_networks(narrow: Architecture) -> None:
     arch = narrow.with_latency(LinearCost("latency", narrow.cost("macs"), 1.0))
     short = SizeOptions(budgets="1ms", metric="latency")
     both = SizeOptions(budgets="latency=1ms,params=20k")

@@ -13,16 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import nsopt
+from nsopt import NsoptError, uniform_curve
 from nsopt.compression.budgets import budgets_of, read_words
 from nsopt.compression.candidates import choose_widths
 from nsopt.compression.compress import get_settings
 from nsopt.compression.fits import Fits
 from nsopt.compression.solver import Solver
 from nsopt.compute.device import resolve_compute
-from nsopt.errors import NsoptError
 from nsopt.latency.bisection import Widths
 from nsopt.scaling.budget import read_budget
-from nsopt.scaling.law import uniform_curve
 from nsopt.session.presets import StudySettings, override
 from nsopt.session.session import start_session
 from nsopt.session.subject import Subject

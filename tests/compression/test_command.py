@@ -12,14 +12,13 @@ import torch
 from optuna import get_all_study_names
 from optuna_dashboard import get_note
 
+from nsopt import NsoptError, get_architecture
 from nsopt.cli.compress import _export, _print_answer
 from nsopt.cli.console import console
 from nsopt.compression.fine_tuning import FineTuning
 from nsopt.compression.pipeline import _find_best
 from nsopt.compression.result import Compressed
 from nsopt.deployment.kept import KeptNetwork, load_network
-from nsopt.errors import NsoptError
-from nsopt.models.registry import get_architecture
 from nsopt.reports.results import read_results
 from nsopt.scaling.budget import Budget, Limit
 from nsopt.scaling.metric import PARAMS

@@ -10,19 +10,16 @@ import torch
 from torch import nn
 
 import nsopt
+from nsopt import Architecture, ImageData, NsoptError, TrainSettings, train
 from nsopt.compression.budgets import budgets_of, read_words, split_budgets
 from nsopt.compression.pipeline import read_score
-from nsopt.data.images import ImageData
-from nsopt.errors import NsoptError
-from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
 from nsopt.reports.page import render
 from nsopt.session.presets import StudySettings, get_preset, override
 from nsopt.session.subject import Subject
 from nsopt.session.workspace import Workspace
 from nsopt.storage.networks import format_networks
-from nsopt.training.loop import train
-from nsopt.training.settings import TrainSettings
+from tests.networks import layers
 from tests.study.test_comparison import Listener
 
 SETTINGS: StudySettings = override(
@@ -143,9 +140,7 @@ def test_the_stored_accuracy_is_that_of_the_same_weights_and_normalisation(
     assert read(narrow.build(narrow.base_widths), digits) is None
 
 
-def test_report_writes_a_page_into_the_given_folder(
-    compressed: tuple[nsopt.Compression, Path], tmp_path: Path
-) -> None:
+def test_report_writes_a_page(compressed: tuple[nsopt.Compression, Path], tmp_path: Path) -> None:
     page = compressed[0].report(tmp_path / "report")
     assert page.parent == tmp_path / "report"
     text = page.read_text(encoding="utf-8")
@@ -157,9 +152,7 @@ def test_report_writes_a_page_into_the_given_folder(
     assert "nsopt chose the test images" not in text
 
 
-def test_the_page_warns_of_images_that_nsopt_splits(
-    compressed: tuple[nsopt.Compression, Path],
-) -> None:
+def test_the_page_warns_of_split_images(compressed: tuple[nsopt.Compression, Path]) -> None:
     results = compressed[0].results
     assert results.split is None
     split = replace(results, split=0.8)
@@ -168,9 +161,7 @@ def test_the_page_warns_of_images_that_nsopt_splits(
     assert "nsopt chose" not in render(study, [])
 
 
-def test_numbers_of_seeds_below_1_are_refused(
-    trained: nn.Module, digits: ImageData, tmp_path: Path
-) -> None:
+def test_seeds_below_1_are_refused(trained: nn.Module, digits: ImageData, tmp_path: Path) -> None:
     with pytest.raises(NsoptError, match="seeds = 0: input should be greater"):
         SETTINGS.updated(seeds=0)
     assert not list(tmp_path.iterdir())
@@ -262,23 +253,17 @@ def test_the_duration_is_estimated_before_anything_is_ranked(
     assert "units ranked" not in hearer.tasks
 
 
-class Outputs(nn.Module):
+@layers(form=None, stem=nn.Conv2d(1, 16, 3, 2), head=nn.Linear(16, 10))
+def Outputs(self: Any, images: torch.Tensor) -> Any:
     """A classifier whose outputs have another form, always or in training."""
-
-    def __init__(self, form: str) -> None:
-        super().__init__()
-        self.form = form
-        self.stem, self.head = nn.Conv2d(1, 16, 3, 2), nn.Linear(16, 10)
-
-    def forward(self, images: torch.Tensor) -> object:
-        logits = self.head(self.stem(images).relu().mean((2, 3)))
-        if self.form == "dictionary":
-            return {"logits": logits}
-        if self.form == "probabilities":
-            return logits.sigmoid()
-        if self.form == "maps":
-            return logits[:, :, None, None]
-        return (logits, logits) if self.form == "tuple" or self.training else logits
+    logits = self.head(self.stem(images).relu().mean((2, 3)))
+    if self.form == "dictionary":
+        return {"logits": logits}
+    if self.form == "probabilities":
+        return logits.sigmoid()
+    if self.form == "maps":
+        return logits[:, :, None, None]
+    return (logits, logits) if self.form == "tuple" or self.training else logits
 
 
 @pytest.mark.parametrize(
@@ -488,7 +473,6 @@ def test_a_network_with_too_few_outputs_is_refused(digits: ImageData) -> None:
 def test_any_module_is_compressed_with_its_own_normalisation(
     digits: ImageData, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    torch.manual_seed(0)
     model = nn.Sequential(
         *(nn.Conv2d(1, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU()),
         *(nn.Conv2d(8, 16, 3, 2), nn.BatchNorm2d(16), nn.ReLU()),

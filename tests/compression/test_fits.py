@@ -15,12 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import nsopt
+from nsopt import Architecture, ImageData, NsoptError, TrainSettings, train
 from nsopt.compression.compress import get_settings
 from nsopt.compression.fits import Fits
 from nsopt.compression.solver import Solver
-from nsopt.data.images import ImageData
-from nsopt.errors import NsoptError
-from nsopt.models.architecture import Architecture
 from nsopt.reports.results import Results
 from nsopt.reports.words import describe_fits
 from nsopt.scaling.metric import MACS
@@ -30,8 +28,7 @@ from nsopt.session.session import start_session
 from nsopt.session.subject import Subject
 from nsopt.storage.schema import FIT
 from nsopt.storage.trials import Point
-from nsopt.training.loop import train
-from nsopt.training.settings import TrainSettings
+from tests.networks import layers
 from tests.study.test_any_task import Pitch, make_sounds, make_task, right_pitches
 from tests.study.test_comparison import Listener, make_workspace
 
@@ -174,9 +171,7 @@ def make_fits(tests: Sequence[float], validation: Sequence[float], images: int) 
 
 
 @pytest.mark.parametrize("images", [450, 10_000])
-def test_a_compression_without_training_says_what_the_test_loses_and_how_surely(
-    images: int,
-) -> None:
+def test_without_training_what_the_test_loses_is_said_and_how_surely(images: int) -> None:
     """Validation images may be those that the network was trained on: they only rank."""
     results = make_fits([90.0, 89.5, 40.0, 50.0], [100.0, 99.0, 50.0, 99.5], images)
     sentence = describe_fits(results)
@@ -239,23 +234,15 @@ def test_a_score_of_the_user_decides(trained: nn.Module) -> None:
     assert scored
 
 
-class RealParts(nn.Module):
+@layers(weight=nn.Parameter(torch.randn(16, 4, dtype=torch.cfloat)), out=nn.Linear(16, 2))
+def RealParts(self: Any, x: Tensor) -> Any:
     """Reads complex weights as two real ones."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(16, 4, dtype=torch.cfloat))
-        self.out = nn.Linear(16, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        real, imaginary = self.weight.real, self.weight.imag
-        hidden = torch.complex(functional.linear(x, real), functional.linear(x, imaginary))
-        outputs: Tensor = self.out(hidden.abs())
-        return outputs
+    real, imaginary = self.weight.real, self.weight.imag
+    hidden = torch.complex(functional.linear(x, real), functional.linear(x, imaginary))
+    return self.out(hidden.abs())
 
 
 def test_real_parts_of_complex_weights_are_fitted() -> None:
-    torch.manual_seed(0)
     inputs = list(torch.randn(256, 4).split(32))
     small = nsopt.compress(RealParts(), nsopt.Task(inputs), ["params=80%"], epochs=0)["params=80%"]
     assert small.score > 95
@@ -272,20 +259,13 @@ def test_a_classifier_of_images_is_fitted(narrow: Architecture, digits: ImageDat
     assert small.val_accuracy > result.dense.val_accuracy - 15
 
 
-class Twice(nn.Module):
+@layers(first=nn.Linear(8, 16), twice=nn.Linear(16, 16), last=nn.Linear(16, 4))
+def Twice(self: Any, x: Tensor) -> Any:
     """A network that calls a layer twice."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.twice, self.last = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        outputs: Tensor = self.last(self.twice(self.twice(self.first(x).relu()).relu()).relu())
-        return outputs
+    return self.last(self.twice(self.twice(self.first(x).relu()).relu()).relu())
 
 
 def test_a_layer_that_is_called_twice_is_fitted() -> None:
-    torch.manual_seed(0)
     task = nsopt.Task([torch.randn(32, 8) for _ in range(4)])
     result = compress(Twice().eval(), task, budgets=["params=80%"])
     assert result["params=80%"].score > 50
@@ -299,9 +279,7 @@ def test_a_layer_that_is_called_twice_is_fitted() -> None:
         ([torch.randn(32, 9)], "mat1 and mat2|shapes|9"),
     ],
 )
-def test_inputs_that_a_fit_cannot_use_are_one_line(
-    batches: list[Tensor], message: str, tmp_path: Path
-) -> None:
+def test_unusable_inputs_are_one_line(batches: list[Tensor], message: str, tmp_path: Path) -> None:
     task = nsopt.Task(batches)
     with pytest.raises(NsoptError, match=message) as caught:
         compress(Twice().eval(), task, budgets=["params=80%"], out=tmp_path)
@@ -322,9 +300,7 @@ def test_training_needs_epochs_and_targets(trained: nn.Module) -> None:
         nsopt.compare(arch, make_task(), settings=none)
 
 
-def test_training_begins_with_the_fit_and_ends_no_worse(
-    trained: nn.Module, curve: nsopt.Compression
-) -> None:
+def test_training_begins_with_the_fit(trained: nn.Module, curve: nsopt.Compression) -> None:
     """Here with a ruinous learning rate: the fit itself stays the best."""
     task, settings = make_task(), exact(lr=30.0, batch_size=16, averaging=None, least_steps=20)
     budget, asked = BUDGETS[1], {"budgets": BUDGETS[1:], "settings": settings}
@@ -373,11 +349,8 @@ def test_another_budget_fits_only_its_own_networks_and_says_how_many(
     assert [again[word].score for word in BUDGETS] == [curve[word].score for word in BUDGETS]
 
 
-def test_uniform_widths_that_a_compression_chose_are_not_chosen_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_uniform_widths_are_chosen_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A network of one layer has no other widths at a budget, and no training that names them."""
-    torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(256, 8), nn.ReLU(), nn.Linear(8, 4))
     first, again = Listener(), Listener()
     asked: dict[str, Any] = {"budgets": "macs=50%", "out": tmp_path}

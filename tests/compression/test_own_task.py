@@ -23,6 +23,7 @@ from nsopt.session.workspace import Workspace
 from nsopt.storage.networks import format_networks
 from nsopt.storage.urls import sqlite_url
 from tests.forked import Forked
+from tests.networks import layers
 from tests.study.test_comparison import Listener
 from tests.tracing.awkward import UpAndDown
 
@@ -133,9 +134,7 @@ def test_the_same_call_again_trains_nothing(
         torch.testing.assert_close(own.model.state_dict(), first[budget].model.state_dict())
 
 
-def test_the_report_shows_all_networks(
-    kept: tuple[nsopt.Compression, Path], tmp_path: Path
-) -> None:
+def test_reports_show_all_networks(kept: tuple[nsopt.Compression, Path], tmp_path: Path) -> None:
     result, _ = kept
     page = result.report(tmp_path / "report")
     text = page.read_text()
@@ -218,18 +217,12 @@ def test_networks_of_two_models_in_one_folder_do_not_mix(
     torch.testing.assert_close(again.model.state_dict(), before.model.state_dict())
 
 
-class Sum(nn.Module):
+@layers(first=nn.Conv2d(3, 16, 3), second=nn.Conv2d(3, 16, 3), norm=nn.BatchNorm2d(16))
+@layers(last=nn.Conv2d(16, 2, 1))
+def Sum(self: Any, one: Tensor, other: Tensor) -> Any:
     """A network of two inputs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Conv2d(3, 16, 3), nn.Conv2d(3, 16, 3)
-        self.norm, self.last = nn.BatchNorm2d(16), nn.Conv2d(16, 2, 1)
-
-    def forward(self, one: Tensor, other: Tensor) -> Tensor:
-        both = self.norm(self.first(one) + self.second(other)).relu()
-        found: Tensor = self.last(both)
-        return found
+    both = self.norm(self.first(one) + self.second(other)).relu()
+    return self.last(both)
 
 
 def compress_sum(
@@ -309,9 +302,7 @@ def test_a_score_that_is_not_a_finite_number_fails_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_latency_budget_holds_as_the_given_function_measures_it(
-    trained: nn.Module, tmp_path: Path
-) -> None:
+def test_a_latency_budget_holds_as_measured(trained: nn.Module, tmp_path: Path) -> None:
     timed: list[int] = []
 
     def count_parameters(model: nn.Module, images: Tensor) -> float:
@@ -427,9 +418,7 @@ def test_a_trainer_replaces_the_fine_tuning(trained: nn.Module, tmp_path: Path) 
         run(trained, trainer=5)
 
 
-def test_a_trainer_may_return_the_network_wrapped_but_no_weights_that_are_not_finite(
-    trained: nn.Module,
-) -> None:
+def test_a_trainer_may_wrap_the_network_but_its_weights_are_finite(trained: nn.Module) -> None:
     def wrap(model: nn.Module, *_: Any) -> nn.Module:
         return AveragedModel(nn.DataParallel(model))
 
@@ -443,21 +432,13 @@ def test_a_trainer_may_return_the_network_wrapped_but_no_weights_that_are_not_fi
         run(trained, **asked, trainer=spoil)
 
 
-class Weighed(nn.Module):
+@layers(first=nn.Linear(4, 16), last=nn.Linear(16, 2))
+def Weighed(self: Any, x: Tensor, weight: Tensor) -> Any:
     """Takes two arguments."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.last = nn.Linear(4, 16), nn.Linear(16, 2)
-
-    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
-        found: Tensor = self.last(self.first(x).relu()) * weight
-        return found
+    return self.last(self.first(x).relu()) * weight
 
 
-def test_networks_of_several_arguments_are_fitted_to_inputs_alone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_networks_of_several_arguments_fit_inputs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("nsopt.session.subject.choose_compute")  # there is no step to time
     x, weight = (torch.rand(64, n, generator=torch.Generator().manual_seed(n)) for n in (4, 1))
     alone = list(zip(x.split(16), weight.split(16), strict=True))
@@ -475,9 +456,7 @@ def test_an_infinite_loss_raises_an_error(trained: nn.Module) -> None:
         run(trained, loss=explode)
 
 
-def test_a_budget_above_the_size_of_the_network_raises_an_error(
-    trained: nn.Module, tmp_path: Path
-) -> None:
+def test_a_budget_above_the_networks_size_is_refused(trained: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(NsoptError, match="the network already costs only"):
         run(trained, budgets=["params=1G"], out=tmp_path)
     assert not list(tmp_path.iterdir())

@@ -6,20 +6,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nsopt import Architecture, ImageData, Silent, StudySettings
 from nsopt.compression import solver
 from nsopt.compression.budgets import budgets_of, read_words
 from nsopt.compression.pipeline import prepare
 from nsopt.compression.solver import with_fast_multiple
-from nsopt.data.images import ImageData
 from nsopt.latency.measure import CPU
 from nsopt.latency.model import LatencyModel
 from nsopt.latency.multiples import suit
 from nsopt.latency.runtime import TORCH, Runtime, choose_runtime
 from nsopt.latency.timer import Timer
-from nsopt.models.architecture import Architecture
-from nsopt.progress import Silent
 from nsopt.scaling.metric import LATENCY, MACS
-from nsopt.session.presets import StudySettings
 from nsopt.session.session import start_session
 from nsopt.session.subject import Subject
 from tests.compression.test_compress import SETTINGS
@@ -94,9 +91,7 @@ def test_no_multiple_makes_a_budget_infeasible(arch: Architecture, narrow: Archi
     assert choose(slow, "latency=50%").rounding(LATENCY)[0] == 1
 
 
-def test_a_given_multiple_and_a_device_elsewhere_are_not_rounded_further(
-    arch: Architecture,
-) -> None:
+def test_given_multiples_and_devices_elsewhere_are_not_rounded(arch: Architecture) -> None:
     for own in (1, 3, {"macs": 8}):
         given = SETTINGS.updated(multiple_of=own)
         assert choose(arch, settings=given) == given

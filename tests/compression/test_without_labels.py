@@ -55,9 +55,7 @@ def test_training_without_labels_comes_closer_to_the_trained_network() -> None:
     ],
     ids=["tensors", "tuples", "words beside them", "loader"],
 )
-def test_batches_of_inputs_give_the_numbers_of_their_tensor(
-    batches: Callable[[Tensor], Any],
-) -> None:
+def test_batches_give_the_numbers_of_their_tensor(batches: Callable[[Tensor], Any]) -> None:
     inputs = make_inputs(0)
     found = nsopt.compress(make_teacher(), batches(inputs), [BUDGET], epochs=30)[BUDGET]
     assert found.widths == compress(30)[BUDGET].widths

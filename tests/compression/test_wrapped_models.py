@@ -11,8 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 import nsopt
-from nsopt.errors import NsoptError
-from nsopt.models.architecture import Architecture
+from nsopt import Architecture, NsoptError
 from tests.compression.test_own_task import SETTINGS
 
 
@@ -112,9 +111,7 @@ def test_a_network_of_another_family_has_nothing_to_inherit() -> None:
         arch.inherit(make_model(), [torch.arange(4)] * 8, [4] * 8)
 
 
-def test_long_names_of_networks_and_tasks_become_names_of_files(
-    expected: float, tmp_path: Path
-) -> None:
+def test_long_names_become_names_of_files(expected: float, tmp_path: Path) -> None:
     class_of_500_letters = type("N" * 500, (nn.Sequential,), {})
     model = class_of_500_letters(*make_model())
     assert compress(model, tmp_path, name="t" * 300) == expected
@@ -211,7 +208,6 @@ def test_units_that_cannot_be_removed_one_by_one_stay() -> None:
 
 @pytest.mark.parametrize("rows", [0, 3])
 def test_a_table_that_grows_when_the_network_runs(rows: int) -> None:
-    torch.manual_seed(0)
     model = Remembering()
     if rows:
         model(torch.rand(2, 1, rows, 6))
@@ -221,7 +217,6 @@ def test_a_table_that_grows_when_the_network_runs(rows: int) -> None:
 
 
 def test_a_table_that_the_first_run_registers() -> None:
-    torch.manual_seed(0)
     assert compress(Making()) < 0
 
 

@@ -12,9 +12,8 @@ import torch
 from torch import nn
 
 import nsopt
-from nsopt.deployment.kept import load_network
+from nsopt import NsoptError, load_network
 from nsopt.deployment.trained import read_weights
-from nsopt.errors import NsoptError
 from tests.deployment.test_artifacts import make_network
 
 HUGE = (6000,) * 8

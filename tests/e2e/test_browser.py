@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 
-from nsopt.data.images import ImageData
-from nsopt.models.architecture import Architecture
-from nsopt.progress import Silent
+from nsopt import Architecture, ImageData, Silent
 from nsopt.reports.dashboard import publish
 from nsopt.reports.page import write_report
 from nsopt.reports.results import read_results

@@ -11,11 +11,8 @@ import optuna
 import pytest
 
 import nsopt
-from nsopt.errors import NsoptError
-from nsopt.models.registry import get_architecture
+from nsopt import NsoptError, PowerLaw, get_architecture, solve_widths
 from nsopt.reports.results import read_results
-from nsopt.scaling.law import PowerLaw
-from nsopt.scaling.solve import solve_widths
 from tests.conftest import call_nsopt
 from tests.e2e.test_user_errors import assert_fails
 from tests.forked import start_nsopt

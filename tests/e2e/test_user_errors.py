@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from nsopt import get_preset, load_network
 from nsopt.cli.options import OutputOptions, TaskOptions, TrainingOptions
 from nsopt.cli.preparation import prepare
-from nsopt.deployment.kept import load_network
-from nsopt.session.presets import get_preset
 from nsopt.storage.opening import open_storage
 from tests.conftest import call_nsopt, run_nsopt
 from tests.forked import Forked, run_module

@@ -62,9 +62,7 @@ def test_a_worker_whose_command_has_ended_does_not_start() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
 
 
-def test_a_worker_that_is_still_busy_at_the_end_is_terminated(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_worker_that_is_still_busy_is_terminated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "SECONDS_TO_END", 0.5)
     busy = (sys.executable, "-c", "import time; time.sleep(600)")
     monkeypatch.setattr(processes, "WORKER", busy)

@@ -16,17 +16,15 @@ import optuna
 import pytest
 from optuna.storages import InMemoryStorage
 
+from nsopt import NsoptError, Silent, uniform_curve
 from nsopt.cli.widths import WidthsOptions, _find_law
 from nsopt.compute.device import resolve_compute
 from nsopt.data.registry import load_source
 from nsopt.deployment.artifacts import best_trials, describe_network
-from nsopt.errors import NsoptError
 from nsopt.latency.record import Latency
-from nsopt.progress import Silent
 from nsopt.reports.page import write_report
 from nsopt.reports.results import read_results
 from nsopt.reports.tuning import tuning_rows
-from nsopt.scaling.law import uniform_curve
 from nsopt.session import stored as stored_subject
 from nsopt.session import timing, workspace
 from nsopt.session.session import Session

@@ -18,6 +18,7 @@ from nsopt.session.presets import StudySettings, get_preset, override
 from nsopt.session.stored import join_session
 from nsopt.session.workspace import Workspace
 from nsopt.study.compare import ComparisonResult
+from tests.networks import layers
 
 SETTINGS: StudySettings = override(
     get_preset("smoke").settings,
@@ -29,20 +30,16 @@ SETTINGS: StudySettings = override(
 FIELDS = StudySettings.model_fields.keys() - {"preset"}
 
 
-class Pitch(nn.Module):
+@layers(
+    layers=nn.Sequential(
+        *(nn.Conv1d(1, 24, 16, 4), nn.BatchNorm1d(24), nn.ReLU())
+        * (nn.Conv1d(24, 24, 8, 2), nn.BatchNorm1d(24), nn.ReLU())
+    )
+)
+@layers(out=nn.Linear(24, 4))
+def Pitch(self: Any, sound: Tensor) -> Any:
     """Sound of 256 samples; the output is one of four pitches."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            *(nn.Conv1d(1, 24, 16, 4), nn.BatchNorm1d(24), nn.ReLU()),
-            *(nn.Conv1d(24, 24, 8, 2), nn.BatchNorm1d(24), nn.ReLU()),
-        )
-        self.out = nn.Linear(24, 4)
-
-    def forward(self, sound: Tensor) -> Tensor:
-        pitches: Tensor = self.out(self.layers(sound[:, None]).mean(2))
-        return pitches
+    return self.out(self.layers(sound[:, None]).mean(2))
 
 
 def make_sounds(count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -204,9 +201,7 @@ def test_a_test_is_reported_and_the_trainer_of_the_user_trains(
     assert not list(tmp_path.rglob("*.trainer")), "folders of finished trainings are removed"
 
 
-def test_a_trainer_that_ended_in_an_error_begins_anew(
-    arch: nsopt.Architecture, tmp_path: Path
-) -> None:
+def test_a_failed_trainer_begins_anew(arch: nsopt.Architecture, tmp_path: Path) -> None:
     def train(model: nn.Module, task: nsopt.Task, context: nsopt.TrainerContext) -> nn.Module:
         (context.folder / "checkpoint").touch(exist_ok=False)
         return nn.Linear(2, 2)
@@ -270,9 +265,7 @@ def test_workers_do_not_train_without_the_trainer(tmp_path: Path) -> None:
         join_session("vgg11-digits-smoke", place, nsopt.Silent())
 
 
-def test_joint_budgets_show_predicted_milliseconds_and_which_budget_binds(
-    arch: nsopt.Architecture,
-) -> None:
+def test_joint_budgets_show_milliseconds_and_what_binds(arch: nsopt.Architecture) -> None:
     joint: dict[str, Any] = {"budgets": "params=50%,latency=900ms", "seeds": 1}
     measured = compare(arch, make_task(), methods=["uniform"], runtime=count_ms, **joint)
     (row,) = measured.table.to_dict("records")
@@ -280,9 +273,7 @@ def test_joint_budgets_show_predicted_milliseconds_and_which_budget_binds(
     assert row["cost_latency"] == pytest.approx(row["latency_ms"], rel=0.1)
 
 
-def test_milliseconds_are_of_the_runtime_of_the_call_whatever_the_network_brings(
-    arch: nsopt.Architecture,
-) -> None:
+def test_milliseconds_are_of_the_runtime_of_the_call(arch: nsopt.Architecture) -> None:
     """A model of a slower device would make the budget of half of the time ten times larger."""
     slower = arch.with_latency(LinearCost("latency", arch.cost("macs"), 1.0))
     asked: dict[str, Any] = {"metric": "latency", "budgets": ["50%"], "seeds": 1}

@@ -17,23 +17,19 @@ from sqlalchemy.engine import Engine
 from torch import nn
 
 import nsopt
+from nsopt import Architecture, NsoptError, Silent, StudySettings, TrainSettings, solve_widths
 from nsopt.compute.device import Compute
 from nsopt.data.images import ImageData, ImageSet
 from nsopt.deployment.artifacts import BestNetworks, best_trials
-from nsopt.errors import NsoptError
 from nsopt.latency.model import LatencyModel
 from nsopt.latency.runtime import OwnMeasure
 from nsopt.methods import registry
 from nsopt.methods.base import LawInputs, Method
 from nsopt.methods.registry import get_method, get_methods, methods
-from nsopt.models.architecture import Architecture
-from nsopt.progress import Silent
 from nsopt.pruning.settings import SearchSettings
 from nsopt.reports.results import Results, read_results
 from nsopt.scaling.law import ScalingLaw, uniform_curve
 from nsopt.scaling.metric import LATENCY, MACS, PARAMS, Metric
-from nsopt.scaling.solve import solve_widths
-from nsopt.session.presets import StudySettings
 from nsopt.session.searching import continue_searches
 from nsopt.session.session import Session
 from nsopt.session.subject import Subject
@@ -45,7 +41,6 @@ from nsopt.study.laws import Laws, read_stored_law
 from nsopt.study.plan import Comparison, Size, WidthRatio, run_comparison
 from nsopt.study.worker import Worker
 from nsopt.tasks.classification import AccuracyEvaluation
-from nsopt.training.settings import TrainSettings
 
 METHODS = tuple(name for name, method in methods().items() if not method.keeps_weights)
 optuna.logging.set_verbosity(optuna.logging.CRITICAL)
@@ -144,9 +139,7 @@ def done(place: Workspace, storage_of_a_whole_run: Path) -> Workspace:
     return place
 
 
-def test_every_point_has_one_trial_within_the_budget(
-    comparison: Comparison, done: Workspace
-) -> None:
+def test_every_point_has_a_trial_in_its_budget(comparison: Comparison, done: Workspace) -> None:
     results = load_results(done)
     points = results.outcomes[["method", "ratio", "seed"]]
     assert sorted(points.itertuples(index=False, name=None)) == [
@@ -210,9 +203,7 @@ def test_weights_of_the_best_network_are_kept(
         assert kept.classes == comparison.subject.data.classes
 
 
-def test_the_widths_of_neuralscale_follow_the_stored_law(
-    comparison: Comparison, done: Workspace
-) -> None:
+def test_neuralscale_follows_the_stored_law(comparison: Comparison, done: Workspace) -> None:
     results = load_results(done)
     law = results.searches["search"][-1].law
     outcome = results.outcomes.query("method == 'neuralscale'").iloc[0]
@@ -245,9 +236,7 @@ def count_statements(call: Callable[[], object]) -> int:
     return len(statements)
 
 
-def test_a_repeated_comparison_sends_few_statements_to_the_storage(
-    comparison: Comparison, done: Workspace
-) -> None:
+def test_a_repetition_sends_few_statements(comparison: Comparison, done: Workspace) -> None:
     assert done.storage is not None  # opened, which takes statements of its own
     assert count_statements(lambda: run_comparison(comparison, done, Silent())) < 400
 
@@ -266,9 +255,7 @@ def test_a_journal_gives_the_same_results_as_a_database(
     pd.testing.assert_frame_equal(select_outcomes(load_results(place)), expected)
 
 
-def test_more_seeds_and_sizes_add_only_what_is_missing(
-    comparison: Comparison, done: Workspace
-) -> None:
+def test_more_seeds_and_sizes_add_what_is_missing(comparison: Comparison, done: Workspace) -> None:
     before = load_results(done).outcomes
     sizes = (*comparison.sizes, Size(PARAMS, 20_000))
     listener = Listener()
@@ -362,9 +349,7 @@ def test_other_test_images_are_refused(comparison: Comparison, done: Workspace) 
         run_comparison(other, done, Silent())
 
 
-def test_a_diverging_loss_fails_its_trial_and_the_study_goes_on(
-    comparison: Comparison, place: Workspace
-) -> None:
+def test_a_diverging_loss_fails_one_trial(comparison: Comparison, place: Workspace) -> None:
     diverging = SETTINGS.updated(training=SETTINGS.training.updated(lr=1e6, batch_size=16))
     broken = only(with_settings(comparison, diverging), "uniform", "magnitude")
     listener = Listener()
@@ -381,18 +366,14 @@ def test_a_diverging_loss_fails_its_trial_and_the_study_goes_on(
     assert again.tasks == []
 
 
-def test_an_error_in_the_search_leaves_the_folder_empty(
-    comparison: Comparison, place: Workspace
-) -> None:
+def test_failed_searches_leave_the_folder_empty(comparison: Comparison, place: Workspace) -> None:
     short = SETTINGS.updated(search=SETTINGS.search.updated(filters_per_step=0.7))
     with pytest.raises(NsoptError, match="3 of the 6 steps that a law needs"):
         run_comparison(with_settings(comparison, short), place, Silent())
     assert list(place.folder.iterdir()) == []
 
 
-def test_iterations_of_descent_are_compared_as_methods(
-    comparison: Comparison, place: Workspace
-) -> None:
+def test_iterations_are_compared_as_methods(comparison: Comparison, place: Workspace) -> None:
     settings = SETTINGS.updated(search=SETTINGS.search.updated(iterations=2))
     names = ("neuralscale-iter1", "neuralscale-iter2")
     run_comparison(only(with_settings(comparison, settings), *names, seeds=1), place, Silent())
@@ -492,9 +473,7 @@ def test_an_interrupted_descent_continues_after_its_last_iteration(
     pd.testing.assert_frame_equal(select_outcomes(whole), select_outcomes(again))
 
 
-def test_magnitude_is_left_out_if_there_is_nothing_to_prune(
-    comparison: Comparison, place: Workspace
-) -> None:
+def test_magnitude_needs_something_to_prune(comparison: Comparison, place: Workspace) -> None:
     sizes = sizes_of_ratios(comparison.subject.arch, PARAMS, [1.0])
     listener = Listener()
     run_comparison(only(comparison, "magnitude", "uniform", sizes=sizes, seeds=1), place, listener)

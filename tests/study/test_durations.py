@@ -12,9 +12,8 @@ from torch import nn
 from torch.nn import functional
 
 import nsopt
+from nsopt import Architecture, Silent
 from nsopt.latency.model import LatencyModel
-from nsopt.models.architecture import Architecture
-from nsopt.progress import Silent
 from nsopt.pruning import engine
 from nsopt.scaling.metric import LATENCY
 from nsopt.session import durations
@@ -62,9 +61,7 @@ def test_searches_and_trainings_are_counted_in_steps(
     assert [each.steps for each in trainings] == 2 * [ran[0] - search.steps]
 
 
-def test_the_estimated_duration_is_reported_before_the_work(
-    comparison: Comparison, place: Workspace
-) -> None:
+def test_durations_are_reported_before_the_work(comparison: Comparison, place: Workspace) -> None:
     listener, uniform = Listener(), only(comparison, "uniform", seeds=1)
     run_comparison(uniform, place, listener)
     told = r"takes about \S+ \w+ here \(trainings \S+ \w+\), more .* and \S+ GB of memory"
@@ -72,9 +69,7 @@ def test_the_estimated_duration_is_reported_before_the_work(
     assert any("validation" in message for message in listener.messages[1:])
 
 
-def test_a_budget_that_only_measurements_can_keep_is_not_estimated(
-    comparison: Comparison, place: Workspace
-) -> None:
+def test_measured_budgets_are_not_estimated(comparison: Comparison, place: Workspace) -> None:
     arch = comparison.subject.arch
     slow = arch.with_latency(
         LatencyModel(arch.cost("macs"), 0.0, np.zeros(len(arch.base_widths)), 9.0)

@@ -23,9 +23,7 @@ class Starts(Silent):
         self.count += 1
 
 
-def test_concurrent_requests_for_a_base_network_share_one_training(
-    comparison: Comparison, place: Workspace
-) -> None:
+def test_concurrent_requests_share_one_training(comparison: Comparison, place: Workspace) -> None:
     longer = with_settings(comparison, SETTINGS.updated(magnitude_epochs=2))
     starts = Starts()
     session = Session(longer.subject, place, Compute(torch.device("cpu"), bf16=False), starts)

@@ -6,14 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from nsopt import NsoptError, Silent, get_preset
 from nsopt.cli.options import OutputOptions, TaskOptions, TrainingOptions
 from nsopt.cli.preparation import prepare
 from nsopt.compute import device
 from nsopt.compute.device import Compute
-from nsopt.errors import NsoptError
-from nsopt.progress import Silent
 from nsopt.session import subject
-from nsopt.session.presets import get_preset
 from nsopt.session.subject import Subject, complete, with_precision
 from nsopt.session.workspace import Workspace
 from nsopt.settings import Precision

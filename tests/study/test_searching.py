@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from nsopt import Silent, solve_widths
 from nsopt.compute.device import Compute
 from nsopt.errors import NsoptError, ShortRecordError
 from nsopt.methods.registry import get_method
-from nsopt.progress import Silent
 from nsopt.pruning import search as pruning_search
 from nsopt.pruning.engine import iterative_prune
 from nsopt.scaling.record import Iteration
-from nsopt.scaling.solve import solve_widths
 from nsopt.session.searching import clear_finished, continue_searches
 from nsopt.session.session import Session
 from nsopt.session.workspace import Workspace
@@ -58,9 +57,7 @@ def describe(found: Mapping[Price, list[Iteration]]) -> dict:
     return {price: [{**i.to_dict(), "seconds": 0} for i in own] for price, own in found.items()}
 
 
-def test_the_law_of_a_single_search_by_a_price_is_read(
-    comparison: Comparison, tmp_path: Path
-) -> None:
+def test_the_law_of_a_search_by_price_is_read(comparison: Comparison, tmp_path: Path) -> None:
     found = run_searches(comparison, tmp_path, {"macs": 1})
     place, name = make_workspace(tmp_path), comparison.subject.name
     law = read_stored_law(place, name, get_method("neuralscale-macs"))
@@ -70,9 +67,7 @@ def test_the_law_of_a_single_search_by_a_price_is_read(
         read_stored_law(place, name, get_method("neuralscale"))
 
 
-def test_a_worker_that_comes_before_the_trainings_is_told_to_wait(
-    comparison: Comparison, tmp_path: Path
-) -> None:
+def test_a_worker_that_comes_early_has_to_wait(comparison: Comparison, tmp_path: Path) -> None:
     place, name = make_workspace(tmp_path), comparison.subject.name
     with pytest.raises(NsoptError, match="or wait for the end of its search"):
         join(name, place, Silent())

@@ -7,19 +7,15 @@ import pytest
 import torch
 from torch import nn
 
+from nsopt import Architecture, ImageData, NsoptError, Silent, train
 from nsopt.compute.checkpoint import weights_checksum
 from nsopt.compute.device import resolve_compute
-from nsopt.data.images import ImageData
-from nsopt.errors import NsoptError
-from nsopt.models.architecture import Architecture
-from nsopt.progress import Silent
 from nsopt.scaling.metric import PARAMS
 from nsopt.session.session import Session, keep_start, with_start
 from nsopt.session.workspace import Workspace
 from nsopt.study.plan import Comparison, run_comparison
 from nsopt.tasks.classification import Classification
 from nsopt.tasks.supervision import evaluate
-from nsopt.training.loop import train
 from tests.conftest import first_digits
 from tests.rescaled import with_base_widths
 from tests.study.test_comparison import SETTINGS, load_results, only, open_studies, sizes_of_ratios
@@ -79,9 +75,7 @@ def test_methods_inherit_weights_and_the_trained_network_has_a_row(
     assert search.user_attrs["seconds"] > 0
 
 
-def test_an_inherited_start_beats_one_from_scratch(
-    started: Comparison, place: Workspace, trained: nn.Module
-) -> None:
+def test_inherited_starts_win(started: Comparison, place: Workspace, trained: nn.Module) -> None:
     session = Session(started.subject, place, CPU, Silent())
     scratch = replace(
         started.subject, start=None, settings=started.subject.settings.updated(start=None)

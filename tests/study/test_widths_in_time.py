@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from nsopt import NsoptError, Silent, get_architecture, solve_widths, uniform_curve
 from nsopt.compute.device import Compute
-from nsopt.errors import NsoptError
 from nsopt.latency import learn
 from nsopt.latency.bisection import MOST_TIMED
 from nsopt.latency.budget import MeasuredBudget
@@ -17,11 +17,7 @@ from nsopt.latency.learn import sample_widths
 from nsopt.latency.model import LatencyModel
 from nsopt.latency.runtime import OwnMeasure
 from nsopt.latency.timer import Timer
-from nsopt.models.registry import get_architecture
-from nsopt.progress import Silent
-from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import LATENCY, MACS, PARAMS
-from nsopt.scaling.solve import solve_widths
 from nsopt.session.timing import measure_again, with_latency_if_needed
 from nsopt.session.workspace import Workspace
 from nsopt.storage.studies import StoredTimings
@@ -63,9 +59,7 @@ def in_milliseconds(
     )
 
 
-def test_a_budget_in_milliseconds_holds_as_measured(
-    comparison: Comparison, place: Workspace
-) -> None:
+def test_a_budget_in_ms_holds_as_measured(comparison: Comparison, place: Workspace) -> None:
     clock = Parameters()
     in_time = in_milliseconds(comparison, clock, place)
     assert isinstance(in_time.subject.arch.latency, LatencyModel)
@@ -90,9 +84,7 @@ def test_a_budget_in_milliseconds_holds_as_measured(
     assert all(trial.constraints["budget"] <= 0 for trial in networks)
 
 
-def test_latency_can_be_measured_with_batches_of_one_image(
-    comparison: Comparison, place: Workspace
-) -> None:
+def test_latency_can_be_of_single_images(comparison: Comparison, place: Workspace) -> None:
     clock = Parameters()
     run_comparison(in_milliseconds(comparison, clock, place, batch_size=1), place, Silent())
     assert clock.batches == {1}
@@ -106,9 +98,7 @@ def test_latency_can_be_measured_with_batches_of_one_image(
     assert open_studies(place)["uniform"].metric_names == names
 
 
-def test_a_tuning_trains_networks_at_the_measured_latency_budget(
-    comparison: Comparison, place: Workspace
-) -> None:
+def test_a_tuning_keeps_measured_budgets(comparison: Comparison, place: Workspace) -> None:
     clock = Parameters()
     task = in_milliseconds(comparison, clock, place).subject
     tuning = Tuning(
@@ -138,9 +128,7 @@ def test_timed_networks_are_not_timed_again(comparison: Comparison, place: Works
     assert clock.timed == before
 
 
-def test_stored_widths_hold_with_another_latency_model(
-    comparison: Comparison, place: Workspace
-) -> None:
+def test_stored_widths_outlive_a_latency_model(comparison: Comparison, place: Workspace) -> None:
     in_time = only(in_milliseconds(comparison, Parameters(), place), "uniform")
     run_comparison(in_time, place, Silent())
     (widths,) = load_results(place).outcomes["widths"]
@@ -156,9 +144,7 @@ def test_stored_widths_hold_with_another_latency_model(
     assert tuple(solve_widths(law, cost, 5.0, warn=False).widths.tolist()) == widths
 
 
-def test_a_stored_law_is_rounded_and_bounded_as_its_comparison(
-    comparison: Comparison, place: Workspace
-) -> None:
+def test_stored_laws_are_rounded_and_bounded(comparison: Comparison, place: Workspace) -> None:
     task = comparison.subject
     settings = task.settings.updated(multiple_of=4, min_width={"macs": 2}, start=1)
     task = dataclasses.replace(task, settings=settings)
@@ -169,9 +155,7 @@ def test_a_stored_law_is_rounded_and_bounded_as_its_comparison(
     assert found.limits(PARAMS, multiple_of=1, min_width=3) == (1, 3, base, True)
 
 
-def test_a_worker_does_not_import_the_function_that_a_storage_names(
-    comparison: Comparison, place: Workspace
-) -> None:
+def test_a_worker_imports_no_function_by_name(comparison: Comparison, place: Workspace) -> None:
     settings = comparison.subject.settings.updated(runtime="tests:clock")
     arch = get_architecture("vgg11", in_channels=1)
     task = dataclasses.replace(comparison.subject, arch=arch, settings=settings)
@@ -189,9 +173,7 @@ def test_a_dry_run_times_and_writes_nothing(comparison: Comparison, place: Works
     assert not place.has_storage
 
 
-def test_a_clock_that_fails_ends_the_study_in_one_line(
-    comparison: Comparison, place: Workspace
-) -> None:
+def test_a_failing_clock_is_one_line(comparison: Comparison, place: Workspace) -> None:
     def broken(module: nn.Module, images: torch.Tensor) -> float:
         raise OSError("no phone\nconnected")
 

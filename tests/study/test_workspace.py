@@ -13,6 +13,7 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
+from nsopt import NsoptError, Silent
 from nsopt.compute.device import Compute
 from nsopt.data.registry import load_source
 from nsopt.data.source import Source
@@ -21,7 +22,6 @@ from nsopt.files import hold_lock
 from nsopt.latency import measure as latency
 from nsopt.latency.record import Latency
 from nsopt.latency.runtime import Feed
-from nsopt.progress import Silent
 from nsopt.reports.results import read_results
 from nsopt.session import session as sessions
 from nsopt.session import stored
@@ -192,9 +192,7 @@ def test_a_worker_that_joined_keeps_the_checkpoints_of_other_work(
     assert all(file.exists() for file in files)
 
 
-def test_a_command_waits_for_the_search_of_another_command(
-    comparison: Comparison, place: Workspace
-) -> None:
+def test_commands_wait_for_searches_of_others(comparison: Comparison, place: Workspace) -> None:
     folder = place.checkpoints("vgg11-digits-test/search")
     listener = Listener()
     with Forked(hold, str(folder)) as other:
@@ -215,9 +213,7 @@ def hold(folder: str) -> None:
         time.sleep(1)
 
 
-def test_the_iterations_of_the_first_of_two_searches_count(
-    comparison: Comparison, place: Workspace
-) -> None:
+def test_the_first_of_two_searches_counts(comparison: Comparison, place: Workspace) -> None:
     """Commands on two machines do not wait for each other: both add their iterations."""
     task = comparison.subject
     (found,) = continue_searches(Session(task, place, CPU, Silent()), {"filters": 1})["filters"]
@@ -315,18 +311,14 @@ def test_of_equally_many_latencies_the_latest_conditions_count(
         assert set(load_results(place).outcomes["latency_ms"]) == {ms}
 
 
-def test_a_foreign_study_in_the_storage_is_not_taken_for_a_comparison(
-    comparison: Comparison, place: Workspace
-) -> None:
+def test_foreign_studies_are_no_comparisons(comparison: Comparison, place: Workspace) -> None:
     """A user's own study in the storage is not taken for a comparison."""
     run_comparison(only(comparison, "uniform", seeds=1), place, Silent())
     optuna.create_study(study_name="team/exp", storage=place.url)
     assert load_results(place).name == "vgg11-digits-test"
 
 
-def test_a_report_on_an_unknown_study_names_those_that_are_stored(
-    comparison: Comparison, place: Workspace
-) -> None:
+def test_reports_name_studies_that_are_stored(comparison: Comparison, place: Workspace) -> None:
     comparison.subject.open_study(place.storage, "uniform", CPU)
     with pytest.raises(NsoptError, match=r"unknown study 'vgg11': .*known are vgg11-digits-test"):
         read_results(place.url, "vgg11")
