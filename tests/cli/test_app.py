@@ -19,9 +19,7 @@ def test_an_interrupt_message_says_what_is_kept() -> None:
 
 
 @pytest.mark.parametrize(("command", "keeps_results"), [("study", True), ("dashboard", False)])
-def test_an_interrupt_promises_results_only_where_there_are_some(
-    command: str, keeps_results: bool
-) -> None:
+def test_interrupts_promise_only_what_there_is(command: str, keeps_results: bool) -> None:
     """Also one that comes while Python imports the command."""
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPTED_AT_THE_FIRST_IMPORT, command],

@@ -50,9 +50,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def test_progress_prints_a_step_only_after_a_pause(
-    clock: list[float], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_steps_wait_for_a_pause(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     progress = LineProgress(print)
     progress.overall(4, 16)
     progress.start("uniform 0.25x seed 1", 3)
@@ -67,9 +65,7 @@ def test_progress_prints_a_step_only_after_a_pause(
     ]
 
 
-def test_a_continued_task_does_not_print_its_earlier_steps(
-    clock: list[float], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_earlier_steps_are_silent(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     progress = LineProgress(print)
     clock[0] = 20.0
     progress.start("training", 300)
@@ -127,9 +123,7 @@ def fail() -> None:
     ],
     ids=["text", "styled", "table", "network", "message", "error"],
 )
-def test_no_output_contains_terminal_escape_codes(
-    show: Callable[[], None], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_escape_codes(show: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> None:
     show()
     printed = "".join(capsys.readouterr())
     assert LEFT in printed

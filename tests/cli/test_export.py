@@ -84,9 +84,7 @@ def test_an_export_never_replaces_the_storage(tmp_path: Path) -> None:
     ("precision", "accuracy", "why"),
     [("bf16", 27.73, "computed in bf16"), ("bf16", 27.61, ""), ("fp32", 27.73, "")],
 )
-def test_an_accuracy_in_another_precision_is_explained(
-    precision: str, accuracy: float, why: str
-) -> None:
+def test_other_precisions_are_explained(precision: str, accuracy: float, why: str) -> None:
     found = export._explain(precision, ExportCheck(accuracy, 27.61, 0.0))
     assert why in found
     assert bool(found) == bool(why)

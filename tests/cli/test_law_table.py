@@ -9,9 +9,7 @@ from nsopt.scaling.record import Iteration, Trajectory
 
 
 @pytest.mark.parametrize(("metric", "size"), [("params", "params"), ("macs", "MACs")])
-def test_the_law_table_names_its_size_metric(
-    capsys: pytest.CaptureFixture[str], metric: str, size: str
-) -> None:
+def test_tables_name_metrics(capsys: pytest.CaptureFixture[str], metric: str, size: str) -> None:
     widths, tau = np.array([[8, 16], [7, 15], [6, 14]]), np.array([100.0, 80.0, 60.0])
     law = PowerLaw(np.ones(2), np.ones(2), np.ones(2))
     iteration = Iteration(Trajectory(widths, tau), law, (8, 16), 1.0, metric)

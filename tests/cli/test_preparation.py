@@ -34,9 +34,7 @@ def ask(options: SizeOptions, usual: Sequence[float] = ()) -> Requests:
         (SizeOptions(), 2),
     ],
 )
-def test_a_budget_that_is_given_twice_counts_once(
-    narrow: Architecture, options: SizeOptions, count: int
-) -> None:
+def test_equal_budgets_count_once(narrow: Architecture, options: SizeOptions, count: int) -> None:
     sizes = make_sizes(narrow, ask(options, (0.25, 0.5, 0.25)), **options.rounding)
     assert len(sizes) == count
     assert sizes[0].ratio in (0.25, None)
@@ -55,9 +53,7 @@ def test_invalid_and_missing_budgets_are_refused_first(options: SizeOptions, rea
         ask(options)
 
 
-def test_the_batches_of_a_task_are_its_own(
-    narrow: Architecture, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_tasks_have_batches(narrow: Architecture, capsys: pytest.CaptureFixture[str]) -> None:
     task = nsopt.Task([(torch.zeros(2, 3), torch.zeros(2))], name="pitch")
     announce(narrow, task, SETTINGS, "why")
     assert "training: 1 epoch, batches of the task, learning rate" in capsys.readouterr().out
@@ -80,9 +76,7 @@ def make_task():
 """
 
 
-def test_a_trainer_refuses_options_of_the_fine_tuning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_trainers_take_no_fine_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "with_trainer.py").write_text(_OWN)
     monkeypatch.chdir(tmp_path)
     names = "--task=with_trainer:make_task", "--arch=with_trainer:make_network"

@@ -129,9 +129,7 @@ def net():
 """
 
 
-def test_a_function_of_the_user_returns_the_trained_network(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_users_return_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "trained_nets.py").write_text(TRAINED)

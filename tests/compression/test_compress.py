@@ -22,6 +22,7 @@ from nsopt.storage.networks import format_networks
 from tests.networks import layers
 from tests.study.test_comparison import Listener
 
+Done = tuple[nsopt.Compression, Path]
 SETTINGS: StudySettings = override(
     get_preset("compress").settings,
     {
@@ -44,7 +45,7 @@ def compressed(
     narrow: Architecture,
     digits: ImageData,
     tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[nsopt.Compression, Path]:
+) -> Done:
     out = tmp_path_factory.mktemp("compressed")
     return run(trained, narrow, digits, out), out
 
@@ -68,9 +69,7 @@ def run(
     )
 
 
-def test_every_budget_yields_a_working_network_within_it(
-    compressed: tuple[nsopt.Compression, Path], narrow: Architecture, digits: ImageData
-) -> None:
+def test_budgets_yield_networks(compressed: Done, narrow: Architecture, digits: ImageData) -> None:
     result, _ = compressed
     params = narrow.cost("params")
     half, small = result["params=50%"], result["params=20000,macs=50%"]
@@ -92,9 +91,7 @@ def test_every_budget_yields_a_working_network_within_it(
     assert all(w <= most for w, most in zip(half.widths, narrow.base_widths, strict=True))
 
 
-def test_every_budget_trains_the_chosen_candidates_and_returns_the_best_by_validation(
-    compressed: tuple[nsopt.Compression, Path],
-) -> None:
+def test_every_budget_trains_candidates_and_returns_the_best_of_them(compressed: Done) -> None:
     result, _ = compressed
     fine_tuned = result.results.outcomes.query("method != 'dense'").groupby("metric")
     assert len(fine_tuned) == 2
@@ -124,10 +121,7 @@ def test_a_trainer_gets_no_images_that_validate(narrow: Architecture, digits: Im
 
 
 def test_the_stored_accuracy_is_that_of_the_same_weights_and_normalisation(
-    compressed: tuple[nsopt.Compression, Path],
-    trained: nn.Module,
-    narrow: Architecture,
-    digits: ImageData,
+    compressed: Done, trained: nn.Module, narrow: Architecture, digits: ImageData
 ) -> None:
     result, out = compressed
     workspace = Workspace(f"sqlite:///{out / 'study.db'}", out)
@@ -140,7 +134,7 @@ def test_the_stored_accuracy_is_that_of_the_same_weights_and_normalisation(
     assert read(narrow.build(narrow.base_widths), digits) is None
 
 
-def test_report_writes_a_page(compressed: tuple[nsopt.Compression, Path], tmp_path: Path) -> None:
+def test_report_writes_a_page(compressed: Done, tmp_path: Path) -> None:
     page = compressed[0].report(tmp_path / "report")
     assert page.parent == tmp_path / "report"
     text = page.read_text(encoding="utf-8")
@@ -152,7 +146,7 @@ def test_report_writes_a_page(compressed: tuple[nsopt.Compression, Path], tmp_pa
     assert "nsopt chose the test images" not in text
 
 
-def test_the_page_warns_of_split_images(compressed: tuple[nsopt.Compression, Path]) -> None:
+def test_the_page_warns_of_split_images(compressed: Done) -> None:
     results = compressed[0].results
     assert results.split is None
     split = replace(results, split=0.8)
@@ -195,17 +189,13 @@ def test_wrong_arguments_are_answered_in_one_line(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_in_place_of_the_folder_is_refused(
-    trained: nn.Module, digits: ImageData, tmp_path: Path
-) -> None:
+def test_files_for_out_are_refused(trained: nn.Module, digits: ImageData, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(NsoptError, match=r"cannot write to .*file .*: give another out="):
         nsopt.compress(trained, digits, ["macs=50%"], out=tmp_path / "file")
 
 
-def test_a_result_is_shown_as_a_table_and_lists_its_budgets(
-    compressed: tuple[nsopt.Compression, Path],
-) -> None:
+def test_a_result_is_shown_as_a_table_and_lists_its_budgets(compressed: Done) -> None:
     result, _ = compressed
     whole, half, _ = repr(result).splitlines()[1:]
     assert "trained" not in repr(result).splitlines()[0], "all ran to their ends"
@@ -231,9 +221,7 @@ class Interrupting(Listener):
             raise KeyboardInterrupt(text)
 
 
-def test_a_network_that_guesses_is_reported(
-    narrow: Architecture, digits: ImageData, tmp_path: Path
-) -> None:
+def test_guessing_is_reported(narrow: Architecture, digits: ImageData, tmp_path: Path) -> None:
     """So that a user sees before the fits that the normalisation is not that of the training."""
     hearer = Interrupting()
     untrained = narrow.build(narrow.base_widths).eval()
@@ -295,9 +283,7 @@ def test_outputs_between_0_and_1_are_warned_of(digits: ImageData, tmp_path: Path
         )
 
 
-def test_an_architecture_of_another_image_size_is_refused(
-    trained: nn.Module, digits: ImageData, tmp_path: Path
-) -> None:
+def test_other_sizes_are_refused(trained: nn.Module, digits: ImageData, tmp_path: Path) -> None:
     side = digits.image_size
     arch = nsopt.trace(trained, torch.zeros(2, 1, side + 8, side + 8))
     message = rf"is for inputs of \(1, {side + 8}.*have \(1, {side}, {side}\): give the arch"
@@ -307,7 +293,7 @@ def test_an_architecture_of_another_image_size_is_refused(
 
 
 def test_the_same_call_again_trains_nothing(
-    compressed: tuple[nsopt.Compression, Path],
+    compressed: Done,
     trained: nn.Module,
     narrow: Architecture,
     digits: ImageData,

@@ -131,9 +131,7 @@ def test_no_layer_is_fitted_to_inputs_that_are_compared(trained: nn.Module, tmp_
     assert len(everything.unique(dim=0)) == 192
 
 
-def test_inputs_alone_are_enough_on_a_processor_with_bfloat16(
-    trained: nn.Module, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_inputs_are_enough_in_bf16(trained: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nsopt.compute.device._multiplies_bf16", lambda device: True)
     task = nsopt.Task([make_sounds(16, seed)[0] for seed in range(4)], name="sounds")
     result = compress(trained, task, budgets=["macs=70%"])

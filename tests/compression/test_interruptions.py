@@ -166,9 +166,7 @@ def test_an_interruption_in_a_ruinous_training_keeps_the_fit(tmp_path: Path) -> 
         assert own.score == pytest.approx(own.agreement, abs=1), "as after the fit"
 
 
-def test_a_full_fit_is_found_again(
-    whole: tuple[nsopt.Compression, list[Step]], tmp_path: Path
-) -> None:
+def test_full_fits_are_found(whole: tuple[nsopt.Compression, list[Step]], tmp_path: Path) -> None:
     """Interrupted at the start of a training, after its fit."""
     stop = list_stops(whole[1])["last training"]._replace(done=0)
     run(tmp_path, Steps(stop))
@@ -214,9 +212,7 @@ def task():
 """
 
 
-def test_the_command_prints_the_table_and_exits_with_130(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_exits_with_130(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The trained network is scored twice, then a fit, and then epochs."""
     (tmp_path / "stopping.py").write_text(STOPPING)
     monkeypatch.chdir(tmp_path)

@@ -27,6 +27,7 @@ from tests.networks import layers
 from tests.study.test_comparison import Listener
 from tests.tracing.awkward import UpAndDown
 
+Done = tuple[nsopt.Compression, Path]
 SETTINGS: StudySettings = override(
     get_preset("compress").settings,
     {
@@ -99,16 +100,12 @@ def run_briefly(model: nn.Module, out: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def kept(
-    trained: nn.Module, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[nsopt.Compression, Path]:
+def kept(trained: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Done:
     out = tmp_path_factory.mktemp("own")
     return run(trained, out=out), out
 
 
-def test_every_budget_yields_a_working_network_within_it(
-    kept: tuple[nsopt.Compression, Path], trained: nn.Module
-) -> None:
+def test_every_budget_yields_a_working_network_within_it(kept: Done, trained: nn.Module) -> None:
     result, _ = kept
     dense = result.dense
     assert dense.score == right_pixels(trained) > 80
@@ -122,9 +119,7 @@ def test_every_budget_yields_a_working_network_within_it(
         assert small.agreement is not None
 
 
-def test_the_same_call_again_trains_nothing(
-    kept: tuple[nsopt.Compression, Path], trained: nn.Module, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_repeats_are_free(kept: Done, trained: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     first, out = kept
     monkeypatch.setattr("nsopt.session.session.train_configuration", None)
     monkeypatch.setattr("nsopt.compression.fits.fit_network", None)
@@ -134,7 +129,7 @@ def test_the_same_call_again_trains_nothing(
         torch.testing.assert_close(own.model.state_dict(), first[budget].model.state_dict())
 
 
-def test_reports_show_all_networks(kept: tuple[nsopt.Compression, Path], tmp_path: Path) -> None:
+def test_reports_show_all_networks(kept: Done, tmp_path: Path) -> None:
     result, _ = kept
     page = result.report(tmp_path / "report")
     text = page.read_text()
@@ -147,9 +142,7 @@ def test_reports_show_all_networks(kept: tuple[nsopt.Compression, Path], tmp_pat
         assert table[small.method, metric] == small.score
 
 
-def test_a_score_that_changed_under_its_name_gives_no_old_results(
-    kept: tuple[nsopt.Compression, Path], trained: nn.Module
-) -> None:
+def test_changed_scores_give_no_old_results(kept: Done, trained: nn.Module) -> None:
     _, out = kept
 
     def changed(name: str, function: Any) -> Any:
@@ -185,9 +178,7 @@ def test_data_after_the_first_batch_count() -> None:
     assert found[0] == found[1] != found[2]
 
 
-def test_damaged_networks_are_trained_again(
-    kept: tuple[nsopt.Compression, Path], trained: nn.Module, tmp_path: Path
-) -> None:
+def test_damaged_networks_are_trained_again(kept: Done, trained: nn.Module, tmp_path: Path) -> None:
     first, out = kept
     shutil.copytree(out, tmp_path / "copy")
     for file in (tmp_path / "copy" / "artifacts").iterdir():
@@ -203,9 +194,7 @@ class Other(UpAndDown):
     """The same layers under another name."""
 
 
-def test_networks_of_two_models_in_one_folder_do_not_mix(
-    kept: tuple[nsopt.Compression, Path], trained: nn.Module, tmp_path: Path
-) -> None:
+def test_models_in_one_folder_do_not_mix(kept: Done, trained: nn.Module, tmp_path: Path) -> None:
     first, out = kept
     shutil.copytree(out, tmp_path / "copy")
     other = Other()
@@ -256,7 +245,7 @@ def test_a_network_of_several_inputs_is_compressed_in_milliseconds(tmp_path: Pat
     assert "ms per batch of 16" in page
 
 
-def test_trainings_are_stored_as_optuna_studies(kept: tuple[nsopt.Compression, Path]) -> None:
+def test_trainings_are_stored_as_optuna_studies(kept: Done) -> None:
     names = optuna.get_all_study_names(f"sqlite:///{kept[1] / 'study.db'}")
     kinds = {name.rpartition("/")[2] for name in names if name.startswith("upanddown-")}
     taken = {own.name for _, own in kept[0].results.candidates if own.trained}
@@ -275,7 +264,7 @@ def test_two_processes_share_a_compression(trained: nn.Module, tmp_path: Path) -
 
 
 def test_a_compression_continues_in_its_precision(
-    kept: tuple[nsopt.Compression, Path], trained: nn.Module, monkeypatch: pytest.MonkeyPatch
+    kept: Done, trained: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nsopt.compute.device._multiplies_bf16", lambda device: True)
     automatic = {"search": {"precision": "auto"}, "training": {"precision": "auto"}}
@@ -283,9 +272,7 @@ def test_a_compression_continues_in_its_precision(
     assert again["macs=60%"].score == kept[0]["macs=60%"].score
 
 
-def test_a_compression_with_other_settings_is_not_continued(
-    kept: tuple[nsopt.Compression, Path], trained: nn.Module
-) -> None:
+def test_a_compression_with_other_settings_is_not_continued(kept: Done, trained: nn.Module) -> None:
     with pytest.raises(NsoptError, match=r"was written by other settings \(training.epo"):
         run(trained, out=kept[1], epochs=3, budgets=["macs=40%"], progress=(hearer := Listener()))
     assert not hearer.messages, "before any work"
@@ -347,9 +334,7 @@ def test_a_loader_that_ends_early_raises_an_error(trained: nn.Module) -> None:
         run(trained, train=Short(make_loader()))
 
 
-def test_a_test_is_reported_and_widths_are_ranked_by_the_distance_of_the_task(
-    trained: nn.Module, tmp_path: Path
-) -> None:
+def test_tests_are_reported_and_distances_rank(trained: nn.Module, tmp_path: Path) -> None:
     compared = []
 
     def apart(outputs: Any, teacher: Any) -> Tensor:

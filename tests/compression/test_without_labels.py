@@ -118,9 +118,7 @@ def test_a_task_with_a_loss_alone_is_scored_by_agreement() -> None:
     ],
 )
 @pytest.mark.parametrize("epochs", [0, 1])
-def test_inputs_that_cannot_be_used_are_one_line(
-    inputs: Any, message: str, epochs: int, tmp_path: Path
-) -> None:
+def test_bad_inputs_are_one_line(inputs: Any, message: str, epochs: int, tmp_path: Path) -> None:
     with pytest.raises(nsopt.NsoptError, match=message) as caught:
         nsopt.compress(make_teacher(), inputs, [BUDGET], epochs=epochs, out=tmp_path)
     assert "\n" not in str(caught.value)

@@ -85,9 +85,7 @@ def test_dataparallel_is_traced_as_the_network_that_it_wraps() -> None:
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
 @pytest.mark.parametrize("name", ["traced", "vgg11"])
-def test_units_of_a_wrapped_network_are_those_of_the_network(
-    name: str, wrap: Callable[[nn.Module], nn.Module]
-) -> None:
+def test_units_are_of_the_network(name: str, wrap: Callable[[nn.Module], nn.Module]) -> None:
     inputs = torch.rand(16, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     arch = nsopt.get_architecture("vgg11", in_channels=1)
     model = arch.build([8] * 8).eval()

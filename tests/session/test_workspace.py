@@ -10,9 +10,7 @@ from nsopt.compute.checkpoint import Checkpoint
 from nsopt.session.workspace import Workspace
 
 
-def test_clearing_leaves_what_another_process_is_writing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_clearing_leaves_other_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     workspace, sync = Workspace("sqlite://", tmp_path), os.fsync
     path = workspace.checkpoints("study") / "network.pt"
     old = path.with_name("old.pt")

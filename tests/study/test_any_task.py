@@ -89,9 +89,7 @@ def study(
     return compare(arch, make_task(), out=out), out
 
 
-def test_methods_are_compared_at_equal_budgets(
-    study: tuple[ComparisonResult, Path], arch: nsopt.Architecture
-) -> None:
+def test_budgets_are_equal(study: tuple[ComparisonResult, Path], arch: nsopt.Architecture) -> None:
     table = study[0].table
     assert table["method"].tolist() == ["uniform", "neuralscale"]
     assert (table["n"] == 2).all()
@@ -127,9 +125,7 @@ def test_the_answer_and_the_report_name_the_score_and_say_that_there_is_no_test(
 
 
 def test_the_same_call_continues_and_the_best_networks_can_be_loaded(
-    study: tuple[ComparisonResult, Path],
-    arch: nsopt.Architecture,
-    monkeypatch: pytest.MonkeyPatch,
+    study: tuple[ComparisonResult, Path], arch: nsopt.Architecture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, out = study
     monkeypatch.setattr("nsopt.session.session.train_configuration", None)
@@ -171,16 +167,12 @@ def test_another_network_of_the_same_name_does_not_continue_a_study(
         compare(other, make_task(), out=study[1])
 
 
-def test_another_task_does_not_continue_a_study(
-    study: tuple[ComparisonResult, Path], arch: nsopt.Architecture
-) -> None:
+def test_tasks_begin_anew(study: tuple[ComparisonResult, Path], arch: nsopt.Architecture) -> None:
     with pytest.raises(NsoptError, match=r"was written by other settings \(data.version: 2 now"):
         compare(arch, make_task(version=2), out=study[1])
 
 
-def test_a_test_is_reported_and_the_trainer_of_the_user_trains(
-    arch: nsopt.Architecture, tmp_path: Path
-) -> None:
+def test_the_users_trainer_trains(arch: nsopt.Architecture, tmp_path: Path) -> None:
     trained: list[nsopt.TrainerContext] = []
 
     def train(model: nn.Module, task: nsopt.Task, context: nsopt.TrainerContext) -> nn.Module:
@@ -288,9 +280,7 @@ def test_an_architecture_is_asked_for_in_place_of_a_network() -> None:
         nsopt.compare(Pitch(), make_task())
 
 
-def test_wrong_arguments_of_a_result_are_one_line(
-    study: tuple[ComparisonResult, Path], tmp_path: Path
-) -> None:
+def test_results_check_arguments(study: tuple[ComparisonResult, Path], tmp_path: Path) -> None:
     result = study[0]
     with pytest.raises(NsoptError, match="budget must be a number, not '600k'"):
         result.network("uniform", "600k")

@@ -241,9 +241,7 @@ def test_a_repetition_sends_few_statements(comparison: Comparison, done: Workspa
     assert count_statements(lambda: run_comparison(comparison, done, Silent())) < 400
 
 
-def test_a_journal_gives_the_same_results_as_a_database(
-    comparison: Comparison, done: Workspace, tmp_path: Path
-) -> None:
+def test_journals_give_the_same(comparison: Comparison, done: Workspace, tmp_path: Path) -> None:
     place = Workspace(f"journal:///{tmp_path / 'study.journal'}", tmp_path / "out")
     uniform, again = only(comparison, "uniform"), Listener()
     run_comparison(uniform, place, Silent())
@@ -306,9 +304,7 @@ def timed_by_filters(comparison: Comparison) -> Comparison:
     return dataclasses.replace(comparison, subject=task)
 
 
-def test_a_command_runs_latency_budgets_that_another_command_enqueued(
-    comparison: Comparison, place: Workspace
-) -> None:
+def test_latency_budgets_of_others_are_run(comparison: Comparison, place: Workspace) -> None:
     """This command has no latency model and no budgets in milliseconds of its own."""
     comparison = timed_by_filters(comparison)
     arch = with_latency_of_filters(comparison.subject.arch)
@@ -401,9 +397,7 @@ def test_widths_of_all_methods_are_rounded(comparison: Comparison, place: Worksp
         run_comparison(comparison, place, Silent())
 
 
-def test_a_method_of_an_iteration_that_is_not_run_is_refused(
-    comparison: Comparison, place: Workspace
-) -> None:
+def test_methods_of_other_iterations_fail(comparison: Comparison, place: Workspace) -> None:
     with pytest.raises(NsoptError, match="needs iterations=3 or more, not 1"):
         run_comparison(only(comparison, "neuralscale-iter3"), place, Silent())
 
@@ -414,9 +408,7 @@ def make_converging(comparison: Comparison) -> Comparison:
     return with_settings(comparison, SETTINGS.updated(search=search))
 
 
-def test_a_trial_without_a_law_fails_with_its_reason_and_the_worker_continues(
-    comparison: Comparison, place: Workspace
-) -> None:
+def test_without_a_law_a_trial_alone_fails(comparison: Comparison, place: Workspace) -> None:
     late = only(make_converging(comparison), "neuralscale-iter9", "uniform", seeds=1)
     task, compute = late.subject, Compute(torch.device("cpu"), bf16=False)
     continue_searches(Session(task, place, compute, Silent()), {"filters": 9})
@@ -496,9 +488,7 @@ def test_ratios_must_be_positive(ratio: float) -> None:
         WidthRatio(PARAMS, ratio)
 
 
-def test_same_seed_gives_the_same_comparison(
-    comparison: Comparison, done: Workspace, tmp_path: Path
-) -> None:
+def test_a_seed_gives_one_result(comparison: Comparison, done: Workspace, tmp_path: Path) -> None:
     other = make_workspace(tmp_path / "other")
     run_comparison(dataclasses.replace(comparison, seeds=1), other, Silent())
     first = select_outcomes(load_results(done)).query("seed == 0").reset_index(drop=True)

@@ -74,9 +74,7 @@ def test_all_budgets_hold_and_the_report_names_the_binding_one(
     assert not any("validation" in message for message in listener.messages)
 
 
-def test_a_network_at_a_joint_budget_with_latency_stores_its_predicted_latency(
-    joint: Comparison, place: Workspace
-) -> None:
+def test_joint_budgets_store_predicted_latency(joint: Comparison, place: Workspace) -> None:
     joint = timed_by_filters(joint)
     arch = with_latency_of_filters(joint.subject.arch)
     limits = Joint.of([(PARAMS, 20_000), (LATENCY, 0.5)])

@@ -66,9 +66,7 @@ def test_images_that_are_normalised_or_mirrored_otherwise_do_not_continue_a_stud
             other.open_study(place.storage, "uniform", CPU)
 
 
-def test_images_are_known_under_the_name_of_their_study(
-    comparison: Comparison, place: Workspace, tmp_path: Path
-) -> None:
+def test_images_are_named(comparison: Comparison, place: Workspace, tmp_path: Path) -> None:
     """A worker finds its study though the folder has another name on its machine."""
     folder = write_images(tmp_path / "photos", ("train", "val", "test"))
     source = Source(f"folder:{folder}")
@@ -297,9 +295,7 @@ def test_a_latency_under_other_conditions_does_not_count(
     assert len(measured) == 2
 
 
-def test_of_equally_many_latencies_the_latest_conditions_count(
-    comparison: Comparison, place: Workspace
-) -> None:
+def test_of_equal_counts_the_latest_wins(comparison: Comparison, place: Workspace) -> None:
     one = only(comparison, "uniform", seeds=1)
     run_comparison(one, place, Silent())
     study = place.studies(one.subject.name)["uniform"]
@@ -324,9 +320,7 @@ def test_reports_name_studies_that_are_stored(comparison: Comparison, place: Wor
         read_results(place.url, "vgg11")
 
 
-def test_a_worker_leaves_methods_that_are_not_installed_to_others(
-    comparison: Comparison, place: Workspace
-) -> None:
+def test_workers_leave_unknown_methods(comparison: Comparison, place: Workspace) -> None:
     start_method(comparison, place, "uniform")
     study = comparison.subject.open_study(place.storage, "elsewhere", CPU)
     point = comparison.points(comparison.methods[0])[0]
