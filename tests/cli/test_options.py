@@ -19,17 +19,8 @@ from nsopt.cli.worker import _find_folder
 from nsopt.session.presets import Preset, get_preset, override
 from tests.conftest import REPOSITORY, call_nsopt
 
-COMMANDS = (
-    "study",
-    "search",
-    "tune",
-    "widths",
-    "report",
-    "latency",
-    "export",
-    "dashboard",
-    "worker",
-)
+COMMANDS = ("study", "search", "tune", "widths", "report", "latency", "export")
+COMMANDS += ("dashboard", "worker")
 
 
 def names_of(group: type) -> set[str]:
@@ -55,9 +46,8 @@ def test_a_new_search_option_is_one_field() -> None:
     changed = changes(Longer(prune_lr_epochs=7), TrainingOptions(), SgdOptions())
     settings = override(get_preset("smoke").settings, changed)
     assert settings.search.prune_lr_epochs == 7
-    assert settings.training == get_preset("smoke").settings.training.updated(
-        device="auto", precision="auto"
-    )
+    of_smoke = get_preset("smoke").settings.training
+    assert settings.training == of_smoke.updated(device="auto", precision="auto")
 
 
 def test_options_not_given_keep_the_values_of_the_preset() -> None:

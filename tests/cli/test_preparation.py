@@ -105,10 +105,8 @@ def test_a_percentage_is_a_share_of_what_the_base_network_costs(narrow: Architec
     arch = narrow.with_latency(LinearCost("latency", narrow.cost("macs"), 1e-6))
     params, milliseconds = (arch.cost(name)(arch.base_widths) for name in ("params", "latency"))
     asked = ask(SizeOptions(budgets="50%,12.5%"))
-    assert make_sizes(arch, asked, None, None) == (
-        Size(PARAMS, int(params / 2)),
-        Size(PARAMS, int(params / 8)),
-    )
+    sizes = Size(PARAMS, int(params / 2)), Size(PARAMS, int(params / 8))
+    assert make_sizes(arch, asked, None, None) == sizes
     timed = ask(SizeOptions(budgets="50%", metric="latency"))
     assert all(size.is_timed for size in timed)
     assert make_sizes(arch, timed, None, None) == (Size(LATENCY, milliseconds / 2),)

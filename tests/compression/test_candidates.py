@@ -150,9 +150,8 @@ def choose_by(
     arch = nsopt.trace(model, torch.rand(2, 4))
     used = override(SETTINGS, {"training": {"epochs": epochs}})
     subject = SimpleNamespace(arch=arch, settings=used)
-    session = SimpleNamespace(
-        subject=subject, progress=listener, compute=resolve_compute("cpu", "fp32")
-    )
+    exact = resolve_compute("cpu", "fp32")
+    session = SimpleNamespace(subject=subject, progress=listener, compute=exact)
     *ranked, uniform = distances
     farthest = max(distances.values(), key=sum)  # also of the widths halfway
     fits = SimpleNamespace(

@@ -62,9 +62,8 @@ def test_invalid_options_fail_before_anything_runs(
     usual = {"--weights": str(weights), "--budgets": "macs=50%", "--arch": "mobilenetv2"}
     usual |= {"--out": str(tmp_path / "out"), "--device": "cpu", "--precision": "fp32"}
     usual |= dict(option.split("=", 1) for option in options)
-    assert_fails(
-        call_nsopt("compress", *(f"{name}={value}" for name, value in usual.items())), *parts
-    )
+    given = (f"{name}={value}" for name, value in usual.items())
+    assert_fails(call_nsopt("compress", *given), *parts)
     assert not (tmp_path / "out").exists()
 
 

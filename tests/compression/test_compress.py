@@ -98,9 +98,8 @@ def test_every_budget_trains_candidates_and_returns_the_best_of_them(compressed:
     for metric, group in fine_tuned:
         chosen = result["params=50%" if metric == "params" else "params=20000,macs=50%"]
         rows = group.set_index("method")
-        compared = [
-            own for word, own in result.results.candidates if "," in word or metric == "params"
-        ]
+        candidates, plain = result.results.candidates, metric == "params"
+        compared = [own for word, own in candidates if "," in word or plain]
         taken = {own.name: own.widths for own in compared if own.trained}
         assert rows["widths"].to_dict().items() <= taken.items()
         assert 1 <= len(rows) <= 2
@@ -276,11 +275,9 @@ def test_a_classifier_with_other_outputs_is_refused_before_anything_is_trained(
 
 def test_outputs_between_0_and_1_are_warned_of(digits: ImageData, tmp_path: Path) -> None:
     """As after Sigmoid: taken for logits, they are nearly equal."""
-    hearer = Interrupting("")
+    hearer, model = Interrupting(""), Outputs("probabilities")
     with pytest.raises(KeyboardInterrupt, match="lie between 0 and 1, as after Sigmoid"):
-        nsopt.compress(
-            Outputs("probabilities"), digits, ["params=50%"], out=tmp_path, progress=hearer
-        )
+        nsopt.compress(model, digits, ["params=50%"], out=tmp_path, progress=hearer)
 
 
 def test_other_sizes_are_refused(trained: nn.Module, digits: ImageData, tmp_path: Path) -> None:

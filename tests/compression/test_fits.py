@@ -139,9 +139,8 @@ def test_inputs_are_enough_in_bf16(trained: nn.Module, monkeypatch: pytest.Monke
 
 
 def test_the_curve_says_where_to_train(curve: nsopt.Compression) -> None:
-    shares = [
-        network.cost["macs"] / curve.dense.cost["macs"] for network in curve.networks.values()
-    ]
+    whole = curve.dense.cost["macs"]
+    shares = [network.cost["macs"] / whole for network in curve.networks.values()]
     assert next(iter(curve)) == "macs=90%"
     assert dict(curve) == curve.networks
     assert "macs=200%" not in curve
@@ -195,9 +194,8 @@ def test_unfinished_and_random_networks_have_no_fits() -> None:
     results = make_fits([90.0, 89.9, 40.0, 50.0], [90.0, 89.9, 40.0, 50.0], 450)
     outcomes = results.outcomes
     for unfinished in (outcomes[:1], outcomes[1:]):
-        assert not describe_fits(
-            cast(Results, SimpleNamespace(**vars(results) | {"outcomes": unfinished}))
-        )
+        partly = SimpleNamespace(**vars(results) | {"outcomes": unfinished})
+        assert not describe_fits(cast(Results, partly))
     guess = outcomes.assign(test_score=outcomes["test_score"] / 8)
     told = describe_fits(cast(Results, SimpleNamespace(**vars(results) | {"outcomes": guess})))
     assert "may only guess: give trained weights" in told

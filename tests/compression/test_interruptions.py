@@ -118,9 +118,8 @@ def test_an_interrupted_call_continues_to_the_same_numbers(
         assert so_far.is_interrupted
         trained = {row.budget: row.epochs for row in so_far.rows() if row.planned}
         assert set(trained) == set(BUDGETS)
-        assert sum(trained.values()) == {"fitting": EPOCHS, "first training": 2}.get(
-            kind, EPOCHS + 3
-        )
+        planned = {"fitting": EPOCHS, "first training": 2}.get(kind, EPOCHS + 3)
+        assert sum(trained.values()) == planned
     again = Steps()
     assert_equal(run(tmp_path, again), expected)
     if kind not in ("ranking", "brief fit"):

@@ -309,9 +309,8 @@ def test_a_latency_budget_holds_as_measured(trained: nn.Module, tmp_path: Path) 
             map(torch.numel, trained.state_dict().values())
         ):
             continue  # the trained network itself
-        weights = [
-            value for name, value in state.items() if name in dict(trained.named_parameters())
-        ]
+        named = dict(trained.named_parameters())
+        weights = [value for name, value in state.items() if name in named]
         assert 0.6 * whole < sum(value.numel() for value in weights) <= 0.7 * whole
     assert own.latency == pytest.approx(count_parameters(own.model, torch.empty(0)))
     assert set(timed) - {0} == {100}

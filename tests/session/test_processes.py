@@ -56,9 +56,8 @@ def test_workers_end_when_their_command_is_killed(number: signal.Signals, tmp_pa
 def test_a_worker_whose_command_has_ended_does_not_start() -> None:
     command = [sys.executable, "-m", "nsopt", "worker", "--child", "--study=none"]
     storage = os.environ | {processes.STORAGE_VARIABLE: "sqlite:///none.db"}
-    done = subprocess.run(
-        command, env=storage, stdin=subprocess.DEVNULL, capture_output=True, check=False
-    )
+    how = {"env": storage, "stdin": subprocess.DEVNULL, "capture_output": True}
+    done = subprocess.run(command, **how, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
 
 
@@ -70,6 +69,5 @@ def test_a_worker_that_is_still_busy_is_terminated(monkeypatch: pytest.MonkeyPat
     with run_local_workers([["one"], ["two"]], "sqlite:///none.db", listener):
         pass
     assert time.monotonic() - started < 5
-    assert (
-        listener.messages == ["nsopt ends a worker: other processes have already done its work"] * 2
-    )
+    told = "nsopt ends a worker: other processes have already done its work"
+    assert listener.messages == [told] * 2

@@ -179,9 +179,8 @@ def test_provenance_lists_trials_of_another_version(done: Workspace) -> None:
     other = study.trials[-1]
     attributes = other.user_attrs | {"provenance": "device another, commit 0123456789ab"}
     study.add_trial(optuna.trial.create_trial(values=other.values, user_attrs=attributes))
-    assert trials.read_all_provenance(study) == own | {
-        "other trials": "device another, commit 0123456789ab"
-    }
+    others = {"other trials": "device another, commit 0123456789ab"}
+    assert trials.read_all_provenance(study) == own | others
 
 
 def test_weights_of_the_best_network_are_kept(
@@ -207,9 +206,8 @@ def test_neuralscale_follows_the_stored_law(comparison: Comparison, done: Worksp
     results = load_results(done)
     law = results.searches["search"][-1].law
     outcome = results.outcomes.query("method == 'neuralscale'").iloc[0]
-    expected = solve_widths(
-        law, PARAMS.cost(comparison.subject.arch), outcome["budget"], warn=False
-    ).widths
+    cost = PARAMS.cost(comparison.subject.arch)
+    expected = solve_widths(law, cost, outcome["budget"], warn=False).widths
     assert outcome["widths"] == tuple(expected.tolist())
 
 
@@ -247,9 +245,8 @@ def test_journals_give_the_same(comparison: Comparison, done: Workspace, tmp_pat
     run_comparison(uniform, place, Silent())
     run_comparison(uniform, Workspace(place.url, place.folder), again)
     assert again.tasks == []
-    expected = (
-        select_outcomes(load_results(done)).query("method == 'uniform'").reset_index(drop=True)
-    )
+    of_uniform = select_outcomes(load_results(done)).query("method == 'uniform'")
+    expected = of_uniform.reset_index(drop=True)
     pd.testing.assert_frame_equal(select_outcomes(load_results(place)), expected)
 
 
@@ -314,9 +311,8 @@ def test_latency_budgets_of_others_are_run(comparison: Comparison, place: Worksp
         sizes=sizes_of_ratios(arch, LATENCY, [0.5]),
     )
     (uniform,) = in_time.methods
-    study = in_time.subject.open_study(
-        place.storage, uniform.name, Compute(torch.device("cpu"), bf16=False)
-    )
+    cpu = Compute(torch.device("cpu"), bf16=False)
+    study = in_time.subject.open_study(place.storage, uniform.name, cpu)
     for point in in_time.points(uniform):
         trials.enqueue_point(study, point)
     run_comparison(only(comparison, "uniform", seeds=1), place, Silent())
@@ -338,9 +334,8 @@ def test_other_test_images_are_refused(comparison: Comparison, done: Workspace) 
     images[0] = 255 - images[0]
     test = ImageSet(images, comparison.subject.data.test.labels)
     data = dataclasses.replace(comparison.subject.data, test=test)
-    other = dataclasses.replace(
-        comparison, subject=dataclasses.replace(comparison.subject, data=data)
-    )
+    subject = dataclasses.replace(comparison.subject, data=data)
+    other = dataclasses.replace(comparison, subject=subject)
     with pytest.raises(NsoptError, match=r"data\.test_crc32: \d+ now"):
         run_comparison(other, done, Silent())
 

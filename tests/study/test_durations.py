@@ -71,9 +71,8 @@ def test_durations_are_reported_before_the_work(comparison: Comparison, place: W
 
 def test_measured_budgets_are_not_estimated(comparison: Comparison, place: Workspace) -> None:
     arch = comparison.subject.arch
-    slow = arch.with_latency(
-        LatencyModel(arch.cost("macs"), 0.0, np.zeros(len(arch.base_widths)), 9.0)
-    )
+    none = np.zeros(len(arch.base_widths))
+    slow = arch.with_latency(LatencyModel(arch.cost("macs"), 0.0, none, 9.0))
     task = replace(comparison.subject, arch=slow)
     in_time = only(comparison, "uniform", subject=task, sizes=(Size(LATENCY, 5.0),))
     plan = plan_of(in_time, place)
@@ -81,9 +80,8 @@ def test_measured_budgets_are_not_estimated(comparison: Comparison, place: Works
 
 
 def test_trainings_of_a_trainer_are_not_estimated(comparison: Comparison, place: Workspace) -> None:
-    by_user = replace(
-        comparison.subject, data=replace(comparison.subject.data, trainer=lambda model, *_: model)
-    )
+    data = replace(comparison.subject.data, trainer=lambda model, *_: model)
+    by_user = replace(comparison.subject, data=data)
     plan = plan_of(only(comparison, "uniform", subject=by_user), place)
     missing = plan.find_missing()
     assert sum(map(len, missing.values())) > 0

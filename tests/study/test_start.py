@@ -48,9 +48,8 @@ def started(comparison: Comparison, trained: nn.Module) -> Comparison:
     settings = SETTINGS.updated(start=weights_checksum(trained), training=gentle)
     task = replace(comparison.subject, settings=settings, start=trained)
     sizes = sizes_of_ratios(task.arch, PARAMS, [0.75, 1.0])
-    return only(
-        replace(comparison, subject=task, sizes=sizes, seeds=1), "dense", "uniform", "neuralscale"
-    )
+    changed = replace(comparison, subject=task, sizes=sizes, seeds=1)
+    return only(changed, "dense", "uniform", "neuralscale")
 
 
 def test_methods_inherit_weights_and_the_trained_network_has_a_row(
@@ -63,9 +62,8 @@ def test_methods_inherit_weights_and_the_trained_network_has_a_row(
     assert dense.index.tolist() == [1.0]  # it has no other size
     own = evaluate(Classification(splits).test(CPU), trained)
     assert dense.loc[1.0, "test_score"] == pytest.approx(own)
-    assert dense.loc[1.0, "params"] == PARAMS.cost(started.subject.arch)(
-        started.subject.arch.base_widths
-    )
+    arch = started.subject.arch
+    assert dense.loc[1.0, "params"] == PARAMS.cost(arch)(arch.base_widths)
     base = started.subject.arch.base_widths
     for method in ("uniform", "neuralscale"):
         row = outcomes.loc[(method, 0.75)]
@@ -77,9 +75,8 @@ def test_methods_inherit_weights_and_the_trained_network_has_a_row(
 
 def test_inherited_starts_win(started: Comparison, place: Workspace, trained: nn.Module) -> None:
     session = Session(started.subject, place, CPU, Silent())
-    scratch = replace(
-        started.subject, start=None, settings=started.subject.settings.updated(start=None)
-    )
+    unstarted = started.subject.settings.updated(start=None)
+    scratch = replace(started.subject, start=None, settings=unstarted)
     settings = SETTINGS.training.updated(batch_size=32, lr=0.01)
     widths = tuple(3 * width // 4 for width in started.subject.arch.base_widths)
     file = place.folder / "training.pt"
@@ -115,8 +112,6 @@ def test_a_study_that_starts_from_weights_is_not_continued_from_scratch(
 
 
 def test_the_dense_method_needs_weights(comparison: Comparison, place: Workspace) -> None:
-    with pytest.raises(
-        NsoptError, match="dense is a trained network: give its weights with start="
-    ):
+    with pytest.raises(NsoptError, match="dense is a trained network: give its weights with start"):
         run_comparison(only(comparison, "dense"), place, Silent())
     assert not place.has_storage

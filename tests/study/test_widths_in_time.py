@@ -49,14 +49,12 @@ def in_milliseconds(
 ) -> Comparison:
     """Return a comparison of two methods at 5 ms, as a clock measures them."""
     runtime = OwnMeasure("tests:clock", clock, batch_size)
-    settings = comparison.subject.settings.updated(
-        runtime=runtime.name, latency_batch_size=batch_size
-    )
+    changes = {"runtime": runtime.name, "latency_batch_size": batch_size}
+    settings = comparison.subject.settings.updated(**changes)
     task = dataclasses.replace(comparison.subject, settings=settings, runtime=runtime)
     task = with_latency_if_needed(task, True, place, Silent())
-    return only(
-        comparison, "uniform", "neuralscale", subject=task, sizes=(Size(LATENCY, 5.0),), seeds=1
-    )
+    sizes = (Size(LATENCY, 5.0),)
+    return only(comparison, "uniform", "neuralscale", subject=task, sizes=sizes, seeds=1)
 
 
 def test_a_budget_in_ms_holds_as_measured(comparison: Comparison, place: Workspace) -> None:
@@ -73,9 +71,8 @@ def test_a_budget_in_ms_holds_as_measured(comparison: Comparison, place: Workspa
     learned = len(sample_widths(comparison.subject.arch, learn._RANDOM, seed=0))
     assert len(set(clock.timed)) <= learned + 2 * MOST_TIMED
     assert load_results(place).latency_unit == "ms per batch of 100, tests:clock"
-    timed = measure_again(
-        place.url, Silent(), batch_sizes=[100], device="cpu", runtime=in_time.subject.runtime
-    )
+    how = {"batch_sizes": [100], "device": "cpu", "runtime": in_time.subject.runtime}
+    timed = measure_again(place.url, Silent(), **how)
     assert {latency.runtime for _, latency in timed} == {"tests:clock"}
     with pytest.raises(NsoptError, match="give measure=tests:clock"):
         measure_again(place.url, Silent(), batch_sizes=[100], device="cpu")
@@ -133,9 +130,8 @@ def test_stored_widths_outlive_a_latency_model(comparison: Comparison, place: Wo
     run_comparison(in_time, place, Silent())
     (widths,) = load_results(place).outcomes["widths"]
     arch, studies = in_time.subject.arch, open_studies(place)
-    other = arch.with_latency(
-        LatencyModel(MACS.cost(arch), 1.0, np.zeros(len(arch.base_widths)), 7.0)
-    )
+    none = np.zeros(len(arch.base_widths))
+    other = arch.with_latency(LatencyModel(MACS.cost(arch), 1.0, none, 7.0))
     law = uniform_curve(arch.base_widths)
     asked = MeasuredBudget(other, law, LATENCY, 5.0, NetworkLaw(law, other).limits(LATENCY))
     store = StoredTimings(studies["uniform"], studies.values)
@@ -177,8 +173,6 @@ def test_a_failing_clock_is_one_line(comparison: Comparison, place: Workspace) -
     def broken(module: nn.Module, images: torch.Tensor) -> float:
         raise OSError("no phone\nconnected")
 
-    with pytest.raises(
-        NsoptError, match="could not measure a network: OSError: no phone connected"
-    ):
+    with pytest.raises(NsoptError, match="could not measure a network: OSError: no phone connecte"):
         in_milliseconds(comparison, broken, place)
     assert not place.has_storage

@@ -52,9 +52,8 @@ CPU = Compute(torch.device("cpu"), bf16=False)
 def test_images_that_are_normalised_or_mirrored_otherwise_do_not_continue_a_study(
     comparison: Comparison, place: Workspace
 ) -> None:
-    task = dataclasses.replace(
-        comparison.subject, data=dataclasses.replace(comparison.subject.data, mirror=True)
-    )
+    data = dataclasses.replace(comparison.subject.data, mirror=True)
+    task = dataclasses.replace(comparison.subject, data=data)
     normalised = task.data.normalised_by([0.485], [0.5])
     task.open_study(place.storage, "uniform", CPU)
     for data, key in (
