@@ -30,16 +30,12 @@ SETTINGS: StudySettings = override(
 FIELDS = StudySettings.model_fields.keys() - {"preset"}
 
 
-@layers(
-    layers=nn.Sequential(
-        *(nn.Conv1d(1, 24, 16, 4), nn.BatchNorm1d(24), nn.ReLU())
-        * (nn.Conv1d(24, 24, 8, 2), nn.BatchNorm1d(24), nn.ReLU())
-    )
-)
+@layers(a=nn.Sequential(nn.Conv1d(1, 24, 16, 4), nn.BatchNorm1d(24), nn.ReLU()))
+@layers(b=nn.Sequential(nn.Conv1d(24, 24, 8, 2), nn.BatchNorm1d(24), nn.ReLU()))
 @layers(out=nn.Linear(24, 4))
 def Pitch(self: Any, sound: Tensor) -> Any:
     """Sound of 256 samples; the output is one of four pitches."""
-    return self.out(self.layers(sound[:, None]).mean(2))
+    return self.out(self.b(self.a(sound[:, None])).mean(2))
 
 
 def make_sounds(count: int, seed: int) -> tuple[Tensor, Tensor]:
