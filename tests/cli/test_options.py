@@ -19,17 +19,8 @@ from nsopt.cli.worker import _find_folder
 from nsopt.session.presets import Preset, get_preset, override
 from tests.conftest import REPOSITORY, call_nsopt
 
-COMMANDS = [
-    "study",
-    "search",
-    "tune",
-    "widths",
-    "report",
-    "latency",
-    "export",
-    "dashboard",
-    "worker",
-]
+COMMANDS = ["study", "search", "tune", "widths", "report", "latency", "export"]
+COMMANDS += ["dashboard", "worker"]
 
 
 def names_of(group: type) -> set[str]:

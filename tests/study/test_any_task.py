@@ -157,7 +157,7 @@ def test_another_network_of_the_same_name_does_not_continue_a_study(
     with pytest.raises(NsoptError, match=r"is of another .*, with other base widths: give another"):
         compare(other, make_task(), out=study[1])
     smoother = Pitch()
-    smoother.layers[2] = nn.GELU()
+    smoother.a[2] = nn.GELU()
     other = nsopt.trace(smoother, make_sounds(2, 0)[0])
     with pytest.raises(NsoptError, match=r"is of another .*, with other code or attributes: give"):
         compare(other, make_task(), out=study[1])
