@@ -17,7 +17,6 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import nsopt
-from nsopt.models.architecture import Architecture
 from tests.latency.brief import learn_briefly
 from tests.rescaled import with_base_widths
 
@@ -56,7 +55,6 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Callable[[], An
     model = Dropping().eval()
     arch = nsopt.trace(model, torch.rand(2, 1, 8, 8))
     table = nsopt.get_architecture("vgg11", in_channels=1)
-    assert isinstance(table, Architecture)
     table = with_base_widths(table, (4,) * 8)
     whole = table.build(table.base_widths)
     params, base = arch.cost("params"), arch.base_widths
