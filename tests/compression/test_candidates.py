@@ -27,16 +27,12 @@ from nsopt.session.session import start_session
 from nsopt.session.subject import Subject
 from nsopt.storage.schema import FIT, HALFWAY, TAYLOR, UNIFORM, StoredCandidate
 from nsopt.tasks.agreement import Agreement
+from tests.conftest import EXACT
 from tests.study.test_comparison import Listener, make_workspace
 
 NAMES = FIT, f"{FIT}{HALFWAY}", TAYLOR, f"{TAYLOR}{HALFWAY}", UNIFORM
-SETTINGS: StudySettings = override(
-    get_settings(images=False),
-    {
-        "search": {"precision": "fp32", "device": "cpu"},
-        "training": {"precision": "fp32", "device": "cpu", "least_steps": None, "epochs": 1},
-    },
-)
+TRAINING = {**EXACT, "least_steps": None, "epochs": 1}
+SETTINGS = override(get_settings(images=False), {"search": EXACT, "training": TRAINING})
 
 
 def make_model(widths: tuple[int, ...], seed: int = 0) -> nn.Module:

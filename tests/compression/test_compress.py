@@ -15,27 +15,23 @@ from nsopt.compression.budgets import budgets_of, read_words, split_budgets
 from nsopt.compression.pipeline import read_score
 from nsopt.progress import Progress
 from nsopt.reports.page import render
-from nsopt.session.presets import StudySettings, get_preset, override
+from nsopt.session.presets import get_preset, override
 from nsopt.session.subject import Subject
 from nsopt.session.workspace import Workspace
 from nsopt.storage.networks import format_networks
+from tests.conftest import EXACT
 from tests.networks import layers
 from tests.study.test_comparison import Listener
 
 Done = tuple[nsopt.Compression, Path]
-SETTINGS: StudySettings = override(
-    get_preset("compress").settings,
-    {
-        "search": {"batch_size": 32},
-        "training": {"batch_size": 32, "precision": "fp32", "device": "cpu", "least_steps": None},
-    },
-)
-SETTINGS = SETTINGS.updated(search=SETTINGS.search.updated(precision="fp32", device="cpu"))
+PARTS = {"search": {**EXACT, "batch_size": 32}}
+PARTS |= {"training": {**PARTS["search"], "least_steps": None}}
+SETTINGS = override(get_preset("compress").settings, PARTS)
 
 
 @pytest.fixture(scope="module")
 def trained(narrow: Architecture, digits: ImageData) -> nn.Module:
-    settings = TrainSettings(epochs=6, batch_size=32, lr=0.05, device="cpu", precision="fp32")
+    settings = TrainSettings(epochs=6, batch_size=32, lr=0.05, **EXACT)
     return train(narrow, narrow.base_widths, digits, settings).model.eval()
 
 

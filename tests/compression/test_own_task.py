@@ -18,29 +18,19 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import nsopt
 from nsopt.errors import NonFiniteLossError, NsoptError
-from nsopt.session.presets import StudySettings, get_preset, override
+from nsopt.session.presets import get_preset, override
 from nsopt.session.workspace import Workspace
 from nsopt.storage.networks import format_networks
 from nsopt.storage.urls import sqlite_url
+from tests.conftest import EXACT
 from tests.forked import Forked
 from tests.networks import layers
 from tests.study.test_comparison import Listener
 from tests.tracing.awkward import UpAndDown
 
 Done = tuple[nsopt.Compression, Path]
-SETTINGS: StudySettings = override(
-    get_preset("compress").settings,
-    {
-        "search": {"device": "cpu", "precision": "fp32"},
-        "training": {
-            "device": "cpu",
-            "precision": "fp32",
-            "lr": 0.01,
-            "least_steps": None,
-            "distillation": None,
-        },
-    },
-)
+TRAINING = {**EXACT, "lr": 0.01, "least_steps": None, "distillation": None}
+SETTINGS = override(get_preset("compress").settings, {"search": EXACT, "training": TRAINING})
 SETTINGS = SETTINGS.updated(search=SETTINGS.search.updated(search_images=None))
 BUDGETS = ["macs=60%", "params=50%"]
 NAME = "upanddown-task-compress"

@@ -18,15 +18,12 @@ from nsopt.session.presets import StudySettings, get_preset, override
 from nsopt.session.stored import join_session
 from nsopt.session.workspace import Workspace
 from nsopt.study.compare import ComparisonResult
+from tests.conftest import EXACT
 from tests.networks import layers
 
-SETTINGS: StudySettings = override(
-    get_preset("smoke").settings,
-    {
-        "search": {"prune_every": 1, "filters_per_step": 4, "device": "cpu", "precision": "fp32"},
-        "training": {"epochs": 2, "device": "cpu", "precision": "fp32"},
-    },
-)
+PARTS = {"search": {**EXACT, "prune_every": 1, "filters_per_step": 4}}
+PARTS |= {"training": {**EXACT, "epochs": 2}}
+SETTINGS = override(get_preset("smoke").settings, PARTS)
 FIELDS = StudySettings.model_fields.keys() - {"preset"}
 
 

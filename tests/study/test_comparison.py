@@ -41,25 +41,16 @@ from nsopt.study.laws import Laws, read_stored_law
 from nsopt.study.plan import Comparison, Size, WidthRatio, run_comparison
 from nsopt.study.worker import Worker
 from nsopt.tasks.classification import AccuracyEvaluation
+from tests.conftest import BRIEF, EXACT
 
 METHODS = tuple(name for name, method in methods().items() if not method.keeps_weights)
 optuna.logging.set_verbosity(optuna.logging.CRITICAL)
 
+SEARCH = SearchSettings(filters_per_step=24, iterations=1, batch_size=32, **BRIEF)
+TRAINING = TrainSettings(epochs=1, batch_size=32, lr=0.05, **EXACT)
+FINE_TUNING: dict[str, Any] = {"fine_tune_epochs": 1, "fine_tune_lr": 0.005, "magnitude_epochs": 1}
 SETTINGS = StudySettings(
-    preset="test",
-    search=SearchSettings(
-        pretrain_epochs=1,
-        prune_every=1,
-        filters_per_step=24,
-        iterations=1,
-        batch_size=32,
-        device="cpu",
-        precision="fp32",
-    ),
-    training=TrainSettings(epochs=1, batch_size=32, lr=0.05, device="cpu", precision="fp32"),
-    magnitude_epochs=1,
-    fine_tune_epochs=1,
-    fine_tune_lr=0.005,
+    preset="test", search=SEARCH.updated(prune_every=1), training=TRAINING, **FINE_TUNING
 )
 
 
