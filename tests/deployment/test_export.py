@@ -95,16 +95,6 @@ def test_a_network_in_place_of_its_architecture_is_named(kept: KeptNetwork, tmp_
         load_network(tmp_path / "kept.pt", given)
 
 
-def test_an_export_follows_no_link(kept: KeptNetwork, tmp_path: Path) -> None:
-    victim, file = tmp_path / "victim", tmp_path / "network.pt"
-    victim.write_text("precious")
-    file.symlink_to(victim)
-    export(kept, file, "state_dict")
-    assert victim.read_text() == "precious"
-    assert not file.is_symlink()
-    assert load_network(file).facts == kept.facts
-
-
 def test_the_suffix_of_a_file_names_its_format(kept: KeptNetwork, tmp_path: Path) -> None:
     export(kept, tmp_path / "network.pth")
     assert load_network(tmp_path / "network.pth").facts == kept.facts

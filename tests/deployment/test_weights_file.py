@@ -92,20 +92,16 @@ def test_shared_tensors_are_stored_separately(tmp_path: Path) -> None:
     assert torch.equal(state["0.weight"], state["1.weight"])
 
 
-@pytest.mark.parametrize("name", nsopt.architectures())
-def test_shapes_equal_those_of_the_built_network(name: str) -> None:
-    arch = nsopt.get_architecture(name)
+LAYERS = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 36, 10)
+TRACED = nsopt.trace(nn.Sequential(*LAYERS), torch.zeros(2, 3, 8, 8))
+
+
+@pytest.mark.parametrize("arch", [TRACED, *map(nsopt.get_architecture, nsopt.architectures())])
+def test_shapes_equal_those_of_the_built_network(arch: nsopt.Architecture) -> None:
     base = [max(1, width // 32) for width in arch.base_widths]
     for widths in (base, [5 + i % 3 for i in range(len(base))]):
         built = arch.build(widths).state_dict()
         assert arch.shapes(widths) == {name: tuple(t.shape) for name, t in built.items()}
-
-
-def test_shapes_of_a_traced_network_equal_those_of_the_built_one() -> None:
-    layers = [nn.Conv2d(3, 8, 3, groups=1), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 36, 10)]
-    arch = nsopt.trace(nn.Sequential(*layers), torch.zeros(2, 3, 8, 8))
-    built = arch.build([5]).state_dict()
-    assert arch.shapes([5]) == {name: tuple(t.shape) for name, t in built.items()}
 
 
 def test_a_changed_byte_is_noticed(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 import nsopt
 from nsopt import NsoptError, PowerLaw, get_architecture, solve_widths
+from nsopt.cli.console import console
 from nsopt.reports.results import read_results
 from tests.conftest import call_nsopt
 from tests.e2e.test_user_errors import assert_fails
@@ -256,16 +257,15 @@ def test_doctor_prints_what_is_installed(tmp_path: Path, monkeypatch: pytest.Mon
     assert found["extra dashboard"].strip() == "installed"
 
 
-def test_tables_fit_a_narrow_terminal(tmp_path: Path, golden: Path) -> None:
-    storage = f"sqlite:///{tmp_path / 'study.db'}"
-    narrow = {**os.environ, "COLUMNS": "60"}
-    laws = golden / "vgg11-cifar10.laws.json"
-    for options in (
-        ("study", *SHORT, f"--out={tmp_path}"),
-        ("widths", f"--law={laws}", "--ratios=0.25,2"),
-        ("latency", f"--storage={storage}"),
-    ):
-        done = start_nsopt(*options, env=narrow).finish()
-        assert done.returncode == 0, done.stderr
-        rows = [line for line in done.stdout.splitlines() if line.startswith(" ")]
-        assert max(map(len, rows)) <= 60, done.stdout
+def test_tables_fit_a_narrow_terminal(
+    tmp_path: Path, golden: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    law, ratios = f"--law={golden / 'vgg11-cifar10.laws.json'}", "--ratios=0.25,2"
+    done = [start_nsopt("widths", law, ratios, env={**os.environ, "COLUMNS": "60"}).finish()]
+    monkeypatch.setattr(console, "width", 60)
+    done.append(call_nsopt("study", *SHORT, f"--out={tmp_path}"))
+    done.append(call_nsopt("latency", f"--storage=sqlite:///{tmp_path / 'study.db'}"))
+    for each in done:
+        assert each.returncode == 0, each.stderr
+        rows = [line for line in each.stdout.splitlines() if line.startswith(" ")]
+        assert max(map(len, rows)) <= 60, each.stdout
