@@ -129,15 +129,11 @@ def narrow() -> "Architecture":
 
 
 @pytest.fixture
-def slim(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Commands in this process build a slim VGG11; later tests do not."""
-    from nsopt.models.registry import _make_own
+def slim(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands in this process build a slim VGG11."""
     from tests.slim import slim_vgg11
 
-    _make_own.cache_clear()
     slim_vgg11(monkeypatch)
-    yield
-    _make_own.cache_clear()
 
 
 @pytest.fixture(scope="session", autouse=True)
