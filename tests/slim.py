@@ -9,11 +9,13 @@ from nsopt.models import registry, vgg
 from nsopt.storage import engine
 from tests.forked import run_module
 
+_make_slim = cache(registry._make_own.__wrapped__)
+
 
 def slim_vgg11(patch: pytest.MonkeyPatch) -> None:
     """Make the architecture `vgg11` of this process slim, and keep the other one as it was."""
     patch.setattr(vgg, "_BASE_WIDTHS", tuple(width // 4 for width in vgg._BASE_WIDTHS))
-    patch.setattr(registry, "_make_own", cache(registry._make_own.__wrapped__))
+    patch.setattr(registry, "_make_own", _make_slim)
 
 
 def run_slim(module: str, arguments: Sequence[str]) -> None:
