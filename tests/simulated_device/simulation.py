@@ -296,6 +296,12 @@ def _runtime(devices: SimulatedDevices) -> Iterator[None]:
     def count() -> int:
         return len(devices.generators) if is_cuda else 0
 
+    make = torch.tensor
+
+    def tensor(data: Any, device: Any = None, **options: Any) -> Tensor:  # a copy from the host
+        made = make(data, **options)
+        return made if device is None else made.to(device)
+
     def instead(module: Any, **functions: Any) -> Any:
         return mock.patch.multiple(module, create=True, **functions)
 
@@ -315,6 +321,7 @@ def _runtime(devices: SimulatedDevices) -> Iterator[None]:
             mem_get_info=lambda device=None: (devices.free, devices.free),
             empty_cache=_nothing,
         ),
+        instead(torch, tensor=tensor),
         instead(torch.cuda.random, device_count=count),
         _without_onednn(),
         instead(
