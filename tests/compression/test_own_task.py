@@ -388,7 +388,7 @@ def test_a_trainer_replaces_the_fine_tuning(trained: nn.Module, tmp_path: Path) 
         run(trained, **wide)
     with pytest.raises(NsoptError, match="epochs=0 trains nothing: leave trainer= out"):
         run(trained, epochs=0, trainer=shift)
-    with pytest.raises(NsoptError, match="trainer must be a function, not 5"):
+    with pytest.raises(NsoptError, match="trainer of a task must be a function, not 5"):
         run(trained, trainer=5)
 
 

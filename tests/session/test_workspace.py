@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from nsopt.compute.checkpoint import Checkpoint
-from nsopt.files import is_being_done
 from nsopt.errors import NsoptError
+from nsopt.files import is_being_done
 from nsopt.session import processes
 from nsopt.session.presets import get_preset, override
 from nsopt.session.processes import run_local_workers

@@ -17,7 +17,6 @@ from nsopt import NsoptError, Silent
 from nsopt.compute.device import Compute
 from nsopt.data.registry import load_source
 from nsopt.data.source import Source
-from nsopt.errors import NsoptError
 from nsopt.files import hold_lock
 from nsopt.latency import measure as latency
 from nsopt.latency.record import Latency
