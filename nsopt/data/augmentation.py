@@ -122,8 +122,9 @@ def cut_windows(images: Tensor, windows: Tensor, flipped: Tensor, is_resized: bo
     Returns:
         Images float32 (B, C, H, W).
     """
-    sides = torch.tensor(images.shape[2:] * 2, device=windows.device)[:, None]
-    top, left, height, width = windows / sides
+    image_height, image_width = images.shape[2:]
+    top, height = windows[0::2].float() / image_height
+    left, width = windows[1::2].float() / image_width
     side, zero = torch.where(flipped, -width, width), torch.zeros_like(width)
     rows = [side, zero, 2 * left + width - 1, zero, height, 2 * top + height - 1]
     maps = torch.stack(rows, 1).reshape(-1, 2, 3)

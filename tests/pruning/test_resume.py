@@ -280,11 +280,6 @@ def test_changed_trainings_are_named(narrow: Architecture, few: ImageData, tmp_p
         run(other)
     with pytest.raises(NsoptError, match=r"training.lr: 0.06 now, 0.05 there"):
         run(lr=0.06)
-    of_older_version = read_checkpoint(file)
-    del of_older_version["identity"]["format"]
-    Checkpoint(file, of_older_version["identity"]).save(of_older_version["state"])
-    with pytest.raises(NsoptError, match=r"written by other settings \(format: .*delete it"):
-        run()
 
 
 def test_a_run_that_cannot_succeed_leaves_no_checkpoint(
