@@ -14,7 +14,7 @@ from optuna.study import Study
 from nsopt.compute.device import resolve_compute
 from nsopt.errors import NsoptError
 from nsopt.latency.budget import MeasuredBudget
-from nsopt.latency.record import Latency
+from nsopt.latency.record import LARGEST_SPREAD, Latency
 from nsopt.latency.runtime import Runtime, stored_runtime, with_batch_size
 from nsopt.latency.timer import Timer
 from nsopt.models.architecture import Architecture
@@ -86,6 +86,18 @@ def find_latencies(session: Session, networks: Sequence[Network]) -> list[Latenc
         known.get(tuple(widths)) or store_timings(session, study).time(arch, widths)
         for study, widths in networks
     ]
+
+
+def time_unsure(session: Session) -> None:
+    """Time networks of a comparison again whose rounds differed much while workers computed."""
+    arch, again = session.subject.arch, set[tuple[int, ...]]()
+    for trained in _find_trained(session.workspace.storage, session.subject.name):
+        timer = store_timings(session, trained.study)
+        known = timer.read().get(trained.widths)
+        is_wide = known is not None and (known.spread or 0.0) > LARGEST_SPREAD
+        if is_wide and trained.widths not in {*again, arch.base_widths}:
+            again.add(trained.widths)
+            timer.time(arch, trained.widths, again=True)
 
 
 class Trained(NamedTuple):

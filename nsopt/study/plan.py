@@ -33,6 +33,7 @@ from nsopt.session.subject import Subject, check_trains, complete
 from nsopt.session.timing import (
     Network,
     find_latencies,
+    time_unsure,
     with_latency_if_needed,
 )
 from nsopt.session.workspace import Workspace
@@ -313,6 +314,8 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
         if not workspace.shared:
             plan.check_widths(missing)
         Worker(session, plan.laws).run_missing(plan.enqueue_missing)
+    if left and workspace.workers > 1:
+        time_unsure(session)
     clear_finished(session)
 
 

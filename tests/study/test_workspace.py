@@ -22,8 +22,9 @@ from nsopt.latency import measure as latency
 from nsopt.latency.record import Latency
 from nsopt.latency.runtime import Feed
 from nsopt.reports.results import read_results
+from nsopt.scaling.metric import PARAMS
 from nsopt.session import session as sessions
-from nsopt.session import stored
+from nsopt.session import stored, timing
 from nsopt.session.searching import clear_finished, continue_searches
 from nsopt.session.session import Session
 from nsopt.session.stored import load_images
@@ -43,6 +44,7 @@ from tests.study.test_comparison import (
     load_results,
     only,
     open_studies,
+    sizes_of_ratios,
 )
 
 CPU = Compute(torch.device("cpu"), bf16=False)
@@ -275,6 +277,24 @@ def test_a_network_that_several_methods_propose_is_measured_once(
     assert find_latencies(session, [(other, narrow)]) == [together[1]]
     assert len(measured) == 2
     assert len(schema.read_latencies(uniform)) == 2
+
+
+def test_networks_whose_rounds_differed_are_timed_again_at_the_end(
+    comparison: Comparison, place: Workspace
+) -> None:
+    sizes = sizes_of_ratios(comparison.subject.arch, PARAMS, [0.5, 0.6])
+    one = only(comparison, "uniform", sizes=sizes, seeds=1)
+    run_comparison(one, place, Silent())
+    session = Session(one.subject, place, CPU, Silent())
+    first, *_ = networks = timing._find_trained(place.storage, one.subject.name)
+    stored = find_latencies(session, [(n.study, n.widths) for n in networks])
+    for latency_then, spread in zip(stored, (0.9, 0.01), strict=True):
+        noted = dataclasses.replace(latency_then, spread=spread, when=f"{latency_then.when}1")
+        schema.write_latency(first.study, noted)
+    before = [find_latencies(session, [(n.study, n.widths)])[0].when for n in networks]
+    timing.time_unsure(session)
+    after = [find_latencies(session, [(n.study, n.widths)])[0] for n in networks]
+    assert [latency.when > old for latency, old in zip(after, before, strict=True)] == [True, False]
 
 
 @pytest.mark.parametrize("other", [{"precision": "bf16"}, {"batch_size": 1}, {"protocol": 3}])
