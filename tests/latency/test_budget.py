@@ -210,7 +210,7 @@ def test_bisection_finds_nearly_the_largest_network_that_fits(
             find_widest(propose, clock, budget)
         return
     found = find_widest(propose, clock, budget)
-    assert found.predicted >= 0.96 * largest or found.measured >= 0.96 * budget
+    assert found.predicted >= 0.9 * largest or found.measured >= 0.93 * budget  # eight timings
 
 
 def test_a_good_prediction_takes_one_measurement() -> None:
