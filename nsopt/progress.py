@@ -1,5 +1,8 @@
 """How long-running functions report progress, whoever displays it."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
 from typing import Protocol
 
 
@@ -34,3 +37,21 @@ class Silent(Progress):
 def describe_task(done: int, total: int) -> str:
     """Return which training or score of a study runs."""
     return f"task {min(done + 1, total)} of {total}"
+
+
+@contextmanager
+def repeated(call: Callable[[], None], pause: float) -> Iterator[None]:
+    """Call a function in a thread whenever `pause` seconds pass, until the block ends."""
+    ended = Event()
+
+    def repeat() -> None:
+        while not ended.wait(pause):
+            call()
+
+    thread = Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

@@ -3,10 +3,9 @@
 import logging
 import re
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -17,7 +16,7 @@ from rich.progress import Progress as RichBars
 from rich.segment import Segment
 
 from nsopt.notebook import NotebookProgress
-from nsopt.progress import Progress, describe_task
+from nsopt.progress import Progress, describe_task, repeated
 
 # Control characters, marks that change the direction of text, and surrogates, which cannot be
 # encoded.
@@ -119,22 +118,13 @@ class LineProgress(Progress):
         self._warn(printable(text))
         self._last_line = time.monotonic()
 
-    @contextmanager
-    def repeating(self, pause: float = _LOGGED_PAUSE) -> Iterator[None]:
+    def repeating(self, pause: float = _LOGGED_PAUSE) -> AbstractContextManager[None]:
         """Write the step that runs whenever `pause` seconds pass, until the block ends."""
-        ended = threading.Event()
 
         def repeat() -> None:
-            while not ended.wait(pause):
-                self._write_if_due(f"{self._whole}{self._task}: {self._done} of {self._total}")
+            self._write_if_due(f"{self._whole}{self._task}: {self._done} of {self._total}")
 
-        thread = threading.Thread(target=repeat, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
+        return repeated(repeat, pause)
 
     def _write_if_due(self, text: str) -> None:
         if self._steps and self._task and time.monotonic() - self._last_line > self._pause:

@@ -13,10 +13,9 @@ Calls to a storage are repeated while its server is away (`opening`), so that no
 """
 
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import AbstractContextManager, suppress
 from itertools import filterfalse
-from threading import Event, Thread
 from typing import NamedTuple, Protocol, TypeVar
 
 from optuna.exceptions import TrialPruned, UpdateFinishedTrialError
@@ -26,7 +25,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nsopt.compute.device import Compute
 from nsopt.errors import DeterministicError, StorageError
-from nsopt.progress import Progress
+from nsopt.progress import Progress, repeated
 from nsopt.storage import internals, trials
 from nsopt.storage.provenance import provenance
 
@@ -215,23 +214,14 @@ def _tell(
             study.tell(trial.number, values, state, skip_if_finished=True)
 
 
-@contextmanager
-def heartbeat(study: Study, trial: FrozenTrial) -> Iterator[None]:
+def heartbeat(study: Study, trial: FrozenTrial) -> AbstractContextManager[None]:
     """Write heartbeats while a trial runs, even if the storage fails now and then."""
-    done = Event()
 
     def beat() -> None:
-        while not done.wait(HEARTBEAT_SECONDS):
-            with suppress(Exception):  # the next one may succeed
-                internals.write_system_attribute(study, trial, _HEARTBEAT, time.time())
+        with suppress(Exception):  # the next one may succeed
+            internals.write_system_attribute(study, trial, _HEARTBEAT, time.time())
 
-    thread = Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+    return repeated(beat, HEARTBEAT_SECONDS)
 
 
 class HeartbeatWatch:

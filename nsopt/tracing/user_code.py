@@ -6,10 +6,12 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Event, Thread, get_ident
+from threading import get_ident
 from types import FrameType
 
 import torch
+
+from nsopt.progress import repeated
 
 _LIBRARIES = tuple(f"{path.parent}/" for path in (Path(torch.__file__), Path(__file__).parent))
 _LONG = 60.0  # seconds
@@ -31,19 +33,12 @@ def find_line(frame: FrameType | None = None) -> str:
 @contextmanager
 def tell_when_long(task: str) -> Iterator[None]:
     """Inside the block, write a line to stderr after each minute: the task, and what runs."""
-    ended, thread = Event(), get_ident()
+    start, thread = time.monotonic(), get_ident()
 
     def tell() -> None:
-        start = time.monotonic()
-        while not ended.wait(_LONG):
-            line = find_line(sys._current_frames()[thread])
-            spent = f"{time.monotonic() - start:.0f} s so far"
-            sys.stderr.write(f"{task}: {spent}, now in {line}\n")
+        line = find_line(sys._current_frames()[thread])
+        spent = f"{time.monotonic() - start:.0f} s so far"
+        sys.stderr.write(f"{task}: {spent}, now in {line}\n")
 
-    teller = Thread(target=tell, daemon=True)
-    teller.start()
-    try:
+    with repeated(tell, _LONG):
         yield
-    finally:
-        ended.set()
-        teller.join()
