@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.autograd.profiler import profile
 
@@ -106,11 +107,19 @@ def run_engine(protocol: Protocol, profiled: bool = False) -> dict[str, Any]:
     clock = StageTimes()
     with profile(enabled=profiled) as profiler:
         start = time.perf_counter()
-        iterative_prune(arch, arch.base_widths, Classification(splits), settings, compute, clock)
+        record = iterative_prune(
+            arch, arch.base_widths, Classification(splits), settings, compute, clock
+        )
         wait_for(compute.device)
         end = time.perf_counter()
     steps, times = len(clock.times) - 1, (start, clock.times[0], end)
-    return _result(protocol, len(splits.train), steps, times, profiler)
+    result = _result(protocol, len(splits.train), steps, times, profiler)
+    macs = np.asarray(arch.cost("macs")(record.widths), dtype=float) / arch.cost("macs")(
+        arch.base_widths
+    )
+    pretraining, pruning = len(splits.train), steps * protocol.prune_every * protocol.batch
+    ideal = (pretraining + pruning) / (pretraining + pruning * macs[:steps].mean())
+    return result | {"ideal_ratio": ideal}
 
 
 def _result(
@@ -165,6 +174,7 @@ def main() -> None:
         "ratio": statistics.median(ratios),
         "ratio_min": ratios[0],
         "ratio_while_pruning": statistics.median(pruning),
+        "ideal_ratio": rounds[0][1]["ideal_ratio"],
         "repeats": options.repeats,
         "device": describe_device(resolve_compute(options.device, "auto").device),
         "threads": torch.get_num_threads(),

@@ -102,16 +102,23 @@ def test_a_strided_convolution_of_few_channels_does_not_corrupt_memory() -> None
     assert ended.returncode == 0, ended.stderr
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("side", [1, 2, 3, 5, 8])
-def test_a_depthwise_convolution_in_bfloat16_equals_that_of_pytorch(side: int, stride: int) -> None:
+def test_a_padded_depthwise_convolution_equals_that_of_pytorch(
+    side: int, stride: int, dtype: torch.dtype
+) -> None:
+    weights = torch.promote_types(dtype, torch.float32)
     module, standard = (
-        kind(6, 6, 3, stride=stride, padding=1, groups=6) for kind in (DepthwiseConv2d, nn.Conv2d)
+        kind(6, 6, 3, stride=stride, padding=1, groups=6, dtype=weights)
+        for kind in (DepthwiseConv2d, nn.Conv2d)
     )
-    x = draw_image((4, 6, side, side), 0, torch.bfloat16)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert module(x).dtype == torch.bfloat16
-        assert module(x).is_contiguous(memory_format=torch.channels_last)
+    x = draw_image((4, 6, side, side), 0, dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        for layout in (torch.channels_last, torch.contiguous_format):
+            output = module(x.contiguous(memory_format=layout))
+            assert output.dtype == dtype
+            assert output.is_contiguous(memory_format=layout)
         assert_same(module, standard, x)
 
 
