@@ -13,7 +13,7 @@ from enum import Enum
 from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path, PurePath
-from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
+from types import CodeType, EllipsisType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,21 +28,23 @@ from nsopt.models.architecture import Architecture
 from nsopt.models.registry import architectures
 from nsopt.tracing.user_code import is_of_user
 
-_PLAIN = {bool, int, float, complex, str, bytes, range, slice, type(None), type(...), torch.dtype}
+_PLAIN = (
+    *(bool, int, float, complex, str, bytes, range, slice, type(None), EllipsisType),
+    *(torch.dtype, Enum, np.generic, PurePath),
+)
 _PARTS: dict[type, tuple[str, ...]] = {
+    CodeType: ("co_code", "co_names", "co_varnames", "co_consts"),
     MethodType: ("__func__", "__self__"),
+    staticmethod: ("__func__",),
+    classmethod: ("__func__",),
     partial: ("func", "args", "keywords"),
     property: ("fget", "fset"),
     cached_property: ("func",),
     DataLoader: ("dataset", "batch_size"),
 }
 _OPEN = Namespace, SimpleNamespace, Dataset  # whose attributes count, whoever wrote the class
-_DEVICE = re.compile(r"(cpu|cuda|mps|xpu|meta)(:\d+)?")
 _ADDRESS = re.compile(" at 0x[0-9a-f]+")
-_LOADS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_ATTR", "LOAD_METHOD"}
-_STORES = {"STORE_GLOBAL", "STORE_DEREF"}
 _CHANGES = {"append", "extend", "insert", "add", "update", "setdefault", "pop", "clear", "remove"}
-_OF_CLASSES = {"__firstlineno__", "__static_attributes__"}  # lines, and names in random order
 _OF_MODULES = vars(nn.Module())
 _KNOWN = {*sys.stdlib_module_names, "torch", "numpy", "nsopt"}  # packages that hold no data
 
@@ -63,9 +65,9 @@ class CodeReader:
     """Reads checksums of numbers, tensors, functions with their code, and objects.
 
     Code of installed packages counts by its name. Of the user's functions count instructions and
-    constants, defaults, and what they read around them and in their module; of objects the class,
-    and the attributes that no called method changes. Lines, comments, docstrings, and names of
-    devices do not count, nor does what the code itself changes, such as counters.
+    constants, defaults, and what they read around them and in their module, but not what they
+    change there, such as counters; of objects the class and the attributes. Lines and comments do
+    not count.
 
     Args:
         weights: whether the state of a module counts.
@@ -77,7 +79,6 @@ class CodeReader:
     def __init__(self, weights: bool = True) -> None:
         self._weights = weights
         self._known: dict[int, tuple[int, Any]] = {}  # by address, with the value, which keeps it
-        self._called = {"__call__", "forward"}  # methods, whose counters do not count
         self.unread: set[str] = set()
 
     def read(self, value: Any) -> int:
@@ -90,48 +91,31 @@ class CodeReader:
 
     def _open(self, value: Any) -> Any:
         """Return what identifies a value, with checksums of its parts."""
-        if type(value) in _PLAIN or isinstance(value, Enum | np.generic | PurePath):
-            return None if _DEVICE.fullmatch(str(value)) else repr(value)
         opened: Any
         match value:
+            case _ if isinstance(value, _PLAIN):
+                opened = repr(value)
             case Tensor():
                 shape = None if value.is_nested else value.shape
                 opened = value.dtype, shape, checksum_of([] if value.is_meta else [value])
             case np.ndarray() if not value.dtype.hasobject:
                 opened = value.dtype.str, value.shape, zlib.crc32(value.tobytes())
             case list() | tuple() | deque() | np.ndarray():
-                plain = all(type(element) in _PLAIN for element in value)
+                plain = all(isinstance(element, _PLAIN) for element in value)
                 opened = repr(value) if plain else list(map(self.read, value))
             case set() | frozenset():
                 opened = sorted(map(self.read, value))
             case Mapping():
                 opened = [(self.read(key), self.read(item)) for key, item in value.items()]
-            case _:
-                opened = self._open_code(value)
-        return opened
-
-    def _open_code(self, value: Any) -> Any:
-        opened: Any = None
-        match value:
-            case CodeType():
-                steps = list(
-                    dis.get_instructions(value)
-                )  # not by positions: docstrings change them
-                done = [
-                    (step.opname, self.read(step.argval))
-                    for step, after in pairwise([*steps, steps[-1]])
-                    if not {step.argval, after.argval} & _OF_CLASSES
-                ]
-                opened = value.co_varnames[: value.co_argcount + value.co_kwonlyargcount], done
             case FunctionType():
                 opened = self._open_function(value)
             case type():
                 members = [
-                    (name, self.read(getattr(member, "__func__", member)))
+                    (name, self.read(member))
                     for name, member in _list_members(value)
                     if name[:2] != "__" or callable(member)
                 ]
-                opened = value.__qualname__, members
+                opened = value.__module__ * (not members), value.__qualname__, members
             case nn.Module():
                 opened = self.open_modules(value)
             case _:
@@ -140,10 +124,9 @@ class CodeReader:
 
     def _open_function(self, function: FunctionType) -> Any:
         code, own = function.__code__, dict(vars(function))
-        wrapped = own.pop("__wrapped__", None)  # as by torch.no_grad()
         if not _is_own_file(code.co_filename):
-            named = function.__qualname__, wrapped and self.read(wrapped)
-            return named if wrapped else (function.__module__, *named)
+            wrapped = own.get("__wrapped__")  # as by torch.no_grad()
+            return function.__qualname__, self.read(wrapped) if wrapped else function.__module__
         codes = list(_list_codes(code))
         names = dict.fromkeys(name for inner in codes for name in inner.co_names)
         around = {name: function.__globals__.get(name) for name in names}
@@ -153,17 +136,15 @@ class CodeReader:
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             with suppress(ValueError):  # of a variable without a value
                 around[name] = cell.cell_contents
-        written = set[str]().union(*(_find_written(inner, _STORES) for inner in codes))
-        around |= {f".{name}": item for name, item in own.items()}
-        written |= {f".{n}" for inner in codes for n in _find_written(inner, {"STORE_ATTR"})}
-        kept = [(name, self.read(item)) for name, item in around.items() if name not in written]
-        return self.read(code), self.read([function.__defaults__, function.__kwdefaults__]), kept
+        changed = set[str]().union(*map(_find_changed, codes))
+        read = [(name, self.read(item)) for name, item in around.items() if name not in changed]
+        parts = code, function.__defaults__, function.__kwdefaults__, own
+        return [*map(self.read, parts), read]
 
     def _open_object(self, value: Any) -> Any:
         kind: Any = type(value)
         for part, names in _PARTS.items():
             if isinstance(value, part):
-                self._called |= {getattr(value, "__name__", "")} if part is MethodType else set()
                 return [self.read(getattr(value, name)) for name in names]
         if _is_own(kind.__module__) or isinstance(value, _OPEN) or is_dataclass(kind):
             return self.read(kind), self._read_attributes(value)
@@ -187,23 +168,16 @@ class CodeReader:
         ]
 
     def _read_attributes(self, value: Any, left_out: Collection[str] = ()) -> list[Any]:
-        """Return the attributes, but for those that called methods set or change."""
-        written = {*left_out, *(_OF_MODULES if isinstance(value, nn.Module) else ())}
-        members, called = dict(_list_members(type(value))), list(self._called)
-        for method in called:  # which grows by what they call
-            member = members.get(method)
-            code = getattr(getattr(member, "__func__", member), "__code__", None)
-            for inner in _list_codes(code) if code else ():
-                written |= _find_written(inner, {"STORE_ATTR"})
-                called += [name for name in inner.co_names if name in members.keys() - called]
-        private, stored = _is_own(type(value).__module__), getattr(value, "__dict__", None)
-        if stored is None:
-            stored = {name: getattr(value, name, None) for name in _list_slots(type(value))}
+        """Return the attributes; of modules without those that all have."""
+        known = {*left_out, *(_OF_MODULES if isinstance(value, nn.Module) else ())}
+        private, kind = _is_own(type(value).__module__), type(value)
+        names = [name for base in kind.__mro__ for name in vars(base).get("__slots__", ())]
+        slots = {name: getattr(value, name) for name in names if hasattr(value, name)}
         return [
             (name, self.read(item))
-            for name, item in stored.items()
-            if name not in written and (private or name[:1] != "_")
-            if not isinstance(getattr(type(value), name, None), cached_property)
+            for name, item in (getattr(value, "__dict__", {}) | slots).items()
+            if name not in known and (private or name[:1] != "_")
+            if not isinstance(getattr(kind, name, None), cached_property)
         ]
 
 
@@ -222,20 +196,17 @@ def _list_codes(code: CodeType) -> Iterator[CodeType]:
             yield from _list_codes(inner)
 
 
-def _list_slots(kind: type) -> list[str]:
-    return [name for base in kind.__mro__ for name in vars(base).get("__slots__", ())]
-
-
-def _find_written(code: CodeType, stores: Collection[str]) -> set[str]:
-    """Return the names that code sets by these instructions, or whose collections it changes."""
+def _find_changed(code: CodeType) -> set[str]:
+    """Return the names of variables that code sets, or whose collections it changes."""
     steps = list(dis.get_instructions(code))
-    found = {step.argval for step in steps if step.opname in stores}
-    positions = {_find_start(step) for step in steps if step.opname == "STORE_SUBSCR"}
+    changed = {step.argval for step in steps if step.opname in ("STORE_GLOBAL", "STORE_DEREF")}
+    stored = [_find_start(step) for step in steps if step.opname == "STORE_SUBSCR"]
     for step, after in pairwise(steps):
-        changes = after.opname in _LOADS and after.argval in _CHANGES
-        if step.opname in _LOADS and (changes or _find_start(step) in positions):
-            found.add(step.argval)
-    return found
+        if step.opname.startswith("LOAD_") and isinstance(step.argval, str):
+            is_method = after.opname in ("LOAD_ATTR", "LOAD_METHOD") and after.argval in _CHANGES
+            if is_method or _find_start(step) in stored:
+                changed.add(step.argval)
+    return changed
 
 
 def _find_start(step: dis.Instruction) -> tuple[Any, ...] | None:
