@@ -16,13 +16,12 @@ from nsopt.isolation import public
 from nsopt.models.architecture import Architecture
 from nsopt.tracing import filling
 from nsopt.tracing.adaptation import find_alike
-from nsopt.tracing.labels import TraceError
+from nsopt.tracing.labels import TraceError, UnknownError
 from nsopt.tracing.makers import find_fixed, name_layers
 from nsopt.tracing.network import TracedNetwork
 from nsopt.tracing.originals import copy_model, set_mode, unwrapped
-from nsopt.tracing.run import LabelledRun, tensors_of
+from nsopt.tracing.run import AFTER, LabelledRun, tensors_of
 from nsopt.tracing.search import probe
-from nsopt.tracing.search.readings import trace_network
 from nsopt.tracing.search.search import search
 from nsopt.tracing.states import restore_tensors, spare_collector
 from nsopt.tracing.tracer import ADVICE
@@ -69,7 +68,7 @@ def trace(
     _check_module(module, is_double=any(t.dtype == torch.float64 for t in tensors_in(run.inputs)))
     with restore_tensors(module):
         set_mode(module, training=False)  # of an exported program: its copy would change it
-    network = trace_network(_copy_to_cpu(module, run), run)
+    network = _trace_network(_copy_to_cpu(module, run), run)
     if network.trace.failed:
         network = _note_failure(network)
     _check_batch(network)
@@ -89,6 +88,67 @@ def trace(
     capped = {names[i]: reason for i, reason in grow.items()}
     name = name or type(module).__name__.lower()
     return Architecture(name, network, names, capped, refused, trained)
+
+
+def _trace_network(model: nn.Module, run: LabelledRun) -> TracedNetwork:
+    """Return the trace of a network, also of code that reads values which decide nothing.
+
+    The tensors of a trace have no values, so that it does not know whether `h.isnan().any()`. Then
+    it runs the network with both. Where the code fails with one of them, as a check does, the other
+    is right; else both must lead to the same layers.
+
+    Raises:
+        TraceError: if it cannot be traced, or if unknown values decide which layers run.
+    """
+    outcome = _try_to_trace(model, run)
+    is_unknown = isinstance(_find_error(outcome), UnknownError)
+    if is_unknown or (isinstance(outcome, TracedNetwork) and AFTER in outcome.trace.notes):
+        outcome = _try_conditions(model, run) or outcome
+    if isinstance(outcome, TraceError):
+        raise outcome
+    return outcome
+
+
+def _try_to_trace(model: nn.Module, run: LabelledRun) -> TracedNetwork | TraceError:
+    try:
+        return TracedNetwork.of(model, run)
+    except TraceError as error:
+        return error
+
+
+def _try_conditions(model: nn.Module, run: LabelledRun) -> TracedNetwork | None:
+    """Return the trace with conditions for which the code runs; None if others run other layers."""
+    denied = frozenset[str]()
+    outcome = _try_to_trace(model, replace(run, denied=denied))
+    while error := _find_error(outcome):
+        if not error.guessed or error.guessed[-1] in denied:
+            return None
+        denied |= {error.guessed[-1]}
+        outcome = _try_to_trace(model, replace(run, denied=denied))
+    assert isinstance(outcome, TracedNetwork)
+    summary = _summarise(outcome)
+    for line in outcome.trace.guessed:
+        flipped = _try_to_trace(model, replace(run, denied=denied ^ {line}))
+        error = _find_error(flipped)
+        if isinstance(error, UnknownError):  # in a loop, too
+            return None
+        if not error and isinstance(flipped, TracedNetwork) and _summarise(flipped) != summary:
+            return None
+    return outcome
+
+
+def _find_error(outcome: TracedNetwork | TraceError) -> TraceError | None:
+    """Return why a trace failed, in one mode at least."""
+    return outcome if isinstance(outcome, TraceError) else outcome.trace.failed
+
+
+def _summarise(network: TracedNetwork) -> Any:
+    """Return what a trace says of the widths of a network, and of its costs."""
+    trace = network.trace
+    edges = [(one.tobytes(), other.tobytes()) for one, other in trace.edges]
+    frozen = [f.atoms.tobytes() for f in trace.frozen]
+    products = [(p.factor, *(d.tobytes() for d in p.dimensions)) for p in trace.products]
+    return network.outputs, list(trace.read), edges, frozen, products, trace.inferred
 
 
 def _copy_to_cpu(module: nn.Module, run: LabelledRun) -> nn.Module:

@@ -90,12 +90,12 @@ def _cut_label(
     fits = bool(length) and len(label) % length == 0 and start % length == 0
 
     def choose_kind() -> str:
-        apart, stays = tracer.trace.reading.apart, tracer.trace.find_frozen(label)
+        stays = tracer.trace.find_frozen(label)
         is_back = {start, start + length} <= tracer.seams.get(label.tobytes(), set())
-        if fits and not (apart and is_back) and (stays.all() or not stays.any()):
+        if fits and not is_back and (stays.all() or not stays.any()):
             return "equal"
         is_made = not stays.all() and tracer.trace.is_made(label[~stays])
-        return "own" if apart and is_made else "fixed"
+        return "own" if is_made else "fixed"
 
     kind = kind or tracer.choose(choose_kind)
     if kind == "own":

@@ -106,14 +106,11 @@ class Reading:
     Attributes:
         preferred: the dimension that changes, by the path of a module and the sizes into which it
             splits a dimension.
-        apart: whether slices of channels that are no equal parts may change each by itself;
-            otherwise they stay.
         turned: paths of convolutions and norms in groups that lose whole groups if they would lose
             the same channels of every group, and the other way round.
     """
 
     preferred: Mapping[Split, int] = field(default_factory=dict)
-    apart: bool = True
     turned: frozenset[str] = frozenset()
 
 

@@ -1,31 +1,30 @@
 """Find the reading of a network's code, and the adaptation, with which most units can be removed.
 
-`READINGS` and `ADAPTATIONS` list all kinds of proposals. The search goes through a list from the
-top, takes the first proposal that helps, and then begins again at the top; where no kind helps,
-widths stay. A new kind is a function, in readings.py or proposals.py, and an entry in a list.
+`ADAPTATIONS` lists all kinds of proposals. The search goes through it from the top, takes the first
+proposal that helps, and then begins again at the top; where no kind helps, widths stay. A new kind
+is a function in proposals.py and an entry in the list.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nsopt.tracing import makers
 from nsopt.tracing.adaptation import Tie
 from nsopt.tracing.filling import name_tables
-from nsopt.tracing.labels import Numbers, Reading, TraceError
+from nsopt.tracing.labels import Atoms, Numbers, Reading, Split, Trace, TraceError
 from nsopt.tracing.network import TracedNetwork
-from nsopt.tracing.search import probe, proposals, readings
-from nsopt.tracing.search.proposals import Step, adapt_all
-
-S = TypeVar("S")
-P = TypeVar("P")
-R = TypeVar("R")
+from nsopt.tracing.search import probe, proposals
+from nsopt.tracing.search.proposals import Networks, Step, adapt_all
 
 
 @dataclass(frozen=True, eq=False)
-class Kind(Generic[S, P]):
+class Kind:
     """A kind of proposals.
 
     Attributes:
@@ -38,31 +37,12 @@ class Kind(Generic[S, P]):
 
     name: str
     reason: str
-    propose: Callable[[S], Iterable[Iterable[P]]]
+    propose: Callable[[Step], Networks]
     is_risky: bool = False
 
 
-# How code is read. A reading is better if in the end more units can be removed.
-READINGS: tuple[Kind[TracedNetwork, Reading], ...] = (
-    Kind(
-        "parts that change together",
-        "Transformer-XL puts states before its inputs and cuts them off again by a length.",
-        readings.join_parts,
-    ),
-    Kind(
-        "channels of whole groups",
-        "Norms and convolutions may store how many groups they have, in place of their size.",
-        readings.turn_whole_groups,
-    ),
-    Kind(
-        "another dimension of a split",
-        "Attention may fix how many heads it has, or how large they are; so may grouped layers.",
-        readings.split_otherwise,
-    ),
-)
-
 # What changes with the widths. An adaptation is better if the network runs further when it shrinks.
-ADAPTATIONS: tuple[Kind[Step, TracedNetwork], ...] = (
+ADAPTATIONS = (
     Kind(
         "sizes in attributes",
         "Modules read self.num_heads, self.dim or self.sizes[0], often of their own tensors.",
@@ -136,7 +116,7 @@ def search(network: TracedNetwork, paths: Sequence[str]) -> Found:
     """
     tables = name_tables(network.template)
     found: list[Found] = []
-    for start in (*readings.avoid_tables(network, tables), network):
+    for start in (*_avoid_tables(network, tables), network):
         found.append(_search_readings(start, paths))
         if found[-1].network.family.count_free(tables) >= network.family.count_free(tables):
             break  # no other can have more
@@ -144,22 +124,75 @@ def search(network: TracedNetwork, paths: Sequence[str]) -> Found:
 
 
 def _search_readings(network: TracedNetwork, paths: Sequence[str]) -> Found:
-    """Return what the best reading leads to: parts may depend on each other."""
+    """Return what the best reading leads to."""
     best, tried = _search_adaptations(network, paths), [network.trace.reading]
-
-    def choose(alternatives: Iterable[Reading]) -> Found | None:
-        new, better = [each for each in alternatives if each not in tried], list[Found]()
-        tried.extend(new)
+    while new := [each for each in _turn_groups(best.network) if each not in tried]:
+        tried += new
+        found = [best]
         for reading in new:
             with suppress(TraceError):
-                better.append(_search_adaptations(network.read_as(reading), paths))
-        most = best.network.family.count_free()
-        better = [found for found in better if found.network.family.count_free() > most]
-        return max(better, key=lambda f: f.network.family.count_free(left=1), default=None)
-
-    while taken := _try_kinds(best.network, READINGS, choose):
-        best, _ = taken
+                found.append(_search_adaptations(network.read_as(reading), paths))
+        best = max(found, key=lambda each: each.network.family.count_free())
     return best
+
+
+def _avoid_tables(network: TracedNetwork, tables: Container[str]) -> list[TracedNetwork]:
+    """Return the network read so that tables, and what is fixed, share no dimension with splits.
+
+    Empty if less could then be removed.
+
+    Args:
+        tables: names of buffers, whose dimensions should not change.
+    """
+    units, bound = network.family.units, network.family.units.fixed.copy()
+    for dimension in network.family.dimensions:
+        bound[units.of_atom[dimension.atoms]] |= dimension.tensor in tables
+    others = _list_axes(network.trace, bound[units.of_atom])
+    rival = network
+    while preferred := {key: axes[-1] for key, axes in others.items() if axes}:
+        rival = network.read_as(Reading(preferred))
+        useful = {
+            (path, sizes)
+            for path, sizes, _, atoms in rival.trace.splits
+            if not _are_fixed(rival, atoms).all()
+        }
+        if not (useless := preferred.keys() - useful):
+            break
+        for key in useless:
+            others[key].pop()
+    is_better = rival.family.count_free(tables) >= network.family.count_free(tables)
+    return [rival] if preferred and is_better else []
+
+
+def _list_axes(trace: Trace, bound: NDArray[np.bool_]) -> dict[Split, list[int]]:
+    """Return the dimensions of splits, the largest last, that may change in place of a bound one.
+
+    Args:
+        trace: the record with the splits.
+        bound: whether an atom cannot be removed, or should not be, (atoms,).
+    """
+    others: dict[Split, list[int]] = {}
+    for path, sizes, chosen, atoms in trace.splits:
+        axes = [axis for axis, size in enumerate(sizes) if size > 1 and axis != chosen]
+        if bound[atoms].all():
+            others[path, sizes] = sorted(axes, key=sizes.__getitem__)
+    return others
+
+
+def _turn_groups(network: TracedNetwork) -> list[Reading]:
+    """Return readings in which layers with groups that must stay, all or in part, lose the same
+    channels of every group in place of whole groups: norms and convolutions may store how many
+    groups they have, and not their size."""
+    trace, reading = network.trace, network.trace.reading
+    some = [(path, atoms) for path, atoms in trace.grouped if path in trace.group_sizes]
+    tests: tuple[Callable[..., Any], ...] = np.all, np.any
+    paths = [frozenset(p for p, a in some if test(_are_fixed(network, a))) for test in tests]
+    return [replace(reading, turned=reading.turned ^ turned) for turned in dict.fromkeys(paths)]
+
+
+def _are_fixed(network: TracedNetwork, atoms: Atoms) -> NDArray[np.bool_]:
+    """Return which of these atoms cannot be removed."""
+    return network.family.units.fixed[network.family.units.of_atom[atoms]]
 
 
 def _search_adaptations(network: TracedNetwork, paths: Sequence[str]) -> Found:
@@ -184,7 +217,7 @@ def _search_adaptations(network: TracedNetwork, paths: Sequence[str]) -> Found:
 def find_adaptation(
     network: TracedNetwork,
     useless: frozenset[Tie] = frozenset(),
-    kinds: Sequence[Kind[Step, TracedNetwork]] = ADAPTATIONS,
+    kinds: Sequence[Kind] = ADAPTATIONS,
 ) -> tuple[TracedNetwork, makers.Reasons]:
     """Find an adaptation with which more groups can shrink.
 
@@ -203,11 +236,12 @@ def find_adaptation(
     while step.error is not None:
         if not step.involved:  # it does not even run as it is
             raise step.error
-        taken = _try_kinds(step, kinds, partial(_take_furthest, step, useless))
-        if taken is None:
+        proposed = ((kind, networks) for kind in kinds for networks in kind.propose(step))
+        tried = ((kind, _take_furthest(step, useless, networks)) for kind, networks in proposed)
+        kind, better = next(((kind, better) for kind, better in tried if better), (None, None))
+        if kind is None or better is None:
             step = step.give_up()
             continue
-        better, kind = taken
         if kind.is_risky:
             risky |= {*better.network.adaptation.ties} - {*step.network.adaptation.ties}
         step = better
@@ -222,17 +256,6 @@ def find_adaptation(
         safe = [kind for kind in kinds if not kind.is_risky or risky.isdisjoint(held)]
         return find_adaptation(network, useless | held, safe)
     return adapted, probe.find_culprits(adapted, suspects, partial(probe.shrink, adapted))
-
-
-def _try_kinds(
-    state: S, kinds: Iterable[Kind[S, P]], choose: Callable[[Iterable[P]], R | None]
-) -> tuple[R, Kind[S, P]] | None:
-    """Return what `choose` takes of the first proposals that help, and their kind; else None."""
-    for kind in kinds:
-        for alternatives in kind.propose(state):
-            if (taken := choose(alternatives)) is not None:
-                return taken, kind
-    return None
 
 
 def _take_furthest(
