@@ -10,7 +10,7 @@ import torch
 import nsopt
 from nsopt.cli.options import SizeOptions
 from nsopt.cli.preparation import announce, read_sizes
-from nsopt.errors import NoWidthsError, NsoptError
+from nsopt.errors import NoWidthsError
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.cost import LinearCost
 from nsopt.scaling.metric import LATENCY, PARAMS
@@ -38,19 +38,6 @@ def test_equal_budgets_count_once(narrow: Architecture, options: SizeOptions, co
     sizes = make_sizes(narrow, ask(options, (0.25, 0.5, 0.25)), **options.rounding)
     assert len(sizes) == count
     assert sizes[0].ratio in (0.25, None)
-
-
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        *((SizeOptions(ratios=text), "must be above 0 and finite") for text in ("0", "nan", "inf")),
-        *((SizeOptions(ratios=text), "no budget is given") for text in ("", ",")),
-        (SizeOptions(budgets=","), "no budget is given: write --ratios 0.25,0.5 or --budgets"),
-    ],
-)
-def test_invalid_and_missing_budgets_are_refused_first(options: SizeOptions, reason: str) -> None:
-    with pytest.raises(NsoptError, match=reason):
-        ask(options)
 
 
 def test_tasks_have_batches(narrow: Architecture, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,21 +12,6 @@ from nsopt.errors import NsoptError, StorageError
 from nsopt.study import tuning as settings
 
 
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        (TuneOptions(trials=3), "--trials does nothing with --over pretrain-epochs: leave it out"),
-        (TuneOptions(over="eta", seeds=3), "--seeds does nothing with --over eta"),
-        (TuneOptions(over="eta", training=TrainingOptions(epochs=3)), "--epochs does nothing with"),
-        (TuneOptions(over="eta", pretrain_epochs="3"), "--pretrain-epochs does nothing with"),
-        (TuneOptions(pretrain_epochs=""), "--pretrain-epochs '': write numbers such as 0,2,5"),
-    ],
-)
-def test_an_option_of_what_is_not_tuned_is_refused(options: TuneOptions, reason: str) -> None:
-    with pytest.raises(NsoptError, match=reason):
-        tune.tune(options)
-
-
 def test_the_command_that_uses_the_result_names_network_and_images() -> None:
     assert tune.study_command([TaskOptions()], "sqlite:///a.db", "x-tune/eta") == (
         "nsopt study --storage=sqlite:///a.db --tuned=x-tune/eta"

@@ -18,7 +18,6 @@ from nsopt.reports.page import render
 from nsopt.session.presets import get_preset, override
 from nsopt.session.subject import Subject
 from nsopt.session.workspace import Workspace
-from nsopt.storage.networks import format_networks
 from tests.conftest import EXACT
 from tests.networks import layers
 from tests.study.test_comparison import Listener
@@ -129,18 +128,6 @@ def test_the_stored_accuracy_is_that_of_the_same_weights_and_normalisation(
     assert read(narrow.build(narrow.base_widths), digits) is None
 
 
-def test_report_writes_a_page(compressed: Done, tmp_path: Path) -> None:
-    page = compressed[0].report(tmp_path / "report")
-    assert page.parent == tmp_path / "report"
-    text = page.read_text(encoding="utf-8")
-    assert "Trained network" in text
-    assert ">nan<" not in text
-    shown = format_networks(compressed[0].rows(), "")
-    assert all(f">{row['test %']}</td>" in text for row in shown)
-    assert "The widths that were compared" in text
-    assert "nsopt chose the test images" not in text
-
-
 def test_the_page_warns_of_split_images(compressed: Done) -> None:
     results = compressed[0].results
     assert results.split is None
@@ -148,12 +135,6 @@ def test_the_page_warns_of_split_images(compressed: Done) -> None:
     assert "put your test images into test/ of the folder" in render(split, [])
     study = replace(split, networks=())  # which trains its networks itself
     assert "nsopt chose" not in render(study, [])
-
-
-def test_seeds_below_1_are_refused(trained: nn.Module, digits: ImageData, tmp_path: Path) -> None:
-    with pytest.raises(NsoptError, match="seeds = 0: input should be greater"):
-        SETTINGS.updated(seeds=0)
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -169,7 +150,6 @@ def test_seeds_below_1_are_refused(trained: nn.Module, digits: ImageData, tmp_pa
             "the model is not vgg11 of base widths: ",
         ),
         ({"budgets": [0.5]}, "0.5 is not a budget: write a word such as 'macs=50%'"),
-        ({"budgets": ["macs=0.01%"]}, "macs=0.01%: no widths fit a budget of"),
         ({"epochs": "3"}, "epochs must be a whole number or None, not '3'"),
         ({"trainer": 5}, "trainer must be a function, not 5"),
         ({"settings": get_preset("compress")}, "settings must be those of a preset: nsopt."),
@@ -378,19 +358,12 @@ def test_budgets_are_read_from_strings(narrow: Architecture) -> None:
     ("word", "message"),
     [
         ("50%", "is not a budget: write macs=50%"),
-        ("macs=", "is not a budget: write macs=50%"),
-        ("flops=50%", "unknown metric 'flops'"),
         ("macs=150%", "must be between 0 and 100"),
-        ("macs=many%", "must be between 0 and 100"),
         ("params=9G", "the network already costs only .* params; give a smaller budget"),
-        ("params=small", "is not a budget: write 600000"),
-        ("macs=0,params=50%", "a budget must be above 0"),
-        ("latency=0ms", "is not a latency: write 20ms"),
-        ("latency=150%", "must be between 0 and 100"),
-        ("latency=soon,macs=50%", "is not a latency: write 20ms"),
+        ("params=9G,macs=90G", "already costs only .* params and .* MACs; give a smaller budget"),
         ("latency=5ms,latency=50%", "two budgets of latency cannot hold at once"),
         ("macs=50%,macs=20k", "two budgets of macs cannot hold at once"),
-        ("params=9G,macs=90G", "already costs only .* params and .* MACs; give a smaller budget"),
+        ("macs=0.01%", "macs=0.01%: no widths fit a budget of"),
     ],
 )
 def test_invalid_budgets_fail_before_anything_runs(
@@ -418,35 +391,13 @@ def test_widths_are_multiples_and_the_trained_network_stays_whole(
     assert not any(width % 3 for width in result["macs=50%"].widths)
 
 
-@pytest.mark.parametrize(
-    ("budget", "rounding", "message"),
-    [("macs=0.01%", {}, "no widths fit"), ("macs=50%", {"min_width": 4096}, "4096 is above")],
-)
-def test_infeasible_widths_fail_before_anything_runs(
-    trained: nn.Module,
-    narrow: Architecture,
-    digits: ImageData,
-    tmp_path: Path,
-    budget: str,
-    rounding: dict[str, int],
-    message: str,
+def test_infeasible_rounding_fails_before_anything_runs(
+    trained: nn.Module, narrow: Architecture, digits: ImageData, tmp_path: Path
 ) -> None:
-    settings = SETTINGS.updated(**rounding)
-    with pytest.raises(NsoptError, match=message):
-        nsopt.compress(trained, digits, [budget], arch=narrow, out=tmp_path, settings=settings)
+    options: dict[str, Any] = {"arch": narrow, "settings": SETTINGS.updated(min_width=4096)}
+    with pytest.raises(NsoptError, match="4096 is above"):
+        nsopt.compress(trained, digits, ["macs=50%"], out=tmp_path, **options)
     assert not list(tmp_path.iterdir())
-
-
-def test_a_network_with_only_fixed_widths_is_refused(digits: ImageData) -> None:
-    fixed = nn.Sequential(nn.Flatten(), nn.Linear(32 * 32, 10))
-    with pytest.raises(NsoptError, match="no width of this network can change"):
-        nsopt.compress(fixed, digits, ["macs=50%"], settings=SETTINGS)
-
-
-def test_a_network_with_too_few_outputs_is_refused(digits: ImageData) -> None:
-    four = nn.Sequential(nn.Conv2d(1, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
-    with pytest.raises(NsoptError, match="sequential has 4 outputs, and the data 10 classes"):
-        nsopt.compress(four, digits, ["macs=50%"], settings=SETTINGS)
 
 
 def test_any_module_is_compressed_with_its_own_normalisation(

@@ -255,34 +255,6 @@ def test_a_classifier_of_images_is_fitted(narrow: Architecture, digits: ImageDat
     assert small.val_accuracy > result.dense.val_accuracy - 15
 
 
-@layers(first=nn.Linear(8, 16), twice=nn.Linear(16, 16), last=nn.Linear(16, 4))
-def Twice(self: Any, x: Tensor) -> Any:
-    """A network that calls a layer twice."""
-    return self.last(self.twice(self.twice(self.first(x).relu()).relu()).relu())
-
-
-def test_a_layer_that_is_called_twice_is_fitted() -> None:
-    task = nsopt.Task([torch.randn(32, 8) for _ in range(4)])
-    result = compress(Twice().eval(), task, budgets=["params=80%"])
-    assert result["params=80%"].score > 50
-
-
-@pytest.mark.parametrize(
-    ("batches", "message"),
-    [
-        ([torch.randn(4, 8)] * 2, "give at least 16 inputs"),
-        ([torch.full((32, 8), torch.nan)], "contains NaN or infinite numbers"),
-        ([torch.randn(32, 9)], "mat1 and mat2|shapes|9"),
-    ],
-)
-def test_unusable_inputs_are_one_line(batches: list[Tensor], message: str, tmp_path: Path) -> None:
-    task = nsopt.Task(batches)
-    with pytest.raises(NsoptError, match=message) as caught:
-        compress(Twice().eval(), task, budgets=["params=80%"], out=tmp_path)
-    assert "\n" not in str(caught.value)
-    assert not list(tmp_path.iterdir())
-
-
 def test_training_needs_epochs_and_targets(trained: nn.Module) -> None:
     sounds = nsopt.Task([make_sounds(16, 0)[0]], loss=nn.functional.cross_entropy, score=id)
     with pytest.raises(NsoptError, match="training needs targets"):

@@ -138,11 +138,6 @@ def test_the_error_for_a_failed_download_has_a_one_line_reason(
             read(tmp_path)
 
 
-def test_unknown_data_set_suggests_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(NsoptError, match="did you mean 'cifar100'"):
-        load_data("cifar-100", tmp_path)
-
-
 def test_cifar_takes_no_image_size(tmp_path: Path) -> None:
     with pytest.raises(NsoptError, match="image_size="):
         load_data("cifar10", tmp_path, image_size=64)

@@ -1,6 +1,5 @@
 """The weights that a study keeps."""
 
-import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -195,23 +194,6 @@ def test_the_network_of_an_unfinished_trial_replaces_nothing(study: Study, tmp_p
     study.tell(lost.number, state=TrialState.FAIL)
     best.clear(study)
     assert [*best.folder.iterdir()] == find_files(best, study)
-
-
-def test_a_full_disk_raises_os_error_and_leaves_no_file(
-    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    best, trial = BestNetworks(tmp_path / "artifacts"), start_trial(study, make_network(60.0))
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space"):
-            best.keep_if_best(trial, make_network(60.0).content)
-    assert not [*best.folder.iterdir()]
-    best.keep_if_best(trial, make_network(60.0).content)
-    end_trial(trial, make_network(60.0))
-    assert read_values(study, best.folder) == {1000: 60.0}
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 cut off"])

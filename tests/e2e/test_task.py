@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shlex
 from pathlib import Path
 
@@ -161,6 +162,18 @@ def test_a_folder_of_images_without_classes_is_enough_without_training() -> None
     written = call_nsopt(*export[1:])
     assert written.returncode == 0, written.stderr
     assert Path("network.onnx").is_file()
+
+
+def test_pretraining_of_a_task_is_tuned() -> None:
+    done = call_nsopt(
+        *("tune", *NAMES, "--preset=smoke", "--pretrain-epochs=0,1", "--seeds=1", "--epochs=1"),
+        *(*FEW, "--out=out"),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "pitch" in done.stdout
+    (tuned,) = re.findall(r"--tuned=\S+", done.stdout)
+    done = call_nsopt("study", *NAMES, tuned, "--storage=sqlite:///out/study.db", "--start=x")
+    assert_fails(done, "--start leaves out the pre-training that --tuned sets: leave one out")
 
 
 def test_a_full_disk_ends_a_compression_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,9 @@ import os
 import resource
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from nsopt import get_preset, load_network
 from nsopt.cli.options import OutputOptions, TaskOptions, TrainingOptions
@@ -19,9 +17,7 @@ from tests.conftest import call_nsopt, run_nsopt
 from tests.forked import Forked, run_module
 
 SHORT = ["--methods=uniform", "--per-class=20", "--device=cpu", "--precision=fp32"]
-NAME = "vgg11-digits-20each-smoke"
-ONE_SEED = [*SHORT, "--ratios=0.03", "--seeds=1"]
-ONE_POINT = [*ONE_SEED, "--epochs=1"]
+ONE_POINT = [*SHORT, "--ratios=0.03", "--seeds=1", "--epochs=1"]
 
 
 def assert_fails(done: subprocess.CompletedProcess[str], *parts: str) -> None:
@@ -32,23 +28,6 @@ def assert_fails(done: subprocess.CompletedProcess[str], *parts: str) -> None:
     assert lines[0].startswith("error: ")
     for part in parts:
         assert part in lines[0]
-
-
-def study(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run the command, which may write into `out` of the folder."""
-    return call_nsopt("study", *options, f"--out={folder / 'out'}")
-
-
-def write_image_folder(root: Path, content: bytes | None, images: int = 1) -> Path:
-    """Write a folder of `images` images a class; `content` replaces a test image's bytes."""
-    for split in ("train", "test"):
-        for name in ("ant", "bee"):
-            (root / split / name).mkdir(parents=True)
-            for number in range(images):
-                Image.new("RGB", (32, 32)).save(root / split / name / f"{number}.png")
-    if content is not None:
-        (root / "test/bee/0.png").write_bytes(content)
-    return root
 
 
 @pytest.mark.parametrize(
@@ -77,6 +56,11 @@ def write_image_folder(root: Path, content: bytes | None, images: int = 1) -> Pa
         ("study --eta=1 --multiple-of=8", "takes no multiple_of or min_width: leave eta out"),
         ("study --storage=results", "'results' is not a database URL such as sqlite"),
         ("study --storage=sqlite:///", "is lost at the end: write sqlite:///FILE"),
+        ("study --storage=sqlite:///out/x.db?timeout=word", "x.db' is not a database URL"),
+        ("study --budgets=params=250k,params=5M", "write a semicolon between"),
+        ("study --budgets=params=5M,macs=1", "no widths fit the budgets params=5,000,000, macs=1"),
+        ("study --budgets=params=250k --metric=macs", "leave --metric out"),
+        ("study --runtime=torch --measure=math:sqrt", "give --runtime or --measure, not both"),
         ("study --data=cifar100 --data-dir=nowhere", "put cifar-100-python.tar.gz|nowhere"),
         ("study --image-size=16", "at least 32x32|--image-size 32"),
         ("study --data=folder:nowhere", "no folder or zip at nowhere"),
@@ -98,6 +82,12 @@ def write_image_folder(root: Path, content: bytes | None, images: int = 1) -> Pa
         ("worker --storage=sqlite:///none.db", "--study needs a value: see nsopt worker --help"),
         ("tune --ratios=0.1,0.2", "tune takes a single budget"),
         ("tune --over=eta --min-width=8", "Algorithm 3 takes no --multiple-of or --min-width"),
+        ("tune --over=eta --seeds=3", "--seeds does nothing with --over eta: leave it out"),
+        ("tune --over=eta --epochs=3", "--epochs does nothing with --over eta"),
+        ("tune --over=eta --pretrain-epochs=3", "--pretrain-epochs does nothing with --over eta"),
+        ("tune --trials=3", "--trials does nothing with --over pretrain-epochs: leave it out"),
+        ("tune --budgets=params=250k,macs=5M", "tune takes a budget in one metric"),
+        ("study --eta=50 --methods=uniform --budgets=params=250k,macs=5M", "one budget at a time"),
         ("tune --pretrain-epochs=two", "--pretrain-epochs 'two': write numbers such as 0,2,5"),
         ("tune --pretrain-epochs=-1", "--pretrain-epochs must be 0 or more"),
         ("study --schedule=linear --distillation=0.5", "needs a trained network as teacher"),
@@ -109,6 +99,8 @@ def write_image_folder(root: Path, content: bytes | None, images: int = 1) -> Pa
         ("widths --storage=sqlite:///none.db --classes=7", "--classes does nothing without --law"),
         ("widths --law=~/none.json --iteration=1", f"{Path.home()}/none.json"),
         ("dashboard --storage=sqlite:///none.db --artifacts=none", "no folder none of stored"),
+        ("dashboard --storage=sqlite:///none.db", "nothing is stored at"),
+        ("dashboard --storage=study.db", "is not a database URL"),
         ("study --tuned=x --storage=sqlite:///none.db", "no tuning study 'x' is stored at"),
         ("worker --storage=sqlite:///none.db --study=x", "nothing is stored at"),
         ("report --storage=sqlite:///none.db --out=r", "nothing is stored at"),
@@ -201,93 +193,6 @@ def test_a_separate_process_fails_in_one_line_too(tmp_path: Path) -> None:
     assert_fails(done, "unknown architecture 'vgg1'")
 
 
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a study of one point, whose storage no test changes."""
-    folder = tmp_path_factory.mktemp("done")
-    assert call_nsopt("study", *ONE_POINT, f"--out={folder}").returncode == 0
-    return folder
-
-
-def test_a_worker_refuses_an_unknown_study_and_other_images(stored: Path, tmp_path: Path) -> None:
-    worker = ("worker", f"--storage=sqlite:///{stored / 'study.db'}", f"--out={tmp_path}")
-    before = (stored / "study.db").read_bytes()
-    assert_fails(call_nsopt(*worker, "--study=vgg11"), "no study 'vgg11' to work on", NAME)
-    other = write_image_folder(tmp_path / "other", None, images=20)
-    options = (f"--study={NAME}", f"--data=folder:{other}")
-    assert_fails(call_nsopt(*worker, *options), f"differs here from the data of {NAME}")
-    assert (stored / "study.db").read_bytes() == before
-
-
-def test_empty_and_truncated_image_folders_are_refused(tmp_path: Path) -> None:
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    assert_fails(study(tmp_path, f"--data=folder:{empty}"), "no train/ folder")
-    broken = write_image_folder(tmp_path / "broken", b"\x89PNG")
-    assert_fails(study(tmp_path, f"--data=folder:{broken}"), "is not a complete image")
-    packed = tmp_path / "packed.zip"
-    with zipfile.ZipFile(packed, "w") as archive:
-        archive.writestr("train/ant/0.png", b"x" * 1000)
-    packed.write_bytes(packed.read_bytes()[:500])
-    done = study(tmp_path, f"--data=folder:{packed}")
-    assert_fails(done, "cannot be unpacked", "copy it again")
-    assert not (tmp_path / "out").exists()
-
-
-def test_too_few_images_for_a_validation_split_are_refused(tmp_path: Path) -> None:
-    folder = write_image_folder(tmp_path / "few", None)
-    done = study(tmp_path, f"--data=folder:{folder}", "--precision=fp32")
-    assert_fails(done, "2 training images of 2 classes are too few")
-
-
-def test_a_search_that_would_record_too_few_rows_is_refused(tmp_path: Path) -> None:
-    few = ["--prune-every=1", "--filters-per-step=0.5", "--batch-size=32", "--methods=neuralscale"]
-    done = study(tmp_path, *few, "--pretrain-epochs=0", "--device=cpu", "--precision=fp32")
-    assert_fails(done, "pruning ends after 5 of the 6 steps that a law needs: try --filters-per-")
-    assert "per-step 522 or less" in done.stderr
-    assert not (tmp_path / "out").exists()
-
-
-def test_too_few_outputs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "four_outputs.py").write_text(
-        "from torch import nn\n"
-        "def make():\n"
-        "    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), "
-        "nn.Linear(8, 4))\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
-    done = call_nsopt("study", "--arch=four_outputs:make")
-    assert_fails(done, "four_outputs:make has 4 outputs, and the data 10 classes")
-
-
-def test_unknown_and_foreign_storages_are_refused(tmp_path: Path) -> None:
-    done = study(tmp_path, *ONE_POINT, "--storage=nosuchdb://nowhere/x")
-    assert_fails(done, "storage nosuchdb://nowhere/x is of an unknown kind")
-    text = tmp_path / "notes.db"
-    text.write_text("groceries: milk, bread, butter\n" * 200)
-    done = study(tmp_path, *ONE_POINT, f"--storage=sqlite:///{text}")
-    assert_fails(done, "cannot be used", "not a database")
-    assert text.read_text().startswith("groceries")
-
-
-def test_a_wrong_value_in_a_url_fails_before_any_work(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'out' / 'study.db'}?timeout=word"
-    done = study(tmp_path, *ONE_POINT, f"--storage={url}")
-    assert_fails(done, "study.db' is not a database URL")
-    assert not done.stdout
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_storage_with_other_settings_is_refused_and_unchanged(stored: Path) -> None:
-    before = (stored / "study.db").read_bytes()
-    other = call_nsopt("study", *ONE_SEED, "--epochs=2", f"--out={stored}")
-    assert_fails(other, "other settings (training.epochs: 2 now, 1 there)", "--storage")
-    other = call_nsopt("study", *ONE_POINT, "--budgets=5", f"--out={stored}")
-    assert_fails(other, "not both")
-    assert (stored / "study.db").read_bytes() == before
-
-
 def test_a_full_disk_fails_in_one_line_and_the_same_command_finishes_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,16 +207,6 @@ def test_a_full_disk_fails_in_one_line_and_the_same_command_finishes_later(
     assert call_nsopt(*study).returncode == 0
     (path,) = (tmp_path / "artifacts").iterdir()
     assert load_network(path).seed == 0
-
-
-def test_a_nan_loss_fails_the_trials_and_says_why(tmp_path: Path) -> None:
-    done = call_nsopt(
-        *("study", *SHORT, "--ratios=0.03", "--epochs=1"),
-        *("--seeds=2", "--lr=1e9", f"--out={tmp_path}"),
-    )
-    assert_fails(done, "every training", "failed", "the loss became nan")
-    for seed in (0, 1):
-        assert f"uniform 0.03x seed {seed}: the loss became nan in epoch 1" in done.stdout
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="address-space limits are Linux's")

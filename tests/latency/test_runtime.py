@@ -226,9 +226,3 @@ def test_a_measuring_function_gives_a_latency(narrow: Architecture) -> None:
     )
     assert count(narrow.build(found.widths).eval(), torch.empty(0)) <= whole / 2
     assert found.median_ms > 0.45 * whole
-
-
-def test_runtime_and_measure_exclude_each_other() -> None:
-    done = call_nsopt("study", "--runtime=torch", "--measure=math:sqrt")
-    assert done.returncode == 2
-    assert "give --runtime or --measure, not both" in done.stderr

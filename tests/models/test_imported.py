@@ -2,19 +2,16 @@
 
 import json
 import re
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 import nsopt
 from nsopt.errors import NsoptError
 from nsopt.models.imported import network_factory
 from nsopt.reports.results import read_results
 from tests.conftest import call_nsopt
-from tests.e2e.test_user_errors import assert_fails
 from tests.latency.brief import learn_briefly, time_by_processor
 
 MODULE = """
@@ -149,25 +146,6 @@ def test_all_commands_accept_a_users_own_network(tmp_path: Path) -> None:
     assert row["params"] <= row["budget"]
     (weights, *_) = (tmp_path / "out" / "artifacts").iterdir()
     assert sum(p.numel() for p in nsopt.load_weights(weights, "mynets:small").parameters()) > 0
-
-
-def test_names_stand_for_one_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = ("study", "--arch=mynets:small", "--methods=uniform", "--ratios=0.5", "--seeds=1")
-    out = f"--out={tmp_path / 'out'}"
-    assert call_nsopt(*study, "--epochs=1", *SHORT, out).returncode == 0
-    monkeypatch.setattr(import_module("mynets"), "small", narrower)
-    worker = ("worker", f"--storage=sqlite:///{tmp_path / 'out' / 'study.db'}", out)
-    assert_fails(
-        call_nsopt(*worker, "--study=mynets:small-digits-30each-smoke", "--arch=mynets:small"),
-        "mynets:small is another network here",
-    )
-
-
-def narrower(num_classes: int) -> nn.Module:
-    return nn.Sequential(
-        *(nn.Conv2d(1, 12, 3, 2, 1), nn.BatchNorm2d(12), nn.ReLU()),
-        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, num_classes)),
-    )
 
 
 def test_latency_models_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -660,16 +660,6 @@ def test_units_are_ranked_by_how_they_vary_not_by_their_mean() -> None:
     assert {int(unit) % 8 for unit in scores.argsort()[:8]} == set(range(8))
 
 
-def test_units_that_repeat_others_are_removed_first() -> None:
-    model, x = randomise(conv_net()), images()
-    arch = trace(model, x[:2])
-    repeat_units(arch, model)
-    ranking = rank_by_fit(arch, model, Inputs(x), Silent())
-    halves = [width // 2 for width in arch.base_widths]
-    for kept, half in zip(ranking.pick_strongest(tuple(halves)), halves, strict=True):
-        assert sorted((kept % half).tolist()) == list(range(half))
-
-
 class Silenced(nn.Module):
     """A residual network whose last norm multiplies by zero, as many begin."""
 

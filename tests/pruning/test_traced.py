@@ -235,9 +235,7 @@ def test_a_traced_network_inherits_the_kept_units() -> None:
     assert all(bool((n > 0).all()) for n in norms)
 
 
-@pytest.mark.parametrize(
-    "kind", [awkward.SumOfJoined, awkward.Chunks, awkward.UpAndDown, awkward.JoinedWithItself]
-)
+@pytest.mark.parametrize("kind", [awkward.SumOfJoined, awkward.Chunks, awkward.UpAndDown])
 def test_a_network_can_inherit_a_single_unit_of_every_group(kind: type[nn.Module]) -> None:
     arch, x = trace(kind(), torch.randn(2, 3, 32, 32)), torch.randn(2, 3, 32, 32)
     model = arch.build(arch.base_widths).eval()

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsopt.errors import NsoptError
 from nsopt.latency.record import Latency
 from nsopt.methods.registry import methods
 from nsopt.reports import dashboard
@@ -23,7 +22,7 @@ from nsopt.reports.figures import (
     pareto_mask,
 )
 from nsopt.reports.page import render
-from nsopt.reports.results import LATENCY_COLUMNS, Results, _read_latencies, read_results
+from nsopt.reports.results import LATENCY_COLUMNS, Results, _read_latencies
 from nsopt.reports.tables import (
     size_of,
     summary,
@@ -224,13 +223,6 @@ def test_csv_files_contain_the_numbers(results: Results, tmp_path: Path) -> None
     )
     laws = pd.read_csv(tmp_path / "laws.csv")
     np.testing.assert_allclose(laws["alpha"], results.searches["search"][0].law.alpha, rtol=1e-14)
-
-
-def test_a_report_on_a_missing_storage_raises_an_error(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'none.db'}"
-    with pytest.raises(NsoptError, match="nothing is stored"):
-        read_results(url)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_notes_contain_answer_and_numbers_and_escape_names(results: Results) -> None:

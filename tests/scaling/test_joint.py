@@ -6,26 +6,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from numpy.typing import ArrayLike
 
 from nsopt import NsoptError, PowerLaw, get_architecture, solve_widths, uniform_curve
 from nsopt.errors import NoWidthsError
 from nsopt.scaling.cost import CostFunction
 from nsopt.scaling.joint import JointCost
-from tests.scaling.test_solve import Shortcut
+from tests.scaling.test_solve import PARAMS, VGG11, L, Shortcut, laws
 
-VGG11 = get_architecture("vgg11")
-PARAMS, MACS = VGG11.cost("params"), VGG11.cost("macs")
-L = len(VGG11.base_widths)
+MACS = VGG11.cost("macs")
 Limits = list[tuple[CostFunction, float]]
 CURVE = uniform_curve(VGG11.base_widths)
-
-laws = st.builds(
-    lambda alpha, beta: PowerLaw(alpha, beta, np.ones(L)),
-    arrays(np.float64, L, elements=st.floats(1e-2, 10)),
-    arrays(np.float64, L, elements=st.floats(0.1, 1)),
-)
 
 
 def milliseconds_of(widths: ArrayLike) -> Any:

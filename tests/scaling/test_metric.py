@@ -70,11 +70,6 @@ def test_the_cost_of_a_metric_is_that_of_the_architecture() -> None:
         assert metric.cost(arch)(arch.base_widths) == arch.cost(metric.name)(arch.base_widths)
 
 
-def test_unknown_metrics_suggest_the_nearest() -> None:
-    with pytest.raises(NsoptError, match="unknown metric 'mac': did you mean 'macs'"):
-        get_metric("mac")
-
-
 @given(st.integers(1, 10**12), st.floats(1e-6, 1e9))
 def test_a_joint_metrics_name_holds_its_budgets(params: int, milliseconds: float) -> None:
     joint = Joint.of([(LATENCY, milliseconds), (PARAMS, params)])

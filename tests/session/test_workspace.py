@@ -180,11 +180,6 @@ def test_differences_name_every_setting_that_differs() -> None:
     assert differences(ours, ours) == []
 
 
-def test_unknown_preset_suggests_the_nearest() -> None:
-    with pytest.raises(NsoptError, match="did you mean 'paper'"):
-        get_preset("papers")
-
-
 def test_the_default_preset_is_smoke_for_digits_and_quick_for_other_data() -> None:
     assert get_preset(None, "digits") is get_preset("smoke")
     assert get_preset(None, "cifar100") is get_preset(None, "folder:photos") is get_preset("quick")

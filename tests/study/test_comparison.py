@@ -313,11 +313,11 @@ def test_latency_budgets_of_others_are_run(comparison: Comparison, place: Worksp
 
 
 def test_other_settings_are_refused_and_named(comparison: Comparison, done: Workspace) -> None:
-    before = load_results(done).outcomes
+    before = (done.folder / "study.db").read_bytes()
     changed = SETTINGS.updated(training=SETTINGS.training.updated(epochs=2))
     with pytest.raises(NsoptError, match=r"training\.epochs: 2 now, 1 there"):
         run_comparison(with_settings(comparison, changed), done, Silent())
-    pd.testing.assert_frame_equal(load_results(done).outcomes, before)
+    assert (done.folder / "study.db").read_bytes() == before
 
 
 def test_other_test_images_are_refused(comparison: Comparison, done: Workspace) -> None:
@@ -381,11 +381,6 @@ def test_widths_of_all_methods_are_rounded(comparison: Comparison, place: Worksp
         assert not any(width % 4 for width in widths)
     with pytest.raises(NsoptError, match="multiple_of: None now, 4 there"):
         run_comparison(comparison, place, Silent())
-
-
-def test_methods_of_other_iterations_fail(comparison: Comparison, place: Workspace) -> None:
-    with pytest.raises(NsoptError, match="needs iterations=3 or more, not 1"):
-        run_comparison(only(comparison, "neuralscale-iter3"), place, Silent())
 
 
 def make_converging(comparison: Comparison) -> Comparison:
@@ -466,12 +461,6 @@ def test_budgets_can_be_in_macs(comparison: Comparison, place: Workspace) -> Non
     outcomes = load_results(place).outcomes
     assert (outcomes["macs"] <= 300_000).all()
     assert (outcomes["macs"] > 250_000).all()
-
-
-@pytest.mark.parametrize("ratio", [0, -1, float("nan"), float("inf")])
-def test_ratios_must_be_positive(ratio: float) -> None:
-    with pytest.raises(NsoptError, match="must be above 0"):
-        WidthRatio(PARAMS, ratio)
 
 
 def test_a_seed_gives_one_result(comparison: Comparison, done: Workspace, tmp_path: Path) -> None:

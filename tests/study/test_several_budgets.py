@@ -1,7 +1,6 @@
 """A comparison at joint budgets, which hold at once."""
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 
@@ -16,7 +15,6 @@ from nsopt.scaling.metric import LATENCY, MACS, PARAMS, Joint
 from nsopt.session.presets import rounding_for
 from nsopt.session.workspace import Workspace
 from nsopt.study.plan import Comparison, Size, run_comparison
-from tests.conftest import call_nsopt
 from tests.study.test_comparison import (
     Listener,
     load_results,
@@ -93,18 +91,3 @@ def test_rounding_for_joint_budgets_satisfies_every_metric() -> None:
     assert rounding_for(multiple, least, joint) == (24, 16)
     assert rounding_for(4, None, joint) == (4, 1)
     assert rounding_for(multiple, least, MACS) == (8, 16)
-
-
-@pytest.mark.parametrize(
-    ("command", "message"),
-    [
-        (("study", "--eta=50", "--methods=uniform"), "Algorithm 3 takes one budget at a time"),
-        (("tune",), "tune takes a budget in one metric"),
-    ],
-)
-def test_options_that_take_a_single_budget_refuse_joint_ones(
-    command: tuple[str, ...], message: str, tmp_path: Path
-) -> None:
-    done = call_nsopt(*command, "--budgets=params=250k,macs=5M", f"--out={tmp_path}")
-    assert done.returncode == 2
-    assert message in " ".join(done.stderr.split())

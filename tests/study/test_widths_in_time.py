@@ -167,12 +167,3 @@ def test_a_dry_run_times_and_writes_nothing(comparison: Comparison, place: Works
     assert preview_comparison(in_time, place, Silent())
     assert len(clock.timed) == before
     assert not place.has_storage
-
-
-def test_a_failing_clock_is_one_line(comparison: Comparison, place: Workspace) -> None:
-    def broken(module: nn.Module, images: torch.Tensor) -> float:
-        raise OSError("no phone\nconnected")
-
-    with pytest.raises(NsoptError, match="could not measure a network: OSError: no phone connecte"):
-        in_milliseconds(comparison, broken, place)
-    assert not place.has_storage

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
@@ -32,7 +31,7 @@ from nsopt.session.timing import find_latencies
 from nsopt.session.workspace import Workspace
 from nsopt.storage import schema, trials
 from nsopt.storage.engine import run_next
-from nsopt.study import plan, worker
+from nsopt.study import worker
 from nsopt.study.laws import Laws
 from nsopt.study.plan import Comparison, run_comparison
 from nsopt.study.worker import MethodRunner
@@ -325,13 +324,6 @@ def test_of_equal_counts_the_latest_wins(comparison: Comparison, place: Workspac
         assert set(load_results(place).outcomes["latency_ms"]) == {ms}
 
 
-def test_foreign_studies_are_no_comparisons(comparison: Comparison, place: Workspace) -> None:
-    """A user's own study in the storage is not taken for a comparison."""
-    run_comparison(only(comparison, "uniform", seeds=1), place, Silent())
-    optuna.create_study(study_name="team/exp", storage=place.url)
-    assert load_results(place).name == "vgg11-digits-test"
-
-
 def test_reports_name_studies_that_are_stored(comparison: Comparison, place: Workspace) -> None:
     comparison.subject.open_study(place.storage, "uniform", CPU)
     with pytest.raises(NsoptError, match=r"unknown study 'vgg11': .*known are vgg11-digits-test"):
@@ -348,25 +340,6 @@ def test_workers_leave_unknown_methods(comparison: Comparison, place: Workspace)
     assert worker.Worker(session, Laws(session)).work() == 1
     assert listener.messages[0] == "methods not installed here, left to other workers: elsewhere"
     assert [trial.state for trial in study.trials] == [TrialState.WAITING]
-
-
-def test_a_point_whose_trial_failed_is_enqueued_again(
-    comparison: Comparison, place: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An unexpected error in another process fails its trial."""
-
-    class Losing(worker.Worker):
-        def work(self) -> int:
-            study = open_studies(place)["uniform"]
-            if len(study.trials) == 2:
-                study.tell(study.ask(), state=TrialState.FAIL)
-            return super().work()
-
-    monkeypatch.setattr(plan, "Worker", Losing)
-    run_comparison(only(comparison, "uniform"), place, Silent())
-    states = [trial.state.name for trial in open_studies(place)["uniform"].trials]
-    assert states == ["FAIL", "COMPLETE", "COMPLETE"]
-    assert len(load_results(place).outcomes) == 2
 
 
 def test_more_workers_than_the_machine_can_run_are_refused(tmp_path: Path) -> None:

@@ -117,14 +117,6 @@ def Shuffled(self: Any, x: Tensor) -> Any:
     return self.head(self.b(functional.pixel_shuffle(self.a(x), 2)))
 
 
-@layers(a=block(3, 16), b=block(16, 24), places=nn.Conv2d(2, 1, 7, 1, 3), head=Head(24))
-def Attentive(self: Any, x: Tensor) -> Any:
-    """CBAM: a mean and a maximum over channels weigh places."""
-    x = self.a(x)
-    seen = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
-    return self.head(self.b(x * self.places(seen).sigmoid()))
-
-
 @layers(a=block(3, 16), b=block(10, 24), c=block(24, 24), head=Head(24))
 def UnequalParts(self: Any, x: Tensor) -> Any:
     return self.head(self.c(self.b(self.a(x)[:, :10])))
@@ -146,11 +138,6 @@ def Flattened(self: Any, x: Tensor) -> Any:
     """Flattens to any size."""
     x = functional.max_pool2d(self.b(self.a(x)), 4)
     return self.out(self.hidden(torch.flatten(x, 1)).relu())
-
-
-@layers(a=block(3, 16), b=block(16, 16), head=Head(16))
-def UsedTwice(self: Any, x: Tensor) -> Any:
-    return self.head(self.b(self.b(self.a(x))))
 
 
 @layers(a=block(3, 16), b=block(3, 24), c=block(40, 16), head=Head(16))
@@ -199,12 +186,6 @@ def SumOfJoined(self: Any, x: Tensor) -> Any:
     return self.head(self.d(torch.cat([x, self.b(x)], 1) + self.c(x)))
 
 
-@layers(a=block(3, 16), b=block(32, 24), head=Head(24))
-def JoinedWithItself(self: Any, x: Tensor) -> Any:
-    x = self.a(x)
-    return self.head(self.b(torch.cat([x, x], 1)))
-
-
 @layers(a=block(3, 16), b=block(32, 24), c=block(24, 12), head=Head(12))
 def Assigned(self: Any, x: Tensor) -> Any:
     """Writes into a part of a tensor."""
@@ -225,13 +206,6 @@ def Unruled(self: Any, x: Tensor) -> Any:
     """An operation that no rule knows."""
     x = self.b(self.a(x))
     return self.head(self.c(x + torch.linalg.matrix_exp(x / 32)))
-
-
-@layers(a=nn.Conv1d(96, 16, 3), norm=nn.BatchNorm1d(16), b=nn.Conv1d(16, 24, 3))
-@layers(out=nn.Linear(24, 10))
-def OneDimensional(self: Any, x: Tensor) -> Any:
-    x = functional.gelu(self.norm(self.a(x.flatten(1, 2))))
-    return self.out(self.b(x).mean(-1))
 
 
 @layers(a=block(3, 16), b=block(16, 16), head=Head(16))

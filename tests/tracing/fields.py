@@ -227,19 +227,6 @@ def Squeezed(self: Any, x: Tensor) -> Any:
     return self.out(self.c(x).mean((2, 3), keepdim=True).squeeze())
 
 
-@layers(a=nn.Linear(6, 16), out=nn.Linear(16, 4), heads=2, q=nn.Linear(16, 16), k=nn.Linear(16, 16))
-@layers(v=nn.Linear(16, 16), joined=nn.Linear(16, 16))
-def Attending(self: Any, x: Tensor) -> Any:
-    """Attention by einsum: its code computes the size of a head from the width of the stream."""
-    x = self.a(x)
-    count, steps, size = x.shape
-    heads = (count, steps, self.heads, size // self.heads)
-    q, k, v = (each(x).view(heads) for each in (self.q, self.k, self.v))
-    weights = torch.einsum("bihd,bjhd->bhij", q, k).softmax(-1)
-    x = x + self.joined(torch.einsum("bhij,bjhd->bihd", weights, v).reshape(x.shape))
-    return self.out(x.mean(1))
-
-
 BIAS = torch.randn(1, 12, 5, 5)
 
 
@@ -254,16 +241,6 @@ def Biased(self: Any, x: Tensor) -> Any:
 
 def FixedBias() -> nn.Module:
     return Biased(nn.Parameter(BIAS, requires_grad=False))
-
-
-@layers(a=nn.Conv2d(3, 8, 3), step=nn.Conv2d(16, 8, 3, 1, 1), out=nn.Linear(8, 10))
-def Repeated(self: Any, x: Tensor) -> Any:
-    """A recurrent convolution, whose first state is `zeros_like` its input."""
-    x = self.a(x).relu()
-    state = torch.zeros_like(x)
-    for _ in range(2):
-        state = self.step(torch.cat([x, state], 1)).tanh()
-    return self.out(state.mean((2, 3)))
 
 
 @layers(a=nn.Conv2d(3, 16, 3), b=nn.Conv2d(16, 24, 3), c=nn.Conv2d(24, 16, 3))

@@ -110,7 +110,7 @@ class ByNumbers(Attention):
         return x + self.o(y.transpose(1, 2).reshape(batch, steps, self.heads * self.size))
 
 
-@pytest.mark.parametrize(("heads", "size"), [(8, 8), (6, 4), (4, 2)])
+@pytest.mark.parametrize(("heads", "size"), [(8, 8), (4, 2)])
 def test_of_two_heads_of_keys_one_goes_and_sizes_stay(heads: int, size: int) -> None:
     model, x = between(24, ByNumbers(heads, size)), torch.randn(STEPS)
     arch = trace(model, x)
@@ -204,7 +204,7 @@ class Encoder(nn.Module):
         return self.head(self.blocks(self.words(words), src_key_padding_mask=mask)[:, 0])
 
 
-@pytest.mark.parametrize(("size", "units"), [(24, 4), (32, 4), (48, 12)])
+@pytest.mark.parametrize(("size", "units"), [(24, 4), (48, 12)])
 def test_attention_of_pytorch_shrinks_whatever_its_sizes(size: int, units: int) -> None:
     words = torch.randint(20, (2, 5))
     arch = trace(Encoder(size), words)
@@ -290,7 +290,7 @@ class Few(nn.Module):
         return self.o(y.transpose(1, 2).flatten(2).cos())
 
 
-@pytest.mark.parametrize(("size", "heads"), [(2, 1), (3, 1), (5, 1), (3, 2), (4, 2), (4, 3)])
+@pytest.mark.parametrize(("size", "heads"), [(2, 1), (3, 1), (4, 3)])
 def test_a_size_of_queries_and_values_is_one_width_in_small_heads(size: int, heads: int) -> None:
     model, x = Few(size, heads), torch.randn(2, 5, 7)
     arch = trace(model, x)
@@ -435,12 +435,12 @@ def between(width: int, *blocks: nn.Module, last: int | None = None) -> nn.Modul
     return nn.Sequential(nn.Linear(6, width), *blocks, nn.Linear(last or width, 4))
 
 
-POSITIONED = [Positioned(nn.Parameter(torch.randn(steps, 1, 16))) for steps in (3, 4, 8, 12)]
+POSITIONED = [Positioned(nn.Parameter(torch.randn(steps, 1, 16))) for steps in (4, 12)]
 STEPS = 2, 5, 6
 WHOLE = [
     (between(24, Packed()), STEPS, [24, 8]),  # a layer is cut into parts of different sizes
     (between(24, PackedByProducts()), STEPS, [24, 8]),
-    *((between(24, Turned(heads)), STEPS, [24, heads]) for heads in (2, 3, 4)),
+    *((between(24, Turned(heads)), STEPS, [24, heads]) for heads in (2, 3)),
     *((model, (2, len(model.positions), 6), [4]) for model in POSITIONED),  # examples are places
     (OfNodes(), (2, 3, 10, 5), [4]),
     (CutHeads(), (2, 3, 5), [12, 2]),

@@ -79,14 +79,11 @@ def Changed(self: Any, x: Tensor) -> Any:
     [
         lambda y: y * (1.0 if y.shape[1] > 48 else 0.25),
         lambda y: y * (y.shape[1] // 32),
-        lambda y: y * min(y.shape[1], 24),
-        lambda y: y * math.ceil(y.shape[1] / 30),
-        lambda y: functional.relu(y) if y.shape[1] > 48 else torch.tanh(y),
         lambda y: sum(y * 0.5 for _ in range(y.shape[1] // 20)),
         lambda y: average(y, y.shape[1] // 48),
         cannot_be_narrow,  # which hides no other
     ],
-    ids=["threshold", "floor", "minimum", "ceiling", "function", "repetition", "kernel", "narrow"],
+    ids=["threshold", "floor", "repetition", "kernel", "narrow"],
 )
 def test_sizes_that_the_code_rounds_or_compares_are_seen(change: Callable[[Tensor], Any]) -> None:
     groups = trace(Changed(change), torch.randn(2, 6)).network.family.groups
@@ -361,7 +358,7 @@ class SizedWithin(Sized):
 
 
 @pytest.mark.parametrize("kind", [Sized, SizedWithin])
-@pytest.mark.parametrize("sizes", [(16, 32, 7), (16, 32, 16, 7), (16, 16, 16, 7)])
+@pytest.mark.parametrize("sizes", [(16, 32, 7), (16, 16, 16, 7)])
 def test_a_size_equal_to_two_widths_is_free(kind: type[Sized], sizes: tuple[int, ...]) -> None:
     model = nn.Sequential(*map(kind, sizes, sizes[1:])).double()
     x = torch.randn(6, 16, dtype=torch.float64)

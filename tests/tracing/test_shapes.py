@@ -11,12 +11,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
 import nsopt
-from nsopt.deployment.kept import KeptNetwork
 from nsopt.inputs import tensors_in
 from nsopt.models.trace import trace
 from nsopt.tracing.labels import Trace
 from nsopt.tracing.shapes import RESULTS
-from tests.networks import layers
+from tests.networks import keep, layers
 from tests.tracing.checks import check_pruning
 
 aten = torch.ops.aten
@@ -163,9 +162,6 @@ def test_tensors_that_a_list_holds_too_follow_the_smaller_network(tmp_path: Path
     assert small.tied[0] is small.embedding.weight
     small(x).sum().backward()
     assert model.embedding.weight.grad is None
-    widths, none = tuple(map(len, kept)), ()
-    numbers = "held", widths, none, none, none, none, "scored", "params", 1.0, None, 0, 1.0, None
-    network = KeptNetwork(*numbers, small)
-    network.save(tmp_path / "small.pt")
+    keep(small, list(map(len, kept))).save(tmp_path / "small.pt")
     loaded = nsopt.load_network(tmp_path / "small.pt", arch).model
     torch.testing.assert_close(loaded(x), small(x))

@@ -28,22 +28,18 @@ GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
     awkward.Norms: [8, 64, 24],
     awkward.UpAndDown: [16, 32, 16, 16],
     awkward.Shuffled: [16, 24],
-    awkward.Attentive: [16, 24],
     awkward.UnequalParts: [6, 24, 24],
     awkward.WrittenSize: [16, 32],
     awkward.Flattened: [16, 8, 32],
-    awkward.UsedTwice: [16],
     awkward.RawParameter: [16, 24, 16],
     awkward.Unused: [16],
     awkward.Features: [24],
     awkward.Transformer: [4, 64],
     awkward.Pieces: [8, 8, 24],
     awkward.SumOfJoined: [16, 24, 8],
-    awkward.JoinedWithItself: [16, 24],
     awkward.Assigned: [24, 12],
     awkward.Grouped: [8, 16, 16],
     awkward.Unruled: [16, 12],
-    awkward.OneDimensional: [16, 24],
 }
 
 
