@@ -57,9 +57,9 @@ def test_training_without_labels_comes_closer_to_the_trained_network() -> None:
 )
 def test_batches_give_the_numbers_of_their_tensor(batches: Callable[[Tensor], Any]) -> None:
     inputs = make_inputs(0)
-    found = nsopt.compress(make_teacher(), batches(inputs), [BUDGET], epochs=30)[BUDGET]
-    assert found.widths == compress(30)[BUDGET].widths
-    expected = measure_error(compress(30)[BUDGET].model)
+    found = nsopt.compress(make_teacher(), batches(inputs), [BUDGET], epochs=3)[BUDGET]
+    assert found.widths == compress(3)[BUDGET].widths
+    expected = measure_error(compress(3)[BUDGET].model)
     assert measure_error(found.model) == pytest.approx(expected, rel=1e-3)
 
 

@@ -32,80 +32,37 @@ CODE = """
 from torch import nn
 
 
-class Base(nn.Module):
+class Base(nn.Sequential):
+    text = '''
+not indented'''
+
     def shift(self, x):
-        return x + SHIFT  # as in the training
-
-
-class Net(Base):
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-
-    def forward(self, x):
-        return self.layers(self.shift(x))
-"""
-
-
-def test_changed_code_is_another_network_and_changed_comments_are_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(tmp_path)
-    found = []
-    for number, (shift, comment) in enumerate((("0", "# as"), ("0", "# like"), ("5", "# as"))):
-        code = CODE.replace("SHIFT", shift).replace("# as", comment)
-        (tmp_path / f"shifting{number}.py").write_text(code)
-        model = import_module(f"shifting{number}").Net()
-        found.append(identify_code(nsopt.trace(model, torch.randn(2, 4))))
-    assert found[0] == found[1] != found[2]
-
-
-NESTED = """
-from torch import nn
+        return x + 1  # as in the training
 
 
 def make():
-    class Net(nn.Sequential):
-        text = '''
-not indented'''
-
+    class Net(Base):
+        "A network like others."
         def forward(self, x):
-            return super().forward(x + SHIFT)
+            return super().forward(self.shift(x) * 2)
 
-    return Net(nn.Linear(4, 8), nn.LeakyReLU(SLOPE), nn.Linear(8, 2))
+    return Net(nn.Linear(4, 8), nn.LeakyReLU(0.1), nn.Linear(8, 2))
 """
 
 
-def test_inner_code_and_arguments_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_code_or_arguments_are_another_network_and_changed_comments_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.syspath_prepend(tmp_path)
+    same = ("", ""), ("# as in", "# like"), ('"A network like others."', "")
+    changed = ("x + 1", "x + 5"), ("* 2", "* 3"), ("0.1", "0.2"), ("not indented", "text")
     found = []
-    for number, (shift, slope) in enumerate((("1", "0.1"), ("1", "0.1"), ("2", "0.1"), ("1", "0"))):
-        code = NESTED.replace("SHIFT", shift).replace("SLOPE", slope)
-        (tmp_path / f"nested{number}.py").write_text(code)
-        model = import_module(f"nested{number}").make()
+    for number, (old, new) in enumerate([*same, *changed]):
+        (tmp_path / f"shifting{number}.py").write_text(CODE.replace(old, new) if old else CODE)
+        model = import_module(f"shifting{number}").make()
         found.append(identify_code(nsopt.trace(model, torch.randn(2, 4))))
-    assert found[0] == found[1]
-    assert len(set(found)) == 3
-
-
-class Scaled(nn.Linear):
-    def __init__(self, scale: float, bound: tuple[int, ...] | None = None) -> None:
-        super().__init__(8, 2)
-        self.scale, self.bound, self._calls = scale, bound, 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self._calls += 1
-        return super().forward(x) * self.scale
-
-
-def test_numbers_and_texts_that_modules_store_count() -> None:
-    def identify(*arguments: Any) -> int | None:
-        model = nn.Sequential(nn.Linear(4, 8), Scaled(*arguments))
-        model(torch.randn(2, 4))
-        return identify_code(nsopt.trace(model, torch.randn(2, 4)))
-
-    assert identify(1.0) == identify(1.0)
-    assert len({identify(1.0), identify(2.0), identify(1.0, (3, 4)), identify(1.0, (3, 5))}) == 4
+    assert found[0] == found[1] == found[2]
+    assert len(set(found)) == 1 + len(changed)
 
 
 @dataclass(frozen=True)
@@ -165,6 +122,7 @@ def test_functions_and_configurations_that_modules_store_count() -> None:
         (torch.relu, Config({"a": [0.1]}, np.float32(0.25))),
         (torch.relu, SimpleNamespace(slope=0.1)),
         (torch.relu, SimpleNamespace(slope=0.2)),
+        *((torch.relu, stored) for stored in (1.0, 2.0, (3, 4), (3, 5), "a", "b")),
         (torch.relu, Kind.WIDE),
         (torch.relu, Kind.DEEP),
         (torch.relu, {scaled(0.2): 1}),

@@ -379,15 +379,6 @@ def test_a_class_needs_at_least_one_complete_image(tmp_path: Path) -> None:
         load_data(f"folder:{folder}", skip_corrupt=True)
 
 
-def missing(root: Path) -> Path:
-    return root / "nowhere"
-
-
-def without_train(root: Path) -> Path:
-    (root / "x").mkdir()
-    return root / "x"
-
-
 def without_test(root: Path) -> Path:
     return write_images(root / "x", ("train",))
 
@@ -414,24 +405,9 @@ def odd_class(root: Path) -> Path:
     return root / "x"
 
 
-def truncated_image(root: Path) -> Path:
-    write_images(root / "x")
-    path = root / "x/train/ant/1.png"
-    path.write_bytes(path.read_bytes()[:60])
-    return root / "x"
-
-
 def truncated_zip(root: Path) -> Path:
     path = pack(write_images(root / "x"), root / "x.zip")
     path.write_bytes(path.read_bytes()[:-200])
-    return path
-
-
-def damaged_zip(root: Path) -> Path:
-    path = pack(write_images(root / "x"), root / "x.zip")
-    content = bytearray(path.read_bytes())
-    content[100] ^= 0xFF
-    path.write_bytes(bytes(content))
     return path
 
 
@@ -440,24 +416,17 @@ def no_zip(root: Path) -> Path:
     return root / "x.zip"
 
 
-def nothing(root: Path) -> str:
-    return ""
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (missing, "no folder or zip"),
-        (without_train, "no train/ folder.*or CLASS/IMAGE and split=0.8, and image_size=64 if"),
+        (lambda root: root / "nowhere", "no folder or zip"),
         (without_test, "neither test/ nor val/: divide it with split=0.8"),
         (empty_class, "no images in train/bee: add some, or remove the class"),
         (single_class, "at least 2 class folders"),
         (odd_class, "'bee' is not both in train/ and in test/"),
-        (truncated_image, "1.png is not a complete image"),
         (truncated_zip, "x.zip cannot be unpacked into .*: copy it again"),
-        (damaged_zip, "x.zip cannot be unpacked into .*: copy it again"),
         (no_zip, "x.zip cannot be unpacked into .*File is not a zip file"),
-        (nothing, "names no folder: give folder:PATH"),
+        (lambda root: "", "names no folder: give folder:PATH"),
     ],
 )
 def test_unusable_folders_raise_an_error(
@@ -479,5 +448,6 @@ def test_a_folder_without_train_is_refused_before_its_files_are_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(folder_module, "images_in", lambda *_: pytest.fail("lists a whole disk"))
-    with pytest.raises(NsoptError, match="no train/ folder"):
+    message = "no train/ folder.*or CLASS/IMAGE and split=0.8, and image_size=64 if"
+    with pytest.raises(NsoptError, match=message):
         load_data(f"folder:{tmp_path}")

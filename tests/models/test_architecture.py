@@ -166,31 +166,6 @@ def test_every_group_has_a_name_gates_and_filters(name: str) -> None:
     assert model(torch.zeros(2, *arch.input_shape)).shape == (2, 10)
 
 
-@pytest.mark.parametrize("name", ["vgg11", "resnet18-tied"])
-def test_an_inherited_network_computes_with_the_kept_channels(name: str) -> None:
-    arch = get_once(name)
-    widths = tuple(6 + i for i in range(len(arch.base_widths)))
-    model = arch.build(widths)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-            torch.nn.init.normal_(module.bias)
-            module.running_mean.normal_()
-    kept = [torch.arange(0, width, 2) for width in widths]
-    smaller = arch.inherit(model, kept, [len(indices) for indices in kept])
-    for norms, width, indices in zip(arch.design.find_gates(model), widths, kept, strict=True):
-        dropped = torch.ones(width, dtype=torch.bool)
-        dropped[indices] = False
-        for norm in norms:
-            assert isinstance(norm, torch.nn.BatchNorm2d)
-            norm.weight.data[dropped] = 0
-            norm.bias.data[dropped] = 0
-    images = torch.randn(4, *arch.input_shape)
-    with torch.no_grad():
-        found, expected = smaller.eval()(images), model.eval()(images)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-
-
 def test_expanded_channels_follow_their_input_channel() -> None:
     arch = get_once("mobilenetv2")
     widths = tuple(4 for _ in arch.base_widths)
@@ -229,23 +204,3 @@ def test_unknown_names_suggest_the_nearest() -> None:
 def test_images_too_small_for_the_network_are_refused() -> None:
     with pytest.raises(NsoptError, match="image_size=32"):
         get_architecture("vgg11", image_size=28)
-
-
-def test_units_to_inherit_are_checked_and_may_be_a_mask() -> None:
-    arch = get_once("vgg11", num_classes=10, in_channels=1)
-    model, widths = arch.build([8] * 8), [4] * 8
-    mask = torch.arange(8) % 2 == 1
-    states = [
-        arch.inherit(model, [units] * 8, widths).state_dict()
-        for units in (mask, torch.tensor([1, 3, 5, 7]), range(1, 8, 2))
-    ]
-    for state in states[1:]:
-        torch.testing.assert_close(state, states[0], rtol=0, atol=0)
-    for kept, message in (
-        ([[0]] * 7, "vgg11 has 8 groups, got 7"),
-        ([[8]] * 8, "the units to keep of conv1 must be ascending integers below 8"),
-        ([[-1]] * 8, "the units to keep of conv1 must be ascending integers below 8"),
-        ([range(5)] * 8, "give at most 4 units of conv1, got 5"),
-    ):
-        with pytest.raises(NsoptError, match=message):
-            arch.inherit(model, kept, widths)

@@ -128,18 +128,6 @@ def test_a_non_finite_loss_ends_the_search(narrow: Architecture, digits: ImageDa
         prune(narrow, digits, lr=1e9)
 
 
-@pytest.mark.parametrize("name", ["mobilenetv2", "mobilenetv2-tied", "resnet18", "resnet18-tied"])
-def test_every_network_is_pruned_step_by_step(few: ImageData, name: str) -> None:
-    arch = get_architecture(name, in_channels=1)
-    arch = with_base_widths(arch, tuple(w // 8 for w in arch.base_widths))
-    total = sum(arch.base_widths)
-    trajectory = prune(arch, few, keep_fraction=0.8, batch_size=32)
-    filters = trajectory.widths.sum(axis=1)
-    assert filters[-1] == int(0.8 * total)
-    assert (-np.diff(filters)[:-1] == 16).all()
-    assert trajectory.tau[-1] == arch.cost("params")(trajectory.widths[-1])
-
-
 def are_equal(one: Iteration, two: Iteration) -> bool:
     return {**one.to_dict(), "seconds": 0} == {**two.to_dict(), "seconds": 0}
 

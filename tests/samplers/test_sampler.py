@@ -279,14 +279,6 @@ def test_suggested_widths_follow_the_step() -> None:
         suggest_widths(rough.ask(), ARCH, step=8)
 
 
-def test_no_width_exceeds_max_width() -> None:
-    trained = [width // 2 for width in ARCH.base_widths]
-    free = make_sampler(budgets=[10**6])
-    held = make_sampler(budgets=[10**6], solver=partial(solve_widths, max_width=trained))
-    assert any(w > most for w, most in zip(free.propose(10**6), trained, strict=True))
-    assert all(w <= most for w, most in zip(held.propose(10**6), trained, strict=True))
-
-
 def test_a_trial_stores_its_budget_and_its_cost() -> None:
     study = optuna.create_study(sampler=make_sampler(budgets=[10**6]))
     study.enqueue_trial({f"width_{name}": 300 for name in ARCH.layer_names})

@@ -1,6 +1,5 @@
 import json
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -394,14 +393,6 @@ def test_filling_needs_largest_widths() -> None:
     law = nsopt.uniform_curve(BASE.tolist())
     with pytest.raises(NsoptError, match="fill needs max_width"):
         nsopt.solve_widths(law, VGG11.cost("params"), 100_000, fill=True)
-
-
-def test_the_sampler_fills_its_budgets() -> None:
-    law, cost = nsopt.uniform_curve(BASE.tolist()), VGG11.cost("params")
-    solver = partial(nsopt.solve_widths, multiple_of=16, max_width=BASE, fill=True)
-    sampler = nsopt.NeuralScaleSampler(law, cost, VGG11, solver=solver)
-    expected = solver(law, cost, 600_000)
-    assert sampler.propose(600_000) == tuple(expected.widths.tolist())
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from nsopt.errors import (
 )
 from nsopt.progress import Silent
 from nsopt.storage import engine, internals
-from nsopt.storage.engine import HeartbeatWatch, Work, heartbeat, run_next, run_trials
+from nsopt.storage.engine import HeartbeatWatch, heartbeat, run_next, run_trials
 from nsopt.storage.opening import open_storage
 from nsopt.storage.trials import needs_retry, read_failure
 from nsopt.storage.urls import sqlite_url
@@ -170,36 +170,6 @@ def test_a_point_whose_first_trial_failed_is_run_again(url: str) -> None:
         run_trials(study, ["a"], enqueue, make_failing_job(ZeroDivisionError()), Silent())
     run_trials(study, ["a"], enqueue, Job(), Silent())
     assert states(study) == ["FAIL", "COMPLETE"]
-
-
-class Training(Work):
-    """The example of `run_trials`: a point is the widths of a network and a seed."""
-
-    compute = Job.compute
-
-    def point(self, trial: FrozenTrial | Trial) -> tuple[tuple[int, ...], int]:
-        return tuple(trial.user_attrs["widths"]), trial.user_attrs["seed"]
-
-    def run(self, trial: Trial) -> list[float]:
-        widths, seed = self.point(trial)
-        trial.set_user_attr("params", sum(widths))
-        return [10.0 * len(widths) + seed]
-
-    def handle_failure(self, trial: FrozenTrial, error: DeterministicError) -> None:
-        raise error
-
-
-def test_trainings_of_widths_and_seeds_run_once(url: str) -> None:
-    study = open_study(url)
-    points = [((8, 16), 0), ((8, 16), 1), ((4,), 0)]
-
-    def enqueue(point: tuple[tuple[int, ...], int]) -> None:
-        study.enqueue_trial({}, user_attrs=dict(zip(("widths", "seed"), point, strict=True)))
-
-    for _ in range(2):
-        run_trials(study, points, enqueue, Training(), Silent())
-    assert [trial.values for trial in study.trials] == [[20.0], [21.0], [10.0]]
-    assert [trial.user_attrs["params"] for trial in study.trials] == [24, 24, 4]
 
 
 def test_an_error_that_would_happen_again_is_reported_once_and_not_retried(url: str) -> None:

@@ -28,9 +28,8 @@ SETTINGS = override(
 
 
 def compress(model: nn.Module, task: nsopt.Task, trainer: Any) -> nsopt.Compression:
-    asked: dict[str, Any] = {"epochs": 3, "candidates": 2, "settings": SETTINGS}
-    asked |= {"trainer": trainer, "progress": nsopt.Silent()}
-    return nsopt.compress(model, task, ["params=60%"], **asked)
+    asked: dict[str, Any] = {"epochs": 3, "settings": SETTINGS, "trainer": trainer}
+    return nsopt.compress(model, task, ["params=60%"], **asked, progress=nsopt.Silent())
 
 
 @pytest.mark.skipif(find_spec("lightning") is None, reason="lightning is not installed")

@@ -182,11 +182,8 @@ def Transformer(self: Any, words: Tensor) -> Any:
 def test_heads_go_from_each_block_alone(kind: type[Attention], keys: int, heads: int) -> None:
     model, words = Transformer(nn.Sequential(kind(keys), kind(keys))), torch.randint(20, (2, 5))
     arch = trace(model, words)
-    assert arch.base_widths == (24, heads, heads)
     assert all(group.exact for group in arch.network.family.groups)
-    check_building(arch, words)
-    randomise(model)
-    check_pruning(arch, model, words)
+    check_network_of(arch, model, words, [24, heads, heads], searches=False)
 
 
 class Encoder(nn.Module):
@@ -258,11 +255,7 @@ PADDED = torch.cat([torch.randint(1, 20, (8, 5)), torch.zeros(8, 2, dtype=torch.
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_a_mask_of_padding_does_not_keep_heads() -> None:
     model = Encoder(32, padded=True)
-    arch = trace(model, PADDED)
-    assert arch.base_widths == (4, 20)
-    check_building(arch, PADDED)
-    randomise(model)
-    check_pruning(arch, model, PADDED)
+    check_network_of(trace(model, PADDED), model, PADDED, [4, 20], searches=False)
 
 
 def test_an_odd_number_of_heads_runs_without_nested_tensors() -> None:
@@ -344,11 +337,8 @@ def test_stages_of_one_or_more_heads_change_each_by_itself() -> None:
         parts += [nn.Linear(before, size), Reduced(size, heads)]
     model, x = nn.Sequential(*parts, nn.Linear(48, 3)), torch.randn(2, 8, 6)
     arch = trace(model, x)
-    assert arch.base_widths == (8, 16, 2, 40, 5, 48, 6)
     assert arch.channels_per_unit == (1, 1, 8, 1, 8, 1, 8)
-    check_building(arch, x)
-    randomise(model)
-    check_pruning(arch, model, x)
+    check_network_of(arch, model, x, [8, 16, 2, 40, 5, 48, 6], searches=False)
 
 
 @layers(sizes=None, head=16, q=nn.Linear(96, 96), k=nn.Linear(96, 96), v=nn.Linear(96, 96))

@@ -103,7 +103,7 @@ LARGE_TIMM = {
 SMALL, TIMM = TORCHVISION | SMALL_TIMM, SMALL_TIMM | LARGE_TIMM
 NETWORKS = SMALL | LARGE_TORCHVISION | LARGE_TIMM
 NOT_EXPORTED = ("timm:tf_efficientnet_cc_b0_4e",)  # torch.onnx does not convert its routed kernels
-EXPORTED = [f"{_SMALL}:{name}" for name in ("resnet", "mobilenet_v3", "vision_transformer")]
+EXPORTED = [f"{_SMALL}:{name}" for name in ("resnet", "vision_transformer")]
 LATER = [word for word in NETWORKS if word not in (*EXPORTED, *NOT_EXPORTED)]
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from nsopt import NsoptError, trace
 from tests.networks import layers
 from tests.tracing import hand_written, parts
-from tests.tracing.checks import check_network_of, check_pruning, trace_unchanged
+from tests.tracing.checks import check_network_of, trace_unchanged
 
 GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
     parts.CodesOfPlaces: [16, 24],
@@ -218,9 +218,7 @@ def SharedBias(self: Any, x: Tensor) -> Any:
 
 def test_what_meets_one_filled_tensor_has_one_width() -> None:
     model, x = SharedBias(), torch.randn(2, 6)
-    arch = trace(model, x)
-    assert (arch.base_widths, arch.refused) == ((16,), {})
-    check_pruning(arch, model, x)
+    check_network_of(trace(model, x), model, x, [16], searches=False)
 
 
 @layers(stem=nn.Conv2d(3, 16, 3), scores=nn.Conv2d(16, 3, 1))
@@ -235,9 +233,8 @@ def Levels(self: Any, x: Tensor) -> Any:
 def test_flattened_channels_that_are_cut_into_unequal_parts_stay() -> None:
     model, x = Levels(), torch.randn(2, 3, 8, 8)
     arch = trace(model, x)
-    assert arch.base_widths == (16,)
     assert "fixed: scores: is sorted" in arch.explain()
-    check_pruning(arch, model, x)
+    check_network_of(arch, model, x, [16], searches=False)
 
 
 @layers(a=nn.Linear(4, 12), b=nn.Linear(12, 3))

@@ -25,7 +25,7 @@ from nsopt.tracing.network import TracedNetwork
 from nsopt.tracing.run import LabelledRun, silence_fakes
 from nsopt.tracing.states import spare_collector, watch_attributes
 from tests.networks import layers
-from tests.tracing import awkward, fields, parts
+from tests.tracing import awkward, parts
 from tests.tracing.checks import describe_state
 from tests.tracing.test_fields import NETWORKS
 from tests.tracing.test_parts import GROUPS as PARTS
@@ -282,14 +282,6 @@ def test_what_a_hook_stores_is_read_in_the_same_run() -> None:
         assert arch.cost("macs")(arch.base_widths) == 8 * 16 + 2 * 16 * 12
         assert list(arch.base_widths) == [16]
         model(torch.randn(3, 8))
-
-
-def test_a_failed_trace_names_the_error_and_leaves_the_module() -> None:
-    model = fields.Viewed()
-    before = describe_state(model)
-    with pytest.raises(NsoptError):
-        nsopt.trace(model, torch.zeros(2, 4, 32, 32))
-    assert describe_state(model) == before
 
 
 class Sized(nn.Module):

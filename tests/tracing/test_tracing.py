@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,7 +12,6 @@ from torch.testing._internal.two_tensor import TwoTensor
 
 import nsopt
 from nsopt import Architecture, NsoptError, trace
-from nsopt.tracing.labels import TraceError
 from tests.networks import layers
 from tests.tracing import awkward, fields, parts
 from tests.tracing.checks import check_network_of, trace_unchanged
@@ -54,18 +52,6 @@ def test_an_awkward_network_can_be_traced_pruned_and_resized(kind: type[nn.Modul
     check_network_of(*trace_network(kind), GROUPS[kind], searches=False)
 
 
-def test_one_run_finds_the_code_that_stops_a_width_from_growing() -> None:
-    """The error names the groups in the failing operation, so the other groups need no run."""
-    arch, _, _ = trace_network(awkward.Cropped)
-    assert arch.capped.keys() == {"b.0"}
-    network, widths = arch.network, np.array([20, 20, 30])
-    with pytest.raises(TraceError) as caught:
-        network.check_widths(widths)
-    found = network.family.dimensions_of(caught.value.atoms)
-    involved = [bool(found & group.per_dimension.keys()) for group in network.family.groups]
-    assert involved == [False, True, False]
-
-
 def test_tracing_building_and_pruning_never_change_the_template() -> None:
     model, x = awkward.Chunks().train(), torch.randn(2, 3, 32, 32)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -75,17 +61,6 @@ def test_tracing_building_and_pruning_never_change_the_template() -> None:
     assert model.training
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
-
-
-def test_the_solver_meets_a_budget_for_a_traced_network() -> None:
-    arch, _, _ = trace_network(awkward.Chunks)
-    cost = arch.cost("macs")
-    law = nsopt.uniform_curve(arch.base_widths)
-    fit = nsopt.solve_widths(law, cost, cost(arch.base_widths) // 3)
-    assert fit.cost <= cost(arch.base_widths) // 3
-    wider = fit.widths + np.eye(len(fit.widths), dtype=int)
-    np.testing.assert_array_equal(cost.marginal(fit.widths), cost(wider) - fit.cost)
-    np.testing.assert_array_equal(cost(np.array([fit.widths] * 2)), [fit.cost] * 2)
 
 
 def test_an_architecture_prints_as_one_line() -> None:
@@ -242,12 +217,6 @@ def Maps(self: Any, maps: list[torch.Tensor]) -> Any:
     return self.c((large + nn.functional.interpolate(small, scale_factor=2)).relu())
 
 
-@layers(a=nn.Linear(5, 8), b=nn.Linear(9, 8), c=nn.Linear(8, 4))
-def Branches(self: Any, parts: list[torch.Tensor]) -> Any:
-    """Takes a list of vectors of several sizes."""
-    return self.c((self.a(parts[0]) + self.b(parts[1])).relu())
-
-
 @layers(a=nn.Conv3d(4, 8, 1), b=nn.Linear(8, 4))
 def Clips(self: Any, clips: list[torch.Tensor]) -> Any:
     return torch.stack([self.b(self.a(clip).mean((1, 2, 3))) for clip in clips])
@@ -257,7 +226,6 @@ def Clips(self: Any, clips: list[torch.Tensor]) -> Any:
     ("kind", "shapes", "macs"),
     [
         *((Maps, [(n, 3, 8, 8), (n, 3, 4, 4)], 8 * (3 * 64 + 3 * 16 + 4 * 64)) for n in (2, 4)),
-        (Branches, [(6, 5), (6, 9)], 8 * (5 + 9 + 4)),
         (Clips, [(4, 2, 3, 5)] * 3, 8 * (4 * 2 * 3 * 5 + 4)),
     ],
 )
