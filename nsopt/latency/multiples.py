@@ -7,7 +7,7 @@ long as the next multiple. Such widths save little time, so nsopt proposes only 
 import hashlib
 import json
 import math
-from pathlib import Path
+from contextlib import suppress
 
 import numpy as np
 from torch import nn
@@ -32,7 +32,6 @@ _PAIRS = {
 _SHAPE = (3, 16, 16)
 _LARGEST_BATCH = 32
 _ROUNDS = 10
-_FORMAT = 3
 
 
 def find_multiple(compute: Compute, runtime: Runtime, progress: Progress) -> int:
@@ -48,15 +47,15 @@ def find_multiple(compute: Compute, runtime: Runtime, progress: Progress) -> int
     """
     runtime = with_batch_size(runtime, min(runtime.batch_size, _LARGEST_BATCH))
     with compute.all_threads(), keep_random_state(compute.device):
-        conditions = latency_conditions(compute.device, runtime)
-        key = json.dumps([_FORMAT, conditions]).encode()
-        file = cache_folder() / "multiples" / f"{hashlib.sha256(key).hexdigest()[:32]}.json"
-        if not runtime.is_here or (multiple := _read(file)) is None:
-            progress.start("timing widths that are multiples of 2, 4, 8 and 16", 1)
-            multiple = multiple_from_times(_time_widths(compute, runtime))
-            if runtime.is_here:
-                content = {"multiple": multiple, "conditions": conditions}
-                write_cached(file, json.dumps(content).encode())
+        key = json.dumps(latency_conditions(compute.device, runtime)).encode()
+        file = cache_folder() / "multiples" / hashlib.sha256(key).hexdigest()[:32]
+        if runtime.is_here:
+            with suppress(OSError, ValueError):
+                return int(file.read_text(encoding="utf-8"))
+        progress.start("timing widths that are multiples of 2, 4, 8 and 16", 1)
+        multiple = multiple_from_times(_time_widths(compute, runtime))
+        if runtime.is_here:
+            write_cached(file, str(multiple).encode())
     return multiple
 
 
@@ -99,12 +98,3 @@ def _make_convolutions(width: int) -> nn.Module:
     first = nn.Conv2d(_SHAPE[0], width, 3, padding=1)
     second = nn.Conv2d(width, width, 3, padding=1)
     return nn.Sequential(first, nn.ReLU(), second, nn.ReLU()).eval()
-
-
-def _read(file: Path) -> int | None:
-    """Read a result from the cache; None if its file is missing or damaged."""
-    try:
-        multiple = json.loads(file.read_text(encoding="utf-8"))["multiple"]
-    except (OSError, LookupError, TypeError, ValueError):
-        return None
-    return multiple if multiple in {1, *_PAIRS} else None
