@@ -22,9 +22,8 @@ from nsopt.tracing.filling import draw_parameters, fill_buffers
 from nsopt.tracing.labels import Atoms, Labels, Product, Trace, TraceError, UnknownError
 from nsopt.tracing.makers import find_fixed, relative_norms, unit_norms
 from nsopt.tracing.network import TracedNetwork
-from nsopt.tracing.originals import start_norms, unwrapped
+from nsopt.tracing.originals import start_norms, tensors_of, unwrapped
 from nsopt.tracing.resize import copy_with_tensors, shapes_of
-from nsopt.tracing.run import tensors_of
 from nsopt.tracing.search import probe
 
 _ALIKE = 0.05  # difference of shares of MACs that needs no word

@@ -1,8 +1,12 @@
 """`nsopt.trace`: turn a module into an architecture, a family of networks with other widths."""
 
+import sys
+import time
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -14,21 +18,37 @@ from nsopt.errors import NsoptError
 from nsopt.inputs import check_numbers, tensors_in
 from nsopt.isolation import public
 from nsopt.models.architecture import Architecture
+from nsopt.progress import repeated
 from nsopt.tracing import filling
 from nsopt.tracing.adaptation import find_alike
 from nsopt.tracing.labels import TraceError, UnknownError
 from nsopt.tracing.makers import find_fixed, name_layers
 from nsopt.tracing.network import TracedNetwork
-from nsopt.tracing.originals import copy_model, set_mode, unwrapped
-from nsopt.tracing.run import AFTER, LabelledRun, tensors_of
+from nsopt.tracing.originals import copy_model, set_mode, tensors_of, unwrapped
+from nsopt.tracing.run import AFTER, LabelledRun
 from nsopt.tracing.search import probe
 from nsopt.tracing.search.search import search
 from nsopt.tracing.states import restore_tensors, spare_collector
 from nsopt.tracing.tracer import ADVICE
-from nsopt.tracing.user_code import tell_when_long
+from nsopt.tracing.user_code import find_line
 from nsopt.tracing.weights import adopt_weights
 
 _MOST_REASONS = 5
+_LONG = 60.0  # seconds
+
+
+@contextmanager
+def tell_when_long(task: str) -> Iterator[None]:
+    """Inside the block, write a line to stderr after each minute: the task, and what runs."""
+    start, thread = time.monotonic(), get_ident()
+
+    def tell() -> None:
+        line = find_line(sys._current_frames()[thread])
+        spent = f"{time.monotonic() - start:.0f} s so far"
+        sys.stderr.write(f"{task}: {spent}, now in {line}\n")
+
+    with repeated(tell, _LONG):
+        yield
 
 
 @public

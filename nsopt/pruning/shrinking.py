@@ -22,8 +22,8 @@ from nsopt.scaling.cost import IntArray
 from nsopt.tracing.groups import Group
 from nsopt.tracing.makers import Makers, Slices
 from nsopt.tracing.network import FEWEST_TRACED, TracedNetwork
+from nsopt.tracing.originals import tensors_of
 from nsopt.tracing.resize import replace_tensors, select_indices
-from nsopt.tracing.run import tensors_of
 
 _FACTORS = {  # of weights, by the end of their names, with and without a weight or spectral norm
     "weight": [],

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from nsopt.tracing.groups import Dimension
 from nsopt.tracing.labels import Labels, Trace, select_atoms
-from nsopt.tracing.run import tensors_of
+from nsopt.tracing.originals import tensors_of
 from nsopt.tracing.stored import (
     Inside,
     Keys,

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from nsopt.errors import NsoptError
 from nsopt.tracing.labels import Atoms
 from nsopt.tracing.network import TracedNetwork
-from nsopt.tracing.originals import spectral_buffers
-from nsopt.tracing.run import tensors_of
+from nsopt.tracing.originals import spectral_buffers, tensors_of
 
 _WEIGHT = re.compile(r"weight[^.]*(\.original\d*)?$")  # also a parametrised one
 _EMBEDDINGS = nn.Embedding | nn.EmbeddingBag

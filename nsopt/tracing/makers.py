@@ -17,8 +17,7 @@ from nsopt.errors import unknown_name
 from nsopt.tracing.groups import Dimension, Group
 from nsopt.tracing.labels import Atoms, select_atoms
 from nsopt.tracing.network import TracedNetwork
-from nsopt.tracing.originals import original_weight
-from nsopt.tracing.run import tensors_of
+from nsopt.tracing.originals import original_weight, tensors_of
 from nsopt.tracing.weights import describe_cure
 
 Reasons = dict[int, str]  # by the index of a group

@@ -13,6 +13,7 @@ from torch import nn
 from nsopt.tracing.adaptation import Adaptation, find_norms
 from nsopt.tracing.groups import Dimension, Family, Units
 from nsopt.tracing.labels import Atoms, Labels, Product, Reading, Trace, TraceError
+from nsopt.tracing.originals import tensors_of
 from nsopt.tracing.resize import (
     copy_with_tensors,
     describe_module,
@@ -22,7 +23,7 @@ from nsopt.tracing.resize import (
     select_indices,
     shapes_of,
 )
-from nsopt.tracing.run import LabelledRun, tensors_of
+from nsopt.tracing.run import LabelledRun
 from nsopt.tracing.states import restore_tensors, watch_attributes, watch_writes
 from nsopt.tracing.stored import list_sizes
 

@@ -30,6 +30,11 @@ _ROUNDS = 15  # iterations of the power method, as in PyTorch
 _copied: WeakKeyDictionary[nn.Module, list[ref[nn.Module]]] = WeakKeyDictionary()  # by their copies
 
 
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers by name; shared ones have their first name."""
+    return dict(model.named_parameters()) | dict(model.named_buffers())
+
+
 def original_weight(module: nn.Module) -> Tensor | None:
     """Return a module's weight, or the parameter from which it is computed; None without one."""
     names = ["weight", "weight_v", "weight_orig", "weight_ih_l0", "weight_ih"]

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from nsopt.tracing.labels import Atoms
-from nsopt.tracing.originals import copy_model, original_weight
-from nsopt.tracing.run import tensors_of
+from nsopt.tracing.originals import copy_model, original_weight, tensors_of
 
 _FEW = 1000  # elements of a tensor that a copy keeps
 

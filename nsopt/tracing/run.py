@@ -31,7 +31,7 @@ from nsopt.tracing import (  # noqa: F401  (they register their rules)
 )
 from nsopt.tracing.function_rules import FunctionRules
 from nsopt.tracing.labels import Atoms, Labels, Trace, TraceError, select_atoms
-from nsopt.tracing.originals import refuse_borrowed, set_mode
+from nsopt.tracing.originals import refuse_borrowed, set_mode, tensors_of
 from nsopt.tracing.states import (
     follow_modules,
     restore_modules,
@@ -42,11 +42,6 @@ from nsopt.tracing.user_code import is_of_user
 
 AFTER = "depends on values after the last layer: what is used there stays"  # if it fails there
 _LONGEST_REASON = 150
-
-
-def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and buffers by name; shared ones have their first name."""
-    return dict(model.named_parameters()) | dict(model.named_buffers())
 
 
 @contextmanager

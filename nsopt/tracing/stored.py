@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from nsopt.tracing.labels import TraceError
-from nsopt.tracing.originals import copy_shallow, original_weight
-from nsopt.tracing.run import tensors_of
+from nsopt.tracing.originals import copy_shallow, original_weight, tensors_of
 
 # length of a list of equal sizes, indices in a list of others, or the key of a pair
 Inside = int | tuple[int, ...] | str | None

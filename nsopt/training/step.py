@@ -20,8 +20,7 @@ from nsopt.errors import NonFiniteLossError, NsoptError, short_reason
 from nsopt.inputs import call_network, tensors_in
 from nsopt.models.layout import inputs_for
 from nsopt.tasks.supervision import Loss
-from nsopt.tracing.originals import copy_model
-from nsopt.tracing.run import tensors_of
+from nsopt.tracing.originals import copy_model, tensors_of
 from nsopt.training.settings import TrainSettings
 
 _SQUARES = 0.999  # the second beta of AdamW, PyTorch's default

@@ -27,8 +27,7 @@ from nsopt.errors import NoWidthsError
 from nsopt.models.imported import network_factory
 from nsopt.models.onnx import export_to_onnx
 from nsopt.tracing.labels import Atoms
-from nsopt.tracing.originals import copy_model
-from nsopt.tracing.run import tensors_of
+from nsopt.tracing.originals import copy_model, tensors_of
 from tests.forked import Forked
 
 Inputs = Tensor | tuple[Tensor, ...]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import nsopt
 from nsopt.errors import NsoptError
 from nsopt.torchvision_import import import_torchvision
-from nsopt.tracing import user_code
+from nsopt.models import trace as module
 from nsopt.tracing.labels import TraceError
 from nsopt.tracing.network import TracedNetwork
 from nsopt.tracing.run import LabelledRun, silence_fakes
@@ -415,7 +415,7 @@ def test_objects_in_a_ring_stay_one_and_as_they_were() -> None:
 def test_what_takes_long_says_where_it_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(user_code, "_LONG", 0.01)
-    with user_code.tell_when_long("nsopt does this"):
+    monkeypatch.setattr(module, "_LONG", 0.01)
+    with module.tell_when_long("nsopt does this"):
         time.sleep(0.2)
     assert "nsopt does this: 0 s so far, now in test_states.py, line " in capsys.readouterr().err

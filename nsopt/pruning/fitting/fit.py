@@ -24,8 +24,7 @@ from nsopt.pruning.fitting.plan import Planned, make_plan
 from nsopt.pruning.fitting.products import Product
 from nsopt.pruning.fitting.units import find_units
 from nsopt.pruning.fitting.watch import Bounds, ProductWatch, Seen
-from nsopt.tracing.originals import copy_model
-from nsopt.tracing.run import tensors_of
+from nsopt.tracing.originals import copy_model, tensors_of
 
 RIDGE, ROWS = 0.03, 32768
 _MOST_TARGETS = 2**28  # numbers of the trained network in memory: 1 GB in float32

@@ -15,7 +15,7 @@ from nsopt.pruning.fitting.products import Product
 from nsopt.pruning.fitting.recurrent import StateProduct
 from nsopt.pruning.fitting.units import Units, find_kept
 from nsopt.pruning.fitting.watch import Bounds, ProductWatch, Seen
-from nsopt.tracing.run import tensors_of
+from nsopt.tracing.originals import tensors_of
 
 
 @dataclass(frozen=True, eq=False)

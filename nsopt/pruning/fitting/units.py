@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from nsopt.models.architecture import Architecture
 from nsopt.pruning.fitting.products import Convolution, Product
 from nsopt.scaling.cost import IntArray
-from nsopt.tracing.run import tensors_of
+from nsopt.tracing.originals import tensors_of
 
 # Per axis: the group of each index, -1 for none; its unit.
 Axes = Sequence[tuple[IntArray, IntArray]]

@@ -13,7 +13,7 @@ from nsopt.inputs import find_outputs, tensors_in
 from nsopt.pruning.fitting.computed import Origins, Recipe, storage_of
 from nsopt.pruning.fitting.products import MatrixProduct, Product, read_product
 from nsopt.pruning.fitting.recurrent import RecurrentWatch, StateProduct
-from nsopt.tracing.run import tensors_of
+from nsopt.tracing.originals import tensors_of
 
 _ADDS = "add", "add_", "sub", "sub_"
 Places = Callable[[str, int, Product, Tensor], Tensor]
