@@ -40,7 +40,7 @@ from nsopt.cli import compress, console
 from nsopt.cli.app import main as main_of_nsopt
 from nsopt.compute import checkpoint
 from nsopt.deployment.artifacts import BestNetworks, best_trials
-from nsopt.deployment.trained import read_weights
+from nsopt.deployment.kept import read_weights
 from nsopt.latency import measure as timed
 from nsopt.models import vgg
 from nsopt.models.architecture import Architecture

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import nsopt
 from nsopt.progress import Silent
-from nsopt.pruning.fitting.inputs import Inputs
-from nsopt.pruning.fitting.rank import rank_by_fit
+from nsopt.pruning.fitting.plan import Inputs
+from nsopt.pruning.ranking import rank_by_fit
 
 STEPS, STARTS, TRAINING, UNLABELLED, TEST = 40, 5, 5000, 2000, 4000
 BUDGETS = ["macs=75%", "macs=50%", "macs=25%"]

@@ -23,8 +23,7 @@ from torch.autograd.profiler import profile
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # it also runs as a file
 
 from benchmarks.common import StageTimes, filters_per_step, in_new_process, random_images, show
-from nsopt.compute.device import describe_device, resolve_compute, wait_for
-from nsopt.compute.random_state import use_seed
+from nsopt.compute.device import describe_device, resolve_compute, use_seed, wait_for
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
 from nsopt.models.registry import get_architecture

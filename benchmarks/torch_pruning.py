@@ -23,8 +23,7 @@ import torch
 
 import nsopt
 from benchmarks.common import StageTimes, filters_per_step, in_new_process, show
-from nsopt.compute.device import describe_device, resolve_compute
-from nsopt.compute.random_state import use_seed
+from nsopt.compute.device import describe_device, resolve_compute, use_seed
 from nsopt.data.augmentation import TrainingBatches
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data

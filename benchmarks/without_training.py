@@ -41,10 +41,9 @@ from nsopt.data.images import ImageSet, Splits
 from nsopt.models.trace import trace
 from nsopt.progress import Silent
 from nsopt.pruning.fitting.fit import fit_network
-from nsopt.pruning.fitting.inputs import Inputs
-from nsopt.pruning.fitting.rank import rank_by_fit
+from nsopt.pruning.fitting.plan import Inputs
 from nsopt.pruning.inherited import TrainedStart
-from nsopt.pruning.ranking import UnitRanking, join_streams
+from nsopt.pruning.ranking import UnitRanking, join_streams, rank_by_fit
 
 Arm = tuple[str, Any, Callable[[], nn.Module]]  # its name, widths, and what makes the network
 

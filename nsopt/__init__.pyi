@@ -19,7 +19,7 @@ from .models.registry import architectures as architectures
 from .models.registry import get_architecture as get_architecture
 from .models.trace import trace as trace
 from .progress import Silent as Silent
-from .pruning.fitting.smaller import fit as fit
+from .pruning.fitting.fit import fit as fit
 from .pruning.search import SearchResult as SearchResult
 from .pruning.search import search as search
 from .pruning.settings import SearchSettings as SearchSettings

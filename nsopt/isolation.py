@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 import torch
 
-from nsopt.arguments import checked
+from nsopt.settings import checked
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 import nsopt
-from nsopt.arguments import checked
 from nsopt.data.images import ImageData
 from nsopt.errors import NsoptError
-from nsopt.pruning.fitting.smaller import check_widths
+from nsopt.pruning.fitting.fit import check_widths
 from nsopt.scaling.law import floor_widths
+from nsopt.settings import checked
 from tests.conftest import call_nsopt, first_digits
 
 DRAWS, SECONDS = 200, 60

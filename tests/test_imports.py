@@ -17,7 +17,6 @@ from nsopt.methods.registry import methods
 PACKAGE = Path(nsopt.__file__).parent
 FLOORS = [
     "errors",
-    "arguments",
     "files",
     "progress",
     "notebook",

@@ -85,7 +85,7 @@ def compress(options: CompressOptions) -> None:
     from nsopt.compression.budgets import read_words, split_budgets
     from nsopt.compression.compress import PRESET, get_settings
     from nsopt.compression.compress import compress as run
-    from nsopt.deployment.trained import copy_traced
+    from nsopt.deployment.kept import copy_traced
     from nsopt.models.registry import is_own
     from nsopt.reports.page import write_report
     from nsopt.reports.words import describe_fits, warn_of_latencies, warn_of_split

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from nsopt.deployment.check import ExportCheck
     from nsopt.reports.results import Results
-    from nsopt.scaling.budget import Budget
+    from nsopt.scaling.metric import Budget
     from nsopt.session.workspace import Workspace
     from nsopt.tasks.task import Task
 
@@ -147,8 +147,7 @@ def _find(options: ExportOptions, task: "Task | None") -> "tuple[Study, Path]":
     import optuna
 
     from nsopt.deployment.artifacts import BestNetworks, best_trials, describe_network
-    from nsopt.scaling.budget import Budget, read_budgets
-    from nsopt.scaling.metric import PARAMS, get_metric
+    from nsopt.scaling.metric import PARAMS, Budget, get_metric, read_budgets
     from nsopt.session.subject import read_architecture, with_stored_latency
     from nsopt.settings import Timed
     from nsopt.storage.opening import artifacts_beside, existing_storage
@@ -216,7 +215,7 @@ def _choose(
     Args:
         shares: budgets that the user gave as shares of what the base network costs, as numbers.
     """
-    from nsopt.scaling.budget import Limit, read_budgets
+    from nsopt.scaling.metric import Limit, read_budgets
     from nsopt.storage.trials import Point, read_point
 
     def fits(point: Point) -> bool:

@@ -20,7 +20,7 @@ from nsopt.compute.device import resolve_compute
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_source
 from nsopt.data.source import Source, Subset
-from nsopt.deployment.trained import explain_reading, load_trained, require_file
+from nsopt.deployment.kept import explain_reading, load_trained, require_file
 from nsopt.errors import NsoptError
 from nsopt.files import RUNS, STUDY_FILE, check_writable
 from nsopt.latency.multiples import find_multiple

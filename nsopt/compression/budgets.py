@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from nsopt.compression.solver import Solver
 from nsopt.errors import NoWidthsError, NsoptError, shorten
 from nsopt.models.architecture import Architecture
-from nsopt.scaling.budget import Budget, read_budget
 from nsopt.scaling.law import uniform_curve
+from nsopt.scaling.metric import Budget, read_budget
 from nsopt.session.presets import StudySettings
 
 CURVE = Budget("curve", ())  # in place of budgets: shares of the MACs, from 90 % to 10 %

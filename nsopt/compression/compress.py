@@ -12,11 +12,11 @@ from nsopt.compression.pipeline import run_compression
 from nsopt.compression.result import Compression
 from nsopt.compute.checkpoint import check_storable
 from nsopt.data.images import ImageData
-from nsopt.deployment.trained import describe_differences
+from nsopt.deployment.kept import describe_differences
 from nsopt.errors import NsoptError, shorten
 from nsopt.isolation import public
 from nsopt.models.architecture import Architecture
-from nsopt.models.checks import check_finite, check_has_weights
+from nsopt.models.networks import check_finite, check_has_weights
 from nsopt.models.trace import trace
 from nsopt.progress import Progress
 from nsopt.session.presets import StudySettings, get_preset, override
@@ -25,8 +25,8 @@ from nsopt.session.workspace import Workspace, open_workspace
 from nsopt.tasks.supervise import check_task, make_example
 from nsopt.tasks.task import Task
 from nsopt.terminal import show_progress
+from nsopt.tracing.makers import adopt_weights, check_weights
 from nsopt.tracing.originals import copy_model, set_mode, unwrapped
-from nsopt.tracing.weights import adopt_weights, check_weights
 from nsopt.training.trainer import Trainer
 
 PRESET = "compress"

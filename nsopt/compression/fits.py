@@ -14,9 +14,8 @@ from nsopt.compute.checkpoint import Checkpoint, full_state, load_full_state
 from nsopt.latency.bisection import Widths
 from nsopt.models.architecture import build_to_fill
 from nsopt.pruning.fitting.fit import ROWS, Fitted, fit_network
-from nsopt.pruning.fitting.inputs import Inputs
-from nsopt.pruning.fitting.rank import rank_by_fit
-from nsopt.pruning.ranking import UnitRanking
+from nsopt.pruning.fitting.plan import Inputs
+from nsopt.pruning.ranking import UnitRanking, rank_by_fit
 from nsopt.session.agreement import AgreementScore, Compare, hold_out, read_batches
 from nsopt.session.durations import format_duration
 from nsopt.session.session import Session

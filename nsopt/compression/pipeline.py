@@ -25,14 +25,12 @@ from nsopt.compression.solver import Solver, with_fast_multiple
 from nsopt.compute.device import place
 from nsopt.data.images import ImageData
 from nsopt.deployment.artifacts import BestNetworks, best_trials
-from nsopt.deployment.kept import load_network
-from nsopt.deployment.trained import describe_differences
+from nsopt.deployment.kept import describe_differences, load_network
 from nsopt.errors import NsoptError
 from nsopt.latency.bisection import Widths
 from nsopt.progress import Progress
-from nsopt.scaling.budget import Budget, Limit
 from nsopt.scaling.law import uniform_curve
-from nsopt.scaling.metric import PARAMS, Metric, counted_costs
+from nsopt.scaling.metric import PARAMS, Budget, Limit, Metric, counted_costs
 from nsopt.session.durations import PlannedWork, plan_training, tell_duration
 from nsopt.session.searching import clear_finished
 from nsopt.session.session import Session, keep_start, start_session, warn_of_batch

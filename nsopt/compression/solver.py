@@ -13,9 +13,8 @@ from nsopt.latency.budget import MeasuredBudget
 from nsopt.latency.multiples import find_multiple, suit
 from nsopt.latency.timer import Timer
 from nsopt.models.architecture import Architecture
-from nsopt.scaling.budget import Budget
 from nsopt.scaling.law import PowerLaw
-from nsopt.scaling.metric import LATENCY
+from nsopt.scaling.metric import LATENCY, Budget
 from nsopt.scaling.solve import Limits, solve_widths
 from nsopt.session.presets import StudySettings
 

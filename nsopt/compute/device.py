@@ -1,8 +1,12 @@
-"""The device, precision and memory of computations."""
+"""The device, precision, memory and random numbers of computations.
+
+torch has one generator per device for all threads of a process. One thread at a time enters the
+blocks that use a seed. They restore the generator at the end.
+"""
 
 import platform
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, get_args
@@ -12,7 +16,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from nsopt.errors import NsoptError, OutOfMemoryError, unknown_name
-from nsopt.models.layout import LONGEST_KERNEL, lay_out
+from nsopt.isolation import GENERATORS
+from nsopt.models.networks import LONGEST_KERNEL, lay_out
 from nsopt.settings import Precision
 
 _EXACT = ("ieee", "none")  # values of torch's fp32_precision that do not round
@@ -54,7 +59,7 @@ class Compute:
     def autocast(self) -> Iterator[None]:
         """Compute in mixed precision if `bf16`; weights and BatchNorm statistics stay float32.
 
-        On the CPU, convolutions with long kernels run in float32 (`compute.bf16` says why).
+        On the CPU, convolutions with long kernels run in float32 (`models.networks` says why).
         """
         on_cpu = self.bf16 and self.device.type == "cpu"
         with (
@@ -193,7 +198,7 @@ class LongConvolutionsInFloat32(TorchFunctionMode):
 
 
 def _make_exact(tensor: Tensor | None) -> Tensor | None:
-    """Return a tensor in float32, channels first: see `models.layout`."""
+    """Return a tensor in float32, channels first: see `models.networks`."""
     return None if tensor is None else tensor.float().contiguous()
 
 
@@ -267,3 +272,81 @@ def _explain(device: torch.device, message: str) -> Iterator[None]:
         if not is_out_of_memory(error, device):
             raise
         raise OutOfMemoryError(message) from None
+
+
+class OwnRandomState:
+    """The random numbers of one training: inside `in_use`, torch draws from them.
+
+    They depend only on `seed` and on earlier draws inside `in_use`, not on other threads. Outside,
+    torch's random numbers do not change.
+    """
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self._device = device
+        with use_seed(seed, device):
+            self._state = _read_state(device)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Make torch draw from these numbers inside the block."""
+        with _isolate(self._device):
+            torch.set_rng_state(self._state["cpu"])
+            if (kind := self._device.type) != "cpu" and kind in self._state:
+                torch.get_device_module(kind).set_rng_state(self._state[kind], self._device)
+            try:
+                yield
+            finally:
+                self._state = _read_state(self._device)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return the state from which `restore` continues."""
+        return self._state
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Continue from a `state`."""
+        self._state = dict(state)
+
+
+@contextmanager
+def use_seed(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's random numbers inside the block, on the CPU and on `device`.
+
+    Other devices, and the state outside, do not change.
+    """
+    with _isolate(device):
+        torch.default_generator.manual_seed(seed)
+        if device.type != "cpu":
+            with torch.accelerator.device_index(device.index):
+                torch.get_device_module(device).manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _isolate(device: torch.device) -> Iterator[None]:
+    """Let one thread at a time into the block, and restore the random state at its end.
+
+    In it cuDNN chooses the same kernels every time; its other settings, such as TF32, stay.
+    """
+    cudnn = torch.backends.cudnn
+    with keep_random_state(device):
+        before = cudnn.benchmark, cudnn.deterministic
+        cudnn.benchmark, cudnn.deterministic = False, True
+        try:
+            yield
+        finally:
+            cudnn.benchmark, cudnn.deterministic = before
+
+
+@contextmanager
+def keep_random_state(device: torch.device) -> Iterator[None]:
+    """Restore torch's random numbers at the end of the block; one thread at a time enters it."""
+    devices = [] if device.type == "cpu" else [device]
+    with GENERATORS, torch.random.fork_rng(devices, device_type=device.type):
+        yield
+
+
+def _read_state(device: torch.device) -> dict[str, torch.Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        state[device.type] = torch.get_device_module(device).get_rng_state(device)
+    return state

@@ -14,7 +14,6 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from nsopt.arguments import check_name
 from nsopt.data.arrays import (
     format_shape,
     name_classes,
@@ -26,6 +25,7 @@ from nsopt.data.source import Source, Subset
 from nsopt.errors import NsoptError
 from nsopt.inputs import checksum_of
 from nsopt.isolation import public
+from nsopt.settings import check_name
 
 PIXEL_RANGE = 255.0
 _VALUES = 256  # possible values of a uint8 pixel

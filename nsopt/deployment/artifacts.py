@@ -21,8 +21,7 @@ from optuna.artifacts import (
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
 
-from nsopt.deployment.kept import KeptNetwork
-from nsopt.deployment.trained import read_weights, serialise, write_weights
+from nsopt.deployment.kept import KeptNetwork, read_weights, serialise, write_weights
 from nsopt.errors import NsoptError
 from nsopt.files import limit_name, remove_unfinished, write_whole
 from nsopt.storage import internals, trials

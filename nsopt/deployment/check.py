@@ -20,7 +20,7 @@ from nsopt.errors import NsoptError
 from nsopt.inputs import count_examples, lists_examples, resize_batch
 from nsopt.models.architecture import Architecture
 from nsopt.tasks.classification import count_right
-from nsopt.tracing.outside import borrow
+from nsopt.tracing.states import borrow
 
 _BATCH = 100
 _POINTS_APART = 1.0  # trainings may have evaluated in bfloat16,

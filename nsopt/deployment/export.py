@@ -32,7 +32,7 @@ from nsopt.models.onnx import (
     try_strictly,
 )
 from nsopt.tasks.task import Task
-from nsopt.tracing.outside import borrow
+from nsopt.tracing.states import borrow
 
 _FACTS = "nsopt.json"
 _EXAMPLES = 2

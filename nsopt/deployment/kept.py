@@ -1,24 +1,202 @@
-"""A trained network as a file, with everything needed to use it."""
+"""Trained networks in files: weights of any origin, and networks with all that their use needs."""
 
-from collections.abc import Iterable
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Self
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import torch
 from pydantic import InstanceOf, TypeAdapter
 from torch import Tensor, nn
+from torch.serialization import get_unsafe_globals_in_checkpoint
 from torch.utils._pytree import tree_map_only
 
 from nsopt.compute.checkpoint import hidden_buffers, load_full_state
 from nsopt.data.images import Splits
-from nsopt.deployment.trained import describe_differences, explain_reading, read_weights
-from nsopt.errors import NsoptError
+from nsopt.errors import NsoptError, shorten
+from nsopt.files import write_whole
 from nsopt.isolation import public
 from nsopt.models.architecture import Architecture, build_to_fill
+from nsopt.models.networks import check_finite
 from nsopt.models.registry import stored_architectures
 from nsopt.storage.trials import LARGEST_WIDTH, Point
+from nsopt.tracing.originals import shapes_of
 from nsopt.training.outcome import Outcome
+
+_NESTED = ("state_dict", "model", "state")  # where files keep the weights, as nsopt does last
+_PARALLEL, _COMPILED = "module.", "_orig_mod."  # what wrappers write into names of tensors
+_MOST = 3  # differing tensors that a message names
+
+
+def load_trained(path: Path, arch: Architecture) -> nn.Module:
+    """Load the network of base widths from a file of weights, in evaluation mode.
+
+    No code in the file is executed.
+
+    Args:
+        path: a `state_dict` that `torch.save` wrote, alone or under the name `state_dict` or
+            `model`; a network that nsopt stored; or a file of safetensors. The prefixes of names
+            that `torch.nn.DataParallel` and `torch.compile` write do not matter.
+
+    Raises:
+        NsoptError: if the file has no weights, or those of another network; the message names the
+            first tensors that differ.
+    """
+    writer = "safetensors" if path.suffix == ".safetensors" else "torch.save"
+    with explain_reading(path, writer):
+        state = _find_state(read_weights(path))
+    expected = arch.shapes(arch.base_widths).keys()
+    if state.keys().isdisjoint(expected):
+        state = {name.removeprefix(_PARALLEL): tensor for name, tensor in state.items()}
+    differences = describe_differences(arch, arch.base_widths, state)
+    if differences:
+        if state.keys().isdisjoint(expected):
+            differences += f"; the file's names are {shorten(list(state))}"
+        raise NsoptError(
+            f"{path} has the weights of another network than {arch.name} with {arch.num_classes} "
+            f"outputs: {differences}"
+        )
+    return _build(arch, state, str(path))
+
+
+def copy_traced(arch: Architecture) -> nn.Module:
+    """Return the network that was traced, with its weights, in evaluation mode.
+
+    Raises NsoptError if some are NaN or infinite.
+    """
+    check_finite(arch.template, arch.name)
+    return _build(arch, arch.template.state_dict(), arch.name)
+
+
+def _build(arch: Architecture, state: Mapping[str, Tensor], origin: str) -> nn.Module:
+    model = build_to_fill(arch, arch.base_widths)
+    for name, tensor in model.state_dict().items():
+        given = state[name]
+        if not isinstance(tensor, Tensor):  # a module may add anything
+            continue
+        if given.is_meta or (tensor.is_floating_point() and not given.is_floating_point()):
+            kind = "no values" if given.is_meta else f"numbers of type {given.dtype}"
+            raise NsoptError(
+                f"{name} of {origin} has {kind}: give weights as the network computes with them"
+            )
+    model.load_state_dict(state)
+    check_finite(model, origin)
+    return model.eval()
+
+
+@contextmanager
+def explain_reading(path: Path | str, writer: str) -> Iterator[None]:
+    """Turn any error while a file of weights is read into an NsoptError of one line."""
+    try:
+        yield
+        return
+    except NsoptError as error:
+        reason = str(error)
+    except OSError as error:
+        reason = f"{error.strerror}"
+    except UnpicklingError:
+        reason = f"{writer} did not write this file"
+        with suppress(Exception):  # of a foreign file
+            kinds = ", ".join(sorted(get_unsafe_globals_in_checkpoint(path))[:_MOST])
+            reason = (
+                f"it holds more than weights ({kinds}), such as a whole module; write it again "
+                "with torch.save(model.state_dict(), path)"
+            )
+    except BadZipFile:
+        reason = f"it is damaged, or {writer} did not write this file"
+    except Exception as error:  # torch raises anything for a foreign file
+        reason = f"{writer} did not write this file ({type(error).__name__})"
+    raise NsoptError(f"cannot read weights from {path}: {reason}") from None
+
+
+def _find_state(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """Return the tensors of a file, without what torch.compile adds to their names."""
+    nested = (content[name] for name in _NESTED if isinstance(content.get(name), dict))
+    found = {
+        str(name).replace(_COMPILED, ""): value
+        for name, value in next(nested, content).items()
+        if isinstance(value, Tensor)
+    }
+    if not found:
+        raise NsoptError(
+            f"it has no named tensors, alone or as 'state_dict' or 'model': its keys are "
+            f"{shorten(list(content))}; write it again with torch.save(model.state_dict(), path)"
+        )
+    return found
+
+
+def describe_differences(
+    arch: Architecture, widths: tuple[int, ...], state: Mapping[str, Tensor]
+) -> str:
+    """Name the first tensors whose shapes differ from those of a network, which is not built.
+
+    Returns:
+        An empty string if the state fits a network of these widths.
+    """
+    expected, shapes = arch.shapes(widths), shapes_of(state)
+    names = [*expected, *(name for name in shapes if name not in expected)]
+    differing = [name for name in names if expected.get(name) != shapes.get(name)]
+    parts = [
+        f"{name} is {_format_shape(shapes.get(name))} there and "
+        f"{_format_shape(expected.get(name))} here"
+        for name in differing[:_MOST]
+    ]
+    rest = len(differing) - _MOST
+    return "; ".join([*parts, *([f"{rest} more differ"] if rest > 0 else [])])
+
+
+def _format_shape(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else "x".join(map(str, shape)) or "a number"
+
+
+def read_weights(path: Path) -> dict[str, Any]:
+    """Read a dict that `torch.save` or safetensors wrote, with its tensors on the CPU.
+
+    Raises:
+        NsoptError: for a missing file, or content that is not a dict.
+        Exception: OSError or one of torch's errors, for any other invalid file.
+    """
+    require_file(path)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if is_zipfile(path):
+        with ZipFile(path) as archive:
+            if archive.testzip() is not None:  # torch.load does not compare checksums
+                raise BadZipFile
+    content = torch.load(path, "cpu", weights_only=True)
+    if not isinstance(content, dict):
+        raise NsoptError("it contains no named tensors")
+    return content
+
+
+def require_file(path: Path) -> None:
+    """Raise NsoptError if there is no such file."""
+    if not path.is_file():
+        raise NsoptError("it is a folder" if path.is_dir() else "the file does not exist")
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        from safetensors.torch import load_file  # noqa: PLC0415
+    except ImportError:
+        raise NsoptError("it needs a package: pip install safetensors") from None
+    return dict(load_file(path))
+
+
+def write_weights(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a dict with `torch.save`; after a crash or an error an old file is still there."""
+    write_whole(path, serialise(content))
+
+
+def serialise(content: Mapping[str, Any]) -> bytes:
+    """Return the file that `torch.save` writes."""
+    file = io.BytesIO()
+    torch.save(dict(content), file)
+    return file.getvalue()
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,16 +21,16 @@ from nsopt.compute.device import (
     Compute,
     describe_device,
     float32_precision,
+    keep_random_state,
     memory_for,
     resolve_compute,
 )
-from nsopt.compute.random_state import keep_random_state
 from nsopt.errors import NsoptError, short_reason
 from nsopt.inputs import count_examples, resize_batch
 from nsopt.isolation import public
 from nsopt.latency.record import Latency
 from nsopt.latency.runtime import TORCH, Feed, Pass, Runtime, Torch, draw_images, move
-from nsopt.models.layout import change_layout
+from nsopt.models.networks import change_layout
 
 # 2: in rounds, with the memory of tensors kept between passes. 3: that memory is one block per
 # network, and Python's garbage collection is off. 4: fewer passes of networks that take long. 5: in

@@ -12,8 +12,7 @@ from contextlib import suppress
 import numpy as np
 from torch import nn
 
-from nsopt.compute.device import Compute
-from nsopt.compute.random_state import keep_random_state
+from nsopt.compute.device import Compute, keep_random_state
 from nsopt.files import cache_folder, write_cached
 from nsopt.latency.measure import latency_conditions, measure_latencies
 from nsopt.latency.runtime import Runtime, draw_images, with_batch_size

@@ -21,11 +21,11 @@ from nsopt.errors import NsoptError, shorten, unknown_name
 from nsopt.inputs import call_network, lists_examples, resize_batch
 from nsopt.models.architecture import Architecture
 from nsopt.models.imported import import_function
-from nsopt.models.layout import best_layout, change_layout, inputs_for
+from nsopt.models.networks import best_layout, change_layout, inputs_for
 from nsopt.models.onnx import Arrays, OnnxNetwork, export_to_onnx, import_for_export
 from nsopt.settings import BATCH_SIZE
 from nsopt.tracing.originals import copy_model
-from nsopt.tracing.outside import borrow
+from nsopt.tracing.states import borrow
 
 Measure = Callable[[nn.Module, Any], Any]
 Pass = Callable[[], float]  # runs a network once and returns its seconds

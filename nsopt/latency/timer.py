@@ -6,8 +6,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from nsopt.compute.device import Compute, resolve_compute
-from nsopt.compute.random_state import keep_random_state
+from nsopt.compute.device import Compute, keep_random_state, resolve_compute
 from nsopt.errors import NsoptError
 from nsopt.isolation import public
 from nsopt.latency.bisection import MOST_TIMED, Tried, Widths, find_widest

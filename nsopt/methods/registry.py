@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import entry_points
 
-from nsopt.arguments import checked
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.methods.base import Method
 from nsopt.methods.baselines import Dense, Magnitude, MorphNet, Uniform
 from nsopt.methods.neuralscale import NeuralScale
+from nsopt.settings import checked
 from nsopt.storage import schema
 
 _GROUP = "nsopt.methods"

@@ -13,17 +13,22 @@ from torch import Tensor, nn
 from nsopt.errors import NsoptError
 from nsopt.inputs import tensors_in
 from nsopt.isolation import public
-from nsopt.models.checks import Kept, check_room, read_kept, read_widths
 from nsopt.models.design import Design
-from nsopt.models.layout import best_layout
-from nsopt.models.sizes import ALWAYS, LimitedCost, SizeCost, sum_products
-from nsopt.scaling.cost import CostModel, Widths, unknown_metric
+from nsopt.models.networks import Kept, best_layout, check_room, read_kept, read_widths
+from nsopt.scaling.cost import (
+    ALWAYS,
+    CostModel,
+    LimitedCost,
+    SizeCost,
+    Widths,
+    sum_products,
+    unknown_metric,
+)
 from nsopt.tracing.filling import draw_parameters, fill_buffers
 from nsopt.tracing.labels import Atoms, Labels, Product, Trace, TraceError, UnknownError
 from nsopt.tracing.makers import find_fixed, relative_norms, unit_norms
 from nsopt.tracing.network import TracedNetwork
-from nsopt.tracing.originals import start_norms, tensors_of, unwrapped
-from nsopt.tracing.resize import copy_with_tensors, shapes_of
+from nsopt.tracing.originals import copy_with_tensors, shapes_of, start_norms, tensors_of, unwrapped
 from nsopt.tracing.search import probe
 
 _ALIKE = 0.05  # difference of shares of MACs that needs no word
@@ -347,15 +352,6 @@ class Architecture:
             f"{count} examples take {share:.0%} of {count} times the MACs of one, which budgets "
             "count: is the first dimension of each input the batch, and does all work grow with it?"
         )
-
-    def channels(self, widths: Widths) -> dict[str, int]:
-        """Return how many channels each layer makes in a network of `widths`, by layer name."""
-        w = np.array(self.check_widths(widths), np.int64)
-        sizes = self.network.family.sizes(w)
-        return {
-            name: int(sizes[min(group.per_dimension)])
-            for name, group in zip(self.layer_names, self.network.family.groups, strict=True)
-        }
 
     def summary(self) -> str:
         """Return one line: how many widths can change, and which modules are fixed.

@@ -6,8 +6,7 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from nsopt.models.sizes import ALWAYS
-from nsopt.scaling.cost import Widths
+from nsopt.scaling.cost import ALWAYS, Widths
 from nsopt.tracing.groups import tie
 
 T = TypeVar("T")

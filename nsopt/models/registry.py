@@ -6,8 +6,8 @@ from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from nsopt.arguments import checked
 from nsopt.errors import NsoptError, unknown_name
+from nsopt.settings import checked
 
 if TYPE_CHECKING:
     from nsopt.models.architecture import Architecture

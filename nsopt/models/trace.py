@@ -21,8 +21,8 @@ from nsopt.models.architecture import Architecture
 from nsopt.progress import repeated
 from nsopt.tracing import filling
 from nsopt.tracing.adaptation import find_alike
-from nsopt.tracing.labels import TraceError, UnknownError
-from nsopt.tracing.makers import find_fixed, name_layers
+from nsopt.tracing.labels import TraceError, UnknownError, find_line
+from nsopt.tracing.makers import adopt_weights, find_fixed, name_layers
 from nsopt.tracing.network import TracedNetwork
 from nsopt.tracing.originals import copy_model, set_mode, tensors_of, unwrapped
 from nsopt.tracing.run import AFTER, LabelledRun
@@ -30,8 +30,6 @@ from nsopt.tracing.search import probe
 from nsopt.tracing.search.search import search
 from nsopt.tracing.states import restore_tensors, spare_collector
 from nsopt.tracing.tracer import ADVICE
-from nsopt.tracing.user_code import find_line
-from nsopt.tracing.weights import adopt_weights
 
 _MOST_REASONS = 5
 _LONG = 60.0  # seconds

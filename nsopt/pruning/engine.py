@@ -15,8 +15,7 @@ from torch import nn
 from torch.profiler import record_function
 
 from nsopt.compute.checkpoint import full_state, hidden_buffers, load_full_state
-from nsopt.compute.device import Compute, explain_out_of_memory, place
-from nsopt.compute.random_state import OwnRandomState
+from nsopt.compute.device import Compute, OwnRandomState, explain_out_of_memory, place
 from nsopt.errors import NonFiniteLossError, NsoptError
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress

@@ -11,11 +11,10 @@ from typing import Any
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from nsopt.compute.device import Compute, explain_out_of_memory, place
-from nsopt.compute.random_state import use_seed
+from nsopt.compute.device import Compute, explain_out_of_memory, place, use_seed
 from nsopt.inputs import call_network
 from nsopt.models.architecture import Architecture
-from nsopt.models.layout import inputs_for
+from nsopt.models.networks import inputs_for
 from nsopt.pruning.engine import ShrinkingNetwork
 from nsopt.pruning.ranking import UnitRanking, join_streams
 from nsopt.pruning.settings import SearchSettings

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from nsopt.compute.checkpoint import Checkpoint, State, weights_checksum
-from nsopt.compute.code import identify_code
+from nsopt.compute.checkpoint import Checkpoint, State, identify_code, weights_checksum
 from nsopt.compute.device import Compute, resolve_compute
 from nsopt.data.images import ImageData
 from nsopt.errors import DeterministicError, NsoptError

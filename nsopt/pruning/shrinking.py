@@ -15,15 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nsopt.models.architecture import Architecture
-from nsopt.models.layout import layout_of
+from nsopt.models.networks import layout_of
 from nsopt.pruning.gates import Gate, dot_gradients, make_gate
 from nsopt.pruning.streams import Streams, find_positions
 from nsopt.scaling.cost import IntArray
 from nsopt.tracing.groups import Group
 from nsopt.tracing.makers import Makers, Slices
 from nsopt.tracing.network import FEWEST_TRACED, TracedNetwork
-from nsopt.tracing.originals import tensors_of
-from nsopt.tracing.resize import replace_tensors, select_indices
+from nsopt.tracing.originals import replace_tensors, select_indices, tensors_of
 
 _FACTORS = {  # of weights, by the end of their names, with and without a weight or spectral norm
     "weight": [],

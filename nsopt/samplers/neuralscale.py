@@ -11,15 +11,14 @@ from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.study import Study
 from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 
-from nsopt.arguments import checked
 from nsopt.errors import NoWidthsError, NsoptError, shorten
 from nsopt.models.architecture import Architecture
 from nsopt.scaling.algorithm3 import SgdFit
-from nsopt.scaling.cost import CostFunction, Widths, width_limits
-from nsopt.scaling.joint import JointCost
+from nsopt.scaling.cost import CostFunction, JointCost, Widths, width_limits
 from nsopt.scaling.law import PowerLaw, ScalingLaw
 from nsopt.scaling.metric import get_metric
 from nsopt.scaling.solve import WidthFit, solve_widths
+from nsopt.settings import checked
 from nsopt.storage import internals, trials
 
 Fit = WidthFit | SgdFit

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nsopt.arguments import checked
 from nsopt.errors import NsoptError
-from nsopt.scaling.cost import CostFunction, IntArray, width_limits
-from nsopt.scaling.joint import JointCost
+from nsopt.scaling.cost import CostFunction, IntArray, JointCost, width_limits
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.solve import warn_of_extrapolation
+from nsopt.settings import checked
 
 _STILL = 0.5  # parameters; tau has stopped if it moves by less
 _RUNAWAY = 1e3

@@ -13,10 +13,10 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nsopt.arguments import checked
 from nsopt.errors import NsoptError
 from nsopt.notebook import make_html_table
 from nsopt.scaling.cost import FloatArray, IntArray, Widths, read_numbers
+from nsopt.settings import checked
 
 _LARGEST = np.finfo(np.float64).max  # width that a steep law gives at huge sizes
 _OUTSIDE = 0.005  # a budget farther from the record than this share of it is outside

@@ -4,8 +4,12 @@ Along a law the integer widths (rounded down to a multiple) only change at break
 at which a layer reaches its next multiple. The solver computes the costs of all breakpoints once.
 For any number of budgets, the exact solution is the last breakpoint that fits. Costs may be
 integers (parameters, MACs) or floats (milliseconds).
+
+Often several layers reach their next width at about the same scale, and one of them costs too much,
+so that part of the budget remains. `fill_widths` lets the other layers go on growing.
 """
 
+import heapq
 import math
 import warnings
 from collections.abc import Sequence
@@ -15,21 +19,21 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nsopt.arguments import checked
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.scaling.cost import (
     CostFunction,
     FloatArray,
     IntArray,
+    JointCost,
     Numbers,
+    format_exactly,
     read_numbers,
     width_limits,
 )
-from nsopt.scaling.fill import fill_widths
-from nsopt.scaling.joint import JointCost, format_exactly
 from nsopt.scaling.law import PowerLaw, ScalingLaw
 from nsopt.scaling.metric import METRICS
 from nsopt.scaling.record import describe_reach
+from nsopt.settings import checked
 
 _LARGEST_SCALE = 1e290
 _BELOW = 1 - 1e-12  # just below a breakpoint, but by more than the rounding error of a power
@@ -327,3 +331,45 @@ def _find_scale_beyond(law: ScalingLaw, cost: CostFunction, budget: float, grid:
 def _round_down(widths: FloatArray, step: IntArray) -> FloatArray:
     """Round down to multiples."""
     return np.floor(widths / step) * step
+
+
+def fill_widths(
+    law: ScalingLaw,
+    cost: CostFunction,
+    budget: float,
+    widths: IntArray,
+    step: IntArray,
+    widest: FloatArray,
+) -> IntArray:
+    """Return widths of which no layer can be a step wider and still fit.
+
+    Layers grow in the order in which the law makes them wider. One whose next width does not fit
+    keeps its width; the others go on.
+
+    Args:
+        law: gives the order.
+        cost: maps widths (L,) to a cost.
+        budget: the largest cost.
+        widths: along the law, (L,).
+        step: by which each layer grows, (L,).
+        widest: largest widths, (L,).
+    """
+    filled = widths.copy()
+    queue: list[tuple[float, int]] = []
+
+    def put(layer: int) -> None:
+        wider = filled[layer] + step[layer]
+        scale = float(law.scales(layer, np.array([wider], dtype=float))[0])
+        if wider <= widest[layer] and np.isfinite(scale):
+            heapq.heappush(queue, (scale, layer))
+
+    for layer in range(len(filled)):
+        put(layer)
+    while queue:
+        _, layer = heapq.heappop(queue)
+        filled[layer] += step[layer]
+        if cost(filled) <= budget:
+            put(layer)
+        else:
+            filled[layer] -= step[layer]
+    return filled

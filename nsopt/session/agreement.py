@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nsopt.errors import NsoptError
 from nsopt.inputs import count_examples
-from nsopt.pruning.fitting.inputs import FEWEST, Inputs
+from nsopt.pruning.fitting.plan import FEWEST, Inputs
 from nsopt.session.subject import Subject
 from nsopt.tasks.agreement import Agreement, differ, measure_variances, relative_distance
 from nsopt.tasks.supervision import Batches

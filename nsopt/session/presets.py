@@ -7,11 +7,10 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from nsopt.arguments import checked
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.metric import Metric
-from nsopt.settings import BATCH_SIZE, Settings, Timed
+from nsopt.settings import BATCH_SIZE, Settings, Timed, checked
 from nsopt.training.settings import TrainSettings
 
 _Width = Annotated[int, Field(ge=1)]

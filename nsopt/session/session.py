@@ -14,10 +14,9 @@ from optuna.study import Study
 from torch import nn
 
 from nsopt.compute.checkpoint import weights_checksum
-from nsopt.compute.device import Compute, nth_device, place, resolve_compute
-from nsopt.compute.random_state import use_seed
+from nsopt.compute.device import Compute, nth_device, place, resolve_compute, use_seed
 from nsopt.data.images import ImageData
-from nsopt.deployment.trained import load_trained, write_weights
+from nsopt.deployment.kept import load_trained, write_weights
 from nsopt.errors import NsoptError
 from nsopt.latency.runtime import RUNTIMES
 from nsopt.latency.timer import Timer

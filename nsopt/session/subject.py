@@ -10,8 +10,7 @@ from optuna.storages import BaseStorage
 from optuna.study import Study, StudyDirection
 from torch import nn
 
-from nsopt.compute.checkpoint import weights_checksum
-from nsopt.compute.code import CodeReader, identify_code
+from nsopt.compute.checkpoint import CodeReader, identify_code, weights_checksum
 from nsopt.compute.device import Compute, resolve_compute
 from nsopt.data.images import ImageData, Splits
 from nsopt.data.source import Source

@@ -9,8 +9,7 @@ from optuna.study import Study
 from torch import nn
 
 from nsopt.compute.checkpoint import Checkpoint
-from nsopt.compute.device import place
-from nsopt.compute.random_state import use_seed
+from nsopt.compute.device import place, use_seed
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.files import hold_lock
 from nsopt.methods.base import LawInputs, Method

@@ -15,9 +15,8 @@ from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.methods.base import Method
 from nsopt.models.architecture import Architecture
 from nsopt.progress import Progress
-from nsopt.scaling.budget import Budget, read_budgets
 from nsopt.scaling.law import floor_widths, uniform_curve
-from nsopt.scaling.metric import Metric, get_metric
+from nsopt.scaling.metric import Budget, Metric, get_metric, read_budgets
 from nsopt.scaling.solve import solve_widths
 from nsopt.session.durations import PlannedWork, list_searches, plan_training, tell_duration
 from nsopt.session.presets import MinWidth, Multiple, StudySettings, rounding_for

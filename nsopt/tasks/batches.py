@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from nsopt.compute.random_state import OwnRandomState
+from nsopt.compute.device import OwnRandomState
 from nsopt.errors import NsoptError
 from nsopt.inputs import check_numbers, tensors_in
 from nsopt.isolation import HostState, host_state, restore_host_state

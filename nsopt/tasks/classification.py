@@ -19,7 +19,7 @@ from nsopt.compute.device import (
 from nsopt.data.augmentation import TrainingBatches, normalise
 from nsopt.data.images import ImageSet, Splits
 from nsopt.errors import OutOfMemoryError
-from nsopt.models.layout import inputs_for, layout_of
+from nsopt.models.networks import inputs_for, layout_of
 from nsopt.tasks.agreement import Agreement, class_divergence, mask_impossible
 from nsopt.tasks.supervision import Loss, Supervision
 from nsopt.tracing.originals import copy_model

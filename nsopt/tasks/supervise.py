@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nsopt.compute.device import Compute, free_memory, memory_for
-from nsopt.compute.random_state import keep_random_state
+from nsopt.compute.device import Compute, free_memory, keep_random_state, memory_for
 from nsopt.data.images import ImageData, ImageSet, Splits
 from nsopt.data.registry import load_data
 from nsopt.data.source import Source, is_folder
@@ -16,7 +15,7 @@ from nsopt.errors import NsoptError, short_reason, shorten
 from nsopt.inputs import call_network
 from nsopt.models.architecture import Architecture
 from nsopt.models.imported import import_function
-from nsopt.models.layout import inputs_for
+from nsopt.models.networks import inputs_for
 from nsopt.settings import SgdSettings
 from nsopt.tasks.classification import Classification
 from nsopt.tasks.supervision import Supervision

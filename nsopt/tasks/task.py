@@ -14,14 +14,13 @@ from torch.nn.parameter import is_lazy
 from torch.utils._pytree import keystr, tree_leaves, tree_leaves_with_path
 from torch.utils.data import Dataset, IterableDataset
 
-from nsopt.arguments import check_name
-from nsopt.compute.checkpoint import full_state, load_full_state
-from nsopt.compute.code import CodeReader
+from nsopt.compute.checkpoint import CodeReader, full_state, load_full_state
 from nsopt.compute.device import Compute
 from nsopt.data.source import Source
 from nsopt.errors import NonFiniteLossError, NsoptError, shorten
 from nsopt.inputs import checksum_of, tensors_in
 from nsopt.isolation import public
+from nsopt.settings import check_name
 from nsopt.tasks.agreement import measure_variances, relative_distance
 from nsopt.tasks.batches import LoaderBatches, count_batches
 from nsopt.tasks.supervision import Loss

@@ -12,16 +12,21 @@ removing them gives another result than setting them to zero, as before a softma
 """
 
 import math
+import traceback
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from nsopt.errors import NsoptError
 
 Atoms = NDArray[np.int64]
+_LIBRARIES = tuple(f"{path.parent}/" for path in (Path(torch.__file__), Path(__file__).parent))
 
 
 @dataclass(eq=False)
@@ -196,3 +201,16 @@ class Trace:
 def select_atoms(labels: Any) -> list[Atoms]:
     """Return only the labels that are arrays of atoms."""
     return [label for label in labels if isinstance(label, np.ndarray)]
+
+
+def is_of_user(file: str) -> bool:
+    """Return whether code is neither of PyTorch nor of nsopt."""
+    return not file.startswith(_LIBRARIES)
+
+
+def find_line(frame: FrameType | None = None) -> str:
+    """Return the line of the user's code that runs in a frame or around it, or "" without any."""
+    for outer, line in traceback.walk_stack(frame):
+        if is_of_user(outer.f_code.co_filename):
+            return f"{Path(outer.f_code.co_filename).name}, line {line}"
+    return ""

@@ -8,26 +8,25 @@ from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
-from nsopt.tracing.adaptation import Adaptation, find_norms
+from nsopt.tracing.adaptation import Adaptation, find_norms, list_sizes
 from nsopt.tracing.groups import Dimension, Family, Units
 from nsopt.tracing.labels import Atoms, Labels, Product, Reading, Trace, TraceError
-from nsopt.tracing.originals import tensors_of
-from nsopt.tracing.resize import (
+from nsopt.tracing.originals import (
     copy_with_tensors,
     describe_module,
-    make_empty,
     make_new,
     replace_tensors,
     select_indices,
     shapes_of,
+    tensors_of,
 )
 from nsopt.tracing.run import LabelledRun
 from nsopt.tracing.states import restore_tensors, watch_attributes, watch_writes
-from nsopt.tracing.stored import list_sizes
 
 T = TypeVar("T")
+_FEW = 1000  # elements of a tensor that a copy keeps
 FEWEST_TRACED = 2  # units of a group that a trace can follow: it does not label a size of 1
 
 
@@ -282,7 +281,7 @@ class TracedNetwork:
         """Return a network of `widths` without values, on the template's device or `device`."""
         shapes = self._shapes(widths)
         model = copy_with_tensors(
-            self.template, lambda name, tensor: make_empty(tensor, shapes[name], device)
+            self.template, lambda name, tensor: _make_empty(tensor, shapes[name], device)
         )
         self.describe(model)
         return model
@@ -341,8 +340,15 @@ class TracedNetwork:
         trace = self.family.units.new_trace()
         with restore_tensors(self.template):
             replace_tensors(
-                self.template, lambda name, t: make_new(t, make_empty(t.detach(), shapes[name]))
+                self.template, lambda name, t: make_new(t, _make_empty(t.detach(), shapes[name]))
             )
             self.describe(self.template)
             outputs = self._quick_run(self.template, trace, labels, choices, same)
         return trace, outputs
+
+
+def _make_empty(tensor: Tensor, shape: Sequence[int], device: str | None = None) -> Tensor:
+    """Return an uninitialised tensor; a small one of the old shape keeps its values."""
+    if list(tensor.shape) == list(shape) and tensor.numel() <= _FEW and not device:
+        return tensor.clone()
+    return tensor.new_empty(shape, device=device)

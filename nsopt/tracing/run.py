@@ -30,7 +30,7 @@ from nsopt.tracing import (  # noqa: F401  (they register their rules)
     view_rules,
 )
 from nsopt.tracing.function_rules import FunctionRules
-from nsopt.tracing.labels import Atoms, Labels, Trace, TraceError, select_atoms
+from nsopt.tracing.labels import Atoms, Labels, Trace, TraceError, is_of_user, select_atoms
 from nsopt.tracing.originals import refuse_borrowed, set_mode, tensors_of
 from nsopt.tracing.states import (
     follow_modules,
@@ -38,7 +38,6 @@ from nsopt.tracing.states import (
     spare_collector,
 )
 from nsopt.tracing.tracer import Tracer
-from nsopt.tracing.user_code import is_of_user
 
 AFTER = "depends on values after the last layer: what is used there stays"  # if it fails there
 _LONGEST_REASON = 150

@@ -25,11 +25,10 @@ from nsopt.tracing.labels import (
     Trace,
     TraceError,
     UnknownError,
+    find_line,
     select_atoms,
 )
-from nsopt.tracing.rules import RULES, read_signature
-from nsopt.tracing.shapes import RESULTS
-from nsopt.tracing.user_code import find_line
+from nsopt.tracing.rules import RESULTS, RULES, read_signature
 from nsopt.tracing.values import Span, Values, list_written, locate, make_fakes, pick_all
 
 ADVICE = ": decide there by shapes or by an argument, or trace the part of the network before it"

@@ -18,7 +18,7 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_map_only
 
 from nsopt.inputs import identify_memory, tensors_in
-from nsopt.tracing.shapes import find_mode
+from nsopt.tracing.rules import find_mode
 
 _FILLS = {f"aten::{name}" for name in ["new_ones", "new_zeros", "ones_like", "zeros_like"]}
 _FEWEST = 2  # different values that `unique` finds

@@ -16,19 +16,26 @@ from nsopt.compute.checkpoint import (
     Checkpoint,
     State,
     full_state,
+    identify_code,
     load_full_state,
     weights_checksum,
 )
-from nsopt.compute.code import identify_code
-from nsopt.compute.device import Compute, explain_out_of_memory, place, resolve_compute, wait_for
-from nsopt.compute.random_state import OwnRandomState, use_seed
+from nsopt.compute.device import (
+    Compute,
+    OwnRandomState,
+    explain_out_of_memory,
+    place,
+    resolve_compute,
+    use_seed,
+    wait_for,
+)
 from nsopt.data.images import ImageData
 from nsopt.errors import NonFiniteLossError, NsoptError
 from nsopt.files import check_writable
 from nsopt.inputs import call_network, count_examples
 from nsopt.isolation import public
 from nsopt.models.architecture import Architecture
-from nsopt.models.layout import inputs_for
+from nsopt.models.networks import inputs_for
 from nsopt.progress import Progress, Silent
 from nsopt.scaling.cost import Widths
 from nsopt.tasks.supervise import check_outputs, check_training, supervise
@@ -41,8 +48,7 @@ from nsopt.tasks.supervision import (
     evaluations_of,
 )
 from nsopt.tasks.task import Task
-from nsopt.tracing.originals import copy_model, unwrapped
-from nsopt.tracing.resize import shapes_of
+from nsopt.tracing.originals import copy_model, shapes_of, unwrapped
 from nsopt.training.kernels import fast_kernels
 from nsopt.training.outcome import Epoch, Interrupted, Outcome
 from nsopt.training.precision import choose_compute

@@ -19,9 +19,9 @@ from nsopt.compute.device import (
     explain_out_of_memory,
     place,
     resolve_compute,
+    use_seed,
     wait_for,
 )
-from nsopt.compute.random_state import use_seed
 from nsopt.data.images import ImageData
 from nsopt.files import cache_folder, write_cached
 from nsopt.models.architecture import Architecture

@@ -18,7 +18,7 @@ from nsopt.compute.checkpoint import full_state, match_buffers
 from nsopt.compute.device import Compute
 from nsopt.errors import NonFiniteLossError, NsoptError, short_reason
 from nsopt.inputs import call_network, tensors_in
-from nsopt.models.layout import inputs_for
+from nsopt.models.networks import inputs_for
 from nsopt.tasks.supervision import Loss
 from nsopt.tracing.originals import copy_model, tensors_of
 from nsopt.training.settings import TrainSettings

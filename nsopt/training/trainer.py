@@ -11,13 +11,11 @@ import torch
 from torch import nn
 
 from nsopt.compute.checkpoint import full_state, load_full_state
-from nsopt.compute.device import Compute, place
-from nsopt.compute.random_state import use_seed
+from nsopt.compute.device import Compute, place, use_seed
 from nsopt.errors import NonFiniteLossError, NsoptError
 from nsopt.models.architecture import Architecture, build_to_fill
 from nsopt.tasks.supervision import Supervision, evaluate, evaluations_of
-from nsopt.tracing.originals import unwrapped
-from nsopt.tracing.resize import shapes_of
+from nsopt.tracing.originals import shapes_of, unwrapped
 from nsopt.training.outcome import Epoch, Outcome
 
 

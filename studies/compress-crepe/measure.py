@@ -36,8 +36,8 @@ from torch.nn.functional import binary_cross_entropy
 import nsopt
 from nsopt.progress import Silent
 from nsopt.pruning.fitting.fit import fit_network
-from nsopt.pruning.fitting.inputs import Inputs
-from nsopt.pruning.fitting.rank import rank_by_fit
+from nsopt.pruning.fitting.plan import Inputs
+from nsopt.pruning.ranking import rank_by_fit
 
 FOLDER = Path(__file__).parent
 KEY = "network", "share", "widths_by", "frames", "seed"

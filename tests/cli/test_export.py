@@ -11,8 +11,7 @@ from nsopt.cli import export
 from nsopt.cli.export import ExportOptions, _choose, _with_answer
 from nsopt.deployment.check import ExportCheck
 from nsopt.reports import results
-from nsopt.scaling.budget import read_budgets
-from nsopt.scaling.metric import PARAMS, get_metric
+from nsopt.scaling.metric import PARAMS, get_metric, read_budgets
 from nsopt.storage.trials import Point
 
 

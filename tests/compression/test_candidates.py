@@ -21,7 +21,7 @@ from nsopt.compression.fits import Fits
 from nsopt.compression.solver import Solver
 from nsopt.compute.device import resolve_compute
 from nsopt.latency.bisection import Widths
-from nsopt.scaling.budget import read_budget
+from nsopt.scaling.metric import read_budget
 from nsopt.session.presets import StudySettings, override
 from nsopt.session.session import start_session
 from nsopt.session.subject import Subject

@@ -20,8 +20,7 @@ from nsopt.compression.pipeline import _find_best
 from nsopt.compression.result import Compressed
 from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.reports.results import read_results
-from nsopt.scaling.budget import Budget, Limit
-from nsopt.scaling.metric import PARAMS
+from nsopt.scaling.metric import PARAMS, Budget, Limit
 from nsopt.session.workspace import Workspace
 from tests.conftest import call_nsopt, first_digits
 from tests.deployment.test_artifacts import make_network

@@ -24,7 +24,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 import nsopt
-from nsopt.compute.code import CodeReader, identify_code
+from nsopt.compute.checkpoint import CodeReader, identify_code
 from nsopt.models.registry import get_architecture
 
 ROOT = Path(nsopt.__file__).parents[1]
@@ -267,7 +267,7 @@ def test_functions_are_read_the_same_in_every_process(tmp_path: Path) -> None:
         (tmp_path / f"score{number}.py").write_text(MODULE.replace(old, new, 1))
     code = (
         "import json; from importlib import import_module; "
-        "from nsopt.compute.code import CodeReader; "
+        "from nsopt.compute.checkpoint import CodeReader; "
         f"modules = [import_module(f'score{{n}}') for n in range({len(VARIANTS)})]; "
         "print(json.dumps([CodeReader().read(module.score) for module in modules]))"
     )

@@ -8,8 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nsopt.compute.device import Compute, is_out_of_memory, nth_device, resolve_compute
-from nsopt.compute.random_state import OwnRandomState, use_seed
+from nsopt.compute.device import (
+    Compute,
+    OwnRandomState,
+    is_out_of_memory,
+    nth_device,
+    resolve_compute,
+    use_seed,
+)
 
 
 def test_workers_take_cuda_devices_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:

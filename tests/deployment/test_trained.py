@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from nsopt import Architecture, NsoptError, get_architecture, trace
-from nsopt.deployment.trained import load_trained
-from nsopt.models.checks import check_finite
+from nsopt.deployment.kept import load_trained
+from nsopt.models.networks import check_finite
 
 
 @pytest.mark.parametrize("name", [None, "state_dict", "model"])

@@ -13,7 +13,7 @@ from torch import nn
 
 import nsopt
 from nsopt import NsoptError, load_network
-from nsopt.deployment.trained import read_weights
+from nsopt.deployment.kept import read_weights
 from tests.deployment.test_artifacts import make_network
 
 HUGE = (6000,) * 8

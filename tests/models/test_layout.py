@@ -8,7 +8,7 @@ from torch import nn
 import nsopt
 from nsopt import ImageData, TrainSettings
 from nsopt.data.images import ImageSet
-from nsopt.models.layout import best_layout, inputs_for, lay_out, layout_of
+from nsopt.models.networks import best_layout, inputs_for, lay_out, layout_of
 from tests.tracing.fields import Viewed, Volumes
 
 LAST, FIRST = torch.channels_last, torch.contiguous_format

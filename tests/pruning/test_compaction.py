@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from nsopt import Architecture, SearchSettings, Silent, architectures, get_architecture
-from nsopt.compute.device import Compute, place
-from nsopt.compute.random_state import use_seed
+from nsopt.compute.device import Compute, place, use_seed
 from nsopt.data.images import ImageData, ImageSet, Splits
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.shrinking import ShrinkingModel

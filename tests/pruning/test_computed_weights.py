@@ -16,7 +16,7 @@ from torch.nn.utils import weight_norm as old_weight_norm
 import nsopt
 from nsopt import NsoptError, trace
 from nsopt.pruning.fitting.fit import fit_network
-from nsopt.pruning.fitting.inputs import Inputs
+from nsopt.pruning.fitting.plan import Inputs
 from tests.networks import layers
 
 HIDDEN, KEPT, OUT = 16, 8, 5

@@ -17,11 +17,11 @@ from nsopt import Architecture, NsoptError, Silent, trace
 from nsopt.compute import checkpoint
 from nsopt.pruning.fitting import fit
 from nsopt.pruning.fitting.fit import Fitted, fit_network
-from nsopt.pruning.fitting.inputs import Inputs
 from nsopt.pruning.fitting.least_squares import LeastSquares, most_rows
+from nsopt.pruning.fitting.plan import Inputs
 from nsopt.pruning.fitting.products import Product
-from nsopt.pruning.fitting.rank import rank_by_fit
 from nsopt.pruning.fitting.watch import ProductWatch
+from nsopt.pruning.ranking import rank_by_fit
 from nsopt.session.agreement import AgreementScore
 from tests.networks import layers
 

@@ -11,8 +11,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 import nsopt
 from nsopt.models.trace import trace
 from nsopt.pruning.fitting.fit import fit_network
-from nsopt.pruning.fitting.inputs import Inputs
-from nsopt.pruning.fitting.recurrent import RecurrentWatch
+from nsopt.pruning.fitting.plan import Inputs
+from nsopt.pruning.fitting.products import RecurrentWatch
 from tests.networks import layers
 
 STEPS, HIDDEN = 7, 12

@@ -21,8 +21,7 @@ import nsopt
 from nsopt import Architecture, SearchSettings, Silent, TrainSettings, search, train
 from nsopt.compute import checkpoint
 from nsopt.compute.checkpoint import Checkpoint
-from nsopt.compute.device import Compute
-from nsopt.compute.random_state import use_seed
+from nsopt.compute.device import Compute, use_seed
 from nsopt.data.images import ImageData, ImageSet
 from nsopt.errors import NonFiniteLossError, NsoptError, ShortRecordError
 from nsopt.models.registry import get_architecture

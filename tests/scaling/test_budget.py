@@ -3,8 +3,17 @@
 import pytest
 
 from nsopt import NsoptError, get_architecture
-from nsopt.scaling.budget import Budget, read_budget, read_budgets
-from nsopt.scaling.metric import LATENCY, MACS, PARAMS, Joint, Metric, get_metric
+from nsopt.scaling.metric import (
+    LATENCY,
+    MACS,
+    PARAMS,
+    Budget,
+    Joint,
+    Metric,
+    get_metric,
+    read_budget,
+    read_budgets,
+)
 
 VGG11 = get_architecture("vgg11")
 

@@ -10,8 +10,7 @@ from numpy.typing import ArrayLike
 
 from nsopt import NsoptError, PowerLaw, get_architecture, solve_widths, uniform_curve
 from nsopt.errors import NoWidthsError
-from nsopt.scaling.cost import CostFunction
-from nsopt.scaling.joint import JointCost
+from nsopt.scaling.cost import CostFunction, JointCost
 from tests.scaling.test_solve import PARAMS, VGG11, L, Shortcut, laws
 
 MACS = VGG11.cost("macs")

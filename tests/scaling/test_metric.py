@@ -8,8 +8,16 @@ from torch import nn
 
 import nsopt
 from nsopt import NsoptError, get_architecture
-from nsopt.scaling.budget import read_budgets
-from nsopt.scaling.metric import COUNTED, LATENCY, MACS, PARAMS, Joint, Metric, get_metric
+from nsopt.scaling.metric import (
+    COUNTED,
+    LATENCY,
+    MACS,
+    PARAMS,
+    Joint,
+    Metric,
+    get_metric,
+    read_budgets,
+)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 
 import nsopt
 from nsopt import ImageData, train
-from nsopt.compute.random_state import use_seed
+from nsopt.compute.device import use_seed
 from nsopt.methods.baselines import Magnitude
 from nsopt.models.imported import import_architecture
 from nsopt.pruning.ranking import rank_filters

@@ -14,7 +14,7 @@ import pytest
 import nsopt
 from nsopt import NsoptError, load_network
 from nsopt.deployment.artifacts import BestNetworks
-from nsopt.deployment.trained import read_weights, write_weights
+from nsopt.deployment.kept import read_weights, write_weights
 from nsopt.session.workspace import Workspace
 from nsopt.storage.opening import open_storage
 from tests.conftest import call_nsopt

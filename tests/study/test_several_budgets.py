@@ -10,8 +10,7 @@ from nsopt.cli.study import _print_summary
 from nsopt.reports.page import render
 from nsopt.reports.tables import predicted_latency, short_rows
 from nsopt.reports.words import answer
-from nsopt.scaling.budget import read_budgets
-from nsopt.scaling.metric import LATENCY, MACS, PARAMS, Joint
+from nsopt.scaling.metric import LATENCY, MACS, PARAMS, Joint, read_budgets
 from nsopt.session.presets import rounding_for
 from nsopt.session.workspace import Workspace
 from nsopt.study.plan import Comparison, Size, run_comparison

@@ -19,7 +19,7 @@ from nsopt import NsoptError, Task
 from nsopt.compression.compress import get_settings
 from nsopt.compute import checkpoint
 from nsopt.compute.device import resolve_compute
-from nsopt.pruning.fitting.inputs import Inputs
+from nsopt.pruning.fitting.plan import Inputs
 from nsopt.session.agreement import AgreementScore
 from nsopt.tasks.agreement import class_divergence, measure_variances, relative_distance
 from nsopt.tasks.batches import LoaderBatches, split_batch

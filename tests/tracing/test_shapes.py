@@ -14,7 +14,7 @@ import nsopt
 from nsopt.inputs import tensors_in
 from nsopt.models.trace import trace
 from nsopt.tracing.labels import Trace
-from nsopt.tracing.shapes import RESULTS
+from nsopt.tracing.rules import RESULTS
 from tests.networks import keep, layers
 from tests.tracing.checks import check_pruning
 

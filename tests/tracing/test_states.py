@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 import nsopt
 from nsopt.errors import NsoptError
-from nsopt.torchvision_import import import_torchvision
 from nsopt.models import trace as module
+from nsopt.torchvision_import import import_torchvision
 from nsopt.tracing.labels import TraceError
 from nsopt.tracing.network import TracedNetwork
 from nsopt.tracing.run import LabelledRun, silence_fakes

@@ -106,11 +106,6 @@ def test_a_user_fixes_the_outputs_of_transposed_convolutions_and_embeddings() ->
     assert arch.layer_names == ("a.0", "b.0", "c.0")
 
 
-def test_channels_are_listed_by_module() -> None:
-    arch, _, _ = trace_network(awkward.Chunks)
-    assert arch.channels([8, 10, 24]) == {"stem.0": 8, "halves.0": 20, "joined.0": 24}
-
-
 @layers(table=nn.Parameter(torch.ones(3, 8)), first=nn.Linear(4, 8), last=nn.Linear(8, 2))
 def Reassigning(self: Any, x: torch.Tensor) -> Any:
     """Writes a table anew, with a row for each input; and limits the norms of a weight (EEGNet)."""

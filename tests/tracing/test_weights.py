@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 import nsopt
 from nsopt.errors import NsoptError
-from nsopt.tracing.weights import find_weight_buffers
+from nsopt.tracing.makers import find_weight_buffers
 from tests.networks import layers
 
 

@@ -13,8 +13,7 @@ from torch.nn import functional
 import nsopt
 from nsopt import Architecture, Epoch, ImageData, NsoptError, TrainSettings, measure_latency, train
 from nsopt.compute import checkpoint
-from nsopt.compute.device import explain_out_of_memory, resolve_compute
-from nsopt.compute.random_state import use_seed
+from nsopt.compute.device import explain_out_of_memory, resolve_compute, use_seed
 from nsopt.errors import NonFiniteLossError, OutOfMemoryError
 from nsopt.latency.measure import latency_conditions
 from nsopt.tasks.classification import AccuracyEvaluation

@@ -10,9 +10,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nsopt.inputs import find_outputs, tensors_in
-from nsopt.pruning.fitting.computed import Origins, Recipe, storage_of
-from nsopt.pruning.fitting.products import MatrixProduct, Product, read_product
-from nsopt.pruning.fitting.recurrent import RecurrentWatch, StateProduct
+from nsopt.pruning.fitting.least_squares import Origins, Recipe, storage_of
+from nsopt.pruning.fitting.products import (
+    MatrixProduct,
+    Product,
+    RecurrentWatch,
+    StateProduct,
+    read_product,
+)
 from nsopt.tracing.originals import tensors_of
 
 _ADDS = "add", "add_", "sub", "sub_"

@@ -9,11 +9,20 @@ from typing import NamedTuple
 import numpy as np
 from torch import nn
 
-from nsopt.tracing.adaptation import Adaptation, Less, Number, Slot, Tie
+from nsopt.tracing.adaptation import (
+    Adaptation,
+    Less,
+    Number,
+    Size,
+    Slot,
+    Tie,
+    find_holders,
+    list_holders,
+    list_sizes,
+)
 from nsopt.tracing.groups import Family
 from nsopt.tracing.network import TracedNetwork
 from nsopt.tracing.search.probe import catch_error, resize
-from nsopt.tracing.stored import Size, find_holders, list_holders, list_sizes
 
 Candidate = tuple[Number, int]  # and how many times a width it is
 
@@ -180,8 +189,8 @@ def _find_numbers(
     Each comes with how many times the width it is, or 1 if it is equal.
 
     It searches modules that hold tensors of the group, the modules around them, and those at the
-    paths `passed`, through which the group passes; but no layers of PyTorch: resize.py sets their
-    own sizes.
+    paths `passed`, through which the group passes; but no layers of PyTorch, whose own
+    sizes `describe_module` sets.
     """
     width, times = family.groups[group].width, family.groups[group].per_dimension
     single, dimensions = family.single, family.dimensions
