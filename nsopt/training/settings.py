@@ -17,7 +17,7 @@ class TrainSettings(SgdSettings):
         optimizer: `sgd`, or `adamw`, whose first beta is `momentum`. AdamW's steps do not depend on
             the scale of the loss; it takes smaller learning rates.
         epochs: passes over the training images; 0 only for a compression, which then fits networks
-            to the trained one without training. Presets: smoke 4, tiny 8, quick 12, fast and
+            to the trained one without training. Presets: smoke 2, tiny 8, quick 12, fast and
             paper 300, compress 10.
         decay_after: fractions of the epochs after which the learning rate is multiplied by `decay`.
         decay: see `decay_after`.
