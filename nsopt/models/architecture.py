@@ -179,7 +179,7 @@ class Architecture:
         """Return a copy of `model` that has only some units of each group.
 
         It computes the same as `model` with the other units set to zero, except in groups for which
-        `explain` says otherwise.
+        `explain` says otherwise, and where the code calculates with sizes, as in `y / y.shape[1]`.
 
         Args:
             model: a network of this family.

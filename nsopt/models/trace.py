@@ -3,7 +3,7 @@
 import sys
 import time
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from threading import get_ident
@@ -89,10 +89,7 @@ def trace(
     network = _trace_network(_copy_to_cpu(module, run), run)
     if network.trace.failed:
         network = _note_failure(network)
-    _check_batch(network)
-    network, refused, numbers = search(network, fixed)
-    counted = probe.find_counted(network, numbers)
-    network = network.marked(inexact=[network.family.groups[i].units for i in counted])
+    network, refused = search(network, fixed)
     alike = tuple(find_alike(network.template, network.read))
     network = replace(network, adaptation=replace(network.adaptation, alike=alike))
     if not network.family.groups:
@@ -221,42 +218,6 @@ def _read_inputs(inputs: tuple[Any, ...] | Mapping[str, Any]) -> Any:
             "task of single examples takes two as example="
         )
     return read
-
-
-def _check_batch(network: TracedNetwork) -> None:
-    """Note an input that only happens to have as many rows as there are examples.
-
-    Such as a mask of as many steps: the network runs on twice as many examples only if it stays.
-    """
-    count = network.run.count
-    dense = [t for t in tensors_in(network.run.inputs) if t.layout == torch.strided and t.ndim]
-    rows = {id(tensor): tensor for tensor in dense if len(tensor) == count}
-    if len(rows) < 2 or _run_twice(network, rows) is not None:
-        return
-    for tensor in [*rows.values()][1:]:
-        shapes = _run_twice(network, rows.keys() - {id(tensor)}) or []
-        pairs = zip(shapes, network.outputs, strict=False)  # of evaluation mode, the first
-        grown = [new == (2 * old[0], *old[1:]) for new, old in pairs if old]
-        if grown and all(grown):
-            network.trace.notes[
-                f"the input of shape {tuple(tensor.shape)} has as many rows as there are examples, "
-                "and does not grow with them: to export and time other batches, give another "
-                f"number of examples than {count}"
-            ] = {}
-
-
-def _run_twice(network: TracedNetwork, grown: Collection[int]) -> list[tuple[int, ...]] | None:
-    """Return the shapes of outputs if inputs of these ids have twice as many rows.
-
-    None if the network does not run on them.
-    """
-    twice = tree_map_only(
-        Tensor, lambda t: torch.cat([t, t]) if id(t) in grown else t, network.run.inputs
-    )
-    try:
-        return network.repeat(replace(network.run, inputs=twice, modes=(False,)))[1]
-    except TraceError:
-        return None
 
 
 def _check_module(module: nn.Module, is_double: bool) -> None:

@@ -204,33 +204,6 @@ def _concatenate_labels(tracer: Tracer, labels: Sequence[Label], sizes: Sequence
     return whole
 
 
-@rule("diagonal")
-def pick_diagonal(
-    tracer: Tracer, result: Tensor, x: Tensor, _: int = 0, dim1: int = 0, dim2: int = 1
-) -> None:
-    """Freeze the two dimensions that become the last one."""
-    labels = tracer.freeze_axes("is read along the diagonal", x, (dim1, dim2))
-    for d in sorted((dim1 % x.ndim, dim2 % x.ndim))[::-1]:
-        labels.pop(d)
-    tracer.put(result, [*labels, None])
-
-
-@rule("diag_embed")
-def embed_diagonal(
-    tracer: Tracer, result: Tensor, x: Tensor, _: int = 0, dim1: int = -2, dim2: int = -1
-) -> None:
-    """Freeze the last dimension, which becomes a diagonal."""
-    labels = tracer.freeze_axes("becomes a diagonal", x, [-1])[:-1]
-    for d in sorted((dim1 % result.ndim, dim2 % result.ndim)):
-        labels.insert(d, None)
-    tracer.put(result, labels)
-
-
-@rule("rot90")
-def rotate(tracer: Tracer, result: Tensor, x: Tensor, _: int = 1, dims: Sequence[int] = ()) -> None:
-    tracer.put(result, tracer.freeze_axes("is rotated", x, dims))
-
-
 @rule("constant_pad_nd")
 def pad(tracer: Tracer, result: Tensor, x: Tensor, widths: Sequence[int], *_: Any) -> None:
     """Label padding with frozen atoms; freeze dimensions that are cropped, or filled and padded."""
@@ -309,14 +282,6 @@ def order(tracer: Tracer, result: Any, x: Tensor, *arguments: Any) -> None:
     if tensors_in(result)[0].ndim < x.ndim:
         labels.pop(dim)
     tracer.put_all(result, labels)
-
-
-@rule("multinomial")
-def draw(tracer: Tracer, result: Tensor, x: Tensor, *_: Any) -> None:
-    """Mark the dimension as inexact that holds the probabilities."""
-    *labels, drawn = tracer.get(x)
-    tracer.mark_inexact(drawn)
-    tracer.put(result, [*labels, None])
 
 
 @rule("unfold")

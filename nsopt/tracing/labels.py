@@ -101,7 +101,6 @@ class Product:
 
 
 Split = tuple[str, tuple[int, ...]]  # the path of a module, and the sizes
-Numbers = tuple[float | str, ...]  # of one operation
 
 
 @dataclass(frozen=True)
@@ -138,8 +137,6 @@ class Trace:
             of groups changes with the width.
         choices: pairs of an operation and a decision, in order. Networks of other widths must
             make the same decisions.
-        numbers: the numbers with which operations calculated, and the names of pointwise ones, in
-            order.
         makers: atoms of channels that a product with a parameter makes, or of zeros.
     """
 
@@ -158,7 +155,6 @@ class Trace:
     grouped: list[tuple[str, Atoms]] = field(default_factory=list)
     group_sizes: dict[str, int] = field(default_factory=dict)
     choices: list[tuple[str, Any]] = field(default_factory=list)
-    numbers: list[Numbers] = field(default_factory=list)
     read: dict[int, None] = field(default_factory=dict)  # ids of tensors, by their first use
     written: set[tuple[str, str]] = field(default_factory=set)  # paths, and attributes set in a run
     makers: list[Atoms] = field(default_factory=list)

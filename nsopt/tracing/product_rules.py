@@ -103,14 +103,6 @@ def _goes_whole(tracer: Tracer, rows: Atoms) -> bool:
     return bool(size <= groups) != (tracer.where in tracer.trace.reading.turned)
 
 
-@rule("linalg_cross")
-def cross(tracer: Tracer, result: Tensor, x: Tensor, other: Tensor, dim: int = -1) -> None:
-    """Freeze the dimension of three; join the others as broadcasting aligns them."""
-    for vectors in (x, other):
-        tracer.freeze_axes("is one of three in a vector", vectors, [dim])
-    pointwise(tracer, result, x, other)
-
-
 @rule("mm", "bmm")
 def matrix_product(tracer: Tracer, result: Tensor, a: Tensor, b: Tensor, *_: Any) -> None:
     """Join the dimensions over which the product sums.

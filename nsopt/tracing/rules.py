@@ -23,10 +23,6 @@ from torch.utils._mode_utils import no_dispatch
 Rule = Callable[..., None]
 R = TypeVar("R", bound=Rule)
 RULES: dict[str, Rule] = {}  # by operation; without a rule, all atoms of its inputs freeze
-_FILLS = ("full", "full_like", "new_full", "fill", "fill_", "scalar_tensor")
-_WITH_KERNELS = ("convolution", "avg_pool", "max_pool", "im2col")
-_COPIES = ("clone", "copy", "_to_copy")  # which depend on strides
-_FEW = 100
 
 
 def rule(*operations: str) -> Callable[[R], R]:
@@ -69,21 +65,6 @@ class Signature:
     depends_on_values: bool
     copies_shape: bool
     defaults: tuple[tuple[str, Any], ...]
-
-    def find_numbers(self, arguments: Sequence[Any]) -> tuple[float | str, ...]:
-        """Return the numbers with which the operation calculates; sizes are none of them.
-
-        They include the name of a pointwise operation, and the kernel of a pooling.
-        """
-        kinds = (int, float) if self.is_pointwise or self.name in _FILLS else float
-        if self.name == "lift_fresh" and arguments[0].numel() < _FEW:  # of `torch.tensor`
-            with no_dispatch():
-                return tuple(arguments[0].flatten().tolist())
-        if self.name.startswith(_WITH_KERNELS):
-            return tuple(n for part in arguments if isinstance(part, list) for n in part)
-        numbers = (a for a in arguments if isinstance(a, kinds) and not isinstance(a, bool))
-        computes = self.is_pointwise and self.operation not in _COPIES
-        return (self.operation, *numbers) if computes else tuple(numbers)
 
     def bind(self, args: Any, kwargs: Any) -> list[Any]:
         """Return all arguments in the order of the schema; missing ones have their defaults."""

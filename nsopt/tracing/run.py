@@ -108,7 +108,7 @@ class LabelledRun:
         """Run a network once in each mode.
 
         Args:
-            trace: the runs add to it; only the first mode counts multiply-accumulates and numbers.
+            trace: the runs add to it; only the first mode counts multiply-accumulates.
             labels: the labels of parameters and buffers, by name.
             choices: the choices of an earlier trace, to repeat them; None to make new ones.
             same: see `Tracer`.
@@ -138,7 +138,7 @@ class LabelledRun:
                 finally:
                     refuse_borrowed(model, tracer.real.values())
                 if training != self.modes[0]:
-                    trace.products, trace.numbers = before["products"], before["numbers"]
+                    trace.products = before["products"]
                 shapes += [tuple(tensor.shape) for tensor in outputs]
         return shapes
 

@@ -33,7 +33,6 @@ from nsopt.tracing.values import Span, Values, list_written, locate, make_fakes,
 
 ADVICE = ": decide there by shapes or by an argument, or trace the part of the network before it"
 _MOST_GUESSES = 2000  # in a run; then it is taken for an endless loop
-_SIZED = {"slice", "topk", "arange", "linspace", "_adaptive_avg_pool2d", "_adaptive_avg_pool1d"}
 
 
 class Tracer(TorchDispatchMode):
@@ -189,10 +188,8 @@ class Tracer(TorchDispatchMode):
         self._kept_alive.append(tensor)
 
     def mark_inexact(self, *labels: Label) -> None:
-        """Mark all atoms of these labels as inexact, and those by which others are filled."""
+        """Mark all atoms of these labels as inexact."""
         self.trace.inexact += select_atoms(labels)
-        if sizes := tuple(label.size for label in labels if isinstance(label, Filled)):
-            self.trace.numbers.append(sizes)
 
     def multiply(self, factor: int, *dimensions: tuple[Label, int]) -> None:
         """Count multiply-accumulates: a constant times the sizes of dimensions.
@@ -279,9 +276,6 @@ class Tracer(TorchDispatchMode):
             return result
         self.values.follow(func, args, kwargs, result)
         self.operation = signature.operation
-        known = self.values.find_numbers(args) if signature.is_pointwise else ()
-        if numbers := (*signature.find_numbers((*args, *kwargs.values())), *known):
-            self.trace.numbers.append(numbers)
         if self._unread and not signature.copies_shape:
             self.note_reading(self._last)
         rule = RULES.get(self.operation, RULES["pointwise"] if signature.is_pointwise else None)
@@ -292,8 +286,6 @@ class Tracer(TorchDispatchMode):
             self.freeze(f"no rule for the operation {func._schema.name}", *labels)
         for written in list_written(func, args, kwargs):
             self._note_write(written, has_rule=rule is not None)
-        if self.operation in _SIZED:
-            self._note_sizes(result)
         return result
 
     def note_reading(self, tensors: Sequence[Tensor]) -> None:
@@ -301,12 +293,6 @@ class Tracer(TorchDispatchMode):
         for tensor in tensors:
             if action := self._unread.pop(id(tensor), None):
                 action()
-
-    def _note_sizes(self, result: Any) -> None:
-        """Record sizes without atoms as numbers: code may calculate them from others."""
-        for tensor in tensors_in(result):
-            sizes = zip(self.get(tensor), tensor.shape, strict=True)
-            self.trace.numbers.append(tuple(size for label, size in sizes if label is None))
 
     def _note_write(self, written: Tensor, has_rule: bool) -> None:
         """Note what an operation wrote into the memory of filled tensors.

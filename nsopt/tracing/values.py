@@ -65,13 +65,6 @@ class Values:
             return False
         return isinstance(x, FakeTensor) and self.find(mask) is None
 
-    def find_numbers(self, arguments: Sequence[Any]) -> tuple[float, ...]:
-        """Return the known numbers among tensors of one element."""
-        single = [a for a in arguments if isinstance(a, Tensor) and a.numel() == 1]
-        known = [value for tensor in single if (value := self.find(tensor)) is not None]
-        with no_dispatch():
-            return tuple(float(v) for v in known if not v.is_complex() and not v.isnan())
-
     def compute(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Return the real result of an operation, or None if it is unknown."""
         is_fill = func._schema.name in _FILLS  # it takes type and shape alone from a tensor

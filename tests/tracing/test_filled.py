@@ -27,11 +27,6 @@ def Two(self: Any, x: Tensor) -> Any:
     return self.function(self, x)
 
 
-def count_mask(h: Tensor, x: Tensor) -> Tensor:
-    mask = (x[:, :1] > 0).float().expand_as(h)
-    return h * mask / (mask.sum(1, keepdim=True) + 1)
-
-
 def compute_weight(net: Any, x: Tensor) -> Tensor:
     filters = net.filters.exp().repeat(1, 1, 2).transpose(0, 1)
     return functional.bilinear(net.a(x).sigmoid(), x, filters)
@@ -40,22 +35,6 @@ def compute_weight(net: Any, x: Tensor) -> Tensor:
 def between(change: Forward) -> nn.Module:
     """Return a network that changes the channels between two layers."""
     return Two(lambda net, x: net.b(change(net.a(x), x)))
-
-
-BY_WIDTH: dict[str, Forward] = {
-    "count a mask": count_mask,
-    "repeat a mask": lambda h, x: h / ((x[:, :1] > 0).float().repeat(1, h.shape[1]).sum() + 1),
-    "soften ones": lambda h, x: h * torch.ones(h.shape[1]).softmax(0),
-    "multiply ones": lambda h, x: h / torch.ones(h.shape[1]).dot(torch.ones(h.shape[1])),
-    "slice": lambda h, x: h * x[:, : h.shape[1] // 2].amax(1, keepdim=True),
-    "pick": lambda h, x: h * x.topk(h.shape[1] // 3, 1)[0].sum(1, keepdim=True),
-}
-
-
-@pytest.mark.parametrize("way", BY_WIDTH)
-def test_a_width_that_the_code_calculates_with_is_inexact(way: str) -> None:
-    arch = nsopt.trace(between(BY_WIDTH[way]), torch.randn(2, 8))
-    assert [group.exact for group in arch.network.family.groups] == [False]
 
 
 def write_beside_a_view(h: Tensor, x: Tensor) -> Tensor:

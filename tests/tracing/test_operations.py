@@ -33,9 +33,6 @@ EXACT: dict[str, Operation] = {
     "as_strided": lambda x: x.contiguous().as_strided(
         (*x.shape[:2], 3, 4), (*x.stride()[:2], 2, 1)
     ),
-    "cross": lambda x: torch.linalg.cross(x[..., :3], x[..., 3:6]),
-    "diagonal": lambda x: x.unsqueeze(2).expand(-1, -1, 8, 8).diagonal(0, 2, 3),
-    "diag_embed": lambda x: x.diag_embed().sum(3),
     "index_fill": lambda x: x.index_fill(2, torch.tensor([0]), 1.0),
     "index_reduce": lambda x: x[..., :3].index_reduce(2, torch.arange(8) % 3, x, "mean"),
     "sort": lambda x: x.sort(2).values,
@@ -56,7 +53,6 @@ EXACT: dict[str, Operation] = {
 RANDOM: dict[str, Operation] = {
     "gumbel": lambda x: functional.gumbel_softmax(x, dim=2),
     "normal": lambda x: torch.normal(x, x.exp()),
-    "multinomial": lambda x: x[:, :, : torch.multinomial(x.mean(1).softmax(1), 2).shape[1]],
     "rrelu": lambda x: functional.rrelu(x, training=True),
 }
 

@@ -170,28 +170,6 @@ def test_example_inputs_that_are_no_tensors_are_refused(examples: Any, message: 
         nsopt.trace(awkward.Chunks(), examples)
 
 
-@layers(masks=None, first=nn.Linear(6, 16), last=nn.Linear(16, 3))
-def Graph(self: Any, x: torch.Tensor, places: torch.Tensor, more: torch.Tensor) -> Any:
-    """Its neighbours, or a mask of the places that see each other, come with each batch."""
-    y = self.first(x + more[:, None])
-    if self.masks:
-        return self.last((y @ y.mT).masked_fill(places > 0, -9.0).softmax(-1) @ y)
-    return self.last(places @ y)
-
-
-def test_an_input_with_as_many_rows_as_examples_is_no_batch_unless_it_grows() -> None:
-    x, places, more = torch.randn(8, 8, 6), torch.randn(8, 8), torch.randn(8, 6)
-    noted = nsopt.trace(Graph(masks=True), (x, places, more)).explain()
-    assert "shape (8, 8) has as many rows as there are examples, and does not grow with" in noted
-    warned = nsopt.trace(Graph(masks=False), (x, places, more))  # as two batches in pairs
-    assert "8 examples take" in warned.batch_warning
-    for masks in (False, True):
-        arch = nsopt.trace(Graph(masks), (x[:7], places, more[:7]))
-        assert arch.base_widths == (16,)
-        assert not arch.batch_warning
-        assert "note" not in arch.explain()
-
-
 @layers(gru=nn.GRU(8, 16), head=nn.Sequential(nn.Linear(16, 32), nn.Linear(32, 2)))
 def LastStep(self: Any, x: torch.Tensor) -> Any:
     """Steps come first, as PyTorch's recurrent layers want by default; the last one decides."""

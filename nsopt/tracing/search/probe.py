@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from nsopt.tracing.labels import Atoms, Numbers, Trace, TraceError
+from nsopt.tracing.labels import Atoms, Trace, TraceError
 from nsopt.tracing.makers import Reasons
 from nsopt.tracing.network import FEWEST_TRACED, TracedNetwork
 from nsopt.tracing.originals import copy_model
@@ -26,24 +26,18 @@ def shrink_width(width: int) -> int:
     return width - max(1, width // 3)
 
 
-def find_indivisible(network: TracedNetwork) -> tuple[Reasons, list[Numbers]]:
+def find_indivisible(network: TracedNetwork) -> Reasons:
     """Return the groups that cannot lose a single unit, with the errors.
 
     The network may run only at widths that a number divides, or that are multiples of each other.
     Groups that meet may do if each loses a unit, so some lose one without their neighbours, too.
-
-    Returns:
-        The groups with the errors, and the numbers with which a network calculates in which all
-        others have one unit less.
     """
-    numbers: list[Numbers] = []
 
     def attempt(some: Sequence[int]) -> None:
         trace = resize(network, lambda width: width - 1, some)
         if len(trace.choices) != len(network.trace.choices):  # its code may run other operations
             units = [len(group.units) for group in network.family.groups]
             network.check_cut([np.arange(n - (i in some)) for i, n in enumerate(units)])
-        numbers[:] = trace.numbers
 
     wide = [i for i, width in enumerate(network.family.widths) if width > FEWEST_TRACED]
     together, apart = find_culprits(network, wide, attempt), Reasons()
@@ -54,7 +48,7 @@ def find_indivisible(network: TracedNetwork) -> tuple[Reasons, list[Numbers]]:
     if apart:
         left = [i for i in wide if i not in together | apart]
         apart |= find_culprits(network, left, attempt)
-    return together | apart, numbers
+    return together | apart
 
 
 def find_capped(network: TracedNetwork) -> Reasons:
@@ -62,48 +56,6 @@ def find_capped(network: TracedNetwork) -> Reasons:
     groups = list(range(len(network.family.groups)))
     grow = partial(resize, network, lambda width: width + max(1, width // 3))
     return find_culprits(network, groups, grow)
-
-
-def find_counted(network: TracedNetwork, after: list[Numbers]) -> list[int]:
-    """Return the exact groups with whose sizes the code calculates, as in `y / y.shape[1]`.
-
-    Such a network calculates with other numbers if a group has one unit less; or, where the code
-    rounds or compares, if it has a third of its units.
-
-    Args:
-        after: the numbers of a network in which all wide groups have one unit less.
-    """
-    exact = [i for i, g in enumerate(network.family.groups) if g.exact and g.width > 1]
-    before = network.trace.numbers
-    if after != before:  # the first run may have filled a cache, and joined other labels
-        before = resize(network, lambda width: width, []).numbers
-    narrow = any(network.family.widths[i] <= FEWEST_TRACED for i in exact)
-    changes = [lambda width: max(FEWEST_TRACED, width // 3)]
-    if after != before or narrow:
-        changes.insert(0, lambda width: width - 1)
-    counted: set[int] = set()
-    for change in changes:
-        others = [i for i in exact if i not in counted]
-        counted |= _find_differing(network, before, change, others)
-    return sorted(counted)
-
-
-def _find_differing(
-    network: TracedNetwork, numbers: list[Numbers], change: Callable[[int], int], some: list[int]
-) -> set[int]:
-    """Return those of some groups with which the network calculates with other numbers if they are
-    changed, alone or together; but none that is then too narrow for the code."""
-    if not some:
-        return set()
-    try:
-        fails, differs = False, resize(network, change, some).numbers != numbers
-    except TraceError:
-        fails, differs = True, True
-    if not differs or len(some) == 1:
-        return set(some) if differs and not fails else set()
-    halves = some[: len(some) // 2], some[len(some) // 2 :]
-    found = set().union(*(_find_differing(network, numbers, change, half) for half in halves))
-    return found if found or fails else set(some)
 
 
 def find_dependent(network: TracedNetwork) -> Reasons:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from nsopt.tracing import makers
 from nsopt.tracing.adaptation import Tie
 from nsopt.tracing.filling import name_tables
-from nsopt.tracing.labels import Atoms, Numbers, Reading, Split, Trace, TraceError
+from nsopt.tracing.labels import Atoms, Reading, Split, Trace, TraceError
 from nsopt.tracing.network import TracedNetwork
 from nsopt.tracing.search import probe, proposals
 from nsopt.tracing.search.proposals import Networks, Step, adapt_all
@@ -94,12 +94,10 @@ ADAPTATIONS = (
 
 
 class Found(NamedTuple):
-    """A network with its adaptation, why groups that it had are fixed, and the numbers with which
-    it calculates if all others have one unit less."""
+    """A network with its adaptation, and why groups that it had are fixed."""
 
     network: TracedNetwork
     refused: dict[str, str]
-    numbers: list[Numbers]
 
 
 def search(network: TracedNetwork, paths: Sequence[str]) -> Found:
@@ -210,8 +208,7 @@ def _search_adaptations(network: TracedNetwork, paths: Sequence[str]) -> Found:
         network = fix(network, find(network))
     network = fix(*find_adaptation(network))
     network = fix(network, probe.find_dependent(network))
-    uneven, numbers = probe.find_indivisible(network)
-    return Found(fix(network, uneven), refused, numbers)
+    return Found(fix(network, probe.find_indivisible(network)), refused)
 
 
 def find_adaptation(
