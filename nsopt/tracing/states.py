@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from nsopt.isolation import host_state, restore_host_state
 from nsopt.tracing.originals import copy_model, copy_shallow
 
 _FOREIGN = {*sys.stdlib_module_names, "torch", "numpy", "nsopt"}  # whose code keeps nothing
@@ -188,12 +189,11 @@ def restore_modules(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def keep_random_numbers() -> Iterator[None]:
     """Restore Python's and NumPy's random numbers at the end of the block."""
-    drawn = random.getstate(), np.random.get_state()
+    before = host_state()
     try:
         yield
     finally:
-        random.setstate(drawn[0])
-        np.random.set_state(drawn[1])
+        restore_host_state(before)
 
 
 @contextmanager
