@@ -30,8 +30,7 @@ from nsopt.compute.device import Compute
 from nsopt.errors import DeterministicError, StorageError
 from nsopt.progress import Silent
 from nsopt.storage import engine
-from nsopt.storage.opening import open_storage
-from nsopt.storage.urls import sqlite_url
+from nsopt.storage.opening import open_storage, sqlite_url
 from tests.conftest import free_port
 from tests.e2e.test_cluster import Server
 

@@ -10,9 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from glob import escape
 from pathlib import Path
-from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -38,19 +36,16 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
     After a crash or an error the old file is still there. Afterwards the content is on the disk
     (fsync).
     """
-    remove_unfinished(path)
-    unfinished = path.with_name(_temporary_name(path.name, os.getpid()))
-    try:
-        unfinished.unlink(missing_ok=True)
-        with _create(unfinished) as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-    _sync(path.parent)
+    with written_beside(path) as unfinished, unfinished.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    with suppress(OSError):  # some systems cannot write the folder's list of names to the disk
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager
@@ -61,30 +56,28 @@ def written_beside(path: Path) -> Iterator[Path]:
     writes. A link at `path` is replaced, not followed. Such folders of killed processes are
     deleted.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_of_killed(path.parent, f"{_HIDDEN}*")
-    own = _temporary_name("", os.getpid())
-    with tempfile.TemporaryDirectory(own, _HIDDEN, path.parent) as folder:
+    remove_of_killed(path.parent)
+    with _make_folder(path.parent) as folder:
         unfinished = Path(folder) / path.name
         yield unfinished
         unfinished.replace(path)
 
 
-def remove_unfinished(path: Path) -> None:
-    """Delete the temporary files for `path` of processes on this machine that were killed."""
-    remove_of_killed(path.parent, escape(path.name))
+def _make_folder(parent: Path) -> tempfile.TemporaryDirectory[str]:
+    """Make a temporary folder; try again if another process deletes its parent meanwhile."""
+    while True:
+        parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            return tempfile.TemporaryDirectory(_name_end(os.getpid()), _HIDDEN, parent)
 
 
-def remove_of_killed(folder: Path, names: str = "*") -> None:
-    """Delete the temporary files and folders for these `names` that killed processes left."""
-    for unfinished in folder.glob(_temporary_name(names, "*")):
+def remove_of_killed(folder: Path) -> None:
+    """Delete the temporary folders that killed processes of this machine left."""
+    for unfinished in folder.glob(f"{_HIDDEN}????????{_name_end('*')}"):
         process = unfinished.name.removesuffix(_UNFINISHED).rpartition(".")[2]
-        is_here = unfinished.name.endswith(_temporary_name("", process))
+        is_here = unfinished.name.endswith(_name_end(process))
         if is_here and process.isdecimal() and not _is_alive(int(process)):
-            if unfinished.is_dir():
-                shutil.rmtree(unfinished, ignore_errors=True)  # it may be another user's
-            else:
-                unfinished.unlink(missing_ok=True)
+            shutil.rmtree(unfinished, ignore_errors=True)  # it may be another user's
 
 
 def is_installed(file: Path) -> bool:
@@ -110,28 +103,10 @@ def check_writable(folder: Path | str, option: str) -> None:
         nearest = next(path for path in (Path(folder), *Path(folder).parents) if _exists(path))
         with tempfile.TemporaryFile(dir=nearest):
             pass
-    except UnicodeEncodeError as error:
-        raise NsoptError(
-            f"Python cannot name {error.object[:500]!a} here: set the variable PYTHONUTF8=1, or "
-            "give another name"
-        ) from None
-    except (OSError, ValueError) as error:  # ValueError for a null byte
+    except (OSError, ValueError) as error:  # ValueError for a null byte, or an unknown encoding
         reason = getattr(error, "strerror", None) or error
         place = f"{folder!s:.500}"  # of those that are too long, the beginning
         raise NsoptError(f"cannot write to {place} ({reason}): give another {option}") from None
-
-
-def _create(path: Path) -> BinaryIO:
-    """Create a file and its folder; try again if another process deletes the folder meanwhile."""
-    attempts = 3
-    while True:
-        attempts -= 1
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            return path.open("xb")
-        except FileNotFoundError:
-            if not attempts:
-                raise
 
 
 def _exists(path: Path) -> bool:
@@ -143,9 +118,10 @@ def _exists(path: Path) -> bool:
     return True
 
 
-def _temporary_name(name: str, process: int | str) -> str:
-    """Name a process's temporary file. Two machines that share a folder may use the same number."""
-    return f"{name}.{platform.node()}.{process}{_UNFINISHED}"
+def _name_end(process: int | str) -> str:
+    """Return how the names of a process's temporary folders end. Two machines that share a folder
+    may use the same number."""
+    return f".{platform.node()}.{process}{_UNFINISHED}"
 
 
 def _is_alive(process: int) -> bool:
@@ -156,16 +132,6 @@ def _is_alive(process: int) -> bool:
     except PermissionError:
         pass
     return True
-
-
-def _sync(folder: Path) -> None:
-    """Write the folder's list of names to the disk, if the system can."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def write_cached(path: Path, content: bytes) -> None:

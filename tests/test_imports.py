@@ -17,11 +17,10 @@ from nsopt.methods.registry import methods
 PACKAGE = Path(nsopt.__file__).parent
 FLOORS = [
     "errors",
-    "files",
-    "progress",
-    "notebook",
-    "terminal",
     "settings",
+    "files",
+    "notebook",
+    "progress",
     "torchvision_import",
     "isolation",
     "inputs",
@@ -47,7 +46,7 @@ FLOORS = [
 ]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 LONGEST_FILE = 400
-ATTRIBUTES_ARE_READ_IN = ("schema.py", "trials.py", "internals.py", "reading.py", "studies.py")
+ATTRIBUTES_ARE_READ_IN = ("schema.py", "trials.py", "internals.py", "studies.py")
 
 
 @cache
@@ -134,7 +133,7 @@ def test_importing_nsopt_loads_no_heavy_library() -> None:
 
 
 def test_reports_and_settings_need_no_torch() -> None:
-    reports = [f"nsopt.reports.{name}" for name in ("page", "dashboard", "tuning")]
+    reports = [f"nsopt.reports.{name}" for name in ("page", "dashboard")]
     settings = ["nsopt.training.settings", "nsopt.pruning.settings", "nsopt.session.presets"]
     loaded = modules_after(f"import {', '.join(reports + settings)}")
     assert {*reports, *settings} <= loaded
@@ -187,7 +186,7 @@ def test_the_public_names_are_few() -> None:
 
 def test_only_the_command_line_names_options() -> None:
     """The library names arguments, `out=`, which the command line shows as options."""
-    elsewhere = {"session.py", "provenance.py"}  # they write command lines
+    elsewhere = {"session.py", "engine.py"}  # they write command lines
     named = {
         (path.name, option)
         for path in MODULES

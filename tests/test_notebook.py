@@ -3,7 +3,8 @@
 import numpy as np
 
 from nsopt import PowerLaw, SearchResult
-from nsopt.notebook import NotebookProgress, make_html_table
+from nsopt.notebook import make_html_table
+from nsopt.progress import NotebookProgress
 from nsopt.scaling.record import Iteration, Trajectory
 
 LAW = PowerLaw(np.array([1.0, 2.0]), np.array([0.25, 0.5]), np.array([0.9, 0.97]))

@@ -2,7 +2,6 @@
 
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from functools import partial
 
@@ -19,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     words = sys.argv[1:] if arguments is None else arguments
     keeps_results = bool({*words[:1]} & _KEEPING)
-    signal.signal(signal.SIGINT, partial(leave_at_once, keeps_results, time.monotonic()))
+    signal.signal(signal.SIGINT, partial(leave_at_once, keeps_results))
     from nsopt.cli.commands import run
 
     run(words)

@@ -74,7 +74,7 @@ def _describe(error: CycloptsError) -> str:
 
 def _hide_passwords(text: str, arguments: Sequence[str]) -> str:
     """Return `text` with the password of every URL among `arguments` replaced."""
-    from nsopt.storage.urls import hide_password
+    from nsopt.storage.opening import hide_password
 
     for argument in arguments:
         url = argument.partition("=")[2] if argument.startswith("-") else argument

@@ -88,9 +88,9 @@ def compress(options: CompressOptions) -> None:
     from nsopt.deployment.kept import copy_traced
     from nsopt.models.registry import is_own
     from nsopt.reports.page import write_report
-    from nsopt.reports.words import describe_fits, warn_of_latencies, warn_of_split
+    from nsopt.reports.tables import format_networks
+    from nsopt.reports.words import warn_of_latencies, warn_of_split
     from nsopt.session.presets import get_preset, override
-    from nsopt.storage.networks import format_networks
     from nsopt.storage.schema import DENSE, study_name, write_networks
 
     network, file = options.task, options.weights
@@ -119,7 +119,7 @@ def compress(options: CompressOptions) -> None:
     first = next(iter(result.values()))  # of the smaller networks
     chosen = {"study": study_name(result.name, first.method), "budget": first.budget}
     lines = [
-        *filter(None, (warning, describe_fits(results), warn_of_latencies(results))),
+        *filter(None, (warning, warn_of_latencies(results))),
         f"files:   {workspace.folder}",
         f"report:  {page}",
         describe_storage(workspace.url),
@@ -153,7 +153,7 @@ def _export(
 ) -> str:
     """Write a network's weights, and what other tools run if it then computes the same.
 
-    The weights are written last: if they are the same, files that are not newer stay.
+    The weights are written last: if they are the same, its other files stay.
 
     Returns:
         The names of the files, and why one is missing.
@@ -162,20 +162,17 @@ def _export(
 
     name = compressed.budget.replace(" ", "").replace("=", "-").replace("%", "-percent")
     weights, written = folder / f"{name}.pt", []
-    is_known, is_changed = _holds(weights, compressed, arch), False
+    is_known = _holds(weights, compressed, arch)
     for form in forms:
         file = folder / f"{name}.{form}"
         try:
-            # as it was when the weights were written
-            is_old = file.is_file() and file.stat().st_mtime_ns <= weights.stat().st_mtime_ns
-            if not (is_known and is_old):
-                is_changed = True
+            if not (is_known and file.is_file()):
                 _export_checked(compressed.network, file, form, arch, data)
             written.append(file.name)
         except NsoptError as error:
             file.unlink(missing_ok=True)
             written.append(f"(no {form}: {error})")
-    if is_changed or not is_known:
+    if not is_known:
         export(compressed.network, weights, "state_dict")
     return ", ".join([*written, f"{name}.pt"])
 

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from nsopt.errors import DISK_IS_FULL, NsoptError
 from nsopt.files import cache_folder
-from nsopt.terminal import LineProgress, LiveProgress, PlainConsole, printable, show_bars
+from nsopt.progress import LineProgress, LiveProgress, PlainConsole, printable, show_bars
 
 if TYPE_CHECKING:
     from nsopt.reports.results import Results
@@ -91,7 +91,7 @@ def tell_what_is_fixed(summary: str) -> None:
 
 def describe_storage(url: str) -> str:
     """Return where results are stored, without the password."""
-    from nsopt.storage.urls import hide_password
+    from nsopt.storage.opening import hide_password
 
     return f"storage: {hide_password(url)}"
 

@@ -10,8 +10,8 @@ def doctor() -> None:
     from rich.table import Table
 
     from nsopt.compute.device import float32_precision, resolve_compute
+    from nsopt.storage.engine import provenance
     from nsopt.storage.opening import newest_storage
-    from nsopt.storage.provenance import provenance
     from nsopt.torchvision_import import describe_torchvision
 
     compute = resolve_compute("auto", "auto")

@@ -18,11 +18,8 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
-    from nsopt.deployment.check import ExportCheck
     from nsopt.reports.results import Results
-    from nsopt.scaling.metric import Budget
     from nsopt.session.workspace import Workspace
-    from nsopt.tasks.task import Task
 
 
 @Parameter(name="*")
@@ -40,8 +37,8 @@ class ExportOptions(StoredDataOptions, ArtifactOptions, StoredOptions):
     ratio: float | None = None
     """Width ratio that set the network's budget, such as 0.25."""
     budget: str | None = None
-    """The network's budget, instead of --ratio: 600k, 2M, params=250k,macs=20M, or macs=50% as for
-    nsopt compress."""
+    """The network's budget, instead of --ratio: 600k, 2M, params=250k,macs=20M, or that of nsopt
+    compress as it stands in its table, such as macs=50%."""
     metric: MetricName | None = None
     """Metric of the budget, if the study has budgets in several."""
     unchecked: bool = False
@@ -61,7 +58,7 @@ def export(options: ExportOptions = ExportOptions()) -> None:
     from nsopt.deployment.kept import load_network
     from nsopt.session.stored import load_images
     from nsopt.session.subject import read_architecture
-    from nsopt.storage.schema import read_settings, read_task
+    from nsopt.storage.schema import read_task
     from nsopt.tasks.supervise import import_given_task
 
     form = choose_format(options.out or Path(), options.format)
@@ -74,7 +71,7 @@ def export(options: ExportOptions = ExportOptions()) -> None:
     if out.is_dir():
         raise NsoptError(f"--out {out} is a folder: name a file")
     task = import_given_task(options.task)
-    study, file = _find(options, task)
+    study, file = _find(options)
     described, arch, images = read_task(study), None, None
     if task is not None:
         arch = read_architecture(described, options.arch, task)
@@ -89,20 +86,11 @@ def export(options: ExportOptions = ExportOptions()) -> None:
             console.print(f"the outputs of the file differ from PyTorch's by {apart:.0e}")
         if images is not None:
             check = check_export(network, unfinished, form, images.test)
-            precision = read_settings(study)["training"]["precision"]
             console.print(
                 f"test accuracy: {check.exported:.2f} % with the file, {check.stored:.2f} % in the "
-                f"study{_explain(precision, check)}; the logits differ from PyTorch's by "
-                f"{check.difference:.0e}"
+                f"study; the logits differ from PyTorch's by {check.difference:.0e}"
             )
     console.print(str(out), soft_wrap=True)
-
-
-def _explain(precision: str, check: "ExportCheck") -> str:
-    """Return why the accuracy of a file differs a little from that in the study, or ""."""
-    if check.exported == check.stored or precision == "fp32":
-        return ""
-    return f", which computed in {precision} where the file computes in fp32"
 
 
 def export_command(
@@ -110,8 +98,7 @@ def export_command(
 ) -> str:
     """Return the command that exports the network that these options choose."""
     from nsopt.models.registry import is_own
-    from nsopt.storage.opening import artifacts_beside
-    from nsopt.storage.urls import hide_password
+    from nsopt.storage.opening import artifacts_beside, hide_password
 
     named = {"storage": hide_password(workspace.url), **chosen}
     if task is not None:
@@ -142,17 +129,12 @@ def name_answer(results: "Results") -> dict[str, Any]:
     return {**study, "ratio": float(best["ratio"]), **metrics}
 
 
-def _find(options: ExportOptions, task: "Task | None") -> "tuple[Study, Path]":
+def _find(options: ExportOptions) -> "tuple[Study, Path]":
     """Return the study, and the file of the network, that the options name."""
     import optuna
 
     from nsopt.deployment.artifacts import BestNetworks, best_trials, describe_network
-    from nsopt.scaling.metric import PARAMS, Budget, get_metric, read_budgets
-    from nsopt.session.subject import read_architecture, with_stored_latency
-    from nsopt.settings import Timed
-    from nsopt.storage.opening import artifacts_beside, existing_storage
-    from nsopt.storage.schema import read_settings, read_task
-    from nsopt.storage.urls import storage_file
+    from nsopt.storage.opening import artifacts_beside, existing_storage, storage_file
 
     url = options.find_url()
     results = storage_file(url)
@@ -169,15 +151,7 @@ def _find(options: ExportOptions, task: "Task | None") -> "tuple[Study, Path]":
     best = list(best_trials(study).values())
     if not best:
         raise NsoptError(f"no network of {name} is stored: run the study first")
-    shares = list[Budget]()
-    if options.budget is not None and "%" in options.budget:
-        settings = read_settings(study)
-        timed = Timed(settings["runtime"], settings["latency_batch_size"])
-        arch = read_architecture(read_task(study), options.arch, task)
-        arch = with_stored_latency(arch, [study], timed)
-        requested = read_budgets(options.budget, get_metric(options.metric or PARAMS.name))
-        shares = [budget.at(arch) for budget in requested]
-    trial = _choose(best, options, shares)
+    trial = _choose(best, options)
     folder = artifacts_beside(url, options.artifacts)
     if folder is None:
         raise NsoptError(f"give the folder with {describe_network(study, trial)} as --artifacts")
@@ -207,14 +181,8 @@ def _with_answer(options: ExportOptions, url: str) -> ExportOptions:
     return replace(options, **named)
 
 
-def _choose(
-    best: "Sequence[FrozenTrial]", options: ExportOptions, shares: "Sequence[Budget]" = ()
-) -> "FrozenTrial":
-    """Return the trial of the network that the options name.
-
-    Args:
-        shares: budgets that the user gave as shares of what the base network costs, as numbers.
-    """
+def _choose(best: "Sequence[FrozenTrial]", options: ExportOptions) -> "FrozenTrial":
+    """Return the trial of the network that the options name."""
     from nsopt.scaling.metric import Limit, read_budgets
     from nsopt.storage.trials import Point, read_point
 
@@ -224,7 +192,7 @@ def _choose(
         if options.ratio not in (None, point.ratio):
             return False
         try:
-            named = shares or read_budgets(options.budget or "", point.metric)
+            named = read_budgets(options.budget or "", point.metric)
         except NsoptError:  # the text of a budget in another metric
             return False
         limits = {Limit(*limit) for limit in point.metric.limits_at(point.budget)}

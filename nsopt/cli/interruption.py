@@ -3,23 +3,23 @@
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
 INTERRUPTED = 130  # the exit status
-_SECONDS_UNKEPT = 30.0  # a search or a training is kept from then on
+REST = (
+    "finished searches and trainings are kept, and the running one except its last half minute: "
+    "the same command continues"
+)
 
 
-def leave_at_once(
-    keeps_results: bool, began: float, signum: int, frame: FrameType | None
-) -> NoReturn:
+def leave_at_once(keeps_results: bool, signum: int, frame: FrameType | None) -> NoReturn:
     sys.stdout.flush()
     if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
         os.write(1, b"\x1b[?25h")  # show the cursor again
-    rest = f": {describe_rest(time.monotonic() - began)}" if keeps_results else ""
+    rest = f": {REST}" if keeps_results else ""
     os.write(2, f"\ninterrupted{rest}\n".encode())
     os._exit(INTERRUPTED)
 
@@ -36,16 +36,3 @@ def interruptible() -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGINT, leave)
-
-
-def describe_rest(seconds: float) -> str:
-    """Return a sentence on what is kept if a command is interrupted after `seconds`."""
-    if seconds < _SECONDS_UNKEPT:
-        return (
-            "finished searches and trainings are kept, but nothing that began in this first half "
-            "minute: the same command starts it again"
-        )
-    return (
-        "finished searches and trainings are kept, and the running one except its last half "
-        "minute: the same command continues there"
-    )

@@ -26,7 +26,7 @@ def latency(options: LatencyOptions = LatencyOptions()) -> None:
     from nsopt.latency.runtime import choose_runtime
     from nsopt.methods.registry import method_label
     from nsopt.scaling.metric import format_ms
-    from nsopt.session.timing import measure_again
+    from nsopt.session.runner import measure_again
     from nsopt.tasks.supervise import import_given_task
 
     sizes, chosen = None, options.timing.chosen

@@ -1,7 +1,6 @@
 """Turn the options of a command into a task, its budgets and its workspace."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -23,33 +22,18 @@ from nsopt.data.source import Source, Subset
 from nsopt.deployment.kept import explain_reading, load_trained, require_file
 from nsopt.errors import NsoptError
 from nsopt.files import RUNS, STUDY_FILE, check_writable
-from nsopt.latency.multiples import find_multiple
-from nsopt.latency.runtime import Runtime
 from nsopt.models.architecture import Architecture
-from nsopt.progress import Progress
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.metric import PARAMS
 from nsopt.session.presets import StudySettings
 from nsopt.session.subject import make_architecture
 from nsopt.session.workspace import Workspace
-from nsopt.storage.opening import is_empty
-from nsopt.storage.urls import sqlite_url, storage_file
+from nsopt.storage.opening import is_empty, sqlite_url, storage_file
 from nsopt.tasks.supervise import import_task
 from nsopt.tasks.task import Task
 from nsopt.training.settings import TrainSettings
 
 _WIDEST_RATIO = 10
-
-
-def with_known_multiple(
-    options: SizeOptions, device: str, runtime: Runtime, progress: Progress
-) -> SizeOptions:
-    """Return the options with a number in place of `--multiple-of auto`."""
-    if options.multiple_of != "auto":
-        return options
-    multiple = find_multiple(resolve_compute(device, "fp32"), runtime, progress)
-    progress.message(f"--multiple-of auto is {multiple} here")
-    return replace(options, multiple_of=str(multiple))
 
 
 def prepare(

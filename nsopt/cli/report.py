@@ -25,7 +25,7 @@ def report(options: ReportOptions = ReportOptions()) -> None:
     """
     from nsopt.reports.page import write_report
     from nsopt.reports.results import read_results
-    from nsopt.storage.urls import storage_file
+    from nsopt.storage.opening import storage_file
 
     url = options.find_url()
     file = storage_file(url)

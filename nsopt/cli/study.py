@@ -104,9 +104,9 @@ def _make_settings(
     options: StudyOptions, preset: "StudySettings", ratios: "Sequence[float]"
 ) -> "StudySettings":
     """Return the settings of a study. Raises NsoptError if they do not suit its options."""
-    from nsopt.reports.tuning import best_settings
     from nsopt.session.presets import override
     from nsopt.session.workspace import Workspace
+    from nsopt.study.tuning import best_settings
 
     own = {"eta": options.eta, "seeds": options.seeds, "ratios": ratios or None}
     own |= {"metric": options.sizes.metric} | options.sizes.rounding | options.timing.changes

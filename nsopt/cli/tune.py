@@ -1,13 +1,12 @@
 """`nsopt tune`: Optuna studies over P or eta."""
 
 import shlex
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from cyclopts import Parameter
 
-from nsopt.cli.console import console, describe_storage, live_progress, make_table
+from nsopt.cli.console import console, live_progress
 from nsopt.cli.options import BudgetOptions, DescentOptions, RepeatOptions, changes, refuse_unused
 from nsopt.cli.values import Repeats
 from nsopt.errors import NsoptError
@@ -38,12 +37,11 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
     unused = ["pretrain_epochs", "seeds", *vars(options.training)] if is_eta else ["trials"]
     refuse_unused(f"with --over {options.over}", unused, options, options.training)
     from nsopt.cli import preparation
-    from nsopt.reports.tuning import describe_best, tuning_rows
     from nsopt.session.presets import override
     from nsopt.session.subject import Subject, complete
-    from nsopt.storage.urls import hide_password
+    from nsopt.storage.opening import hide_password
     from nsopt.study.plan import find_sizes, read_requests
-    from nsopt.study.tuning import PRETRAIN_EPOCHS, Tuning, run_tuning
+    from nsopt.study.tuning import PRETRAIN_EPOCHS, Tuning, describe_best, run_tuning
 
     ratios, budgets = preparation.read_sizes(options.sizes)
     requested = read_requests(options.sizes.metric, ratios or _RATIOS, budgets)
@@ -79,13 +77,9 @@ def tune(options: TuneOptions = TuneOptions()) -> None:
             pretrain_epochs=tried,
         )
         study = run_tuning(tuning, workspace, progress)
-    groups = options.task, options.sizes, options.timing, options.search, options.training
-    console.print(make_table(tuning_rows(study), study.study_name))
     console.print(f"best: {describe_best(study)}", soft_wrap=True)
-    url = hide_password(workspace.url)
-    command = study_command((*groups, options.sgd), url, study.study_name)
-    console.print(f"to use it: {command}", soft_wrap=True)
-    console.print(describe_storage(workspace.url), soft_wrap=True)
+    named = shlex.join([f"--storage={hide_password(workspace.url)}", f"--tuned={study.study_name}"])
+    console.print(f"to use it: nsopt study with the same options and {named}", soft_wrap=True)
 
 
 def _parse_epochs(text: str) -> tuple[int, ...]:
@@ -96,18 +90,3 @@ def _parse_epochs(text: str) -> tuple[int, ...]:
     if min(epochs) < 0:
         raise NsoptError("--pretrain-epochs must be 0 or more")
     return epochs
-
-
-def study_command(groups: Iterable[Any], url: str, name: str) -> str:
-    """Return the command of a study of what was tuned, with the best settings.
-
-    `groups` are the options of the tuning study `name`, and `url` its storage without a password.
-    """
-    words = ["nsopt", "study"]
-    for group in groups:
-        for field in fields(group):
-            value = getattr(group, field.name)
-            if value != field.default:
-                option = f"--{field.name.replace('_', '-')}"
-                words.append(option if value is True else f"{option}={value}")
-    return shlex.join([*words, f"--storage={url}", f"--tuned={name}"])

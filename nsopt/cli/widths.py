@@ -2,31 +2,22 @@
 
 import json
 import os
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from nsopt.cli.console import console, live_progress, make_table, tell_what_is_fixed
-from nsopt.cli.options import DeviceOptions, SizeOptions, TimingOptions, refuse_unused
+from nsopt.cli.console import console, make_table, tell_what_is_fixed
+from nsopt.cli.options import SizeOptions, refuse_unused
 from nsopt.cli.values import Count, CountFrom2, GivenPath, StoredNetworkOptions, StoredOptions
 from nsopt.errors import NsoptError
 from nsopt.progress import Silent
 from nsopt.session.processes import STORAGE_VARIABLE
 
 if TYPE_CHECKING:
-    from optuna.study import Study
-
-    from nsopt.latency.runtime import Runtime
-    from nsopt.latency.timer import Timer
-    from nsopt.models.architecture import Architecture
-    from nsopt.scaling.solve import WidthFit
     from nsopt.study.laws import NetworkLaw
-    from nsopt.study.plan import Requests, Size
-    from nsopt.tasks.task import Task
+    from nsopt.study.plan import Requests
 
 _RATIOS = (0.25, 1.0)
 _NARROW = 80  # columns of a terminal that is too narrow for all of the table
@@ -34,15 +25,16 @@ _NARROW = 80  # columns of a terminal that is too narrow for all of the table
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class WidthsOptions(DeviceOptions, StoredNetworkOptions, StoredOptions):
+class WidthsOptions(StoredNetworkOptions, StoredOptions):
     """The options of `nsopt widths`; the law is in a file or in a storage."""
 
     law: GivenPath = None
     """JSON file with a law, or with one law for each iteration."""
     iteration: Count | None = None
-    """Iteration of architecture descent that found the law; by default the last."""
+    """With --law: iteration of architecture descent that found the law; by default the last."""
     method: str | None = None
-    """Method whose stored law to use; by default neuralscale, the law of the search."""
+    """Method whose stored law to use; by default neuralscale, the law of the search. That of an
+    iteration is neuralscale-iter1, ..."""
     classes: CountFrom2 = 10
     """With --law: classes of the network."""
     image_size: Count = 32
@@ -50,7 +42,6 @@ class WidthsOptions(DeviceOptions, StoredNetworkOptions, StoredOptions):
     channels: Count = 3
     """With --law: channels of its images."""
     sizes: SizeOptions = SizeOptions()
-    timing: TimingOptions = TimingOptions()
     as_json: Annotated[bool, Parameter(name="--json")] = False
     """Print JSON, not a table."""
 
@@ -60,137 +51,92 @@ def widths(options: WidthsOptions = WidthsOptions()) -> None:
 
     Example: nsopt widths --storage sqlite:///study.db --budgets 600k,2M
     """
-    from nsopt.cli.preparation import read_sizes, with_known_multiple
-    from nsopt.compute.device import resolve_compute
-    from nsopt.latency.record import Store
-    from nsopt.latency.runtime import TORCH
-    from nsopt.latency.timer import Timer
-    from nsopt.session.subject import with_stored_latency, write_latency_once
-    from nsopt.settings import Timed, batch_unit
-    from nsopt.storage.studies import StoredTimings
+    from nsopt.cli.preparation import read_sizes
     from nsopt.study.plan import read_requests
-    from nsopt.tasks.supervise import import_given_task
 
     ratios, budgets = read_sizes(options.sizes)
     requested = read_requests(options.sizes.metric, ratios or _RATIOS, budgets)
-    task = import_given_task(options.task)
-    network_law, inputs = _find_law(options, task), task and task.inputs
-    is_timed = any(size.is_timed for size in requested)
-    times = is_timed or options.sizes.multiple_of == "auto"
-    is_chosen = times or options.timing.runtime or options.timing.measure
-    runtime = _choose_runtime(options, network_law.studies) if is_chosen else TORCH
-    with nullcontext(Silent()) if options.as_json else live_progress() as progress:
-        sizes = with_known_multiple(options.sizes, options.device, runtime, progress)
-        timed = Timed(runtime.name, runtime.batch_size)
-        arch = with_stored_latency(network_law.arch, network_law.studies, timed)
-        timer, studies = None, network_law.studies
-        if is_timed:
-            compute = resolve_compute(options.device, "fp32")
-            store = StoredTimings(studies[0], lambda: studies) if studies else Store()
-            timer = Timer(compute, runtime, progress, inputs, store)
-        if timer is not None and arch.latency is None:
-            arch = timer.learn(arch)
-            for study in studies[:1]:
-                write_latency_once(study, arch.latency, timed)
-        network_law = replace(network_law, arch=arch)
-        rows = _propose_widths(network_law, requested, sizes.rounding, timer)
+    if any(size.is_timed for size in requested):
+        raise NsoptError(
+            "milliseconds are measured: give this budget to nsopt study or nsopt compress, or call "
+            "nsopt.solve_measured_widths"
+        )
+    found = _find_law(options)
+    rows = _propose_widths(found, requested, _read_rounding(options.sizes))
     if options.as_json:
         print(json.dumps(rows, indent=1))
     else:
-        tell_what_is_fixed(network_law.arch.summary())
+        tell_what_is_fixed(found.arch.summary())
         _print_table(rows)
-        if is_timed:
-            console.print(f"milliseconds: {batch_unit(runtime.batch_size)}", style="dim")
 
 
-def _choose_runtime(options: WidthsOptions, studies: "Sequence[Study]") -> "Runtime":
-    """Return what times networks: that of the stored study, or the user's choice."""
-    from nsopt.latency.runtime import TORCH, choose_runtime, stored_runtime
-    from nsopt.storage.schema import read_settings
+def _read_rounding(options: SizeOptions) -> dict[str, Any]:
+    """Return the rounding, with a number in place of `auto`."""
+    from nsopt.compute.device import resolve_compute
+    from nsopt.latency.multiples import find_multiple
+    from nsopt.latency.runtime import TORCH
 
-    timing = options.timing
-    stored = next((s for s in map(read_settings, studies) if "runtime" in s), None)
-    # A search alone stores none.
-    usual = TORCH.batch_size if stored is None else stored["latency_batch_size"]
-    batch_size = timing.latency_batch_size or usual
-    if stored is None or timing.runtime:
-        return choose_runtime(timing.chosen or TORCH.name, batch_size)
-    return stored_runtime(stored["runtime"], timing.measure, batch_size)
+    rounding = options.rounding
+    if rounding["multiple_of"] == "auto":
+        rounding["multiple_of"] = find_multiple(resolve_compute("auto", "fp32"), TORCH, Silent())
+    return rounding
 
 
 def _propose_widths(
-    network_law: "NetworkLaw",
-    requested: "Requests",
-    rounding: dict[str, Any],
-    timer: "Timer | None",
+    found: "NetworkLaw", requested: "Requests", rounding: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Return one row per budget.
-
-    It has the costs, the widths, and the factor by which the budget is outside the record of the
-    search. `timer` is needed for milliseconds, which hold as measured. Raises NsoptError for a law
-    of another network.
+    """Return one row per budget: costs, widths, and the factor by which the budget is outside the
+    record of the search. Raises NsoptError for a law of another network.
     """
-    from nsopt.latency.budget import MeasuredBudget
     from nsopt.scaling.law import PowerLaw
-    from nsopt.scaling.metric import counted_costs
+    from nsopt.scaling.metric import Joint, counted_costs
     from nsopt.scaling.record import Iteration
     from nsopt.scaling.solve import solve_widths
+    from nsopt.session.presets import rounding_for
     from nsopt.study.plan import make_sizes
 
-    law, arch = network_law.law, network_law.arch
+    law, arch, iteration = found
     if law.layers != len(arch.base_widths):
         raise NsoptError(
             f"the law has {law.layers} layers and {arch.name} has {len(arch.base_widths)} "
             "searched widths: give the network that was searched as --arch"
         )
+    recorded = iteration or law
     rows = []
     for size in make_sizes(arch, requested, **rounding):
-        limits, corrected = network_law.limits(size.metric, **rounding), arch
-        if timer is not None and size.metric.is_timed:
-            question = MeasuredBudget(arch, law, size.metric, size.budget, limits)
-            corrected = question.keeping(timer.find(question))
-        fit = solve_widths(law, size.metric.cost(corrected), size.budget, *limits, warn=False)
-        widths = fit.widths.tolist()
-        row = {"ratio": size.ratio, "metric": size.metric.name} | _describe(size, arch, fit, timer)
-        row |= counted_costs(arch, widths) | {"layers": list(arch.layer_names)}
-        recorded = network_law.iteration or law
-        beyond = None
+        metric, cost = size.metric, size.metric.cost(arch)
+        limits = rounding_for(metric=metric, **rounding)
+        fit = solve_widths(law, cost, size.budget, *limits, warn=False)
+        budgets = {part.name: limit for part, limit in metric.limits_at(size.budget)}
+        costs = {part.name: part.cost(arch)(fit.widths) for part in metric.parts}
+        is_joint, beyond = isinstance(metric, Joint), None
         if isinstance(recorded, Iteration | PowerLaw):
-            beyond = recorded.beyond(size.metric.cost(arch), size.budget)
-        rows.append(row | {"widths": widths, "beyond_record": beyond})
+            beyond = recorded.beyond(cost, size.budget)
+        rows.append(
+            {
+                "ratio": size.ratio,
+                "metric": metric.name,
+                "budget": budgets if is_joint else size.budget,
+                "cost": costs if is_joint else costs[metric.name],
+                "binding": metric.binding(fit.binding) if isinstance(metric, Joint) else None,
+                **counted_costs(arch, fit.widths.tolist()),
+                "layers": list(arch.layer_names),
+                "widths": fit.widths.tolist(),
+                "beyond_record": beyond,
+            }
+        )
     return rows
 
 
-def _describe(
-    size: "Size", arch: "Architecture", fit: "WidthFit", timer: "Timer | None"
-) -> dict[str, Any]:
-    """Return budget and cost, of several budgets at once by metric, and which of these binds.
-
-    Milliseconds are measured.
-    """
-    from nsopt.scaling.metric import Joint
-
-    costs = {
-        metric.name: timer.time(arch, tuple(fit.widths.tolist())).median_ms
-        if timer is not None and metric.is_timed
-        else metric.cost(arch)(fit.widths)
-        for metric in size.metric.parts
-    }
-    if not isinstance(size.metric, Joint):
-        return {"budget": size.budget, "cost": costs[size.metric.name], "binding": None}
-    budgets = {metric.name: limit for metric, limit in size.metric.limits}
-    return {"budget": budgets, "cost": costs, "binding": size.metric.binding(fit.binding)}
-
-
-def _find_law(options: WidthsOptions, task: "Task | None" = None) -> "NetworkLaw":
+def _find_law(options: WidthsOptions) -> "NetworkLaw":
     from nsopt.methods.registry import LAW_OF_SEARCH, get_method
     from nsopt.models.registry import get_architecture
     from nsopt.scaling.law import read_law
     from nsopt.session.workspace import Workspace
-    from nsopt.storage.opening import newest_storage
+    from nsopt.storage.opening import hide_password, newest_storage
     from nsopt.storage.studies import only_comparison
-    from nsopt.storage.urls import hide_password
     from nsopt.study.laws import NetworkLaw, read_stored_law
+    from nsopt.tasks.supervise import import_given_task
 
     url = options.storage
     if options.law is not None and url == os.environ.get(STORAGE_VARIABLE):
@@ -203,16 +149,16 @@ def _find_law(options: WidthsOptions, task: "Task | None" = None) -> "NetworkLaw
             options.arch or "vgg11", options.classes, options.image_size, options.channels
         )
         return NetworkLaw(read_law(options.law, options.iteration), arch)
-    refuse_unused("without --law", ["classes", "image_size", "channels"], options)
-    url = url or newest_storage()
-    workspace = Workspace(url, Path())
+    refuse_unused("without --law", ["iteration", "classes", "image_size", "channels"], options)
+    task = import_given_task(options.task)
+    workspace = Workspace(url or newest_storage(), Path())
     if not workspace.has_storage:
-        raise NsoptError(f"nothing is stored at {hide_password(url)}: run nsopt search first")
+        raise NsoptError(
+            f"nothing is stored at {hide_password(workspace.url)}: run nsopt search first"
+        )
     method = get_method(options.method) if options.method else LAW_OF_SEARCH
     name = options.name or only_comparison(workspace.storage)
-    return read_stored_law(
-        workspace, name, method, iteration=options.iteration, arch_name=options.arch, task=task
-    )
+    return read_stored_law(workspace, name, method, options.arch, task)
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:

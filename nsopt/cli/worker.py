@@ -45,8 +45,7 @@ def worker(options: WorkerOptions) -> None:
     from nsopt.session.stored import join_session
     from nsopt.session.workspace import Workspace
     from nsopt.storage.schema import is_compression
-    from nsopt.study.laws import Laws
-    from nsopt.study.worker import Worker
+    from nsopt.study.laws import Laws, Worker
 
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     url = options.find_url()
@@ -78,7 +77,7 @@ def worker(options: WorkerOptions) -> None:
 
 
 def _find_folder(url: str, study: str) -> Path:
-    from nsopt.storage.urls import storage_file
+    from nsopt.storage.opening import storage_file
 
     file = storage_file(url)
     return file.parent if file is not None and file.name == STUDY_FILE else RUNS / study

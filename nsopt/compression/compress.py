@@ -18,13 +18,12 @@ from nsopt.isolation import public
 from nsopt.models.architecture import Architecture
 from nsopt.models.networks import check_finite, check_has_weights
 from nsopt.models.trace import trace
-from nsopt.progress import Progress
+from nsopt.progress import Progress, show_progress
 from nsopt.session.presets import StudySettings, get_preset, override
 from nsopt.session.subject import Subject, complete
 from nsopt.session.workspace import Workspace, open_workspace
 from nsopt.tasks.supervise import check_task, make_example
 from nsopt.tasks.task import Task
-from nsopt.terminal import show_progress
 from nsopt.tracing.makers import adopt_weights, check_weights
 from nsopt.tracing.originals import copy_model, set_mode, unwrapped
 from nsopt.training.trainer import Trainer

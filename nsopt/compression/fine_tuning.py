@@ -12,9 +12,8 @@ from nsopt.compression.fits import Fits
 from nsopt.errors import NonFiniteLossError
 from nsopt.latency.bisection import Widths
 from nsopt.latency.runtime import TORCH
-from nsopt.session.runner import TrialRunner, report_points
+from nsopt.session.runner import TrialRunner, find_latencies, report_points
 from nsopt.session.session import run_other_workers
-from nsopt.session.timing import find_latencies
 from nsopt.storage import trials
 from nsopt.storage.engine import Job, drain, missing_points, run_missing
 from nsopt.storage.schema import DENSE, RANKED, UNIFORM
@@ -91,8 +90,7 @@ class FineTuning(TrialRunner):
 def fine_tune(runner: FineTuning, networks: Mapping[Point, Widths]) -> None:
     """Train every network that is not stored, and time it.
 
-    The same call continues after an interruption. Networks whose files here are damaged or deleted
-    are trained again.
+    The same call continues after an interruption.
     """
     session = runner.session
     studies = session.open_studies([point.method for point in networks])
@@ -118,5 +116,3 @@ def fine_tune(runner: FineTuning, networks: Mapping[Point, Widths]) -> None:
     wanted = networks if session.workspace.workers == 1 else None  # workers run all that waits
     with run_other_workers(session):
         run_missing(enqueue_missing, partial(runner.run_waiting, wanted))
-    for study in studies.values():
-        runner.retrain_damaged(study)

@@ -17,7 +17,7 @@ from nsopt.pruning.fitting.fit import ROWS, Fitted, fit_network
 from nsopt.pruning.fitting.plan import Inputs
 from nsopt.pruning.ranking import UnitRanking, rank_by_fit
 from nsopt.session.agreement import AgreementScore, Compare, hold_out, read_batches
-from nsopt.session.durations import format_duration
+from nsopt.session.searching import format_duration
 from nsopt.session.session import Session
 from nsopt.storage.schema import FIT, TAYLOR
 from nsopt.storage.trials import Point

@@ -31,16 +31,15 @@ from nsopt.latency.bisection import Widths
 from nsopt.progress import Progress
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import PARAMS, Budget, Limit, Metric, counted_costs
-from nsopt.session.durations import PlannedWork, plan_training, tell_duration
-from nsopt.session.searching import clear_finished
+from nsopt.session.runner import find_latencies, store_timings, with_latency_if_needed
+from nsopt.session.searching import PlannedWork, clear_finished, plan_training, tell_duration
 from nsopt.session.session import Session, keep_start, start_session, warn_of_batch
 from nsopt.session.subject import Subject, list_studies
-from nsopt.session.timing import find_latencies, store_timings, with_latency_if_needed
 from nsopt.session.workspace import Workspace
 from nsopt.storage import schema, trials
+from nsopt.storage.opening import hide_password
 from nsopt.storage.schema import DENSE
 from nsopt.storage.trials import Point
-from nsopt.storage.urls import hide_password
 from nsopt.tasks.accuracy import find_error, is_near_chance
 from nsopt.tasks.classification import are_squashed, outputs_on
 from nsopt.tasks.supervise import has_loss

@@ -11,8 +11,8 @@ from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import unknown_name
 from nsopt.isolation import public
 from nsopt.notebook import make_html_table
+from nsopt.reports.tables import format_networks
 from nsopt.session.workspace import Workspace
-from nsopt.storage.networks import format_networks
 from nsopt.storage.schema import NetworkRow, TaskDescription, width_key
 
 if TYPE_CHECKING:

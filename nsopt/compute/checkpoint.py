@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nsopt.compute.device import memory_for
 from nsopt.errors import NsoptError
-from nsopt.files import is_installed, remove_unfinished, write_whole
+from nsopt.files import is_installed, remove_of_killed, write_whole
 from nsopt.inputs import checksum_of
 from nsopt.models.architecture import Architecture
 from nsopt.models.registry import architectures
@@ -135,7 +135,7 @@ class Checkpoint:
     def remove(self) -> None:
         if self._path is not None:
             self._path.unlink(missing_ok=True)
-            remove_unfinished(self._path)
+            remove_of_killed(self._path.parent)
 
 
 def weights_checksum(model: nn.Module) -> int:

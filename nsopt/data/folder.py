@@ -20,7 +20,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from PIL.ImageFile import ImageFile
-from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION
 from torch import Tensor
 
 from nsopt.data.arrays import read_normalisation
@@ -36,6 +35,7 @@ _MOST = 1280  # images without classes, more than a fit and its score need
 _REFUSED = frozenset(  # formats that Pillow only names, or for which it would start a program
     {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 )
+_WHITE = 65_535  # of 16 bits
 _MOST_NAMES = 100  # damaged images that a message names
 
 
@@ -349,9 +349,4 @@ def _reduce_bits(image: ImageFile) -> Image.Image:
     """
     if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
         raise ValueError("its pixels are of 32 bits: give it 8 or 16")
-    tags = getattr(image, "tag_v2", {})  # of TIFF, where Pillow keeps 12 bits as they are
-    white = 2 ** tags.get(BITSPERSAMPLE, (16,))[0] - 1
-    pixels = np.asarray(image) * (255 / white)
-    if tags.get(PHOTOMETRIC_INTERPRETATION) == 0:  # 0 is white
-        pixels = 255 - pixels
-    return Image.fromarray(pixels.round().astype(np.uint8))
+    return Image.fromarray((np.asarray(image) * (255 / _WHITE)).round().astype(np.uint8))

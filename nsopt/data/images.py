@@ -3,6 +3,7 @@
 B, N: numbers of images; C, H, W: channels, height and width.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,7 +29,6 @@ from nsopt.isolation import public
 from nsopt.settings import check_name
 
 PIXEL_RANGE = 255.0
-_VALUES = 256  # possible values of a uint8 pixel
 _IMAGES_AT_ONCE = 1024
 Labelled = tuple[ArrayLike, ArrayLike]
 _SPLIT_SEED = 0  # one split for all seeds and methods, so that they can be compared
@@ -358,19 +358,15 @@ def _move(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def _compute_pixel_statistics(images: ImageSet) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of each channel, (C,) each.
-
-    Histograms of pixels are exact and need no copy of all images.
-    """
-    counts = torch.zeros(images.shape[0], _VALUES, dtype=torch.float64)
+    """Return mean and standard deviation of each channel, (C,) each, from exact sums."""
+    total, squares = torch.zeros(2, images.shape[0], dtype=torch.float64)
     for some in images.parts():
-        for channel in range(len(counts)):
-            counts[channel] += torch.bincount(some[:, channel].flatten(), minlength=_VALUES)
-    pixels = counts.sum(dim=1)
-    values = torch.arange(_VALUES, dtype=torch.float64)
-    mean = counts @ values / pixels
-    squares = (counts * (values - mean[:, None]).square()).sum(dim=1)
-    std = (squares / (pixels - 1)).sqrt()
+        values = some.double()
+        total += values.sum((0, 2, 3))
+        squares += values.square().sum((0, 2, 3))
+    pixels = len(images) * math.prod(images.shape[1:])
+    mean = total / pixels
+    std = ((squares - pixels * mean.square()).clamp(min=0) / (pixels - 1)).sqrt()
     return mean.to(torch.get_default_dtype()), std.to(torch.get_default_dtype())
 
 

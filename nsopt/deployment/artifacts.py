@@ -21,9 +21,9 @@ from optuna.artifacts import (
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
 
-from nsopt.deployment.kept import KeptNetwork, read_weights, serialise, write_weights
+from nsopt.deployment.kept import read_weights, serialise, write_weights
 from nsopt.errors import NsoptError
-from nsopt.files import limit_name, remove_unfinished, write_whole
+from nsopt.files import limit_name, remove_of_killed, write_whole
 from nsopt.storage import internals, trials
 
 _ID = re.compile(r"[0-9A-Za-z-]+")
@@ -85,31 +85,13 @@ class BestNetworks:
         if path and path.is_file():
             content = _read(path)
             if content is None:
-                raise NsoptError(f"{path} is damaged: run the study's command again to repair it")
+                raise NsoptError(f"{path} is damaged: restore it from a copy")
             if content.get("score") == trial.values[0]:
                 return path
-        elif path and trials.is_located_in(trial, self.folder):
-            raise NsoptError(f"{path} is deleted: run the study's command again to repair it")
         raise NsoptError(
             f"{self.folder} does not contain {describe_network(study, trial)}: run this there, "
             "copy that folder to here, or start over in another one"
         )
-
-    def damaged(self, study: Study) -> list[FrozenTrial]:
-        """Return the best trials whose files here are damaged or deleted."""
-        files = [(trial, self._file(study, trial)) for trial in best_trials(study).values()]
-        unread = [(trial, path) for trial, path in files if path and _read(path) is None]
-        return [
-            trial
-            for trial, path in unread
-            if path.is_file() or trials.is_located_in(trial, self.folder)
-        ]
-
-    def repair(self, study: Study, trial: FrozenTrial, network: KeptNetwork) -> None:
-        """Write the file of one of the `damaged` again."""
-        path = self._file(study, trial)
-        assert path is not None
-        write_weights(path, network.content)
 
     def clear(self, study: Study) -> None:
         """Delete the files here of networks that are no longer the best."""
@@ -120,7 +102,7 @@ class BestNetworks:
         for path in known - needed:
             if path is not None:
                 path.unlink(missing_ok=True)
-                remove_unfinished(path)
+        remove_of_killed(self.folder)
 
     def _file(self, study: Study, trial: FrozenTrial) -> Path | None:
         """Return the path of a trial's network, if it was stored here."""

@@ -10,11 +10,10 @@ from nsopt.latency.measure import measure_latencies
 from nsopt.latency.model import LatencyModel, fit_latency
 from nsopt.latency.runtime import TORCH, Measure, Runtime, choose_inputs, choose_runtime
 from nsopt.models.architecture import Architecture, build_to_fill
-from nsopt.progress import Progress
+from nsopt.progress import Progress, show_progress
 from nsopt.scaling.cost import width_limits
 from nsopt.scaling.metric import MACS
 from nsopt.settings import BATCH_SIZE
-from nsopt.terminal import show_progress
 
 _RANDOM = 12  # networks, with the whole one and the narrowest
 _SPREAD = 0.6  # standard deviation of their log-widths

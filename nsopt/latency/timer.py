@@ -17,13 +17,12 @@ from nsopt.latency.model import LatencyModel
 from nsopt.latency.record import Latency, Store
 from nsopt.latency.runtime import TORCH, Feed, Measure, Runtime, choose_inputs, choose_runtime
 from nsopt.models.architecture import Architecture, build_to_fill
-from nsopt.progress import Progress
+from nsopt.progress import Progress, show_progress
 from nsopt.scaling.cost import LinearCost
 from nsopt.scaling.law import ScalingLaw
 from nsopt.scaling.metric import LATENCY, read_percentage
 from nsopt.scaling.solve import Limits, warn_of_extrapolation
 from nsopt.settings import BATCH_SIZE
-from nsopt.terminal import show_progress
 
 
 @dataclass(frozen=True, eq=False)

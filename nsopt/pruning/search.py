@@ -21,7 +21,7 @@ from nsopt.errors import DeterministicError, NsoptError
 from nsopt.isolation import public
 from nsopt.models.architecture import Architecture
 from nsopt.notebook import make_html_table
-from nsopt.progress import Progress
+from nsopt.progress import Progress, show_progress
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.rules import check_range, check_steps, get_size_metric, with_enough_steps
 from nsopt.pruning.settings import SearchSettings
@@ -32,7 +32,6 @@ from nsopt.scaling.solve import solve_widths
 from nsopt.tasks.supervise import check_outputs, check_training, supervise
 from nsopt.tasks.supervision import Supervision
 from nsopt.tasks.task import Task
-from nsopt.terminal import show_progress
 from nsopt.tracing.originals import unwrapped
 from nsopt.training.precision import choose_compute
 

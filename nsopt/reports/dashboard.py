@@ -2,7 +2,6 @@
 
 import html
 import socket
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from optuna.artifacts import FileSystemArtifactStore
@@ -11,7 +10,7 @@ from nsopt.errors import NsoptError
 from nsopt.methods.registry import method_label
 from nsopt.reports.figures import draw_pareto, draw_widths
 from nsopt.reports.results import Results
-from nsopt.reports.tables import list_descent, search_label, short_rows
+from nsopt.reports.tables import short_rows
 from nsopt.reports.words import answer, warn_of_latencies
 from nsopt.storage import schema
 from nsopt.storage.opening import artifacts_beside, existing_storage, open_storage
@@ -21,18 +20,14 @@ from nsopt.storage.studies import load_studies
 def publish(results: Results, url: str) -> None:
     """Save notes and figures of a comparison in its storage, at `url`, replacing older ones.
 
-    Studies of methods get the answer, the table, the Pareto front and the widths; searches their
-    iterations, or nothing without a complete one.
+    Studies of methods get the answer, the table, the Pareto front and the widths.
     """
     from optuna_dashboard import save_note, save_plotly_graph_object  # noqa: PLC0415
 
     figures = {"pareto": draw_pareto(results), "widths": draw_widths(results)}
     outcomes = describe_outcomes(results)
     for method, study in load_studies(open_storage(url), results.name).items():
-        if method in results.searches:
-            rows = make_markdown_table(list_descent(results.searches[method]))
-            save_note(study, f"# {_escape(search_label(method))}\n\n{rows}")
-        elif not schema.is_search(method):
+        if not schema.is_search(method):
             save_note(study, f"# {_escape(method_label(method))}\n\n{outcomes}")
             for key, figure in figures.items():
                 save_plotly_graph_object(study, figure, graph_object_id=key)
@@ -67,17 +62,13 @@ def serve(url: str, host: str, port: int, artifacts: Path | None) -> None:
 def describe_outcomes(results: Results) -> str:
     """Return the answer of a comparison and its numbers, in Markdown."""
     sentences = [*map(_escape, answer(results)), _escape(warn_of_latencies(results))]
-    table = make_markdown_table(short_rows(results))
+    rows = short_rows(results)
+    lines = [rows[0], ["---"] * len(rows[0]), *(row.values() for row in rows)]
+    table = "\n".join(f"| {' | '.join(map(_escape, line))} |" for line in lines)
     head = f"Mean ± sample standard deviation over n seeds; latencies in {results.latency_unit}."
     if results.is_trained and results.settings["preset"] != "paper":
         head += " A short protocol: no network is trained to convergence."
     return "\n\n".join(filter(None, [*sentences, head, table]))
-
-
-def make_markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
-    """Return rows with the same keys as a table in Markdown; "" without any."""
-    lines = [rows[0], ["---"] * len(rows[0]), *(row.values() for row in rows)] if rows else []
-    return "\n".join(f"| {' | '.join(map(_escape, line))} |" for line in lines)
 
 
 def _escape(value: object) -> str:

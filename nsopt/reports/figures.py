@@ -23,7 +23,6 @@ from nsopt.storage.schema import width_key
 
 _TEXT = "#6e7781"
 _GRID = "rgba(128, 128, 128, 0.25)"
-_QUARTILES = "latency_lower_quartile_ms", "latency_upper_quartile_ms"
 _PANELS_IN_A_ROW, _PANEL_HEIGHT = 2, 320
 
 
@@ -33,31 +32,21 @@ class MethodStyle(NamedTuple):
     colour: str
     symbol: str
 
-    def faint(self, opacity: float) -> str:
-        """Return the colour as CSS, with an opacity."""
-        red, green, blue = (int(self.colour[i : i + 2], 16) for i in (1, 3, 5))
-        return f"rgba({red}, {green}, {blue}, {opacity})"
 
-
-_STYLES = (
-    MethodStyle("#666666", "circle"),
-    MethodStyle("#e69f00", "square"),
-    MethodStyle("#009e73", "diamond"),
-    MethodStyle("#d55e00", "triangle-up"),
-    MethodStyle("#0072b2", "star"),
-    MethodStyle("#6a3d9a", "hexagram"),
-    MethodStyle("#b2182b", "star-diamond"),
+_COLOURS = (
+    *("#666666", "#e69f00", "#009e73", "#d55e00", "#0072b2", "#6a3d9a", "#b2182b"),
+    *("#cc79a7", "#56b4e9", "#882255"),
 )
-_OTHER_COLOURS = ("#cc79a7", "#56b4e9", "#882255", "#0072b2", "#009e73", "#e69f00", "#d55e00")
-_OTHER_SYMBOLS = ("triangle-down", "cross", "x", "pentagon", "hexagon", "hourglass", "bowtie")
+_SYMBOLS = (
+    *("circle", "square", "diamond", "triangle-up", "star", "hexagram", "star-diamond"),
+    *("triangle-down", "cross", "x", "pentagon", "hexagon", "hourglass", "bowtie", "octagon"),
+)
 
 
 def method_styles(names: Sequence[str]) -> dict[str, MethodStyle]:
     """Return a distinct style for each method; built-in methods look the same in all reports."""
-    known = dict(zip(report_order(), _STYLES, strict=False))
-    looks = cycle(zip(cycle(_OTHER_COLOURS), _OTHER_SYMBOLS, strict=False))
-    others = [name for name in dict.fromkeys(names) if name not in known]
-    return known | {name: MethodStyle(*look) for name, look in zip(others, looks, strict=False)}
+    looks = map(MethodStyle, cycle(_COLOURS), cycle(_SYMBOLS))
+    return dict(zip(dict.fromkeys([*report_order(), *names]), looks, strict=False))
 
 
 def new_figure(**layout: Any) -> go.Figure:
@@ -90,10 +79,8 @@ def log_axis(title: str) -> dict[str, Any]:
 
 
 class MethodPoints(NamedTuple):
-    """Outcomes of one method: x, y and text of trials, and of means over seeds, by x.
-
-    Means also have deviation and range of y, and the distances to the quartiles of a latency x.
-    """
+    """Outcomes of one method: x, y and text of trials, and of means over seeds, by x, with the
+    deviation of y."""
 
     method: str
     style: MethodStyle
@@ -113,15 +100,11 @@ def collect_points(results: Results, x: str, y: str) -> list[MethodPoints]:
             for row in trials.to_dict("records")
         ]
         trials = trials.assign(x=trials[x], y=trials[y], text=text)
-        sizes = trials.astype(dict.fromkeys(_QUARTILES, float)).groupby(["metric", "budget"])
-        spread = {"deviation": ("y", "std"), "low": ("y", "min"), "high": ("y", "max")}
-        means = sizes.agg(x=("x", "mean"), y=("y", "mean"), **spread).fillna({"deviation": 0.0})
+        sizes = trials.groupby(["metric", "budget"])
+        means = sizes.agg(x=("x", "mean"), y=("y", "mean"), deviation=("y", "std")).fillna(0.0)
         means["text"] = [
             f"{_name(rows.iloc[0].to_dict())}, mean of {len(rows)}" for _, rows in sizes
         ]
-        if x == "latency_ms":
-            lower, upper = (sizes[name].mean() for name in _QUARTILES)
-            means = means.assign(below=means["x"] - lower, above=upper - means["x"])
         means = means.sort_values("x", kind="stable")
         points.append(MethodPoints(method, styles[method], trials, means))
     return points
@@ -174,7 +157,7 @@ def draw_pareto(results: Results) -> go.Figure:
 def draw_accuracy(
     results: Results, cost: str = "params", title: str = "parameters", score: str | None = None
 ) -> go.Figure:
-    """Draw a line through each method's means, with a band from its worst to its best seed.
+    """Draw a line through each method's means.
 
     Args:
         cost: the column `params`, `macs`, or `cost` for that in the metric of the budgets.
@@ -183,41 +166,25 @@ def draw_accuracy(
     """
     figure = new_figure(xaxis=log_axis(title), yaxis={"title": {"text": results.final_axis}})
     for points in collect_points(results, cost, score or results.final):
-        figure.add_scatter(
-            x=[*points.means["x"], *points.means["x"][::-1]],
-            y=[*points.means["high"], *points.means["low"][::-1]],
-            mode="lines",
-            fill="toself",
-            fillcolor=points.style.faint(0.15),
-            line={"width": 0},
-            hoverinfo="skip",
-            showlegend=False,
-        )
         _add_points(figure, points, "lines+markers")
     return figure
 
 
 def _add_points(figure: go.Figure, points: MethodPoints, mode: str) -> None:
-    """Add trials, and means with their deviation, and with the quartiles of a latency."""
+    """Add trials, and means with their deviation."""
     means, colour, symbol = points.means, *points.style
     shared = {"hovertemplate": "%{text}<extra></extra>", "legendgroup": points.method}
     figure.add_scatter(
         **points.trials[["x", "y", "text"]].to_dict("list"),
         mode="markers",
-        marker={"color": points.style.faint(0.45), "size": 6, "symbol": symbol},
+        marker={"color": colour, "opacity": 0.45, "size": 6, "symbol": symbol},
         showlegend=False,
         **shared,
     )
-    bar = {"color": colour, "thickness": 1.2}
-    quartiles = None
-    if "below" in means:
-        sides = {"array": means["above"].tolist(), "arrayminus": means["below"].tolist()}
-        quartiles = bar | sides
     figure.add_scatter(
         **means[["x", "y", "text"]].to_dict("list"),
         mode=mode,
-        error_x=quartiles,
-        error_y=bar | {"array": means["deviation"].tolist()},
+        error_y={"color": colour, "thickness": 1.2, "array": means["deviation"].tolist()},
         marker={
             "color": colour,
             "symbol": symbol,

@@ -17,10 +17,9 @@ from nsopt.files import check_writable, write_whole
 from nsopt.methods.registry import method_label
 from nsopt.reports.figures import draw_accuracy, draw_pareto, draw_widths
 from nsopt.reports.results import Results
-from nsopt.reports.tables import list_descent, search_label, short_rows, write_csv
-from nsopt.reports.words import answer, describe_fits, warn_of_latencies, warn_of_split
+from nsopt.reports.tables import format_networks, short_rows, write_csv
+from nsopt.reports.words import answer, warn_of_latencies, warn_of_split
 from nsopt.scaling.metric import MACS, PARAMS
-from nsopt.storage.networks import format_networks
 from nsopt.storage.schema import DENSE, width_key
 
 
@@ -65,12 +64,7 @@ def render(results: Results, csv_files: list[str]) -> str:
             warn_of_split(results.split if results.networks else None),
             warn_of_latencies(results),
         ],
-        fits=describe_fits(results),
         rows=short_rows(results),
-        descents={
-            search_label(search): list_descent(history)
-            for search, history in results.searches.items()
-        },
         failures=results.failures.to_dict("records"),
         settings=_list_settings(results),
         provenance=flatten(results.provenance),

@@ -15,9 +15,8 @@ from nsopt.methods.registry import DENSE, method_order
 from nsopt.scaling.record import Iteration
 from nsopt.settings import BATCH_SIZE, batch_unit
 from nsopt.storage import schema, trials
-from nsopt.storage.opening import existing_storage
+from nsopt.storage.opening import existing_storage, hide_password
 from nsopt.storage.studies import comparisons, load_studies, only_comparison
-from nsopt.storage.urls import hide_password
 
 _OF_LATENCY = ["lower_quartile_ms", "upper_quartile_ms", "spread"]
 LATENCY_COLUMNS = ["method", "widths", *CONDITIONS, "repeats", "median_ms", *_OF_LATENCY]
@@ -101,22 +100,8 @@ class Results:
     @property
     def runtimes(self) -> list[str]:
         """What ran the networks for its latencies, such as torch or `onnxruntime 1.31.1`."""
-        return self._list_known("latency_runtime")
-
-    def _list_known(self, column: str) -> list[str]:
-        known = self.outcomes.get(column, pd.Series(dtype=object)).dropna().unique()
+        known = self.outcomes.get("latency_runtime", pd.Series(dtype=object)).dropna().unique()
         return list(map(str, known))
-
-    @property
-    def is_timed_as_budgets(self) -> bool:
-        """Whether the latencies are of the runtime and the device that the budgets mean.
-
-        Only PyTorch times networks on the device that trains them.
-        """
-        wanted = self.settings.get("runtime", "torch")
-        trained_on = {about.get("device") for about in self.provenance.values()}
-        is_there = wanted != "torch" or trained_on.issuperset(self._list_known("latency_device"))
-        return is_there and all(name.split(" ")[0] == wanted for name in self.runtimes)
 
     @property
     def methods(self) -> list[str]:
@@ -234,7 +219,6 @@ def add_latencies(outcomes: pd.DataFrame, latencies: pd.DataFrame, batch_size: i
     numbers = {"latency_ms": "median_ms", **{f"latency_{name}": name for name in _OF_LATENCY}}
     return outcomes.assign(
         latency_runtime=matched["runtime"].to_numpy(),
-        latency_device=matched["device"].to_numpy(),
         **{name: matched[source].to_numpy(dtype=float) for name, source in numbers.items()},
     )
 

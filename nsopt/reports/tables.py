@@ -1,6 +1,6 @@
 """The report's tables and CSV files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,7 @@ import pandas as pd
 from nsopt.files import write_whole
 from nsopt.reports.results import Results
 from nsopt.scaling.metric import LATENCY, METRICS, Joint, format_ms, get_metric, short_number
-from nsopt.scaling.record import Iteration
-from nsopt.storage.schema import DENSE, price_of_search, width_key
+from nsopt.storage.schema import DENSE, NetworkRow, width_key
 from nsopt.storage.trials import size_label
 
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r")
@@ -119,26 +118,55 @@ def with_deviation(mean: float, deviation: float) -> str:
     return f"{mean:.2f}" if pd.isna(deviation) else f"{mean:.2f} ± {deviation:.2f}"
 
 
-def search_label(kind: str) -> str:
-    price = price_of_search(kind)
-    return "the search" if price is None else f"the search by {price}"
+def format_networks(rows: Sequence[NetworkRow], score_name: str) -> list[dict[str, str]]:
+    """Return the rows of a table, all values as text, the trained network first.
 
+    In brackets are points of the score, and shares of costs, compared with the trained network.
+    Columns without any value are left out.
 
-def list_descent(iterations: Sequence[Iteration]) -> list[dict[str, str]]:
-    """Return one row per iteration of architecture descent, as text."""
-    return [
+    Args:
+        score_name: of the validation; empty for the accuracy of images.
+    """
+    whole = rows[0]
+    table = [
         {
-            "iteration": str(number),
-            "pruned from": width_key(iteration.start_widths),
-            "record rows": str(len(iteration.record.tau)),
-            "exponents": ", ".join(f"{beta:.2g}" for beta in iteration.law.beta),
-            "lowest r2": f"{iteration.law.r2.min():.3g}",
-            "proposed at the original size": width_key(iteration.widths),
-            "largest change": f"{iteration.change:.0%}",
-            "seconds": f"{iteration.seconds:.0f}",
+            "budget": row.budget,
+            "widths by": "" if row.widths_by == DENSE else row.widths_by,
+            "agreement %": "" if row.agreement is None else f"{row.agreement:.1f}",
+            **_format_scores(row, whole, score_name),
+            "ms": _compare(format_ms, row.latency_ms, whole.latency_ms),
+            "params": _compare(short_number, row.params, whole.params),
+            "MACs": _compare(short_number, row.macs, whole.macs),
+            "trained": "" if row.epochs == row.planned else f"{row.epochs} of {row.planned} epochs",
+            "files": row.files,
         }
-        for number, iteration in enumerate(iterations, start=1)
+        for row in rows
     ]
+    filled = [name for name in table[0] if any(row[name] for row in table)]
+    return [{name: row[name] for name in filled} for row in table]
+
+
+def _format_scores(row: NetworkRow, whole: NetworkRow, score_name: str) -> dict[str, str]:
+    if row.test_score is None or whole.test_score is None:
+        return {score_name or "val %": _show_change(row.score, whole.score)}
+    return {
+        "test" if score_name else "test %": _show_change(row.test_score, whole.test_score),
+        score_name or "val %": f"{row.score:.4g}"
+        if row.error is None
+        else f"{row.score:.2f} ±{row.error:.2g}",
+    }
+
+
+def _show_change(value: float, original: float) -> str:
+    shown = f"{value:.4g}"
+    return shown if shown == f"{original:.4g}" else f"{shown} ({value - original:+.2g})"
+
+
+def _compare(show: Callable[[float], str], cost: float | None, whole: float | None) -> str:
+    """Return a cost, and in brackets its share of another one if it differs."""
+    if cost is None:
+        return ""
+    return show(cost) if cost == whole or whole is None else f"{show(cost)} ({cost / whole:.2f}x)"
 
 
 def write_csv(results: Results, folder: Path) -> list[str]:

@@ -5,19 +5,17 @@ if there is no test. Differences are paired by seed, with an interval at 90 %: S
 seeds, or for images that of a sample of so many test images if it is wider.
 """
 
-import math
 import warnings
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from nsopt.latency.record import distrust
-from nsopt.methods.registry import DENSE, get_method, is_method, method_label
+from nsopt.methods.registry import method_label
 from nsopt.reports.results import Results
 from nsopt.reports.tables import summary
-from nsopt.scaling.metric import LATENCY, get_metric
+from nsopt.scaling.metric import get_metric
 from nsopt.scaling.record import describe_reach
 from nsopt.storage.schema import width_key
 from nsopt.tasks.accuracy import find_error, is_near_chance
@@ -25,9 +23,7 @@ from nsopt.tasks.accuracy import find_error, is_near_chance
 _COVERAGE = 0.9
 _QUANTILE = 1.645  # of the normal distribution, for this coverage
 _AS_MUCH = 1.05  # ratios of costs below this are not worth a word
-_ABOVE = 1.005  # of a budget: a latency that is not above it when rounded to a percent
 _COSTS = {"params": "parameters", "macs": "MACs", "latency_ms": "time"}
-_LITTLE = 0.01  # of the accuracy: a network that loses less is still good without training
 
 
 class Difference(NamedTuple):
@@ -54,7 +50,7 @@ class Verdict(NamedTuple):
     """The result at one budget.
 
     Attributes:
-        method: the best by validation score, or several with the same widths.
+        method: the best by validation score.
         widths: of that method; empty if they differ between seeds.
         is_certain: whether the interval of the difference excludes zero.
         row: of the summary, of that method.
@@ -114,9 +110,8 @@ def _judge_budget(results: Results, rows: pd.DataFrame) -> Verdict:
     best = rows.loc[rows["val_mean"].idxmax()]
     here = results.outcomes.query("budget == @best.budget and metric == @best.metric")
     trained = {name: here[here["method"] == name].set_index("seed") for name in rows["method"]}
-    equals = _find_equals(best["method"], trained)
-    label = " and ".join(map(method_label, equals))
-    others, is_certain = rows[~rows["method"].isin(equals)], False
+    label, is_certain = method_label(best["method"]), False
+    others = rows[rows["method"] != best["method"]]
     if chance := _describe_chance(results, rows):
         text = chance
     elif others.empty:
@@ -128,25 +123,15 @@ def _judge_budget(results: Results, rows: pd.DataFrame) -> Verdict:
         text, is_certain = _compare(results, label, (best, rival), scores)
     budget = get_metric(best["metric"]).show(best["budget"])
     size = budget if pd.isna(best["ratio"]) else f"{best['ratio']:g}x ({budget})"
-    widths = set(trained[best["method"]]["widths"])
+    factor, widths = best["beyond_record"], set(trained[best["method"]]["widths"])
+    reach = "" if pd.isna(factor) else f" Extrapolated: {describe_reach(factor)}."
     return Verdict(
-        text=f"{size}: {text}{_describe_limits(results, rows, best)}",
+        text=f"{size}: {text}{reach}",
         method=label,
         widths=width_key(*widths) if len(widths) == 1 else "",
         is_certain=is_certain,
         row=best,
     )
-
-
-def _find_equals(best: str, trained: Mapping[str, pd.DataFrame]) -> list[str]:
-    """Return the best method and those that train networks of its widths, all from scratch."""
-    widths = {
-        method: set(trainings["widths"])
-        for method, trainings in trained.items()
-        if not (is_method(method) and get_method(method).inherits_weights)
-    }
-    same = [method for method, found in widths.items() if found == widths.get(best)]
-    return [best, *(method for method in same if method != best)]
 
 
 def _describe_chance(results: Results, rows: pd.DataFrame) -> str:
@@ -181,7 +166,7 @@ def _compare(
     """Compare the best by the validation with a rival; return also whether the result is certain.
 
     Args:
-        label: of the best method, or of several with its widths.
+        label: of the best method.
         rows: the best and the rival in the summary.
         scores: of both, by seed.
     """
@@ -213,26 +198,6 @@ def _signed(value: float) -> str:
     return f"{value:+.2g}" if 0 < abs(value) < 0.05 else f"{value:+.1f}"
 
 
-def _describe_limits(results: Results, rows: pd.DataFrame, best: pd.Series) -> str:
-    """Return whether the law is extrapolated at a budget, and which networks are too slow for it.
-
-    Latencies count if the runtime and the device are those that the budgets mean.
-    """
-    text = ""
-    if not pd.isna(best["beyond_record"]):
-        text += f" Extrapolated: {describe_reach(best['beyond_record'])}."
-    limits = dict(get_metric(best["metric"]).limits_at(best["budget"]))
-    if LATENCY not in limits or not results.is_timed_as_budgets:
-        return text
-    slow = rows[~rows["feasible"] & (rows["latency_ms"] > _ABOVE * limits[LATENCY])]
-    for method, milliseconds in zip(slow["method"], slow["latency_ms"], strict=True):
-        excess = 100 * (milliseconds / limits[LATENCY] - 1)
-        text += (
-            f" {method_label(method)} takes {milliseconds:.4g} ms, {excess:.0f} % above the budget."
-        )
-    return text
-
-
 def warn_of_split(split: float | None) -> str:
     """Return a warning if nsopt divides a folder on which a network was trained before, else ""."""
     if split is None:
@@ -247,32 +212,3 @@ def warn_of_latencies(results: Results) -> str:
     """Return a warning if the machine was busy while latencies were measured, else ""."""
     networks = results.outcomes.drop_duplicates("widths")
     return distrust(networks["latency_spread"].tolist())
-
-
-def describe_fits(results: Results) -> str:
-    """Say what the smallest network that is still good without training loses, with its standard
-    error; else "".
-
-    The error is that of a difference on independent images, which is larger than on the same ones.
-    Scores that are no accuracies of images have no error that is known.
-    """
-    rows, images = results.outcomes.set_index("method"), results.image_counts.get("test")
-    rest = rows.drop(index=DENSE.name, errors="ignore")
-    if results.is_trained or len(rest) in (0, len(rows)) or images is None:
-        return ""
-    whole = rows.loc[[DENSE.name]].iloc[0]
-    accuracy = whole["test_score"]
-    if is_near_chance(accuracy, results.task.classes or 1, images):
-        return "The network before it was made smaller may only guess: give trained weights."
-    best = rest.sort_values("score").groupby(["metric", "budget"])[["macs", "test_score"]].last()
-    best = best.sort_values("macs", ascending=False)
-    is_good = best["test_score"] >= (1 - _LITTLE) * accuracy
-    good = best[is_good.cummin()]
-    chosen = best.nlargest(1, "test_score").iloc[0] if good.empty else good.iloc[-1]
-    error = math.hypot(*(find_error(each, images) for each in (accuracy, chosen["test_score"])))
-    advice = "train them" if good.empty else "" if is_good.all() else "train smaller ones"
-    return (
-        f"Without training, the network with {chosen['macs'] / whole['macs']:.0%} of the MACs is "
-        f"{chosen['test_score'] - accuracy:+.1f} ± {error:.1f} points of test accuracy from the "
-        f"whole one (standard error, {images:,} images){advice and f': {advice}'}."
-    )

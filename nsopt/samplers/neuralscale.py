@@ -1,15 +1,14 @@
 """An Optuna sampler that proposes a network's widths at a budget, from a law."""
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution, IntDistribution
-from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
+from optuna.samplers import BaseSampler, TPESampler
 from optuna.study import Study
-from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
+from optuna.trial import BaseTrial, FrozenTrial, TrialState
 
 from nsopt.errors import NoWidthsError, NsoptError, shorten
 from nsopt.models.architecture import Architecture
@@ -50,16 +49,11 @@ def suggest_widths(
     Returns:
         L widths, for `arch.build` or `nsopt.train`.
 
-    Warns:
-        UserWarning: if the study had a `NeuralScaleSampler`, and was loaded without it.
-
     Examples:
         >>> def objective(trial):
         ...     widths = nsopt.suggest_widths(trial, arch)
         ...     return nsopt.train(arch, widths, data, settings).val_accuracy
     """
-    if isinstance(trial, Trial):  # not a FixedTrial, which has no study
-        _warn_if_reloaded(trial.study)
     base = np.array(arch.base_widths)
     narrowest = -(-np.array(arch.narrowest) // step)
     least = np.maximum(base // _NARROWER // step, narrowest) * step
@@ -79,21 +73,6 @@ def suggest_widths(
         )
         for name, least, most in zip(arch.layer_names, *ranges, strict=True)
     )
-
-
-def _warn_if_reloaded(study: Study) -> None:
-    """Warn if the last trial was of a law, and the sampler is the default one that Optuna uses when
-    none is given."""
-    if not isinstance(study.sampler, TPESampler | NSGAIISampler):
-        return
-    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if done and trials.has_cost(done[-1]):
-        warnings.warn(
-            f"widths of study {study.study_name!r} came from a law, and come from "
-            f"{type(study.sampler).__name__} now: to go on with the law give "
-            "optuna.load_study(..., sampler=NeuralScaleSampler(...))",
-            stacklevel=4,
-        )
 
 
 class NeuralScaleSampler(BaseSampler):

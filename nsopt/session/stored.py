@@ -19,8 +19,8 @@ from nsopt.session.session import Session, start_session, with_start
 from nsopt.session.subject import Subject, read_architecture, with_stored_latency
 from nsopt.session.workspace import Workspace
 from nsopt.storage import schema
+from nsopt.storage.opening import hide_password
 from nsopt.storage.studies import comparisons, load_studies
-from nsopt.storage.urls import hide_password
 from nsopt.tasks.supervise import import_given_task
 from nsopt.tasks.task import Task
 

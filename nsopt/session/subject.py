@@ -29,7 +29,7 @@ from nsopt.session.presets import StudySettings
 from nsopt.session.workspace import Workspace
 from nsopt.settings import BATCH_SIZE, Price, Timed, batch_unit
 from nsopt.storage import schema
-from nsopt.storage.provenance import provenance
+from nsopt.storage.engine import provenance
 from nsopt.storage.studies import check_settings, open_study
 from nsopt.tasks.supervise import check_outputs, check_training
 from nsopt.tasks.task import Task, identify

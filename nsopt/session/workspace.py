@@ -15,9 +15,15 @@ from optuna.study import Study
 
 from nsopt.errors import NsoptError
 from nsopt.files import RUNS, STUDY_FILE, check_writable, limit_name, remove_of_killed
-from nsopt.storage.opening import ARTIFACTS, open_storage, storage_exists
+from nsopt.storage.opening import (
+    ARTIFACTS,
+    is_sqlite,
+    open_storage,
+    sqlite_url,
+    storage_exists,
+    storage_file,
+)
 from nsopt.storage.studies import load_studies, quiet_optuna
-from nsopt.storage.urls import is_sqlite, sqlite_url, storage_file
 
 _CHECKPOINTS = "checkpoints"
 _WORKERS_PER_CORE = 8

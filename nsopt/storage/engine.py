@@ -12,10 +12,15 @@ call takes part. It follows `Study.optimize`, and differs where Optuna 5 does no
 Calls to a storage are repeated while its server is away (`opening`), so that no result is lost.
 """
 
+import platform
+import subprocess
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from itertools import filterfalse
+from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
 from optuna.exceptions import TrialPruned, UpdateFinishedTrialError
@@ -23,17 +28,17 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from nsopt.compute.device import Compute
+from nsopt.compute.device import Compute, describe_device
 from nsopt.errors import DeterministicError, StorageError
 from nsopt.progress import Progress, repeated
 from nsopt.storage import internals, trials
-from nsopt.storage.provenance import provenance
 
 P = TypeVar("P", bound=Hashable)
 HEARTBEAT_SECONDS = 3.0
 DEAD_AFTER_LOOKS = 12  # without a new heartbeat; counted, as an outage stops all heartbeats
 POLL_SECONDS = 1.0
 _HEARTBEAT = "nsopt:heartbeat"
+_PACKAGES = ("nsopt", "torch", "torchvision", "optuna", "scikit-learn", "numpy")
 _RUNNING = "waiting for another process to finish its trial, a few seconds if it was stopped"
 
 
@@ -250,3 +255,38 @@ class HeartbeatWatch:
         looks = looks + 1 if sign == known else 0
         self._seen[number] = sign, looks
         return looks >= DEAD_AFTER_LOOKS
+
+
+def provenance(compute: Compute) -> dict[str, str]:
+    """Return the device, precision, commit, system and package versions of this process."""
+    return {
+        "device": describe_device(compute.device),
+        "training precision": compute.precision,
+        "commit": _find_commit(),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        **{package: _find_version(package) for package in _PACKAGES},
+    }
+
+
+@cache
+def _find_version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+@cache
+def _find_commit() -> str:
+    """Return the git commit of nsopt's sources, with `-dirty` if they have changed since."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return "unknown (not a git checkout)"
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    with suppress(OSError):
+        done = subprocess.run(
+            [*command, "--exclude=*"], capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip() or "unknown"
+    return "unknown"

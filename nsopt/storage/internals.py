@@ -81,7 +81,3 @@ def read_grid(sampler: BaseSampler, study: Study, trial: FrozenTrial) -> float |
     choices = CategoricalDistribution(sampler._search_space[_IN_GRID])
     budget: float = sampler.sample_independent(study, trial, _IN_GRID, choices)
     return budget
-
-
-def fixed_parameters(trial: FrozenTrial) -> dict[str, Any]:
-    return dict(trial.system_attrs.get("fixed_params", {}))

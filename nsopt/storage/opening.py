@@ -1,4 +1,7 @@
-"""Open Optuna storages. Their errors become one line; calls wait while a server is away."""
+"""Open Optuna storages by their URLs, which are shown without passwords.
+
+Errors of storages become one line; calls wait while a server is away.
+"""
 
 import functools
 import logging
@@ -8,19 +11,25 @@ import warnings
 import weakref
 from collections.abc import Callable
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import sqlalchemy
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import (
+    ArgumentError,
     IntegrityError,
     InterfaceError,
+    NoSuchModuleError,
     OperationalError,
     PendingRollbackError,
     ProgrammingError,
+    SAWarning,
     SQLAlchemyError,
 )
 from tenacity import (
@@ -32,27 +41,23 @@ from tenacity import (
     wait_fixed,
 )
 
-from nsopt.errors import DISK_IS_FULL, NsoptError, StorageError, short_reason
+from nsopt.errors import DISK_IS_FULL, NsoptError, StorageError
 from nsopt.files import RUNS
-from nsopt.storage.urls import (
-    JOURNAL,
-    hide_password,
-    hide_values,
-    is_sqlite,
-    read_url,
-    sqlite_url,
-    storage_file,
-)
 
 _log = logging.getLogger(__name__)
+JOURNAL, SQLITE = "journal", "sqlite"
+_HIDDEN, _IN_MEMORY = "***", ":memory:"
+_SHORTEST = 4  # shorter values of a URL are not hidden in other text: they may be parts of words
+_LARGEST_PORT = 65535
+_KINDS = (
+    "sqlite:///FILE, journal:///FILE, or a server: postgresql+psycopg://..., mysql+pymysql://..."
+)
 ARTIFACTS = "artifacts"  # folder of the stored networks, beside the storage
 _SQLITE_LOCK_SECONDS = 60
 _PATIENCE_SECONDS, _RETRY_SECONDS = 300.0, 0.5  # while a server is away
 _BEGINNING = b'{"op_code":'  # of a journal
 _TABLES = {"studies", "version_info"}  # of Optuna; the first that it makes
 _ERRORS = (SQLAlchemyError, StorageInternalError, OSError)  # of storages
-_DAMAGE = (AssertionError, LookupError, RecursionError, TypeError, ValueError)  # while reading
-_READING = {name for name in vars(BaseStorage) if name.startswith("get_")} - {"get_best_trial"}
 _REMEDIES = {  # by a part of the reason
     "not a database": "give another file",
     "malformed": "restore it from a copy",
@@ -63,6 +68,79 @@ _REMEDIES = {  # by a part of the reason
     "No module named": "install this driver with pip",
     "": "check the URL, and the file or server",
 }
+
+
+def sqlite_url(path: Path) -> str:
+    """Return the storage URL of an SQLite file. It quotes `%`, `?` and other special characters."""
+    return URL.create(SQLITE, database=str(path)).render_as_string(hide_password=False)
+
+
+def read_url(url: str) -> URL:
+    """Parse a storage URL. Raises NsoptError if it is invalid."""
+    shown = hide_password(url)
+    invalid = NsoptError(
+        f"storage {shown!r} is not a database URL such as sqlite:///results.db: write sqlite:/// "
+        "before a file, %25, %3F and %40 for %, ? and @ in names and passwords, and a port up to "
+        f"{_LARGEST_PORT}"
+    )
+    try:
+        unquote(url, errors="strict").encode()  # SQLAlchemy would put U+FFFD in place of a `%xx`
+        parts = sqlalchemy.make_url(url)
+        if is_journal := parts.drivername == JOURNAL:
+            is_odd = bool(parts.query)
+        else:
+            dialect = parts.get_dialect()
+            is_odd = (parts.port or 0) > _LARGEST_PORT or shown == _HIDDEN
+            if dialect.name == SQLITE:
+                with warnings.catch_warnings(action="error", category=SAWarning):
+                    dialect().create_connect_args(parts)  # refuses unknown options
+    except NoSuchModuleError:
+        raise NsoptError(f"storage {shown} is of an unknown kind: use {_KINDS}") from None
+    except (ArgumentError, SAWarning, TypeError, ValueError):
+        raise invalid from None
+    if is_odd:
+        raise invalid
+    if is_journal and (parts.host or not parts.database):
+        raise NsoptError(f"storage {shown} names no file: write journal:///FILE")
+    if not is_journal and dialect.name == SQLITE and parts.database in (None, "", _IN_MEMORY):
+        raise NsoptError("a database in memory is lost at the end: write sqlite:///FILE")
+    return parts
+
+
+def storage_file(url: str) -> Path | None:
+    """Return the file of an SQLite database or a journal; None for servers."""
+    parts = read_url(url)
+    is_file = parts.get_backend_name() in (SQLITE, JOURNAL) and parts.database
+    return Path(str(parts.database)) if is_file else None
+
+
+def is_sqlite(url: str) -> bool:
+    return read_url(url).get_backend_name() == SQLITE
+
+
+def hide_password(url: str) -> str:
+    """Return a text that a user gave as a URL without its password and options.
+
+    A text that is not a URL, but may contain a password, is hidden completely.
+    """
+    try:
+        url.encode()  # raises ValueError where Python cannot read it
+        parts = sqlalchemy.make_url(url)
+    except (ArgumentError, ValueError):
+        return _HIDDEN if set(url) & set(":@=?") else url
+    is_file = parts.get_backend_name() in (SQLITE, JOURNAL) and not parts.host
+    if "@" in f"{parts.host}{parts.database}" and not is_file:  # of a password with an @
+        return _HIDDEN
+    return parts.set(query={}).render_as_string(hide_password=True)
+
+
+def hide_values(url: str, text: str) -> str:
+    """Hide the password and the options of a valid URL in a text, such as a driver's message."""
+    parts = sqlalchemy.make_url(url)
+    for value in (parts.password, *chain.from_iterable(parts.normalized_query.values())):
+        if value and len(value) >= _SHORTEST:
+            text = text.replace(value, _HIDDEN)
+    return text
 
 
 def storage_exists(url: str) -> bool:
@@ -151,13 +229,6 @@ def guard(storage: BaseStorage, url: str) -> BaseStorage:
                 return patience(method, *args, **kwargs)
             except _ERRORS as error:
                 raise _make_error(url, error) from None
-            except _DAMAGE as error:
-                if isinstance(error, KeyError) or method.__name__ not in _READING:
-                    raise  # Optuna says so that there is no such study or trial
-                raise StorageError(
-                    f"storage {hide_password(url)} is damaged ({short_reason(error)}): restore it "
-                    "from a copy, or give another storage="
-                ) from None
 
         return call
 
@@ -188,10 +259,7 @@ def _open_journal(path: Path) -> BaseStorage:
         with path.open("rb") as file:
             if not _BEGINNING.startswith(file.read(len(_BEGINNING))):
                 raise NsoptError(f"{path} is not an Optuna journal: give another file")
-    try:
-        return JournalStorage(JournalFileBackend(str(path), _TidyLock(path)))
-    except _DAMAGE:
-        raise NsoptError(f"the journal {path} is damaged: restore it from a copy") from None
+    return JournalStorage(JournalFileBackend(str(path), _TidyLock(path)))
 
 
 class _TidyLock(JournalFileSymlinkLock):

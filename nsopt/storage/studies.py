@@ -19,8 +19,6 @@ from nsopt.latency.record import Latency, Store
 from nsopt.settings import differences
 from nsopt.storage import schema
 
-_WHITE = 255  # the largest pixel
-
 
 class ListedStudy(Study):
     """A study with the attributes from a listing of all studies: reading them needs no query.
@@ -113,20 +111,11 @@ def check_settings(study: Study, ours: Mapping[str, Any]) -> bool:
     """
     theirs = schema.read_settings(study)
     if changes := theirs and differences(dict(ours), theirs):
-        changes = differences(_as_given(ours), _as_given(theirs)) or changes
         raise NsoptError(
             f"{study.study_name} was written by other settings ({'; '.join(changes)}): "
             "give the same settings, or another out= or storage="
         )
     return bool(theirs)
-
-
-def _as_given(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with mean and std of pixels from 0 to 1, as users give them."""
-    data = settings["data"]
-    given = {name: data[name] for name in ("mean", "std") if data.get(name)}
-    shown = {n: [float(f"{value / _WHITE:.6g}") for value in given[n]] for n in given}
-    return {**settings, "data": {**data, **shown}}
 
 
 def is_unfinished(stored: Iterable[FrozenTrial]) -> bool:
@@ -163,10 +152,8 @@ class StoredTimings(Store):
         schema.write_latency(self._study, latency)
 
     def read_widths(self, budget: Sequence[object]) -> tuple[int, ...] | None:
-        known = (
-            schema.read_budget_widths(study, budget) for study in (self._study, *self._others())
-        )
+        known = map(schema.widths_at(budget).read, (self._study, *self._others()))
         return next((widths for widths in known if widths is not None), None)
 
     def write_widths(self, budget: Sequence[object], widths: tuple[int, ...]) -> None:
-        schema.write_budget_widths(self._study, budget, widths)
+        schema.widths_at(budget).write(self._study, widths)

@@ -15,7 +15,7 @@ from pydantic import Field, FiniteFloat, PlainSerializer, PlainValidator
 from nsopt.scaling.metric import METRICS, PARAMS, Metric, get_metric
 from nsopt.scaling.record import Iteration
 from nsopt.storage import internals, schema
-from nsopt.storage.reading import Attribute, damage, read
+from nsopt.storage.schema import Attribute, damage, read
 
 LARGEST_WIDTH = 2**16
 BUDGET = "budget"
@@ -46,18 +46,18 @@ OUTCOME_COLUMNS: dict[str, Any] = {  # with their types
     "binding": str,
     "cost_latency": _Number,
 }
-_COST, _WIDTH, _PRETRAIN_EPOCHS = "cost", "width_", "pretrain_epochs"
+_COST, _WIDTH = "cost", "width_"
 _Iteration = Annotated[
     Iteration, PlainValidator(Iteration.from_dict), PlainSerializer(Iteration.to_dict)
 ]
 _ITERATION = Attribute[Iteration]("iteration", _Iteration)
 _ITERATION_NUMBER = "iteration_number"
-_SEARCH_SECONDS = Attribute[float]("search_seconds", float)
 _CURVES = Attribute[dict[str, list[float]]]("curves_per_epoch", dict[str, list[_Number]])
 _ERROR = Attribute[str]("error", str)
 _WORKER = Attribute[str]("worker", str)
 _LOCATION = Attribute[str]("network_at", str)
 _PROVENANCE = Attribute[str]("provenance", str)
+_EPOCHS = Attribute[int]("pretrain_epochs", int)
 _INDEX = Attribute[int]("index", int)
 read_failure, read_worker, read_location = _ERROR.read, _WORKER.read, _LOCATION.read
 read_budget = Attribute[float | str](BUDGET, _Number | str).read  # as a trial was enqueued
@@ -128,7 +128,7 @@ def enqueue_point(
     attributes = {name: value for name, value in values.items() if value is not None}
     parameters = dict(parameters or {})
     if isinstance(point, TuningPoint) and point.pretrain_epochs is not None:
-        parameters = {_PRETRAIN_EPOCHS: attributes.pop(_PRETRAIN_EPOCHS)}
+        parameters = {_EPOCHS.name: point.pretrain_epochs}
     study.enqueue_trial(parameters, user_attrs=attributes)
 
 
@@ -148,10 +148,6 @@ def read_point(trial: FrozenTrial | Trial) -> Point | None:
 
 def _read_column(trial: FrozenTrial | Trial, name: str) -> Any:
     return read(trial, name, OUTCOME_COLUMNS[name] | None)
-
-
-def has_cost(trial: FrozenTrial) -> bool:
-    return _COST in trial.user_attrs
 
 
 def is_in_other_unit(trial: FrozenTrial, metric: str | None) -> bool:
@@ -216,16 +212,7 @@ def write_run(trial: Trial, provenance: Mapping[str, str]) -> None:
 
 def write_location(trial: Trial, folder: Path) -> None:
     """Write where the network of a trial is stored, `HOST:FOLDER`."""
-    _LOCATION.write(trial, _name_location(folder))
-
-
-def is_located_in(trial: FrozenTrial, folder: Path) -> bool:
-    """Return whether the network of a trial was stored in this folder of this machine."""
-    return read_location(trial) == _name_location(folder)
-
-
-def _name_location(folder: Path) -> str:
-    return f"{platform.node()}:{folder.resolve()}"
+    _LOCATION.write(trial, f"{platform.node()}:{folder.resolve()}")
 
 
 def read_all_provenance(study: Study) -> dict[str, str]:
@@ -321,17 +308,6 @@ def read_iterations(study: Study | None) -> list[Iteration]:
     return [by_number[number] for number in sorted(by_number)]
 
 
-def write_search(trial: Trial, iteration: Iteration, seconds: float) -> None:
-    """Write a search to the trial that needed it. `seconds`: of all its iterations."""
-    _ITERATION.write(trial, iteration)
-    _SEARCH_SECONDS.write(trial, seconds)
-
-
-def read_search(trial: Trial) -> tuple[Iteration, float] | None:
-    iteration, seconds = _ITERATION.read(trial), _SEARCH_SECONDS.read(trial)
-    return None if iteration is None or seconds is None else (iteration, seconds)
-
-
 def read_seed(trial: FrozenTrial | Trial) -> int:
     seed: int = read(trial, "seed", int)
     return seed
@@ -343,9 +319,4 @@ def is_of_tuning(trial: FrozenTrial) -> bool:
 
 
 def read_tuning_point(trial: FrozenTrial) -> TuningPoint:
-    seed = read_seed(trial)
-    epochs = internals.fixed_parameters(trial).get(_PRETRAIN_EPOCHS)
-    if epochs is not None:
-        return TuningPoint(seed, pretrain_epochs=epochs)
-    index = _INDEX.read(trial)
-    return TuningPoint(seed, index=trial.number if index is None else index)
+    return TuningPoint(read_seed(trial), _EPOCHS.read(trial), _INDEX.read(trial))

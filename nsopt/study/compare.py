@@ -17,7 +17,7 @@ from nsopt.isolation import public
 from nsopt.methods.registry import COMPARED, get_methods
 from nsopt.models.architecture import Architecture
 from nsopt.notebook import make_html_table
-from nsopt.progress import Progress
+from nsopt.progress import Progress, show_progress
 from nsopt.reports.page import write_report
 from nsopt.reports.results import Results, read_results
 from nsopt.reports.tables import short_rows, summary, without_tests
@@ -28,7 +28,6 @@ from nsopt.session.workspace import Workspace, open_workspace
 from nsopt.study.plan import make_comparison, run_comparison
 from nsopt.tasks.supervise import load_task
 from nsopt.tasks.task import Task
-from nsopt.terminal import show_progress
 from nsopt.tracing.originals import copy_model, unwrapped
 
 

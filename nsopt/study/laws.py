@@ -1,11 +1,14 @@
-"""The laws of methods, the widths along them, and the trained networks that some start from."""
+"""The laws of methods, the widths along them, and the worker that trains these networks."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
+from optuna.trial import FrozenTrial
 from torch import nn
 
 from nsopt.compute.checkpoint import Checkpoint
@@ -13,6 +16,7 @@ from nsopt.compute.device import place, use_seed
 from nsopt.errors import NoWidthsError, NsoptError
 from nsopt.files import hold_lock
 from nsopt.methods.base import LawInputs, Method
+from nsopt.methods.registry import get_method, is_method
 from nsopt.models.architecture import Architecture
 from nsopt.pruning.search import is_complete
 from nsopt.pruning.settings import SearchSettings
@@ -22,16 +26,17 @@ from nsopt.scaling.law import ScalingLaw
 from nsopt.scaling.metric import PARAMS, Metric
 from nsopt.scaling.record import Iteration, describe_reach
 from nsopt.scaling.solve import Limits, solve_widths
-from nsopt.session.presets import MinWidth, Multiple, rounding_for
+from nsopt.session.runner import TrialRunner, correct_latency, report_points
 from nsopt.session.session import Session
 from nsopt.session.subject import read_architecture
-from nsopt.session.timing import correct_latency
 from nsopt.session.workspace import Workspace
 from nsopt.storage import schema, trials
+from nsopt.storage.engine import Job, drain
+from nsopt.storage.opening import hide_password
 from nsopt.storage.trials import Point
-from nsopt.storage.urls import hide_password
 from nsopt.tasks.task import Task
 from nsopt.training.loop import identify_training
+from nsopt.training.outcome import Outcome
 
 
 class Laws:
@@ -187,49 +192,22 @@ def train_base_network(session: Session, seed: int) -> nn.Module:
     return model
 
 
-@dataclass(frozen=True, eq=False)
-class NetworkLaw:
-    """A law and its network.
-
-    Attributes:
-        iteration: of the search to which the law is fitted, if any.
-        studies: of its comparison, the law's own first; empty if the law is not stored.
-    """
+class NetworkLaw(NamedTuple):
+    """A law and its network. `iteration`: of the search to which the law is fitted, if any."""
 
     law: ScalingLaw
     arch: Architecture
     iteration: Iteration | None = None
-    studies: Sequence[Study] = ()
-
-    def limits(
-        self, metric: Metric, multiple_of: Multiple | None = None, min_width: MinWidth | None = None
-    ) -> Limits:
-        """Return the limits of its widths at budgets in a metric.
-
-        Where the user gives no rounding, it is that of the comparison. What starts from a trained
-        network is filled, and never wider than this.
-        """
-        # Searches store no settings of trainings.
-        settings = map(schema.read_settings, self.studies)
-        stored = next((values for values in settings if "multiple_of" in values), {})
-        rounding = rounding_for(
-            multiple_of or stored.get("multiple_of"), min_width or stored.get("min_width"), metric
-        )
-        if stored.get("start") is None:
-            return Limits(*rounding)
-        return Limits(*rounding, schema.read_task(self.studies[0]).base_widths, fill=True)
 
 
 def read_stored_law(
     workspace: Workspace,
     name: str,
     method: Method,
-    *,
-    iteration: int | None = None,
     arch_name: str | None = None,
     task: Task | None = None,
 ) -> NetworkLaw:
-    """Return a method's law in the comparison `name`: of an iteration, or of its own choice.
+    """Return a method's law in the comparison `name`.
 
     For `arch_name` and `task` see `read_architecture`. Raises NsoptError if there is no such law.
     """
@@ -249,14 +227,80 @@ def read_stored_law(
     settings = SearchSettings(iterations=stored["iterations"])
     if usual is not None:
         settings = settings.updated(price=stored["price"])
-    kind = schema.search_kind(method.price or settings.price, settings.price)
+    kind = schema.search_kind(method.search_price(settings), settings.price)
     history = trials.read_iterations(studies.get(kind))
     if method.search_iterations(settings) and not history:
         raise NsoptError(f"no {kind} of {name} is stored at {at}: run one first")
-    if iteration is not None and iteration > len(history):
-        raise NsoptError(f"{name} has no iteration {iteration}: take one up to {len(history)}")
-    chosen = history[:iteration]
     cost = PARAMS.cost(arch)
-    law = method.law(LawInputs(arch, cost, cost(arch.base_widths), chosen))
-    own_first = [ours[kind] for kind in sorted(ours, key=lambda kind: kind != method.name)]
-    return NetworkLaw(law, arch, method.fitted_to(chosen), own_first)
+    law = method.law(LawInputs(arch, cost, cost(arch.base_widths), history))
+    return NetworkLaw(law, arch, method.fitted_to(history))
+
+
+@dataclass(frozen=True, eq=False)
+class MethodRunner(TrialRunner):
+    """Runs the trials of a method: it proposes the widths and says what a training starts from."""
+
+    laws: Laws
+    method: Method
+
+    def sampler(self, trial: FrozenTrial) -> BaseSampler:
+        point = trials.read_point(trial)
+        return RandomSampler() if point is None else self.laws.find_sampler(self.method, point)
+
+    def measure_extrapolation(self, point: Point) -> float | None:
+        return self.laws.measure_extrapolation(self.method, point)
+
+    def train(self, point: Point, widths: tuple[int, ...]) -> Outcome:
+        """Train from scratch, or fine-tune inherited weights."""
+        method, subject = self.method, self.session.subject
+        if method.keeps_weights:
+            return self.session.evaluate_start()
+        checkpoint = self.session.find_checkpoint(point)
+        if not method.inherits_weights:
+            training = subject.settings.training_for(point.seed)
+            return self.session.train(widths, training, checkpoint, point.label)
+        trained = train_base_network(self.session, point.seed)
+        start = partial(method.start, subject.arch, widths, trained)
+        fine_tuning = subject.settings.fine_tuning_for(point.seed)
+        return self.session.train(widths, fine_tuning, checkpoint, point.label, start)
+
+
+class Worker:
+    """Works on the comparison of a session, together with any number of other workers."""
+
+    def __init__(self, session: Session, laws: Laws) -> None:
+        self._session = session
+        self._laws = laws
+        self._reported: set[str] = set()
+
+    def work(self) -> int:
+        """Run trials until none of the comparison waits or runs; return how many ran here.
+
+        Trials wait if their method needs a search that is not finished. Trials of dead processes
+        run later.
+        """
+        idle = "waiting for the search; if no process runs it, repeat the study's command"
+        return drain(self._look, self._report_once, idle)
+
+    def _look(self) -> list[Job]:
+        """Return the studies, each with what runs its trials, or None until its law is ready."""
+        studies = self._session.studies()
+        self._laws.read(studies)
+        jobs = []
+        names = [kind for kind in studies if not schema.is_search(kind)]
+        if unknown := [name for name in names if not is_method(name)]:
+            self._report_once(
+                f"methods not installed here, left to other workers: {', '.join(unknown)}"
+            )
+        for method in map(get_method, filter(is_method, names)):
+            runner = MethodRunner(self._session, self._laws, method)
+            study = studies[method.name]
+            stored = study.get_trials(deepcopy=False)
+            jobs.append(Job(study, runner if self._laws.is_ready(method) else None, stored))
+        report_points(self._session, jobs)
+        return jobs
+
+    def _report_once(self, message: str) -> None:
+        if message not in self._reported:
+            self._reported.add(message)
+            self._session.progress.message(message)

@@ -18,9 +18,21 @@ from nsopt.progress import Progress
 from nsopt.scaling.law import floor_widths, uniform_curve
 from nsopt.scaling.metric import Budget, Metric, get_metric, read_budgets
 from nsopt.scaling.solve import solve_widths
-from nsopt.session.durations import PlannedWork, list_searches, plan_training, tell_duration
 from nsopt.session.presets import MinWidth, Multiple, StudySettings, rounding_for
-from nsopt.session.searching import clear_finished, continue_searches
+from nsopt.session.runner import (
+    Network,
+    find_latencies,
+    time_unsure,
+    with_latency_if_needed,
+)
+from nsopt.session.searching import (
+    PlannedWork,
+    clear_finished,
+    continue_searches,
+    list_searches,
+    plan_training,
+    tell_duration,
+)
 from nsopt.session.session import (
     Session,
     keep_start,
@@ -29,19 +41,12 @@ from nsopt.session.session import (
     warn_of_batch,
 )
 from nsopt.session.subject import Subject, check_trains, complete
-from nsopt.session.timing import (
-    Network,
-    find_latencies,
-    time_unsure,
-    with_latency_if_needed,
-)
 from nsopt.session.workspace import Workspace
 from nsopt.settings import Price
 from nsopt.storage import trials
-from nsopt.storage.engine import missing_points
+from nsopt.storage.engine import missing_points, run_missing
 from nsopt.storage.trials import Point
-from nsopt.study.laws import Laws
-from nsopt.study.worker import Worker
+from nsopt.study.laws import Laws, Worker
 from nsopt.tasks.task import Task
 
 Points = Mapping[Method, Sequence[Point]]
@@ -312,7 +317,7 @@ def run_comparison(comparison: Comparison, workspace: Workspace, progress: Progr
             progress.warning(warning)
         if not workspace.shared:
             plan.check_widths(missing)
-        Worker(session, plan.laws).run_missing(plan.enqueue_missing)
+        run_missing(plan.enqueue_missing, Worker(session, plan.laws).work)
     if left and workspace.workers > 1:
         time_unsure(session)
     clear_finished(session)

@@ -7,30 +7,33 @@ Trials need one law and no training. The objectives are the distance from the bu
 of steps.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 from optuna.exceptions import TrialPruned
 from optuna.samplers import TPESampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial
 
 from nsopt.compute.device import Compute
-from nsopt.errors import DeterministicError
+from nsopt.errors import DeterministicError, NsoptError
 from nsopt.progress import Progress
 from nsopt.scaling.algorithm3 import SgdFit, solve_widths_sgd
 from nsopt.scaling.law import PowerLaw
 from nsopt.scaling.metric import Metric, counted_costs
 from nsopt.scaling.record import Iteration
 from nsopt.scaling.solve import Limits, solve_widths
+from nsopt.session.runner import correct_latency
 from nsopt.session.searching import hold_search, search_task
 from nsopt.session.session import Session, start_session
 from nsopt.session.subject import Subject
-from nsopt.session.timing import correct_latency
 from nsopt.session.workspace import Workspace
 from nsopt.storage import schema, trials
 from nsopt.storage.engine import Work, run_trials
+from nsopt.storage.opening import hide_password
 from nsopt.storage.trials import TuningPoint
 
 Over = Literal["pretrain-epochs", "eta"]
@@ -159,26 +162,17 @@ class TuningRunner(Work):
             return [abs(fit.error), fit.steps]
         epochs = trial.suggest_int(_P, 0, _MOST_EPOCHS)  # enqueued: values can be added later
         seed = trials.read_seed(trial)
-        search = trials.read_search(trial)  # of the trial that this one repeats
-        if search is None:
-            search = self._search(epochs, seed)
-            trials.write_search(trial, *search)
-        iteration, seconds = search
-        accuracy = self._train(trial, iteration.law, seed)
+        checkpoint = f"search-P{epochs}-seed{seed}.pt"
+        changes = {"pretrain_epochs": epochs, "seed": seed}
+        iterations = _search(self.tuning, self.session, checkpoint, **changes)
+        seconds = sum(iteration.seconds for iteration in iterations)
+        accuracy = self._train(trial, iterations[-1].law, seed)
         about = self.session.subject.description
         self.session.progress.message(
             f"P {epochs} seed {seed}: {about.score_name or 'validation'} "
             f"{accuracy:.2f}{about.unit}, search {seconds:.0f} s"
         )
         return [accuracy, seconds]
-
-    def _search(self, epochs: int, seed: int) -> tuple[Iteration, float]:
-        """Return the last iteration of a search, and the seconds of all iterations."""
-        checkpoint = f"search-P{epochs}-seed{seed}.pt"
-        iterations = _search(
-            self.tuning, self.session, checkpoint, pretrain_epochs=epochs, seed=seed
-        )
-        return iterations[-1], sum(iteration.seconds for iteration in iterations)
 
     def _train(self, trial: Trial, law: PowerLaw, seed: int) -> float:
         """Return the validation accuracy of the law's network at the budget."""
@@ -228,3 +222,73 @@ def _search(tuning: Tuning, session: Session, checkpoint: str, **changes: int) -
     settings = tuning.subject.settings.search.updated(**changes)
     path = session.workspace.checkpoints(tuning.study_name) / checkpoint
     return list(search_task(session, settings, (), path))
+
+
+def describe_best(study: Study) -> str:
+    """Return the best parameter and what it reaches, such as `P 5: 61.2 (mean of 2 seeds)`.
+
+    Raises:
+        NsoptError: if no trial completed.
+    """
+    best = best_trial(study)
+    if (eta := best.params.get("eta")) is not None:
+        distance, steps = best.values
+        error = -distance if trials.read_outcome(best)["feasible"] else distance
+        return f"eta {eta:,.4g}: {error:+.2%} from the budget after {steps:.0f} steps"
+    scores = scores_of(best, trials.read_completed(study))
+    count = f"mean of {len(scores)} seeds" if len(scores) > 1 else "one seed"
+    metric = (study.metric_names or ["score"])[0]
+    return f"P {best.params[_P]}: {metric} {np.mean(scores):.4g} ({count})"
+
+
+def best_trial(study: Study) -> FrozenTrial:
+    """Return the trial with the highest accuracy, as a mean over seeds, or the best eta.
+
+    The best eta ends nearest to the budget, and within it if any does; of equal ones, after the
+    fewest steps. Of equally good P, the smallest wins.
+
+    Raises:
+        NsoptError: if no trial completed.
+    """
+    done = trials.read_completed(study)
+    if not done:
+        reason = next(filter(None, map(trials.read_failure, study.trials)), "none ran")
+        raise NsoptError(
+            f"no trial of {study.study_name} completed ({reason}): give other settings, and "
+            "another out= or storage="
+        )
+    if study.directions[0] == StudyDirection.MINIMIZE:
+        return min(done, key=lambda t: (not trials.read_outcome(t)["feasible"], t.values))
+
+    def mean_accuracy(trial: FrozenTrial) -> tuple[int, float]:
+        same = scores_of(trial, done)
+        return len(same), sum(same) / len(same)  # fewer seeds are no fair comparison
+
+    return max(sorted(done, key=lambda t: t.params.get("pretrain_epochs", 0)), key=mean_accuracy)
+
+
+def scores_of(trial: FrozenTrial, done: Iterable[FrozenTrial]) -> list[float]:
+    """Return the scores of the completed trials with the parameters of `trial`, one per seed."""
+    return [repeat.values[0] for repeat in done if repeat.params == trial.params]
+
+
+def best_settings(workspace: Workspace, name: str) -> dict[str, Any]:
+    """Return the best settings of a tuning study, as changes for `override`.
+
+    Args:
+        name: ARCH-DATA-PRESET-tune/KIND.
+
+    Raises:
+        NsoptError: if the study is missing or has no completed trial.
+    """
+    prefix, kind = schema.split_name(name)
+    study = workspace.studies(prefix).get(kind) if schema.is_tuning(prefix) else None
+    if study is None:
+        raise NsoptError(
+            f"no tuning study {name!r} is stored at {hide_password(workspace.url)}: "
+            "run nsopt tune first"
+        )
+    parameters = best_trial(study).params
+    if "pretrain_epochs" in parameters:
+        return {"search": parameters}
+    return {name: value for name, value in parameters.items() if name == "eta"}

@@ -6,16 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from nsopt.cli.interruption import describe_rest
 from tests.conftest import call_nsopt
 from tests.e2e.test_user_errors import assert_fails
-
-
-def test_an_interrupt_message_says_what_is_kept() -> None:
-    assert "nothing that began" in describe_rest(29.0)
-    assert "starts it again" in describe_rest(29.0)
-    assert "except its last half minute" in describe_rest(31.0)
-    assert "continues there" in describe_rest(31.0)
 
 
 @pytest.mark.parametrize(("command", "keeps_results"), [("study", True), ("dashboard", False)])

@@ -14,7 +14,7 @@ from rich.table import Table
 from nsopt.cli.console import console, live_progress, name_options, tell_what_is_fixed, user_errors
 from nsopt.errors import NsoptError
 from nsopt.files import cache_folder, written_beside
-from nsopt.terminal import LineProgress, LiveProgress, PlainConsole
+from nsopt.progress import LineProgress, LiveProgress, PlainConsole
 
 
 def test_a_file_in_the_place_of_a_folder_is_one_line(
@@ -46,7 +46,7 @@ def test_a_file_in_the_place_of_a_folder_is_one_line(
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [0.0]
-    monkeypatch.setattr("nsopt.terminal.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("nsopt.progress.time.monotonic", lambda: now[0])
     return now
 
 

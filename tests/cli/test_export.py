@@ -6,12 +6,11 @@ from types import SimpleNamespace
 import pytest
 from optuna.trial import FrozenTrial, create_trial
 
-from nsopt import NsoptError, get_architecture
+from nsopt import NsoptError
 from nsopt.cli import export
 from nsopt.cli.export import ExportOptions, _choose, _with_answer
-from nsopt.deployment.check import ExportCheck
 from nsopt.reports import results
-from nsopt.scaling.metric import PARAMS, get_metric, read_budgets
+from nsopt.scaling.metric import get_metric
 from nsopt.storage.trials import Point
 
 
@@ -61,15 +60,6 @@ def test_the_name_chooses_among_several_comparisons(monkeypatch: pytest.MonkeyPa
     assert chosen.study == "net-compress/taylor-halfway"
 
 
-@pytest.mark.parametrize(("share", "number"), [("macs=50%", 0), ("macs=50%,params=40k", 1)])
-def test_a_share_of_the_network_names_a_budget_as_for_compress(share: str, number: int) -> None:
-    base = get_architecture("vgg11", 10, 32, 1)
-    macs = int(base.cost("macs")(base.base_widths)) // 2
-    trials = [make_trial("macs", macs), make_trial(f"params=40000,macs={macs}", 1.0)]
-    shares = [budget.at(base) for budget in read_budgets(share, PARAMS)]
-    assert _choose(trials, ExportOptions(budget=share), shares) is trials[number]
-
-
 def test_an_export_never_replaces_the_storage(tmp_path: Path) -> None:
     (tmp_path / "study.db").write_bytes(b"results")
     (tmp_path / "link").symlink_to(tmp_path)
@@ -77,13 +67,3 @@ def test_an_export_never_replaces_the_storage(tmp_path: Path) -> None:
         storage, out = f"{kind}:///{tmp_path}/study.db", tmp_path / "link/study.db"
         with pytest.raises(NsoptError, match="is the storage of the study: name another file"):
             export.export(ExportOptions(storage=storage, out=out, format="onnx"))
-
-
-@pytest.mark.parametrize(
-    ("precision", "accuracy", "why"),
-    [("bf16", 27.73, "computed in bf16"), ("bf16", 27.61, ""), ("fp32", 27.73, "")],
-)
-def test_other_precisions_are_explained(precision: str, accuracy: float, why: str) -> None:
-    found = export._explain(precision, ExportCheck(accuracy, 27.61, 0.0))
-    assert why in found
-    assert bool(found) == bool(why)

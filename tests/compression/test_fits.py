@@ -1,11 +1,10 @@
 """Compression without training: inputs alone, at exact budgets."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,8 +18,6 @@ from nsopt import Architecture, ImageData, NsoptError, TrainSettings, train
 from nsopt.compression.compress import get_settings
 from nsopt.compression.fits import Fits
 from nsopt.compression.solver import Solver
-from nsopt.reports.results import Results
-from nsopt.reports.words import describe_fits
 from nsopt.scaling.metric import MACS
 from nsopt.session.agreement import AGREEMENT, AgreementScore, hold_out
 from nsopt.session.presets import StudySettings, override
@@ -147,58 +144,6 @@ def test_the_curve_says_where_to_train(curve: nsopt.Compression) -> None:
     assert curve.get("macs=200%") is None
     assert len(shares) >= 5
     assert shares == sorted(shares, reverse=True)
-    assert not describe_fits(curve.results)  # of how many examples its score is, is not known
-
-
-def make_fits(tests: Sequence[float], validation: Sequence[float], images: int) -> Results:
-    """Return a compression without training: the whole network, and two candidates a budget."""
-    rows = [
-        ("dense", "params", 99, 1000),
-        ("fit", "params", 50, 600),
-        ("uniform", "params", 50, 250),
-        ("fit", "params", 20, 240),
-    ]
-    outcomes = pd.DataFrame(rows, columns=("method", "metric", "budget", "macs"))
-    outcomes = outcomes.assign(score=validation, test_score=tests)
-    counts, task = {"validation": 19, "test": images}, SimpleNamespace(classes=10)
-    results = SimpleNamespace(
-        is_trained=False, outcomes=outcomes, task=task, image_counts=counts, final="test_score"
-    )
-    return cast(Results, results)
-
-
-@pytest.mark.parametrize("images", [450, 10_000])
-def test_without_training_what_the_test_loses_is_said_and_how_surely(images: int) -> None:
-    """Validation images may be those that the network was trained on: they only rank."""
-    results = make_fits([90.0, 89.5, 40.0, 50.0], [100.0, 99.0, 50.0, 99.5], images)
-    sentence = describe_fits(results)
-    found = re.fullmatch(
-        r"Without training, the network with 60% of the MACs is -0\.5 ± ([\d.]+) points of test "
-        rf"accuracy from the whole one \(standard error, {images:,} images\): train smaller ones\.",
-        sentence,
-    )
-    assert found, sentence
-    draws = np.random.default_rng(0).binomial(images, (0.9, 0.895), (10_000, 2)) / images
-    error = 100 * float((draws[:, 0] - draws[:, 1]).std())
-    assert float(found[1]) == pytest.approx(error, abs=0.06)
-
-
-def test_a_compression_that_loses_much_says_so_though_its_validation_does_not() -> None:
-    tests, validation = [90.0, 87.9, 40.0, 50.0], [100.0, 100.0, 50.0, 60.0]
-    sentence = describe_fits(make_fits(tests, validation, 450))
-    assert "with 60% of the MACs is -2.1 ± " in sentence
-    assert sentence.endswith(": train them.")
-
-
-def test_unfinished_and_random_networks_have_no_fits() -> None:
-    results = make_fits([90.0, 89.9, 40.0, 50.0], [90.0, 89.9, 40.0, 50.0], 450)
-    outcomes = results.outcomes
-    for unfinished in (outcomes[:1], outcomes[1:]):
-        partly = SimpleNamespace(**vars(results) | {"outcomes": unfinished})
-        assert not describe_fits(cast(Results, partly))
-    guess = outcomes.assign(test_score=outcomes["test_score"] / 8)
-    told = describe_fits(cast(Results, SimpleNamespace(**vars(results) | {"outcomes": guess})))
-    assert "may only guess: give trained weights" in told
 
 
 def test_a_fit_beats_inherited_weights(trained: nn.Module, curve: nsopt.Compression) -> None:

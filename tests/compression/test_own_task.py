@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import nsopt
 from nsopt.errors import NsoptError
+from nsopt.reports.tables import format_networks
 from nsopt.session.presets import get_preset, override
 from nsopt.session.workspace import Workspace
-from nsopt.storage.networks import format_networks
-from nsopt.storage.urls import sqlite_url
+from nsopt.storage.opening import sqlite_url
 from tests.conftest import EXACT
 from tests.forked import Forked
 from tests.networks import layers
@@ -151,18 +151,6 @@ def test_what_cannot_be_compared_is_said_where_results_continue(tmp_path: Path) 
             nsopt.compress(model, task, ["params=60%"], epochs=0, out=out, progress=hearer)
         heard.append(any("DataFrame" in message for message in hearer.messages))
     assert heard == [False, True, False]
-
-
-def test_damaged_networks_are_trained_again(kept: Done, trained: nn.Module, tmp_path: Path) -> None:
-    first, out = kept
-    shutil.copytree(out, tmp_path / "copy")
-    for file in (tmp_path / "copy" / "artifacts").iterdir():
-        content = bytearray(file.read_bytes())
-        content[len(content) // 2] ^= 1
-        file.write_bytes(content)
-    again = run(trained, out=tmp_path / "copy", budgets=BUDGETS[:1])[BUDGETS[0]]
-    assert again.score == first[BUDGETS[0]].score
-    assert again.widths == first[BUDGETS[0]].widths
 
 
 class Other(UpAndDown):

@@ -102,11 +102,11 @@ def test_failed_writes_keep_the_last_one(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def partial_file(path: Path, process: int, machine: str = platform.node()) -> Path:
-    """Return the path of the partial checkpoint that a process writes."""
-    return path.with_name(f"{path.name}.{machine}.{process}.part")
+    """Return the folder of the partial checkpoint that a process writes."""
+    return path.with_name(f".nsopt-abcdefgh.{machine}.{process}.part")
 
 
-def test_removing_and_saving_delete_only_partial_files_of_killed_processes(tmp_path: Path) -> None:
+def test_removing_and_saving_delete_only_what_killed_processes_left(tmp_path: Path) -> None:
     path = tmp_path / "run.pt"
     run = save(path, step=1)
     ended = subprocess.Popen(["true"])
@@ -114,9 +114,9 @@ def test_removing_and_saving_delete_only_partial_files_of_killed_processes(tmp_p
     living = {partial_file(path, os.getppid()), partial_file(path, ended.pid, "another-machine")}
     for remove in (run.remove, lambda: run.save({"step": 2}), run.remove):
         for file in {*living, partial_file(path, ended.pid)}:
-            file.touch()
+            file.mkdir(exist_ok=True)
         remove()
-        assert set(tmp_path.glob("*.part")) == living
+        assert set(tmp_path.glob(".*.part")) == living
     assert not path.exists()
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from nsopt import NsoptError, load_data
-from nsopt.data.published import fetch_tiny_imagenet
+from nsopt.data.registry import fetch_tiny_imagenet
 from nsopt.torchvision_import import import_torchvision
 
 UNREACHABLE = "http://127.0.0.1:9/cifar-100-python.tar.gz"

@@ -1,6 +1,5 @@
 import re
 import shutil
-import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -189,25 +188,6 @@ def test_grey_images_of_16_bits_are_scaled_to_8(tmp_path: Path, suffix: str) -> 
         Image.fromarray(DEEP).save(folder / "train/ant/1.png")
     data = load_data(f"folder:{folder}")
     assert data.train.images[1].tolist() == [EIGHT] * 3
-
-
-def write_tiff(path: Path, bits: int, rows: list[bytes], photometric: int = 1) -> None:
-    """Write a grey TIFF without compression, tag by tag."""
-    content = b"".join(rows)
-    tags = {256: 2, 257: len(rows), 258: bits, 259: 1, 262: photometric}
-    tags |= {273: 8 + 2 + 9 * 12 + 4, 277: 1, 278: len(rows), 279: len(content)}
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
-    path.write_bytes(b"II*\0" + struct.pack("<IH", 8, 9) + entries + bytes(4) + content)
-
-
-def test_bits_of_a_tiff_are_read_by_its_tags(tmp_path: Path) -> None:
-    """A row of 12 bits is 4095 and 2048 in three bytes; in the other file 0 is white."""
-    folder = write_images(tmp_path / "x", size=(2, 2))
-    write_tiff(folder / "train/ant/8.tif", 12, [b"\xff\xf8\x00"] * 2)
-    write_tiff(folder / "train/ant/9.tif", 16, [struct.pack("<HH", 65_535, 51 * 257)] * 2, 0)
-    images = load_data(f"folder:{folder}").train.images
-    assert images[3].tolist() == [[[255, 128]] * 2] * 3
-    assert images[4].tolist() == [[[0, 204]] * 2] * 3
 
 
 @pytest.mark.parametrize("pixels", [np.float32(1), np.int32(70_000)])

@@ -87,16 +87,6 @@ def test_the_answer_takes_the_network_that_compress_returns(results: Results) ->
         assert name_answer(compression)["study"] == f"{results.name}/{kind}"
 
 
-def test_the_trained_network_is_not_merged_with_networks_of_its_widths(results: Results) -> None:
-    frame = results.outcomes[results.outcomes["budget"] == 4000].assign(widths=[(8, 16)] * 4)
-    dense = frame[frame["method"] == "uniform"].assign(method="dense", score=99.0)
-    both = pd.concat([frame, dense], ignore_index=True)
-    (verdict,) = answer(dataclasses.replace(results, outcomes=both))
-    assert verdict.method == "Trained network"
-    (verdict,) = answer(dataclasses.replace(results, outcomes=both.assign(score=frame["score"])))
-    assert "Trained" not in verdict.method
-
-
 def test_no_method_wins_if_nothing_was_learned(results: Results) -> None:
     few = dataclasses.replace(results, settings=results.settings | {"data": {"test": 100}})
     for verdict in answer_for(few, test_score=52.0):
@@ -151,58 +141,6 @@ def test_the_export_command_names_the_folder_of_networks_unless_it_is_beside_the
     assert "--artifacts" not in export_command(WORKSPACE, name_answer(results), results.task.arch)
     command = export_command(Workspace(url, Path("here")), name_answer(results), results.task.arch)
     assert "--artifacts=here/artifacts" in command
-
-
-def test_the_answer_names_methods_with_the_same_widths_together(results: Results) -> None:
-    frame = results.outcomes
-    by_budget = frame[frame["method"] == "uniform"].drop_duplicates("budget")
-    same = frame["budget"].map(dict(zip(by_budget["budget"], by_budget["widths"], strict=True)))
-    for sentence in map(str, answer_for(results, widths=same)):
-        assert "): NeuralScale and Uniform: 5" in sentence
-        assert " % test accuracy (standard error 0.5)." in sentence
-        assert "Widths of NeuralScale and Uniform: " in sentence
-
-
-def test_a_method_that_inherits_weights_is_named_alone(results: Results) -> None:
-    frame = results.outcomes
-    same = frame.assign(widths=[(4, 4)] * len(frame), budget=4000)
-    same["method"] = frame["method"].replace("neuralscale", "magnitude")
-    for verdict in answer(dataclasses.replace(results, outcomes=same)):
-        assert "Magnitude (Li et al.)" in str(verdict)
-        assert " and Magnitude" not in str(verdict)
-        assert "Magnitude (Li et al.) and" not in str(verdict)
-
-
-def test_methods_that_share_the_best_widths_win_together(results: Results) -> None:
-    frame = results.outcomes
-    lead = frame[["score", "test_score"]].sub(frame["method"].eq("neuralscale") * 5, axis=0)
-    behind = frame.assign(**lead)
-    fit = behind[behind["method"] == "uniform"].assign(method="fit")
-    three = dataclasses.replace(results, outcomes=pd.concat([behind, fit], ignore_index=True))
-    for sentence in map(str, answer_for(three)):
-        assert "Uniform and Fit ahead of NeuralScale by 2.0 points of test accuracy" in sentence
-        assert "Widths of Uniform and Fit: " in sentence
-
-
-def test_the_answer_reports_a_latency_above_its_budget(results: Results) -> None:
-    frame = results.outcomes[results.outcomes["budget"] == 4000].assign(ratio=np.nan)
-    for metric, budget in (("latency", 5.59), ("params=4000,latency=5.59", 1.0)):
-        feasible = frame["method"] == "uniform"
-        timed = frame.assign(metric=metric, budget=budget, feasible=feasible)
-        (verdict,) = answer(dataclasses.replace(results, outcomes=timed))
-        above = "NeuralScale takes 8 ms, 43 % above the budget."
-        assert above in verdict.text
-        assert "Uniform takes" not in verdict.text
-        elsewhere = timed.assign(latency_runtime="onnxruntime 1.31.1")
-        (verdict,) = answer(dataclasses.replace(results, outcomes=elsewhere))
-        assert "above the budget" not in verdict.text
-        other_device = timed.assign(latency_device="a later machine")
-        (verdict,) = answer(dataclasses.replace(results, outcomes=other_device))
-        assert "above the budget" not in verdict.text
-        settings = results.settings | {"runtime": "onnxruntime"}  # always on the CPU
-        there = other_device.assign(latency_runtime="onnxruntime 1.31.1")
-        (verdict,) = answer(dataclasses.replace(results, outcomes=there, settings=settings))
-        assert above in verdict.text
 
 
 def test_unreliable_milliseconds_cause_a_warning(results: Results) -> None:

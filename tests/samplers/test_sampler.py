@@ -256,19 +256,6 @@ def test_suggest_widths_accepts_a_fixed_trial() -> None:
     assert suggest_widths(optuna.trial.FixedTrial(fixed), ARCH) == tuple(range(100, 108))
 
 
-def test_a_study_loaded_without_its_sampler_causes_one_warning() -> None:
-    storage = optuna.storages.InMemoryStorage()
-    sampler = make_sampler(budgets=[10**6])
-    study = optuna.create_study(study_name="s", storage=storage, sampler=sampler)
-    study.optimize(lambda trial: float(sum(suggest_widths(trial, ARCH))), n_trials=1)
-    reloaded = optuna.load_study(study_name="s", storage=storage)
-    with pytest.warns(UserWarning, match="'s' came from a law, and come from TPESampler now"):
-        reloaded.optimize(lambda trial: float(sum(suggest_widths(trial, ARCH))), n_trials=1)
-    suggest_widths(reloaded.ask(), ARCH)
-    reloaded.sampler = make_sampler(budgets=[10**6])
-    suggest_widths(reloaded.ask(), ARCH)
-
-
 def test_suggested_widths_follow_the_step() -> None:
     solver = partial(solve_widths, multiple_of=8, min_width=8)
     study = optuna.create_study(sampler=make_sampler(budgets=[10**6], solver=solver))

@@ -3,9 +3,8 @@
 import copy
 import math
 import shutil
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from itertools import cycle, islice
@@ -24,17 +23,15 @@ from nsopt.deployment.artifacts import best_trials, describe_network
 from nsopt.latency.record import Latency
 from nsopt.reports.page import write_report
 from nsopt.reports.results import read_results
-from nsopt.reports.tuning import tuning_rows
+from nsopt.session import runner, workspace
 from nsopt.session import stored as stored_subject
-from nsopt.session import timing, workspace
 from nsopt.session.session import Session
 from nsopt.session.stored import _choose_study
 from nsopt.session.workspace import Workspace
 from nsopt.storage import opening, schema
 from nsopt.storage.opening import open_storage
 from nsopt.storage.trials import TuningPoint, enqueue_point
-from nsopt.study.laws import Laws
-from nsopt.study.worker import Worker
+from nsopt.study.laws import Laws, Worker
 from tests.conftest import call_nsopt
 from tests.e2e.test_user_errors import assert_fails
 
@@ -46,7 +43,7 @@ UNIFORM, SEARCH, TUNED = (
     f"{PREFIX}/search",
     f"{PREFIX}-tune/pretrain-epochs-params-1000",
 )
-WRONG: tuple[Any, ...] = (0, -1, 2.5, math.nan, True, "x" * 300, [], [["x"]], {}, {"a": {"b": [1]}})
+WRONG: tuple[Any, ...] = (0, -1, 2.5, math.nan, True, "x" * 300, [["x"]], {"a": {"b": [1]}})
 MISSING = object()
 LATENCY = Latency(2.0, 1.9, 2.1, 2.0, 100, 80, "a processor", when="2026-01-01")
 Path_ = tuple[str | int, ...]
@@ -72,7 +69,7 @@ def stored(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> In
 def write_what_a_short_study_lacks(study: optuna.Study) -> None:
     widths = schema.read_task(study).base_widths
     schema.write_latency(study, replace(LATENCY, widths=widths))
-    schema.write_budget_widths(study, ["latency"], widths)
+    schema.widths_at(["latency"]).write(study, widths)
     model = {"constant": 1.0, "per_mac": 1e-6, "per_unit": [0.0] * len(widths)}
     schema.write_latency_model(study, model | {"runtime": "torch", "batch_size": 100})
 
@@ -139,7 +136,6 @@ def read_tuning(storage: InMemoryStorage) -> None:
     schema.read_law(optuna.load_study(study_name=TUNED, storage=storage))
     study = optuna.load_study(study_name=TUNED, storage=storage)
     schema.read_settings(study)
-    tuning_rows(study)
 
 
 def read_outcomes(storage: InMemoryStorage) -> None:
@@ -152,14 +148,14 @@ def read_networks(storage: InMemoryStorage) -> None:
     study = optuna.load_study(study_name=UNIFORM, storage=storage)
     for trial in best_trials(study).values():
         describe_network(study, trial)
-    timing._find_trained(storage, PREFIX)
+    runner._find_trained(storage, PREFIX)
 
 
 def read_timed(storage: InMemoryStorage) -> None:
     """As widths does with budgets in milliseconds, and study."""
     study = optuna.load_study(study_name=UNIFORM, storage=storage)
     schema.read_latencies(study)
-    schema.read_budget_widths(study, ["latency"])
+    schema.widths_at(["latency"]).read(study)
 
 
 def read_work(storage: InMemoryStorage) -> None:
@@ -208,45 +204,6 @@ def test_a_command_says_where_the_damage_is(stored: InMemoryStorage) -> None:
     done = call_nsopt("report", f"--storage={URL}", "--out=report")
     assert_fails(done, "trial 0 (trial_id 1): its 'params' is damaged (input should be a valid int")
     assert not Path("report").exists()
-
-
-NESTED = "[" * 50_000 + "]" * 50_000
-
-
-@pytest.mark.parametrize(
-    ("change", "value"),
-    [
-        ("trial_user_attributes SET value_json = ?", "{"),
-        ("trial_user_attributes SET value_json = ?", NESTED),
-        ("trial_user_attributes SET value_json = ?", "[" * 900 + "]" * 900),
-        ("trial_user_attributes SET value_json = ?", "9" * 5000),
-        ("trial_user_attributes SET value_json = ? WHERE key = 'score'", "null"),
-        ("trial_user_attributes SET value_json = ? WHERE key = 'test_score'", "Infinity"),
-        ("trial_user_attributes SET key = ? WHERE key = 'score'", "other"),
-        ("study_user_attributes SET value_json = ?", "{"),
-        ("study_user_attributes SET value_json = ?", NESTED),
-        ("trial_values SET value = ?", None),
-        ("trial_params SET distribution_json = ?", "[]"),
-        ("trials SET state = ?", "WORD"),
-    ],
-)
-def test_a_report_of_damaged_rows_ends_in_one_line(
-    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, value: object
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(written / "study.db", tmp_path)
-    with closing(sqlite3.connect("study.db")) as database, database:
-        assert database.execute(f"UPDATE {change}", (value,)).rowcount
-    done = call_nsopt("report", f"--storage={URL}", "--out=report")
-    assert_fails(done, "damaged", "restore")
-    assert not Path("report").exists()
-
-
-def test_a_damaged_journal_ends_in_one_line(tmp_path: Path) -> None:
-    file = tmp_path / "study.journal"
-    file.write_text(f'{{"op_code":{NESTED}}}\n')
-    with pytest.raises(NsoptError, match=r"journal .* is damaged: restore it from a copy"):
-        open_storage(f"journal:///{file}")
 
 
 @pytest.mark.parametrize("place", ["file", "file/report"])

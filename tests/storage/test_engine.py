@@ -26,9 +26,8 @@ from nsopt.errors import (
 from nsopt.progress import Silent
 from nsopt.storage import engine, internals
 from nsopt.storage.engine import HeartbeatWatch, heartbeat, run_next, run_trials
-from nsopt.storage.opening import open_storage
+from nsopt.storage.opening import open_storage, sqlite_url
 from nsopt.storage.trials import needs_retry, read_failure
-from nsopt.storage.urls import sqlite_url
 
 optuna.logging.set_verbosity(optuna.logging.CRITICAL)
 COUNT = 8

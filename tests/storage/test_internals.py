@@ -38,7 +38,6 @@ def test_a_waiting_trial_can_be_taken_and_run(study: Study) -> None:
     study.enqueue_trial({"x": 0.5})
     (waiting,) = study.trials
     assert isinstance(waiting, FrozenTrial)
-    assert internals.fixed_parameters(waiting) == {"x": 0.5}
     assert internals.set_state(study, waiting, TrialState.RUNNING)
     assert not internals.set_state(study, waiting, TrialState.RUNNING)
     trial = internals.start(study, waiting)

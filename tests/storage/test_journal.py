@@ -59,17 +59,9 @@ def test_looking_for_a_journal_creates_nothing(path: Path, url: str) -> None:
     assert artifacts_beside(url) == path.parent / "artifacts"
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("notes without an end", "is not an Optuna journal"),
-        ('{"op_code":0}\n{"op_code":1}\n', "is damaged: restore it from a copy"),
-        ('{"op_code":0,"worker_id\n{"op_code":1}\n', "is damaged: restore it from a copy"),
-    ],
-)
-def test_files_that_are_no_journals_stay(path: Path, url: str, content: str, message: str) -> None:
+def test_a_file_that_is_no_journal_stays(path: Path, url: str) -> None:
     path.parent.mkdir()
-    path.write_text(content)
-    with pytest.raises(NsoptError, match=message):
+    path.write_text("notes without an end")
+    with pytest.raises(NsoptError, match="is not an Optuna journal"):
         open_storage(url)
-    assert path.read_text() == content
+    assert path.read_text() == "notes without an end"

@@ -24,8 +24,7 @@ from sqlalchemy.exc import (
 from nsopt.errors import NsoptError, StorageError
 from nsopt.session.workspace import Workspace
 from nsopt.storage import opening
-from nsopt.storage.opening import guard, newest_storage, open_storage, storage_exists
-from nsopt.storage.urls import sqlite_url
+from nsopt.storage.opening import guard, newest_storage, open_storage, sqlite_url, storage_exists
 from tests.forked import Forked
 
 

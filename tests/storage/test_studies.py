@@ -11,7 +11,7 @@ import pytest
 from nsopt.data.source import Source
 from nsopt.errors import NsoptError, StorageError
 from nsopt.storage.internals import storage_of
-from nsopt.storage.opening import open_storage
+from nsopt.storage.opening import open_storage, sqlite_url
 from nsopt.storage.schema import (
     NetworkRow,
     StoredCandidate,
@@ -24,7 +24,6 @@ from nsopt.storage.schema import (
     write_networks,
 )
 from nsopt.storage.studies import load_studies, open_study
-from nsopt.storage.urls import sqlite_url
 
 
 def test_a_loaded_study_has_the_attributes_of_its_listing_and_its_own(tmp_path: Path) -> None:

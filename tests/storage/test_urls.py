@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from nsopt.errors import NsoptError
-from nsopt.storage.opening import open_storage
-from nsopt.storage.urls import hide_password, read_url, sqlite_url, storage_file
+from nsopt.storage.opening import hide_password, open_storage, read_url, sqlite_url, storage_file
 from tests.conftest import call_nsopt
 from tests.e2e.test_user_errors import assert_fails
 

@@ -6,8 +6,7 @@ from nsopt.progress import Progress
 from nsopt.session.searching import clear_finished
 from nsopt.session.stored import join_session
 from nsopt.session.workspace import Workspace
-from nsopt.study.laws import Laws
-from nsopt.study.worker import Worker
+from nsopt.study.laws import Laws, Worker
 
 
 def join(name: str, place: Workspace, progress: Progress, **options: Any) -> int:

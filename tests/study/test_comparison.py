@@ -37,9 +37,8 @@ from nsopt.session.workspace import Workspace
 from nsopt.storage import engine, schema, trials
 from nsopt.storage.opening import open_storage
 from nsopt.storage.studies import load_studies
-from nsopt.study.laws import Laws, read_stored_law
+from nsopt.study.laws import Laws, Worker, read_stored_law
 from nsopt.study.plan import Comparison, Size, WidthRatio, run_comparison
-from nsopt.study.worker import Worker
 from nsopt.tasks.classification import AccuracyEvaluation
 from tests.conftest import BRIEF, EXACT
 

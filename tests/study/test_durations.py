@@ -16,7 +16,7 @@ from nsopt import Architecture, Silent
 from nsopt.latency.model import LatencyModel
 from nsopt.pruning import engine
 from nsopt.scaling.metric import LATENCY
-from nsopt.session import durations
+from nsopt.session import searching
 from nsopt.session.searching import continue_searches
 from nsopt.session.session import Session
 from nsopt.session.workspace import Workspace
@@ -112,7 +112,7 @@ def test_a_timed_step_leaves_the_loss_of_a_task_as_it_is(narrow: Architecture) -
     [(0.2, "1 s"), (89, "89 s"), (100, "2 min"), (7200, "2.0 h"), (500_000, "6 days")],
 )
 def test_a_duration_has_one_unit(seconds: float, words: str) -> None:
-    assert durations.format_duration(seconds) == words
+    assert searching.format_duration(seconds) == words
 
 
 def test_a_preview_knows_the_widths_that_need_no_search(

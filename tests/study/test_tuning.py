@@ -9,24 +9,23 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from optuna import create_study
-from optuna.distributions import IntDistribution
-from optuna.trial import TrialState
+from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.trial import TrialState, create_trial
 
 import nsopt
 from nsopt import Architecture, ImageData, NsoptError, Silent, uniform_curve
 from nsopt.latency.model import LatencyModel
-from nsopt.reports.tuning import best_settings, best_trial
 from nsopt.scaling.metric import PARAMS
 from nsopt.session.presets import override
-from nsopt.session.session import Session, start_session
+from nsopt.session.runner import with_latency_if_needed
+from nsopt.session.session import Session
 from nsopt.session.stored import join_session
 from nsopt.session.subject import Subject, list_studies, with_stored_latency
-from nsopt.session.timing import with_latency_if_needed
 from nsopt.session.workspace import Workspace
 from nsopt.storage import engine, schema
 from nsopt.study import tuning as tuned
-from nsopt.study.tuning import Tuning, TuningRunner, run_tuning
+from nsopt.study.tuning import Tuning, best_settings, best_trial, describe_best, run_tuning
 from tests.study.test_comparison import SETTINGS, make_workspace, sizes_of_ratios
 
 optuna.logging.set_verbosity(optuna.logging.CRITICAL)
@@ -64,7 +63,7 @@ def test_values_of_p_with_failed_seeds_are_not_the_best() -> None:
     study, range_ = optuna.create_study(direction="maximize"), IntDistribution(0, 100)
     for epochs, accuracy in ((5, 70.0), (60, 89.0), (5, 90.0)):
         study.add_trial(
-            optuna.trial.create_trial(
+            create_trial(
                 params={"pretrain_epochs": epochs},
                 distributions={"pretrain_epochs": range_},
                 value=accuracy,
@@ -106,7 +105,7 @@ def test_all_pretrain_epochs_meet_all_seeds(tuning: Tuning, place: Workspace) ->
     found = [(t.params["pretrain_epochs"], t.user_attrs["seed"]) for t in study.trials]
     assert sorted(found) == [(0, 0), (0, 1), (1, 0), (1, 1)]
     for trial in study.trials:
-        assert trial.values == [trial.user_attrs["score"], trial.user_attrs["search_seconds"]]
+        assert trial.values[0] == trial.user_attrs["score"]
         assert trial.user_attrs["params"] <= both.budget
     best = best_settings(place, study.study_name)["search"]
     assert best["pretrain_epochs"] in (0, 1)
@@ -115,21 +114,6 @@ def test_all_pretrain_epochs_meet_all_seeds(tuning: Tuning, place: Workspace) ->
     assert [trial.params for trial in more_trials] == [{"pretrain_epochs": 2}]
     assert run_tuning(both, place, Silent()).trials[:4] == study.trials[:4]
     assert not (place.folder / "checkpoints").exists()
-
-
-def test_a_repeated_trial_does_not_search_again(
-    tuning: Tuning, place: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Optuna copies what a trial wrote into the one that repeats it after a process died."""
-    one = dataclasses.replace(tuning, over="pretrain-epochs", pretrain_epochs=(0,), seeds=1)
-    study = run_tuning(one, place, Silent())
-    (done,) = study.trials
-    again = create_study()
-    again.enqueue_trial(done.params, user_attrs=done.user_attrs)
-    monkeypatch.setattr(TuningRunner, "_search", None)
-    session = start_session(one.subject, place, Silent())
-    found = TuningRunner(session, one, None).run(again.ask())
-    assert found == done.values
 
 
 def test_a_command_takes_the_law_that_another_command_searched_meanwhile(
@@ -204,3 +188,31 @@ def test_settings_of_a_missing_tuning_study_raise_an_error(place: Workspace, nam
     with pytest.raises(NsoptError, match=r"no tuning study .* run nsopt tune first"):
         best_settings(place, name)
     assert list(place.folder.iterdir()) == []
+
+
+def test_the_best_p_has_the_highest_mean_of_those_with_most_seeds() -> None:
+    study = optuna.create_study(direction="maximize")
+    with pytest.warns(ExperimentalWarning):
+        study.set_metric_names(["validation accuracy (%)"])
+    epochs = {"pretrain_epochs": IntDistribution(0, 60)}
+    for tried, score in ((5, 60.0), (5, 62.0), (2, 59.0), (2, 60.0), (30, 90.0)):
+        params = {"pretrain_epochs": tried}
+        study.add_trial(create_trial(params=params, distributions=epochs, value=score))
+    assert describe_best(study) == "P 5: validation accuracy (%) 61 (mean of 2 seeds)"
+
+
+def test_the_best_eta_says_on_which_side_of_the_budget_it_ends() -> None:
+    study = optuna.create_study(directions=["minimize", "minimize"])
+    with pytest.warns(ExperimentalWarning):
+        study.set_metric_names(["distance from the budget", "steps"])
+    eta = {"eta": FloatDistribution(0.01, 100)}
+    for tried, distance, inside in ((1.0, 0.002, False), (2.5, 0.013, True)):
+        study.add_trial(
+            create_trial(
+                params={"eta": tried},
+                distributions=eta,
+                values=[distance, 40],
+                user_attrs={"feasible": inside, "seed": 0},
+            )
+        )
+    assert describe_best(study) == "eta 2.5: -1.30% from the budget after 40 steps"

@@ -17,11 +17,11 @@ from nsopt.latency.learn import sample_widths
 from nsopt.latency.model import LatencyModel
 from nsopt.latency.runtime import OwnMeasure
 from nsopt.latency.timer import Timer
-from nsopt.scaling.metric import LATENCY, MACS, PARAMS
-from nsopt.session.timing import measure_again, with_latency_if_needed
+from nsopt.scaling.metric import LATENCY, MACS
+from nsopt.scaling.solve import Limits
+from nsopt.session.runner import measure_again, with_latency_if_needed
 from nsopt.session.workspace import Workspace
 from nsopt.storage.studies import StoredTimings
-from nsopt.study.laws import NetworkLaw
 from nsopt.study.plan import Comparison, Size, preview_comparison, run_comparison
 from nsopt.study.tuning import Tuning, run_tuning
 from tests.study.joined import join
@@ -133,22 +133,11 @@ def test_stored_widths_outlive_a_latency_model(comparison: Comparison, place: Wo
     none = np.zeros(len(arch.base_widths))
     other = arch.with_latency(LatencyModel(MACS.cost(arch), 1.0, none, 7.0))
     law = uniform_curve(arch.base_widths)
-    asked = MeasuredBudget(other, law, LATENCY, 5.0, NetworkLaw(law, other).limits(LATENCY))
+    asked = MeasuredBudget(other, law, LATENCY, 5.0, Limits(1, 1))
     store = StoredTimings(studies["uniform"], studies.values)
     timer = Timer(CPU, in_time.subject.runtime, Silent(), store=store)
     cost = LATENCY.cost(asked.keeping(timer.find(asked)))
     assert tuple(solve_widths(law, cost, 5.0, warn=False).widths.tolist()) == widths
-
-
-def test_stored_laws_are_rounded_and_bounded(comparison: Comparison, place: Workspace) -> None:
-    task = comparison.subject
-    settings = task.settings.updated(multiple_of=4, min_width={"macs": 2}, start=1)
-    task = dataclasses.replace(task, settings=settings)
-    studies = [task.open_study(place.storage, kind, CPU) for kind in ("search", "uniform")]
-    base = task.arch.base_widths
-    found = NetworkLaw(uniform_curve(base), task.arch, studies=studies)
-    assert found.limits(MACS) == (4, 2, base, True)
-    assert found.limits(PARAMS, multiple_of=1, min_width=3) == (1, 3, base, True)
 
 
 def test_a_worker_imports_no_function_by_name(comparison: Comparison, place: Workspace) -> None:

@@ -22,19 +22,18 @@ from nsopt.latency.record import Latency
 from nsopt.latency.runtime import Feed
 from nsopt.reports.results import read_results
 from nsopt.scaling.metric import PARAMS
+from nsopt.session import runner, stored
 from nsopt.session import session as sessions
-from nsopt.session import stored, timing
+from nsopt.session.runner import find_latencies
 from nsopt.session.searching import clear_finished, continue_searches
 from nsopt.session.session import Session
 from nsopt.session.stored import load_images
-from nsopt.session.timing import find_latencies
 from nsopt.session.workspace import Workspace
 from nsopt.storage import schema, trials
 from nsopt.storage.engine import run_next
-from nsopt.study import worker
-from nsopt.study.laws import Laws
+from nsopt.study import laws
+from nsopt.study.laws import Laws, MethodRunner
 from nsopt.study.plan import Comparison, run_comparison
-from nsopt.study.worker import MethodRunner
 from tests.data.test_folder import write_images
 from tests.forked import Forked
 from tests.study.joined import join
@@ -57,7 +56,7 @@ def test_images_that_are_normalised_or_mirrored_otherwise_do_not_continue_a_stud
     normalised = task.data.normalised_by([0.485], [0.5])
     task.open_study(place.storage, "uniform", CPU)
     for data, key in (
-        (normalised, r"mean: \[0\.485\] now, None there; data\.std: \[0\.5\] now"),
+        (normalised, r"mean: \[123\.67\d*\] now, None there; data\.std: \[127\.5\] now"),
         (dataclasses.replace(task.data, mirror=False), "mirror"),
     ):
         other = dataclasses.replace(task, data=data)
@@ -183,7 +182,7 @@ def test_a_worker_that_joined_keeps_the_checkpoints_of_other_work(
     run_comparison(only(comparison, "uniform", seeds=1), place, Silent())
     files = write_unfinished_work(place)
     start_method(comparison, place, "neuralscale")
-    monkeypatch.setattr(worker, "is_method", lambda name: name != "neuralscale")
+    monkeypatch.setattr(laws, "is_method", lambda name: name != "neuralscale")
     monkeypatch.setattr(stored, "load_subject", lambda *arguments: comparison.subject)
     join("vgg11-digits-test", place, Silent(), device="cpu")
     assert all(file.exists() for file in files)
@@ -285,13 +284,13 @@ def test_networks_whose_rounds_differed_are_timed_again_at_the_end(
     one = only(comparison, "uniform", sizes=sizes, seeds=1)
     run_comparison(one, place, Silent())
     session = Session(one.subject, place, CPU, Silent())
-    first, *_ = networks = timing._find_trained(place.storage, one.subject.name)
+    first, *_ = networks = runner._find_trained(place.storage, one.subject.name)
     stored = find_latencies(session, [(n.study, n.widths) for n in networks])
     for latency_then, spread in zip(stored, (0.9, 0.01), strict=True):
         noted = dataclasses.replace(latency_then, spread=spread, when=f"{latency_then.when}1")
         schema.write_latency(first.study, noted)
     before = [find_latencies(session, [(n.study, n.widths)])[0].when for n in networks]
-    timing.time_unsure(session)
+    runner.time_unsure(session)
     after = [find_latencies(session, [(n.study, n.widths)])[0] for n in networks]
     assert [latency.when > old for latency, old in zip(after, before, strict=True)] == [True, False]
 
@@ -337,7 +336,7 @@ def test_workers_leave_unknown_methods(comparison: Comparison, place: Workspace)
     trials.enqueue_point(study, dataclasses.replace(point, method="elsewhere"))
     listener = Listener()
     session = Session(comparison.subject, place, CPU, listener)
-    assert worker.Worker(session, Laws(session)).work() == 1
+    assert laws.Worker(session, Laws(session)).work() == 1
     assert listener.messages[0] == "methods not installed here, left to other workers: elsewhere"
     assert [trial.state for trial in study.trials] == [TrialState.WAITING]
 

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 import nsopt
-from nsopt.progress import Silent
-from nsopt.terminal import show_progress
+from nsopt.progress import Silent, show_progress
 from tests.latency.brief import learn_briefly
 
 
@@ -59,7 +58,7 @@ def test_progress_goes_to_the_log_without_a_terminal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr("nsopt.terminal.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("nsopt.progress.time.monotonic", lambda: now[0])
     lines = ["a message", "a warning", "searching: 2 of 3"]
     for level, seen in ((logging.WARNING, lines[1:2]), (logging.INFO, lines)):
         caplog.clear()
