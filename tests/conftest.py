@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
+from nsopt.errors import NsoptError
 from nsopt.models import registry
 from nsopt.models.registry import get_architecture
 from tests.forked import read_files_once, start_nsopt
@@ -164,6 +165,14 @@ def _seed_torch() -> None:
 def run_nsopt(*arguments: str, module: str = "nsopt.study") -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own."""
     return start_nsopt(*arguments, module=module).finish()
+
+
+@contextmanager
+def one_line(match: str) -> Iterator[None]:
+    """Assert that the block raises an error for users, of one line that matches."""
+    with pytest.raises(NsoptError, match=match) as caught:
+        yield
+    assert "\n" not in str(caught.value)
 
 
 def free_port() -> int:

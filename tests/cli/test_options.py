@@ -126,13 +126,6 @@ def test_the_version_option_prints_the_version() -> None:
     assert call_nsopt("--version").stdout.strip() == nsopt.__version__
 
 
-def test_study_search_and_tune_share_their_options() -> None:
-    for command in ("study", "search", "tune"):
-        text = call_nsopt(command, "--help").stdout
-        for option in ("--arch", "--per-class", "--filters-per-step", "--batch-size", "--out"):
-            assert option in text, command
-
-
 def test_a_task_of_the_user_gets_the_preset_that_compare_takes() -> None:
     assert options.TaskOptions().read_preset() is get_preset("smoke")
     assert options.TaskOptions(task="mine:make").read_preset() is get_preset("quick")

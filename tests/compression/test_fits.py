@@ -27,7 +27,7 @@ from nsopt.storage.schema import FIT
 from nsopt.storage.trials import Point
 from tests.networks import layers
 from tests.study.test_any_task import Pitch, make_sounds, make_task, right_pitches
-from tests.study.test_comparison import Listener, make_workspace
+from tests.study.test_comparison import Interrupting, Listener, make_workspace
 
 BUDGETS = ["macs=70%", "macs=40%"]
 
@@ -247,13 +247,8 @@ def test_another_budget_fits_only_its_own_networks_and_says_how_many(
 ) -> None:
     """Those that an interrupted call left waiting wait for that call."""
 
-    class Interrupting(nsopt.Silent):
-        def message(self, text: str) -> None:
-            if text.startswith("dense"):
-                raise KeyboardInterrupt
-
     with suppress(KeyboardInterrupt):
-        compress(trained, make_task(), out=tmp_path, progress=Interrupting())
+        compress(trained, make_task(), out=tmp_path, progress=Interrupting("dense"))
     asked: dict[str, Any] = {"budgets": ["macs=55%"], "progress": (listener := Listener())}
     other = compress(trained, make_task(), out=tmp_path, **asked)
     assert other.results.outcomes["budget"].nunique() == 2, "that, and the trained network"

@@ -3,7 +3,6 @@
 import html
 import math
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader, TensorDataset
 
 import nsopt
 from nsopt.errors import NsoptError
@@ -25,6 +23,7 @@ from nsopt.storage.opening import sqlite_url
 from tests.conftest import EXACT
 from tests.forked import Forked
 from tests.networks import layers
+from tests.pruning.test_own_batches import make_examples, make_loader, pixel_loss
 from tests.study.test_comparison import Listener
 from tests.tracing.awkward import UpAndDown
 
@@ -34,20 +33,6 @@ SETTINGS = override(get_preset("compress").settings, {"search": EXACT, "training
 SETTINGS = SETTINGS.updated(search=SETTINGS.search.updated(search_images=None))
 BUDGETS = ["macs=60%", "params=50%"]
 NAME = "upanddown-task-compress"
-
-
-def make_examples(count: int, seed: int) -> TensorDataset:
-    """Make random images; their targets are the pixels whose first channel is bright."""
-    images = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
-    return TensorDataset(images, (images[:, 0] > 0.5).long())
-
-
-def make_loader() -> DataLoader[tuple[Tensor, ...]]:
-    return DataLoader(make_examples(64, 0), batch_size=16, shuffle=True)
-
-
-def pixel_loss(outputs: Any, targets: Tensor) -> Tensor:
-    return functional.cross_entropy(outputs["out"][:, :, ::2, ::2], targets)
 
 
 def right_pixels(model: nn.Module) -> float:
@@ -63,7 +48,7 @@ def trained() -> nn.Module:
     model = UpAndDown()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     for _ in range(10):
-        for images, targets in make_loader():
+        for images, targets in make_loader(64):
             optimizer.zero_grad()
             pixel_loss(model(images), targets).backward()
             optimizer.step()
@@ -71,7 +56,7 @@ def trained() -> nn.Module:
 
 
 def run(model: nn.Module, **changes: Any) -> nsopt.Compression:
-    task = {"train": make_loader(), "loss": pixel_loss, "score": right_pixels}
+    task = {"train": make_loader(64), "loss": pixel_loss, "score": right_pixels}
     task |= {
         name: changes.pop(name)
         for name in ("train", "loss", "score", "test", "distance")
@@ -177,29 +162,23 @@ def Sum(self: Any, one: Tensor, other: Tensor) -> Any:
     return self.last(both)
 
 
-def compress_sum(
-    out: Path, budget: str, measure: Callable[[nn.Module, Any], float], **changes: Any
-) -> nsopt.Compression:
-    images, targets = make_examples(64, 0).tensors
-    inputs = [(part, part) for part in images.split(16)]
-    return run(
-        Sum(),
-        out=out,
-        budgets=[budget],
-        train=list(zip(inputs, targets[:, 1:-1, 1:-1].split(16), strict=True)),
-        loss=functional.cross_entropy,
-        score=lambda model: -float(model(images, images).std()),
-        settings=SETTINGS.updated(runtime=measure, **changes),
-    )
-
-
 def test_a_network_of_several_inputs_is_compressed_in_milliseconds(tmp_path: Path) -> None:
     def count(model: nn.Module, inputs: Any) -> float:
         one, other = inputs
         assert len(one) == len(other) == 16
         return sum(parameter.numel() for parameter in model.parameters()) / 100
 
-    result = compress_sum(tmp_path, "latency=60%", count)
+    images, targets = make_examples(64, 0).tensors
+    inputs = [(part, part) for part in images.split(16)]
+    result = run(
+        Sum(),
+        out=tmp_path,
+        budgets=["latency=60%"],
+        train=list(zip(inputs, targets[:, 1:-1, 1:-1].split(16), strict=True)),
+        loss=functional.cross_entropy,
+        score=lambda model: -float(model(images, images).std()),
+        settings=SETTINGS.updated(runtime=count),
+    )
     small = result["latency=60%"]
     assert small.model(*torch.rand(2, 1, 3, 16, 16)).shape == (1, 2, 14, 14)
     assert small.latency is not None
@@ -239,12 +218,6 @@ def test_a_compression_with_other_settings_is_not_continued(kept: Done, trained:
     with pytest.raises(NsoptError, match=r"was written by other settings \(training.epo"):
         run(trained, out=kept[1], epochs=3, budgets=["macs=40%"], progress=(hearer := Listener()))
     assert not hearer.messages, "before any work"
-
-
-def test_a_batch_size_of_images_is_refused_for_other_inputs(tmp_path: Path) -> None:
-    with pytest.raises(NsoptError, match="timed with its own batch of 16; give Task the batch"):
-        compress_sum(tmp_path, "latency=50%", lambda *_: 1.0, latency_batch_size=1)
-    assert not list(tmp_path.iterdir())
 
 
 def test_tests_are_reported_and_distances_rank(trained: nn.Module, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from nsopt.compute import checkpoint
 from nsopt.compute.checkpoint import Checkpoint
 from nsopt.errors import NsoptError
+from tests.conftest import one_line
 
 CPU = torch.device("cpu")
 IDENTITY = {"arch": "vgg11", "search": {"lr": 0.1, "seed": 3}}
@@ -58,14 +59,6 @@ def test_checkpoints_wait_until_due(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_checkpoints_come_at_least_every_half_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert 0 < checkpoint.SECONDS_BETWEEN <= 30
-
-
-def test_a_changed_setting_is_refused_and_named(tmp_path: Path) -> None:
-    save(tmp_path / "run.pt", step=1)
-    other = Checkpoint(tmp_path / "run.pt", {"arch": "vgg11", "search": {"lr": 0.2, "seed": 3}})
-    with pytest.raises(NsoptError, match=r"other settings \(search.lr: 0.2 now, 0.1 there\): give"):
-        other.load(CPU)
-    assert (tmp_path / "run.pt").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut off"])
@@ -128,9 +121,8 @@ def test_a_checkpoint_with_a_flipped_bit_is_refused(tmp_path: Path) -> None:
         damaged = bytearray(content)
         damaged[place] ^= 1 << place % 8
         path.write_bytes(damaged)
-        with pytest.raises(NsoptError, match="cannot be read: delete it to start over") as caught:
+        with one_line("cannot be read: delete it to start over"):
             run.load(CPU)
-        assert "\n" not in str(caught.value)
 
 
 def test_a_folder_that_another_process_removes_is_created_again(

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 import nsopt
 from nsopt import ImageData, NsoptError
+from tests.conftest import one_line
 
 
 def draw_pixels(count: int, *shape: int) -> np.ndarray:
@@ -68,9 +69,8 @@ GOOD = (draw_pixels(10, 3, 8, 8), np.arange(10) % 2)
     ],
 )
 def test_invalid_arrays_raise_an_error(train: Any, options: Any, message: str) -> None:
-    with pytest.raises(NsoptError, match=message) as caught:
+    with one_line(message):
         ImageData.from_arrays(train, GOOD, **options)
-    assert "\n" not in str(caught.value)
 
 
 class Pictures(Dataset):
@@ -171,12 +171,3 @@ def test_a_thousand_classes_need_not_all_occur() -> None:
     assert len(ImageData.from_arrays(few, few).classes) == 100
     names = [str(i) for i in range(1000)]
     assert len(ImageData.from_arrays(few, few, classes=names).classes) == 1000
-
-
-def test_a_network_trains_on_arrays() -> None:
-    labels = np.arange(120) % 3
-    images = (draw_pixels(120, 1, 32, 32) // 4 + 60 * labels[:, None, None, None]).astype(np.uint8)
-    data = ImageData.from_arrays((images, labels), (images[:30], labels[:30]))
-    arch = nsopt.get_architecture("vgg11", 3, in_channels=1)
-    settings = nsopt.TrainSettings(epochs=4, batch_size=16, lr=0.05, device="cpu", precision="fp32")
-    assert nsopt.train(arch, [4] * 8, data, settings).test_accuracy > 50

@@ -14,7 +14,7 @@ from nsopt.data import folder as folder_module
 from nsopt.data.registry import load_source
 from nsopt.data.source import Source
 from nsopt.torchvision_import import import_torchvision
-from tests.conftest import call_nsopt
+from tests.conftest import call_nsopt, one_line
 
 
 def write_images(
@@ -195,7 +195,7 @@ def test_grey_images_of_32_bits_are_said_to_be_such(tmp_path: Path, pixels: np.g
     folder = write_images(tmp_path / "x")
     Image.fromarray(np.full((8, 8), pixels)).save(folder / "train/ant/1.tiff")
     line = r"1\.tiff .*its pixels are of 32 bits: give it 8 or 16"
-    with pytest.raises(NsoptError, match=line):
+    with one_line(line):
         load_data(f"folder:{folder}")
     with pytest.warns(UserWarning, match=line):
         assert len(load_data(f"folder:{folder}", skip_corrupt=True).train) == 6
@@ -412,9 +412,8 @@ def no_zip(root: Path) -> Path:
 def test_unusable_folders_raise_an_error(
     tmp_path: Path, make: Callable[[Path], Path | str], message: str
 ) -> None:
-    with pytest.raises(NsoptError, match=message) as caught:
+    with pytest.raises(NsoptError, match=message):
         load_data(f"folder:{make(tmp_path)}")
-    assert "\n" not in str(caught.value)
 
 
 def test_a_single_class_folder_counts_as_one_class(tmp_path: Path) -> None:

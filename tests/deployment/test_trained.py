@@ -12,6 +12,7 @@ from torch import nn
 from nsopt import Architecture, NsoptError, get_architecture, trace
 from nsopt.deployment.kept import load_trained
 from nsopt.models.networks import check_finite
+from tests.conftest import one_line
 
 
 @pytest.mark.parametrize("name", [None, "state_dict", "model"])
@@ -41,7 +42,7 @@ def test_weights_of_compiled_parts_are_read(narrow: Architecture, tmp_path: Path
 def test_another_layout_names_keys(narrow: Architecture, tmp_path: Path, name: object) -> None:
     state, file = narrow.build(narrow.base_widths).state_dict(), tmp_path / "weights.pt"
     torch.save({"epoch": 3, name: state}, file)
-    with pytest.raises(NsoptError, match=rf"its keys are \['epoch', {name!r}\]; write it again"):
+    with one_line(rf"its keys are \['epoch', {name!r}\]; write it again"):
         load_trained(file, narrow)
     torch.save({f"net.{key}": tensor for key, tensor in state.items()}, file)
     with pytest.raises(NsoptError, match=r"; the file's names are \['net\."):
@@ -82,9 +83,8 @@ def test_other_weights_name_a_difference(narrow: Architecture, tmp_path: Path) -
     torch.save(other.build([8, *narrow.base_widths[1:]]).state_dict(), file)
     name = next(iter(narrow.build(narrow.base_widths).state_dict()))
     message = f"network than vgg11 with 10 outputs: {name} is 8x1x3x3 there and 4x1x3x3 here; "
-    with pytest.raises(NsoptError, match=message) as caught:
+    with pytest.raises(NsoptError, match=message):
         load_trained(file, narrow)
-    assert "\n" not in str(caught.value)
     torch.save({"weight": torch.zeros(3)}, file)
     with pytest.raises(NsoptError, match=f"{name} is missing there and .* more differ"):
         load_trained(file, narrow)
@@ -94,9 +94,8 @@ def test_other_weights_name_a_difference(narrow: Architecture, tmp_path: Path) -
 def test_files_without_weights_raise(narrow: Architecture, tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "weights.pt"
     file.write_bytes(content)
-    with pytest.raises(NsoptError, match="save did not write this file") as caught:
+    with one_line("save did not write this file"):
         load_trained(file, narrow)
-    assert "\n" not in str(caught.value)
     with pytest.raises(NsoptError, match="the file does not exist"):
         load_trained(tmp_path / "missing.pt", narrow)
     torch.save({"epoch": 3}, file)

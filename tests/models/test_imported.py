@@ -8,10 +8,9 @@ import pytest
 import torch
 
 import nsopt
-from nsopt.errors import NsoptError
 from nsopt.models.imported import network_factory
 from nsopt.reports.results import read_results
-from tests.conftest import call_nsopt
+from tests.conftest import call_nsopt, one_line
 from tests.latency.brief import learn_briefly, time_by_processor
 
 MODULE = """
@@ -92,9 +91,8 @@ def test_a_factory_gets_num_classes_if_it_accepts_it() -> None:
     ],
 )
 def test_a_network_that_cannot_be_imported_raises_an_error(name: str, message: str) -> None:
-    with pytest.raises(NsoptError, match=message) as caught:
+    with one_line(message):
         nsopt.get_architecture(name)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -112,11 +110,8 @@ def test_a_module_that_fails_at_its_import_is_one_line(
 ) -> None:
     (tmp_path / "broken.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(
-        NsoptError, match=f"cannot import the function 'broken:net': {message}"
-    ) as e:
+    with one_line(f"cannot import the function 'broken:net': {message}"):
         nsopt.get_architecture("broken:net")
-    assert "\n" not in str(e.value)
 
 
 def test_all_commands_accept_a_users_own_network(tmp_path: Path) -> None:

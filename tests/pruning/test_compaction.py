@@ -11,7 +11,7 @@ from nsopt.compute.device import Compute, place, use_seed
 from nsopt.data.images import ImageData, ImageSet, Splits
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.shrinking import ShrinkingModel
-from nsopt.pruning.streams import Streams, find_positions
+from nsopt.pruning.streams import Streams
 from nsopt.scaling.record import gives_a_law
 from nsopt.tasks.classification import Classification
 from nsopt.training.kernels import fast_kernels
@@ -129,8 +129,3 @@ def test_a_residual_stream_keeps_channels_that_later_blocks_read() -> None:
     convcut = get_architecture("resnet18-convcut")
     streams = Streams(convcut.design, convcut.build(arch.base_widths))
     assert streams.find_written(kept)[0].tolist() == [1]
-
-
-def test_find_positions_returns_minus_one_for_missing_values() -> None:
-    within = np.array([2, 5, 9])
-    assert find_positions(np.array([2, 9, 3, 10, 0]), within).tolist() == [0, 2, -1, -1, -1]

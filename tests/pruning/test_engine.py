@@ -7,7 +7,7 @@ from nsopt.compute.device import resolve_compute
 from nsopt.errors import NonFiniteLossError, NsoptError, ShortRecordError
 from nsopt.models.registry import get_architecture
 from nsopt.pruning.engine import PruneSchedule, ShrinkingNetwork, iterative_prune
-from nsopt.pruning.search import Descent, SearchResult, search
+from nsopt.pruning.search import SearchResult, search
 from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.record import Iteration, PruneRecord, Trajectory
 from nsopt.tasks.classification import Classification
@@ -157,16 +157,6 @@ def test_descent_rescales_to_the_original_size(narrow: Architecture, whole: Sear
     assert second.start_widths == raised
     assert whole.law is second.law
     assert (first.law.beta > 0).all()
-
-
-def test_a_continued_descent_equals_a_whole_one(
-    narrow: Architecture, digits: ImageData, whole: SearchResult
-) -> None:
-    stored = Iteration.from_dict(whole.iterations[0].to_dict())
-    images = Classification(digits.split(SHORT.val_fraction))
-    (continued,) = Descent(narrow, images, SHORT, CPU, Silent()).run([stored])
-    assert are_equal(stored, whole.iterations[0])
-    assert are_equal(continued, whole.iterations[1])
 
 
 def test_descent_ends_when_widths_stop_changing(narrow: Architecture, digits: ImageData) -> None:

@@ -23,6 +23,7 @@ from nsopt.pruning.fitting.products import Product
 from nsopt.pruning.fitting.watch import ProductWatch
 from nsopt.pruning.ranking import rank_by_fit
 from nsopt.session.agreement import AgreementScore
+from tests.conftest import one_line
 from tests.networks import layers
 
 
@@ -511,7 +512,7 @@ def test_a_list_of_examples_is_one_argument() -> None:
     pairs = [(batch, None) for batch in batches]
     for inputs in (batches, pairs):
         assert nsopt.fit(model, half, inputs)(*batches[0]).shape[0] == 8
-    with pytest.raises(nsopt.NsoptError, match="got 8"):
+    with one_line("got 8"):
         Inputs(batches[:1])
 
 
@@ -533,9 +534,8 @@ def test_a_list_of_examples_is_one_argument() -> None:
 def test_unusable_inputs_raise_one_line(batches: Callable[[], Any], message: str) -> None:
     model = conv_net()
     arch = trace(model, images(2))
-    with pytest.raises(nsopt.NsoptError, match=message) as caught:
+    with pytest.raises(nsopt.NsoptError, match=message):
         nsopt.fit(model, arch.base_widths, batches(), arch)
-    assert "\n" not in str(caught.value)
 
 
 def test_training_mode_and_dropout_do_not_change_the_fit() -> None:

@@ -40,10 +40,9 @@ def segmentation() -> Architecture:
     return nsopt.trace(UpAndDown(), torch.randn(2, 3, 16, 16))
 
 
-def make_examples() -> TensorDataset:
+def make_examples(count: int = 48, seed: int = 0) -> TensorDataset:
     """Make random images; their targets are the pixels whose first channel is bright."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(48, 3, 16, 16, generator=generator)
+    images = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
     return TensorDataset(images, (images[:, 0] > 0.5).long())
 
 
@@ -68,8 +67,8 @@ def test_only_pinned_tensors_are_copied_without_waiting() -> None:
     assert (pinned.waited, other.waited) == (False, True)
 
 
-def make_loader() -> DataLoader[tuple[Tensor, ...]]:
-    return DataLoader(make_examples(), batch_size=16, shuffle=True)
+def make_loader(count: int = 48) -> DataLoader[tuple[Tensor, ...]]:
+    return DataLoader(make_examples(count), batch_size=16, shuffle=True)
 
 
 def pixel_loss(outputs: Any, targets: Tensor) -> Tensor:

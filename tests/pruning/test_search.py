@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 import nsopt
-from nsopt import Architecture, ImageData, NsoptError, SearchSettings, Silent, search
+from nsopt import Architecture, ImageData, NsoptError, SearchSettings, search
 from nsopt.compute import checkpoint
 from nsopt.errors import OutOfMemoryError, ShortRecordError
 from nsopt.pruning import search as pruning_search
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.search import derive_seed
 from tests.conftest import BRIEF
+from tests.study.test_comparison import Listener
 
 SETTINGS = SearchSettings(filters_per_step=24, iterations=3, batch_size=16, small_width=3, **BRIEF)
 
@@ -33,26 +34,16 @@ def whole(narrow: Architecture, few: ImageData) -> list[dict]:
     return [{**iteration.to_dict(), "seconds": 0} for iteration in result.iterations]
 
 
-class Messages(Silent):
-    """Progress that keeps the messages."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.texts.append(text)
-
-
 def test_a_small_network_is_pruned_in_as_many_steps_as_a_law_needs(few: ImageData) -> None:
     layers = nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU()
     network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
-    arch, told = nsopt.trace(network, torch.zeros(2, *few.train.images.shape[1:])), Messages()
+    arch, told = nsopt.trace(network, torch.zeros(2, *few.train.images.shape[1:])), Listener()
     found = search(arch, few, SETTINGS.updated(filters_per_step=80, iterations=1), progress=told)
     (iteration,) = found.iterations
     left = iteration.record.widths.sum(axis=1)
     assert left.tolist() == [24, 20, 16, 12, 8, 4, 2]
     expected = "80 filters in a step are too many for a law of this network: 4 instead"
-    assert told.texts.count(expected) == 1
+    assert told.messages.count(expected) == 1
 
 
 def test_a_network_with_too_few_filters_for_a_law_is_refused(few: ImageData) -> None:

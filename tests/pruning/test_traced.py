@@ -33,7 +33,7 @@ SETTINGS = SearchSettings(filters_per_step=16, iterations=1, batch_size=64, lr=0
     ids=lambda kind: kind.__name__,
 )
 def test_a_shrunken_network_has_the_tensors_of_a_pruned_one(kind: type[nn.Module]) -> None:
-    """A shrunken network has the tensors of a pruned one, and its momentum their shapes."""
+    """And its momentum has their shapes."""
     arch, x = trace(kind(), torch.randn(2, 3, 32, 32)), torch.randn(6, 3, 32, 32)
     images = ImageData("x", ("a", "b"), *([_noise()] * 2)).split(0.25)
     network = ShrinkingNetwork(arch, arch.base_widths, Classification(images), SETTINGS, CPU)

@@ -85,6 +85,7 @@ class Capped:
         return PARAMS(widths)
 
 
+@settings(max_examples=25)
 @given(
     laws,
     budgets,
@@ -212,11 +213,6 @@ def test_vanishing_projections_are_solved_maximally(name: str, seed: int, ratio:
     assert (cost(np.maximum(np.floor(law.widths(larger)), 1)) > budget).all()
 
 
-def test_a_layer_of_constant_width_keeps_it() -> None:
-    law = PowerLaw(np.array([7.5, *[1.0] * (L - 1)]), np.array([0.0, *[0.4] * (L - 1)]), np.ones(L))
-    assert solve_widths(law, PARAMS, 500_000).widths[0] == 7
-
-
 @pytest.mark.parametrize(
     ("budget", "message"),
     [
@@ -270,6 +266,7 @@ class Milliseconds:
         return 0.1 + 3e-6 * np.asarray(PARAMS(widths))
 
 
+@settings(max_examples=25)
 @given(laws, st.floats(0.2, 100))
 def test_float_costs_are_solved_as_exactly_as_integers(law: PowerLaw, budget: float) -> None:
     cost = Milliseconds()

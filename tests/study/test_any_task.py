@@ -228,7 +228,7 @@ def test_an_invalid_call_is_one_line_and_writes_nothing(
 
 
 def test_workers_do_not_train_without_the_trainer(tmp_path: Path) -> None:
-    digits = nsopt.load_data("digits")
+    digits = nsopt.load_data("digits").subset(None, 10)
     with pytest.raises(NsoptError, match="trainer must be a function, not 5"):
         nsopt.compare("vgg11", replace(digits, trainer=5), settings=SETTINGS, out=tmp_path)
     with pytest.raises(NsoptError, match="give ratios or budgets, not both"):
@@ -247,7 +247,7 @@ def test_workers_do_not_train_without_the_trainer(tmp_path: Path) -> None:
     (file,) = tmp_path.glob("*.db")
     place = Workspace(f"sqlite:///{file}", tmp_path)
     with pytest.raises(NsoptError, match=r"is trained by .*lambda.*: give a task that names this"):
-        join_session("vgg11-digits-smoke", place, nsopt.Silent())
+        join_session("vgg11-digits-10each-smoke", place, nsopt.Silent())
 
 
 def test_joint_budgets_show_milliseconds_and_what_binds(arch: nsopt.Architecture) -> None:

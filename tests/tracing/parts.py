@@ -205,11 +205,6 @@ def OneValue(self: Any, x: Tensor) -> Any:
     return self.head(self.b(functional.conv2d(x[:, :1], weight)))
 
 
-@layers(a=block(3, 16), recurrent=nn.LSTM(16, 8, batch_first=True), out=nn.Linear(8, 10))
-def Recurrent(self: Any, x: Tensor) -> Any:
-    return self.out(self.recurrent(self.a(x).mean(3).transpose(1, 2))[0][:, -1])
-
-
 @layers(a=block(3, 16), out=nn.Linear(12, 10))
 @layers(first=nn.GRU(16, 10, num_layers=2, bidirectional=True))
 @layers(second=nn.LSTM(20, 16, proj_size=6, bias=False), third=nn.RNN(6, 14))

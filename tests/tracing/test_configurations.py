@@ -24,19 +24,9 @@ class Tuple(NamedTuple):
     rate: float = 0.5
 
 
-class OnlySize(NamedTuple):
-    dim: int = 12
-
-
 class Sizes(NamedTuple):
     dim: int = 12
     heads: int = 12
-
-
-@dataclass(slots=True)
-class Slots:
-    dim: int = 12
-    rate: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +52,6 @@ class OwnCopy(OfClass):
 
     def __copy__(self) -> Any:
         return self
-
-
-class Named(dict[str, Any]):
-    def __getattr__(self, name: str) -> Any:
-        if name not in self:
-            raise AttributeError(name)
-        return self[name]
 
 
 @dataclass(frozen=True)
@@ -152,8 +135,8 @@ class Inner(nn.Linear):
         return super().forward(x).relu()
 
 
-ATTRIBUTES: list[Any] = [Tuple(), OnlySize(), Sizes(), Slots(), FrozenSlots(), PlainSlots()]
-ATTRIBUTES += [Attributes(dim=12), ReadOnly(dim=12), Named(dim=12), Outer(), OfClass()]
+ATTRIBUTES: list[Any] = [Tuple(), Sizes(), FrozenSlots(), PlainSlots()]
+ATTRIBUTES += [Attributes(dim=12), ReadOnly(dim=12), Outer(), OfClass()]
 ATTRIBUTES += [SimpleNamespace(dim=np.int64(12))]
 KEYS: list[Any] = [defaultdict(int, dim=12), UserDict(dim=12), Keywords(dim=12)]
 KEYS += [ChainMap({"rate": 1}, {"dim": 12})]
@@ -218,7 +201,7 @@ class Shared(nn.Module):
 
 
 def test_modules_that_share_a_nested_configuration_follow_their_own_widths() -> None:
-    sizes = SimpleNamespace(model=Slots())
+    sizes = SimpleNamespace(model=FrozenSlots())
     model, x = Shared(sizes), torch.randn(2, 6)
     arch = trace(model, x)
     assert arch.base_widths == (12,) * 4

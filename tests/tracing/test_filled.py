@@ -44,12 +44,6 @@ def write_beside_a_view(h: Tensor, x: Tensor) -> Tensor:
     return h * view
 
 
-def write_to_data(h: Tensor, x: Tensor) -> Tensor:
-    mask = torch.ones(h.shape[1])
-    mask.data[0] = 0.0
-    return h * mask
-
-
 def write_into_a_part(h: Tensor, x: Tensor) -> Tensor:
     sums = torch.zeros(2, h.shape[1])
     torch.cumsum(torch.ones(h.shape[1]), 0, out=sums[0])
@@ -66,7 +60,6 @@ BY_INDEX: dict[str, Forward] = {
     "index_fill": lambda h, x: h * torch.ones(h.shape[1]).index_fill_(0, torch.tensor([0, 3]), 0),
     "drawn": lambda h, x: h * torch.randn(h.shape[1], generator=torch.Generator().manual_seed(0)),
     "view": write_beside_a_view,
-    "data": write_to_data,
     "part": write_into_a_part,
     "indices": write_by_several_indices,
 }

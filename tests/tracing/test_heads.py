@@ -1,6 +1,5 @@
 """Heads of attention, written as in Hugging Face's transformers, can be removed one by one."""
 
-from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -58,15 +57,8 @@ class Repeats(Attention):
         return functional.scaled_dot_product_attention(q, repeat(k), repeat(v))
 
 
-class Groups(Attention):
-    """Llama with PyTorch's own grouped queries."""
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
-
-
 class Packed(nn.Module):
-    """A layer makes queries and fewer heads of keys and values; attributes say where to cut it."""
+    """A layer makes queries and fewer heads of keys and values; an attribute says where to cut."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,21 +66,13 @@ class Packed(nn.Module):
         self.packed, self.o = nn.Linear(24, 64), nn.Linear(32, 24)
         self.parts = 32, 16, 16
 
-    def cut(self) -> Sequence[int]:
-        return self.parts
-
     def forward(self, x: Tensor) -> Tensor:
         batch, steps, _ = x.shape
-        q, k, v = self.packed(x).split(self.cut(), -1)
+        q, k, v = self.packed(x).split(self.parts, -1)
         q = q.view(batch, steps, self.heads, self.size).transpose(1, 2)
         k, v = (y.view(batch, steps, self.keys, self.size).transpose(1, 2) for y in (k, v))
         y = functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
         return x + self.o(y.transpose(1, 2).reshape(batch, steps, -1))
-
-
-class PackedByProducts(Packed):
-    def cut(self) -> Sequence[int]:
-        return [self.heads * self.size, self.keys * self.size, self.keys * self.size]
 
 
 class ByNumbers(Attention):
@@ -177,7 +161,7 @@ def Transformer(self: Any, words: Tensor) -> Any:
 
 @pytest.mark.parametrize(
     ("kind", "keys", "heads"),
-    [(Attention, 4, 4), (SizesOfKeys, 4, 4), (Repeats, 2, 2), (Groups, 2, 2)],
+    [(Attention, 4, 4), (SizesOfKeys, 4, 4), (Repeats, 2, 2)],
 )
 def test_heads_go_from_each_block_alone(kind: type[Attention], keys: int, heads: int) -> None:
     model, words = Transformer(nn.Sequential(kind(keys), kind(keys))), torch.randint(20, (2, 5))
@@ -429,7 +413,6 @@ POSITIONED = [Positioned(nn.Parameter(torch.randn(steps, 1, 16))) for steps in (
 STEPS = 2, 5, 6
 WHOLE = [
     (between(24, Packed()), STEPS, [24, 8]),  # a layer is cut into parts of different sizes
-    (between(24, PackedByProducts()), STEPS, [24, 8]),
     *((between(24, Turned(heads)), STEPS, [24, heads]) for heads in (2, 3)),
     *((model, (2, len(model.positions), 6), [4]) for model in POSITIONED),  # examples are places
     (OfNodes(), (2, 3, 10, 5), [4]),

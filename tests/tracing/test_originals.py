@@ -5,7 +5,6 @@
 import functools
 import types
 import weakref
-from collections import namedtuple
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -60,25 +59,8 @@ def partial_with_a_keyword(part: Any) -> None:
     part.forward = functools.partial(lambda x, old: old(x), old=part.forward)
 
 
-def wrapped_function(part: Any) -> None:
-    old = part.forward
-
-    @functools.wraps(old)
-    def forward(*args: Any, **keywords: Any) -> Any:
-        return old(*args, **keywords)
-
-    part.forward = forward
-
-
 def default_argument(part: Any) -> None:
     part.forward = lambda x, old=part.forward: old(x)
-
-
-def keyword_default(part: Any) -> None:
-    def forward(x: Tensor, *, old: Any = part.forward) -> Any:
-        return old(x)
-
-    part.forward = forward
 
 
 def pre_hook(part: Any) -> None:
@@ -98,24 +80,9 @@ def closure_over_a_list(part: Any) -> None:
     part.forward = lambda x: parts[0](x)
 
 
-def closure_over_a_dictionary(part: Any) -> None:
-    parts = {"old": part.forward}
-    part.forward = lambda x: parts["old"](x)
-
-
 def weak_reference(part: Any) -> None:
     link, forward = weakref.ref(part), type(part).forward
     part.forward = lambda x: forward(link(), x)
-
-
-def weak_method(part: Any) -> None:
-    link = weakref.WeakMethod(part.forward)
-    part.forward = lambda x: link()(x)  # type: ignore[misc]
-
-
-def proxy(part: Any) -> None:
-    link, forward = weakref.proxy(part), type(part).forward
-    part.forward = lambda x: forward(link, x)
 
 
 def cached_function(part: Any) -> None:
@@ -164,21 +131,9 @@ def functions_in_a_list(part: Any) -> None:
     part.forward = lambda x: part.steps[1](part.steps[0](x))
 
 
-def functions_in_a_tuple(part: Any) -> None:
-    old = part.forward
-    part.steps = (lambda x: old(x),)
-    part.forward = lambda x: part.steps[0](x)
-
-
 def functions_in_a_namespace(part: Any) -> None:
     old = part.forward
     part.steps = types.SimpleNamespace(old=lambda x: old(x))
-    part.forward = lambda x: part.steps.old(x)
-
-
-def functions_in_a_named_tuple(part: Any) -> None:
-    old = part.forward
-    part.steps = namedtuple("Steps", "old")(lambda x: old(x))
     part.forward = lambda x: part.steps.old(x)
 
 
@@ -202,14 +157,12 @@ def view_of_all_weights(part: Any) -> None:
 
 RIGHT: list[Way] = [
     *(bound_method, method_of_a_closure, closure_over_the_module, closure_over_a_closure),
-    *(partial_as_in_launchers, partial_of_a_closure, partial_with_a_keyword, wrapped_function),
-    *(default_argument, keyword_default, pre_hook, hook_that_replaces_the_output, callable_object),
-    *(global_variable,),
+    *(partial_as_in_launchers, partial_of_a_closure, partial_with_a_keyword, default_argument),
+    *(pre_hook, hook_that_replaces_the_output, callable_object, global_variable),
 ]
 REFUSED: list[Way] = [
-    *(closure_over_a_list, closure_over_a_dictionary, weak_reference, weak_method, proxy),
-    *(cached_function, callable_object_of_a_closure, class_around_a_module, functions_in_a_list),
-    *(functions_in_a_tuple, functions_in_a_namespace, functions_in_a_named_tuple, detached_alias),
+    *(closure_over_a_list, weak_reference, cached_function, callable_object_of_a_closure),
+    *(class_around_a_module, functions_in_a_list, functions_in_a_namespace, detached_alias),
     *(view_of_all_weights,),
 ]
 

@@ -25,7 +25,6 @@ GROUPS: dict[type[nn.Module], list[int]] = {  # widths in forward order
     parts.PoolingTransformer: [16, 12],
     parts.UnitVectors: [16, 24, 12],
     parts.Complex: [16, 24],
-    parts.Recurrent: [16, 8],
     parts.RecurrentBothWays: [16, 10, 14, 12],
     parts.Packed: [16, 10, 12],
     parts.Prototypes: [16, 12],

@@ -29,11 +29,10 @@ from tests.tracing import awkward, parts
 from tests.tracing.checks import describe_state
 from tests.tracing.test_fields import NETWORKS
 from tests.tracing.test_parts import GROUPS as PARTS
-from tests.tracing.test_tracing import GROUPS
 
 IMAGES = torch.randn(2, 3, 32, 32)
 SMALL: dict[Any, Any] = {
-    **dict.fromkeys((*GROUPS, *PARTS, parts.OneValue, awkward.Deciding), IMAGES),
+    **dict.fromkeys((*PARTS, parts.OneValue, awkward.Norms, awkward.Deciding), IMAGES),
     **{kind: inputs for kind, (inputs, _) in NETWORKS.items()},
 }
 
@@ -306,15 +305,6 @@ def test_attributes_that_code_reads_are_noted_and_classes_stay() -> None:
         with pytest.raises(AttributeError, match="width"):
             _ = inner.width
     assert (inner.dim, dict(vars(Sized))) == (6, before)
-
-
-def test_attributes_can_be_watched_in_a_block_that_watches_others() -> None:
-    model: Any = nn.Sequential(Sized(8))
-    with watch_attributes(model, {"0": ["dim"]}) as outer:
-        with watch_attributes(model, {"0": ["dim"]}) as inner:
-            assert (model[0].dim, inner) == (8, {("0", "dim")})
-        assert (model[0].dim, outer) == (8, {("0", "dim")})
-    assert "__getattribute__" not in vars(nn.Module)
 
 
 def test_the_garbage_collector_is_as_before_after_traces_that_overlap() -> None:

@@ -282,12 +282,6 @@ def test_the_operator_cond_is_refused() -> None:
         nsopt.trace(Conditional(), torch.randn(2, 8))
 
 
-def test_values_that_decide_only_about_the_output_are_accepted() -> None:
-    model = Deciding("after")
-    model.add_module("b", nn.Identity())
-    assert nsopt.trace(model, torch.randn(2, 8)).layer_names == ("a",)
-
-
 @pytest.mark.parametrize(
     ("where", "reason"),
     [("training", "depends on the values of tensors"), ("targets", "targets should not be None")],

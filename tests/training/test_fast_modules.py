@@ -9,7 +9,6 @@ from torch.ao.quantization import fuse_modules
 from torch.nn import functional
 
 from nsopt.models.registry import architectures, get_architecture
-from nsopt.pruning.streams import Selection
 from nsopt.training.kernels import DepthwiseConv2d, SafeConv2d, fast_kernels
 from tests.forked import Forked, run_code
 
@@ -120,14 +119,6 @@ def test_a_padded_depthwise_convolution_equals_that_of_pytorch(
             assert output.dtype == dtype
             assert output.is_contiguous(memory_format=layout)
         assert_same(module, standard, x)
-
-
-def test_selection_picks_channels_and_fills_with_zeros() -> None:
-    x = draw_image((2, 4, 3, 3), 0)
-    picked = Selection(torch.tensor([2, -1, 0]).numpy(), 4)(x)
-    torch.testing.assert_close(picked[:, 0], x[:, 2])
-    torch.testing.assert_close(picked[:, 1], torch.zeros_like(x[:, 0]))
-    torch.testing.assert_close(picked[:, 2], x[:, 0])
 
 
 @pytest.mark.parametrize("name", architectures())
