@@ -1,4 +1,4 @@
-"""The memory layout of networks: channels last if they run with it."""
+"""Checks of what users give for networks, and their layout: channels last if they run with it."""
 
 import copy
 
