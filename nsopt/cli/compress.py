@@ -192,8 +192,7 @@ def _export_checked(
     network: "KeptNetwork", path: Path, form: str, arch: "Architecture", data: "ImageData | Task"
 ) -> None:
     """Write a file if it then computes the same; raise NsoptError otherwise."""
-    from nsopt.deployment.check import compare_export, compare_outputs
-    from nsopt.deployment.export import export
+    from nsopt.deployment.export import compare_export, compare_outputs, export
     from nsopt.tasks.task import Task
 
     with written_beside(path) as unfinished:

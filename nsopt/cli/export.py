@@ -52,8 +52,7 @@ def export(options: ExportOptions = ExportOptions()) -> None:
 
     Example: nsopt export --study vgg11-digits-smoke/uniform --ratio 0.25 --out small.onnx
     """
-    from nsopt.deployment.check import check_export, compare_outputs
-    from nsopt.deployment.export import choose_format
+    from nsopt.deployment.export import check_export, choose_format, compare_outputs
     from nsopt.deployment.export import export as write
     from nsopt.deployment.kept import load_network
     from nsopt.session.stored import load_images

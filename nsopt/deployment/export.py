@@ -1,4 +1,4 @@
-"""Export a stored network to a file that other tools run.
+"""Export a stored network to a file that other tools run, and check that it computes the same.
 
 Exported classifiers take images such as `torchvision.transforms.ToTensor` makes: float32 from 0 to
 1, (N, C, H, W) for any N. The normalisation is part of the network. The output is logits (N, K).
@@ -10,6 +10,7 @@ import io
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nsopt.data.images import PIXEL_RANGE, ImageSet
 from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.errors import NsoptError, short_reason, unknown_name
 from nsopt.files import written_beside
-from nsopt.inputs import call_network, count_examples, list_shapes, tensors_in
+from nsopt.inputs import (
+    call_network,
+    count_examples,
+    list_shapes,
+    lists_examples,
+    resize_batch,
+    tensors_in,
+)
 from nsopt.isolation import public
 from nsopt.models.architecture import Architecture
 from nsopt.models.onnx import (
@@ -31,6 +40,7 @@ from nsopt.models.onnx import (
     quiet_exporters,
     try_strictly,
 )
+from nsopt.tasks.classification import count_right
 from nsopt.tasks.task import Task
 from nsopt.tracing.states import borrow
 
@@ -40,6 +50,9 @@ _SUFFIXES = {".onnx": "onnx", ".pt2": "pt2", ".pt": "state_dict", ".pth": "state
 Predict = Callable[[Any], Any]
 _LOGITS_APART = 1e-3  # of the largest output
 _MASKED = 1e4  # numbers of a mask are as large
+_BATCH = 100
+_POINTS_APART = 1.0  # trainings may have evaluated in bfloat16,
+_IMAGES_APART = 2  # in which a few images turn
 
 
 class WithNormalisation(nn.Module):
@@ -318,3 +331,62 @@ def check_close(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
             f"{difference:.1e}; export it in another format="
         )
     return difference
+
+
+@dataclass(frozen=True)
+class ExportCheck:
+    """The check of an exported file.
+
+    Attributes:
+        exported, stored: test accuracy in percent with the file, and in the study.
+        difference: of the logits from PyTorch's, relative to the largest logit.
+    """
+
+    exported: float
+    stored: float
+    difference: float
+
+
+def check_export(network: KeptNetwork, path: Path, form: str, test: ImageSet) -> ExportCheck:
+    """Load an exported file and compare it with `network` on test images, uint8.
+
+    Raises NsoptError if its logits differ, or its accuracy is not the stored one.
+    """
+    check = compare_export(network, path, form, test)
+    most = _POINTS_APART + 100 * _IMAGES_APART / len(test)
+    if abs(check.exported - check.stored) > most:
+        raise NsoptError(
+            f"the exported network reaches {check.exported:.2f} % on the test images, but "
+            f"{check.stored:.2f} % in the study: give the images of the study as data="
+        )
+    return check
+
+
+@torch.no_grad()
+def compare_export(network: KeptNetwork, path: Path, form: str, test: ImageSet) -> ExportCheck:
+    """Return what `check_export` does, whatever the accuracy; raise NsoptError for other logits."""
+    exported = load_exported(path, form, network.arch)
+    right, pairs = 0, list[tuple[Tensor, Tensor]]()
+    with borrow(make_whole(network)) as original:
+        for part, labels in zip(test.parts(_BATCH), test.labels.split(_BATCH), strict=True):
+            pixels = part.to(torch.float32) / PIXEL_RANGE
+            pairs.append((run_exported(exported, pixels), original(pixels)))
+            right += int(count_right(pairs[-1][0], labels))
+    difference = check_close(pairs)
+    return ExportCheck(100 * right / len(test), network.test_accuracy, difference)
+
+
+def compare_outputs(
+    network: KeptNetwork, path: Path, form: str, arch: Architecture, inputs: Any
+) -> float:
+    """Return how far the outputs of an exported file are from the network's; see `compare_runs`.
+
+    Args:
+        inputs: a batch. It is compared, and one example of it, and more, unless a list has an item
+            for each.
+    """
+    count = count_examples(inputs)
+    sizes = (count,) if lists_examples(inputs) else (1, count + 3, count)
+    batches = [resize_batch(inputs, size) for size in sizes]
+    with borrow(make_whole(network)) as original:
+        return compare_runs(load_exported(path, form, arch), original, batches)

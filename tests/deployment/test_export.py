@@ -23,10 +23,11 @@ from torch.onnx.errors import OnnxExporterError
 import nsopt
 from nsopt import Architecture, ImageData, NsoptError, TrainSettings
 from nsopt.data.images import ImageSet
-from nsopt.deployment.check import check_export, compare_outputs
 from nsopt.deployment.export import (
     WithNormalisation,
     check_close,
+    check_export,
+    compare_outputs,
     compare_runs,
     export,
     load_exported,
