@@ -61,8 +61,6 @@ def latency(options: LatencyOptions = LatencyOptions()) -> None:
             "size": ", ".join(network.sizes),
             "batch": str(latency.batch_size),
             "median": format_ms(latency.median_ms),
-            "quartiles": f"{format_ms(latency.lower_quartile_ms)} to "
-            f"{format_ms(latency.upper_quartile_ms)}",
             "ratio": f"{latency.ratio:.3f}",
             "spread": "" if latency.spread is None else f"{latency.spread:.0%}",
         }

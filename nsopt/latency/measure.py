@@ -86,7 +86,7 @@ def measure_latency(
             `batch_size`: a tensor, a tuple of arguments, or a dictionary of keyword arguments.
 
     Returns:
-        Milliseconds per batch: median, quartiles and mean, with the conditions.
+        The median of the milliseconds per batch, their spread, and the conditions.
 
     Raises:
         NsoptError: for invalid numbers, if the device is not available or has too little memory, or
@@ -196,15 +196,11 @@ class Clock:
         medians = _find_medians(timed)
         latencies = []
         for index in range(medians.shape[1]):
-            milliseconds = 1000 * np.concatenate([networks[index] for networks in timed])
-            lower, median, upper = np.percentile(milliseconds, [25, 50, 75])
+            seconds = np.concatenate([networks[index] for networks in timed])
             values = medians[:, index] / (medians[:, 0] if index else 1.0)
             latency = Latency(
-                median_ms=float(median),
-                lower_quartile_ms=float(lower),
-                upper_quartile_ms=float(upper),
-                mean_ms=float(milliseconds.mean()),
-                repeats=milliseconds.size,
+                median_ms=1000 * float(np.median(seconds)),
+                repeats=seconds.size,
                 ratio=float(np.median(values)) if index else 1.0,
                 bound=bound_median(values) if index else 1.0,
                 spread=_find_spread(values) if len(timed) > 1 else None,

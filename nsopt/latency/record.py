@@ -14,9 +14,6 @@ class Latency:
 
     Attributes:
         median_ms: median.
-        lower_quartile_ms: lower quartile.
-        upper_quartile_ms: upper quartile.
-        mean_ms: mean.
         batch_size: images per batch.
         repeats: number of timed passes.
         device: name of the device, with its number of threads.
@@ -34,9 +31,6 @@ class Latency:
     """
 
     median_ms: float
-    lower_quartile_ms: float
-    upper_quartile_ms: float
-    mean_ms: float
     batch_size: int
     repeats: int
     device: str
@@ -52,9 +46,7 @@ class Latency:
 
     def relative_to(self, whole: "Latency") -> "Latency":
         """Return this record in milliseconds of the same hour as those of the whole network."""
-        factor = self.ratio * whole.median_ms / self.median_ms
-        names = "median_ms", "lower_quartile_ms", "upper_quartile_ms", "mean_ms"
-        return replace(self, **{name: factor * getattr(self, name) for name in names})
+        return replace(self, median_ms=self.ratio * whole.median_ms)
 
 
 def distrust(spreads: Sequence[float | None]) -> str:

@@ -18,9 +18,8 @@ from nsopt.storage import schema, trials
 from nsopt.storage.opening import existing_storage, hide_password
 from nsopt.storage.studies import comparisons, load_studies, only_comparison
 
-_OF_LATENCY = ["lower_quartile_ms", "upper_quartile_ms", "spread"]
-LATENCY_COLUMNS = ["method", "widths", *CONDITIONS, "repeats", "median_ms", *_OF_LATENCY]
-LATENCY_COLUMNS += ["ratio", "when"]
+LATENCY_COLUMNS = ["method", "widths", *CONDITIONS, "repeats", "median_ms", "spread", "ratio"]
+LATENCY_COLUMNS += ["when"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,7 +215,7 @@ def add_latencies(outcomes: pd.DataFrame, latencies: pd.DataFrame, batch_size: i
         return outcomes
     best = max(groups, key=lambda rows: (keys.isin(rows["widths"]).sum(), max(rows["when"])))
     matched = best.drop_duplicates("widths").set_index("widths").reindex(keys)
-    numbers = {"latency_ms": "median_ms", **{f"latency_{name}": name for name in _OF_LATENCY}}
+    numbers = {"latency_ms": "median_ms", "latency_spread": "spread"}
     return outcomes.assign(
         latency_runtime=matched["runtime"].to_numpy(),
         **{name: matched[source].to_numpy(dtype=float) for name, source in numbers.items()},

@@ -298,8 +298,6 @@ class TrialRunner(Work):
 def _list_milliseconds(latency: Latency) -> dict[str, float | None]:
     return {
         "latency_ms": latency.median_ms,
-        "latency_lower_quartile_ms": latency.lower_quartile_ms,
-        "latency_upper_quartile_ms": latency.upper_quartile_ms,
         "latency_spread": latency.spread,
     }
 

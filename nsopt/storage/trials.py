@@ -32,8 +32,6 @@ OUTCOME_COLUMNS: dict[str, Any] = {  # with their types
     "params": int,
     "macs": int,
     "latency_ms": _Number,
-    "latency_lower_quartile_ms": _Number,
-    "latency_upper_quartile_ms": _Number,
     "latency_spread": _Number,
     "tau": _Number,
     "score": _Score,

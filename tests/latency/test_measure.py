@@ -108,7 +108,6 @@ def test_milliseconds_of_another_hour_are_those_of_the_whole_networks() -> None:
     clock.seconds = lambda model: 2 * exact(model)  # type: ignore[method-assign]
     later = time_small(clock).relative_to(whole)
     assert later.median_ms == pytest.approx(small.median_ms, rel=0.06)
-    assert later.lower_quartile_ms <= later.median_ms <= later.upper_quartile_ms
 
 
 def test_networks_are_timed_in_turns(narrow: Architecture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,7 +92,7 @@ def test_networks_are_timed_in_onnxruntime() -> None:
     runtime = choose_runtime("onnxruntime", batch_size=5)
     (latency,) = measure_latencies([small()], IMAGES, runtime=runtime, rounds=2)
     assert latency.batch_size == 5
-    assert 0 < latency.lower_quartile_ms <= latency.median_ms
+    assert latency.median_ms > 0
     assert latency.runtime == runtime.version
     assert latency.runtime.startswith("onnxruntime 1.")
 

@@ -253,7 +253,7 @@ def test_names_of_studies_add_no_code_to_the_page(results: Results) -> None:
 
 def test_latencies_are_the_newest_of_the_trained_networks() -> None:
     older, newer = optuna.create_study(), optuna.create_study()
-    timed = Latency(2.0, 1.9, 2.1, 2.0, 100, 80, "cpu", when="2026-01-01", widths=(1, 2))
+    timed = Latency(2.0, 100, 80, "cpu", when="2026-01-01", widths=(1, 2))
     write_latency(newer, dataclasses.replace(timed, median_ms=3.0, when="2026-01-02"))
     write_latency(older, timed)
     write_latency(older, dataclasses.replace(timed, widths=(9, 9)))

@@ -45,7 +45,7 @@ UNIFORM, SEARCH, TUNED = (
 )
 WRONG: tuple[Any, ...] = (0, -1, 2.5, math.nan, True, "x" * 300, [["x"]], {"a": {"b": [1]}})
 MISSING = object()
-LATENCY = Latency(2.0, 1.9, 2.1, 2.0, 100, 80, "a processor", when="2026-01-01")
+LATENCY = Latency(2.0, 100, 80, "a processor", when="2026-01-01")
 Path_ = tuple[str | int, ...]
 
 

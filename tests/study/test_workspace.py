@@ -230,7 +230,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         devices.append(conditions["device"])
         number = float(len(devices))
         when = datetime.now(UTC).isoformat()
-        found = Latency(number, 1.0, 1.0, 1.0, repeats=1, when=when, ratio=0.5, **conditions)
+        found = Latency(number, repeats=1, when=when, ratio=0.5, **conditions)
         return [dataclasses.replace(found, ratio=1.0), found][: len(feeds)]
 
     monkeypatch.setattr(latency.Clock, "measure", measure)
