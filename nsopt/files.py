@@ -63,12 +63,15 @@ def written_beside(path: Path) -> Iterator[Path]:
         unfinished.replace(path)
 
 
-def _make_folder(parent: Path) -> tempfile.TemporaryDirectory[str]:
+def _make_folder(parent: Path, attempts: int = 3) -> tempfile.TemporaryDirectory[str]:
     """Make a temporary folder; try again if another process deletes its parent meanwhile."""
-    while True:
-        parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):
-            return tempfile.TemporaryDirectory(_name_end(os.getpid()), _HIDDEN, parent)
+    parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return tempfile.TemporaryDirectory(_name_end(os.getpid()), _HIDDEN, parent)
+    except FileNotFoundError:
+        if attempts == 1:
+            raise
+        return _make_folder(parent, attempts - 1)
 
 
 def remove_of_killed(folder: Path) -> None:

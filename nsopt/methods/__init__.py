@@ -1,1 +1,1 @@
-"""Methods: ways to make a scaling law, one file each. No other package distinguishes them."""
+"""Methods: ways to make a scaling law. No other package distinguishes them."""

@@ -10,8 +10,7 @@ from importlib.metadata import entry_points
 
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.methods.base import Method
-from nsopt.methods.baselines import Dense, Magnitude, MorphNet, Uniform
-from nsopt.methods.neuralscale import NeuralScale
+from nsopt.methods.built_in import Dense, Magnitude, MorphNet, NeuralScale, Uniform
 from nsopt.settings import checked
 from nsopt.storage import schema
 

@@ -11,7 +11,7 @@ import torch
 import nsopt
 from nsopt import ImageData, train
 from nsopt.compute.device import use_seed
-from nsopt.methods.baselines import Magnitude
+from nsopt.methods.built_in import Magnitude
 from nsopt.models.imported import import_architecture
 from nsopt.pruning.ranking import rank_filters
 from tests.simulated_device.networks import SEARCH, TRAINING, devices_of, dropping

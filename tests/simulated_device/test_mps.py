@@ -7,7 +7,7 @@ import torch
 import nsopt
 from nsopt import ImageData, measure_latency
 from nsopt.compute.device import describe_device
-from nsopt.methods.baselines import Magnitude
+from nsopt.methods.built_in import Magnitude
 from nsopt.pruning.ranking import rank_filters
 from tests.simulated_device.networks import SEARCH, TRAINING, devices_of, dropping
 from tests.simulated_device.simulation import SimulatedDevices
