@@ -23,7 +23,6 @@ from nsopt.deployment.kept import explain_reading, load_trained, require_file
 from nsopt.errors import NsoptError
 from nsopt.files import RUNS, STUDY_FILE, check_writable
 from nsopt.models.architecture import Architecture
-from nsopt.pruning.settings import SearchSettings
 from nsopt.scaling.metric import PARAMS
 from nsopt.session.presets import StudySettings
 from nsopt.session.subject import make_architecture
@@ -31,7 +30,6 @@ from nsopt.session.workspace import Workspace
 from nsopt.storage.opening import is_empty, sqlite_url, storage_file
 from nsopt.tasks.supervise import import_task
 from nsopt.tasks.task import Task
-from nsopt.training.settings import TrainSettings
 
 _WIDEST_RATIO = 10
 
@@ -119,10 +117,7 @@ def announce(
     console.print(Text.assemble((name, "bold"), f": {question}"))
     tell_what_is_fixed(arch.summary())
     if settings.training.epochs:
-        summaries = {
-            "search": _summarise_search(settings.search, data, starts_trained),
-            "training": _summarise_training(settings.training, data),
-        }
+        summaries = _summarise(settings, data, starts_trained)
         console.print("; ".join(summaries[part] for part in parts), style="dim")
     else:
         console.print("no training: layers are fitted to those of the trained network", style="dim")
@@ -138,23 +133,24 @@ def announce(
         console.print(f"{part}: {text}", style="dim")
 
 
-def _summarise_search(search: SearchSettings, data: ImageData | Task, starts_trained: bool) -> str:
-    first = _format_epochs(0 if starts_trained else search.pretrain_epochs)
+def _summarise(
+    settings: StudySettings, data: ImageData | Task, starts_trained: bool
+) -> dict[str, str]:
+    """Return the lengths of search and training in words, by part."""
+    search, training = settings.search, settings.training
+    pretraining = 0 if starts_trained else search.pretrain_epochs
+    first, then = (f"{n} epoch{'' if n == 1 else 's'}" for n in (pretraining, training.epochs))
     every = "batch" if search.prune_every == 1 else f"{search.prune_every} batches"
-    size = "the task" if isinstance(data, Task) else search.batch_size
-    return f"search: {first}, then a prune step every {every} of {size}"
-
-
-def _summarise_training(training: TrainSettings, data: ImageData | Task) -> str:
-    size = "the task" if isinstance(data, Task) else training.batch_size
-    how = f"batches of {size}, learning rate {training.lr:g}"
+    sizes = ["the task"] * 2
+    if isinstance(data, ImageData):
+        sizes = [str(part.batch_size) for part in (search, training)]
+    how = f"batches of {sizes[1]}, learning rate {training.lr:g}"
     if isinstance(data, Task) and data.trainer is not None:
         how = "by the trainer of the task"
-    return f"training: {_format_epochs(training.epochs)}, {how}"
-
-
-def _format_epochs(count: int) -> str:
-    return "1 epoch" if count == 1 else f"{count} epochs"
+    return {
+        "search": f"search: {first}, then a prune step every {every} of {sizes[0]}",
+        "training": f"training: {then}, {how}",
+    }
 
 
 def _format(value: object) -> str:

@@ -104,8 +104,7 @@ class StoredOptions(StorageOptions):
     """A stored study."""
 
     name: str | None = None
-    """The study as ARCH-DATA-PRESET, if several are stored; for `nsopt report` also
-    ARCH-DATA-PRESET-tune, for its tuning."""
+    """The study as ARCH-DATA-PRESET, if several are stored."""
 
 
 @dataclass(frozen=True, kw_only=True)

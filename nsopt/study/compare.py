@@ -10,7 +10,6 @@ from torch import nn
 from nsopt.data.images import ImageData
 from nsopt.data.source import Source
 from nsopt.deployment.artifacts import BestNetworks, best_trials
-from nsopt.deployment.export import export
 from nsopt.deployment.kept import KeptNetwork, load_network
 from nsopt.errors import NsoptError, unknown_name
 from nsopt.isolation import public
@@ -43,7 +42,6 @@ class ComparisonResult:
     results: Results
     arch: Architecture
     _workspace: Workspace
-    _data: Task | ImageData
 
     @property
     def folder(self) -> Path:
@@ -77,6 +75,8 @@ class ComparisonResult:
     def network(self, method: str, budget: float, metric: str | None = None) -> KeptNetwork:
         """Return the best network of a method at a budget, by the score of the validation.
 
+        `nsopt.export` writes it for other tools.
+
         Args:
             method: its name.
             budget: as in the table.
@@ -98,28 +98,6 @@ class ComparisonResult:
             raise NsoptError(f"several networks have a budget of {budget:g}: give metric= {named}")
         networks = BestNetworks(self._workspace.artifacts)
         return load_network(networks.file(studies[method], best[sizes[0]]), self.arch)
-
-    @public
-    def export(
-        self,
-        path: Path | str,
-        format: str | None = None,  # noqa: A002
-        method: str | None = None,
-        budget: float | None = None,
-    ) -> None:
-        """Write a network for other tools: see `nsopt.export`.
-
-        Args:
-            path: of the file.
-            format: `onnx`, `pt2` or `state_dict`; by default by the suffix of the file.
-            method: by default that which the answer names at the largest budget.
-            budget: see `network`; by default the largest.
-        """
-        row = self.answer[-1].row
-        method = row["method"] if method is None else method
-        metric = row["metric"] if budget is None else None
-        network = self.network(method, row["budget"] if budget is None else budget, metric)
-        export(network, path, format, self._data)
 
 
 @public
@@ -185,4 +163,4 @@ def compare(
         run_comparison(comparison, workspace, display)
         subject = comparison.subject
         results = read_results(workspace.url, subject.name, workspace.storage)
-    return ComparisonResult(results, subject.arch, workspace, subject.data)
+    return ComparisonResult(results, subject.arch, workspace)
