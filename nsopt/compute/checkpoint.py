@@ -30,7 +30,6 @@ from nsopt.errors import NsoptError
 from nsopt.files import is_installed, remove_of_killed, write_whole
 from nsopt.inputs import checksum_of
 from nsopt.models.architecture import Architecture
-from nsopt.models.registry import architectures
 from nsopt.settings import differences
 from nsopt.tracing.labels import is_of_user
 
@@ -204,7 +203,7 @@ def identify_code(arch: Architecture) -> int | None:
     What modules print counts, such as the rate of a dropout, and so do their attributes, but for
     those that they set as they run, and the buffers that no file of weights holds.
     """
-    if arch.name in architectures():
+    if arch.is_built_in:
         return None
     reader = CodeReader(weights=False)
     return zlib.crc32(repr(reader.open_modules(arch.template, arch.written)).encode())

@@ -91,6 +91,11 @@ class Architecture:
         return build_to_fill(self, self.base_widths) if self.design.make else self.network.template
 
     @property
+    def is_built_in(self) -> bool:
+        """Whether its code is nsopt's own."""
+        return self.design.make is not None
+
+    @property
     def written(self) -> Collection[tuple[str, str]]:
         """Paths of modules and names of attributes that its networks set as they run."""
         return self.network.trace.written

@@ -2,25 +2,124 @@
 
 `ADAPTATIONS` lists all kinds of proposals. The search goes through it from the top, takes the first
 proposal that helps, and then begins again at the top; where no kind helps, widths stay. A new kind
-is a function in proposals.py and an entry in the list.
+is a function and an entry in the list.
 """
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nsopt.tracing import makers
-from nsopt.tracing.adaptation import Tie
+from nsopt.tracing.adaptation import Adaptation, Tie
 from nsopt.tracing.filling import name_tables
 from nsopt.tracing.labels import Atoms, Reading, Split, Trace, TraceError
 from nsopt.tracing.network import TracedNetwork
-from nsopt.tracing.search import probe, proposals
-from nsopt.tracing.search.proposals import Networks, Step, adapt_all
+from nsopt.tracing.search import probe
+from nsopt.tracing.search.sizes import (
+    Sizes,
+    find_sizes,
+    find_tie,
+    list_squares,
+    list_ties,
+    select_read,
+)
+
+Networks = Iterator[Iterable[TracedNetwork]]  # lists of alternatives
+_PACKED = (2, 3)  # squares of a weight, such as one each for queries and keys
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """A step of the search.
+
+    Attributes:
+        network: a network with an adaptation.
+        kept: groups that cannot shrink with any adaptation, by their first atoms.
+    """
+
+    network: TracedNetwork
+    kept: frozenset[int] = frozenset()
+
+    @cached_property
+    def shrinking(self) -> list[int]:
+        """The groups of several units that may shrink."""
+        groups = probe.list_shrinkable(self.network)
+        return [i for i in groups if _find_first_atom(self.network, i) not in self.kept]
+
+    @cached_property
+    def error(self) -> TraceError | None:
+        """Why the network does not run if they shrink; None if it does."""
+        return probe.catch_error(partial(probe.shrink, self.network), self.shrinking)
+
+    @cached_property
+    def involved(self) -> list[int]:
+        """Those of them with atoms in the failing operation, or all without any."""
+        assert self.error is not None
+        return probe.select_involved(self.network, self.shrinking, self.error)
+
+    def give_up(self) -> "Step":
+        """Return the step in which the involved groups keep their sizes."""
+        atoms = {_find_first_atom(self.network, group) for group in self.involved}
+        return Step(self.network, self.kept | atoms)
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        """Sizes in attributes that may let the involved groups shrink."""
+        return find_sizes(self.network, self.involved)
+
+    @cached_property
+    def tied(self) -> list[TracedNetwork]:
+        """The network with ties that may let the involved groups shrink."""
+        return [*map(self.network.adapted, list_ties(self.network, self.involved))]
+
+
+def _propose_sizes_of_tied(step: Step) -> Networks:
+    atoms = [_find_first_atom(step.network, group) for group in step.involved]
+    for tied in step.tied:
+        units = tied.family.units.of_atom[atoms]
+        groups = np.unique(tied.family.group_of_unit[units]).tolist()
+        yield from _adapt_all(tied, find_sizes(tied, groups).in_order())
+
+
+def _propose_configurations(step: Step) -> Networks:
+    sizes = find_sizes(step.network, step.involved, in_objects=True)
+    return _adapt_all(step.network, select_read(step.network, sizes.in_order()))
+
+
+def _propose_packed(step: Step) -> Networks:
+    return _adapt_all(step.network, [list_squares(step.network, step.involved, _PACKED)])
+
+
+def _propose_equal_sizes(step: Step) -> Networks:
+    """Yield networks with ties of groups to others that the failing code names by their sizes."""
+    network, family = step.network, step.network.family
+    counts = probe.count_fewer(network, step.shrinking)
+    pairs = [
+        (i, j)
+        for i in step.involved
+        for j, group in enumerate(family.groups)
+        if len(group.units) == len(family.groups[i].units)
+        if step.error and counts[i] != counts[j] in step.error.sizes
+    ]
+    ties = [tie for i, j in pairs if (tie := find_tie(family, i, j))]
+    chosen = dict.fromkeys([tuple(ties), *((tie,) for tie in ties)])
+    yield from _adapt_all(network, [(Adaptation(ties=some) for some in chosen if some)])
+
+
+def _adapt_all(network: TracedNetwork, lists: Iterable[Iterable[Adaptation]]) -> Networks:
+    for alternatives in lists:
+        yield map(network.adapted, alternatives)
+
+
+def _find_first_atom(network: TracedNetwork, group: int) -> int:
+    """Return a group's first atom, which identifies it even if ties change its index."""
+    unit = network.family.groups[group].units[0]
+    return int(np.flatnonzero(network.family.units.of_atom == unit)[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,22 +145,22 @@ ADAPTATIONS = (
     Kind(
         "sizes in attributes",
         "Modules read self.num_heads, self.dim or self.sizes[0], often of their own tensors.",
-        lambda step: adapt_all(step.network, step.sizes.alone),
+        lambda step: _adapt_all(step.network, step.sizes.alone),
     ),
     Kind(
         "sizes of one tensor",
         "Of two equally wide layers, self.size is that of one, and the other one may stay.",
-        lambda step: adapt_all(step.network, [step.sizes.of_sides]),
+        lambda step: _adapt_all(step.network, [step.sizes.of_sides]),
     ),
     Kind(
         "sizes of neighbours",
         "One self.head_dim is the size of queries and of values: both layers shrink together.",
-        lambda step: adapt_all(step.network, [step.sizes.of_neighbours]),
+        lambda step: _adapt_all(step.network, [step.sizes.of_neighbours]),
     ),
     Kind(
         "sizes of several tensors",
         "One self.embed_dim is the size of several tensors, as in nn.MultiheadAttention.",
-        lambda step: adapt_all(step.network, [step.sizes.shared]),
+        lambda step: _adapt_all(step.network, [step.sizes.shared]),
     ),
     Kind(
         "ties",
@@ -72,22 +171,22 @@ ADAPTATIONS = (
     Kind(
         "sizes after a tie",
         "How many heads there are is a size of units only after a tie makes heads the units.",
-        proposals.propose_sizes_of_tied,
+        _propose_sizes_of_tied,
     ),
     Kind(
         "sizes in configurations",
         "Transformers read self.config.hidden_size, among sizes that no code reads.",
-        proposals.propose_configurations,
+        _propose_configurations,
     ),
     Kind(
         "ties of packed weights",
         "GPT-2 has queries, keys and values in one weight, of two or three squares.",
-        proposals.propose_packed,
+        _propose_packed,
     ),
     Kind(
         "sizes of other layers",
         "Code reshapes the output of one layer by the number of channels of another.",
-        proposals.propose_equal_sizes,
+        _propose_equal_sizes,
         is_risky=True,
     ),
 )

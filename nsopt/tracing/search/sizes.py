@@ -1,4 +1,4 @@
-"""Sizes that modules store in attributes, as adaptations."""
+"""Sizes that modules store in attributes, and ties of dimensions, as adaptations."""
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -277,3 +277,78 @@ def find_tie(family: Family, first: int, second: int) -> Tie | None:
         if alone[0] or np.array_equal(own, others):
             return (one.tensor, one.axis), (other.tensor, other.axis)
     return None
+
+
+def list_ties(network: TracedNetwork, groups: Iterable[int]) -> Iterator[Adaptation]:
+    """Yield ties of parts of splits, and of square weights, to one of these groups.
+
+    The second one ties inputs of PyTorch's attention to its values, which are as wide.
+    """
+    wanted, family = set(groups), network.family
+    attentions = [
+        ((f"{path}.in_proj_weight", 1), (f"{path}.out_proj.weight", 1))
+        for path, module in network.template.named_modules()
+        if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None
+    ]
+    split = {
+        i
+        for i, rows in enumerate(network.trace.parts)
+        if rows.shape[1] > 1 and not wanted.isdisjoint(family.groups_of([rows]))
+    }
+    if split - network.adaptation.parts:
+        yield Adaptation(parts=frozenset(split))
+    if attentions:
+        yield Adaptation(ties=tuple(attentions))
+    yield from list_squares(network, wanted, [1])
+
+
+def list_squares(
+    network: TracedNetwork, groups: Iterable[int], squares: Container[int]
+) -> Iterator[Adaptation]:
+    """Yield ties of rows and columns of weights that consist of so many squares.
+
+    One covers the weights of one name in one type of module, or all in a type of module.
+    """
+    modules, wanted = dict(network.template.named_modules()), set(groups)
+    ties: dict[str, Tie] = {}
+    kinds: dict[tuple[type[nn.Module], str], None] = {}
+    owners: dict[str, tuple[type[nn.Module], str]] = {}
+    for tensor, sides in _find_square_weights(network.family, squares):
+        if (tie := ((tensor, 0), (tensor, 1))) not in network.adaptation.ties:
+            ties[tensor], owners[tensor] = tie, _find_owner(modules, tensor)
+            if wanted & sides:
+                kinds[owners[tensor]] = None
+    for kind in kinds:
+        yield Adaptation(ties=tuple(tie for t, tie in ties.items() if owners[t] == kind))
+    for user in dict.fromkeys(user for user, _ in kinds):
+        yield Adaptation(ties=tuple(tie for t, tie in ties.items() if owners[t][0] is user))
+
+
+def _find_owner(modules: dict[str, nn.Module], tensor: str) -> tuple[type[nn.Module], str]:
+    """Return the type of the innermost module that also holds another weight, and the name in it.
+
+    It is the attention around a projection, even if the projection is a convolution with a norm.
+    """
+    names = tensor.split(".")
+    for i in range(len(names) - 1, 0, -1):
+        owner = modules[".".join(names[:i])]
+        if sum(p.ndim > 1 for p in owner.parameters()) > 1:
+            return type(owner), ".".join(names[i:])
+    return type(modules[""]), tensor
+
+
+def _find_square_weights(family: Family, squares: Container[int]) -> Iterator[tuple[str, set[int]]]:
+    """Yield tensors whose first two dimensions differ in groups, but are as of so many squares.
+
+    Each comes with the indices of these groups.
+    """
+    atoms = {(d.tensor, d.axis): d.atoms for d in family.dimensions}
+    for (tensor, axis), rows in atoms.items():
+        columns = atoms.get((tensor, 1))
+        if axis or columns is None:
+            continue
+        few, many = sorted(map(len, (rows, columns)))
+        if few and many % few == 0 and many // few in squares:
+            sides = [family.groups_of([side]) for side in (rows, columns)]
+            if sides[0] != sides[1] and -1 not in sides[0] | sides[1]:
+                yield tensor, sides[0] | sides[1]
