@@ -75,13 +75,6 @@ def test_wrapped_models_and_modes_of_the_caller_change_no_result(
         assert compress(wrap(make_model())) == expected
 
 
-def test_dataparallel_is_traced_as_the_network_that_it_wraps() -> None:
-    """Where there is a GPU, it refuses inputs on the CPU."""
-    wrapped, inputs = nn.DataParallel(make_model()), torch.zeros(2, 1, 6, 6)
-    plain = nsopt.trace(make_model(), inputs)
-    assert nsopt.trace(wrapped, inputs).layer_names == plain.layer_names
-
-
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
 @pytest.mark.parametrize("name", ["traced", "vgg11"])

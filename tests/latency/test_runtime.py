@@ -17,7 +17,6 @@ from nsopt.latency.runtime import (
     OnnxRuntime,
     OwnMeasure,
     choose_runtime,
-    import_measure,
     stored_runtime,
 )
 from nsopt.models import onnx
@@ -74,18 +73,6 @@ def test_stored_names_are_not_imported(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(NsoptError, match="is measured by 'hostile_clock:time', not 'mine:time'"):
         stored_runtime("hostile_clock:time", "mine:time")
     assert stored_runtime("torch", None).name == "torch"
-
-
-def test_a_name_that_is_not_a_function_is_refused() -> None:
-    for name, message in {
-        "clock": "write package.module:function",
-        "no_such_module:time": "cannot import the function 'no_such_module:time'",
-        "math:no_such": "cannot import the function",
-        "math:pi": "is not a function: it is of type float",
-    }.items():
-        with pytest.raises(NsoptError, match=message):
-            import_measure(name)
-    assert import_measure("math:sqrt").name == "math:sqrt"
 
 
 def test_networks_are_timed_in_onnxruntime() -> None:

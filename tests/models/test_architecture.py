@@ -192,15 +192,3 @@ def test_build_refuses_invalid_widths(widths: list) -> None:
 def test_cost_refuses_a_wrong_number_of_widths() -> None:
     with pytest.raises(NsoptError, match="8 widths expected"):
         get_once("vgg11").cost("params")([1, 2])
-
-
-def test_unknown_names_suggest_the_nearest() -> None:
-    with pytest.raises(NsoptError, match="did you mean 'vgg11'"):
-        get_architecture("vgg12")
-    with pytest.raises(NsoptError, match="did you mean 'params'"):
-        get_once("vgg11").cost("param")
-
-
-def test_images_too_small_for_the_network_are_refused() -> None:
-    with pytest.raises(NsoptError, match="image_size=32"):
-        get_architecture("vgg11", image_size=28)

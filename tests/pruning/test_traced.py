@@ -20,7 +20,7 @@ from nsopt.pruning.search import _choose_widths
 from nsopt.pruning.shrinking import ShrinkingModel, TracedGate, find_gate_slices
 from nsopt.scaling.record import Iteration
 from nsopt.tasks.classification import Classification
-from tests.conftest import BRIEF, EXACT
+from tests.conftest import BRIEF
 from tests.tracing import awkward
 
 CPU = Compute(torch.device("cpu"), bf16=False)
@@ -188,26 +188,6 @@ def test_the_importance_of_a_group_that_stays_is_on_the_device_of_the_network() 
     assert pruned.score_rigid(4).device.type == "meta"
 
 
-def test_a_search_of_a_traced_network_gives_a_law(digits: ImageData) -> None:
-    model = nn.Sequential(
-        *(nn.Conv2d(1, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU()),
-        *(nn.Conv2d(16, 24, 3, 2, 1), nn.BatchNorm2d(24), nn.ReLU()),
-        *(nn.Conv2d(24, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.ReLU()),
-        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)),
-    )
-    arch = trace(model, torch.randn(2, 1, 32, 32))
-    settings = SETTINGS.updated(filters_per_step=3, iterations=2, small_width=3)
-    result = nsopt.search(arch, digits, settings)
-    assert len(result.iterations) == 2
-    assert arch.cost("params")(result.iterations[0].widths) <= arch.cost("params")(arch.base_widths)
-    fit = nsopt.solve_widths(result.law, arch.cost("macs"), 100_000, warn=False)
-    twelve = nsopt.TrainSettings(epochs=12, batch_size=16, lr=0.1, **EXACT)
-    outcome = nsopt.train(arch, fit.widths.tolist(), digits, twelve)
-    first, *_, last = (epoch.train_loss for epoch in outcome.epochs)
-    assert last < 0.95 * first  # it learns; 16 validation images cannot tell
-    assert sum(p.numel() for p in outcome.model.parameters()) == arch.cost("params")(fit.widths)
-
-
 def test_small_widths_are_raised_at_most_to_what_a_group_can_have() -> None:
     arch = trace(awkward.Cropped(), torch.randn(2, 3, 32, 32))
     last = cast(Iteration, SimpleNamespace(widths=(2, 2, 2)))
@@ -217,22 +197,6 @@ def test_small_widths_are_raised_at_most_to_what_a_group_can_have() -> None:
         for name, base in zip(arch.layer_names, arch.base_widths, strict=True)
     )
     arch.build(widths)
-
-
-def test_a_traced_network_inherits_the_kept_units() -> None:
-    arch, x = trace(awkward.SumOfJoined(), torch.randn(2, 3, 32, 32)), torch.randn(2, 3, 32, 32)
-    model = arch.build(arch.base_widths).eval()
-    kept = [np.array([0, 3, 5]), np.arange(1, 20, 2), np.array([2, 7])]
-    widths = [len(indices) for indices in kept]
-    smaller = arch.inherit(model, [torch.from_numpy(k) for k in kept], widths).eval()
-    pruned = arch.prune(model, [k.tolist() for k in kept]).eval()
-    torch.testing.assert_close(smaller(x), pruned(x))
-    more = [width + 2 for width in widths]
-    wider = arch.inherit(model, [torch.from_numpy(k) for k in kept], more)
-    assert arch.cost("params")(more) == sum(p.numel() for p in wider.parameters())
-    norms = arch.filter_norms(model)
-    assert [len(n) for n in norms] == list(arch.base_widths)
-    assert all(bool((n > 0).all()) for n in norms)
 
 
 @pytest.mark.parametrize("kind", [awkward.SumOfJoined, awkward.Chunks, awkward.UpAndDown])

@@ -156,17 +156,6 @@ def test_settings_survive_json(name: str) -> None:
     assert type(settings)(**stored) == settings.updated(ratios=(), seeds=1)
 
 
-def test_flags_override_a_preset() -> None:
-    settings = override(
-        get_preset("smoke").settings,
-        {"eta": 3.0, "search": {"pretrain_epochs": 7}, "training": {"epochs": 9}},
-    )
-    assert settings.eta == 3.0
-    assert settings.search.pretrain_epochs == 7
-    assert settings.training.epochs == 9
-    assert settings.preset == "smoke"
-
-
 @pytest.mark.parametrize("unused", [{"multiple_of": 8}, {"min_width": {"macs": 2}}, {"start": 1}])
 def test_algorithm_3_neither_rounds_nor_limits_widths(unused: dict[str, Any]) -> None:
     with pytest.raises(NsoptError, match=r"Algorithm 3 .*: leave eta"):
