@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nsopt.errors import NsoptError
 from nsopt.inputs import tensors_in
 from nsopt.isolation import public
-from nsopt.models.design import Design
+from nsopt.models.building import Design, draw_parameters, fill_buffers
 from nsopt.models.networks import Kept, best_layout, check_room, read_kept, read_widths
 from nsopt.scaling.cost import (
     ALWAYS,
@@ -24,7 +24,6 @@ from nsopt.scaling.cost import (
     sum_products,
     unknown_metric,
 )
-from nsopt.tracing.filling import draw_parameters, fill_buffers
 from nsopt.tracing.labels import Atoms, Labels, Product, Trace, TraceError, UnknownError
 from nsopt.tracing.makers import find_fixed, relative_norms, unit_norms
 from nsopt.tracing.network import TracedNetwork

@@ -9,9 +9,8 @@ import torch.fx
 from torch import Tensor, nn
 
 from nsopt.models.architecture import Architecture
-from nsopt.models.design import Design, list_members
+from nsopt.models.building import Design, list_members, name_trained
 from nsopt.tracing.adaptation import Adaptation
-from nsopt.tracing.filling import name_trained
 from nsopt.tracing.groups import tie
 from nsopt.tracing.network import TracedNetwork
 from nsopt.tracing.run import LabelledRun

@@ -18,8 +18,8 @@ from nsopt.errors import NsoptError
 from nsopt.inputs import check_numbers, tensors_in
 from nsopt.isolation import public
 from nsopt.models.architecture import Architecture
+from nsopt.models.building import find_unfillable, name_trained
 from nsopt.progress import repeated
-from nsopt.tracing import filling
 from nsopt.tracing.adaptation import find_alike
 from nsopt.tracing.labels import TraceError, UnknownError, find_line
 from nsopt.tracing.makers import adopt_weights, find_fixed, name_layers
@@ -98,8 +98,8 @@ def trace(
         reasons = "; ".join(held[:_MOST_REASONS]) or "no layer lies between two others"
         raise NsoptError(f"no width of this network can change: {reasons}")
     names = name_layers(network)
-    trained = filling.name_trained(network.template)
-    grow = probe.find_capped(network) | filling.find_capped(network, trained)
+    trained = name_trained(network.template)
+    grow = probe.find_capped(network) | find_unfillable(network, trained)
     capped = {names[i]: reason for i, reason in grow.items()}
     name = name or type(module).__name__.lower()
     return Architecture(name, network, names, capped, refused, trained)

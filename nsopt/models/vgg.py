@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
-from nsopt.models.design import Design
+from nsopt.models.building import Design
 from nsopt.models.families import NamedNetwork, make_conv, trace_design
 
 _BASE_WIDTHS = (64, 128, 256, 256, 512, 512, 512, 512)

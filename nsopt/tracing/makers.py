@@ -180,6 +180,21 @@ class Makers:
         ]
 
 
+def name_tables(model: nn.Module) -> set[str]:
+    """Return the names of buffers, except for the statistics of norms.
+
+    Those of one value, such as a bias of zeros, are no tables: they fit any size.
+    """
+    norms = nn.modules.batchnorm._NormBase
+    others = [item for item in model.named_modules() if not isinstance(item[1], norms)]
+    return {
+        name
+        for path, module in others
+        for name, buffer in module.named_buffers(path, recurse=False)
+        if buffer.is_meta or (buffer.flatten()[1:] != buffer.flatten()[:-1]).any()
+    }
+
+
 def unit_norms(network: TracedNetwork, model: nn.Module) -> list[Tensor]:
     """Return the L1 norms of each group's units in `model`, float64 (w_l,), divided by their mean.
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from nsopt.tracing import makers
 from nsopt.tracing.adaptation import Adaptation, Tie
-from nsopt.tracing.filling import name_tables
 from nsopt.tracing.labels import Atoms, Reading, Split, Trace, TraceError
 from nsopt.tracing.network import TracedNetwork
 from nsopt.tracing.search import probe
@@ -211,7 +210,7 @@ def search(network: TracedNetwork, paths: Sequence[str]) -> Found:
     Raises:
         NsoptError: for a wrong path.
     """
-    tables = name_tables(network.template)
+    tables = makers.name_tables(network.template)
     found: list[Found] = []
     for start in (*_avoid_tables(network, tables), network):
         found.append(_search_readings(start, paths))
