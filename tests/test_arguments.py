@@ -102,7 +102,7 @@ def calls() -> list[tuple[Callable[..., Any], dict[str, Any]]]:
     return [
         (nsopt.get_architecture, {"name": "vgg11", "num_classes": 3, "in_channels": 1}),
         (nsopt.load_data, {"name": "digits", "directory": "data", "image_size": 8, "split": None}),
-        (nsopt.load_data, {"name": "digits", "subset": None, "split_seed": 0}),
+        (nsopt.load_data, {"name": "digits", "subset": None, "split": None}),
         (nsopt.uniform_curve, {"base_widths": base}),
         (nsopt.solve_widths, widths | {"multiple_of": 1, "min_width": 1, "max_width": None}),
         (nsopt.solve_widths, widths | {"fill": False, "warn": True}),

@@ -1,7 +1,7 @@
 """Read images with Pillow: a folder, or a zip of one, with a folder per class.
 
 Sub-folders belong to the class around them. If there are both test/ and val/, val/ is the
-validation set. If there are only class folders, a seed divides their images.
+validation set. If there are only class folders, nsopt divides their images.
 """
 
 import hashlib
@@ -134,7 +134,7 @@ def _find_parts(
         if set(given) - {"train"}:
             raise NsoptError(f"{path} has test/ or val/ already: leave split= out")
         files = _list_class_files(root / "train" if given else root, path, left_out)
-        parts = _divide(files, path, source.split, source.split_seed)
+        parts = _divide(files, path, source.split)
     elif "train" not in given:
         also = "" if source.image_size else ", and image_size=64 if their sizes differ"
         raise NsoptError(
@@ -153,13 +153,11 @@ def _find_parts(
     return parts
 
 
-def _divide(classes: Classes, path: Path, fraction: float, seed: int) -> dict[str, Classes]:
-    """Divide every class into training and test images."""
+def _divide(classes: Classes, path: Path, fraction: float) -> dict[str, Classes]:
+    """Divide every class into training and test images, always in the same way."""
     if not 0 < fraction < 1:
         raise NsoptError(f"split= must be between 0 and 1, got {fraction:g}")
-    if seed < 0:
-        raise NsoptError(f"split_seed= must be 0 or more, got {seed}")
-    generator, train, test = np.random.default_rng(seed), {}, {}
+    generator, train, test = np.random.default_rng(0), {}, {}
     for name, files in classes.items():
         if len(files) < 2:
             raise NsoptError(f"{path}: {name} has a single image, and split= needs two")

@@ -40,7 +40,6 @@ def load_data(
     image_size: int | None = None,
     subset: Subset | None = None,
     split: float | None = None,
-    split_seed: int = 0,
     skip_corrupt: bool = False,
 ) -> ImageData:
     """Load a data set into memory.
@@ -56,7 +55,6 @@ def load_data(
         subset: some of its classes and training images; None for all.
         split: for a folder with class folders but without train/ and test/, the share of training
             images in each class; the rest are test images.
-        split_seed: decides which images are for training.
         skip_corrupt: whether to leave out damaged images of a folder.
 
     Returns:
@@ -69,9 +67,8 @@ def load_data(
         >>> data = nsopt.load_data("digits")
         >>> photographs = nsopt.load_data("folder:photographs", image_size=64, split=0.8)
     """
-    source = Source(
-        name, image_size, subset or Subset(), None, None, split, split_seed, skip_corrupt
-    )
+    subset = subset or Subset()
+    source = Source(name, image_size, subset, split=split, skip_corrupt=skip_corrupt)
     data = load_source(source, Path(directory))
     if data.skipped:
         warnings.warn(f"left out of {name}: {'; '.join(data.skipped)}", stacklevel=3)

@@ -65,6 +65,5 @@ class Source:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     split: float | None = None
-    split_seed: int = 0
     skip_corrupt: bool = False
     mirror: bool = True

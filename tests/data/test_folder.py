@@ -285,19 +285,18 @@ def write_undivided(root: Path) -> Path:
     return root
 
 
-def test_an_undivided_folder_is_split_by_a_seed(tmp_path: Path) -> None:
+def test_an_undivided_folder_is_always_split_alike(tmp_path: Path) -> None:
     name = f"folder:{write_undivided(tmp_path / 'flat')}"
 
-    def divide(split: float, seed: int) -> list[list[int]]:
-        data = load_data(name, split=split, split_seed=seed)
+    def divide(split: float) -> list[list[int]]:
+        data = load_data(name, split=split)
         return [part.images[:, 0, 0, 0].tolist() for part in (data.train, data.test)]
 
-    train, test = divide(0.8, 0)
+    train, test = divide(0.8)
     assert (len(train), len(test)) == (16, 4)
     assert sorted(train[:8] + test[:2]) == sorted(train[8:] + test[2:]) == list(range(10))
-    assert divide(0.8, 0) == [train, test]
-    assert divide(0.8, 1) != [train, test]
-    assert [len(part) for part in divide(0.999, 0)] == [18, 2]
+    assert divide(0.8) == [train, test]
+    assert [len(part) for part in divide(0.999)] == [18, 2]
 
 
 def test_a_folder_with_only_train_is_split_too(tmp_path: Path) -> None:
