@@ -84,12 +84,13 @@ class AgreementScore:
 
 
 def with_score(subject: Subject) -> Subject:
-    """Return a subject whose task has a score, if it has a trained network.
+    """Return a subject with a trained network whose task has a score.
 
     What it is fitted to and trained on is then in memory, without the inputs that are compared.
     """
     task, start, training = subject.data, subject.start, subject.settings.training
-    if start is None or not isinstance(task, Task) or task.score is not None:
+    assert start is not None
+    if not isinstance(task, Task) or task.score is not None:
         return subject
     batches = TaskSupervision(task, torch.device("cpu")).batches(0, training.seed)
     compared, others = hold_out(read_batches(batches, math.inf if training.epochs else MOST))

@@ -190,9 +190,12 @@ def start_session(
     """
     training = subject.settings.training
     compute = resolve_compute(device or training.device, training.precision)
-    if subject.start is not None:  # now: sums in another layout end a little apart
+    scored = subject
+    if subject.start is not None:
+        # now: sums in another layout end a little apart
         place(subject.start, compute.device, subject.arch.layout)
-    session = Session(with_score(subject), workspace, compute, progress)
+        scored = with_score(subject)
+    session = Session(scored, workspace, compute, progress)
     if subject.unread and session.studies():
         progress.warning(
             f"nsopt cannot tell whether {', '.join(subject.unread)}, which {subject.data.name} "
