@@ -22,8 +22,8 @@ from scipy.stats import kendalltau
 import nsopt
 from benchmarks.common import NETWORKS, published_law, show
 from nsopt.compute.device import Compute, resolve_compute
-from nsopt.latency.learn import learn_latency, sample_widths
 from nsopt.latency.measure import measure_latencies
+from nsopt.latency.model import learn_latency, sample_widths
 from nsopt.latency.record import Latency
 from nsopt.latency.runtime import TORCH, draw_images
 from nsopt.models.architecture import Architecture

@@ -8,8 +8,8 @@ from .deployment.export import load_exported as load_exported
 from .deployment.kept import load_network as load_network
 from .deployment.kept import load_weights as load_weights
 from .errors import NsoptError as NsoptError
-from .latency.learn import with_latency as with_latency
 from .latency.measure import measure_latency as measure_latency
+from .latency.model import with_latency as with_latency
 from .latency.timer import solve_measured_widths as solve_measured_widths
 from .methods.base import LawInputs as LawInputs
 from .methods.base import Method as Method

@@ -26,7 +26,7 @@ _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
         *("cyclopts", "rich.markdown", "rich.progress", "nsopt.study.plan"),
-        *("nsopt.study.tuning", "nsopt.latency.learn", "nsopt.reports.page"),
+        *("nsopt.study.tuning", "nsopt.latency.model", "nsopt.reports.page"),
         *("nsopt.reports.dashboard", "nsopt.deployment.export", "torch._dynamo"),
         *("sklearn.datasets", "sklearn.linear_model", "sklearn.model_selection"),
         *("alembic.command", "optuna.storages._rdb.models", "sqlalchemy.dialects.sqlite"),

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nsopt.compression.budgets import Solver
 from nsopt.compression.fits import Fits
-from nsopt.compression.solver import Solver
 from nsopt.errors import NoWidthsError, NsoptError
-from nsopt.latency.bisection import Widths
+from nsopt.latency.budget import Widths
 from nsopt.scaling.law import uniform_curve
 from nsopt.storage.schema import HALFWAY, UNIFORM, StoredCandidate
 from nsopt.tasks.agreement import Agreement, is_closer

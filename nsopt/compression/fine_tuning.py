@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial
 
 from nsopt.compression.fits import Fits
 from nsopt.errors import NonFiniteLossError
-from nsopt.latency.bisection import Widths
+from nsopt.latency.budget import Widths
 from nsopt.latency.runtime import TORCH
 from nsopt.session.runner import TrialRunner, find_latencies, report_points
 from nsopt.session.session import run_other_workers

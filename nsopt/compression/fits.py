@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from nsopt.compute.checkpoint import Checkpoint, full_state, load_full_state
-from nsopt.latency.bisection import Widths
+from nsopt.latency.budget import Widths
 from nsopt.models.architecture import build_to_fill
 from nsopt.pruning.fitting.fit import ROWS, Fitted, fit_network
 from nsopt.pruning.fitting.plan import Inputs

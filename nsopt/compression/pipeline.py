@@ -16,18 +16,23 @@ import numpy as np
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from nsopt.compression.budgets import budgets_of, check_budgets, expand_curve
+from nsopt.compression.budgets import (
+    Solver,
+    budgets_of,
+    check_budgets,
+    expand_curve,
+    with_fast_multiple,
+)
 from nsopt.compression.candidates import choose_widths
 from nsopt.compression.fine_tuning import KINDS, FineTuning, fine_tune
 from nsopt.compression.fits import Fits
 from nsopt.compression.result import Compressed, Compression
-from nsopt.compression.solver import Solver, with_fast_multiple
 from nsopt.compute.device import place
 from nsopt.data.images import ImageData
 from nsopt.deployment.artifacts import BestNetworks, best_trials
 from nsopt.deployment.kept import describe_differences, load_network
 from nsopt.errors import NsoptError
-from nsopt.latency.bisection import Widths
+from nsopt.latency.budget import Widths
 from nsopt.progress import Progress
 from nsopt.scaling.law import uniform_curve
 from nsopt.scaling.metric import PARAMS, Budget, Limit, Metric, counted_costs

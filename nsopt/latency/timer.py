@@ -9,11 +9,9 @@ from numpy.typing import ArrayLike
 from nsopt.compute.device import Compute, keep_random_state, resolve_compute
 from nsopt.errors import NsoptError
 from nsopt.isolation import public
-from nsopt.latency.bisection import MOST_TIMED, Tried, Widths, find_widest
-from nsopt.latency.budget import MeasuredBudget
-from nsopt.latency.learn import learn_latency
+from nsopt.latency.budget import MOST_TIMED, MeasuredBudget, Tried, Widths, find_widest
 from nsopt.latency.measure import Clock, latency_conditions
-from nsopt.latency.model import LatencyModel
+from nsopt.latency.model import LatencyModel, learn_latency
 from nsopt.latency.record import Latency, Store
 from nsopt.latency.runtime import TORCH, Feed, Measure, Runtime, choose_inputs, choose_runtime
 from nsopt.models.architecture import Architecture, build_to_fill

@@ -20,8 +20,7 @@ from nsopt.data.images import ImageData
 from nsopt.deployment.artifacts import BestNetworks
 from nsopt.deployment.kept import KeptNetwork
 from nsopt.errors import DeterministicError, NsoptError
-from nsopt.latency.bisection import Widths
-from nsopt.latency.budget import MeasuredBudget
+from nsopt.latency.budget import MeasuredBudget, Widths
 from nsopt.latency.record import LARGEST_SPREAD, Latency
 from nsopt.latency.runtime import Runtime, stored_runtime, with_batch_size
 from nsopt.latency.timer import Timer

@@ -14,13 +14,12 @@ from torch.nn import functional
 
 import nsopt
 from nsopt import NsoptError, uniform_curve
-from nsopt.compression.budgets import budgets_of, read_words
+from nsopt.compression.budgets import Solver, budgets_of, read_words
 from nsopt.compression.candidates import choose_widths
 from nsopt.compression.compress import get_settings
 from nsopt.compression.fits import Fits
-from nsopt.compression.solver import Solver
 from nsopt.compute.device import resolve_compute
-from nsopt.latency.bisection import Widths
+from nsopt.latency.budget import Widths
 from nsopt.scaling.metric import read_budget
 from nsopt.session.presets import StudySettings, override
 from nsopt.session.session import start_session

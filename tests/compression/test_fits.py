@@ -15,9 +15,9 @@ from torch.nn import functional
 
 import nsopt
 from nsopt import Architecture, ImageData, NsoptError, TrainSettings, train
+from nsopt.compression.budgets import Solver
 from nsopt.compression.compress import get_settings
 from nsopt.compression.fits import Fits
-from nsopt.compression.solver import Solver
 from nsopt.scaling.metric import MACS
 from nsopt.session.agreement import AGREEMENT, AgreementScore, hold_out
 from nsopt.session.presets import StudySettings, override

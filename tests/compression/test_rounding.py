@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 
 from nsopt import Architecture, ImageData, Silent, StudySettings
-from nsopt.compression import solver
-from nsopt.compression.budgets import budgets_of, read_words
+from nsopt.compression.budgets import budgets_of, read_words, with_fast_multiple
 from nsopt.compression.pipeline import prepare
-from nsopt.compression.solver import with_fast_multiple
 from nsopt.latency.measure import CPU
 from nsopt.latency.model import LatencyModel
 from nsopt.latency.multiples import suit
@@ -44,7 +42,7 @@ def arch(narrow: Architecture) -> Architecture:
 def block(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The multiple of the device; it can be replaced."""
     found = [16]
-    monkeypatch.setattr(solver, "find_multiple", lambda *_: found[0])
+    monkeypatch.setattr("nsopt.compression.budgets.find_multiple", lambda *_: found[0])
     return found
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from nsopt.latency import learn, measure, multiples, runtime
+from nsopt.latency import measure, model, multiples, runtime
 from nsopt.training import precision
 
 
@@ -20,8 +20,8 @@ def measure_briefly(patch: pytest.MonkeyPatch) -> None:
 
 def learn_briefly(patch: pytest.MonkeyPatch) -> None:
     """Measure fewer networks, each less often: the same code, less exact numbers."""
-    patch.setattr(learn, "_RANDOM", 4)
-    patch.setattr(learn, "_ROUNDS", 2)
+    patch.setattr(model, "_RANDOM", 4)
+    patch.setattr(model, "_ROUNDS", 2)
 
 
 def time_by_processor(patch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,7 @@ import nsopt
 from nsopt import Architecture, NsoptError, PowerLaw, get_architecture, solve_widths
 from nsopt.errors import NoWidthsError
 from nsopt.latency import timer
-from nsopt.latency.bisection import MOST_TIMED, Tried, Widths, find_widest
-from nsopt.latency.budget import MeasuredBudget
+from nsopt.latency.budget import MOST_TIMED, MeasuredBudget, Tried, Widths, find_widest
 from nsopt.latency.measure import CPU
 from nsopt.latency.multiples import find_multiple
 from nsopt.latency.runtime import OwnMeasure, Runtime, choose_runtime

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 import nsopt
 from nsopt import Architecture, NsoptError
-from nsopt.latency.learn import sample_widths
-from nsopt.latency.model import LatencyModel, fit_latency
+from nsopt.latency.model import LatencyModel, fit_latency, sample_widths
 from nsopt.latency.runtime import draw_images
 from tests.study.test_comparison import Listener
 

@@ -8,8 +8,7 @@ from torch import nn
 
 from nsopt import Architecture, NsoptError, uniform_curve
 from nsopt.errors import NoWidthsError
-from nsopt.latency.bisection import MOST_TIMED
-from nsopt.latency.budget import MeasuredBudget
+from nsopt.latency.budget import MOST_TIMED, MeasuredBudget
 from nsopt.latency.measure import CPU
 from nsopt.latency.model import LatencyModel
 from nsopt.latency.record import Latency, Store

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import nsopt
-from nsopt.latency import learn
+from nsopt.latency import model
 from nsopt.reports.results import read_results
 from tests.conftest import call_nsopt
 from tests.simulated_device.networks import small
@@ -25,8 +25,8 @@ METHODS = ["magnitude", "neuralscale", "uniform"]
 
 @pytest.fixture(autouse=True)
 def _few_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learn, "_RANDOM", 2)
-    monkeypatch.setattr(learn, "_ROUNDS", 1)
+    monkeypatch.setattr(model, "_RANDOM", 2)
+    monkeypatch.setattr(model, "_ROUNDS", 1)
 
 
 def run(*arguments: str) -> None:

@@ -10,11 +10,9 @@ from torch import nn
 
 from nsopt import NsoptError, Silent, get_architecture, solve_widths, uniform_curve
 from nsopt.compute.device import Compute
-from nsopt.latency import learn
-from nsopt.latency.bisection import MOST_TIMED
-from nsopt.latency.budget import MeasuredBudget
-from nsopt.latency.learn import sample_widths
-from nsopt.latency.model import LatencyModel
+from nsopt.latency import model
+from nsopt.latency.budget import MOST_TIMED, MeasuredBudget
+from nsopt.latency.model import LatencyModel, sample_widths
 from nsopt.latency.runtime import OwnMeasure
 from nsopt.latency.timer import Timer
 from nsopt.scaling.metric import LATENCY, MACS
@@ -68,7 +66,7 @@ def test_a_budget_in_ms_holds_as_measured(comparison: Comparison, place: Workspa
         assert row["latency_ms"] == pytest.approx(1 + row["params"] / 10_000)
         assert 4.6 < row["latency_ms"] <= 5
         assert row["feasible"]
-    learned = len(sample_widths(comparison.subject.arch, learn._RANDOM, seed=0))
+    learned = len(sample_widths(comparison.subject.arch, model._RANDOM, seed=0))
     assert len(set(clock.timed)) <= learned + 2 * MOST_TIMED
     before = list(clock.timed)
     run_comparison(in_time, place, Silent())
