@@ -28,7 +28,7 @@ from nsopt.data.augmentation import TrainingBatches
 from nsopt.data.images import ImageData
 from nsopt.data.registry import load_data
 from nsopt.models.architecture import Architecture
-from nsopt.models.building import list_members
+from nsopt.models.networks import list_members
 from nsopt.models.registry import get_architecture
 from nsopt.pruning.engine import iterative_prune
 from nsopt.pruning.rules import get_size_metric, make_rule

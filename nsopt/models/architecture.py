@@ -13,8 +13,17 @@ from torch import Tensor, nn
 from nsopt.errors import NsoptError
 from nsopt.inputs import tensors_in
 from nsopt.isolation import public
-from nsopt.models.building import Design, draw_parameters, fill_buffers
-from nsopt.models.networks import Kept, best_layout, check_room, read_kept, read_widths
+from nsopt.models.networks import (
+    Design,
+    Kept,
+    best_layout,
+    check_room,
+    draw_parameters,
+    fill_buffers,
+    make_grid,
+    read_kept,
+    read_widths,
+)
 from nsopt.scaling.cost import (
     ALWAYS,
     CostModel,
@@ -215,8 +224,9 @@ class Architecture:
         copied = copy_with_tensors(model, lambda _, t: torch.empty_like(t, device="cpu"))
         unlabelled: dict[str, Labels] = {n: (None,) * t.ndim for n, t in tensors_of(copied).items()}
         with suppress(TraceError):
-            run = replace(self.network.run, modes=(False,))
-            run(copied, Trace(), unlabelled, same=lambda *_: True)
+            replace(self.network.run, modes=(False,))(
+                copied, Trace(), unlabelled, same=lambda *_: True
+            )
 
     def filter_norms(self, model: nn.Module) -> list[Tensor]:
         """Return the L1 norms of each group's units in `model`, float64 (w_l,).
@@ -271,7 +281,7 @@ class Architecture:
                 if values[name].ndim == 0:
                     tensors[name].copy_(values[name])
                 elif [len(axis) for axis in picked] == [len(axis) for axis in target[name]]:
-                    tensors[name][_make_grid(target[name])] = values[name][_make_grid(picked)]
+                    tensors[name][make_grid(target[name])] = values[name][make_grid(picked)]
         return started
 
     def with_latency(self, latency: CostModel | None) -> Self:
@@ -390,8 +400,3 @@ def build_to_fill(arch: Architecture, widths: Widths) -> nn.Module:
     """Build a network into which weights are copied, without changing torch's random numbers."""
     with torch.random.fork_rng(devices=[]):
         return arch.build(widths)
-
-
-def _make_grid(indices: Sequence[Atoms]) -> tuple[Tensor, ...]:
-    """Return an index that selects the product of the indices of all dimensions."""
-    return tuple(torch.from_numpy(axis) for axis in np.ix_(*indices))

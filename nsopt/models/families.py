@@ -9,7 +9,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from nsopt.models.architecture import Architecture
-from nsopt.models.building import Design, list_members, name_trained
+from nsopt.models.networks import Design, list_members, name_trained
 from nsopt.tracing.adaptation import Adaptation
 from nsopt.tracing.groups import tie
 from nsopt.tracing.network import TracedNetwork

@@ -18,7 +18,7 @@ from nsopt.errors import NsoptError
 from nsopt.inputs import check_numbers, tensors_in
 from nsopt.isolation import public
 from nsopt.models.architecture import Architecture
-from nsopt.models.building import find_unfillable, name_trained
+from nsopt.models.networks import find_unfillable, name_trained
 from nsopt.progress import repeated
 from nsopt.tracing.adaptation import find_alike
 from nsopt.tracing.labels import TraceError, UnknownError, find_line

@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from nsopt.errors import NsoptError
 from nsopt.models.architecture import Architecture
-from nsopt.models.building import Design
 from nsopt.models.families import NamedNetwork, make_conv, trace_design
+from nsopt.models.networks import Design
 
 _BASE_WIDTHS = (64, 128, 256, 256, 512, 512, 512, 512)
 _POOL_AFTER = (1, 2, 4, 6, 8)  # convolutions followed by a 2x2 max-pool

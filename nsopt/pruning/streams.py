@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nsopt.models.building import Design
+from nsopt.models.networks import Design
 from nsopt.scaling.cost import IntArray
 
 
