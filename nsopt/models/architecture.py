@@ -18,8 +18,7 @@ from nsopt.models.networks import (
     Kept,
     best_layout,
     check_room,
-    draw_parameters,
-    fill_buffers,
+    fill_network,
     make_grid,
     read_kept,
     read_widths,
@@ -36,7 +35,7 @@ from nsopt.scaling.cost import (
 from nsopt.tracing.labels import Atoms, Labels, Product, Trace, TraceError, UnknownError
 from nsopt.tracing.makers import find_fixed, relative_norms, unit_norms
 from nsopt.tracing.network import TracedNetwork
-from nsopt.tracing.originals import copy_with_tensors, shapes_of, start_norms, tensors_of, unwrapped
+from nsopt.tracing.originals import copy_with_tensors, shapes_of, tensors_of, unwrapped
 from nsopt.tracing.search import probe
 
 _ALIKE = 0.05  # difference of shares of MACs that needs no word
@@ -158,9 +157,7 @@ class Architecture:
         if self.design.make:
             return self.design.build(w)
         model = self.network.build_empty(w)
-        fill_buffers(model, self.network, w.tolist(), self.trained)
-        draw_parameters(model, self.network.template, self.trained)
-        start_norms(model)
+        fill_network(model, self.network, w.tolist(), self.trained)
         return model
 
     def shapes(self, widths: Widths) -> dict[str, tuple[int, ...]]:
@@ -224,9 +221,8 @@ class Architecture:
         copied = copy_with_tensors(model, lambda _, t: torch.empty_like(t, device="cpu"))
         unlabelled: dict[str, Labels] = {n: (None,) * t.ndim for n, t in tensors_of(copied).items()}
         with suppress(TraceError):
-            replace(self.network.run, modes=(False,))(
-                copied, Trace(), unlabelled, same=lambda *_: True
-            )
+            run = replace(self.network.run, modes=(False,))
+            run(copied, Trace(), unlabelled, same=lambda *_: True)
 
     def filter_norms(self, model: nn.Module) -> list[Tensor]:
         """Return the L1 norms of each group's units in `model`, float64 (w_l,).

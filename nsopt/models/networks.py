@@ -33,7 +33,7 @@ from nsopt.scaling.cost import ALWAYS, IntArray, Widths
 from nsopt.tracing.groups import tie
 from nsopt.tracing.labels import Atoms
 from nsopt.tracing.network import TracedNetwork
-from nsopt.tracing.originals import copy_model, spectral_buffers, tensors_of
+from nsopt.tracing.originals import copy_model, spectral_buffers, start_norms, tensors_of
 from nsopt.tracing.states import keep_random_numbers
 
 Kept = Sequence[Sequence[int] | NDArray[Any] | Tensor]  # per group
@@ -253,12 +253,21 @@ def name_trained(model: nn.Module) -> tuple[str, ...]:
     return tuple(name for name, p in named if p.requires_grad and p.numel())
 
 
-def fill_buffers(
+def fill_network(
+    model: nn.Module, network: TracedNetwork, widths: Sequence[int], trained: Collection[str]
+) -> None:
+    """Give a network of `widths` its values; `trained` names the parameters that are not frozen."""
+    _fill_buffers(model, network, widths, trained)
+    _draw_parameters(model, network.template, trained)
+    start_norms(model)
+
+
+def _fill_buffers(
     model: nn.Module, network: TracedNetwork, widths: Sequence[int], trained: Collection[str]
 ) -> None:
     """Fill the buffers and frozen parameters of `model`, and reset the statistics of its norms.
 
-    Frozen norms keep their statistics. `trained` names the parameters that are not frozen.
+    Frozen norms keep their statistics.
     """
     for norm in _find_norms(model, trained).values():
         norm.reset_running_stats()
@@ -331,7 +340,7 @@ def _find_norms(
 
 
 @torch.no_grad()
-def draw_parameters(model: nn.Module, template: nn.Module, names: Collection[str]) -> None:
+def _draw_parameters(model: nn.Module, template: nn.Module, names: Collection[str]) -> None:
     """Draw parameters of `model`, by name, as those of `template`, which should be untrained.
 
     Raises NsoptError if values of the template are NaN or infinite.
