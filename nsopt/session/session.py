@@ -25,7 +25,7 @@ from nsopt.pruning.inherited import TrainedStart, inherit_network, rank_by_impor
 from nsopt.scaling.metric import MACS, Metric
 from nsopt.session.agreement import with_score
 from nsopt.session.processes import run_local_workers
-from nsopt.session.subject import Subject, write_latency_once
+from nsopt.session.subject import Subject, with_stored_latency, write_latency_once
 from nsopt.session.workspace import Workspace
 from nsopt.storage.trials import Point
 from nsopt.tasks.classification import Classification
@@ -171,6 +171,16 @@ class Session:
         test = None if evaluation is None else evaluate(evaluation, model)
         epoch = Epoch(math.nan, validation, test)
         return Outcome(widths, (), time.perf_counter() - began, epoch, model)
+
+    def with_latency_of(self, studies: Iterable[Study]) -> "Session":
+        """Return this session with the latency model of one of the studies.
+
+        Another command may have stored one since this session began.
+        """
+        subject, arch = self.subject, self.subject.arch
+        if arch.latency is None:
+            arch = with_stored_latency(arch, studies, subject.settings.timed)
+        return self if arch is subject.arch else replace(self, subject=replace(subject, arch=arch))
 
 
 def warn_of_batch(session: Session, metrics: Iterable[Metric]) -> None:

@@ -285,6 +285,9 @@ class Worker:
     def _look(self) -> list[Job]:
         """Return the studies, each with what runs its trials, or None until its law is ready."""
         studies = self._session.studies()
+        session = self._session.with_latency_of(studies.values())
+        if session is not self._session:
+            self._session, self._laws = session, Laws(session)
         self._laws.read(studies)
         jobs = []
         names = [kind for kind in studies if not schema.is_search(kind)]
