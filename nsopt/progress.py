@@ -57,7 +57,7 @@ class Silent(Progress):
 
 def describe_task(done: int, total: int) -> str:
     """Return which training or score of a study runs."""
-    return f"task {min(done + 1, total)} of {total}"
+    return f"step {min(done + 1, total)} of {total}"
 
 
 @contextmanager

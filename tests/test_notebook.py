@@ -48,9 +48,9 @@ def test_a_notebook_shows_a_bar_that_ends() -> None:
     bar.advance()
     bar.advance("loss 0.3")
     assert handle.shown[-1] == {
-        "text/plain": "task 1 of 2: <pruning> 2/2 loss 0.3",
+        "text/plain": "step 1 of 2: <pruning> 2/2 loss 0.3",
         "text/html": '<progress value="2" max="2"></progress> '
-        "task 1 of 2: &lt;pruning&gt; 2/2 loss 0.3",
+        "step 1 of 2: &lt;pruning&gt; 2/2 loss 0.3",
     }
     bar.finish()
     assert handle.shown[-1] == {"text/plain": ""}

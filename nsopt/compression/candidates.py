@@ -50,8 +50,8 @@ def choose_widths(fits: Fits, solver: Solver, uniform: Widths) -> list[StoredCan
     first, *others = ranked
     shown = ", ".join(f"{c.name} {c.agreement.percentage:.1f} %" for c in ranked)
     session.progress.message(f"{budget.word}: agreement of fitted widths: {shown}")
-    doubtful = others and not is_closer(first.agreement, others[0].agreement)
-    trained = 1 + bool(doubtful and session.subject.settings.training.epochs)
+    is_close = others and not is_closer(first.agreement, others[0].agreement)
+    trained = 1 + bool(is_close and session.subject.settings.training.epochs)
     return [candidate.store(place < trained) for place, candidate in enumerate(ranked)]
 
 

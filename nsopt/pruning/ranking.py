@@ -25,7 +25,7 @@ from nsopt.progress import Progress
 from nsopt.pruning.fitting.least_squares import widen
 from nsopt.pruning.fitting.plan import Inputs
 from nsopt.pruning.fitting.products import Convolution, Product, find_units, find_units_read
-from nsopt.pruning.fitting.watch import ProductWatch, Seen
+from nsopt.pruning.fitting.watch import ProductCall, ProductWatch
 from nsopt.scaling.cost import CostModel, FloatArray, IntArray, width_limits
 from nsopt.tracing.originals import copy_model
 
@@ -269,15 +269,15 @@ def _sum_products(
         places = torch.randint(max(1, count), (examples, rows), generator=generator)
         return places.to(result.device)
 
-    def add(seen: Seen) -> None:
-        rows, name = seen.inputs, seen.key.partition("[")[0]
+    def add(call: ProductCall) -> None:
+        rows, name = call.inputs, call.key.partition("[")[0]
         if len(rows) > 1 or rows.shape[2] < 2:  # depthwise: it reads its own unit
             return
-        if seen.key not in read:
-            pairs = find_units_read(seen.product, seen.whole, units[name], arch.base_widths)
-            read[seen.key] = [(group, columns.to(rows.device)) for group, columns in pairs]
-        for group, columns in read[seen.key]:
-            _add(sums, group, columns, seen)
+        if call.key not in read:
+            pairs = find_units_read(call.product, call.whole, units[name], arch.base_widths)
+            read[call.key] = [(group, columns.to(rows.device)) for group, columns in pairs]
+        for group, columns in read[call.key]:
+            _add(sums, group, columns, call)
 
     for batch in range(len(inputs)):
         watch = ProductWatch(model, choose, takes_inputs=True, consume=add)
@@ -286,21 +286,23 @@ def _sum_products(
     return list(sums.values())
 
 
-def _add(sums: dict[tuple[str, int], _Sums], group: int, columns: Tensor, seen: Seen) -> None:
+def _add(
+    sums: dict[tuple[str, int], _Sums], group: int, columns: Tensor, call: ProductCall
+) -> None:
     """Add the rows of one call, and of it the units of one group, whose inputs are `columns`."""
-    rows = seen.inputs[0][:, columns].float()  # (N, U, taps)
-    if (seen.key, group) not in sums:
-        weights = widen(seen.product.matrix(seen.product.weight.detach())[0][columns].flatten(1))
+    rows = call.inputs[0][:, columns].float()  # (N, U, taps)
+    if (call.key, group) not in sums:
+        weights = widen(call.product.matrix(call.product.weight.detach())[0][columns].flatten(1))
         zeros = weights.new_zeros(len(columns) + 1, len(columns))
-        none = widen(seen.outputs[0] * 0)
+        none = widen(call.outputs[0] * 0)
         shift = rows.mean((0, 2))[:, None]
         known = zeros[1:], zeros[0], none, none.clone()
-        sums[seen.key, group] = _Sums(group, weights, shift, *known)
-    group_sums = sums[seen.key, group]
+        sums[call.key, group] = _Sums(group, weights, shift, *known)
+    group_sums = sums[call.key, group]
     flat = (rows - group_sums.shift).transpose(1, 2).flatten(0, 1)
     group_sums.gram += widen(flat.T @ flat) / columns.shape[1]
     group_sums.total += widen(flat.sum(0)) / columns.shape[1]
-    outputs = widen(seen.outputs)
+    outputs = widen(call.outputs)
     group_sums.outputs += outputs.sum(0)
     group_sums.squares += outputs.square().sum(0)
     group_sums.rows += len(rows)

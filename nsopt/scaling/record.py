@@ -170,7 +170,7 @@ class Iteration:
         nearest = float(np.clip(budget, costs.min(), costs.max()))
         return None if nearest == budget else budget / nearest
 
-    def doubts(self, layer_names: Sequence[str]) -> str:
+    def explain_misfits(self, layer_names: Sequence[str]) -> str:
         """Return a warning that names the layers with a poor fit, or an empty string."""
         names, held = np.array(layer_names), self.law.beta == 0
         loose = (self.law.r2 < _POOR_R2) & ~held

@@ -131,8 +131,8 @@ def _continue_search(
                 f"{kind} iteration {number}: {len(iteration.record.tau)} rows{how}, "
                 f"r2 {iteration.law.r2.min():.3f} at least, {iteration.seconds:.0f} s"
             )
-            if doubts := iteration.doubts(layers):
-                session.progress.warning(f"{kind} iteration {number}: {doubts}")
+            if misfits := iteration.explain_misfits(layers):
+                session.progress.warning(f"{kind} iteration {number}: {misfits}")
             history = trials.read_iterations(study)
         return history[:iterations]
 

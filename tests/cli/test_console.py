@@ -60,7 +60,7 @@ def test_steps_wait_for_a_pause(clock: list[float], capsys: pytest.CaptureFixtur
     progress.advance("loss 0.250")
     progress.message("validation 60.00 %")
     assert capsys.readouterr().out.splitlines() == [
-        "task 5 of 16, uniform 0.25x seed 1: 2 of 3, loss 0.500",
+        "step 5 of 16, uniform 0.25x seed 1: 2 of 3, loss 0.500",
         "validation 60.00 %",
     ]
 

@@ -57,11 +57,11 @@ def test_rows_explain_every_product(make: Callable[[], nn.Module], shape: tuple[
     layer, x = make().eval(), torch.randn(shape, generator=torch.Generator().manual_seed(0))
     calls = ProductWatch(layer, all_places, takes_inputs=True).run(lambda: layer(x), x)
     assert calls
-    for seen in calls:
-        product, rows = seen.product, seen.inputs
+    for call in calls:
+        product, rows = call.product, call.inputs
         assert rows is not None
         bias = 0 if product.bias is None else product.bias
-        wanted = product.split(seen.outputs - bias).double()
+        wanted = product.split(call.outputs - bias).double()
         found = torch.linalg.lstsq(rows.double(), wanted).solution
         torch.testing.assert_close(rows.double() @ found, wanted, atol=1e-5, rtol=0)
         before = product.weight.clone()

@@ -208,13 +208,13 @@ def test_a_layer_with_a_falling_law_gets_beta_zero_and_a_warning() -> None:
     rows = trajectory.record().widths
     np.testing.assert_allclose(law.alpha[1], np.exp(np.log(rows[:, 1]).mean()))
     iteration = Iteration(trajectory, law, (1, 1, 1), 1.0)
-    warning = iteration.doubts(["first", "second", "third"])
+    warning = iteration.explain_misfits(["first", "second", "third"])
     assert warning == "the width of second, third does not follow the size"
     good = PowerLaw([1.0], [0.5], [0.9])
-    assert Iteration(trajectory, good, (1,), 1.0).doubts(["first"]) == ""
+    assert Iteration(trajectory, good, (1,), 1.0).explain_misfits(["first"]) == ""
     loose = PowerLaw([1.0], [0.5], [0.2])
-    doubts = Iteration(trajectory, loose, (1,), 1.0).doubts(["first"])
-    assert doubts == "that of first follows it loosely"
+    misfits = Iteration(trajectory, loose, (1,), 1.0).explain_misfits(["first"])
+    assert misfits == "that of first follows it loosely"
 
 
 def test_a_law_without_layers_is_refused() -> None:

@@ -23,7 +23,7 @@ from nsopt.progress import Progress, Silent
 from nsopt.pruning.fitting.least_squares import LeastSquares, fit_parts
 from nsopt.pruning.fitting.plan import Inputs, Planned, count_arguments, make_plan
 from nsopt.pruning.fitting.products import Product, find_units
-from nsopt.pruning.fitting.watch import Bounds, ProductWatch, Seen
+from nsopt.pruning.fitting.watch import Bounds, ProductCall, ProductWatch
 from nsopt.pruning.ranking import rank_by_fit
 from nsopt.scaling.cost import Widths
 from nsopt.tracing.makers import adopt_weights
@@ -227,7 +227,7 @@ class _Fitting:
 
     def _watch(
         self, model: nn.Module, products: Sequence[Planned], batch: int, takes_inputs: bool
-    ) -> list[Seen]:
+    ) -> list[ProductCall]:
         planned = {product.key: product for product in products}
 
         def choose(key: str, nth: int, product: Product, result: Tensor) -> Tensor:
@@ -242,13 +242,13 @@ class _Fitting:
         """Return rows of outputs of the trained network."""
         planned, targets = {product.key: product for product in products}, Targets()
         for batch in range(len(self.inputs)):
-            for seen in self._watch(self.large, products, batch, takes_inputs=False):
-                product, device = planned[seen.key], seen.outputs.device
+            for call in self._watch(self.large, products, batch, takes_inputs=False):
+                product, device = planned[call.key], call.outputs.device
                 states = product.states
-                targets[batch, seen.key, seen.nth] = (
-                    seen.extent,
-                    seen.outputs[:, product.kept.to(device)],
-                    None if states is None else seen.inputs[:, :, states.to(device)],
+                targets[batch, call.key, call.nth] = (
+                    call.extent,
+                    call.outputs[:, product.kept.to(device)],
+                    None if states is None else call.inputs[:, :, states.to(device)],
                 )
         return targets
 
@@ -258,29 +258,29 @@ class _Fitting:
         missing_square = target_square = 0.0
         rows, lost, last = 0, 0, None
         for batch in range(len(self.inputs)):
-            for seen in self._watch(self.small, [planned], batch, takes_inputs=True):
-                key = batch, seen.key, seen.nth
+            for call in self._watch(self.small, [planned], batch, takes_inputs=True):
+                key = batch, call.key, call.nth
                 extent, wanted, states = targets.pop(key, (None, None, None))
-                if wanted is None or (extent, wanted.shape) != (seen.extent, seen.outputs.shape):
+                if wanted is None or (extent, wanted.shape) != (call.extent, call.outputs.shape):
                     continue
                 if states is not None:
-                    seen.read_other(states)
+                    call.read_other(states)
                 known = ~wanted.isneginf()  # those that a mask makes -inf do not count
-                wanted, seen.outputs = (t.where(known, 0.0) for t in (wanted, seen.outputs))
-                finite = (wanted + seen.outputs).isfinite().all(1)
-                finite &= seen.inputs.isfinite().all(2).all(0)
+                wanted, call.outputs = (t.where(known, 0.0) for t in (wanted, call.outputs))
+                finite = (wanted + call.outputs).isfinite().all(1)
+                finite &= call.inputs.isfinite().all(2).all(0)
                 if not finite.all():  # as of a sequence whose steps are all masked
                     lost += len(wanted)
-                    wanted, seen.outputs = wanted[finite], seen.outputs[finite]
-                    seen.inputs = seen.inputs[:, finite]
-                rows, last = rows + len(wanted), seen
+                    wanted, call.outputs = wanted[finite], call.outputs[finite]
+                    call.inputs = call.inputs[:, finite]
+                rows, last = rows + len(wanted), call
                 if not len(wanted):
                     continue
-                missing = _find_missing(seen, wanted, planned.bounds)
-                solver.add(seen.inputs, seen.product.split(missing))
-                missing_square += _sum_squares(wanted - seen.outputs)
+                missing = _find_missing(call, wanted, planned.bounds)
+                solver.add(call.inputs, call.product.split(missing))
+                missing_square += _sum_squares(wanted - call.outputs)
                 target_square += _sum_squares(wanted)
-                seen.inputs = seen.inputs.new_empty(0)
+                call.inputs = call.inputs.new_empty(0)
         if last is None:
             self.left[planned.key.partition("[")[0]] = "its outputs have other places"
             return
@@ -292,24 +292,24 @@ class _Fitting:
         if self.errors[planned.key] > 1e-12:
             self._apply(planned, last, solver)
 
-    def _apply(self, planned: Planned, seen: Seen, solver: LeastSquares) -> None:
+    def _apply(self, planned: Planned, call: ProductCall, solver: LeastSquares) -> None:
         """Change the weight, and what adds a constant to its outputs."""
         change, tensors = solver.solve(), tensors_of(self.small)
         with torch.no_grad():
-            if seen.recipe is None:
-                seen.product.change(change[:, : planned.inputs])
+            if call.recipe is None:
+                call.product.change(change[:, : planned.inputs])
                 constant = change[:, planned.inputs :]
             else:
                 free = [tensors[name] for name in planned.free]
-                found = fit_parts(seen.recipe, seen.product, solver, free)
+                found = fit_parts(call.recipe, call.product, solver, free)
                 if found is None:
-                    self.left[seen.recipe.name] = "computed in a way that nothing changes"
+                    self.left[call.recipe.name] = "computed in a way that nothing changes"
                     del self.errors[planned.key]
                     return
                 constant = found
             if planned.constant is None:
                 return
-            named, bias = tensors[planned.constant], seen.product.bias
+            named, bias = tensors[planned.constant], call.product.bias
             constant = constant.flatten().to(named)
             if bias is not None:
                 bias.add_(constant)
@@ -324,20 +324,20 @@ def _sum_squares(numbers: Tensor) -> float:
     return float(numbers.float().square().sum())
 
 
-def _find_missing(seen: Seen, wanted: Tensor, bounds: Bounds | None) -> Tensor:
+def _find_missing(call: ProductCall, wanted: Tensor, bounds: Bounds | None) -> Tensor:
     """Return what is missing in the results of a product of the small network, (N, O).
 
     Beyond bounds any number is as good as the target.
     """
     if bounds is not None:
         low, high = bounds
-        below, above = seen.outputs.clamp(max=low), seen.outputs.clamp(min=high)
+        below, above = call.outputs.clamp(max=low), call.outputs.clamp(min=high)
         wanted = torch.where(wanted <= low, below, torch.where(wanted >= high, above, wanted))
-    missing = wanted - seen.outputs
-    if seen.scale is None:
+    missing = wanted - call.outputs
+    if call.scale is None:
         return missing
-    least = _SMALL_FACTOR * seen.scale.square().mean() + torch.finfo(missing.dtype).tiny
-    return missing * (seen.scale / (seen.scale.square() + least))
+    least = _SMALL_FACTOR * call.scale.square().mean() + torch.finfo(missing.dtype).tiny
+    return missing * (call.scale / (call.scale.square() + least))
 
 
 def describe_left(left: dict[str, str]) -> str:

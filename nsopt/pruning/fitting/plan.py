@@ -16,7 +16,7 @@ from nsopt.inputs import call_network, check_numbers, count_examples, tensors_in
 from nsopt.models.networks import inputs_for
 from nsopt.pruning.fitting.least_squares import most_rows, storage_of
 from nsopt.pruning.fitting.products import Product, StateProduct, Units, find_kept
-from nsopt.pruning.fitting.watch import Bounds, ProductWatch, Seen
+from nsopt.pruning.fitting.watch import Bounds, ProductCall, ProductWatch
 from nsopt.tracing.originals import tensors_of
 
 FEWEST, _MOST = 16, 1024  # examples
@@ -123,7 +123,7 @@ class Planned:
     """A product to fit.
 
     Attributes:
-        key: its name, see `Seen`.
+        key: its name, see `ProductCall`.
         index: its place in forward order.
         calls: number of calls in a forward pass.
         inputs: weights of an output in the small network.
@@ -132,7 +132,7 @@ class Planned:
         states: which inputs of the whole network the small one has, (P,), if it is fitted to states
             of the whole network; None for other inputs.
         constant: name of the tensor that adds a constant to the outputs, if only to these.
-        bounds: see `Seen`; None if calls differ.
+        bounds: see `ProductCall`; None if calls differ.
         free: names of what may change beside a computed weight's carrier; see `Recipe`.
     """
 
@@ -179,15 +179,15 @@ def make_plan(
     Raises:
         NsoptError: if `small` has layers that `large` lacks.
     """
-    seen, watch = _watch(large, inputs)
-    seen_small, watch_small = _watch(small, inputs)
-    extra = [key for key in seen_small if key not in seen and key not in watch.idle]
+    of_large, watch = _watch(large, inputs)
+    of_small, watch_small = _watch(small, inputs)
+    extra = [key for key in of_small if key not in of_large and key not in watch.idle]
     if extra:
         raise NsoptError(
             f"the smaller network has layers that the trained one lacks, such as {extra[0]}: "
             "choose an architecture whose widths are tied"
         )
-    made_of = {key: _list_parts(calls[0]) for key, calls in seen_small.items()}
+    made_of = {key: _list_parts(calls[0]) for key, calls in of_small.items()}
     different = {(key.partition("[")[0], *parts) for key, parts in made_of.items()}
     uses = Counter(part for _, *parts in different for part in parts)
     tensors, reasons = tensors_of(large), dict.fromkeys(watch.looked_up, "also used otherwise")
@@ -196,12 +196,12 @@ def make_plan(
         for part, tensor in tensors_of(small).items()
         if uses[part] == 1 and storage_of(tensor) not in watch_small.origins.read
     }
-    constants = Counter(c for calls in seen.values() for c in {call.constant for call in calls})
-    views = Counter(_find_start(key, calls[0].product) for key, calls in seen.items())
+    constants = Counter(c for calls in of_large.values() for c in {call.constant for call in calls})
+    views = Counter(_find_start(key, calls[0].product) for key, calls in of_large.items())
     left: dict[str, str] = {}
     products: list[Planned] = []
-    for index, (key, calls) in enumerate(seen.items()):
-        name, first, there = key.partition("[")[0], calls[0], seen_small.get(key, [])
+    for index, (key, calls) in enumerate(of_large.items()):
+        name, first, there = key.partition("[")[0], calls[0], of_small.get(key, [])
         if first.recipe is None and not first.is_active and uses[name] > 1:
             continue  # a part of a computed weight
         weight, axis = first.product.weight, first.product.output_axis
@@ -246,9 +246,9 @@ def make_plan(
     return products, left
 
 
-def _list_parts(seen: Seen) -> list[str]:
+def _list_parts(call: ProductCall) -> list[str]:
     """Return the names of what a weight is made of: parameters, or one."""
-    return [seen.key.partition("[")[0]] if seen.recipe is None else list(seen.recipe.leaves)
+    return [call.key.partition("[")[0]] if call.recipe is None else list(call.recipe.leaves)
 
 
 def _list_cut(large: Mapping[str, Tensor], small: Mapping[str, Tensor]) -> Iterator[str]:
@@ -264,7 +264,7 @@ def _find_start(key: str, product: Product) -> tuple[str, int]:
     return key.partition("[")[0], int(product.weight.storage_offset())
 
 
-def _watch(model: nn.Module, inputs: Inputs) -> tuple[dict[str, list[Seen]], ProductWatch]:
+def _watch(model: nn.Module, inputs: Inputs) -> tuple[dict[str, list[ProductCall]], ProductWatch]:
     """Return the calls of each product on the first batch, and what watched them."""
 
     def first_place(key: str, nth: int, product: Product, result: Tensor) -> Tensor:
@@ -272,7 +272,7 @@ def _watch(model: nn.Module, inputs: Inputs) -> tuple[dict[str, list[Seen]], Pro
         return torch.zeros(examples, min(1, count), dtype=torch.int64, device=result.device)
 
     watch = ProductWatch(model, first_place)
-    calls: dict[str, list[Seen]] = {}
-    for seen in watch.run(inputs.call(model, 0), inputs.batches[0]):
-        calls.setdefault(seen.key, []).append(seen)
+    calls: dict[str, list[ProductCall]] = {}
+    for call in watch.run(inputs.call(model, 0), inputs.batches[0]):
+        calls.setdefault(call.key, []).append(call)
     return calls, watch

@@ -26,11 +26,11 @@ Bounds = tuple[float, float]
 
 
 class _DoneError(BaseException):
-    """Ends a forward pass: everything wanted was seen. Code that catches `Exception` lets it by."""
+    """Ends a forward pass: everything wanted ran. Code that catches `Exception` lets it by."""
 
 
 @dataclass(eq=False)
-class Seen:
+class ProductCall:
     """One call of a product.
 
     Attributes:
@@ -74,7 +74,7 @@ class Seen:
 class _Chain:
     """The outputs of a product on their way to an addition or an activation."""
 
-    seen: Seen
+    call: ProductCall
     tensor: Tensor
     shape: torch.Size
     started: int
@@ -93,7 +93,7 @@ class ProductWatch(TorchDispatchMode):
         consume: takes every call at once, which is then neither kept nor followed.
 
     Attributes:
-        seen: the recorded calls.
+        calls: the recorded calls.
         looked_up: names of weights that an embedding reads, or that are added.
         origins: what is computed without the inputs.
     """
@@ -104,10 +104,10 @@ class ProductWatch(TorchDispatchMode):
         places: Places,
         wanted: Mapping[str, int] | None = None,
         takes_inputs: bool = False,
-        consume: Callable[[Seen], None] | None = None,
+        consume: Callable[[ProductCall], None] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.seen: list[Seen] = []
+        self.calls: list[ProductCall] = []
         self.looked_up: set[str] = set()
         self.origins = Origins()
         self._places, self._wanted = places, wanted
@@ -124,23 +124,23 @@ class ProductWatch(TorchDispatchMode):
         self._recurrent = RecurrentWatch(self._record_recurrent, self._note)
         self._made: dict[int, int] = {}  # when a storage was last written
         self._chains: list[_Chain] = []
-        self._clipped: dict[tuple[int, int], Seen] = {}  # by storage and when it was written
+        self._clipped: dict[tuple[int, int], ProductCall] = {}  # by storage and when it was written
 
-    def run(self, call: Callable[[], Any], inputs: Any) -> list[Seen]:
-        """Run the network inside `call`, on `inputs`; return what was seen."""
+    def run(self, forward: Callable[[], Any], inputs: Any) -> list[ProductCall]:
+        """Run the network inside `forward`, on `inputs`; return the calls of its products."""
         self.origins.start(tensors_in(inputs))
         fast = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)  # it hides the products of attention
         try:
             with torch.no_grad(), self, self._recurrent:
-                outputs = call()
+                outputs = forward()
             self._note_reads({storage_of(tensor) for tensor in find_outputs(outputs)[0]})
         except (_DoneError, Exception):  # TorchScript makes a RuntimeError of an early end
             if not self._is_done:
                 raise
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
-        return self.seen
+        return self.calls
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, self._steps = func.overloadpacket.__name__, self._steps + 1
@@ -150,10 +150,10 @@ class ProductWatch(TorchDispatchMode):
         self._note(name, func, args, kwargs, result)
         product = None if kwargs else read_product(name, args, result)
         if product is not None:
-            seen = self._record(*product, result)
-            if seen is not None:
-                seen.is_active = self.origins.is_active(product[0])
-                self._chains.append(_Chain(seen, result, result.shape, self._steps))
+            call = self._record(*product, result)
+            if call is not None:
+                call.is_active = self.origins.is_active(product[0])
+                self._chains.append(_Chain(call, result, result.shape, self._steps))
         self._end_if_done()
         return result
 
@@ -174,7 +174,7 @@ class ProductWatch(TorchDispatchMode):
         if name == "embedding" or (is_active and name.removeprefix("scaled_") in _ADDS):
             self.looked_up |= {self._name(tensor) or "" for tensor in tensors_in(list(args))}
 
-    def _record(self, x: Tensor, product: Product, result: Tensor) -> Seen | None:
+    def _record(self, x: Tensor, product: Product, result: Tensor) -> ProductCall | None:
         if not product.weight.is_floating_point():
             return None
         name, recipe = self._name(product.weight), None
@@ -201,13 +201,13 @@ class ProductWatch(TorchDispatchMode):
         is_wanted = self._takes_inputs or isinstance(product, StateProduct)
         inputs = product.rows(x, places) if is_wanted else x.new_empty(0)
         outputs, extent = product.select(result, places), product.count_places(result)
-        seen = Seen(key, nth, product, whole, inputs, outputs, places, extent, recipe)
-        seen.constant = self._name(product.bias) if product.bias is not None else None
+        call = ProductCall(key, nth, product, whole, inputs, outputs, places, extent, recipe)
+        call.constant = self._name(product.bias) if product.bias is not None else None
         if self._consume is not None:
-            self._consume(seen)
+            self._consume(call)
             return None
-        self.seen.append(seen)
-        return seen
+        self.calls.append(call)
+        return call
 
     def _follow(self, name: str, args: Any, result: Any) -> None:
         """Follow outputs through an operation, or stop following them."""
@@ -231,7 +231,7 @@ class ProductWatch(TorchDispatchMode):
 
     def _advance(self, chain: _Chain, name: str, args: Any, result: Any) -> bool:
         """Follow outputs through an operation that reads them; return whether to go on."""
-        seen, storage = chain.seen, storage_of(chain.tensor)
+        call, storage = chain.call, storage_of(chain.tensor)
         if "batch_norm" in name and self._note_scale(chain, args):
             chain.tensor = tensors_in(result)[0]
         elif name in ("add", "add_") and (
@@ -241,11 +241,11 @@ class ProductWatch(TorchDispatchMode):
         elif not name.endswith("_") and all(storage_of(t) == storage for t in tensors_in(result)):
             return True  # a view
         else:
-            seen.bounds = _read_bounds(name, args)
-            if seen.bounds is not None and not name.endswith("_"):
-                self._clipped[storage, self._made.get(storage, 0)] = seen
+            call.bounds = _read_bounds(name, args)
+            if call.bounds is not None and not name.endswith("_"):
+                self._clipped[storage, self._made.get(storage, 0)] = call
             return False
-        seen.outputs = seen.product.select(chain.tensor, seen.places)
+        call.outputs = call.product.select(chain.tensor, call.places)
         return True
 
     def _note_scale(self, chain: _Chain, args: Any) -> bool:
@@ -253,26 +253,26 @@ class ProductWatch(TorchDispatchMode):
         x, weight, _, mean, variance = args[:5]
         numbers = [n for n in args[5:] if isinstance(n, float)]
         usable = isinstance(mean, Tensor) and x.shape == chain.shape and not chain.is_sum
-        if not usable or chain.seen.scale is not None or True in args[5:6]:
+        if not usable or chain.call.scale is not None or True in args[5:6]:
             return False
         scale = (variance + numbers[-1]).rsqrt()
-        chain.seen.scale = scale if weight is None else scale * weight
-        if chain.seen.constant is None:
-            chain.seen.constant = self._name(mean)
+        chain.call.scale = scale if weight is None else scale * weight
+        if chain.call.constant is None:
+            chain.call.constant = self._name(mean)
         return True
 
     def _note_bias(self, chain: _Chain, args: Any) -> bool:
         """Note a parameter that is added to the outputs as a bias; return whether it is one."""
         view, term = args if storage_of(args[0]) == storage_of(chain.tensor) else args[::-1]
         name = self._name(term) if isinstance(term, Tensor) else None
-        is_matrix = isinstance(chain.seen.product, MatrixProduct)
+        is_matrix = isinstance(chain.call.product, MatrixProduct)
         if name is None or not is_matrix or term.shape != chain.shape[-1:]:
             return False
         whole = dict(self._names[storage_of(term)])[name]
         if term.numel() != whole.numel() or not _has_rows(chain, view):
             return False
-        if chain.seen.constant is None:
-            chain.seen.constant = name
+        if chain.call.constant is None:
+            chain.call.constant = name
         return True
 
     def _is_sum(self, chain: _Chain, args: Any) -> bool:
