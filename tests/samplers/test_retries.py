@@ -63,15 +63,6 @@ def test_a_trial_that_optuna_retries_has_its_first_budget(widths: int, spread: f
         assert_budget(study, number, budget)
 
 
-@pytest.mark.parametrize("widths", [3, 8])
-def test_a_trial_that_is_enqueued_again_has_its_first_budget(widths: int) -> None:
-    study = make_study()
-    killed = kill(study, widths)
-    study.enqueue_trial(killed.params, user_attrs=killed.user_attrs)
-    study.optimize(count_parameters, n_trials=1)
-    assert_budget(study, 1, BUDGETS[0])
-
-
 def test_widths_that_are_enqueued_alone_get_the_budget_that_holds_them() -> None:
     first = make_study()
     first.optimize(count_parameters, n_trials=3)

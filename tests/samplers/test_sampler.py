@@ -62,20 +62,13 @@ def test_budgets_may_be_an_array() -> None:
         assert repr(make_sampler(budgets=budgets)) == repr(make_sampler(budgets=budgets.tolist()))
 
 
-def test_an_enqueued_budget_may_be_words() -> None:
-    study = optuna.create_study(sampler=make_sampler())
-    study.enqueue_trial({}, user_attrs={"budget": "250k"})
-    study.optimize(lambda trial: float(sum(suggest_widths(trial, ARCH))), n_trials=1)
-    (trial,) = study.trials
-    assert trial.value == sum(solve_law(250_000))
-    assert trial.user_attrs["budget"] == 250_000
-    assert trial.constraints["budget"] <= 0
-
-
 def test_an_enqueued_budget_takes_precedence() -> None:
     study = optuna.create_study(sampler=make_sampler(budgets=[10**5]))
-    study.enqueue_trial({}, user_attrs={"budget": 700_000})
-    assert suggest_widths(study.ask(), ARCH) == solve_law(700_000)
+    for budget, word in ((700_000, 700_000), (250_000, "250k")):
+        study.enqueue_trial({}, user_attrs={"budget": word})
+        trial = study.ask()
+        assert suggest_widths(trial, ARCH) == solve_law(budget)
+        assert trial.user_attrs["budget"] == budget
     assert suggest_widths(study.ask(), ARCH) == solve_law(10**5)
 
 
@@ -102,14 +95,6 @@ def test_proposals_follow_multiple_of_and_min_width(budget: int) -> None:
         assert min(widths) >= 16
         assert not any(width % 8 for width in widths)
         assert PARAMS(widths) <= budget
-
-
-def test_proposals_are_the_same_with_two_objectives() -> None:
-    sampler = make_sampler(budgets=[10**6])
-    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
-    study.optimize(lambda trial: (float(sum(suggest_widths(trial, ARCH))), 1.0), n_trials=2)
-    for trial in study.trials:
-        assert tuple(trial.params[f"width_{name}"] for name in ARCH.layer_names) == solve_law(10**6)
 
 
 def test_other_parameters_go_to_the_independent_sampler() -> None:
@@ -256,16 +241,6 @@ def test_suggest_widths_accepts_a_fixed_trial() -> None:
     assert suggest_widths(optuna.trial.FixedTrial(fixed), ARCH) == tuple(range(100, 108))
 
 
-def test_suggested_widths_follow_the_step() -> None:
-    solver = partial(solve_widths, multiple_of=8, min_width=8)
-    study = optuna.create_study(sampler=make_sampler(budgets=[10**6], solver=solver))
-    widths = suggest_widths(study.ask(), ARCH, step=8)
-    assert not any(width % 8 for width in widths)
-    rough = optuna.create_study(sampler=make_sampler(budgets=[10**6]))
-    with pytest.raises(NsoptError, match="must be able to be"):
-        suggest_widths(rough.ask(), ARCH, step=8)
-
-
 def test_a_trial_stores_its_budget_and_its_cost() -> None:
     study = optuna.create_study(sampler=make_sampler(budgets=[10**6]))
     study.enqueue_trial({f"width_{name}": 300 for name in ARCH.layer_names})
@@ -344,11 +319,6 @@ def test_the_sampler_takes_algorithm_3_as_its_solver() -> None:
     assert own.propose(10**6) == tuple(published.widths.tolist())
     with pytest.raises(NsoptError, match="Algorithm 3 diverges: try a smaller eta"):
         make_sampler(solver=partial(solve_widths_sgd, eta=1e9)).propose(10**6)
-
-
-def test_uniform_curve_makes_a_uniform_sampler() -> None:
-    own = NeuralScaleSampler(uniform_curve(ARCH.base_widths), PARAMS, ARCH.layer_names)
-    assert own.propose(579_786) == tuple(w // 4 for w in ARCH.base_widths)
 
 
 def test_budgets_can_be_written_as_in_commands(vgg11: Architecture) -> None:

@@ -4,7 +4,6 @@ import re
 import warnings
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import nsopt
-from nsopt import NsoptError, PowerLaw, get_architecture, solve_widths, uniform_curve
+from nsopt import NsoptError, PowerLaw, get_architecture, uniform_curve
 from nsopt.scaling.law import floor_widths
 from nsopt.scaling.record import Iteration, PruneRecord, Trajectory
 
@@ -31,14 +30,6 @@ def laws(draw: st.DrawFn) -> PowerLaw:
     count = draw(layers)
     alpha, beta = (draw(arrays(np.float64, count, elements=e)) for e in (alphas, betas))
     return PowerLaw(alpha, beta, np.ones(count))
-
-
-@st.composite
-def records(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
-    rows, count = draw(st.integers(6, 12)), draw(layers)
-    tau = 1000 * np.cumprod(draw(arrays(np.float64, rows, elements=st.floats(1.2, 3))))
-    widths = draw(arrays(np.int64, (rows, count), elements=st.integers(1, 2000)))
-    return widths, tau
 
 
 def read_published_iterations(
@@ -86,14 +77,6 @@ def test_fit_recovers_the_law_that_generated_the_widths(law: PowerLaw) -> None:
     np.testing.assert_allclose(fitted.r2, 1, atol=1e-9)
 
 
-@given(records(), st.floats(1e-3, 1e3))
-def test_fits_do_not_depend_on_units(record: tuple[np.ndarray, np.ndarray], unit: float) -> None:
-    widths, tau = record
-    law, rescaled = PowerLaw.fit(widths, tau), PowerLaw.fit(widths, tau * unit)
-    np.testing.assert_allclose(rescaled.widths(tau * unit), law.widths(tau), rtol=1e-6)
-    np.testing.assert_allclose(rescaled.beta, law.beta, atol=1e-7)
-
-
 @given(laws())
 def test_a_law_survives_json_exactly(law: PowerLaw) -> None:
     back = PowerLaw.from_dict(json.loads(json.dumps(law.to_dict())))
@@ -104,12 +87,6 @@ def test_a_law_survives_json_exactly(law: PowerLaw) -> None:
 def test_a_fit_with_an_underflowing_alpha_is_refused() -> None:
     with pytest.raises(NsoptError, match="finite alpha > 0"):
         PowerLaw.fit([[2000], [1], [1]], [181, 182, 183])
-
-
-def test_widths_have_a_row_per_size() -> None:
-    law = PowerLaw(np.array([2.0, 3.0]), np.array([0.5, 1.0]), np.ones(2))
-    np.testing.assert_allclose(law.widths(4.0), [4.0, 12.0])
-    np.testing.assert_allclose(law.widths([4.0, 9.0]), [[4.0, 12.0], [6.0, 27.0]])
 
 
 def test_a_law_is_immutable() -> None:
@@ -226,22 +203,6 @@ def test_a_steep_layer_has_finite_widths_at_any_size() -> None:
     tau = np.array([100.0, 200, 400, 800])
     law = PowerLaw.fit(np.array([[15.0, 1], [15, 3], [15, 9], [16, 29]]), tau)
     assert np.isfinite(law.widths(1e290)).all()
-
-
-@pytest.mark.shared_data
-@pytest.mark.parametrize(
-    ("name", "data", "classes"),
-    [("vgg11", "cifar10", 10), ("resnet18", "cifar100", 100), ("mobilenetv2", "cifar100", 100)],
-)
-def test_published_iterations_converge(shared: Path, name: str, data: str, classes: int) -> None:
-    arch = nsopt.get_architecture(name, num_classes=classes)
-    cost = arch.cost("params")
-    budgets = [cost(floor_widths(ratio, arch.base_widths)) for ratio in (0.25, 0.5, 1.0)]
-    found = read_published_iterations(shared / "paper", f"{name}-{data}")
-    laws = [PowerLaw.fit(widths, tau) for _, widths, tau, _ in found][1:]
-    logs = [np.log(solve_widths(law, cost, budgets, warn=False).widths) for law in laws]
-    steps = [np.square(after - before).mean() for before, after in pairwise(logs)]
-    assert np.mean(np.sqrt(steps[6:])) < np.mean(np.sqrt(steps[:3]))
 
 
 ARCH = get_architecture("vgg11")
