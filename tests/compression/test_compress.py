@@ -12,12 +12,10 @@ from torch import nn
 import nsopt
 from nsopt import Architecture, ImageData, NsoptError, TrainSettings, train
 from nsopt.compression.budgets import budgets_of, read_words, split_budgets
-from nsopt.compression.pipeline import read_score
 from nsopt.progress import Progress
 from nsopt.reports.page import render
 from nsopt.session.presets import get_preset, override
 from nsopt.session.subject import Subject
-from nsopt.session.workspace import Workspace
 from tests.conftest import EXACT, one_line
 from tests.networks import layers
 from tests.study.test_comparison import Interrupting, Listener
@@ -112,20 +110,6 @@ def test_a_trainer_gets_no_images_that_validate(narrow: Architecture, digits: Im
     validating = {image.numpy().tobytes() for image in given.validation.images}
     assert not any(image.numpy().tobytes() in validating for image in given.train.images)
     assert given.split(0.5).normalisation == subject.splits.normalisation
-
-
-def test_the_stored_accuracy_is_that_of_the_same_weights_and_normalisation(
-    compressed: Done, trained: nn.Module, narrow: Architecture, digits: ImageData
-) -> None:
-    result, out = compressed
-    workspace = Workspace(f"sqlite:///{out / 'study.db'}", out)
-
-    def read(model: nn.Module, data: ImageData) -> float | None:
-        return read_score(Subject.of(narrow, data, SETTINGS.updated(start=model)), workspace)
-
-    assert read(trained, digits) == result.dense.val_accuracy
-    assert read(trained, digits.normalised_by([0.9], [0.1])) is None
-    assert read(narrow.build(narrow.base_widths), digits) is None
 
 
 def test_the_page_warns_of_split_images(compressed: Done) -> None:
@@ -267,38 +251,6 @@ def test_the_same_call_again_trains_nothing(
         assert own.widths == first[name].widths
         assert own.test_accuracy == first[name].test_accuracy
         torch.testing.assert_close(own.model.state_dict(), first[name].model.state_dict())
-
-
-def test_a_latency_budget_of_50_percent_holds_as_measured(
-    trained: nn.Module, narrow: Architecture, digits: ImageData, tmp_path: Path
-) -> None:
-    """The clock measures less than twice the time for a network twice as large."""
-    timed: list[int] = []
-
-    def clock(module: nn.Module, images: torch.Tensor) -> float:
-        timed.append(sum(parameter.numel() for parameter in module.parameters()))
-        return 3 * float(timed[-1] / 1000) ** 0.7
-
-    def compress() -> nsopt.Compression:
-        return nsopt.compress(
-            *(trained, digits, ["latency=50%"]),
-            arch=narrow,
-            epochs=1,
-            settings=SETTINGS.updated(runtime=clock),
-            out=tmp_path,
-        )
-
-    result = compress()
-    half = result["latency=50%"]
-    assert half.latency is not None
-    assert result.dense.latency is not None
-    assert 0.4 * result.dense.latency < half.latency <= 0.5 * result.dense.latency
-    fine_tuned = result.results.outcomes.query("method != 'dense'")["widths"]
-    assert set(fine_tuned) == {own.widths for _, own in result.results.candidates if own.trained}
-    before = list(timed)
-    again = compress()["latency=50%"]
-    assert timed == before
-    assert again.widths == half.widths
 
 
 def test_a_budget_above_the_time_of_the_network_is_refused_and_leaves_nothing(

@@ -146,21 +146,6 @@ def test_the_curve_says_where_to_train(curve: nsopt.Compression) -> None:
     assert shares == sorted(shares, reverse=True)
 
 
-def test_a_fit_beats_inherited_weights(trained: nn.Module, curve: nsopt.Compression) -> None:
-    fitted = curve[BUDGETS[1]]
-    arch = nsopt.trace(trained, make_sounds(2, 0)[0])
-    norms = arch.filter_norms(trained)
-    kept = [n.topk(w).indices.sort().values for n, w in zip(norms, fitted.widths, strict=True)]
-    inherited = arch.inherit(trained, kept, fitted.widths).eval()
-    sounds = make_sounds(64, 5)[0]
-
-    @torch.no_grad()
-    def distance(model: nn.Module) -> float:
-        return float((model(sounds) - trained(sounds)).square().mean())
-
-    assert distance(fitted.model) < distance(inherited) / 2
-
-
 def test_a_score_of_the_user_decides(trained: nn.Module) -> None:
     scored: list[nn.Module] = []
 

@@ -163,28 +163,36 @@ def Sum(self: Any, one: Tensor, other: Tensor) -> Any:
 
 
 def test_a_network_of_several_inputs_is_compressed_in_milliseconds(tmp_path: Path) -> None:
+    timed: list[int] = []
+
     def count(model: nn.Module, inputs: Any) -> float:
+        timed.append(0)
         one, other = inputs
         assert len(one) == len(other) == 16
         return sum(parameter.numel() for parameter in model.parameters()) / 100
 
     images, targets = make_examples(64, 0).tensors
     inputs = [(part, part) for part in images.split(16)]
-    result = run(
-        Sum(),
-        out=tmp_path,
-        budgets=["latency=60%"],
-        train=list(zip(inputs, targets[:, 1:-1, 1:-1].split(16), strict=True)),
-        loss=functional.cross_entropy,
-        score=lambda model: -float(model(images, images).std()),
-        settings=SETTINGS.updated(runtime=count),
-    )
+    asked: dict[str, Any] = {
+        "out": tmp_path,
+        "budgets": ["latency=60%"],
+        "train": list(zip(inputs, targets[:, 1:-1, 1:-1].split(16), strict=True)),
+        "loss": functional.cross_entropy,
+        "score": lambda model: -float(model(images, images).std()),
+        "settings": SETTINGS.updated(runtime=count),
+    }
+    torch.manual_seed(0)
+    model = Sum()
+    result = run(model, **asked)
     small = result["latency=60%"]
     assert small.model(*torch.rand(2, 1, 3, 16, 16)).shape == (1, 2, 14, 14)
     assert small.latency is not None
     assert 0.4 < small.latency / count(result.dense.model, torch.zeros(2, 16)) <= 0.6
     page = result.report(tmp_path / "report").read_text()
     assert "ms per batch of 16" in page
+    before = len(timed)
+    assert run(model, **asked)["latency=60%"].widths == small.widths
+    assert len(timed) == before
 
 
 def test_trainings_are_stored_as_optuna_studies(kept: Done) -> None:

@@ -46,27 +46,6 @@ def make_examples(count: int = 48, seed: int = 0) -> TensorDataset:
     return TensorDataset(images, (images[:, 0] > 0.5).long())
 
 
-class PinnedTensor(Tensor):
-    """A tensor that claims to be in pinned memory, and records whether its copy blocks."""
-
-    waited: bool | None = None
-
-    def is_pinned(self, device: Any = None) -> bool:
-        return True
-
-    def to(self, *_: Any, non_blocking: bool = False) -> Tensor:  # type: ignore[override]
-        self.waited = not non_blocking
-        return torch.zeros(self.shape)
-
-
-def test_only_pinned_tensors_are_copied_without_waiting() -> None:
-    pinned = torch.rand(2, 3).as_subclass(PinnedTensor)
-    other = torch.rand(2, 3).as_subclass(PinnedTensor)
-    other.is_pinned = lambda device=None: False  # type: ignore[method-assign]
-    LoaderBatches([((pinned, other), [])], 0, CPU).next()
-    assert (pinned.waited, other.waited) == (False, True)
-
-
 def make_loader(count: int = 48) -> DataLoader[tuple[Tensor, ...]]:
     return DataLoader(make_examples(count), batch_size=16, shuffle=True)
 
@@ -223,13 +202,6 @@ def test_search_images_is_refused_with_a_loader(segmentation: Architecture) -> N
     some = SETTINGS.updated(search_images=10)
     with pytest.raises(NsoptError, match="search_images chooses images with labels"):
         nsopt.search(segmentation, nsopt.Task([BATCH], pixel_loss), some)
-
-
-def test_a_shuffled_loader_reorders_every_epoch() -> None:
-    batches = LoaderBatches(make_loader(), 0, CPU)
-    first, second = ([batches.next()[0] for _ in range(batches.per_epoch)] for _ in range(2))
-    assert not torch.equal(torch.cat(first), torch.cat(second))
-    assert torch.equal(torch.cat(first).sort(dim=0).values, torch.cat(second).sort(dim=0).values)
 
 
 class Counted(list):

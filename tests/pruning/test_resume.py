@@ -3,9 +3,6 @@
 import copy
 import dataclasses
 import io
-import json
-import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,13 +22,10 @@ from nsopt.compute.device import Compute, use_seed
 from nsopt.data.images import ImageData, ImageSet
 from nsopt.errors import NonFiniteLossError, NsoptError, ShortRecordError
 from nsopt.models.registry import get_architecture
-from nsopt.pruning import search as pruning_search
 from nsopt.pruning.engine import ShrinkingNetwork, iterative_prune
-from nsopt.scaling.record import Iteration
 from nsopt.tasks.classification import Classification
 from nsopt.tasks.supervise import supervise
 from tests.conftest import BRIEF
-from tests.forked import Forked
 from tests.rescaled import with_base_widths
 
 SEARCH = SearchSettings(filters_per_step=20, iterations=2, batch_size=16, small_width=3, **BRIEF)
@@ -252,20 +246,6 @@ def test_the_number_of_iterations_can_be_raised_later(
     assert describe_search(search(narrow, few, SEARCH, checkpoint=file)) == whole_search
 
 
-def test_a_checkpoint_with_more_iterations_gives_those_that_are_asked_for(
-    narrow: Architecture, few: ImageData, whole_search: list[dict], tmp_path: Path
-) -> None:
-    file = tmp_path / "search.pt"
-    three = SEARCH.updated(iterations=len(whole_search) + 1)
-    history = [Iteration.from_dict(each) for each in whole_search]
-    interrupt_after(5, lambda: search(narrow, few, three, checkpoint=file))
-    content = read_checkpoint(file)
-    state = pruning_search._pack_state(history)
-    Checkpoint(file, content["identity"]).save(state)
-    found = search(narrow, few, SEARCH.updated(iterations=1, device="cpu"), checkpoint=file)
-    assert describe_search(found) == whole_search[:1]
-
-
 def test_changed_trainings_are_named(narrow: Architecture, few: ImageData, tmp_path: Path) -> None:
     one, other = (narrow.build(narrow.base_widths) for _ in range(2))
     file, widths = tmp_path / "training.pt", narrow.base_widths
@@ -292,39 +272,3 @@ def test_a_run_that_cannot_succeed_leaves_no_checkpoint(
     with pytest.raises(NonFiniteLossError):
         train(narrow, narrow.base_widths, few, TRAINING.updated(lr=1e9), checkpoint=file)
     assert not file.exists()
-
-
-def print_search(settings: SearchSettings, data: ImageData, file: Path) -> None:
-    """Search with a checkpoint after every batch, and print the result."""
-    checkpoint.SECONDS_BETWEEN = 0.0
-    arch = get_architecture("vgg11", num_classes=10, in_channels=1)
-    arch = with_base_widths(arch, tuple(w // 16 for w in arch.base_widths))
-    print(json.dumps(describe_search(search(arch, data, settings, checkpoint=file))))
-
-
-def test_a_killed_search_continues_in_another_process(few: ImageData, tmp_path: Path) -> None:
-    one = SEARCH.updated(iterations=1, precision="bf16", pretrain_epochs=3)
-
-    def started(file: str) -> Forked:
-        return Forked(print_search, one, few, tmp_path / file)
-
-    with started("killed.pt") as process:
-        wait_for_writes(tmp_path / "killed.pt", 10)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    assert (tmp_path / "killed.pt").exists()
-    killed, whole = started("killed.pt").finish(), started("whole.pt").finish()
-    assert killed.returncode == whole.returncode == 0, killed.stderr + whole.stderr
-    assert json.loads(killed.stdout) == json.loads(whole.stdout)
-    assert list(tmp_path.glob("*.pt")) == []
-
-
-def wait_for_writes(file: Path, count: int) -> None:
-    """Return once `file` has been replaced `count` times."""
-    seen: set[int] = set()
-    deadline = time.monotonic() + 120
-    while len(seen) < count:
-        assert time.monotonic() < deadline
-        if file.exists():
-            seen.add(file.stat().st_ino ^ file.stat().st_mtime_ns)
-        time.sleep(0.002)

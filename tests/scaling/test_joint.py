@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from nsopt import NsoptError, PowerLaw, get_architecture, solve_widths, uniform_curve
 from nsopt.errors import NoWidthsError
 from nsopt.scaling.cost import CostFunction, JointCost
-from tests.scaling.test_solve import PARAMS, VGG11, L, Shortcut, laws
+from tests.scaling.test_solve import PARAMS, VGG11, L, laws
 
 MACS = VGG11.cost("macs")
 Limits = list[tuple[CostFunction, float]]
@@ -97,26 +97,6 @@ def test_vanishing_projections_meet_all_budgets(seed: int, ratio: float, tilt: f
     scales = float(fit.tau) * np.geomspace(1 + 1e-9, 1.5, 1000)
     larger = np.maximum(np.floor(law.widths(scales)), 1).astype(int)
     assert np.any([cost(larger) > budget for cost, budget in limits], axis=0).all()
-
-
-def test_a_joint_solution_fits_even_if_the_smallest_single_solution_does_not() -> None:
-    """Only one budget counts the projection."""
-
-    def total(widths: np.ndarray) -> np.ndarray:
-        return np.asarray(widths).sum(axis=-1)
-
-    law, shortcut = PowerLaw(np.array([10.0, 1.0]), np.array([0.25, 1.0]), np.ones(2)), Shortcut()
-    disagreements = 0
-    for one in range(20, 100, 20):
-        for other in range(60, 200, 14):
-            limits = [(total, one), (shortcut, other)]
-            fit = solve_widths(law, limits)
-            assert total(fit.widths) <= one
-            assert shortcut(fit.widths) <= other
-            alone = [solve_widths(law, *limit).widths for limit in limits]
-            smallest = min(alone, key=lambda widths: widths.sum())
-            disagreements += bool(shortcut(smallest) > other)
-    assert disagreements
 
 
 def test_the_budget_that_the_next_size_exceeds_binds() -> None:

@@ -48,13 +48,6 @@ def test_study_latency_and_export_run_on_cuda(cuda: SimulatedDevices, tmp_path: 
     assert {tensor.device for tensor in model.state_dict().values()} == {torch.device("cpu")}
 
 
-def test_tune_runs_on_cuda(cuda: SimulatedDevices, tmp_path: Path) -> None:
-    task = [option for option in TASK if not option.startswith("--pretrain-epochs")]
-    run("tune", *task, "--pretrain-epochs=0,1", f"--out={tmp_path}")
-    names = optuna.get_all_study_names(f"sqlite:///{tmp_path / 'study.db'}")
-    assert any("/pretrain-epochs" in name for name in names)
-
-
 def test_a_latency_model_is_learned_on_cuda(cuda: SimulatedDevices) -> None:
     arch = nsopt.trace(small(), torch.randn(2, 1, 32, 32))
     learned = nsopt.with_latency(arch, "cuda").cost("latency")

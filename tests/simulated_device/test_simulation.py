@@ -41,10 +41,3 @@ def test_copies_and_waits_are_logged(cuda: SimulatedDevices) -> None:
     assert cuda.places("to host") == ["outside"] * 4
     torch.cuda.synchronize()
     assert cuda.events[-1].kind == "wait"
-
-
-def test_a_tensor_too_large_for_the_device_raises_an_error(cuda: SimulatedDevices) -> None:
-    cuda.largest = 4 * 100
-    torch.ones(100).pin_memory().to("cuda", non_blocking=True)
-    with pytest.raises(torch.OutOfMemoryError):
-        torch.ones(101).to("cuda")

@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,12 @@ import pandas as pd
 import pytest
 import torch
 from optuna.trial import TrialState
-from sqlalchemy import event
-from sqlalchemy.engine import Engine
 from torch import nn
 
 import nsopt
 from nsopt import Architecture, NsoptError, Silent, StudySettings, TrainSettings, solve_widths
 from nsopt.compute.device import Compute
-from nsopt.data.images import ImageData, ImageSet
+from nsopt.data.images import ImageData
 from nsopt.deployment.artifacts import BestNetworks, best_trials
 from nsopt.latency.model import LatencyModel
 from nsopt.latency.runtime import OwnMeasure
@@ -205,41 +203,12 @@ def test_weights_of_the_best_network_are_kept(
         assert kept.classes == comparison.subject.data.classes
 
 
-def test_neuralscale_follows_the_stored_law(comparison: Comparison, done: Workspace) -> None:
-    results = load_results(done)
-    law = results.searches["search"][-1].law
-    outcome = results.outcomes.query("method == 'neuralscale'").iloc[0]
-    cost = PARAMS.cost(comparison.subject.arch)
-    expected = solve_widths(law, cost, outcome["budget"], warn=False).widths
-    assert outcome["widths"] == tuple(expected.tolist())
-
-
 def test_running_again_repeats_nothing(comparison: Comparison, done: Workspace) -> None:
     before = load_results(done)
     listener = Listener()
     run_comparison(comparison, done, listener)
     assert listener.tasks == []
     pd.testing.assert_frame_equal(load_results(done).outcomes, before.outcomes)
-
-
-def count_statements(call: Callable[[], object]) -> int:
-    """Return how many SQL statements a call executes."""
-    statements: list[str] = []
-
-    def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
-        statements.append(statement)
-
-    event.listen(Engine, "before_cursor_execute", note)
-    try:
-        call()
-    finally:
-        event.remove(Engine, "before_cursor_execute", note)
-    return len(statements)
-
-
-def test_a_repetition_sends_few_statements(comparison: Comparison, done: Workspace) -> None:
-    assert done.storage is not None  # opened, which takes statements of its own
-    assert count_statements(lambda: run_comparison(comparison, done, Silent())) < 400
 
 
 def test_journals_give_the_same(comparison: Comparison, done: Workspace, tmp_path: Path) -> None:
@@ -330,17 +299,6 @@ def test_other_settings_are_refused_and_named(comparison: Comparison, done: Work
     with pytest.raises(NsoptError, match=r"training\.epochs: 2 now, 1 there"):
         run_comparison(with_settings(comparison, changed), done, Silent())
     assert (done.folder / "study.db").read_bytes() == before
-
-
-def test_other_test_images_are_refused(comparison: Comparison, done: Workspace) -> None:
-    images = comparison.subject.data.test.images.clone()
-    images[0] = 255 - images[0]
-    test = ImageSet(images, comparison.subject.data.test.labels)
-    data = dataclasses.replace(comparison.subject.data, test=test)
-    subject = dataclasses.replace(comparison.subject, data=data)
-    other = dataclasses.replace(comparison, subject=subject)
-    with pytest.raises(NsoptError, match=r"data\.test_crc32: \d+ now"):
-        run_comparison(other, done, Silent())
 
 
 def test_a_diverging_loss_fails_one_trial(comparison: Comparison, place: Workspace) -> None:
@@ -453,15 +411,6 @@ def test_magnitude_needs_something_to_prune(comparison: Comparison, place: Works
     run_comparison(only(comparison, "magnitude", "uniform", sizes=sizes, seeds=1), place, listener)
     assert "magnitude starts from a network of" in listener.messages[0]
     assert load_results(place).outcomes["method"].tolist() == ["uniform"]
-
-
-def test_a_seed_gives_one_result(comparison: Comparison, done: Workspace, tmp_path: Path) -> None:
-    other = make_workspace(tmp_path / "other")
-    two = ("magnitude", "neuralscale")
-    run_comparison(only(comparison, *two, seeds=1), other, Silent())
-    of_both = select_outcomes(load_results(done)).query("seed == 0 and method in @two")
-    first = of_both.reset_index(drop=True)
-    pd.testing.assert_frame_equal(select_outcomes(load_results(other)), first)
 
 
 class Deeper(Method):

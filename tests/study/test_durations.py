@@ -16,7 +16,6 @@ from nsopt import Architecture, Silent
 from nsopt.latency.model import LatencyModel
 from nsopt.pruning import engine
 from nsopt.scaling.metric import LATENCY
-from nsopt.session import searching
 from nsopt.session.searching import continue_searches
 from nsopt.session.session import Session
 from nsopt.session.workspace import Workspace
@@ -26,7 +25,6 @@ from nsopt.study.plan import (
     Size,
     list_work,
     make_plan,
-    preview_comparison,
     run_comparison,
 )
 from nsopt.training import loop, step
@@ -105,26 +103,6 @@ def test_a_timed_step_leaves_the_loss_of_a_task_as_it_is(narrow: Architecture) -
     batch = torch.rand(4, *narrow.input_shape), torch.zeros(4, dtype=torch.int64)
     assert time_training_step(narrow, narrow.base_widths, 4, nsopt.Task([batch], loss), CPU) > 0
     assert loss.get_buffer("calls") == 0
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0.2, "1 s"), (89, "89 s"), (100, "2 min"), (7200, "2.0 h"), (500_000, "6 days")],
-)
-def test_a_duration_has_one_unit(seconds: float, words: str) -> None:
-    assert searching.format_duration(seconds) == words
-
-
-def test_a_preview_knows_the_widths_that_need_no_search(
-    comparison: Comparison, place: Workspace, narrow: Architecture
-) -> None:
-    listener = Listener()
-    known = preview_comparison(comparison, place, listener)
-    assert list(known) == ["uniform 0.5x"]
-    assert known["uniform 0.5x"] == tuple(width // 2 for width in narrow.base_widths)
-    assert listener.messages[0].startswith("takes about ")
-    assert listener.tasks == []
-    assert not place.has_storage
 
 
 def test_a_dry_run_prints_widths_and_duration_and_writes_nothing(tmp_path: Path) -> None:

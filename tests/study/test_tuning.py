@@ -59,19 +59,6 @@ def test_the_best_eta_is_found_by_the_name_of_the_study(tuning: Tuning, place: W
     assert override(SETTINGS, changes).eta == best.params["eta"]
 
 
-def test_values_of_p_with_failed_seeds_are_not_the_best() -> None:
-    study, range_ = optuna.create_study(direction="maximize"), IntDistribution(0, 100)
-    for epochs, accuracy in ((5, 70.0), (60, 89.0), (5, 90.0)):
-        study.add_trial(
-            create_trial(
-                params={"pretrain_epochs": epochs},
-                distributions={"pretrain_epochs": range_},
-                value=accuracy,
-            )
-        )
-    assert best_trial(study).params == {"pretrain_epochs": 5}
-
-
 def test_a_continued_tuning_adds_only_missing_trials_and_gives_the_same_result(
     tuning: Tuning, place: Workspace, tmp_path: Path
 ) -> None:

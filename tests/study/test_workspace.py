@@ -58,6 +58,7 @@ def test_images_that_are_normalised_or_mirrored_otherwise_do_not_continue_a_stud
     for data, key in (
         (normalised, r"mean: \[123\.67\d*\] now, None there; data\.std: \[127\.5\] now"),
         (dataclasses.replace(task.data, mirror=False), "mirror"),
+        (dataclasses.replace(task.data, test=task.data.train), r"test: \d+ now"),
     ):
         other = dataclasses.replace(task, data=data)
         with pytest.raises(NsoptError, match=rf"was written by other settings \(data.{key}"):
@@ -163,16 +164,6 @@ def test_a_finished_study_keeps_the_checkpoints_of_other_work(
     clear_finished(session)
     assert all(file.exists() for file in started)
     assert not leftover.exists()
-
-
-def test_a_finished_search_keeps_the_checkpoints_of_other_work(
-    comparison: Comparison, place: Workspace, started: list[Path]
-) -> None:
-    search, *others = started
-    search.unlink()
-    continue_searches(Session(comparison.subject, place, CPU, Silent()), {"filters": 1})
-    assert all(file.exists() for file in others)
-    assert not search.parent.exists()
 
 
 def test_a_worker_that_joined_keeps_the_checkpoints_of_other_work(

@@ -84,22 +84,6 @@ class ReadOnly(dict[str, int]):
         raise TypeError("give another configuration")
 
 
-class CopiedPlainly(Attributes):
-    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
-        return dict(self)
-
-
-class Monostate:
-    """All objects share one dictionary of attributes."""
-
-    attributes = {"dim": 12}  # noqa: RUF012
-
-    def __new__(cls) -> "Monostate":
-        made = super().__new__(cls)
-        made.__dict__ = cls.attributes
-        return made
-
-
 class Fixed(enum.IntEnum):
     dim = 12
 
@@ -176,12 +160,6 @@ def test_sizes_in_a_configuration_follow_the_widths(sizes: Any, read: Read) -> N
     assert repr(sizes) == before
 
 
-def test_a_configuration_whose_copies_are_plain_dictionaries_is_one_there() -> None:
-    smaller: Any = trace(Viewed(CopiedPlainly(dim=12), read_key), torch.randn(2, 6)).build([5, 7])
-    assert smaller.sizes == {"dim": 5}
-    assert smaller(torch.randn(2, 6)).shape == (2, 3)
-
-
 def test_the_rest_of_a_configuration_stays() -> None:
     sizes = defaultdict(list, dim=12, model=SimpleNamespace(dim=30, name="small"))
     smaller: Any = trace(Viewed(sizes, read_key), torch.randn(2, 6)).build([5, 12])
@@ -216,7 +194,6 @@ def test_modules_that_share_a_nested_configuration_follow_their_own_widths() -> 
     ("sizes", "read"),
     [
         (Fixed.dim, operator.pos),
-        (Monostate(), read_attribute),
         (OwnCopy(), read_attribute),
         (Raising(), read_attribute),
         (SimpleNamespace(dim=Fixed.dim), read_attribute),

@@ -13,7 +13,7 @@ import nsopt
 from nsopt import Architecture, NsoptError, trace
 from nsopt.errors import NoWidthsError
 from nsopt.pruning.ranking import rank_filters
-from nsopt.pruning.shrinking import ShrinkingModel, find_gate_slices
+from nsopt.pruning.shrinking import ShrinkingModel
 from tests.networks import layers
 from tests.tracing import fields
 from tests.tracing.checks import (
@@ -63,13 +63,6 @@ def trace_network(kind: Callable[[], nn.Module]) -> tuple[Architecture, nn.Modul
 @pytest.mark.parametrize("kind", NETWORKS, ids=lambda kind: kind.__name__)
 def test_a_network_can_be_traced_resized_searched_and_pruned(kind: Callable[[], nn.Module]) -> None:
     check_network_of(*trace_network(kind), NETWORKS[kind][1], searches=True)
-
-
-def test_norms_without_parameters_store_the_new_widths() -> None:
-    arch, _, _ = trace_network(fields.PlainNorms)
-    built = [str(module) for module in arch.build([8, 6, 3, 5]).children()]
-    sizes = ["BatchNorm2d(8", "InstanceNorm2d(6", "GroupNorm(3, 12", "LayerNorm((5,)"]
-    assert all(any(line.startswith(size) for line in built) for size in sizes)
 
 
 def test_buffers_keep_the_values_of_the_remaining_units() -> None:
@@ -129,14 +122,6 @@ def test_new_networks_copy_what_is_not_trained() -> None:
     assert torch.equal(built.get_parameter("codes"), model.codes[:, :7])
     assert torch.equal(built.get_parameter("order"), model.order)
     assert (built.get_buffer("norm.running_mean") == 3).all()
-
-
-def test_a_hand_written_norm_is_scored_beside_its_convolution() -> None:
-    """A factor between a convolution and a norm has no effect, however the norm is written."""
-    arch, _, _ = trace_network(fields.Normed)
-    gates = find_gate_slices(arch.network)
-    assert gates[0] == [[("a.weight", 0), ("a.bias", 0)], [("norm.gain", 0)], [("norm.shift", 0)]]
-    assert gates[1] == [[("b.weight", 0), ("b.bias", 0)]]
 
 
 def test_scores_in_a_graph_network_equal_those_of_explicit_factors() -> None:

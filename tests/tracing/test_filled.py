@@ -59,6 +59,8 @@ def write_by_several_indices(h: Tensor, x: Tensor) -> Tensor:
 BY_INDEX: dict[str, Forward] = {
     "index_fill": lambda h, x: h * torch.ones(h.shape[1]).index_fill_(0, torch.tensor([0, 3]), 0),
     "drawn": lambda h, x: h * torch.randn(h.shape[1], generator=torch.Generator().manual_seed(0)),
+    "sums": lambda h, x: h * torch.ones(h.shape[1]).cumsum(0),
+    "padding": lambda h, x: h * functional.pad(torch.ones(h.shape[1] - 1), (1, 0)),
     "view": write_beside_a_view,
     "part": write_into_a_part,
     "indices": write_by_several_indices,

@@ -1,6 +1,5 @@
 """Heads of attention, written as in Hugging Face's transformers, can be removed one by one."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ from torch.nn import functional
 
 from nsopt.models.trace import trace
 from tests.networks import layers
-from tests.tracing.checks import check_building, check_network_of, check_pruning, randomise
+from tests.tracing.checks import check_building, check_network_of
 
 
 class Attention(nn.Module):
@@ -75,34 +74,6 @@ class Packed(nn.Module):
         return x + self.o(y.transpose(1, 2).reshape(batch, steps, -1))
 
 
-class ByNumbers(Attention):
-    """All sizes are attributes; each may be a multiple of the two heads of keys."""
-
-    def __init__(self, heads: int, size: int) -> None:
-        super().__init__()
-        self.heads, self.keys, self.size = heads, 2, size
-        self.q, self.o = nn.Linear(24, heads * size), nn.Linear(heads * size, 24)
-        self.k, self.v = nn.Linear(24, 2 * size), nn.Linear(24, 2 * size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, steps, _ = x.shape
-        q = self.q(x).view(batch, steps, self.heads, self.size).transpose(1, 2)
-        sizes, repeats = (batch, steps, self.keys, self.size), self.heads // self.keys
-        k, v = (each(x).view(sizes).transpose(1, 2) for each in (self.k, self.v))
-        k, v = (each.repeat_interleave(repeats, 1) for each in (k, v))
-        y = (q @ k.transpose(2, 3) * 0.3).softmax(-1) @ v  # whose scale shows no size
-        return x + self.o(y.transpose(1, 2).reshape(batch, steps, self.heads * self.size))
-
-
-@pytest.mark.parametrize(("heads", "size"), [(8, 8), (4, 2)])
-def test_of_two_heads_of_keys_one_goes_and_sizes_stay(heads: int, size: int) -> None:
-    model, x = between(24, ByNumbers(heads, size)), torch.randn(STEPS)
-    arch = trace(model, x)
-    assert arch.base_widths == (24, 2)
-    small = arch.prune(model, [range(24), [1]]).get_submodule("1")
-    assert [vars(small)[name] for name in ("heads", "keys", "size")] == [heads // 2, 1, size]
-
-
 class Turned(nn.Module):
     """Queries, keys and values from one layer, unbound; sines of a fixed number of channels."""
 
@@ -122,32 +93,6 @@ class Turned(nn.Module):
         q, k, v = (y.transpose(1, 2) for y in (self.turn(q), self.turn(k), v))
         y = functional.scaled_dot_product_attention(q, k, v)
         return x + self.o(y.transpose(1, 2).flatten(2))
-
-
-class PackedEvenly(Packed):
-    """Heads of keys may be as many as those of queries; their sizes are inferred."""
-
-    def __init__(self, keys: int, size: int) -> None:
-        super().__init__()
-        self.keys, self.all, self.some = keys, 4 * size, keys * size
-        self.packed = nn.Linear(24, (4 + 2 * keys) * size)
-        self.o = nn.Linear(4 * size, 24)
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, steps, _ = x.shape
-        q, k, v = self.packed(x).split([self.all, self.some, self.some], -1)
-        q = q.reshape(batch, steps, self.heads, -1).transpose(1, 2)
-        k, v = (y.reshape(batch, steps, self.keys, -1).transpose(1, 2) for y in (k, v))
-        y = functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
-        return x + self.o(y.transpose(1, 2).flatten(2))
-
-
-def test_blocks_of_equal_and_unequal_parts_change_each_by_itself() -> None:
-    model, x = between(24, PackedEvenly(4, 5), PackedEvenly(2, 6)), torch.randn(STEPS)
-    arch = trace(model, x)
-    assert arch.base_widths == (24, 5, 6)
-    for widths in ([24, 4, 6], [20, 5, 4], [24, 2, 5]):
-        assert arch.build(widths)(x).shape == (2, 5, 4)
 
 
 @layers(blocks=None, words=nn.Embedding(20, 24), codes=nn.Parameter(torch.randn(9, 24)))
@@ -274,88 +219,6 @@ def test_a_size_of_queries_and_values_is_one_width_in_small_heads(size: int, hea
     assert arch.base_widths == (size,)
     check_building(arch, x)
     assert arch.build([1])(x).shape == x.shape
-
-
-@layers(wide=nn.Conv1d(7, 37, 1), narrow=nn.Conv1d(7, 11, 1), norm=nn.GroupNorm(8, 48))
-@layers(mix=nn.Conv1d(48, 7, 1), few=Few(4, 2), head=nn.Linear(7, 3))
-def Crossing(self: Any, x: Tensor) -> Any:
-    """A group of a norm crosses the seam of two layers, whose widths then occur in sums alone."""
-    z = self.mix(self.norm(torch.cat([self.wide(x), self.narrow(x)], 1)))
-    return self.head(self.few(z.transpose(1, 2)))
-
-
-def test_a_size_of_few_small_heads_follows_beside_widths_that_shapes_do_not_tell() -> None:
-    model, x = Crossing(), torch.randn(2, 7, 5)
-    arch = trace(model, x)
-    assert dict(zip(arch.layer_names, arch.base_widths, strict=True))["few.q"] == 4
-    check_building(arch, x)
-    randomise(model)
-    check_pruning(arch, model, x)
-
-
-class Reduced(nn.Module):
-    """A block of SegFormer: heads infer their number, keys and values are of fewer places."""
-
-    def __init__(self, size: int, heads: int) -> None:
-        super().__init__()
-        self.head = size // heads
-        self.norm, self.reduce = nn.LayerNorm(size), nn.Conv1d(size, size, 2, 2)
-        self.q, self.k, self.v, self.o = (nn.Linear(size, size) for _ in range(4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y, (batch, _, channels) = self.norm(x), x.shape
-        few = self.reduce(y.transpose(1, 2)).reshape(batch, channels, -1).transpose(1, 2)
-        q, k, v = (
-            layer(z).view(batch, z.shape[1], -1, self.head).transpose(1, 2)
-            for layer, z in ((self.q, y), (self.k, few), (self.v, few))
-        )
-        z = functional.scaled_dot_product_attention(q, k, v)
-        return x + self.o(z.transpose(1, 2).reshape(x.shape[0], x.shape[1], -1))
-
-
-def test_stages_of_one_or_more_heads_change_each_by_itself() -> None:
-    """The size of a single head changes, that of others does not."""
-    stages = ((8, 1), (16, 2), (40, 5), (48, 6))
-    parts: list[nn.Module] = []
-    for before, (size, heads) in zip((6, 8, 16, 40), stages, strict=True):
-        parts += [nn.Linear(before, size), Reduced(size, heads)]
-    model, x = nn.Sequential(*parts, nn.Linear(48, 3)), torch.randn(2, 8, 6)
-    arch = trace(model, x)
-    assert arch.channels_per_unit == (1, 1, 8, 1, 8, 1, 8)
-    check_network_of(arch, model, x, [8, 16, 2, 40, 5, 48, 6], searches=False)
-
-
-@layers(sizes=None, head=16, q=nn.Linear(96, 96), k=nn.Linear(96, 96), v=nn.Linear(96, 96))
-@layers(o=nn.Linear(96, 96))
-def Configured(self: Any, x: Tensor) -> Any:
-    q, k, v = (
-        layer(x).view(*x.shape[:2], -1, self.head).transpose(1, 2)
-        for layer in (self.q, self.k, self.v)
-    )
-    y = functional.scaled_dot_product_attention(q, k, v, dropout_p=self.sizes.drop)
-    return x + self.o(y.transpose(1, 2).reshape(*x.shape[:2], -1))
-
-
-SIZES = SimpleNamespace(hidden=96, heads=6, patch=16, drop=0.0)
-
-
-@layers(sizes=SIZES, stem=nn.Linear(6, 96), norm=nn.LayerNorm(96))
-@layers(probe=nn.Parameter(torch.randn(1, 1, 96)), one=Configured(SIZES), other=Configured(SIZES))
-@layers(pool=nn.MultiheadAttention(96, 6, batch_first=True))
-def Images(self: Any, x: Tensor) -> Any:
-    """SigLIP: blocks that keep an object of sizes, and attention that pools all places."""
-    x = functional.dropout(self.stem(x), self.sizes.drop)
-    x = self.norm(self.other(self.one(x)))
-    return x, self.pool(self.probe.repeat(len(x), 1, 1), x, x)[0][:, 0]
-
-
-def test_a_size_in_an_object_that_no_code_reads_ties_nothing() -> None:
-    model, x = Images(), torch.randn(2, 9, 6)
-    arch = trace(model, x)
-    assert arch.base_widths == (6, 6)
-    assert arch.channels_per_unit == (16, 16)
-    randomise(model)
-    check_pruning(arch, model, x)
 
 
 class Widening(nn.Module):

@@ -4,7 +4,6 @@ import enum
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -134,23 +133,6 @@ def test_a_size_that_two_widths_share_is_their_sum() -> None:
     check_network_of(arch, model, x, [10, 12], searches=False)
 
 
-@layers(size=16, a=nn.Linear(6, 8), b=nn.Linear(6, 6), c=nn.Linear(6, 10), last=nn.Linear(16, 3))
-@layers(head=nn.Linear(32, 3))
-def Doubled(self: Any, x: Tensor) -> Any:
-    """A size is twice a width, and by chance the sum of two others."""
-    one = self.a(x).relu()
-    rows = torch.cat([one, one * 2, one * 3, one * 4], -1).view(len(x), 2, self.size)
-    other = torch.cat([self.b(x), self.c(x)], -1).relu()
-    return self.last(other) + self.head(rows.tanh().flatten(1))
-
-
-def test_a_size_may_be_a_multiple_of_one_width_and_by_chance_the_sum_of_others() -> None:
-    x = torch.randn(2, 6)
-    arch = trace(Doubled(), x)
-    assert sorted(arch.base_widths) == [6, 8, 10]
-    check_building(arch, x)
-
-
 class Gated(nn.Linear):
     """A layer of PyTorch that stores a size of its own."""
 
@@ -193,33 +175,6 @@ def test_of_an_object_of_configuration_only_the_sizes_count_that_code_reads() ->
     assert vars(smaller.sizes) == {"size": 5, "vocabulary": 12, "rate": 0.5}
 
 
-@layers(sizes=SimpleNamespace(size=2), first=nn.Linear(6, 2), last=nn.Linear(2, 3))
-def Few(self: Any, x: Tensor) -> Any:
-    """Reads a small size, with which tensors of size 1 run, too."""
-    state = x.new_zeros(x.shape[0], self.sizes.size)
-    return self.last(state + self.first(x).relu())
-
-
-@layers(sizes=SimpleNamespace(rows=12, columns=12, vocabulary=12), first=nn.Linear(6, 12))
-@layers(last=nn.Linear(12, 3))
-def Squared(self: Any, x: Tensor) -> Any:
-    """Reads two sizes at once; a third one is equal."""
-    y = self.first(x).relu()
-    pairs = (y[:, :, None] * y[:, None]).view(-1, self.sizes.rows, self.sizes.columns)
-    return self.last(pairs.sum(1))
-
-
-@pytest.mark.parametrize("model", [Few(), Squared()])
-def test_sizes_count_as_read_if_a_wrong_one_fails(model: Any) -> None:
-    x = torch.randn(2, 6)
-    arch = trace(model, x)
-    assert arch.base_widths == (model.first.out_features,)
-    check_building(arch, x)
-    assert {number.inside for number in arch.network.adaptation.numbers} == {
-        key for key in vars(model.sizes) if key != "vocabulary"
-    }
-
-
 @layers(one=SimpleNamespace(n=12), other=SimpleNamespace(n=20), fixed=Fixed.size)
 @layers(first=nn.Linear(6, 12), second=nn.Linear(12, 20), last=nn.Linear(20, 12))
 @layers(head=nn.Linear(12, 2))
@@ -237,37 +192,3 @@ def test_each_object_of_configuration_follows_its_own_width() -> None:
     check_building(arch, x)
     smaller: Any = arch.build([5, 7])
     assert (smaller.one.n, smaller.other.n, Fixed.size.value) == (5, 7, 12)
-
-
-class Sized(nn.Module):
-    """Stores how many inputs it has; its first layer makes as many channels."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.inputs = inputs
-        self.pre, self.post = nn.Linear(inputs, inputs), nn.Linear(inputs, outputs)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.post(self.pre(x.view(-1, 1, self.inputs)[:, 0]))
-
-
-class SizedWithin(Sized):
-    """Reads the number behind its first layer instead."""
-
-    def forward(self, x: Tensor) -> Any:
-        return self.post(self.pre(x).view(-1, 1, self.inputs)[:, 0])
-
-
-@pytest.mark.parametrize("kind", [Sized, SizedWithin])
-@pytest.mark.parametrize("sizes", [(16, 32, 7), (16, 16, 16, 7)])
-def test_a_size_equal_to_two_widths_is_free(kind: type[Sized], sizes: tuple[int, ...]) -> None:
-    model = nn.Sequential(*map(kind, sizes, sizes[1:])).double()
-    x = torch.randn(6, 16, dtype=torch.float64)
-    arch = trace(model, x)
-    assert arch.base_widths == tuple(np.repeat(sizes, 2)[1:-2])
-    smaller = arch.prune(model, [range(width // 2) for width in arch.base_widths])
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if not name.startswith(f"{len(model) - 1}.post"):
-                parameter[len(parameter) // 2 :] = 0
-    torch.testing.assert_close(smaller(x), model(x))

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional
 
 import nsopt
@@ -59,16 +58,6 @@ def test_outputs_without_visible_tensors_are_refused(make: Any, message: str) ->
         nsopt.trace(Returns(make), IMAGES)
 
 
-@layers(stem=nn.Conv2d(3, 16, 1), queries=nn.Conv2d(16, 16, 1), keys=nn.Conv2d(16, 16, 1))
-@layers(values=nn.Conv2d(16, 16, 1), head=nn.Linear(16, 5))
-def ChannelAttention(self: Any, x: Tensor) -> Any:
-    x = self.stem(x)
-    parts = (self.queries, self.keys, self.values)
-    q, k, v = (part(x).flatten(2).unsqueeze(1) for part in parts)
-    y: Tensor = functional.scaled_dot_product_attention(q, k, v)
-    return self.head(y.squeeze(1).mean(2))
-
-
 @layers(channels=8, steps=8, stem=nn.Conv2d(3, 8, 1), conv=nn.Conv2d(8, 8, 3, padding=1))
 @layers(head=nn.Linear(8, 5))
 def Refines(self: Any, x: Tensor) -> Any:
@@ -77,12 +66,6 @@ def Refines(self: Any, x: Tensor) -> Any:
     for _ in range(self.steps):
         x = self.conv(x).relu().view(-1, self.channels, *x.shape[2:])
     return self.head(x.mean((2, 3)))
-
-
-def test_attention_across_channels_ties_keys_to_values() -> None:
-    arch = nsopt.trace(ChannelAttention(), IMAGES)
-    assert arch.base_widths == (16, 16, 16)  # stem, queries, keys and values
-    check_costs(arch, (12, 8, 5))
 
 
 def test_a_number_of_steps_does_not_follow_a_width() -> None:
@@ -116,31 +99,6 @@ def test_the_products_of_a_bilinear_layer_and_of_a_vector_are_counted() -> None:
     arch = nsopt.trace(Pools(), IMAGES)
     assert arch.cost("macs")((8,)) == 144 * 3 * 8 + 144 * 8 + 144 * 8 + 8 * 5
     check_costs(arch, (6,))
-
-
-@layers(cache={}, conv=nn.Conv2d(3, 8, 3), head=nn.Linear(8, 5), extra=None)
-def Remembers(self: Any, x: Tensor) -> Any:
-    """Keeps tensors in a dict, and a list that it makes when it first runs."""
-    x = self.conv(x)
-    self.extra = self.extra or [x]
-    self.cache.setdefault(x.shape[2], torch.arange(x.shape[2]).float())
-    return self.head((x * self.cache[x.shape[2]]).mean((2, 3)))
-
-
-def test_a_trace_leaves_nothing_in_the_network() -> None:
-    model = Remembers()
-    arch = nsopt.trace(model, IMAGES)
-    assert model.extra is None
-    assert not any(isinstance(each, FakeTensor) for each in model.cache.values())
-    assert arch.build((4,))(IMAGES).shape == (2, 5)
-
-
-def test_decoders_of_volumes_keep_their_widths_free() -> None:
-    model = nn.Sequential(
-        *(nn.Conv3d(1, 6, 3), nn.Upsample(scale_factor=2, mode="trilinear"), nn.Conv3d(6, 4, 1)),
-        *(nn.Upsample(scale_factor=2), nn.Conv3d(4, 2, 1)),
-    )
-    assert nsopt.trace(model, torch.rand(2, 1, 6, 6, 6)).base_widths == (6, 4)
 
 
 @layers(combine=None, a=nn.Linear(6, 16), b=nn.Linear(6, 16), head=nn.Linear(5, 4))
@@ -205,23 +163,6 @@ def test_other_groups_go_as_a_whole() -> None:
     check_network_of(arch, model, IMAGES, [8, 8, 4], searches=False)
 
 
-@layers(size=24, channels=24, gain=nn.Linear(4, 4))
-def Resizes(self: Any, x: Tensor, gain: Tensor) -> Any:
-    """Stores the size of its outputs, and as large a number of channels that pass through it."""
-    x = x.view(-1, x.shape[1], self.channels).transpose(1, 2)
-    return functional.interpolate(x, self.size).transpose(1, 2) * self.gain(gain).mean()
-
-
-@layers(stem=nn.Linear(6, 24), gains=nn.Linear(6, 4), resize=Resizes(), head=nn.Linear(24, 5))
-def Passes(self: Any, x: Tensor) -> Any:
-    return self.head(self.resize(self.stem(x).relu(), self.gains(x)).mean(1))
-
-
-def test_of_equal_numbers_only_that_of_passing_channels_changes() -> None:
-    smaller: Any = nsopt.trace(Passes(), torch.rand(2, 10, 6)).build((12, 4, 4))
-    assert (smaller.resize.size, smaller.resize.channels) == (24, 12)
-
-
 @layers(a=nn.Linear(6, 8), b=nn.Linear(6, 16), head=nn.Linear(24, 4))
 def Even(self: Any, x: Tensor) -> Any:
     """Runs at even widths of two layers together alone."""
@@ -234,19 +175,6 @@ def test_a_width_that_cannot_lose_one_unit_is_fixed() -> None:
     """Both run at two thirds and at four thirds of their widths, and if both lose one unit."""
     with pytest.raises(NsoptError, match=r"a: assert .* % 2"):
         nsopt.trace(Even(), torch.rand(2, 6))
-
-
-@layers(conv=nn.Conv1d(6, 16, 3, padding=1), pool=nn.MaxPool2d(2), hidden=nn.Linear(8, 12))
-@layers(head=nn.Linear(12, 3))
-def PoolsSequences(self: Any, x: Tensor) -> Any:
-    """Pools steps and channels together."""
-    return self.head(self.hidden(self.pool(self.conv(x)).mean(2)).relu())
-
-
-def test_channels_that_are_pooled_like_places_are_fixed() -> None:
-    arch = nsopt.trace(PoolsSequences(), torch.rand(2, 6, 8))
-    assert arch.layer_names == ("hidden",)
-    assert "fixed: conv: is resized by max_pool2d_with_indices in pool" in arch.explain()
 
 
 @layers(a=nn.Linear(3, 16), b=nn.Linear(16, 24), c=nn.Linear(24, 24), head=nn.Linear(24, 5))
@@ -267,22 +195,6 @@ def test_widths_at_which_the_code_adds_a_shortcut_are_refused() -> None:
         arch.prune(model, [range(12), range(12)])
     with pytest.raises(NsoptError, match="combines its channels in another way"):
         arch.inherit(model, [range(12), range(12)], [12, 12])
-
-
-class Twins(nn.Module):
-    """Two layers with one weight, as detectors share heads."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.head = nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(8, 5)
-        self.b.weight = self.a.weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.a(x).relu() + self.b(x))
-
-
-def test_a_width_is_named_after_the_first_module_with_its_weight() -> None:
-    assert nsopt.trace(Twins(), torch.rand(2, 6)).layer_names == ("a",)
 
 
 @layers(gates=nn.Linear(6, 3), one=nn.Linear(6, 8), other=nn.Linear(6, 8), out=nn.Linear(8, 2))

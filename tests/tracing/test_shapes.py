@@ -8,15 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn import functional
 
 import nsopt
 from nsopt.inputs import tensors_in
 from nsopt.models.trace import trace
-from nsopt.tracing.labels import Trace
 from nsopt.tracing.rules import RESULTS
 from tests.networks import keep, layers
-from tests.tracing.checks import check_pruning
 
 aten = torch.ops.aten
 MAPS, KEYS = torch.rand(2, 8, 6, 6), torch.rand(2, 5, 4, 3).transpose(1, 2)
@@ -69,13 +66,6 @@ def test_a_mode_that_only_ends_earlier_is_left_out(more: bool) -> None:
     assert arch.base_widths == (16,)
 
 
-def test_operations_of_layers_that_rest_in_evaluation_do_not_matter() -> None:
-    first, noise = [("mm", "a"), ("add", "b")], [("rand", "drop")]
-    assert Trace(operations=[first, [*noise, *first]]).runs_alike({"drop"})
-    assert not Trace(operations=[first, [*noise, *first]]).runs_alike(set())
-    assert not Trace(operations=[first, first[1:]]).runs_alike(set())
-
-
 @layers(layer=None, first=nn.Linear(6, 16), last=nn.Linear(4, 3))
 def OfPlaces(self: Any, x: Tensor) -> Any:
     """Linear units are the places of a layer, which mixes neighbours."""
@@ -100,44 +90,6 @@ def Steps(self: Any, x: Tensor) -> Any:
 )
 def test_channels_as_places_or_steps_stay(model: nn.Module, example: Tensor, name: str) -> None:
     assert name not in trace(model, example).layer_names
-
-
-@layers(weigh=None, first=nn.Linear(6, 8))
-@layers(last=nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 3)))
-def Weighted(self: Any, x: Tensor) -> Any:
-    """Units have weights that depend on their index, made of ones."""
-    made = self.first(x)
-    return self.last(made * self.weigh(made.shape[1]))
-
-
-@pytest.mark.parametrize(
-    "weigh",
-    [
-        lambda count: torch.ones(count).cumsum(0),
-        lambda count: functional.pad(torch.ones(count - 1), (1, 0)),
-    ],
-    ids=["sums", "padding"],
-)
-def test_units_stay_if_their_index_decides_their_weight(weigh: Callable[[int], Tensor]) -> None:
-    assert "first" not in trace(Weighted(weigh), torch.randn(2, 6)).layer_names
-
-
-@layers(first=nn.Linear(6, 8), second=nn.Linear(8, 16))
-@layers(last=nn.Sequential(nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 3)))
-def Padded(self: Any, x: Tensor) -> Any:
-    """A shortcut is written into the first channels of a filled tensor (ResNet, option A)."""
-    made = self.first(x).relu()
-    more = self.second(made)
-    shortcut = more.new_zeros(more.shape)
-    shortcut[:, :8] = made
-    return self.last((more + shortcut).relu())
-
-
-def test_what_is_written_into_a_part_of_a_filled_tensor_keeps_its_place() -> None:
-    model, x = Padded(), torch.randn(5, 6)
-    arch = trace(model, x)
-    assert arch.base_widths == (12,)
-    check_pruning(arch, model, x)
 
 
 class HeldTwice(nn.Module):

@@ -261,19 +261,6 @@ class Tapped(nn.Module):
         return self.b(self.a(x).relu()) + self.c(self.taken["x"])
 
 
-def test_a_hook_and_forward_may_share_a_variable_around_them() -> None:
-    taken: dict[str, Tensor] = {}
-
-    @layers(a=nn.Linear(8, 16), b=nn.Linear(16, 5))
-    def Sharing(self: Any, x: Tensor) -> Any:
-        return self.b(self.a(x).relu() + taken["x"])
-
-    model = Sharing()
-    model.a.register_forward_hook(lambda module, inputs, output: taken.update(x=output))
-    assert list(nsopt.trace(model, torch.randn(2, 8)).base_widths) == [16]
-    assert taken == {}
-
-
 def test_what_a_hook_stores_is_read_in_the_same_run() -> None:
     model = Tapped()
     for _ in range(2):
@@ -367,39 +354,6 @@ def test_a_network_of_a_graph_for_each_mode_keeps_its_mode(training: bool) -> No
         torch.manual_seed(0)
         torch.testing.assert_close(network(x)["out"], wanted)
         assert network.code == code
-
-
-class Link:
-    """One of a ring of objects without a dictionary."""
-
-    __slots__ = ("count", "next")
-
-    def __init__(self, behind: "Link | None" = None) -> None:
-        self.count, self.next = 0, behind or self
-
-
-class Ring(nn.Module):
-    """Counts in a ring of objects, and walks along it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.ring = nn.Linear(8, 16), nn.Linear(16, 5), Link()
-        self.ring.next = Link(self.ring)
-
-    def forward(self, x: Tensor) -> Any:
-        link, steps = self.ring.next, 0
-        while link is not self.ring:
-            link, steps = link.next, steps + 1
-            assert steps < 2
-        self.ring.next.count += 1
-        return self.b(self.a(x))
-
-
-def test_objects_in_a_ring_stay_one_and_as_they_were() -> None:
-    model = Ring()
-    assert nsopt.trace(model, torch.rand(2, 8)).base_widths == (16,)
-    assert model.ring.next.count == 0
-    assert model.ring.next.next is model.ring
 
 
 def test_what_takes_long_says_where_it_is(

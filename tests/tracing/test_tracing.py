@@ -53,17 +53,6 @@ def test_an_awkward_network_can_be_traced_pruned_and_resized(kind: type[nn.Modul
     check_network_of(*trace_network(kind), GROUPS[kind], searches=False)
 
 
-def test_tracing_building_and_pruning_never_change_the_template() -> None:
-    model, x = awkward.Chunks().train(), torch.randn(2, 3, 32, 32)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    arch = trace(model, x)
-    arch.build([2 * width for width in arch.base_widths])
-    arch.prune(model, [[0] for _ in arch.base_widths])
-    assert model.training
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
-    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
-
-
 def test_an_architecture_prints_as_one_line() -> None:
     layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
     traced = trace(layers, torch.rand(2, 3, 4, 4), name="net")
@@ -213,20 +202,6 @@ def test_norms_whose_scale_is_computed_can_be_built() -> None:
     model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
     prune.l1_unstructured(model[1], "weight", 0.3)
     assert trace(model, torch.randn(2, 8)).build([4])(torch.randn(2, 8)).shape == (2, 4)
-
-
-@layers(a=nn.Linear(4, 16), b=nn.Linear(16, 24), c=nn.Linear(24, 5))
-def HalfInPlace(self: Any, x: torch.Tensor) -> Any:
-    """Changes eight channels, whatever the width."""
-    x = self.a(x)
-    x[:, :8].relu_()
-    return self.c(self.b(x).relu())
-
-
-def test_a_cut_at_a_fixed_place_fixes_the_width() -> None:
-    arch = trace(HalfInPlace(), torch.randn(2, 4))
-    assert list(arch.base_widths) == [24]
-    assert "a: the code cuts a dimension at another place" in str(arch.explain())
 
 
 def test_a_weight_that_forward_replaces_by_one_of_its_shape_can_be_pruned() -> None:

@@ -299,14 +299,6 @@ def test_a_network_that_fails_in_training_is_traced_in_evaluation(where: str, re
     assert arch.prune(model, [range(4)] * 2).eval()(x).shape == (2, 8)
 
 
-def test_norms_that_count_batches_only_in_training_do_not_keep_their_sizes() -> None:
-    model = Deciding("training")
-    model.add_module("a", nn.Sequential(model.a, nn.BatchNorm1d(8)))
-    with pytest.warns(UserWarning, match="traced in evaluation mode only") as caught:
-        nsopt.trace(model, torch.randn(2, 8))
-    assert "keep their sizes" not in str(caught[0].message)
-
-
 class Cache:
     def __init__(self, keys: Tensor) -> None:
         self.keys = keys
