@@ -46,6 +46,10 @@ EXACT: dict[str, Operation] = {
     "nanmean": lambda x: x.nanmean(2),
     "unfold": lambda x: x.unfold(2, 3, 1).sum(3),
     "triu": lambda x: x.unsqueeze(2).expand(-1, -1, 8, 8).triu().sum(2),
+    "interpolate": lambda x: functional.interpolate(x, 6),
+    "trilinear": lambda x: functional.interpolate(
+        x.unflatten(2, (2, 2, 2)), scale_factor=2, mode="trilinear"
+    ).flatten(2),
     "squeeze_": lambda x: x.unsqueeze(1).contiguous().squeeze_(1),
     "set_": lambda x: x + torch.empty(0, dtype=x.dtype).set_(x.detach().relu()),  # type: ignore[call-overload]
     "mse_loss": lambda x: x * functional.mse_loss(x, x.flip(2), reduction="none"),
@@ -117,6 +121,7 @@ def multiply_in_groups(x: Tensor) -> Tensor:
     [
         (resize, "no width .* can change: a: must equal a dimension of fixed size"),
         (take_storage, "no width .* can change: a: "),
+        (lambda x: functional.max_pool2d(x, 2), "a: is resized by max_pool2d_with_indices"),
         (multiply_in_groups, "cannot follow F.grouped_mm: .*experts_implementation=.eager"),
     ],
 )

@@ -35,12 +35,6 @@ def closure_over_the_module(part: Any) -> None:
     part.forward = lambda x: nn.functional.linear(x, part.weight, part.bias)
 
 
-def closure_over_a_closure(part: Any) -> None:
-    old = part.forward
-    inner: Any = lambda x: old(x)  # noqa: E731
-    part.forward = lambda x: inner(x)
-
-
 def partial_as_in_launchers(part: Any) -> None:
     def forward(module: Any, x: Tensor) -> Any:
         return module.old_forward(x)
@@ -131,12 +125,6 @@ def functions_in_a_list(part: Any) -> None:
     part.forward = lambda x: part.steps[1](part.steps[0](x))
 
 
-def functions_in_a_namespace(part: Any) -> None:
-    old = part.forward
-    part.steps = types.SimpleNamespace(old=lambda x: old(x))
-    part.forward = lambda x: part.steps.old(x)
-
-
 def global_variable(part: Any) -> None:
     global _global  # noqa: PLW0603
     _global = part.forward
@@ -156,13 +144,13 @@ def view_of_all_weights(part: Any) -> None:
 
 
 RIGHT: list[Way] = [
-    *(bound_method, method_of_a_closure, closure_over_the_module, closure_over_a_closure),
+    *(bound_method, method_of_a_closure, closure_over_the_module),
     *(partial_as_in_launchers, partial_of_a_closure, partial_with_a_keyword, default_argument),
     *(pre_hook, hook_that_replaces_the_output, callable_object, global_variable),
 ]
 REFUSED: list[Way] = [
     *(closure_over_a_list, weak_reference, cached_function, callable_object_of_a_closure),
-    *(class_around_a_module, functions_in_a_list, functions_in_a_namespace, detached_alias),
+    *(class_around_a_module, functions_in_a_list, detached_alias),
     *(view_of_all_weights,),
 ]
 
