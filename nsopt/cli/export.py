@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from nsopt.reports.results import Results
+    from nsopt.scaling.metric import Budget
     from nsopt.session.workspace import Workspace
+    from nsopt.tasks.task import Task
 
 
 @Parameter(name="*")
@@ -70,7 +72,7 @@ def export(options: ExportOptions = ExportOptions()) -> None:
     if out.is_dir():
         raise NsoptError(f"--out {out} is a folder: name a file")
     task = import_given_task(options.task)
-    study, file = _find(options)
+    study, file = _find(options, task)
     described, arch, images = read_task(study), None, None
     if task is not None:
         arch = read_architecture(described, options.arch, task)
@@ -128,7 +130,7 @@ def name_answer(results: "Results") -> dict[str, Any]:
     return {**study, "ratio": float(best["ratio"]), **metrics}
 
 
-def _find(options: ExportOptions) -> "tuple[Study, Path]":
+def _find(options: ExportOptions, task: "Task | None") -> "tuple[Study, Path]":
     """Return the study, and the file of the network, that the options name."""
     import optuna
 
@@ -150,7 +152,7 @@ def _find(options: ExportOptions) -> "tuple[Study, Path]":
     best = list(best_trials(study).values())
     if not best:
         raise NsoptError(f"no network of {name} is stored: run the study first")
-    trial = _choose(best, options)
+    trial = _choose(best, options, _read_shares(options, study, task))
     folder = artifacts_beside(url, options.artifacts)
     if folder is None:
         raise NsoptError(f"give the folder with {describe_network(study, trial)} as --artifacts")
@@ -180,8 +182,31 @@ def _with_answer(options: ExportOptions, url: str) -> ExportOptions:
     return replace(options, **named)
 
 
-def _choose(best: "Sequence[FrozenTrial]", options: ExportOptions) -> "FrozenTrial":
-    """Return the trial of the network that the options name."""
+def _read_shares(options: ExportOptions, study: "Study", task: "Task | None") -> "Sequence[Budget]":
+    """Return the budgets that the user gave as shares of the base network's cost, as numbers."""
+    from nsopt.scaling.metric import PARAMS, get_metric, read_budgets
+    from nsopt.session.subject import read_architecture, with_stored_latency
+    from nsopt.settings import Timed
+    from nsopt.storage.schema import read_settings, read_task
+
+    if options.budget is None or "%" not in options.budget:
+        return ()
+    settings = read_settings(study)
+    timed = Timed(settings["runtime"], settings["latency_batch_size"])
+    arch = read_architecture(read_task(study), options.arch, task)
+    arch = with_stored_latency(arch, [study], timed)
+    requested = read_budgets(options.budget, get_metric(options.metric or PARAMS.name))
+    return [budget.at(arch) for budget in requested]
+
+
+def _choose(
+    best: "Sequence[FrozenTrial]", options: ExportOptions, shares: "Sequence[Budget]" = ()
+) -> "FrozenTrial":
+    """Return the trial of the network that the options name.
+
+    Args:
+        shares: see `_read_shares`.
+    """
     from nsopt.scaling.metric import Limit, read_budgets
     from nsopt.storage.trials import Point, read_point
 
@@ -191,7 +216,7 @@ def _choose(best: "Sequence[FrozenTrial]", options: ExportOptions) -> "FrozenTri
         if options.ratio not in (None, point.ratio):
             return False
         try:
-            named = read_budgets(options.budget or "", point.metric)
+            named = shares or read_budgets(options.budget or "", point.metric)
         except NsoptError:  # the text of a budget in another metric
             return False
         limits = {Limit(*limit) for limit in point.metric.limits_at(point.budget)}
