@@ -162,11 +162,11 @@ _SMOKE = StudySettings(
     ratios=(0.125, 0.25),
     seeds=2,
     search=_SHORT_SEARCH.updated(
-        search_images=None, pretrain_epochs=1, prune_every=3, filters_per_step=160, batch_size=64
+        search_images=None, pretrain_epochs=1, prune_every=2, filters_per_step=160, batch_size=64
     ),
     training=TrainSettings(epochs=2, batch_size=32, lr=0.02),
     magnitude_epochs=1,
-    fine_tune_epochs=3,
+    fine_tune_epochs=2,
     fine_tune_lr=0.002,
 )
 
@@ -181,10 +181,9 @@ _PRESETS = {
             preset="tiny",
             ratios=(0.016, 0.032),
             seeds=5,
-            search=_SMOKE.search.updated(filters_per_step=80),
+            search=_SMOKE.search.updated(prune_every=3, filters_per_step=80),
             training=_SMOKE.training.updated(epochs=8),
             magnitude_epochs=3,
-            fine_tune_epochs=2,
         ),
     ),
     "quick": Preset(
