@@ -162,7 +162,7 @@ _SMOKE = StudySettings(
     ratios=(0.125, 0.25),
     seeds=2,
     search=_SHORT_SEARCH.updated(
-        search_images=None, pretrain_epochs=1, prune_every=2, filters_per_step=160, batch_size=64
+        search_images=None, pretrain_epochs=1, prune_every=2, filters_per_step=160, batch_size=32
     ),
     training=TrainSettings(epochs=2, batch_size=32, lr=0.02),
     magnitude_epochs=1,
@@ -181,7 +181,7 @@ _PRESETS = {
             preset="tiny",
             ratios=(0.016, 0.032),
             seeds=5,
-            search=_SMOKE.search.updated(prune_every=3, filters_per_step=80),
+            search=_SMOKE.search.updated(prune_every=3, filters_per_step=80, batch_size=64),
             training=_SMOKE.training.updated(epochs=8),
             magnitude_epochs=3,
         ),

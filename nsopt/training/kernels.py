@@ -74,8 +74,7 @@ class DepthwiseConv2d(nn.Conv2d):
         if input.device.type != "cpu" or input.ndim != 4 or not _keeps_maps(self):
             return super().forward(input)
         if self.stride != (1, 1):
-            is_square = self.stride[0] == self.stride[1]
-            is_slow = is_square and torch.is_autocast_enabled("cpu")
+            is_slow = self.stride[0] == self.stride[1] and torch.is_autocast_enabled("cpu")
             return self._strided(input) if is_slow else super().forward(input)
         height, width = input.shape[2:]
         if min(height, width) >= _SMALLEST_FAST:
